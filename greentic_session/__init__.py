@@ -1,0 +1,124 @@
+"""Session state for chat, connector and workflow runtimes: many tenants, any worker, exactly once.
+
+Importing the package loads no backend; ``InMemorySessionStore`` and ``RedisSessionStore`` load
+theirs when they are first named, and :func:`create_session_store` when it makes one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from . import keys
+from .clock import Clock, ManualClock, SystemClock
+from .codec import Codec, CodecFactory, JsonCodec, MessagePackCodec, SessionBody
+from .config import MemoryConfig, RedisConfig, SessionBackendConfig, TlsConfig
+from .errors import (
+    AmbiguousKeyError,
+    AmbiguousWaitError,
+    CasConflictError,
+    DecodeError,
+    DuplicateEventError,
+    DurabilityError,
+    ErrorCode,
+    InvalidInputError,
+    LeaseLostError,
+    OutcomeUnknownError,
+    PayloadTooLargeError,
+    SessionError,
+    SessionExistsError,
+    SessionNotFoundError,
+    StoreFullError,
+    StoreUnavailableError,
+    TenantMismatchError,
+    WaitClaimedError,
+    WaitNotFoundError,
+)
+from .factory import create_session_store, from_env
+from .model import (
+    Cas,
+    OutboxEntry,
+    ReplyScope,
+    Session,
+    SessionCursor,
+    SessionId,
+    SessionKey,
+    SessionMeta,
+    TenantCtx,
+    Versioned,
+    new_session_key,
+)
+from .schema import json_schema
+from .scoped import ScopedSessionStore
+from .store import AsyncSessionStore, StoreStatistics
+
+if TYPE_CHECKING:
+    from .memory import InMemorySessionStore
+    from .redis import RedisSessionStore
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AmbiguousKeyError",
+    "AmbiguousWaitError",
+    "AsyncSessionStore",
+    "Cas",
+    "CasConflictError",
+    "Clock",
+    "Codec",
+    "CodecFactory",
+    "DecodeError",
+    "DuplicateEventError",
+    "DurabilityError",
+    "ErrorCode",
+    "InMemorySessionStore",
+    "InvalidInputError",
+    "JsonCodec",
+    "LeaseLostError",
+    "ManualClock",
+    "MemoryConfig",
+    "MessagePackCodec",
+    "OutboxEntry",
+    "OutcomeUnknownError",
+    "PayloadTooLargeError",
+    "RedisConfig",
+    "RedisSessionStore",
+    "ReplyScope",
+    "ScopedSessionStore",
+    "Session",
+    "SessionBackendConfig",
+    "SessionBody",
+    "SessionCursor",
+    "SessionError",
+    "SessionExistsError",
+    "SessionId",
+    "SessionKey",
+    "SessionMeta",
+    "SessionNotFoundError",
+    "StoreFullError",
+    "StoreStatistics",
+    "StoreUnavailableError",
+    "SystemClock",
+    "TenantCtx",
+    "TenantMismatchError",
+    "TlsConfig",
+    "Versioned",
+    "WaitClaimedError",
+    "WaitNotFoundError",
+    "create_session_store",
+    "from_env",
+    "json_schema",
+    "keys",
+    "new_session_key",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name == "InMemorySessionStore":
+        from .memory import InMemorySessionStore  # noqa: PLC0415 - backends load on first use
+
+        return InMemorySessionStore
+    if name == "RedisSessionStore":
+        from .redis import RedisSessionStore  # noqa: PLC0415 - backends load on first use
+
+        return RedisSessionStore
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,126 @@
+"""How a session becomes the bytes that every backend stores, and back."""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Callable
+from typing import Any, Final, Generic, Protocol, cast, final
+
+import msgspec
+
+from .model import C, OutboxEntry, SessionCursor, SessionMeta
+
+__all__ = ["Codec", "CodecFactory", "JsonCodec", "MessagePackCodec", "SessionBody"]
+
+
+class SessionBody(msgspec.Struct, Generic[C], frozen=True, kw_only=True, omit_defaults=True):
+    """What the stored bytes hold. Token, owner, life and time stand beside them in the record.
+
+    :ivar cursor: as in :class:`Session`.
+    :ivar meta: as in :class:`Session`.
+    :ivar context: as in :class:`Session`.
+    :ivar outbox: as in :class:`Session`.
+    """
+
+    cursor: SessionCursor
+    meta: SessionMeta
+    context: C
+    outbox: tuple[OutboxEntry, ...] = ()
+
+
+class Codec(Protocol[C]):
+    """Turns bodies into bytes and back.
+
+    ``encode`` raises :class:`TypeError`, :class:`ValueError`, :class:`OverflowError` or
+    :class:`RecursionError` for a value it cannot write, ``decode`` raises
+    :class:`msgspec.DecodeError` for bytes it cannot read; the store names them.
+    """
+
+    def encode(self, body: SessionBody[C]) -> bytes:
+        """Return the bytes to store."""
+        ...
+
+    def decode(self, data: bytes) -> SessionBody[C]:
+        """Return the body that ``encode`` wrote."""
+        ...
+
+
+CodecFactory = Callable[[Any], Codec[Any]]
+"""Makes the codec of a context type; each codec class here is one. ``Any``: a checker cannot say
+that the codec's type follows from the type that is passed."""
+
+
+@final
+class JsonCodec(Generic[C]):
+    """JSON by msgspec, readable in ``redis-cli``. The default.
+
+    :param context_type: type of :attr:`Session.context`.
+    """
+
+    __slots__ = ("_decode", "_encode")
+
+    def __init__(self, context_type: type[C]) -> None:
+        self._encode: Final = msgspec.json.Encoder().encode
+        self._decode: Final[Callable[[bytes], SessionBody[C]]] = msgspec.json.Decoder(
+            _body_type(context_type)
+        ).decode
+
+    def encode(self, body: SessionBody[C]) -> bytes:
+        """Return the body as JSON."""
+        return self._encode(body)
+
+    def decode(self, data: bytes) -> SessionBody[C]:
+        """Return the body that JSON holds."""
+        return self._decode(data)
+
+
+@final
+class MessagePackCodec(Generic[C]):
+    """MessagePack by msgspec: smaller and faster, and bytes need no base64.
+
+    :param context_type: type of :attr:`Session.context`.
+    """
+
+    __slots__ = ("_decode", "_encode")
+
+    def __init__(self, context_type: type[C]) -> None:
+        self._encode: Final = msgspec.msgpack.Encoder().encode
+        self._decode: Final[Callable[[bytes], SessionBody[C]]] = msgspec.msgpack.Decoder(
+            _body_type(context_type)
+        ).decode
+
+    def encode(self, body: SessionBody[C]) -> bytes:
+        """Return the body as MessagePack."""
+        return self._encode(body)
+
+    def decode(self, data: bytes) -> SessionBody[C]:
+        """Return the body that MessagePack holds."""
+        return self._decode(data)
+
+
+def _body_type(context_type: type[C]) -> type[SessionBody[C]]:
+    # Subscripted at run time: the checker cannot see a type made from a value.
+    return cast("type[SessionBody[C]]", cast("Any", SessionBody)[context_type])
+
+
+def context_classes(context_type: object) -> tuple[type, ...] | None:
+    """Return the classes that a context of ``context_type`` is an instance of.
+
+    A store refuses anything else before it writes: such a context would encode, and be
+    unreadable for every later caller. ``None`` where no class can tell.
+    """
+    if typing.get_origin(context_type) in (typing.Union, types.UnionType):
+        members = [context_classes(member) for member in typing.get_args(context_type)]
+        if any(member is None for member in members):
+            return None
+        return tuple(cls for member in members if member is not None for cls in member)
+    origin = cast("object", typing.get_origin(context_type) or context_type)
+    if typing.is_typeddict(origin):
+        return (dict,)
+    if isinstance(origin, type):
+        cls = cast("type[object]", origin)
+        plain = any(base in (msgspec.Struct, dict) for base in cls.__mro__)
+        if plain or hasattr(cls, "__dataclass_fields__"):
+            return (cls,)
+    return None

@@ -1,0 +1,292 @@
+"""Backends as configuration: structs, and the URLs that stand for them."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import TYPE_CHECKING, Any, Final, Self, cast
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
+
+import msgspec
+
+from .errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+__all__ = [
+    "DEFAULT_MAX_PAYLOAD_BYTES",
+    "DEFAULT_NAMESPACE",
+    "MemoryConfig",
+    "RedisConfig",
+    "SessionBackendConfig",
+    "TlsConfig",
+    "parse_url",
+]
+
+DEFAULT_MAX_PAYLOAD_BYTES: Final = 1024 * 1024
+DEFAULT_NAMESPACE: Final = "greentic:session"
+
+_NAMESPACE: Final = re.compile(r"[A-Za-z0-9._-]+(:[A-Za-z0-9._-]+)*")
+_SCHEMES: Final = {
+    "redis": "redis",
+    "rediss": "rediss",
+    "unix": "unix",
+    "valkey": "redis",
+    "valkeys": "rediss",
+}
+_KNOWN_SCHEMES: Final = ("memory", *_SCHEMES)
+
+
+class MemoryConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """The in-process backend.
+
+    :ivar max_payload_bytes: limit on one encoded session.
+    :ivar sweep_interval_secs: pause between two runs of the background sweeper, in seconds.
+    """
+
+    max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES
+    sweep_interval_secs: float = 1.0
+
+    def check(self) -> None:
+        """Check every field.
+
+        :raises InvalidInputError: naming the first one at fault.
+        """
+        _require_int(self.max_payload_bytes, "max_payload_bytes", 1)
+        _require_secs(self.sweep_interval_secs, "sweep_interval_secs")
+
+
+class TlsConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """How a server's certificate is checked, and our own shown.
+
+    :ivar ca_file: certificates to trust; ``None`` trusts the system's.
+    :ivar cert_file: our certificate, where the server asks for one.
+    :ivar key_file: its private key.
+    :ivar verify: whether the server's certificate and host name are checked.
+    """
+
+    ca_file: str | None = None
+    cert_file: str | None = None
+    key_file: str | None = None
+    verify: bool = True
+
+
+class RedisConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """One Redis or Valkey server. ``repr`` hides the password.
+
+    :ivar host: name or address; unused with ``unix_path``.
+    :ivar port: TCP port.
+    :ivar unix_path: path of a unix socket, instead of host and port.
+    :ivar db: number of the logical database.
+    :ivar username: ACL user; ``None`` is the server's default user.
+    :ivar password: its password.
+    :ivar tls: how to speak TLS; ``None`` speaks plain TCP.
+    :ivar namespace: start of every name in the server; words of ``A-Z a-z 0-9 . _ -`` joined by
+        ``:``. No namespace on one server should be the start of another.
+    :ivar deadline_secs: overall limit on one call, retries included, in seconds.
+    :ivar max_connections: open connections at most; further calls wait for one.
+    :ivar max_payload_bytes: limit on one encoded session.
+    :ivar protocol: RESP version, 2 or 3; the results are the same.
+    """
+
+    host: str = "localhost"
+    port: int = 6379
+    unix_path: str | None = None
+    db: int = 0
+    username: str | None = None
+    password: str | None = None
+    tls: TlsConfig | None = None
+    namespace: str = DEFAULT_NAMESPACE
+    deadline_secs: float = 2.0
+    max_connections: int = 32
+    max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES
+    protocol: int = 3
+
+    @classmethod
+    def from_url(cls, url: str) -> Self:
+        """Return the configuration that a URL stands for.
+
+        :raises InvalidInputError: naming ``url`` or the option at fault.
+        """
+        config = parse_url(url)
+        if not isinstance(config, cls):
+            raise InvalidInputError("url", "is not the URL of a Redis or Valkey server")
+        return config
+
+    def check(self) -> None:
+        """Check every field.
+
+        :raises InvalidInputError: naming the first one at fault.
+        """
+        _require_str(self.host, "host")
+        _require_int(self.port, "port", 1, 65_535)
+        for name in ("unix_path", "username", "password"):
+            if getattr(self, name) is not None:
+                _require_str(getattr(self, name), name)
+        _require_int(self.db, "db", 0)
+        _require_str(self.namespace, "namespace")
+        if len(self.namespace) > 128 or not _NAMESPACE.fullmatch(self.namespace):
+            raise InvalidInputError(
+                "namespace", "expected 1 to 128 characters, words of A-Z a-z 0-9 . _ - joined by :"
+            )
+        _require_secs(self.deadline_secs, "deadline_secs")
+        _require_int(self.max_connections, "max_connections", 1)
+        _require_int(self.max_payload_bytes, "max_payload_bytes", 1)
+        _require_int(self.protocol, "protocol", 2, 3)
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:  # Any: as msgspec declares it
+        """Return the fields for pretty printers, with the password hidden."""
+        return [
+            (name, "***" if name == "password" and value is not None else value)
+            for name in self.__struct_fields__
+            for value in (getattr(self, name),)
+        ]
+
+    def __repr__(self) -> str:
+        """Return the fields with the password hidden."""
+        fields = ", ".join(f"{name}={value!r}" for name, value in self.__rich_repr__())
+        return f"{type(self).__name__}({fields})"
+
+
+SessionBackendConfig = MemoryConfig | RedisConfig
+"""Any backend's configuration."""
+
+
+def parse_url(url: str) -> SessionBackendConfig:
+    """Return the configuration that a URL stands for.
+
+    ``memory://``, ``redis://[user:password@]host[:port][/db]``, ``rediss://…`` for TLS,
+    ``unix://[user:password@]/path[?db=n]``, and ``valkey://``, ``valkeys://`` for the second and
+    third. Options follow as a query; an unknown one is refused with a list of the known ones.
+
+    :raises InvalidInputError: naming ``url`` or the option at fault; never quoting the URL, which
+        may hold a password.
+    """
+    if not isinstance(cast("object", url), str):
+        raise InvalidInputError("url", f"expected str, got {type(url).__name__}")
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        raise InvalidInputError("url", "cannot be parsed") from None
+    scheme = parts.scheme
+    if scheme not in _KNOWN_SCHEMES or "://" not in url:
+        known = ", ".join(f"{name}://" for name in _KNOWN_SCHEMES)
+        raise InvalidInputError("url", f"unknown scheme; known are {known}")
+    if parts.fragment:
+        raise InvalidInputError("url", "has a #fragment; write %23 for # in a password")
+    if scheme == "memory":
+        if parts.netloc or parts.path not in ("", "/"):
+            raise InvalidInputError("url", "memory:// takes no host and no path")
+        memory = MemoryConfig(**_options(parts.query, _MEMORY_OPTIONS))
+        memory.check()
+        return memory
+    fields: dict[str, Any] = {}  # Any: keyword arguments of differing types, checked below
+    if parts.username:
+        fields["username"] = unquote(parts.username)
+    if parts.password:
+        fields["password"] = unquote(parts.password)
+    known_options = _REDIS_OPTIONS
+    if _SCHEMES[scheme] == "unix":
+        if parts.hostname or not parts.path.strip("/"):
+            raise InvalidInputError("url", "expected unix:///path/of/the/socket")
+        fields["unix_path"] = unquote(parts.path)
+        known_options = {**_REDIS_OPTIONS, "db": ("db", _number)}
+    else:
+        if not parts.hostname:
+            raise InvalidInputError("url", f"expected {scheme}://host")
+        fields["host"] = unquote(parts.hostname)
+        if port is not None:
+            fields["port"] = port
+        if parts.path not in ("", "/"):
+            fields["db"] = _number(parts.path.removeprefix("/"), "db")
+        if _SCHEMES[scheme] == "rediss":
+            known_options = {**_REDIS_OPTIONS, **_TLS_OPTIONS}
+    options = _options(parts.query, known_options)
+    if _SCHEMES[scheme] == "rediss":
+        names = TlsConfig.__struct_fields__
+        fields["tls"] = TlsConfig(**{name: options.pop(name) for name in names if name in options})
+    config = RedisConfig(**fields, **options)
+    config.check()
+    return config
+
+
+def _options(query: str, known: Mapping[str, _Option]) -> dict[str, Any]:
+    options: dict[str, Any] = {}  # Any: as in `parse_url`
+    for name, text in parse_qsl(query, keep_blank_values=True):
+        if name not in known:
+            listed = ", ".join(sorted(known))
+            raise InvalidInputError("url", f"unknown option {quote(name)}; known are {listed}")
+        field, parse = known[name]
+        if field in options:
+            raise InvalidInputError(name, "is given twice")
+        options[field] = parse(text, name)
+    return options
+
+
+def _number(text: str, field: str) -> int:
+    if not re.fullmatch("[0-9]{1,18}", text):
+        raise InvalidInputError(field, "expected a whole number")
+    return int(text)
+
+
+def _secs(text: str, field: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise InvalidInputError(field, "expected seconds") from None
+
+
+def _text(text: str, field: str) -> str:
+    return _require_str(text, field)
+
+
+def _yes_no(text: str, field: str) -> bool:
+    if text not in ("yes", "no"):
+        raise InvalidInputError(field, "expected yes or no")
+    return text == "yes"
+
+
+if TYPE_CHECKING:
+    _Option = tuple[str, Callable[[str, str], object]]
+
+_MEMORY_OPTIONS: Final[dict[str, _Option]] = {
+    "max_payload": ("max_payload_bytes", _number),
+    "sweep_interval": ("sweep_interval_secs", _secs),
+}
+_REDIS_OPTIONS: Final[dict[str, _Option]] = {
+    "namespace": ("namespace", _text),
+    "deadline": ("deadline_secs", _secs),
+    "max_connections": ("max_connections", _number),
+    "max_payload": ("max_payload_bytes", _number),
+    "protocol": ("protocol", _number),
+}
+_TLS_OPTIONS: Final[dict[str, _Option]] = {
+    "tls_ca_file": ("ca_file", _text),
+    "tls_cert_file": ("cert_file", _text),
+    "tls_key_file": ("key_file", _text),
+    "tls_verify": ("verify", _yes_no),
+}
+
+
+def _require_str(value: object, field: str) -> str:
+    if not isinstance(value, str) or not value:
+        raise InvalidInputError(field, "expected text that is not empty")
+    return value
+
+
+def _require_int(value: object, field: str, least: int, most: int | None = None) -> None:
+    if type(value) is not int or value < least or (most is not None and value > most):
+        bound = f"of at least {least}" if most is None else f"from {least} to {most}"
+        raise InvalidInputError(field, f"expected a whole number {bound}")
+
+
+def _require_secs(value: object, field: str) -> None:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, float))
+        or not math.isfinite(value)
+        or value <= 0
+    ):
+        raise InvalidInputError(field, "expected seconds above 0")

@@ -1,0 +1,111 @@
+"""One URL chooses the backend; the caller never imports or sees a driver."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
+
+from .codec import CodecFactory, JsonCodec
+from .config import MemoryConfig, RedisConfig, SessionBackendConfig, parse_url
+from .errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from .clock import Clock
+    from .store import AsyncSessionStore
+
+__all__ = ["create_session_store", "from_env"]
+
+_T = TypeVar("_T")
+
+
+@overload
+def create_session_store(
+    url_or_config: str | SessionBackendConfig,
+    *,
+    codec: CodecFactory = ...,
+    clock: Clock | None = ...,
+) -> AsyncSessionStore[dict[str, Any]]: ...
+@overload
+def create_session_store(
+    url_or_config: str | SessionBackendConfig,
+    *,
+    context_type: type[_T],
+    codec: CodecFactory = ...,
+    clock: Clock | None = ...,
+) -> AsyncSessionStore[_T]: ...
+@overload
+def create_session_store(
+    url_or_config: str | SessionBackendConfig,
+    *,
+    context_type: Any,  # Any: a union such as `A | B` is no `type[…]` to a checker
+    codec: CodecFactory = ...,
+    clock: Clock | None = ...,
+) -> AsyncSessionStore[Any]: ...
+def create_session_store(
+    url_or_config: str | SessionBackendConfig,
+    *,
+    context_type: Any = dict,
+    codec: CodecFactory = JsonCodec,
+    clock: Clock | None = None,
+) -> AsyncSessionStore[Any]:
+    """Make the store that a URL or a configuration names.
+
+    Hold it with ``async with``. Nothing is connected before the first call.
+
+    :param url_or_config: a URL as :func:`greentic_session.config.parse_url` reads it, or a
+        configuration.
+    :param context_type: type of :attr:`Session.context`.
+    :param codec: makes the codec of that type.
+    :param clock: the memory backend's clock; a server keeps its own.
+    :raises InvalidInputError: an unknown scheme or option (listing the known ones), a value out of
+        range, a context type that the codec cannot handle, or a clock where none is used.
+    """
+    config = parse_url(url_or_config) if isinstance(url_or_config, str) else url_or_config
+    if isinstance(config, MemoryConfig):
+        from .memory import InMemorySessionStore  # noqa: PLC0415 - backends load on first use
+
+        return InMemorySessionStore(context_type, config=config, codec=codec, clock=clock)
+    if isinstance(cast("object", config), RedisConfig):
+        if clock is not None:
+            raise InvalidInputError("clock", "a server's clock cannot be replaced")
+        from .redis import RedisSessionStore  # noqa: PLC0415 - backends load on first use
+
+        return RedisSessionStore(config, context_type, codec=codec)
+    raise InvalidInputError(
+        "url_or_config", f"expected a URL, MemoryConfig or RedisConfig, got {type(config).__name__}"
+    )
+
+
+@overload
+def from_env(
+    *, codec: CodecFactory = ..., environ: Mapping[str, str] = ...
+) -> AsyncSessionStore[dict[str, Any]]: ...
+@overload
+def from_env(
+    *, context_type: type[_T], codec: CodecFactory = ..., environ: Mapping[str, str] = ...
+) -> AsyncSessionStore[_T]: ...
+@overload
+def from_env(
+    *,
+    context_type: Any,  # Any: as in `create_session_store`
+    codec: CodecFactory = ...,
+    environ: Mapping[str, str] = ...,
+) -> AsyncSessionStore[Any]: ...
+def from_env(
+    *,
+    context_type: Any = dict,
+    codec: CodecFactory = JsonCodec,
+    environ: Mapping[str, str] = os.environ,
+) -> AsyncSessionStore[Any]:
+    """Make the store that the environment names: ``GREENTIC_SESSION_URL``, else ``REDIS_URL``,
+    else memory. An empty variable counts as absent.
+
+    :param context_type: as in :func:`create_session_store`.
+    :param codec: as in :func:`create_session_store`.
+    :param environ: where to read the variables.
+    :raises InvalidInputError: as :func:`create_session_store`.
+    """
+    url = environ.get("GREENTIC_SESSION_URL") or environ.get("REDIS_URL") or "memory://"
+    return create_session_store(url, context_type=context_type, codec=codec)

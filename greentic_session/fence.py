@@ -1,0 +1,107 @@
+"""The fence: who may act on whose session. The only place that decides it.
+
+* Env and tenant are part of a record's address: to another tenant a session does not exist.
+* Inside the tenant, team and user decide. Both are written into the record as one *owner* text
+  (``team/user``, absent as empty; a team holds no ``/``, so no two owners share a text), and every
+  rule is a comparison of such texts, so that a server-side script can apply it as well:
+
+  - a write of a session must come from exactly the owner of the live record, so a live session
+    never changes team or user, nor gains a user it did not have;
+  - a call with a :class:`TenantCtx` may act on a record of its own team and user, or of its team
+    without a user: a stored user must be presented.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .errors import InvalidInputError, TenantMismatchError
+from .model import SessionMeta, TenantCtx
+from .record import Admission
+from .validation import check_identifier, check_user
+
+if TYPE_CHECKING:
+    from .model import Session
+
+__all__ = ["Owner", "admit", "admits", "check_presented", "owner_of", "scope_of"]
+
+
+class Owner(NamedTuple):
+    """Whose session it is, in the two texts that backends store and compare.
+
+    :ivar scope: ``env/tenant``: where the record is.
+    :ivar owner: ``team/user``: whose it is there.
+    """
+
+    scope: str
+    owner: str
+
+
+@lru_cache(maxsize=16_384)
+def _checked_owner(env: str, tenant_id: str, team_id: str | None, user_id: str | None) -> Owner:
+    check_identifier(env, "env")
+    check_identifier(tenant_id, "tenant_id")
+    if team_id is not None:
+        check_identifier(team_id, "team_id")
+    if user_id is not None:
+        check_user(user_id)
+    return Owner(f"{env}/{tenant_id}", f"{team_id or ''}/{user_id or ''}")
+
+
+def owner_of(who: SessionMeta | TenantCtx) -> Owner:
+    """Return the owner's texts, checked.
+
+    :raises InvalidInputError: naming ``env``, ``tenant_id``, ``team_id`` or ``user_id``.
+    """
+    try:
+        return _checked_owner(who.env, who.tenant_id, who.team_id, who.user_id)
+    except TypeError:  # unhashable, so not text: say which
+        check_identifier(who.env, "env")
+        check_identifier(who.tenant_id, "tenant_id")
+        check_identifier(who.team_id, "team_id")
+        check_user(who.user_id)
+        raise
+
+
+def _require_ctx(ctx: object) -> TenantCtx:
+    if not isinstance(ctx, TenantCtx):
+        raise InvalidInputError("ctx", f"expected TenantCtx, got {type(ctx).__name__}")
+    return ctx
+
+
+def scope_of(ctx: TenantCtx) -> str:
+    """Return ``env/tenant`` of a caller, checked.
+
+    :raises InvalidInputError: as :func:`owner_of`, or naming ``ctx``.
+    """
+    return owner_of(_require_ctx(ctx)).scope
+
+
+def admit(ctx: TenantCtx) -> tuple[str, Admission]:
+    """Return where a caller's records are, and which of them it may act on.
+
+    :raises InvalidInputError: as :func:`scope_of`.
+    """
+    scope, exact = owner_of(_require_ctx(ctx))
+    return scope, Admission(exact, f"{ctx.team_id or ''}/")
+
+
+def admits(admission: Admission | None, owner: str) -> bool:
+    """Tell whether a record of ``owner`` is open to the call (``None``: a call without ``ctx``)."""
+    return admission is None or owner in admission
+
+
+def check_presented(ctx: TenantCtx, session: Session[Any]) -> None:  # Any: of whatever context
+    """Check that a session about to be written is the caller's, for stores scoped to a caller.
+
+    :raises TenantMismatchError: if its env, tenant or team is another, or its user is not the
+        caller's.
+    """
+    meta: object = getattr(session, "meta", None)
+    if not isinstance(meta, SessionMeta):
+        return  # nothing to compare: the store refuses it by name
+    scope, admission = admit(ctx)
+    owner = owner_of(meta)
+    if owner.scope != scope or owner.owner not in admission:
+        raise TenantMismatchError(session.key)

@@ -1,0 +1,5 @@
+"""The in-process backend."""
+
+from .store import InMemorySessionStore
+
+__all__ = ["InMemorySessionStore"]

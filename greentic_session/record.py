@@ -1,0 +1,90 @@
+"""What the store's public verbs and a backend's primitives say to each other."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import NamedTuple
+from uuid import uuid4
+
+import msgspec
+
+__all__ = ["Admission", "Draft", "Outcome", "Record", "Verdict", "mint_incarnation"]
+
+
+def mint_incarnation() -> str:
+    """Return the random incarnation of a record that comes into being: a UUID in 32 hex digits."""
+    return uuid4().hex
+
+
+class Record(msgspec.Struct, frozen=True, gc=False):
+    """A stored session: bytes and scalars only, so the garbage collector never visits it.
+
+    :ivar value: version of the token.
+    :ivar incarnation: incarnation of the token, 32 hex digits.
+    :ivar owner: the owner's team and user, as :mod:`greentic_session.fence` writes them.
+    :ivar ttl_ms: life in milliseconds; 0 is for ever.
+    :ivar at_ms: last write or touch, milliseconds since the epoch by the store's clock.
+    :ivar body: what the codec wrote.
+    """
+
+    value: int
+    incarnation: str
+    owner: str
+    ttl_ms: int
+    at_ms: int
+    body: bytes
+
+
+class Draft(msgspec.Struct, frozen=True, gc=False):
+    """A session that passed every check, encoded and ready to be written.
+
+    :ivar scope: ``env/tenant``: with ``key``, the record's address.
+    :ivar key: the session's key.
+    :ivar owner: as in :class:`Record`.
+    :ivar ttl_ms: as in :class:`Record`.
+    :ivar body: as in :class:`Record`.
+    """
+
+    scope: str
+    key: str
+    owner: str
+    ttl_ms: int
+    body: bytes
+
+
+class Verdict(IntEnum):
+    """How a primitive that writes ended. The Lua scripts return these numbers."""
+
+    DONE = 1
+    ABSENT = 0
+    EXISTS = -1
+    CONFLICT = -2
+    MISMATCH = -3
+    AMBIGUOUS = -4
+    UNKNOWN = -5
+
+
+class Outcome(NamedTuple):
+    """The end of a primitive that writes.
+
+    :ivar verdict: what happened; everything but ``DONE`` changed nothing.
+    :ivar value: version of the token now (``DONE``, ``CONFLICT``), else 0.
+    :ivar incarnation: its incarnation, else empty.
+    :ivar at_ms: the time the write was stamped with, else 0.
+    """
+
+    verdict: Verdict
+    value: int = 0
+    incarnation: str = ""
+    at_ms: int = 0
+
+
+class Admission(NamedTuple):
+    """The owners whose live record a call may act on: see :func:`greentic_session.fence.admit`.
+
+    :ivar exact: the caller's own team and user.
+    :ivar shared: the caller's team without a user.
+    """
+
+    exact: str
+    shared: str

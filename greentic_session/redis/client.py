@@ -1,0 +1,273 @@
+"""Commands to one server: connections, attempts, one deadline per call.
+
+The driver opens connections and speaks the protocol; it neither pools nor retries here. Its pools
+raise or starve when callers outnumber connections, and its blind retries turn a lost reply to a
+compare-and-set into a false conflict.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import ssl
+from typing import TYPE_CHECKING, Any, Final, cast, final
+
+from redis.asyncio.connection import (
+    AbstractConnection,
+    Connection,
+    SSLConnection,
+    UnixDomainSocketConnection,
+)
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError, ResponseError
+from redis.maint_notifications import MaintNotificationsConfig
+
+from ..errors import OutcomeUnknownError, SessionError, StoreFullError, StoreUnavailableError
+from .faults import Fault, FaultKind, classify
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from ..config import RedisConfig
+    from .scripts import Script
+
+__all__ = ["Command", "RedisClient", "Reply"]
+
+Argument = str | bytes | int
+Command = tuple[Argument, ...]
+Reply = Any  # Any: whatever RESP carries; each caller knows the type of its command's reply
+
+_FIRST_PAUSE_SECS: Final = 0.005
+_LAST_PAUSE_SECS: Final = 0.1
+_LEAST_ATTEMPT_SECS: Final = 0.1
+
+
+@final
+class RedisClient:
+    """Runs commands and scripts on one server, within the loop that first used it.
+
+    :param config: checked configuration.
+    """
+
+    def __init__(self, config: RedisConfig) -> None:
+        self._config: Final = config
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._slots = asyncio.Semaphore(config.max_connections)
+        self._idle: list[AbstractConnection] = []
+        self._open: Final[set[AbstractConnection]] = set()
+        self._closed = False
+        self.in_flight = 0
+        self.retries = 0
+
+    @property
+    def connections(self) -> int:
+        """How many connections are open."""
+        return len(self._open)
+
+    async def read(self, *command: Argument) -> Reply:
+        """Run a command that changes nothing.
+
+        :raises StoreUnavailableError: by the deadline.
+        """
+        return (await self.read_many([command]))[0]
+
+    async def read_many(self, commands: Sequence[Command]) -> list[Reply]:
+        """Run several commands that change nothing, in one round trip.
+
+        :raises StoreUnavailableError: by the deadline.
+        """
+        return await self._attempts(lambda _age, _inline: commands, writes=False)
+
+    async def run(
+        self, script: Script, keys: Sequence[str], field: str, arguments: Sequence[Argument]
+    ) -> Reply:
+        """Run a script that writes, once, however often it takes to hear of it.
+
+        :param keys: the names it touches.
+        :param field: the record's field in the lookup (ARGV 3 of every script).
+        :param arguments: the rest, from ARGV 4 on.
+        :raises StoreUnavailableError: by the deadline; nothing was written.
+        :raises OutcomeUnknownError: by the deadline; it may have been executed.
+        """
+        operation = os.urandom(8).hex()
+
+        def command(age_ms: int | None, inline: bool) -> Sequence[Command]:
+            head: Command = ("EVAL", script.source) if inline else ("EVALSHA", script.sha1)
+            age = "" if age_ms is None else age_ms
+            return [(*head, len(keys), *keys, operation, age, field, *arguments)]
+
+        return (await self._attempts(command, writes=True))[0]
+
+    async def aclose(self) -> None:
+        """Close every connection, idle or in use."""
+        self._closed = True
+        connections, self._idle = [*self._open], []
+        for connection in connections:
+            await self._discard(connection)
+
+    async def _attempts(
+        self, commands: Callable[[int | None, bool], Sequence[Command]], *, writes: bool
+    ) -> list[Reply]:
+        loop = self._enter_loop()
+        if self._closed:
+            raise StoreUnavailableError("the store is closed")
+        ends_at = loop.time() + self._config.deadline_secs
+        doubtful_since: float | None = None  # when the first attempt was sent that may have run
+        inline = False
+        attempt = 0
+        self.in_flight += 1
+        try:
+            while True:
+                attempt += 1
+                started_at = loop.time()
+                age_ms = (
+                    None
+                    if doubtful_since is None
+                    else round((started_at - doubtful_since) * 1000) + 1
+                )
+                trial = _Trial()
+                try:
+                    async with asyncio.timeout_at(_attempt_ends_at(started_at, ends_at)):
+                        return await self._exchange(commands(age_ms, inline), trial)
+                except (RedisError, OSError, EOFError) as error:  # TimeoutError is an OSError
+                    fault = classify(error, sent=trial.sent)
+                    cause = error
+                if fault.kind is FaultKind.AMBIGUOUS and doubtful_since is None:
+                    doubtful_since = started_at
+                inline = inline or fault.kind is FaultKind.NO_SCRIPT
+                in_doubt = writes and doubtful_since is not None
+                pause = 0.0 if fault.kind is FaultKind.NO_SCRIPT else _pause(attempt)
+                if fault.error is not None or loop.time() + pause >= ends_at:
+                    raise _given_up(fault, in_doubt=in_doubt) from cause
+                self.retries += 1
+                await asyncio.sleep(pause)
+        finally:
+            self.in_flight -= 1
+
+    def _enter_loop(self) -> asyncio.AbstractEventLoop:
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            raise StoreUnavailableError("the Redis backend runs on asyncio only") from None
+        if loop is not self._loop:
+            # Connections and waiters belong to the loop that made them.
+            self._loop = loop
+            self._slots = asyncio.Semaphore(self._config.max_connections)
+            self._idle.clear()
+            self._open.clear()
+        return loop
+
+    async def _connected(self) -> AbstractConnection:
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.is_connected and not await _is_stale(connection):
+                return connection
+            await self._discard(connection)
+        connection = _connection(self._config)
+        self._open.add(connection)
+        try:
+            await cast("Callable[[], Awaitable[None]]", connection.connect)()  # untyped there
+        except BaseException:
+            await self._discard(connection)
+            raise
+        return connection
+
+    async def _discard(self, connection: AbstractConnection) -> None:
+        self._open.discard(connection)
+        await connection.disconnect(nowait=True)
+
+    async def _exchange(self, commands: Sequence[Command], trial: _Trial) -> list[Reply]:
+        async with self._slots:
+            connection = await self._connected()
+            answered = False
+            try:
+                packed = connection.pack_commands(commands)
+                trial.sent = True
+                await connection.send_packed_command(packed, check_health=False)
+                replies = [await _reply(connection) for _ in commands]
+                answered = True
+            finally:
+                # A connection that owes a reply would give it to the next caller.
+                if answered and connection in self._open:
+                    self._idle.append(connection)
+                else:
+                    await self._discard(connection)
+        for reply in replies:
+            if isinstance(reply, ResponseError):
+                raise reply
+        return replies
+
+
+@final
+class _Trial:
+    """One attempt at a call.
+
+    :ivar sent: whether bytes of it may have left.
+    """
+
+    __slots__ = ("sent",)
+
+    def __init__(self) -> None:
+        self.sent = False
+
+
+async def _reply(connection: AbstractConnection) -> Reply:
+    try:
+        return cast("Reply", await connection.read_response())
+    except ResponseError as error:
+        return error  # one command's answer: those after it are still to be read
+
+
+async def _is_stale(connection: AbstractConnection) -> bool:
+    # Closed by the server, or holding bytes that nobody asked for.
+    try:
+        return bool(await connection.can_read())
+    except (RedisError, OSError):
+        return True
+
+
+def _attempt_ends_at(started_at: float, ends_at: float) -> float:
+    # Half of what is left, so that a dead connection leaves time for a live one.
+    return min(ends_at, max((started_at + ends_at) / 2, started_at + _LEAST_ATTEMPT_SECS))
+
+
+def _pause(attempt: int) -> float:
+    most = min(_LAST_PAUSE_SECS, _FIRST_PAUSE_SECS * 2**attempt)
+    return random.uniform(most / 2, most)
+
+
+def _given_up(fault: Fault, *, in_doubt: bool) -> SessionError:
+    # Out of memory is a script's own answer, given after it looked for an earlier attempt's trace.
+    if in_doubt and not isinstance(fault.error, StoreFullError):
+        return OutcomeUnknownError(fault.reason)
+    return fault.error or StoreUnavailableError(fault.reason, code=fault.code)
+
+
+def _connection(config: RedisConfig) -> AbstractConnection:
+    fields: dict[str, Any] = {  # Any: keyword arguments of differing types
+        "db": config.db,
+        "username": config.username,
+        "password": config.password,
+        "protocol": config.protocol,
+        # Attempts, deadlines and time-outs are this module's.
+        "retry": Retry(NoBackoff(), 0),
+        "socket_timeout": None,
+        "socket_connect_timeout": None,
+        "maint_notifications_config": MaintNotificationsConfig(enabled=False),
+    }
+    if config.unix_path is not None:
+        return UnixDomainSocketConnection(path=config.unix_path, **fields)
+    fields |= {"host": config.host, "port": config.port, "socket_keepalive": True}
+    tls = config.tls
+    if tls is None:
+        return Connection(**fields)
+    return SSLConnection(
+        ssl_ca_certs=tls.ca_file,
+        ssl_certfile=tls.cert_file,
+        ssl_keyfile=tls.key_file,
+        ssl_cert_reqs=ssl.CERT_REQUIRED if tls.verify else ssl.CERT_NONE,
+        ssl_check_hostname=tls.verify,
+        **fields,
+    )

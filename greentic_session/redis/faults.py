@@ -1,0 +1,166 @@
+"""What a failure of the driver or the server means for the call that met it.
+
+Error classes of the driver are incomplete (BUSY, NOREPLICAS, MISCONF and WRONGTYPE have none), so
+replies are told apart by the word that starts them (https://redis.io/docs/latest/develop/reference/
+protocol-spec/#simple-errors), which Redis 6.2 buries inside a script's own error.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    BusyLoadingError,
+    NoPermissionError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    ResponseError,
+)
+
+from ..errors import SessionError, StoreFullError, StoreUnavailableError
+
+if TYPE_CHECKING:
+    from ..errors import ErrorCode
+
+__all__ = ["Fault", "FaultKind", "ForeignValueError", "classify"]
+
+
+class ForeignValueError(SessionError):
+    """A name of ours holds another type of value. Inside this package only: the store says whose.
+
+    :raises: never to a caller.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("a name of this store holds another type of value")
+
+
+class FaultKind(Enum):
+    """What may be done about a fault."""
+
+    NOT_EXECUTED = auto()
+    """The server did nothing: try again."""
+    NO_SCRIPT = auto()
+    """The server did nothing, for want of the script's text: try again with it."""
+    AMBIGUOUS = auto()
+    """Bytes had left and no answer came: try again under the same operation id, if there is one."""
+    PERMANENT = auto()
+    """The server did nothing and will not: raise."""
+
+
+class Fault(NamedTuple):
+    """A judged failure.
+
+    :ivar kind: what may be done.
+    :ivar reason: why, in words that hold nothing of the session.
+    :ivar code: for the error that a caller gets if nothing helps.
+    :ivar error: for ``PERMANENT``, the error to raise.
+    """
+
+    kind: FaultKind
+    reason: str
+    code: ErrorCode = "unavailable"
+    error: SessionError | None = None
+
+
+_WORD_OF_CLASS: Final = (
+    (NoScriptError, "NOSCRIPT"),
+    (OutOfMemoryError, "OOM"),
+    (ReadOnlyError, "READONLY"),
+    (BusyLoadingError, "LOADING"),
+    (NoPermissionError, "NOPERM"),
+    (AuthorizationError, "NOPERM"),
+    (AuthenticationError, "NOAUTH"),
+)
+_NOT_EXECUTED: Final = frozenset(
+    (
+        "ASK",
+        "BUSY",
+        "CLUSTERDOWN",
+        "LOADING",
+        "MASTERDOWN",
+        "MISCONF",
+        "MOVED",
+        "NOREPLICAS",
+        "READONLY",
+        "TRYAGAIN",
+    )
+)
+_WORD: Final = re.compile(r"[A-Z][A-Z0-9]+(?= |$)")
+_WORD_IN_SCRIPT_ERROR: Final = re.compile(r"-([A-Z][A-Z0-9]+) ")
+
+
+def classify(error: BaseException, *, sent: bool) -> Fault:
+    """Judge a failure.
+
+    :param error: what the driver, the socket or the timeout raised.
+    :param sent: whether bytes of the command may have left.
+    """
+    word = _word(error)
+    if word is not None:
+        return _judge_reply(word)
+    what = "did not answer in time" if _is_timeout(error) else "closed the connection"
+    if sent:
+        return Fault(FaultKind.AMBIGUOUS, f"the server {what}", _code(error))
+    return Fault(FaultKind.NOT_EXECUTED, "the server could not be reached", _code(error))
+
+
+def _judge_reply(word: str) -> Fault:
+    if word == "NOSCRIPT":
+        return Fault(FaultKind.NO_SCRIPT, "the server has lost the script")
+    if word in _NOT_EXECUTED:
+        return Fault(FaultKind.NOT_EXECUTED, f"the server answered {word}")
+    if word == "MAXCLIENTS":
+        return Fault(FaultKind.NOT_EXECUTED, "the server has too many clients")
+    reason = f"the server refused the command: {word}"
+    error: SessionError
+    if word == "OOM":
+        error = StoreFullError()
+    elif word == "WRONGTYPE":
+        error = ForeignValueError()
+    elif word == "NOPERM":
+        error = StoreUnavailableError(
+            "the server's account may not do this", code="permission_denied"
+        )
+    elif word in ("NOAUTH", "WRONGPASS"):
+        error = StoreUnavailableError("the server refused the password", code="unauthenticated")
+    else:
+        error = StoreUnavailableError(reason, code="internal")
+    return Fault(FaultKind.PERMANENT, reason, error.code, error)
+
+
+def _word(error: BaseException) -> str | None:
+    """Return the word that starts the server's error reply; ``None`` if there was no reply."""
+    for cls, word in _WORD_OF_CLASS:
+        if isinstance(error, cls):
+            return word
+    text = str(error)
+    if "max number of clients" in text:
+        return "MAXCLIENTS"
+    if not isinstance(error, ResponseError):
+        return None
+    named = getattr(error, "status_code", None)  # newer drivers cut the word off and keep it here
+    match = _WORD.match(text)
+    word = named if isinstance(named, str) else match[0] if match else "ERR"
+    if word == "ERR":
+        if "NOAUTH" in text or "invalid username-password" in text:
+            return "WRONGPASS"
+        if "ACL failure" in text or "can't run this command" in text:
+            return "NOPERM"
+        inner = _WORD_IN_SCRIPT_ERROR.search(text)
+        if inner is not None:
+            return inner[1]
+    return word
+
+
+def _is_timeout(error: BaseException) -> bool:
+    return isinstance(error, TimeoutError) or type(error).__name__ == "TimeoutError"
+
+
+def _code(error: BaseException) -> ErrorCode:
+    return "timeout" if _is_timeout(error) else "unavailable"

@@ -1,0 +1,16 @@
+-- Write a record if none is live under its name.
+--
+-- KEYS, ARGV 1-3, returns, why atomic: see record.lua.
+-- ARGV  4 owner   team/user
+--       5 ttl     life in ms, 0 never expires
+--       6 body    opaque bytes
+--       7 inc     incarnation to give the record
+-- Verdicts: 1 done   -1 exists   -3 mismatch   -5 unknown
+
+local mark, done_at = recall()
+if mark then return {1, mark, ARGV[7], done_at} end
+if overrun() then return {-5} end
+if live then
+  return {owner ~= ARGV[4] and -3 or -1}
+end
+return write('1', ARGV[7])

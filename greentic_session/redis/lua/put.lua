@@ -1,0 +1,21 @@
+-- Write a record: over a live one of the same owner as its next version, else as a new one.
+--
+-- KEYS, ARGV 1-3, returns, why atomic: see record.lua.
+-- ARGV  4 owner   team/user
+--       5 ttl     life in ms, 0 never expires
+--       6 body    opaque bytes
+--       7 inc     incarnation to give a new record
+-- Verdicts: 1 done   -3 mismatch   -5 unknown
+
+local mark, done_at, done_inc = recall()
+if mark then
+  -- Version 1 is a record that this call created. Another version's incarnation is known only
+  -- while the record lives.
+  if mark == '1' then done_inc = ARGV[7] end
+  if not done_inc then return {-5} end
+  return {1, mark, done_inc, done_at}
+end
+if overrun() then return {-5} end
+if not live then return write('1', ARGV[7]) end
+if owner ~= ARGV[4] then return {-3} end
+return write(text(version + 1), incarnation)

@@ -1,0 +1,21 @@
+-- Start a live record's life anew; version and body stay.
+--
+-- KEYS, ARGV 1-3, returns, why atomic: see record.lua.
+-- ARGV  4 exact    owner that may touch: the caller's own, '' for a call without one
+--       5 shared   owner that may be touched as well: the caller's team without a user
+--       6 ttl      new life in ms, 0 never expires; '' keeps the stored one
+-- Verdicts: 1 done   0 absent   -3 mismatch   -4 ambiguous   -5 unknown
+
+local mark, done_at = recall()
+if mark then return {1, version or '0', incarnation or '', done_at} end
+local refusal = refuse(ARGV[4], ARGV[5])
+if refusal then return {refusal} end
+if overrun() then return {-5} end
+local ttl = ARGV[6] == '' and life or ARGV[6]
+local expires = expiry(ttl)
+-- The expiry goes first: it is no command that a server out of memory refuses, and once a script
+-- has written, the server lets it finish (Redis docs, "Eval scripts"). So touch works when full.
+expire(KEYS[1], expires)
+redis.call('HSET', KEYS[1], 'ttl', ttl, 'at', text(now), 'ops', remember('0'))
+mirror(expires)
+return {1, version, incarnation, text(now)}

@@ -1,0 +1,78 @@
+"""What things are called in Redis.
+
+Every part that comes from outside is percent-encoded unless its alphabet is safe by itself, so no
+part can forge the structure around it. The braces around a session key are a cluster hash tag:
+record and lookup of one session share a slot, and a tenant's sessions spread over all of them
+(Redis cluster specification, "Hash tags").
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final, final
+from urllib.parse import quote, unquote
+
+from ..errors import DecodeError
+from ..model import SessionKey
+
+__all__ = ["Names"]
+
+# All printable ASCII but `%`, which escapes, `:{}`, which structure, and `*?[]\`, which SCAN's
+# MATCH reads as patterns. Letters, digits and `_.-~` are safe without being named here.
+_SAFE: Final = " !\"#$&'()+,/;<=>@^`|"
+_PLAIN: Final = re.compile(r"[A-Za-z0-9_.~ !\"#$&'()+,/;<=>@^`|-]*")
+
+
+def escape(part: str) -> str:
+    """Return a part in printable ASCII without ``:``, ``{`` and ``}``; no two parts share one."""
+    return part if _PLAIN.fullmatch(part) else quote(part, safe=_SAFE)
+
+
+@final
+class Names:
+    """The names of one namespace.
+
+    :param namespace: start of every name, checked by :class:`RedisConfig`.
+    """
+
+    __slots__ = ("_namespace",)
+
+    def __init__(self, namespace: str) -> None:
+        self._namespace = namespace
+
+    def record(self, scope: str, key: str) -> str:
+        """Return ``{ns}:{env}:{tenant}:{<key>}``.
+
+        :param scope: ``env/tenant``; neither holds a ``/`` or ``:``.
+        """
+        return f"{self._records(scope)}{escape(key)}}}"
+
+    def lookup(self, key: str) -> str:
+        """Return ``{ns}:lookup:{<key>}``."""
+        return f"{self._namespace}:lookup:{{{escape(key)}}}"
+
+    def waits(self, env: str, tenant_id: str, team_id: str | None, user_id: str) -> str:
+        """Return ``{ns}:waits:{<env>:<tenant>:<team>:<user>}``; an absent team is empty."""
+        owner = ":".join(escape(part) for part in (env, tenant_id, team_id or "", user_id))
+        return f"{self._namespace}:waits:{{{owner}}}"
+
+    def pattern(self, scope: str) -> str:
+        """Return what SCAN's MATCH takes to find a scope's records."""
+        return f"{self._records(scope)}*}}"
+
+    def key_of(self, scope: str, record: bytes) -> SessionKey:
+        """Return the session key in a record's name.
+
+        :raises DecodeError: if :meth:`record` never made that name.
+        """
+        start = len(self._records(scope))
+        try:
+            key = unquote(record.decode("ascii")[start:-1], errors="strict")
+        except UnicodeDecodeError:
+            key = ""
+        if not key or self.record(scope, key).encode() != record:
+            raise DecodeError(key, "a name in the namespace is not of this library's making")
+        return SessionKey(key)
+
+    def _records(self, scope: str) -> str:
+        return f"{self._namespace}:{scope.replace('/', ':')}:{{"

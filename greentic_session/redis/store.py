@@ -1,0 +1,205 @@
+"""Sessions on one Redis or Valkey server."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, cast, final
+
+from .._compat import override
+from ..codec import CodecFactory, JsonCodec
+from ..errors import DecodeError
+from ..model import C, Cas, SessionKey
+from ..record import Admission, Draft, Outcome, Record, Verdict, mint_incarnation
+from ..store import AsyncSessionStore, StoreStatistics
+from .client import Command, RedisClient
+from .faults import ForeignValueError
+from .names import Names
+from .scripts import CREATE, DELETE, PUT, TOUCH, UPDATE_CAS, Script
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from ..config import RedisConfig
+    from .client import Argument, Reply
+
+__all__ = ["RedisSessionStore"]
+
+_FIELDS: Final = ("cas", "inc", "owner", "ttl", "at", "body")
+
+
+@final
+class RedisSessionStore(AsyncSessionStore[C]):
+    """Keeps sessions on a Redis (6.2 or later) or Valkey server, shared by any number of workers.
+
+    Runs on asyncio. Connects on first use. Each write is one Lua script on one cluster slot, under
+    an operation id that the record remembers: when a reply is lost, the call is repeated within its
+    deadline, and is answered without being done twice. The server's clock decides on life and time.
+
+    :param config: where the server is, the namespace and the deadline.
+    :param context_type: as in :class:`AsyncSessionStore`.
+    :param codec: as in :class:`AsyncSessionStore`.
+    :raises InvalidInputError: naming the field of ``config`` at fault.
+    """
+
+    def __init__(
+        self,
+        config: RedisConfig,
+        context_type: type[C] = cast("type[C]", dict),  # noqa: B008 - a cast is no call
+        *,
+        codec: CodecFactory = JsonCodec,
+    ) -> None:
+        config.check()
+        super().__init__(context_type, codec=codec, max_payload_bytes=config.max_payload_bytes)
+        self._client: Final = RedisClient(config)
+        self._names: Final = Names(config.namespace)
+        # Twice the deadline: longer than any attempt of a call may still be on its way.
+        self._keep_ring_ms: Final = max(1, round(2000 * config.deadline_secs))
+
+    @override
+    async def _aclose(self) -> None:
+        await self._client.aclose()
+
+    @override
+    async def _ping(self) -> None:
+        await self._client.read("PING")
+
+    @override
+    def statistics(self) -> StoreStatistics:
+        """As :meth:`AsyncSessionStore.statistics`."""
+        return StoreStatistics(
+            backend="redis",
+            closed=self._closed,
+            in_flight=self._client.in_flight,
+            connections=self._client.connections,
+            retries=self._client.retries,
+        )
+
+    # --- reading -----------------------------------------------------------------------------
+
+    @override
+    async def _read(self, scope: str, key: SessionKey) -> Record | None:
+        try:
+            reply = await self._client.read("HMGET", self._names.record(scope, key), *_FIELDS)
+        except ForeignValueError as error:
+            raise _foreign(key) from error
+        return _record(key, reply)
+
+    @override
+    async def _read_many(self, scope: str, keys: Sequence[SessionKey]) -> Sequence[Record | None]:
+        commands: list[Command] = [
+            ("HMGET", self._names.record(scope, key), *_FIELDS) for key in keys
+        ]
+        try:
+            replies = await self._client.read_many(commands)
+        except ForeignValueError as error:
+            raise _foreign(keys[0] if len(keys) == 1 else "one of several") from error
+        return [_record(key, reply) for key, reply in zip(keys, replies, strict=True)]
+
+    @override
+    async def _holders(self, key: SessionKey) -> Sequence[str]:
+        try:
+            reply: list[bytes] = await self._client.read("HKEYS", self._names.lookup(key))
+            scopes = [scope.decode() for scope in reply]
+            if len(scopes) < 2:
+                return scopes
+            # Some may have expired: the records tell, by the server's clock.
+            alive: list[int] = await self._client.read_many(
+                [("HEXISTS", self._names.record(scope, key), "cas") for scope in scopes]
+            )
+        except ForeignValueError as error:
+            raise _foreign(key) from error
+        return [scope for scope, exists in zip(scopes, alive, strict=True) if exists]
+
+    @override
+    async def _scan(
+        self, scope: str, batch_size: int
+    ) -> AsyncIterator[Sequence[tuple[SessionKey, Record]]]:
+        seen: set[bytes] = set()  # SCAN may give a name again while the server's table is resized
+        cursor: bytes | int = 0
+        while True:
+            pattern = self._names.pattern(scope)
+            cursor, found = cast(
+                "tuple[bytes, list[bytes]]",
+                await self._client.read("SCAN", cursor, "MATCH", pattern, "COUNT", batch_size),
+            )
+            names = [name for name in dict.fromkeys(found) if name not in seen]
+            seen.update(names)
+            if names:
+                keys = [self._names.key_of(scope, name) for name in names]
+                records = await self._read_many(scope, keys)
+                yield [
+                    (key, record)
+                    for key, record in zip(keys, records, strict=True)
+                    if record is not None
+                ]
+            if int(cursor) == 0:
+                return
+
+    # --- writing -----------------------------------------------------------------------------
+
+    @override
+    async def _create(self, draft: Draft) -> Outcome:
+        return await self._write(CREATE, draft, mint_incarnation())
+
+    @override
+    async def _put(self, draft: Draft) -> Outcome:
+        return await self._write(PUT, draft, mint_incarnation())
+
+    @override
+    async def _update_cas(self, draft: Draft, expected: Cas) -> Outcome:
+        return await self._write(UPDATE_CAS, draft, expected.incarnation, expected.value)
+
+    @override
+    async def _touch(
+        self, scope: str, key: SessionKey, ttl_ms: int | None, admission: Admission | None
+    ) -> Outcome:
+        ttl = "" if ttl_ms is None else ttl_ms
+        return await self._run(TOUCH, scope, key, *(admission or ("", "")), ttl)
+
+    @override
+    async def _delete(
+        self, scope: str, key: SessionKey, admission: Admission | None, expected: Cas | None
+    ) -> Outcome:
+        token = ("", "") if expected is None else (expected.incarnation, expected.value)
+        return await self._run(
+            DELETE, scope, key, *(admission or ("", "")), *token, self._keep_ring_ms
+        )
+
+    async def _write(self, script: Script, draft: Draft, *token: Argument) -> Outcome:
+        return await self._run(
+            script, draft.scope, draft.key, draft.owner, draft.ttl_ms, draft.body, *token
+        )
+
+    async def _run(self, script: Script, scope: str, key: str, *arguments: Argument) -> Outcome:
+        names = self._names.record(scope, key), self._names.lookup(key)
+        try:
+            reply = await self._client.run(script, names, scope, arguments)
+        except ForeignValueError as error:
+            raise _foreign(key) from error
+        return _outcome(reply)
+
+
+def _outcome(reply: Reply) -> Outcome:
+    """Return what a script answered: see ``lua/record.lua``."""
+    verdict = Verdict(reply[0])
+    if len(reply) == 1:
+        return Outcome(verdict)
+    value, incarnation, *at_ms = reply[1:]
+    return Outcome(verdict, int(value), incarnation.decode(), int(at_ms[0]) if at_ms else 0)
+
+
+def _record(key: str, reply: Reply) -> Record | None:
+    value, incarnation, owner, ttl_ms, at_ms, body = cast("list[bytes | None]", reply)
+    if value is None:
+        return None
+    if incarnation is None or owner is None or ttl_ms is None or at_ms is None or body is None:
+        raise DecodeError(key, "the stored record lacks a field")
+    try:
+        return Record(
+            int(value), incarnation.decode(), owner.decode(), int(ttl_ms), int(at_ms), body
+        )
+    except ValueError:
+        raise DecodeError(key, "a field of the stored record is not of its type") from None
+
+
+def _foreign(key: str) -> DecodeError:
+    return DecodeError(key, "a name of the session holds another type of value")

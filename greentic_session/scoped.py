@@ -1,0 +1,81 @@
+"""A store seen by one caller."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Generic, final
+
+from . import fence
+from .model import C
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Sequence
+
+    from .model import Cas, Session, SessionKey, TenantCtx, Versioned
+    from .store import AsyncSessionStore
+
+__all__ = ["ScopedSessionStore"]
+
+
+@final
+class ScopedSessionStore(Generic[C]):
+    """A view of a store in which every call is fenced by one :class:`TenantCtx`.
+
+    The verbs are those of :class:`AsyncSessionStore` without ``ctx``, with the same results and
+    errors; a session of another env, tenant, team or user is refused with
+    :class:`TenantMismatchError` before any I/O. Made by :meth:`AsyncSessionStore.scoped`; closing
+    stays with the store.
+
+    :ivar ctx: the caller.
+    """
+
+    def __init__(self, store: AsyncSessionStore[C], ctx: TenantCtx) -> None:
+        self._store: Final = store
+        self.ctx: Final = ctx
+
+    async def get(self, key: SessionKey) -> Versioned[C] | None:
+        """As :meth:`AsyncSessionStore.get`."""
+        return await self._store.get(key, ctx=self.ctx)
+
+    async def get_many(self, keys: Sequence[SessionKey]) -> list[Versioned[C] | None]:
+        """As :meth:`AsyncSessionStore.get_many`."""
+        return await self._store.get_many(keys, ctx=self.ctx)
+
+    async def create(self, session: Session[C]) -> Cas:
+        """As :meth:`AsyncSessionStore.create`."""
+        fence.check_presented(self.ctx, session)
+        return await self._store.create(session)
+
+    async def put(self, session: Session[C]) -> Cas:
+        """As :meth:`AsyncSessionStore.put`."""
+        fence.check_presented(self.ctx, session)
+        return await self._store.put(session)
+
+    async def update_cas(self, session: Session[C], expected: Cas) -> Cas:
+        """As :meth:`AsyncSessionStore.update_cas`."""
+        fence.check_presented(self.ctx, session)
+        return await self._store.update_cas(session, expected)
+
+    async def mutate(
+        self,
+        key: SessionKey,
+        change: Callable[[Session[C]], Session[C]],
+        *,
+        attempts: int = 16,
+    ) -> Versioned[C]:
+        """As :meth:`AsyncSessionStore.mutate`."""
+        return await self._store.mutate(key, change, ctx=self.ctx, attempts=attempts)
+
+    async def touch(self, key: SessionKey, ttl_secs: float | None = None) -> bool:
+        """As :meth:`AsyncSessionStore.touch`."""
+        return await self._store.touch(key, ttl_secs, ctx=self.ctx)
+
+    async def delete(self, key: SessionKey, *, expected: Cas | None = None) -> bool:
+        """As :meth:`AsyncSessionStore.delete`."""
+        return await self._store.delete(key, ctx=self.ctx, expected=expected)
+
+    async def scan(self, *, batch_size: int = 256) -> AsyncIterator[Versioned[C]]:
+        """Iterate over the live sessions that :meth:`get` would return to this caller."""
+        _, admission = fence.admit(self.ctx)
+        async for found in self._store.scan(self.ctx, batch_size=batch_size):
+            if fence.admits(admission, fence.owner_of(found.session.meta).owner):
+                yield found

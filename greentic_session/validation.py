@@ -1,0 +1,103 @@
+"""The rules that names, lifetimes and sizes obey, checked before any I/O.
+
+Each check raises :class:`InvalidInputError` naming the field and the reason, and never repeats
+the value: it may be a secret or somebody else's.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Final
+
+from .errors import InvalidInputError
+
+MAX_KEY_CHARS: Final = 512
+MAX_IDENTIFIER_CHARS: Final = 128
+MAX_USER_CHARS: Final = 256
+MAX_TTL_SECS: Final = 100 * 366 * 86_400
+"""About a century: far enough for "never", near enough for every date type on the way."""
+
+_IDENTIFIER: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
+# C0, DEL and C1 (Unicode category Cc), and lone surrogates, which have no UTF-8 form.
+_UNFIT_FOR_KEYS: Final = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+def require_text(value: object, field: str, max_chars: int) -> str:
+    """Return ``value`` if it is text of 1 to ``max_chars`` characters.
+
+    :raises InvalidInputError: otherwise.
+    """
+    if not isinstance(value, str):
+        raise InvalidInputError(field, f"expected str, got {type(value).__name__}")
+    if not value:
+        raise InvalidInputError(field, "is empty")
+    if len(value) > max_chars:
+        raise InvalidInputError(field, f"{len(value)} characters, over the limit of {max_chars}")
+    return value
+
+
+def require_clean_text(value: object, field: str, max_chars: int) -> str:
+    """Return ``value`` if it is text without control characters and lone surrogates.
+
+    :raises InvalidInputError: otherwise.
+    """
+    text = require_text(value, field, max_chars)
+    # Printable text has neither; asking first spares the scan in nearly every call.
+    if not text.isprintable() and _UNFIT_FOR_KEYS.search(text):
+        raise InvalidInputError(field, "holds a control character or a lone surrogate")
+    return text
+
+
+def check_key(key: object) -> None:
+    """Check a session key: 1 to 512 characters, no control characters, no lone surrogates.
+
+    :raises InvalidInputError: naming ``key``.
+    """
+    # Nearly every key comes from `keys` or `new_session_key()`: this line alone decides those.
+    if type(key) is str and 0 < len(key) <= MAX_KEY_CHARS and key.isprintable():
+        return
+    require_clean_text(key, "key", MAX_KEY_CHARS)
+
+
+def check_identifier(value: object, field: str) -> None:
+    """Check an env, tenant or team: ``[A-Za-z0-9._-]{1,128}``.
+
+    :raises InvalidInputError: naming ``field``.
+    """
+    text = require_text(value, field, MAX_IDENTIFIER_CHARS)
+    if not _IDENTIFIER.fullmatch(text):
+        raise InvalidInputError(field, "may hold only A-Z a-z 0-9 . _ -")
+
+
+def check_user(value: object) -> None:
+    """Check a user id: 1 to 256 characters, all printable in the sense of :meth:`str.isprintable`.
+
+    :raises InvalidInputError: naming ``user_id``.
+    """
+    text = require_text(value, "user_id", MAX_USER_CHARS)
+    if not text.isprintable():
+        raise InvalidInputError("user_id", "holds a character that is not printable")
+
+
+def ttl_to_ms(ttl_secs: object) -> int:
+    """Return a life in whole milliseconds; 0 stays 0 (never expires).
+
+    :param ttl_secs: seconds, int or float, at least 1 ms and at most about a century, or 0.
+    :raises InvalidInputError: naming ``ttl_secs``.
+    """
+    if ttl_secs == 0 and type(ttl_secs) in (int, float):
+        return 0
+    if isinstance(ttl_secs, bool) or not isinstance(ttl_secs, (int, float)):
+        raise InvalidInputError("ttl_secs", f"expected seconds, got {type(ttl_secs).__name__}")
+    if isinstance(ttl_secs, float) and not math.isfinite(ttl_secs):
+        raise InvalidInputError("ttl_secs", "is not a finite number")
+    if ttl_secs < 0:
+        raise InvalidInputError("ttl_secs", "is negative")
+    if ttl_secs > MAX_TTL_SECS:
+        raise InvalidInputError("ttl_secs", f"is over the limit of {MAX_TTL_SECS} s (0 is never)")
+    ms = round(ttl_secs * 1000)
+    if ms == 0:
+        # Rounding it to 0 would make a session that should be gone at once live for ever.
+        raise InvalidInputError("ttl_secs", "is below the resolution of 1 ms (0 is never)")
+    return ms

@@ -1,0 +1,77 @@
+"""The servers that the suite runs on, and which of them this machine has."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from greentic_session.testing.servers import (
+    LocalServer,
+    ServerNotFoundError,
+    redis_binary,
+    valkey_binary,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+URL_VARIABLE = "GREENTIC_SESSION_TEST_URL"
+
+
+def _version(binary: Path) -> str:
+    return subprocess.run(
+        [binary, "--version"], check=True, capture_output=True, text=True
+    ).stdout.strip()
+
+
+def pytest_report_header() -> list[str]:
+    """Name each server the contract runs on, or why it cannot."""
+    lines = ["backend memory: asyncio, trio"]
+    try:
+        lines.append(f"backend valkey: {_version(valkey_binary())}")
+    except ServerNotFoundError as error:
+        lines.append(f"backend valkey: MISSING, the run will fail: {error}")
+    try:
+        lines.append(f"backend redis-server: {_version(redis_binary())}")
+    except ServerNotFoundError as error:
+        lines.append(f"backend redis-server: skipped, {error}")
+    given = "given" if os.environ.get(URL_VARIABLE) else "skipped, not set"
+    lines.append(f"backend {URL_VARIABLE}: {given}")
+    return lines
+
+
+@pytest.fixture(scope="session")
+def valkey_url() -> Iterator[str]:
+    """URL of a Valkey server of this test process. Never skipped: without it the run fails."""
+    with LocalServer(valkey_binary()) as server:
+        yield server.url
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    """URL of a Redis server of this test process."""
+    try:
+        binary = redis_binary()
+    except ServerNotFoundError as error:
+        pytest.skip(f"backend redis-server: {error}")  # reported by name, as the header does
+    with LocalServer(binary) as server:
+        yield server.url
+
+
+@pytest.fixture(scope="session")
+def given_url() -> str:
+    """URL of the server that the environment names."""
+    url = os.environ.get(URL_VARIABLE)
+    if not url:
+        pytest.skip(f"backend {URL_VARIABLE}: not set")  # reported by name, as the header does
+    return url
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """Run coroutine tests on asyncio unless a class says otherwise."""
+    return "asyncio"
