@@ -107,7 +107,7 @@ class InvalidInputError(SessionError, ValueError):
     :ivar reason: what is wrong with it, without repeating the value.
     """
 
-    code = "invalid_input"
+    code: ErrorCode = "invalid_input"
 
     def __init__(self, field: str, reason: str) -> None:
         self.field = field
@@ -134,7 +134,7 @@ class SessionNotFoundError(SessionError, LookupError):
     :ivar key: the key that was asked for.
     """
 
-    code = "not_found"
+    code: ErrorCode = "not_found"
 
     def __init__(self, key: str) -> None:
         self.key = key
@@ -147,7 +147,7 @@ class SessionExistsError(SessionError):
     :ivar key: the key that is taken.
     """
 
-    code = "conflict"
+    code: ErrorCode = "conflict"
 
     def __init__(self, key: str) -> None:
         self.key = key
@@ -162,7 +162,7 @@ class CasConflictError(SessionError):
     :ivar current: the stored token; ``Cas.none()`` when the session is absent or expired.
     """
 
-    code = "conflict"
+    code: ErrorCode = "conflict"
 
     def __init__(self, key: str, expected: Cas, current: Cas) -> None:
         self.key = key
@@ -179,7 +179,7 @@ class TenantMismatchError(SessionError):
     :ivar key: the session's key.
     """
 
-    code = "permission_denied"
+    code: ErrorCode = "permission_denied"
 
     def __init__(self, key: str) -> None:
         self.key = key
@@ -192,7 +192,7 @@ class AmbiguousKeyError(SessionError):
     :ivar key: the key; pass ``ctx`` to say whose session is meant.
     """
 
-    code = "conflict"
+    code: ErrorCode = "conflict"
 
     def __init__(self, key: str) -> None:
         self.key = key
@@ -205,7 +205,7 @@ class AmbiguousWaitError(SessionError):
     :ivar count: how many waits are live.
     """
 
-    code = "conflict"
+    code: ErrorCode = "conflict"
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -215,7 +215,7 @@ class AmbiguousWaitError(SessionError):
 class WaitNotFoundError(SessionError, LookupError):
     """No live wait stands under the reply scope."""
 
-    code = "not_found"
+    code: ErrorCode = "not_found"
 
     def __init__(self) -> None:
         super().__init__("no wait under this reply scope")
@@ -227,7 +227,7 @@ class WaitClaimedError(SessionError):
     :ivar until: when its lease ends unless renewed (aware UTC), by the store's clock.
     """
 
-    code = "conflict"
+    code: ErrorCode = "conflict"
 
     def __init__(self, until: datetime) -> None:
         self.until = until
@@ -240,7 +240,7 @@ class DuplicateEventError(SessionError):
     :ivar event_id: the event's id as the caller gave it.
     """
 
-    code = "conflict"
+    code: ErrorCode = "conflict"
 
     def __init__(self, event_id: str) -> None:
         self.event_id = event_id
@@ -250,7 +250,7 @@ class DuplicateEventError(SessionError):
 class LeaseLostError(SessionError):
     """The lease ran out, or a holder with a higher fence took over. Nothing was changed."""
 
-    code = "conflict"
+    code: ErrorCode = "conflict"
 
     def __init__(self, reason: str = "the lease is held no longer") -> None:
         self.reason = reason
@@ -278,7 +278,7 @@ class StoreUnavailableError(SessionError):
         ``unauthenticated`` or ``permission_denied`` when the server refused the account.
     """
 
-    code = "unavailable"
+    code: ErrorCode = "unavailable"
 
     def __init__(self, reason: str, *, code: ErrorCode | None = None) -> None:
         self.reason = reason
@@ -300,7 +300,7 @@ class OutcomeUnknownError(SessionError):
     :ivar reason: what stood in the way.
     """
 
-    code = "timeout"
+    code: ErrorCode = "timeout"
 
     def __init__(self, reason: str) -> None:
         self.reason = reason
@@ -315,7 +315,7 @@ class DurabilityError(SessionError):
     :ivar wanted: replicas that were asked for.
     """
 
-    code = "unavailable"
+    code: ErrorCode = "unavailable"
 
     def __init__(self, confirmed: int, wanted: int) -> None:
         self.applied = True

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+pytest.register_assert_rewrite("greentic_session.testing.contract")
+
 URL_VARIABLE = "GREENTIC_SESSION_TEST_URL"
 
 
@@ -49,6 +51,13 @@ def valkey_url() -> Iterator[str]:
     """URL of a Valkey server of this test process. Never skipped: without it the run fails."""
     with LocalServer(valkey_binary()) as server:
         yield server.url
+
+
+@pytest.fixture(scope="session")
+def tcp_server_url() -> Iterator[str]:
+    """URL of a Valkey server on a port of loopback."""
+    with LocalServer(valkey_binary(), tcp=True) as server:
+        yield server.tcp_url
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ protocol-spec/#simple-errors), which Redis 6.2 buries inside a script's own erro
 from __future__ import annotations
 
 import re
+import ssl
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -104,6 +105,10 @@ def classify(error: BaseException, *, sent: bool) -> Fault:
     word = _word(error)
     if word is not None:
         return _judge_reply(word)
+    if _is_untrusted(error):
+        reason = "the server's certificate is not trusted"
+        refused = StoreUnavailableError(reason, code="unauthenticated")
+        return Fault(FaultKind.PERMANENT, reason, refused.code, refused)
     what = "did not answer in time" if _is_timeout(error) else "closed the connection"
     if sent:
         return Fault(FaultKind.AMBIGUOUS, f"the server {what}", _code(error))
@@ -160,6 +165,15 @@ def _word(error: BaseException) -> str | None:
 
 def _is_timeout(error: BaseException) -> bool:
     return isinstance(error, TimeoutError) or type(error).__name__ == "TimeoutError"
+
+
+def _is_untrusted(error: BaseException) -> bool:
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False
 
 
 def _code(error: BaseException) -> ErrorCode:

@@ -1,0 +1,202 @@
+"""URLs, configurations, and which store they make."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+import pytest
+
+from greentic_session import (
+    InMemorySessionStore,
+    InvalidInputError,
+    MemoryConfig,
+    RedisConfig,
+    RedisSessionStore,
+    SystemClock,
+    TlsConfig,
+    create_session_store,
+    from_env,
+)
+from greentic_session.config import parse_url
+
+SECRET = "correct-horse-battery"
+
+TLS = TlsConfig()
+GOOD: list[tuple[str, MemoryConfig | RedisConfig]] = [
+    ("memory://", MemoryConfig()),
+    ("memory://?max_payload=10", MemoryConfig(max_payload_bytes=10)),
+    ("memory://?sweep_interval=0.5", MemoryConfig(sweep_interval_secs=0.5)),
+    ("redis://localhost", RedisConfig()),
+    ("valkey://localhost", RedisConfig()),
+    ("redis://h:7000/3", RedisConfig(host="h", port=7000, db=3)),
+    ("redis://[::1]:7000/", RedisConfig(host="::1", port=7000)),
+    ("redis://u:p%40ss@h", RedisConfig(host="h", username="u", password="p@ss")),
+    ("redis://:p%3Aw@h", RedisConfig(host="h", password="p:w")),
+    ("rediss://h", RedisConfig(host="h", tls=TLS)),
+    ("valkeys://h?tls_verify=no", RedisConfig(host="h", tls=TlsConfig(verify=False))),
+    ("rediss://h?tls_ca_file=/ca.pem", RedisConfig(host="h", tls=TlsConfig(ca_file="/ca.pem"))),
+    ("unix:///run/valkey.sock", RedisConfig(unix_path="/run/valkey.sock")),
+    (
+        "unix://:pw@/run/a%20b.sock?db=2",
+        RedisConfig(unix_path="/run/a b.sock", db=2, password="pw"),
+    ),
+    (
+        "redis://h?namespace=a:b&deadline=0.5&max_connections=3&max_payload=9&protocol=2",
+        RedisConfig(
+            host="h",
+            namespace="a:b",
+            deadline_secs=0.5,
+            max_connections=3,
+            max_payload_bytes=9,
+            protocol=2,
+        ),
+    ),
+]
+
+
+@pytest.mark.parametrize(("url", "config"), GOOD, ids=[url for url, _ in GOOD])
+def test_a_url_stands_for_a_configuration(url: str, config: MemoryConfig | RedisConfig) -> None:
+    assert parse_url(url) == config
+    expected = InMemorySessionStore if isinstance(config, MemoryConfig) else RedisSessionStore
+    assert isinstance(create_session_store(url), expected)
+    assert isinstance(create_session_store(config), expected)
+
+
+BAD = [
+    ("", "url", "unknown scheme; known are memory://, redis://"),
+    ("localhost:6379", "url", "unknown scheme"),
+    ("mysql://h", "url", "unknown scheme"),
+    ("memory:", "url", "unknown scheme"),
+    ("memory://host", "url", "no host"),
+    ("memory:///path", "url", "no host and no path"),
+    ("memory://?namespace=x", "url", "unknown option namespace; known are max_payload, sweep_"),
+    ("redis://", "url", "expected redis://host"),
+    ("redis://h?colour=red", "url", "unknown option colour; known are deadline, max_connections"),
+    ("redis://h?tls_verify=no", "url", "unknown option tls_verify"),
+    ("rediss://h?tls_verify=maybe", "tls_verify", "yes or no"),
+    ("redis://h:99999", "url", "cannot be parsed"),
+    ("redis://h:0", "port", "from 1 to 65535"),
+    ("redis://h/one", "db", "whole number"),
+    ("redis://h/-1", "db", "whole number"),
+    ("redis://h?deadline=soon", "deadline", "seconds"),
+    ("redis://h?deadline=0", "deadline_secs", "above 0"),
+    ("redis://h?deadline=nan", "deadline_secs", "above 0"),
+    ("redis://h?deadline=inf", "deadline_secs", "above 0"),
+    ("redis://h?deadline=1&deadline=2", "deadline", "twice"),
+    ("redis://h?max_connections=0", "max_connections", "at least 1"),
+    ("redis://h?max_connections=1e3", "max_connections", "whole number"),
+    ("redis://h?protocol=4", "protocol", "from 2 to 3"),
+    ("redis://h?namespace=", "namespace", "not empty"),
+    ("redis://h?namespace=a{b}", "namespace", "A-Z"),
+    ("redis://h?namespace=a::b", "namespace", "A-Z"),
+    ("redis://h#frag", "url", "%23"),
+    ("unix://", "url", "unix:///path"),
+    ("unix://host/path", "url", "unix:///path"),
+]
+
+
+@pytest.mark.parametrize(("url", "field", "reason"), BAD, ids=[url for url, *_ in BAD])
+def test_a_bad_url_is_refused_by_name(url: str, field: str, reason: str) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        create_session_store(url)
+    assert caught.value.field == field
+    assert reason in caught.value.reason
+
+
+@pytest.mark.parametrize("not_a_url", [None, 5, b"redis://h", object()])
+def test_what_is_no_url_and_no_configuration_is_refused(not_a_url: Any) -> None:
+    with pytest.raises(InvalidInputError):
+        create_session_store(not_a_url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"redis://user:{SECRET}@h:bad",
+        f"redis://user:{SECRET}@h?colour=red",
+        f"redis://user:{SECRET}@h/db",
+        f"mysql://user:{SECRET}@h",
+        f"redis://user:{SECRET}@h#x",
+    ],
+)
+def test_a_password_appears_in_no_error(url: str) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        create_session_store(url)
+    shown = f"{caught.value} {caught.value!r} {caught.value.__cause__!r}"
+    assert SECRET not in shown
+
+
+def test_a_password_appears_in_no_repr() -> None:
+    config = RedisConfig.from_url(f"redis://user:{SECRET}@h")
+    assert config.password == SECRET
+    assert SECRET not in repr(config)
+    assert SECRET not in str(config)
+    assert SECRET not in str(config.__rich_repr__())
+    assert "user" in repr(config)
+    assert SECRET not in repr(create_session_store(config))
+
+
+def test_from_url_of_another_backend_is_refused() -> None:
+    with pytest.raises(InvalidInputError, match="url"):
+        RedisConfig.from_url("memory://")
+
+
+@pytest.mark.parametrize(
+    ("config", "field"),
+    [
+        (MemoryConfig(max_payload_bytes=0), "max_payload_bytes"),
+        (MemoryConfig(sweep_interval_secs=float("nan")), "sweep_interval_secs"),
+        (RedisConfig(port=0), "port"),
+        (RedisConfig(host=""), "host"),
+        (RedisConfig(deadline_secs=-1), "deadline_secs"),
+        (RedisConfig(namespace="a b"), "namespace"),
+        (RedisConfig(password=""), "password"),
+        (msgspec.structs.replace(RedisConfig(), db=True), "db"),
+    ],
+)
+def test_a_bad_configuration_is_refused_by_name(
+    config: MemoryConfig | RedisConfig, field: str
+) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        create_session_store(config)
+    assert caught.value.field == field
+
+
+def test_a_server_takes_no_clock() -> None:
+    with pytest.raises(InvalidInputError, match="clock"):
+        create_session_store("redis://localhost", clock=SystemClock())
+
+
+def test_a_context_type_that_the_codec_cannot_handle_is_refused() -> None:
+    with pytest.raises(InvalidInputError, match="context_type"):
+        create_session_store("memory://", context_type=dict[bytes | str, int] | list[int] | set)
+
+
+@pytest.mark.parametrize(
+    ("environ", "backend"),
+    [
+        ({}, "memory"),
+        ({"GREENTIC_SESSION_URL": "", "REDIS_URL": ""}, "memory"),
+        ({"REDIS_URL": "redis://h"}, "redis"),
+        ({"GREENTIC_SESSION_URL": "memory://", "REDIS_URL": "redis://h"}, "memory"),
+        ({"GREENTIC_SESSION_URL": "redis://h"}, "redis"),
+    ],
+)
+def test_from_env(environ: dict[str, str], backend: str) -> None:
+    assert from_env(environ=environ).statistics().backend == backend
+
+
+def test_from_env_reads_the_process_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GREENTIC_SESSION_URL", raising=False)
+    monkeypatch.setenv("REDIS_URL", "redis://h")
+    assert from_env().statistics().backend == "redis"
+
+
+def test_a_tcp_url_connects(tcp_server_url: str) -> None:
+    async def ping() -> bool:
+        async with create_session_store(tcp_server_url) as store:
+            return await store.ping()
+
+    assert asyncio.run(ping())

@@ -1,0 +1,292 @@
+"""The words: tokens, scopes, outbox, life; and the errors' codes and shapes."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import pickle
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from greentic_session import (
+    Cas,
+    InvalidInputError,
+    ManualClock,
+    OutboxEntry,
+    ReplyScope,
+    Session,
+    SessionCursor,
+    SessionMeta,
+    SystemClock,
+    TenantCtx,
+    Versioned,
+    errors,
+    json_schema,
+    new_session_key,
+)
+from greentic_session.errors import SessionError
+
+INCARNATION = "0123456789abcdef0123456789abcdef"
+
+
+def make(**fields: Any) -> Session[dict[str, Any]]:
+    return Session(
+        key=new_session_key(),
+        cursor=SessionCursor(flow_id="f", node_id="n"),
+        meta=SessionMeta(tenant_id="acme"),
+        **fields,
+    )
+
+
+# --- tokens ----------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 10**18 - 1), st.from_regex("[0-9a-f]{32}", fullmatch=True))
+def test_a_token_round_trips_through_text_fit_for_an_etag(value: int, incarnation: str) -> None:
+    cas = Cas(value=value, incarnation=incarnation)
+    text = str(cas)
+    assert Cas.parse(text) == cas
+    # RFC 9110, 8.8.3: etagc is %x21 / %x23-7E / obs-text.
+    assert all(char == "!" or "#" <= char <= "~" for char in text)
+
+
+def test_the_token_of_an_absent_session() -> None:
+    assert Cas.none() == Cas(value=0, incarnation="")
+    assert str(Cas.none()) == "0"
+    assert Cas.parse("0") == Cas.none()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "1", "-", "0-", f"0-{INCARNATION}", f"01-{INCARNATION}", f"1-{INCARNATION} ",
+        f"1-{INCARNATION.upper()}", f"1-{INCARNATION[:-1]}", f"-1-{INCARNATION}",
+        f"\u0661-{INCARNATION}", f"1-{INCARNATION}\n", f'"1-{INCARNATION}"', None, 1, b"0",
+    ],
+)  # fmt: skip
+def test_text_that_is_no_token_is_refused(text: Any) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        Cas.parse(text)
+    assert caught.value.field == "cas"
+
+
+def test_tokens_have_no_order() -> None:
+    with pytest.raises(TypeError):
+        Cas.none() < Cas(value=1, incarnation=INCARNATION)  # type: ignore[operator] # noqa: B015
+
+
+# --- structs ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "struct", [TenantCtx, SessionMeta, SessionCursor, OutboxEntry, Session, Cas, ReplyScope]
+)
+def test_structs_are_frozen_and_keyword_only(struct: type[msgspec.Struct]) -> None:
+    assert struct.__struct_config__.frozen
+    with pytest.raises(TypeError, match="positional"):
+        struct("x")
+
+
+def test_versioned_unpacks_as_a_pair() -> None:
+    written = make()
+    session, cas = Versioned(written, Cas.none())
+    assert (session, cas) == (written, Cas.none())
+
+
+def test_a_random_key_is_a_uuid_and_never_the_same() -> None:
+    made = {new_session_key() for _ in range(100)}
+    assert len(made) == 100
+    assert all(str(UUID(key)) == key for key in made)
+
+
+def test_meta_of_a_caller() -> None:
+    ctx = TenantCtx(tenant_id="a", env="e", team_id="t", user_id="u", attributes={"x": "y"})
+    meta = SessionMeta(tenant_id="a", env="e", team_id="t", user_id="u", labels={"l": 1})
+    assert SessionMeta.of(ctx, labels={"l": 1}) == meta
+    assert SessionMeta.of(ctx).labels == {}
+
+
+def test_expires_at() -> None:
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    assert make(updated_at=at).expires_at is None
+    assert make(updated_at=at, ttl_secs=0.03).expires_at == at + timedelta(milliseconds=30)
+    assert make(updated_at=at, ttl_secs=0.07).expires_at == at + timedelta(milliseconds=70)
+
+
+def test_advance_is_a_new_step() -> None:
+    moved = make().advance("next", "input")
+    assert moved.cursor == SessionCursor(
+        flow_id="f", node_id="next", wait_reason="input", outbox_seq=1
+    )
+    assert moved.advance("last").cursor.wait_reason is None
+
+
+# --- outbox ----------------------------------------------------------------------------------
+
+
+def test_an_effect_is_new_once_per_step() -> None:
+    session, first = make().with_outbox(b"hello")
+    again, repeated = session.with_outbox(b"hello")
+    _, other = session.with_outbox(b"bye")
+    later, in_next_step = session.advance("next").with_outbox(b"hello")
+    assert (first, repeated, other, in_next_step) == (True, False, True, True)
+    assert again is session
+    assert [(entry.seq, entry.payload_sha256) for entry in later.outbox] == [
+        (0, hashlib.sha256(b"hello").digest()),
+        (1, hashlib.sha256(b"hello").digest()),
+    ]
+    assert later.outbox[0].created_at.tzinfo is UTC
+
+
+def test_the_first_of_each_pair_wins() -> None:
+    early, late = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 2, tzinfo=UTC)
+    first = OutboxEntry(seq=1, payload_sha256=bytes(32), created_at=early)
+    repeat = OutboxEntry(seq=1, payload_sha256=bytes(32), created_at=late)
+    other = OutboxEntry(seq=2, payload_sha256=bytes(32), created_at=late)
+    assert make(outbox=(first, repeat, other, repeat)).dedupe_outbox().outbox == (first, other)
+    single = make(outbox=(first, other))
+    assert single.dedupe_outbox() is single
+
+
+# --- reply scopes ----------------------------------------------------------------------------
+
+
+def test_the_scope_hash_joins_the_four_parts_with_newlines() -> None:
+    scope = ReplyScope(conversation="c", thread="t", correlation="x")
+    assert scope.scope_hash() == hashlib.sha256(b"c\nt\n\nx").hexdigest()
+    assert ReplyScope(conversation="c").scope_hash() == hashlib.sha256(b"c\n\n\n").hexdigest()
+
+
+def test_an_empty_part_of_a_scope_is_absent() -> None:
+    assert (
+        ReplyScope(conversation="c", thread="", reply_to="", correlation="").scope_hash()
+        == ReplyScope(conversation="c").scope_hash()
+    )
+
+
+@pytest.mark.parametrize("field", ["conversation", "thread", "reply_to", "correlation"])
+@pytest.mark.parametrize("bad", ["a\nb", "\x00", "\x7f", "\x85", "\ud800", "x" * 1025, 5])
+def test_a_bad_part_of_a_scope_is_named(field: str, bad: Any) -> None:
+    parts = {"conversation": "c"} | {field: bad}
+    with pytest.raises(InvalidInputError) as caught:
+        ReplyScope(**parts).scope_hash()
+    assert caught.value.field == field
+
+
+def test_a_scope_without_a_conversation_is_refused() -> None:
+    with pytest.raises(InvalidInputError, match="conversation"):
+        ReplyScope(conversation="").scope_hash()
+
+
+# --- clocks ----------------------------------------------------------------------------------
+
+
+def test_clocks() -> None:
+    clock = ManualClock(1000)
+    clock.advance(0.03)
+    assert clock.now_ms() == 1030
+    clock.set_ms(5)
+    assert clock.now_ms() == 5
+    with pytest.raises(InvalidInputError, match="secs"):
+        clock.advance(-1)
+    around = datetime.now(UTC).timestamp() * 1000
+    assert abs(SystemClock().now_ms() - around) < 60_000
+
+
+# --- errors ----------------------------------------------------------------------------------
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+EVERY: dict[str, tuple[SessionError, str]] = {
+    "InvalidInputError": (errors.InvalidInputError("f", "r"), "invalid_input"),
+    "PayloadTooLargeError": (errors.PayloadTooLargeError(9, 8), "invalid_input"),
+    "SessionNotFoundError": (errors.SessionNotFoundError("k"), "not_found"),
+    "SessionExistsError": (errors.SessionExistsError("k"), "conflict"),
+    "CasConflictError": (errors.CasConflictError("k", Cas.none(), Cas.none()), "conflict"),
+    "TenantMismatchError": (errors.TenantMismatchError("k"), "permission_denied"),
+    "AmbiguousKeyError": (errors.AmbiguousKeyError("k"), "conflict"),
+    "AmbiguousWaitError": (errors.AmbiguousWaitError(2), "conflict"),
+    "WaitNotFoundError": (errors.WaitNotFoundError(), "not_found"),
+    "WaitClaimedError": (errors.WaitClaimedError(NOW), "conflict"),
+    "DuplicateEventError": (errors.DuplicateEventError("e"), "conflict"),
+    "LeaseLostError": (errors.LeaseLostError(), "conflict"),
+    "DecodeError": (errors.DecodeError("k", "r"), "internal"),
+    "StoreUnavailableError": (errors.StoreUnavailableError("r", code="timeout"), "timeout"),
+    "StoreFullError": (errors.StoreFullError(), "unavailable"),
+    "OutcomeUnknownError": (errors.OutcomeUnknownError("r"), "timeout"),
+    "DurabilityError": (errors.DurabilityError(0, 1), "unavailable"),
+    "SessionError": (errors.SessionError("m"), "internal"),
+}
+
+
+def test_every_error_is_listed() -> None:
+    classes = {name for name, cls in vars(errors).items() if inspect.isclass(cls)}
+    assert classes == set(EVERY)
+    for name in EVERY:
+        assert f"{name} " in f"{errors.__doc__}".replace("\n", " "), "drawn in the tree"
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_an_error_has_its_code_and_survives_pickling(name: str) -> None:
+    error, code = EVERY[name]
+    assert isinstance(error, SessionError)
+    assert error.code == code
+    copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes
+    assert (type(copy), str(copy), vars(copy), copy.code) == (
+        type(error),
+        str(error),
+        vars(error),
+        code,
+    )
+
+
+def test_errors_are_what_the_language_calls_them() -> None:
+    assert issubclass(errors.InvalidInputError, ValueError)
+    assert issubclass(errors.PayloadTooLargeError, errors.InvalidInputError)
+    assert issubclass(errors.SessionNotFoundError, LookupError)
+    assert issubclass(errors.WaitNotFoundError, LookupError)
+    assert issubclass(errors.StoreFullError, errors.StoreUnavailableError)
+
+
+# --- schema ----------------------------------------------------------------------------------
+
+
+class Address(msgspec.Struct, frozen=True):
+    city: str
+
+
+class Profile(msgspec.Struct, frozen=True):
+    name: str
+    address: Address | None = None
+
+
+def test_the_schema_holds_every_stored_struct_with_the_context_in_place() -> None:
+    schema = json_schema(Profile)
+    definitions = schema["$defs"]
+    body = definitions["SessionBody_Profile_"]
+    assert body["properties"]["context"] == {"$ref": "#/$defs/Profile"}
+    assert {"$ref": "#/$defs/Address"} in definitions["Profile"]["properties"]["address"]["anyOf"]
+    for name in ("SessionMeta", "SessionCursor", "OutboxEntry", "ReplyScope", "TenantCtx", "Cas"):
+        assert definitions[name]["type"] == "object"
+    referenced = set(_references(schema))
+    assert referenced <= {f"#/$defs/{name}" for name in definitions}
+    assert json_schema()["$defs"]
+
+
+def _references(node: Any) -> list[str]:
+    if isinstance(node, dict):
+        found = [node["$ref"]] if "$ref" in node else []
+        return found + [ref for value in node.values() for ref in _references(value)]
+    if isinstance(node, list):
+        return [ref for value in node for ref in _references(value)]
+    return []
+
+
+def test_a_type_without_a_schema_is_refused() -> None:
+    with pytest.raises(InvalidInputError, match="context_type"):
+        json_schema(dict[bytes | str, int] | list[int] | set)

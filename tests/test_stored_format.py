@@ -1,0 +1,238 @@
+"""What stands in Redis, byte by byte: a change here breaks running deployments."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+
+from greentic_session import (
+    MessagePackCodec,
+    OutboxEntry,
+    Session,
+    SessionBody,
+    SessionCursor,
+    SessionKey,
+    SessionMeta,
+    TenantCtx,
+)
+from greentic_session.testing.harness import RedisHarness
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from greentic_session import AsyncSessionStore
+
+pytestmark = pytest.mark.anyio
+
+ACME = TenantCtx(tenant_id="acme")
+CTX = TenantCtx(tenant_id="acme", env="prod", team_id="support", user_id="Ann:{1}")
+FULL: Session[dict[str, Any]] = Session(
+    key=SessionKey("chat:1"),
+    cursor=SessionCursor(
+        flow_id="onboarding", node_id="ask", pack_id="p", wait_reason="input", outbox_seq=3
+    ),
+    meta=SessionMeta.of(CTX, labels={"vip": True}),
+    context={"n": 1, "list": [], "f": 1.0},
+    outbox=(
+        OutboxEntry(
+            seq=2, payload_sha256=bytes(32), created_at=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+        ),
+    ),
+    ttl_secs=12.5,
+)
+BARE: Session[dict[str, Any]] = Session(
+    key=SessionKey("k"),
+    cursor=SessionCursor(flow_id="f", node_id="n"),
+    meta=SessionMeta(tenant_id="acme"),
+)
+FULL_BODY = (
+    b'{"cursor":{"flow_id":"onboarding","node_id":"ask","pack_id":"p","wait_reason":"input",'
+    b'"outbox_seq":3},"meta":{"tenant_id":"acme","env":"prod","team_id":"support",'
+    b'"user_id":"Ann:{1}","labels":{"vip":true}},"context":{"n":1,"list":[],"f":1.0},'
+    b'"outbox":[{"seq":2,"payload_sha256":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=",'
+    b'"created_at":"2026-01-02T03:04:05Z"}]}'
+)
+BARE_BODY = b'{"cursor":{"flow_id":"f","node_id":"n"},"meta":{"tenant_id":"acme"},"context":{}}'
+
+
+@pytest.fixture
+async def harness(valkey_url: str) -> AsyncIterator[RedisHarness]:
+    async with RedisHarness(valkey_url) as harness:
+        yield harness
+
+
+class Raw:
+    """Reads the namespace as ``redis-cli`` would."""
+
+    def __init__(self, harness: RedisHarness) -> None:
+        self.harness = harness
+        self.ns = harness.config.namespace
+
+    async def hash(self, name: str) -> dict[str, bytes]:
+        reply = await self.harness.client.read("HGETALL", f"{self.ns}:{name}")
+        return {field.decode(): value for field, value in reply.items()}  # a map in RESP3
+
+    async def ttl_ms(self, name: str) -> int:
+        return int(await self.harness.client.read("PTTL", f"{self.ns}:{name}"))
+
+
+async def test_names_and_fields_of_a_full_session(harness: RedisHarness) -> None:
+    store, raw = await harness.open(), Raw(harness)
+    cas = await store.put(FULL)
+    record_name, lookup_name = "prod:acme:{chat%3A1}", "lookup:{chat%3A1}"
+    assert await harness.residue() == [f"{raw.ns}:{lookup_name}", f"{raw.ns}:{record_name}"]
+    record = await raw.hash(record_name)
+    at = int(record["at"])
+    assert list(record) == ["cas", "inc", "owner", "ttl", "at", "body", "ops"]
+    assert record["cas"] == b"1"
+    assert record["inc"] == cas.incarnation.encode()
+    assert record["owner"] == b"support/Ann:{1}"
+    assert record["ttl"] == b"12500"
+    assert record["body"] == FULL_BODY
+    assert re.fullmatch(rb"[0-9a-f]{16}:%d:1;" % at, record["ops"])
+    assert await raw.hash(lookup_name) == {"prod/acme": str(at + 12_500).encode()}
+
+
+async def test_defaults_are_left_out(harness: RedisHarness) -> None:
+    store, raw = await harness.open(), Raw(harness)
+    await store.create(BARE)
+    record = await raw.hash("default:acme:{k}")
+    assert record["owner"] == b"/"
+    assert record["ttl"] == b"0"
+    assert record["body"] == BARE_BODY
+    assert await raw.hash("lookup:{k}") == {"default/acme": b"0"}
+    assert await raw.ttl_ms("default:acme:{k}") == await raw.ttl_ms("lookup:{k}") == -1
+
+
+async def test_what_an_earlier_release_wrote_is_read(harness: RedisHarness) -> None:
+    store, raw = await harness.open(), Raw(harness)
+    later = BARE_BODY[:-1] + b',"field_of_a_later_release":{"x":1}}'
+    fields = ("cas", "7", "inc", "0" * 32, "owner", "/", "ttl", "0", "at", "1700000000000")
+    await harness.client.read("HSET", f"{raw.ns}:default:acme:{{k}}", *fields, "body", later)
+    found = await store.get(BARE.key, ctx=TenantCtx(tenant_id="acme"))
+    assert found is not None
+    assert (found.cas.value, found.session.cursor) == (7, BARE.cursor)
+    assert found.session.updated_at == datetime.fromtimestamp(1_700_000_000, UTC)
+    # A record without a ring, as another writer may have left it, is written over all the same.
+    assert (await store.update_cas(BARE, found.cas)).value == 8
+
+
+async def test_the_ring_names_the_last_writes(harness: RedisHarness) -> None:
+    store, raw = await harness.open(), Raw(harness)
+    cas = await store.create(BARE)
+    for _ in range(30):
+        cas = await store.update_cas(BARE, cas)
+    await store.touch(BARE.key)
+    ring = (await raw.hash("default:acme:{k}"))["ops"].decode()
+    marks = [entry.split(":")[2] for entry in ring.removesuffix(";").split(";")]
+    assert len(ring) <= 320
+    assert marks[:6] == ["0", "31", "30", "29", "28", "27"]
+    assert len(marks) >= 8
+
+
+async def test_a_delete_leaves_its_ring_for_twice_the_deadline(harness: RedisHarness) -> None:
+    store, raw = await harness.open(), Raw(harness)
+    await store.create(BARE)
+    assert await store.delete(BARE.key)
+    left = await raw.hash("default:acme:{k}")
+    assert list(left) == ["ops"]
+    marks = [entry.split(b":")[2] for entry in left["ops"].removesuffix(b";").split(b";")]
+    assert marks == [b"d", b"1"]
+    assert 0 < await raw.ttl_ms("default:acme:{k}") <= 2000 * harness.config.deadline_secs
+    assert await harness.residue() == [f"{raw.ns}:default:acme:{{k}}"]
+
+
+async def test_the_codec_can_be_swapped(harness: RedisHarness) -> None:
+    store, raw = await harness.open(codec=MessagePackCodec), Raw(harness)
+    cas = await store.put(FULL)
+    body = (await raw.hash("prod:acme:{chat%3A1}"))["body"]
+    decoded = msgspec.msgpack.decode(body, type=SessionBody[dict[str, Any]])
+    assert decoded.outbox == FULL.outbox
+    found = await store.get(FULL.key, ctx=CTX)
+    assert found is not None
+    assert (found.session.context, found.cas) == (FULL.context, cas)
+
+
+def _with_ttl(ttl_secs: float) -> Session[dict[str, Any]]:
+    return msgspec.structs.replace(BARE, ttl_secs=ttl_secs)
+
+
+async def _update(store: AsyncSessionStore[dict[str, Any]], ttl_secs: float) -> None:
+    found = await store.get(BARE.key, ctx=TenantCtx(tenant_id="acme"))
+    assert found is not None
+    await store.update_cas(_with_ttl(ttl_secs), found.cas)
+
+
+VERBS: dict[str, tuple[Any, float]] = {  # Any: a coroutine function of a store
+    "put longer": (lambda store: store.put(_with_ttl(900)), 900),
+    "put shorter": (lambda store: store.put(_with_ttl(50)), 50),
+    "put permanent": (lambda store: store.put(_with_ttl(0)), 0),
+    "update_cas longer": (lambda store: _update(store, 900), 900),
+    "update_cas shorter": (lambda store: _update(store, 50), 50),
+    "update_cas permanent": (lambda store: _update(store, 0), 0),
+    "mutate": (lambda store: store.mutate(BARE.key, lambda _: _with_ttl(70), ctx=ACME), 70),
+    "touch": (lambda store: store.touch(BARE.key, ctx=ACME), 100),
+    "touch longer": (lambda store: store.touch(BARE.key, 900, ctx=ACME), 900),
+    "touch shorter": (lambda store: store.touch(BARE.key, 50, ctx=ACME), 50),
+    "touch permanent": (lambda store: store.touch(BARE.key, 0, ctx=ACME), 0),
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("before", [100.0, 0.0])
+@pytest.mark.parametrize("other_ttl", [None, 300.0, 0.0])
+async def test_record_and_lookup_have_the_same_life_after_every_verb(
+    harness: RedisHarness, verb: str, before: float, other_ttl: float | None
+) -> None:
+    store, raw = await harness.open(), Raw(harness)
+    if other_ttl is not None:
+        other = SessionMeta(tenant_id="globex")
+        await store.create(msgspec.structs.replace(_with_ttl(other_ttl), meta=other))
+    await store.create(_with_ttl(before))
+    act, ttl_secs = VERBS[verb]
+    if verb == "touch":
+        ttl_secs = before
+    await act(store)
+    record = await raw.hash("default:acme:{k}")
+    lookup = await raw.hash("lookup:{k}")
+    expires = 0 if ttl_secs == 0 else int(record["at"]) + round(ttl_secs * 1000)
+    assert int(record["ttl"]) == round(ttl_secs * 1000)
+    assert int(lookup["default/acme"]) == expires
+    lives = {name: await _expires_at(harness, name) for name in ("default:acme:{k}", "lookup:{k}")}
+    assert lives["default:acme:{k}"] == (expires - 1 if expires else -1)
+    longest = max(map(int, lookup.values())) if all(map(int, lookup.values())) else 0
+    assert lives["lookup:{k}"] == (longest - 1 if longest else -1)
+
+
+async def _expires_at(harness: RedisHarness, name: str) -> int:
+    full = f"{harness.config.namespace}:{name}"
+    return int(await harness.client.read("PEXPIRETIME", full))
+
+
+@pytest.mark.parametrize("gone", ["delete", "expire"])
+async def test_the_lookup_follows_the_tenant_that_stays(harness: RedisHarness, gone: str) -> None:
+    store, raw = await harness.open(), Raw(harness)
+    await store.create(_with_ttl(100))
+    globex = msgspec.structs.replace(_with_ttl(300), meta=SessionMeta(tenant_id="globex"))
+    await store.create(globex)
+    if gone == "delete":
+        await store.delete(BARE.key, ctx=TenantCtx(tenant_id="globex"))
+        assert set(await raw.hash("lookup:{k}")) == {"default/acme"}
+        assert 0 < await raw.ttl_ms("lookup:{k}") <= 100_000
+        return
+    await harness.advance(100)
+    await store.touch(BARE.key, ctx=TenantCtx(tenant_id="globex"))
+    assert set(await raw.hash("lookup:{k}")) == {"default/globex"}
+    await harness.advance(300)
+    assert await harness.residue() == []
+
+
+async def test_a_life_of_one_millisecond_leaves_nothing(harness: RedisHarness) -> None:
+    store = await harness.open()
+    cas = await store.put(_with_ttl(0.001))
+    assert cas.value == 1
+    assert await harness.residue() == []
