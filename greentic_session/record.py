@@ -64,7 +64,7 @@ class Verdict(IntEnum):
     UNKNOWN = -5
 
 
-class Outcome(NamedTuple):
+class Outcome(msgspec.Struct, frozen=True, gc=False):
     """The end of a primitive that writes.
 
     :ivar verdict: what happened; everything but ``DONE`` changed nothing.

@@ -484,7 +484,7 @@ class AsyncSessionStore(ABC, Generic[C]):
         except (msgspec.DecodeError, ValueError) as error:
             # `from None`: msgspec may quote the stored value.
             raise DecodeError(key, _unreadable(error)) from None
-        session = Session[C](
+        session: Session[C] = Session(
             key=key,
             cursor=body.cursor,
             meta=body.meta,

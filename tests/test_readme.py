@@ -1,0 +1,90 @@
+"""Every Python block of the README runs, on memory and on a server."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+README = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
+BLOCKS = re.findall(r"^```python\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+PROGRAMS = [block for block in BLOCKS if "asyncio.run(" in block]
+SNIPPETS = [block for block in BLOCKS if "asyncio.run(" not in block]
+SERVER_URL = "redis://localhost:6379"
+
+
+def _own_namespace(valkey_url: str) -> str:
+    return f"{valkey_url}?namespace=test:{uuid4().hex}"
+
+
+def _run(program: str) -> str:
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", program], check=True, capture_output=True, text=True
+    ).stdout
+
+
+def test_the_memory_example_runs_and_is_short() -> None:
+    program = PROGRAMS[0]
+    assert 'create_session_store("memory://")' in program
+    assert len([line for line in program.splitlines() if line.strip()]) < 25
+    assert _run(program) == "another worker was first: 2 writes so far\n"
+
+
+def test_the_memory_example_runs_on_a_server(valkey_url: str) -> None:
+    program = PROGRAMS[0].replace("memory://", _own_namespace(valkey_url))
+    assert _run(program) == "another worker was first: 2 writes so far\n"
+
+
+def test_the_server_example_runs(valkey_url: str) -> None:
+    assert len(PROGRAMS) == 2
+    assert SERVER_URL in PROGRAMS[1]
+    assert _run(PROGRAMS[1].replace(SERVER_URL, _own_namespace(valkey_url))) == ""
+
+
+@pytest.mark.parametrize("backend", ["memory", "valkey"])
+def test_the_snippets_continue_one_another(backend: str, valkey_url: str) -> None:
+    url = "memory://" if backend == "memory" else _own_namespace(valkey_url)
+    names: dict[str, Any] = {"url": url, "__name__": "readme"}
+
+    async def run() -> None:
+        for number, snippet in enumerate(SNIPPETS):
+            code = compile(
+                snippet, f"README snippet {number}", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+            )
+            result = eval(code, names)  # noqa: S307 - our own README
+            if inspect.iscoroutine(result):
+                await result
+
+    assert len(SNIPPETS) >= 7
+    asyncio.run(run())
+    assert names["store"].statistics().closed
+
+
+def test_the_sections_stand_in_their_order() -> None:
+    assert re.findall(r"^## (.*)$", README, re.MULTILINE) == [
+        "In memory",
+        "On Redis or Valkey",
+        "The verbs",
+        "The fence",
+        "Life",
+        "Outbox",
+        "Keys in Redis",
+        "Choosing a backend",
+        "Errors",
+        "Developing",
+    ]
+
+
+def test_every_option_of_a_url_is_documented() -> None:
+    from greentic_session import config
+
+    known = {*config._MEMORY_OPTIONS, *config._REDIS_OPTIONS, *config._TLS_OPTIONS}
+    assert [name for name in sorted(known) if f"`{name}`" not in README] == []
