@@ -137,6 +137,9 @@ class SessionCursor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 class OutboxEntry(msgspec.Struct, frozen=True, kw_only=True):
     """An effect recorded with the state, so that it is handed off once.
 
+    ``(seq, payload_sha256)`` is unique within one incarnation of a session. A receiver that wants an
+    idempotency key for all time takes :attr:`Session.id` along.
+
     :ivar seq: the step that caused it.
     :ivar payload_sha256: SHA-256 of the payload, 32 bytes. The payload itself is not stored.
     :ivar created_at: aware UTC.
@@ -206,7 +209,7 @@ class Session(msgspec.Struct, Generic[C], frozen=True, kw_only=True):
         return msgspec.structs.replace(self, outbox=outbox)
 
     def with_outbox(self, payload: bytes) -> tuple[Self, bool]:
-        """Record an effect of the current step (``cursor.outbox_seq``).
+        """Record an effect of the current step (``cursor.outbox_seq``), so before :meth:`advance`.
 
         :param payload: the bytes that go out.
         :returns: the session with the entry, and whether the entry is new. When it is not, the

@@ -109,17 +109,17 @@ class InMemorySessionStore(AsyncSessionStore[C]):
         swept = 0
         pause_at = perf_counter() + _SLICE_SECS
         visited = 0
-        while (due := self._expiry.pop_due(self._clock.now_ms())) is not None:
-            swept += self._visit(*due)
+        now_ms = self._clock.now_ms()
+        while (due := self._expiry.pop_due(now_ms)) is not None:
+            swept += self._visit(*due, now_ms)
             visited += 1
             if visited % 32 == 0 and perf_counter() >= pause_at:
                 await checkpoint()
                 pause_at = perf_counter() + _SLICE_SECS
         return swept
 
-    def _visit(self, scope: str, key: str) -> int:
+    def _visit(self, scope: str, key: str, now_ms: int) -> int:
         held = self._tenants[scope][key]
-        now_ms = self._clock.now_ms()
         if not _expired(held, now_ms):
             # Touched since it was entered: look again when the new life ends.
             due = self._expiry.add((scope, key), held.at_ms + held.ttl_ms, now_ms)

@@ -18,6 +18,7 @@ if ARGV[7] ~= '' and (version ~= ARGV[7] or incarnation ~= ARGV[6]) then
   return {-2, version, incarnation}
 end
 local ring = remember('d')
+lookup_size()
 redis.call('DEL', KEYS[1])
 redis.call('HSET', KEYS[1], 'ops', ring)
 redis.call('PEXPIRE', KEYS[1], ARGV[8])

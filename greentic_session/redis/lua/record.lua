@@ -23,8 +23,10 @@ local ENTRY_BYTES = 52  -- the longest entry
 
 local op, age, field = ARGV[1], ARGV[2], ARGV[3]
 
+-- Lua writes a whole number of up to 14 digits exactly (LUAI_NUMFFORMAT is %.14g), which covers
+-- versions and times for three thousand years, and sooner than string.format does.
 local function text(number)
-  return string.format('%.0f', number)
+  return number .. ''
 end
 
 local function clock()
@@ -90,9 +92,15 @@ local function trim_lookup()
   if longest then expire(KEYS[2], longest) end
 end
 
-local function mirror(expires)
-  redis.call('HSET', KEYS[2], field, text(expires))
-  if redis.call('HLEN', KEYS[2]) == 1 then
+-- How many tenants the lookup knows. Asked before the first write: should something else stand under
+-- the lookup's name, the script fails here, with nothing written.
+local function lookup_size()
+  return redis.call('HLEN', KEYS[2])
+end
+
+local function mirror(expires, size_before)
+  local added = redis.call('HSET', KEYS[2], field, text(expires))
+  if size_before + added == 1 then
     expire(KEYS[2], expires)
   else
     trim_lookup()
@@ -131,10 +139,10 @@ local function write(next_version, inc)
   if next_version == '1' and age ~= '' and ttl ~= '0' and tonumber(ttl) <= tonumber(age) then
     return {-5}
   end
-  local expires = expiry(ttl)
+  local expires, size = expiry(ttl), lookup_size()
   redis.call('HSET', KEYS[1], 'cas', next_version, 'inc', inc, 'owner', ARGV[4], 'ttl', ttl,
     'at', at, 'body', ARGV[6], 'ops', remember(next_version))
   expire(KEYS[1], expires)
-  mirror(expires)
+  mirror(expires, size)
   return {1, next_version, inc, at}
 end

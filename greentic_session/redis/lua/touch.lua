@@ -12,10 +12,10 @@ local refusal = refuse(ARGV[4], ARGV[5])
 if refusal then return {refusal} end
 if overrun() then return {-5} end
 local ttl = ARGV[6] == '' and life or ARGV[6]
-local expires = expiry(ttl)
+local expires, size = expiry(ttl), lookup_size()
 -- The expiry goes first: it is no command that a server out of memory refuses, and once a script
 -- has written, the server lets it finish (Redis docs, "Eval scripts"). So touch works when full.
 expire(KEYS[1], expires)
 redis.call('HSET', KEYS[1], 'ttl', ttl, 'at', text(now), 'ops', remember('0'))
-mirror(expires)
+mirror(expires, size)
 return {1, version, incarnation, text(now)}
