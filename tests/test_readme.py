@@ -22,7 +22,7 @@ SERVER_URL = "redis://localhost:6379"
 
 
 def _own_namespace(valkey_url: str) -> str:
-    return f"{valkey_url}?namespace=test:{uuid4().hex}"
+    return f"{valkey_url}?deadline=20&namespace=test:{uuid4().hex}"
 
 
 def _run(program: str) -> str:

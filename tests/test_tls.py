@@ -48,7 +48,7 @@ async def test_a_trusted_server_is_spoken_to(valkey_url: str, tmp_path: Path) ->
     ca_file = tmp_path / "ca.pem"
     authority.cert_pem.write_to_path(ca_file)
     async with tls_in_front_of(valkey_url, authority) as port:
-        url = f"rediss://localhost:{port}?tls_ca_file={ca_file}"
+        url = f"rediss://localhost:{port}?tls_ca_file={ca_file}&deadline=20"
         async with create_session_store(url) as store:
             assert await store.ping()
             assert await store.get(new_session_key()) is None
@@ -57,7 +57,7 @@ async def test_a_trusted_server_is_spoken_to(valkey_url: str, tmp_path: Path) ->
 @pytest.mark.anyio
 async def test_an_unknown_authority_is_refused(valkey_url: str) -> None:
     async with tls_in_front_of(valkey_url, trustme.CA()) as port:
-        url = f"rediss://localhost:{port}?deadline=0.5"
+        url = f"rediss://localhost:{port}?deadline=10"
         async with create_session_store(url) as store:
             with pytest.raises(StoreUnavailableError, match="certificate") as caught:
                 await store.ping()
@@ -70,7 +70,7 @@ async def test_another_host_name_is_refused(valkey_url: str, tmp_path: Path) -> 
     ca_file = tmp_path / "ca.pem"
     authority.cert_pem.write_to_path(ca_file)
     async with tls_in_front_of(valkey_url, authority) as port:
-        url = f"rediss://127.0.0.1:{port}?tls_ca_file={ca_file}&deadline=0.5"
+        url = f"rediss://127.0.0.1:{port}?tls_ca_file={ca_file}&deadline=10"
         async with create_session_store(url) as store:
             with pytest.raises(StoreUnavailableError, match="certificate") as caught:
                 await store.ping()
@@ -80,6 +80,6 @@ async def test_another_host_name_is_refused(valkey_url: str, tmp_path: Path) -> 
 @pytest.mark.anyio
 async def test_checking_can_be_switched_off(valkey_url: str) -> None:
     async with tls_in_front_of(valkey_url, trustme.CA()) as port:
-        url = f"rediss://localhost:{port}?tls_verify=no"
+        url = f"rediss://localhost:{port}?tls_verify=no&deadline=20"
         async with create_session_store(url) as store:
             assert await store.ping()
