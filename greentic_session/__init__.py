@@ -49,7 +49,8 @@ from .model import (
 )
 from .schema import json_schema
 from .scoped import ScopedSessionStore
-from .store import AsyncSessionStore, StoreStatistics
+from .statistics import StoreStatistics
+from .store import AsyncSessionStore
 
 if TYPE_CHECKING:
     from .memory import InMemorySessionStore

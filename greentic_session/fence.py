@@ -40,13 +40,17 @@ class Owner(NamedTuple):
 
 @lru_cache(maxsize=16_384)
 def _checked_owner(env: str, tenant_id: str, team_id: str | None, user_id: str | None) -> Owner:
+    _check(env, tenant_id, team_id, user_id)
+    return Owner(f"{env}/{tenant_id}", f"{team_id or ''}/{user_id or ''}")
+
+
+def _check(env: object, tenant_id: object, team_id: object, user_id: object) -> None:
     check_identifier(env, "env")
     check_identifier(tenant_id, "tenant_id")
     if team_id is not None:
         check_identifier(team_id, "team_id")
     if user_id is not None:
         check_user(user_id)
-    return Owner(f"{env}/{tenant_id}", f"{team_id or ''}/{user_id or ''}")
 
 
 def owner_of(who: SessionMeta | TenantCtx) -> Owner:
@@ -56,11 +60,8 @@ def owner_of(who: SessionMeta | TenantCtx) -> Owner:
     """
     try:
         return _checked_owner(who.env, who.tenant_id, who.team_id, who.user_id)
-    except TypeError:  # unhashable, so not text: say which
-        check_identifier(who.env, "env")
-        check_identifier(who.tenant_id, "tenant_id")
-        check_identifier(who.team_id, "team_id")
-        check_user(who.user_id)
+    except TypeError:  # unhashable, so one of them is no text: say which
+        _check(who.env, who.tenant_id, who.team_id, who.user_id)
         raise
 
 

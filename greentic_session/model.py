@@ -137,8 +137,8 @@ class SessionCursor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 class OutboxEntry(msgspec.Struct, frozen=True, kw_only=True):
     """An effect recorded with the state, so that it is handed off once.
 
-    ``(seq, payload_sha256)`` is unique within one incarnation of a session. A receiver that wants an
-    idempotency key for all time takes :attr:`Session.id` along.
+    ``(seq, payload_sha256)`` is unique within one incarnation of a session. A receiver that wants
+    an idempotency key for all time takes :attr:`Session.id` along.
 
     :ivar seq: the step that caused it.
     :ivar payload_sha256: SHA-256 of the payload, 32 bytes. The payload itself is not stored.

@@ -8,6 +8,8 @@ from uuid import uuid4
 
 import msgspec
 
+from .model import Cas
+
 __all__ = ["Admission", "Draft", "Outcome", "Record", "Verdict", "mint_incarnation"]
 
 
@@ -77,6 +79,11 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     value: int = 0
     incarnation: str = ""
     at_ms: int = 0
+
+    @property
+    def token(self) -> Cas:
+        """The token now; ``Cas.none()`` where there is none to tell."""
+        return Cas(value=self.value, incarnation=self.incarnation) if self.value else Cas.none()
 
 
 class Admission(NamedTuple):

@@ -73,9 +73,6 @@ class ScopedSessionStore(Generic[C]):
         """As :meth:`AsyncSessionStore.delete`."""
         return await self._store.delete(key, ctx=self.ctx, expected=expected)
 
-    async def scan(self, *, batch_size: int = 256) -> AsyncIterator[Versioned[C]]:
+    def scan(self, *, batch_size: int = 256) -> AsyncIterator[Versioned[C]]:
         """Iterate over the live sessions that :meth:`get` would return to this caller."""
-        _, admission = fence.admit(self.ctx)
-        async for found in self._store.scan(self.ctx, batch_size=batch_size):
-            if fence.admits(admission, fence.owner_of(found.session.meta).owner):
-                yield found
+        return self._store.scan(self.ctx, batch_size=batch_size, fenced=True)

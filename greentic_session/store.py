@@ -10,82 +10,41 @@ from __future__ import annotations
 import inspect
 import random
 from abc import ABC, abstractmethod
-from datetime import UTC, datetime
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, Generic, cast, final
-from uuid import UUID
-
-import msgspec
 
 from . import fence
-from .codec import Codec, CodecFactory, JsonCodec, SessionBody, context_classes
+from .codec import CodecFactory, JsonCodec
 from .config import DEFAULT_MAX_PAYLOAD_BYTES
+from .drafting import Drafter, versioned
 from .errors import (
     AmbiguousKeyError,
     CasConflictError,
-    DecodeError,
     InvalidInputError,
     OutcomeUnknownError,
-    PayloadTooLargeError,
     SessionError,
     SessionExistsError,
     SessionNotFoundError,
     StoreUnavailableError,
     TenantMismatchError,
 )
-from .model import (
-    C,
-    Cas,
-    OutboxEntry,
-    Session,
-    SessionCursor,
-    SessionId,
-    SessionKey,
-    SessionMeta,
-    TenantCtx,
-    Versioned,
-    distinct_entries,
-)
+from .model import C, Cas, Session, SessionKey, TenantCtx, Versioned
 from .record import Admission, Draft, Outcome, Record, Verdict
+from .scanning import Page, SessionScan
 from .scoped import ScopedSessionStore
 from .validation import check_key, ttl_to_ms
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable
     from types import TracebackType
     from typing import Self
 
-__all__ = ["AsyncSessionStore", "StoreStatistics"]
+    from .statistics import StoreStatistics
+
+__all__ = ["AsyncSessionStore"]
 
 _FIRST_BACKOFF_SECS: Final = 0.001
 _LAST_BACKOFF_SECS: Final = 0.05
-
-
-class StoreStatistics(msgspec.Struct, frozen=True, kw_only=True):
-    """What a store knows about itself without asking anybody.
-
-    :ivar backend: ``memory`` or ``redis``.
-    :ivar closed: whether ``aclose`` was called.
-    :ivar sessions: records held in this process, expired and not yet swept ones included;
-        ``None`` where a server holds them.
-    :ivar expiring: how many of these have a limited life.
-    :ivar tenants: how many (env, tenant) pairs have records in this process.
-    :ivar lookups: how many keys the lookup mirror holds in this process.
-    :ivar swept: records that sweeps removed since the store was made.
-    :ivar in_flight: calls that wait for a server now.
-    :ivar connections: connections to a server that are open now.
-    :ivar retries: attempts after the first of each call, since the store was made.
-    """
-
-    backend: str
-    closed: bool = False
-    sessions: int | None = None
-    expiring: int | None = None
-    tenants: int | None = None
-    lookups: int | None = None
-    swept: int = 0
-    in_flight: int = 0
-    connections: int = 0
-    retries: int = 0
 
 
 class AsyncSessionStore(ABC, Generic[C]):
@@ -114,12 +73,7 @@ class AsyncSessionStore(ABC, Generic[C]):
         max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES,
     ) -> None:
         self.context_type: Final = context_type
-        try:
-            self._codec: Final[Codec[C]] = codec(context_type)
-        except TypeError as error:
-            raise InvalidInputError("context_type", str(error)) from error
-        self._context_classes: Final = context_classes(context_type)
-        self._max_payload_bytes: Final = max_payload_bytes
+        self._drafter: Final = Drafter(context_type, codec, max_payload_bytes)
         self._closed = False
 
     async def __aenter__(self) -> Self:
@@ -164,7 +118,7 @@ class AsyncSessionStore(ABC, Generic[C]):
             return None
         if not fence.admits(admission, record.owner):
             raise TenantMismatchError(key)
-        return self._versioned(key, record)
+        return self._drafter.versioned(key, record)
 
     @final
     async def get_many(
@@ -179,8 +133,9 @@ class AsyncSessionStore(ABC, Generic[C]):
         :raises DecodeError: as :meth:`get`.
         """
         self._check_open()
-        if isinstance(keys, str):
-            raise InvalidInputError("keys", "expected a sequence of keys, got one str")
+        given = cast("object", keys)
+        if isinstance(given, (str, bytes)) or not isinstance(given, Sequence):
+            raise InvalidInputError("keys", f"expected a sequence, got {type(given).__name__}")
         for key in keys:
             check_key(key)
         scope, admission = fence.admit(ctx)
@@ -191,41 +146,40 @@ class AsyncSessionStore(ABC, Generic[C]):
             if record is not None and not fence.admits(admission, record.owner):
                 raise TenantMismatchError(key)
         return [
-            None if record is None else self._versioned(key, record)
+            None if record is None else self._drafter.versioned(key, record)
             for key, record in zip(keys, records, strict=True)
         ]
 
     @final
-    def scan(self, ctx: TenantCtx, *, batch_size: int = 256) -> AsyncIterator[Versioned[C]]:
+    def scan(
+        self, ctx: TenantCtx, *, batch_size: int = 256, fenced: bool = False
+    ) -> AsyncIterator[Versioned[C]]:
         """Iterate over a tenant's live sessions, for operators.
 
         No order. A session that lives during the whole scan is given exactly once; one that comes
-        or goes meanwhile may be given or not.
+        or goes meanwhile may be given or not. Leaving the iteration early leaves nothing behind.
 
         :param ctx: env and tenant. A team or user in it narrows the scan to what that team or
             user may see; without them the whole tenant is given.
         :param batch_size: how many records are looked at in one step, 1 to 10000.
+        :param fenced: give only what :meth:`get` with this ``ctx`` would return.
         :raises DecodeError: while iterating, as :meth:`get`.
         """
         self._check_open()
         scope, admission = fence.admit(ctx)
         if type(batch_size) is not int or not 1 <= batch_size <= 10_000:
             raise InvalidInputError("batch_size", "expected an int from 1 to 10000")
-        if ctx.user_id is not None:
-            return self._scan_versions(scope, batch_size, lambda owner: owner in admission)
-        if ctx.team_id is not None:
-            return self._scan_versions(
-                scope, batch_size, lambda owner: owner.startswith(admission.shared)
-            )
-        return self._scan_versions(scope, batch_size, lambda _owner: True)
 
-    async def _scan_versions(
-        self, scope: str, batch_size: int, visible: Callable[[str], bool]
-    ) -> AsyncIterator[Versioned[C]]:
-        async for batch in self._scan(scope, batch_size):
-            for key, record in batch:
-                if visible(record.owner):
-                    yield self._versioned(key, record)
+        async def fetch(position: object | None) -> Page:
+            self._check_open()
+            return await self._page(scope, position, batch_size)
+
+        def visible(owner: str) -> bool:
+            if fenced or ctx.user_id is not None:
+                return fence.admits(admission, owner)
+            return ctx.team_id is None or owner.startswith(admission.shared)
+
+        return SessionScan(fetch, visible, self._drafter.versioned)
 
     # --- writing -----------------------------------------------------------------------------
 
@@ -239,7 +193,7 @@ class AsyncSessionStore(ABC, Generic[C]):
         :raises PayloadTooLargeError: over the store's limit.
         """
         self._check_open()
-        draft = self._draft(session)
+        draft = self._drafter.draft(session)
         outcome = await self._create(draft)
         if outcome.verdict is Verdict.EXISTS:
             raise SessionExistsError(draft.key)
@@ -254,7 +208,7 @@ class AsyncSessionStore(ABC, Generic[C]):
         :raises PayloadTooLargeError: over the store's limit.
         """
         self._check_open()
-        draft = self._draft(session)
+        draft = self._drafter.draft(session)
         return self._token(draft.key, await self._put(draft))
 
     @final
@@ -271,10 +225,10 @@ class AsyncSessionStore(ABC, Generic[C]):
         """
         self._check_open()
         _check_token(expected)
-        draft = self._draft(session)
+        draft = self._drafter.draft(session)
         outcome = await self._update_cas(draft, expected)
         if outcome.verdict is Verdict.CONFLICT:
-            raise CasConflictError(draft.key, expected, _current(outcome))
+            raise CasConflictError(draft.key, expected, outcome.token)
         return self._token(draft.key, outcome)
 
     @final
@@ -299,6 +253,8 @@ class AsyncSessionStore(ABC, Generic[C]):
         """
         self._check_open()
         check_key(key)
+        if not callable(cast("object", change)):
+            raise InvalidInputError("change", f"expected a function, got {type(change).__name__}")
         if type(attempts) is not int or attempts < 1:
             raise InvalidInputError("attempts", "expected an int of at least 1")
         attempt = 0
@@ -306,24 +262,15 @@ class AsyncSessionStore(ABC, Generic[C]):
             found = await self.get(key, ctx=ctx)
             if found is None:
                 raise SessionNotFoundError(key)
-            draft = self._draft(_changed(found.session, change))
+            draft = self._drafter.draft(_changed(found.session, change))
+            body = self._drafter.body(key, draft.body)  # what could not be returned is not written
             outcome = await self._update_cas(draft, found.cas)
             if outcome.verdict is not Verdict.CONFLICT:
                 cas = self._token(key, outcome)
-                return self._versioned(
-                    key,
-                    Record(
-                        cas.value,
-                        cas.incarnation,
-                        draft.owner,
-                        draft.ttl_ms,
-                        outcome.at_ms,
-                        draft.body,
-                    ),
-                )
+                return versioned(key, body, cas, draft.ttl_ms, outcome.at_ms)
             attempt += 1
             if attempt >= attempts:
-                raise CasConflictError(key, found.cas, _current(outcome))
+                raise CasConflictError(key, found.cas, outcome.token)
             await _back_off(attempt)
 
     @final
@@ -383,7 +330,7 @@ class AsyncSessionStore(ABC, Generic[C]):
         if outcome.verdict is Verdict.ABSENT:
             return False
         if outcome.verdict is Verdict.CONFLICT and expected is not None:
-            raise CasConflictError(key, expected, _current(outcome))
+            raise CasConflictError(key, expected, outcome.token)
         self._token(key, outcome)
         return True
 
@@ -441,65 +388,10 @@ class AsyncSessionStore(ABC, Generic[C]):
         scope = await self._sole_scope(key)
         return None if scope is None else (scope, None)
 
-    def _draft(self, session: Session[C]) -> Draft:
-        # Structs trust their types; what was built by hand is checked here, before any I/O, so
-        # that nothing is stored which no reader could decode.
-        if not isinstance(cast("object", session), Session):
-            raise InvalidInputError("session", f"expected Session, got {type(session).__name__}")
-        check_key(session.key)
-        meta, cursor, outbox, context = (
-            session.meta,
-            session.cursor,
-            session.outbox,
-            session.context,
-        )
-        if type(meta) is not SessionMeta:
-            raise InvalidInputError("meta", f"expected SessionMeta, got {type(meta).__name__}")
-        scope, owner = fence.owner_of(meta)
-        _check_cursor(cursor)
-        if outbox != ():
-            _check_outbox(outbox)
-            outbox = distinct_entries(outbox)
-        classes = self._context_classes
-        if classes is not None and not isinstance(context, classes):
-            raise InvalidInputError(
-                "context", f"expected {_names(classes)}, got {type(context).__name__}"
-            )
-        ttl_ms = ttl_to_ms(session.ttl_secs)
-        try:
-            body = self._codec.encode(
-                SessionBody(cursor=cursor, meta=meta, context=context, outbox=outbox)
-            )
-        except (TypeError, ValueError, OverflowError, RecursionError) as error:
-            # `from None`: some of these carry the value they failed on.
-            raise InvalidInputError("session", _unwritable(error)) from None
-        if len(body) > self._max_payload_bytes:
-            raise PayloadTooLargeError(len(body), self._max_payload_bytes)
-        return Draft(scope, session.key, owner, ttl_ms, body)
-
-    def _versioned(self, key: SessionKey, record: Record) -> Versioned[C]:
-        try:
-            body = self._codec.decode(record.body)
-            session_id = msgspec.convert(record.incarnation, UUID)
-        except (msgspec.DecodeError, ValueError) as error:
-            # `from None`: msgspec may quote the stored value.
-            raise DecodeError(key, _unreadable(error)) from None
-        session: Session[C] = Session(
-            key=key,
-            cursor=body.cursor,
-            meta=body.meta,
-            context=body.context,
-            outbox=body.outbox,
-            ttl_secs=record.ttl_ms / 1000,
-            id=SessionId(session_id),
-            updated_at=datetime.fromtimestamp(record.at_ms / 1000, UTC),
-        )
-        return Versioned(session, Cas(value=record.value, incarnation=record.incarnation))
-
     @staticmethod
     def _token(key: str, outcome: Outcome) -> Cas:
         if outcome.verdict is Verdict.DONE:
-            return Cas(value=outcome.value, incarnation=outcome.incarnation)
+            return outcome.token
         if outcome.verdict is Verdict.MISMATCH:
             raise TenantMismatchError(key)
         if outcome.verdict is Verdict.AMBIGUOUS:
@@ -537,10 +429,11 @@ class AsyncSessionStore(ABC, Generic[C]):
         """Return the scopes that hold a live record under ``key``."""
 
     @abstractmethod
-    def _scan(
-        self, scope: str, batch_size: int
-    ) -> AsyncIterator[Sequence[tuple[SessionKey, Record]]]:
-        """Yield the live records of a scope in batches, each once."""
+    async def _page(self, scope: str, position: object | None, batch_size: int) -> Page:
+        """Return live records of a scope from ``position`` on (``None``: the start).
+
+        Over all pages each record is given once.
+        """
 
     @abstractmethod
     async def _create(self, draft: Draft) -> Outcome:
@@ -581,37 +474,6 @@ def _check_token(expected: object) -> None:
         raise InvalidInputError("expected", "is not a token of this library")
 
 
-def _check_cursor(cursor: object) -> None:
-    if type(cursor) is not SessionCursor:
-        raise InvalidInputError("cursor", f"expected SessionCursor, got {type(cursor).__name__}")
-    if type(cursor.outbox_seq) is not int:
-        raise InvalidInputError("cursor", "outbox_seq is not an int")
-    if (
-        type(cursor.flow_id) is not str
-        or type(cursor.node_id) is not str
-        or not (cursor.pack_id is None or type(cursor.pack_id) is str)
-        or not (cursor.wait_reason is None or type(cursor.wait_reason) is str)
-    ):
-        raise InvalidInputError("cursor", "flow_id, node_id, pack_id or wait_reason is not text")
-
-
-def _check_outbox(outbox: object) -> None:
-    if type(outbox) is not tuple:
-        raise InvalidInputError("outbox", f"expected a tuple, got {type(outbox).__name__}")
-    for entry in cast("tuple[object, ...]", outbox):
-        if (
-            type(entry) is not OutboxEntry
-            or type(entry.seq) is not int
-            or type(entry.payload_sha256) is not bytes
-            or len(entry.payload_sha256) != 32
-            or not isinstance(cast("object", entry.created_at), datetime)
-            or entry.created_at.tzinfo is None
-        ):
-            raise InvalidInputError(
-                "outbox", "an entry is not an OutboxEntry of an int, 32 bytes and an aware time"
-            )
-
-
 def _changed(session: Session[C], change: Callable[[Session[C]], Session[C]]) -> Session[C]:
     changed = change(session)
     if not isinstance(cast("object", changed), Session):
@@ -632,31 +494,3 @@ async def _back_off(attempt: int) -> None:
 
     most = min(_LAST_BACKOFF_SECS, _FIRST_BACKOFF_SECS * 2**attempt)
     await sleep(random.uniform(0, most))
-
-
-def _current(outcome: Outcome) -> Cas:
-    if not outcome.value:
-        return Cas.none()
-    return Cas(value=outcome.value, incarnation=outcome.incarnation)
-
-
-def _names(classes: tuple[type, ...]) -> str:
-    return " or ".join(cls.__name__ for cls in classes)
-
-
-def _unwritable(error: Exception) -> str:
-    if isinstance(error, RecursionError):
-        return "refers to itself, or is nested too deeply, to be encoded"
-    if isinstance(error, UnicodeError):
-        return "holds text with a lone surrogate, which has no UTF-8 form"
-    if isinstance(error, (OverflowError, ValueError)):
-        return "holds a value out of range for the codec"
-    return f"cannot be encoded: {error}"
-
-
-def _unreadable(error: Exception) -> str:
-    if isinstance(error, msgspec.ValidationError):
-        _, found, path = str(error).rpartition(" - at `")
-        where = f" at `{path}" if found else ""
-        return f"the stored session does not fit the store's context_type{where}"
-    return "the stored bytes are not of the store's codec"

@@ -62,22 +62,9 @@ def tcp_server_url() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def redis_url() -> Iterator[str]:
-    """URL of a Redis server of this test process."""
-    try:
-        binary = redis_binary()
-    except ServerNotFoundError as error:
-        pytest.skip(f"backend redis-server: {error}")  # reported by name, as the header does
-    with LocalServer(binary) as server:
+    """URL of a Redis server of this test process, where there is a ``redis-server`` on PATH."""
+    with LocalServer(redis_binary()) as server:
         yield server.url
-
-
-@pytest.fixture(scope="session")
-def given_url() -> str:
-    """URL of the server that the environment names."""
-    url = os.environ.get(URL_VARIABLE)
-    if not url:
-        pytest.skip(f"backend {URL_VARIABLE}: not set")  # reported by name, as the header does
-    return url
 
 
 @pytest.fixture

@@ -14,12 +14,14 @@ from ..codec import CodecFactory, JsonCodec
 from ..config import MemoryConfig
 from ..model import C, Cas, SessionKey
 from ..record import Admission, Draft, Outcome, Record, Verdict, mint_incarnation
-from ..store import AsyncSessionStore, StoreStatistics
+from ..scanning import Page
+from ..statistics import StoreStatistics
+from ..store import AsyncSessionStore
 from .expiry import ExpiryIndex
 from .sweeper import Sweeper, start_sweeper
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import Sequence
 
 __all__ = ["InMemorySessionStore"]
 
@@ -152,18 +154,20 @@ class InMemorySessionStore(AsyncSessionStore[C]):
         return [scope for scope in scopes if self._live(scope, key, now_ms) is not None]
 
     @override
-    async def _scan(
-        self, scope: str, batch_size: int
-    ) -> AsyncIterator[Sequence[tuple[SessionKey, Record]]]:
-        keys = list(self._tenants.get(scope, ()))
-        for start in range(0, len(keys), batch_size):
-            now_ms = self._clock.now_ms()
-            yield [
-                (SessionKey(key), held)
-                for key in keys[start : start + batch_size]
-                if (held := self._live(scope, key, now_ms)) is not None
-            ]
-            await checkpoint()
+    async def _page(self, scope: str, position: object | None, batch_size: int) -> Page:
+        if position is None:
+            keys, start = list(self._tenants.get(scope, ())), 0
+        else:
+            keys, start = cast("tuple[list[str], int]", position)
+            await checkpoint()  # a scan of many sessions lets others run
+        now_ms = self._clock.now_ms()
+        end = start + batch_size
+        records = [
+            (SessionKey(key), held)
+            for key in keys[start:end]
+            if (held := self._live(scope, key, now_ms)) is not None
+        ]
+        return Page(records, (keys, end) if end < len(keys) else None)
 
     # --- writing -----------------------------------------------------------------------------
 

@@ -9,14 +9,16 @@ from ..codec import CodecFactory, JsonCodec
 from ..errors import DecodeError
 from ..model import C, Cas, SessionKey
 from ..record import Admission, Draft, Outcome, Record, Verdict, mint_incarnation
-from ..store import AsyncSessionStore, StoreStatistics
+from ..scanning import Page
+from ..statistics import StoreStatistics
+from ..store import AsyncSessionStore
 from .client import Command, RedisClient
 from .faults import ForeignValueError
 from .names import Names
 from .scripts import CREATE, DELETE, PUT, TOUCH, UPDATE_CAS, Script
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import Sequence
 
     from ..config import RedisConfig
     from .client import Argument, Reply
@@ -110,29 +112,27 @@ class RedisSessionStore(AsyncSessionStore[C]):
         return [scope for scope, exists in zip(scopes, alive, strict=True) if exists]
 
     @override
-    async def _scan(
-        self, scope: str, batch_size: int
-    ) -> AsyncIterator[Sequence[tuple[SessionKey, Record]]]:
-        seen: set[bytes] = set()  # SCAN may give a name again while the server's table is resized
-        cursor: bytes | int = 0
-        while True:
-            pattern = self._names.pattern(scope)
-            cursor, found = cast(
-                "tuple[bytes, list[bytes]]",
-                await self._client.read("SCAN", cursor, "MATCH", pattern, "COUNT", batch_size),
-            )
-            names = [name for name in dict.fromkeys(found) if name not in seen]
-            seen.update(names)
-            if names:
-                keys = [self._names.key_of(scope, name) for name in names]
-                records = await self._read_many(scope, keys)
-                yield [
-                    (key, record)
-                    for key, record in zip(keys, records, strict=True)
-                    if record is not None
-                ]
-            if int(cursor) == 0:
-                return
+    async def _page(self, scope: str, position: object | None, batch_size: int) -> Page:
+        # SCAN may give a name again while the server's table is resized: `seen` are those given.
+        cursor: bytes | int
+        seen: set[bytes]
+        cursor, seen = (
+            (0, set()) if position is None else cast("tuple[bytes, set[bytes]]", position)
+        )
+        following, found = cast(
+            "tuple[bytes, list[bytes]]",
+            await self._client.read(
+                "SCAN", cursor, "MATCH", self._names.pattern(scope), "COUNT", batch_size
+            ),
+        )
+        names = [name for name in dict.fromkeys(found) if name not in seen]
+        seen.update(names)
+        keys = [self._names.key_of(scope, name) for name in names]
+        records = await self._read_many(scope, keys) if keys else ()
+        live = [
+            (key, record) for key, record in zip(keys, records, strict=True) if record is not None
+        ]
+        return Page(live, (following, seen) if int(following) else None)
 
     # --- writing -----------------------------------------------------------------------------
 

@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from ...model import Session, SessionCursor, SessionKey, SessionMeta, TenantCtx
 
-__all__ = ["ACME", "GLOBEX", "KEY", "AppState", "ctx", "session"]
+__all__ = [
+    "ACME",
+    "GLOBEX",
+    "KEY",
+    "LIFE",
+    "PART",
+    "SECRET",
+    "AppState",
+    "ctx",
+    "evolve",
+    "session",
+]
 
-KEY = SessionKey("conversation-1")
-ACME = "acme"
-GLOBEX = "globex"
+KEY: Final = SessionKey("conversation-1")
+ACME: Final = "acme"
+GLOBEX: Final = "globex"
+
+LIFE: Final = 100.0
+PART: Final = 60.0
+"""More than half of :data:`LIFE`, in seconds: twice this is over it, and once leaves so much of
+it that a server's clock, which runs on meanwhile, does not matter."""
+
+SECRET: Final = "correct-horse-battery-staple"  # noqa: S105 - stands for one
+"""Text that no message may repeat."""
 
 
 class AppState(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,6 +58,7 @@ def session(
     *,
     owner: TenantCtx | None = None,
     context: Any = None,  # Any: whatever the store's context type is
+    labels: dict[str, Any] | None = None,  # Any: JSON values
     ttl_secs: float = 0,
     **fields: Any,  # Any: further fields of Session
 ) -> Session[Any]:
@@ -46,8 +66,13 @@ def session(
     return Session(
         key=SessionKey(key),
         cursor=SessionCursor(flow_id="onboarding", node_id="ask_name"),
-        meta=SessionMeta.of(ctx() if owner is None else owner),
+        meta=SessionMeta.of(ctx() if owner is None else owner, labels),
         context={} if context is None else context,
         ttl_secs=ttl_secs,
         **fields,
     )
+
+
+def evolve(base: Session[Any], **fields: Any) -> Session[Any]:  # Any: right and wrong values
+    """Return the session with other fields, of whatever type: structs check nothing."""
+    return msgspec.structs.replace(base, **fields)

@@ -1,0 +1,189 @@
+"""From a session to the draft of a record, and from a record back to a session.
+
+Every check that a session must pass before any I/O is made here, so that nothing is stored which no
+reader could decode.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Final, Generic, cast, final
+from uuid import UUID
+
+import msgspec
+
+from . import fence
+from .codec import Codec, CodecFactory, SessionBody, context_classes
+from .errors import DecodeError, InvalidInputError, PayloadTooLargeError
+from .model import (
+    C,
+    Cas,
+    OutboxEntry,
+    Session,
+    SessionCursor,
+    SessionId,
+    SessionKey,
+    SessionMeta,
+    Versioned,
+    distinct_entries,
+)
+from .record import Draft, Record
+from .validation import check_key, ttl_to_ms
+
+__all__ = ["Drafter", "versioned"]
+
+
+@final
+class Drafter(Generic[C]):
+    """Checks, encodes and decodes the sessions of one store.
+
+    :param context_type: type of :attr:`Session.context`.
+    :param codec: makes the codec of that type.
+    :param max_payload_bytes: limit on one encoded session.
+    :raises InvalidInputError: naming ``context_type``, if the codec cannot handle it.
+    """
+
+    def __init__(self, context_type: type[C], codec: CodecFactory, max_payload_bytes: int) -> None:
+        try:
+            self._codec: Final[Codec[C]] = codec(context_type)
+        except TypeError as error:
+            raise InvalidInputError("context_type", str(error)) from error
+        self._context_classes: Final = context_classes(context_type)
+        self._max_payload_bytes: Final = max_payload_bytes
+
+    def draft(self, session: Session[C]) -> Draft:
+        """Return a session ready to be written.
+
+        :raises InvalidInputError: naming the field at fault.
+        :raises PayloadTooLargeError: over the limit.
+        """
+        # Structs trust their types: what was built by hand may hold anything.
+        if not isinstance(cast("object", session), Session):
+            raise InvalidInputError("session", f"expected Session, got {type(session).__name__}")
+        check_key(session.key)
+        meta, cursor, outbox, context = (
+            session.meta,
+            session.cursor,
+            session.outbox,
+            session.context,
+        )
+        if type(meta) is not SessionMeta:
+            raise InvalidInputError("meta", f"expected SessionMeta, got {type(meta).__name__}")
+        scope, owner = fence.owner_of(meta)
+        _check_labels(meta.labels)
+        _check_cursor(cursor)
+        if outbox != ():
+            _check_outbox(outbox)
+            outbox = distinct_entries(outbox)
+        classes = self._context_classes
+        if classes is not None and not isinstance(context, classes):
+            raise InvalidInputError(
+                "context", f"expected {_names(classes)}, got {type(context).__name__}"
+            )
+        ttl_ms = ttl_to_ms(session.ttl_secs)
+        try:
+            body = self._codec.encode(
+                SessionBody(cursor=cursor, meta=meta, context=context, outbox=outbox)
+            )
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            # `from None`: some of these carry the value they failed on.
+            raise InvalidInputError("session", _unwritable(error)) from None
+        if len(body) > self._max_payload_bytes:
+            raise PayloadTooLargeError(len(body), self._max_payload_bytes)
+        return Draft(scope, session.key, owner, ttl_ms, body)
+
+    def body(self, key: SessionKey, data: bytes) -> SessionBody[C]:
+        """Return what stored bytes hold.
+
+        :raises DecodeError: if they are not of this codec and context type.
+        """
+        try:
+            return self._codec.decode(data)
+        except (msgspec.DecodeError, ValueError) as error:
+            # `from None`: msgspec may quote the stored value.
+            raise DecodeError(key, _unreadable(error)) from None
+
+    def versioned(self, key: SessionKey, record: Record) -> Versioned[C]:
+        """Return what a read of the record returns.
+
+        :raises DecodeError: as :meth:`body`.
+        """
+        cas = Cas(value=record.value, incarnation=record.incarnation)
+        return versioned(key, self.body(key, record.body), cas, record.ttl_ms, record.at_ms)
+
+
+def versioned(
+    key: SessionKey, body: SessionBody[C], cas: Cas, ttl_ms: int, at_ms: int
+) -> Versioned[C]:
+    """Return what a read returns, of a decoded body and what stands beside it in the record."""
+    session: Session[C] = Session(
+        key=key,
+        cursor=body.cursor,
+        meta=body.meta,
+        context=body.context,
+        outbox=body.outbox,
+        ttl_secs=ttl_ms / 1000,
+        id=SessionId(msgspec.convert(cas.incarnation, UUID)),
+        updated_at=datetime.fromtimestamp(at_ms / 1000, UTC),
+    )
+    return Versioned(session, cas)
+
+
+def _check_labels(labels: object) -> None:
+    if type(labels) is not dict:
+        raise InvalidInputError("labels", f"expected a dict, got {type(labels).__name__}")
+    if any(type(name) is not str for name in cast("dict[object, object]", labels)):
+        raise InvalidInputError("labels", "a name is not text")
+
+
+def _check_cursor(cursor: object) -> None:
+    if type(cursor) is not SessionCursor:
+        raise InvalidInputError("cursor", f"expected SessionCursor, got {type(cursor).__name__}")
+    if type(cursor.outbox_seq) is not int:
+        raise InvalidInputError("cursor", "outbox_seq is not an int")
+    if (
+        type(cursor.flow_id) is not str
+        or type(cursor.node_id) is not str
+        or not (cursor.pack_id is None or type(cursor.pack_id) is str)
+        or not (cursor.wait_reason is None or type(cursor.wait_reason) is str)
+    ):
+        raise InvalidInputError("cursor", "flow_id, node_id, pack_id or wait_reason is not text")
+
+
+def _check_outbox(outbox: object) -> None:
+    if type(outbox) is not tuple:
+        raise InvalidInputError("outbox", f"expected a tuple, got {type(outbox).__name__}")
+    for entry in cast("tuple[object, ...]", outbox):
+        if (
+            type(entry) is not OutboxEntry
+            or type(entry.seq) is not int
+            or type(entry.payload_sha256) is not bytes
+            or len(entry.payload_sha256) != 32
+            or not isinstance(cast("object", entry.created_at), datetime)
+            or entry.created_at.utcoffset() is None
+        ):
+            raise InvalidInputError(
+                "outbox", "an entry is not an OutboxEntry of an int, 32 bytes and an aware time"
+            )
+
+
+def _names(classes: tuple[type, ...]) -> str:
+    return " or ".join(cls.__name__ for cls in classes)
+
+
+def _unwritable(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "refers to itself, or is nested too deeply, to be encoded"
+    if isinstance(error, UnicodeError):
+        return "holds text with a lone surrogate, which has no UTF-8 form"
+    if isinstance(error, (OverflowError, ValueError)):
+        return "holds a value out of range for the codec"
+    return f"cannot be encoded: {error}"
+
+
+def _unreadable(error: Exception) -> str:
+    if isinstance(error, msgspec.ValidationError):
+        _, found, path = str(error).rpartition(" - at `")
+        where = f" at `{path}" if found else ""
+        return f"the stored session does not fit the store's context_type{where}"
+    return "the stored bytes are not of the store's codec"

@@ -1,0 +1,35 @@
+"""What a store tells about itself."""
+
+from __future__ import annotations
+
+import msgspec
+
+__all__ = ["StoreStatistics"]
+
+
+class StoreStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """What a store knows about itself without asking anybody.
+
+    :ivar backend: ``memory`` or ``redis``.
+    :ivar closed: whether ``aclose`` was called.
+    :ivar sessions: records held in this process, expired and not yet swept ones included;
+        ``None`` where a server holds them.
+    :ivar expiring: how many of these have a limited life.
+    :ivar tenants: how many (env, tenant) pairs have records in this process.
+    :ivar lookups: how many keys the lookup mirror holds in this process.
+    :ivar swept: records that sweeps removed since the store was made.
+    :ivar in_flight: calls that wait for a server now.
+    :ivar connections: connections to a server that are open now.
+    :ivar retries: attempts after the first of each call, since the store was made.
+    """
+
+    backend: str
+    closed: bool = False
+    sessions: int | None = None
+    expiring: int | None = None
+    tenants: int | None = None
+    lookups: int | None = None
+    swept: int = 0
+    in_flight: int = 0
+    connections: int = 0
+    retries: int = 0

@@ -1,0 +1,75 @@
+"""How the contract suite looks at a store: what it holds, what it refuses, what an error tells."""
+
+from __future__ import annotations
+
+import traceback
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from ...errors import InvalidInputError
+from .samples import KEY, ctx
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable
+
+    from ...model import SessionKey, TenantCtx, Versioned
+    from ...store import AsyncSessionStore
+
+__all__ = ["everything", "kept", "refusal", "require", "told"]
+
+
+async def require(
+    store: AsyncSessionStore[Any], key: SessionKey = KEY, caller: TenantCtx | None = None
+) -> Versioned[Any]:
+    """Return a session that must be there (for the tenant ``acme`` by default)."""
+    found = await store.get(key, ctx=ctx() if caller is None else caller)
+    assert found is not None, f"no session under {key!r}"
+    return found
+
+
+async def everything(
+    store: AsyncSessionStore[Any], caller: TenantCtx | None = None
+) -> dict[SessionKey, Versioned[Any]]:
+    """Return all live sessions of a caller's tenant, whatever its team and user."""
+    whole = ctx() if caller is None else ctx(caller.tenant_id, env=caller.env)
+    found: dict[SessionKey, Versioned[Any]] = {}
+    async for one in store.scan(whole):
+        assert one.session.key not in found, "scan gave a session twice"
+        found[one.session.key] = one
+    return found
+
+
+@asynccontextmanager
+async def kept(store: AsyncSessionStore[Any], *owners: TenantCtx) -> AsyncGenerator[None]:
+    """Check that a block leaves the tenants' sessions as they are: token, life, time and content.
+
+    The tenant ``acme`` by default.
+    """
+    tenants = owners or (ctx(),)
+    before = [await everything(store, owner) for owner in tenants]
+    yield
+    assert [await everything(store, owner) for owner in tenants] == before
+
+
+async def refusal(call: Awaitable[object]) -> InvalidInputError:
+    """Return the error of a call that must be refused before any I/O."""
+    refused: InvalidInputError | None = None
+    with anyio.CancelScope() as scope:
+        scope.cancel()  # so the first wait for a server would end the call without the error
+        try:
+            await call
+        except InvalidInputError as error:
+            refused = error
+    assert refused is not None, "the call was not refused, or not before any I/O"
+    assert refused.code == "invalid_input"
+    assert isinstance(refused, ValueError)
+    assert refused.reason
+    assert refused.field in str(refused)
+    return refused
+
+
+def told(error: BaseException) -> str:
+    """Return all that an error tells: its texts, and its traceback as a log would show it."""
+    return "\n".join((str(error), repr(error), *traceback.format_exception(error)))
