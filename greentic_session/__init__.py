@@ -113,6 +113,10 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str) -> object:
     if name == "InMemorySessionStore":
         from .memory import InMemorySessionStore  # noqa: PLC0415 - backends load on first use

@@ -9,7 +9,7 @@ from typing import Any, Final, Generic, Protocol, cast, final
 
 import msgspec
 
-from .model import C, OutboxEntry, SessionCursor, SessionMeta
+from .model import C, Hidden, OutboxEntry, SessionCursor, SessionMeta
 
 __all__ = ["Codec", "CodecFactory", "JsonCodec", "MessagePackCodec", "SessionBody"]
 
@@ -27,6 +27,10 @@ class SessionBody(msgspec.Struct, Generic[C], frozen=True, kw_only=True, omit_de
     meta: SessionMeta
     context: C
     outbox: tuple[OutboxEntry, ...] = ()
+
+    def __repr__(self) -> str:
+        """Return the fields without the application's state."""
+        return f"SessionBody(cursor={self.cursor!r}, meta={self.meta!r}, {Hidden(self.context)!r})"
 
 
 class Codec(Protocol[C]):
@@ -54,6 +58,9 @@ that the codec's type follows from the type that is passed."""
 @final
 class JsonCodec(Generic[C]):
     """JSON by msgspec, readable in ``redis-cli``. The default.
+
+    JSON has text keys only and no NaN or infinity: numbers as keys come back as text, and numbers
+    that are not finite are written as ``null``, which a typed context refuses.
 
     :param context_type: type of :attr:`Session.context`.
     """
@@ -110,6 +117,10 @@ def context_classes(context_type: object) -> tuple[type, ...] | None:
     A store refuses anything else before it writes: such a context would encode, and be
     unreadable for every later caller. ``None`` where no class can tell.
     """
+    if isinstance(context_type, typing.NewType):
+        return context_classes(context_type.__supertype__)
+    if typing.get_origin(context_type) is typing.Annotated:
+        return context_classes(typing.get_args(context_type)[0])
     if typing.get_origin(context_type) in (typing.Union, types.UnionType):
         members = [context_classes(member) for member in typing.get_args(context_type)]
         if any(member is None for member in members):

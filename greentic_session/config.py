@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self, cast
-from urllib.parse import parse_qsl, quote, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
 
@@ -27,6 +28,8 @@ __all__ = [
 DEFAULT_MAX_PAYLOAD_BYTES: Final = 1024 * 1024
 DEFAULT_NAMESPACE: Final = "greentic:session"
 
+_MAX_SECS: Final = 86_400
+
 _NAMESPACE: Final = re.compile(r"[A-Za-z0-9._-]+(:[A-Za-z0-9._-]+)*")
 _SCHEMES: Final = {
     "redis": "redis",
@@ -42,10 +45,12 @@ class MemoryConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The in-process backend.
 
     :ivar max_payload_bytes: limit on one encoded session.
+    :ivar verify: as in :class:`AsyncSessionStore`.
     :ivar sweep_interval_secs: pause between two runs of the background sweeper, in seconds.
     """
 
     max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES
+    verify: bool = True
     sweep_interval_secs: float = 1.0
 
     def check(self) -> None:
@@ -54,6 +59,7 @@ class MemoryConfig(msgspec.Struct, frozen=True, kw_only=True):
         :raises InvalidInputError: naming the first one at fault.
         """
         _require_int(self.max_payload_bytes, "max_payload_bytes", 1)
+        _require_bool(self.verify, "verify")
         _require_secs(self.sweep_interval_secs, "sweep_interval_secs")
 
 
@@ -87,6 +93,7 @@ class RedisConfig(msgspec.Struct, frozen=True, kw_only=True):
     :ivar deadline_secs: overall limit on one call, retries included, in seconds.
     :ivar max_connections: open connections at most; further calls wait for one.
     :ivar max_payload_bytes: limit on one encoded session.
+    :ivar verify: as in :class:`AsyncSessionStore`.
     :ivar protocol: RESP version, 2 or 3; the results are the same.
     """
 
@@ -101,6 +108,7 @@ class RedisConfig(msgspec.Struct, frozen=True, kw_only=True):
     deadline_secs: float = 2.0
     max_connections: int = 32
     max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES
+    verify: bool = True
     protocol: int = 3
 
     @classmethod
@@ -124,6 +132,8 @@ class RedisConfig(msgspec.Struct, frozen=True, kw_only=True):
         for name in ("unix_path", "username", "password"):
             if getattr(self, name) is not None:
                 _require_str(getattr(self, name), name)
+        if self.tls is not None:
+            _check_tls(self.tls)
         _require_int(self.db, "db", 0)
         _require_str(self.namespace, "namespace")
         if len(self.namespace) > 128 or not _NAMESPACE.fullmatch(self.namespace):
@@ -133,6 +143,7 @@ class RedisConfig(msgspec.Struct, frozen=True, kw_only=True):
         _require_secs(self.deadline_secs, "deadline_secs")
         _require_int(self.max_connections, "max_connections", 1)
         _require_int(self.max_payload_bytes, "max_payload_bytes", 1)
+        _require_bool(self.verify, "verify")
         _require_int(self.protocol, "protocol", 2, 3)
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:  # Any: as msgspec declares it
@@ -168,6 +179,10 @@ def parse_url(url: str) -> SessionBackendConfig:
     try:
         parts = urlsplit(url)
         port = parts.port
+        host, username, password, path = (
+            unquote(part or "", errors="strict")
+            for part in (parts.hostname, parts.username, parts.password, parts.path)
+        )
     except ValueError:
         raise InvalidInputError("url", "cannot be parsed") from None
     scheme = parts.scheme
@@ -183,20 +198,20 @@ def parse_url(url: str) -> SessionBackendConfig:
         memory.check()
         return memory
     fields: dict[str, Any] = {}  # Any: keyword arguments of differing types, checked below
-    if parts.username:
-        fields["username"] = unquote(parts.username)
-    if parts.password:
-        fields["password"] = unquote(parts.password)
+    if username:
+        fields["username"] = username
+    if password:
+        fields["password"] = password
     known_options = _REDIS_OPTIONS
     if _SCHEMES[scheme] == "unix":
         if parts.hostname or not parts.path.strip("/"):
             raise InvalidInputError("url", "expected unix:///path/of/the/socket")
-        fields["unix_path"] = unquote(parts.path)
+        fields["unix_path"] = path
         known_options = {**_REDIS_OPTIONS, "db": ("db", _number)}
     else:
-        if not parts.hostname:
+        if not host:
             raise InvalidInputError("url", f"expected {scheme}://host")
-        fields["host"] = unquote(parts.hostname)
+        fields["host"] = host
         if port is not None:
             fields["port"] = port
         if parts.path not in ("", "/"):
@@ -217,7 +232,9 @@ def _options(query: str, known: Mapping[str, _Option]) -> dict[str, Any]:
     for name, text in parse_qsl(query, keep_blank_values=True):
         if name not in known:
             listed = ", ".join(sorted(known))
-            raise InvalidInputError("url", f"unknown option {quote(name)}; known are {listed}")
+            # Only a plain word is repeated: the rest of a password with a ? in it may stand here.
+            given = f" {name}" if re.fullmatch("[a-z_]{1,32}", name) else ""
+            raise InvalidInputError("url", f"unknown option{given}; known are {listed}")
         field, parse = known[name]
         if field in options:
             raise InvalidInputError(name, "is given twice")
@@ -253,6 +270,7 @@ if TYPE_CHECKING:
 
 _MEMORY_OPTIONS: Final[dict[str, _Option]] = {
     "max_payload": ("max_payload_bytes", _number),
+    "verify": ("verify", _yes_no),
     "sweep_interval": ("sweep_interval_secs", _secs),
 }
 _REDIS_OPTIONS: Final[dict[str, _Option]] = {
@@ -260,6 +278,7 @@ _REDIS_OPTIONS: Final[dict[str, _Option]] = {
     "deadline": ("deadline_secs", _secs),
     "max_connections": ("max_connections", _number),
     "max_payload": ("max_payload_bytes", _number),
+    "verify": ("verify", _yes_no),
     "protocol": ("protocol", _number),
 }
 _TLS_OPTIONS: Final[dict[str, _Option]] = {
@@ -273,7 +292,24 @@ _TLS_OPTIONS: Final[dict[str, _Option]] = {
 def _require_str(value: object, field: str) -> str:
     if not isinstance(value, str) or not value:
         raise InvalidInputError(field, "expected text that is not empty")
+    if re.search("[\x00\ud800-\udfff]", value):
+        raise InvalidInputError(field, "holds NUL or a lone surrogate")
     return value
+
+
+def _require_bool(value: object, field: str) -> None:
+    if not isinstance(value, bool):
+        raise InvalidInputError(field, "expected a bool")
+
+
+def _check_tls(tls: object) -> None:
+    if not isinstance(tls, TlsConfig):
+        raise InvalidInputError("tls", f"expected TlsConfig, got {type(tls).__name__}")
+    for name in ("ca_file", "cert_file", "key_file"):
+        path = getattr(tls, name)
+        if path is not None and not Path(_require_str(path, name)).is_file():
+            raise InvalidInputError(name, "is no file")
+    _require_bool(tls.verify, "verify")
 
 
 def _require_int(value: object, field: str, least: int, most: int | None = None) -> None:
@@ -287,6 +323,6 @@ def _require_secs(value: object, field: str) -> None:
         isinstance(value, bool)
         or not isinstance(value, (int, float))
         or not math.isfinite(value)
-        or value <= 0
+        or not 0 < value <= _MAX_SECS
     ):
-        raise InvalidInputError(field, "expected seconds above 0")
+        raise InvalidInputError(field, f"expected seconds above 0, at most {_MAX_SECS}")

@@ -40,14 +40,24 @@ class Drafter(Generic[C]):
     :param context_type: type of :attr:`Session.context`.
     :param codec: makes the codec of that type.
     :param max_payload_bytes: limit on one encoded session.
+    :param verify: whether a body with a context type of its own is read back before it is written.
     :raises InvalidInputError: naming ``context_type``, if the codec cannot handle it.
     """
 
-    def __init__(self, context_type: type[C], codec: CodecFactory, max_payload_bytes: int) -> None:
+    def __init__(
+        self,
+        context_type: type[C],
+        codec: CodecFactory,
+        max_payload_bytes: int,
+        *,
+        verify: bool,
+    ) -> None:
         try:
             self._codec: Final[Codec[C]] = codec(context_type)
-        except TypeError as error:
+        except (TypeError, NameError) as error:
             raise InvalidInputError("context_type", str(error)) from error
+        # What a codec writes of plain dicts it can always read.
+        self._verify: Final = verify and context_type is not dict
         self._context_classes: Final = context_classes(context_type)
         self._max_payload_bytes: Final = max_payload_bytes
 
@@ -60,7 +70,7 @@ class Drafter(Generic[C]):
         # Structs trust their types: what was built by hand may hold anything.
         if not isinstance(cast("object", session), Session):
             raise InvalidInputError("session", f"expected Session, got {type(session).__name__}")
-        check_key(session.key)
+        key = check_key(session.key)
         meta, cursor, outbox, context = (
             session.meta,
             session.cursor,
@@ -81,27 +91,22 @@ class Drafter(Generic[C]):
                 "context", f"expected {_names(classes)}, got {type(context).__name__}"
             )
         ttl_ms = ttl_to_ms(session.ttl_secs)
-        try:
-            body = self._codec.encode(
-                SessionBody(cursor=cursor, meta=meta, context=context, outbox=outbox)
-            )
-        except (TypeError, ValueError, OverflowError, RecursionError) as error:
-            # `from None`: some of these carry the value they failed on.
-            raise InvalidInputError("session", _unwritable(error)) from None
+        body = self._encode(SessionBody(cursor=cursor, meta=meta, context=context, outbox=outbox))
         if len(body) > self._max_payload_bytes:
             raise PayloadTooLargeError(len(body), self._max_payload_bytes)
-        return Draft(scope, session.key, owner, ttl_ms, body)
+        if self._verify and (fault := self._decode(body)[1]) is not None:
+            raise InvalidInputError("session", f"could not be read again: {fault}")
+        return Draft(scope, key, owner, ttl_ms, body)
 
     def body(self, key: SessionKey, data: bytes) -> SessionBody[C]:
         """Return what stored bytes hold.
 
         :raises DecodeError: if they are not of this codec and context type.
         """
-        try:
-            return self._codec.decode(data)
-        except (msgspec.DecodeError, ValueError) as error:
-            # `from None`: msgspec may quote the stored value.
-            raise DecodeError(key, _unreadable(error)) from None
+        body, fault = self._decode(data)
+        if body is None:
+            raise DecodeError(key, fault or "")
+        return body
 
     def versioned(self, key: SessionKey, record: Record) -> Versioned[C]:
         """Return what a read of the record returns.
@@ -109,7 +114,31 @@ class Drafter(Generic[C]):
         :raises DecodeError: as :meth:`body`.
         """
         cas = Cas(value=record.value, incarnation=record.incarnation)
-        return versioned(key, self.body(key, record.body), cas, record.ttl_ms, record.at_ms)
+        body = self.body(key, record.body)
+        try:
+            return versioned(key, body, cas, record.ttl_ms, record.at_ms)
+        except (ValueError, OverflowError):
+            raise DecodeError(key, "a field of the stored record is out of range") from None
+
+    # The errors of a codec may hold or quote what it worked on. So they are judged where they are
+    # caught, and ours are raised after, with no trace of them.
+
+    def _encode(self, body: SessionBody[C]) -> bytes:
+        try:
+            return self._codec.encode(body)
+        except _UNWRITABLE as error:
+            reason = _unwritable(error)
+        raise InvalidInputError("session", reason)
+
+    def _decode(self, data: bytes) -> tuple[SessionBody[C] | None, str | None]:
+        try:
+            return self._codec.decode(data), None
+        except _UNREADABLE as error:
+            return None, _unreadable(error)
+
+
+_UNWRITABLE: Final = (TypeError, ValueError, OverflowError, RecursionError, AttributeError)
+_UNREADABLE: Final = (msgspec.DecodeError, ValueError, OverflowError, RecursionError)
 
 
 def versioned(
@@ -178,10 +207,14 @@ def _unwritable(error: Exception) -> str:
         return "holds text with a lone surrogate, which has no UTF-8 form"
     if isinstance(error, (OverflowError, ValueError)):
         return "holds a value out of range for the codec"
+    if isinstance(error, AttributeError):
+        return "lacks a field of its type"
     return f"cannot be encoded: {error}"
 
 
 def _unreadable(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "the stored session is nested too deeply to be decoded from here"
     if isinstance(error, msgspec.ValidationError):
         _, found, path = str(error).rpartition(" - at `")
         where = f" at `{path}" if found else ""

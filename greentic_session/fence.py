@@ -38,19 +38,15 @@ class Owner(NamedTuple):
     owner: str
 
 
-@lru_cache(maxsize=16_384)
-def _checked_owner(env: str, tenant_id: str, team_id: str | None, user_id: str | None) -> Owner:
-    _check(env, tenant_id, team_id, user_id)
-    return Owner(f"{env}/{tenant_id}", f"{team_id or ''}/{user_id or ''}")
+def _owner(env: object, tenant_id: object, team_id: object, user_id: object) -> Owner:
+    scope = f"{check_identifier(env, 'env')}/{check_identifier(tenant_id, 'tenant_id')}"
+    team = "" if team_id is None else check_identifier(team_id, "team_id")
+    user = "" if user_id is None else check_user(user_id)
+    return Owner(scope, f"{team}/{user}")
 
 
-def _check(env: object, tenant_id: object, team_id: object, user_id: object) -> None:
-    check_identifier(env, "env")
-    check_identifier(tenant_id, "tenant_id")
-    if team_id is not None:
-        check_identifier(team_id, "team_id")
-    if user_id is not None:
-        check_user(user_id)
+# Texts that compare equal give equal owners, whatever their class; what is refused is not kept.
+_cached_owner = lru_cache(maxsize=16_384)(_owner)
 
 
 def owner_of(who: SessionMeta | TenantCtx) -> Owner:
@@ -59,10 +55,9 @@ def owner_of(who: SessionMeta | TenantCtx) -> Owner:
     :raises InvalidInputError: naming ``env``, ``tenant_id``, ``team_id`` or ``user_id``.
     """
     try:
-        return _checked_owner(who.env, who.tenant_id, who.team_id, who.user_id)
-    except TypeError:  # unhashable, so one of them is no text: say which
-        _check(who.env, who.tenant_id, who.team_id, who.user_id)
-        raise
+        return _cached_owner(who.env, who.tenant_id, who.team_id, who.user_id)
+    except TypeError:  # unhashable, so one of them is no text: refused by name
+        return _owner(who.env, who.tenant_id, who.team_id, who.user_id)
 
 
 def _require_ctx(ctx: object) -> TenantCtx:
@@ -85,7 +80,7 @@ def admit(ctx: TenantCtx) -> tuple[str, Admission]:
     :raises InvalidInputError: as :func:`scope_of`.
     """
     scope, exact = owner_of(_require_ctx(ctx))
-    return scope, Admission(exact, f"{ctx.team_id or ''}/")
+    return scope, Admission(exact, exact[: exact.index("/") + 1])
 
 
 def admits(admission: Admission | None, owner: str) -> bool:

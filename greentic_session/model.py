@@ -168,6 +168,21 @@ def distinct_entries(outbox: Iterable[OutboxEntry]) -> tuple[OutboxEntry, ...]:
     return tuple(seen.values())
 
 
+class Hidden:
+    """Stands for a value in a ``repr`` that must not show it.
+
+    :param value: shown by the name of its type only.
+    """
+
+    __slots__ = ("_type_name",)
+
+    def __init__(self, value: object) -> None:
+        self._type_name = type(value).__name__
+
+    def __repr__(self) -> str:
+        return f"<{self._type_name}>"
+
+
 class Session(msgspec.Struct, Generic[C], frozen=True, kw_only=True):
     """The durable state of one conversation or flow.
 
@@ -190,6 +205,19 @@ class Session(msgspec.Struct, Generic[C], frozen=True, kw_only=True):
     ttl_secs: float = 0
     id: SessionId = _NO_ID
     updated_at: datetime = msgspec.field(default_factory=_utc_now)
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:  # Any: as msgspec declares it
+        """Return the fields for pretty printers, without the application's state."""
+        return [
+            (name, Hidden(value) if name == "context" else value)
+            for name in self.__struct_fields__
+            for value in (getattr(self, name),)
+        ]
+
+    def __repr__(self) -> str:
+        """Return the fields without the application's state, which may be anybody's secret."""
+        fields = ", ".join(f"{name}={value!r}" for name, value in self.__rich_repr__())
+        return f"{type(self).__name__}({fields})"
 
     @property
     def expires_at(self) -> datetime | None:

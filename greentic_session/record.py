@@ -36,6 +36,10 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     at_ms: int
     body: bytes
 
+    def __repr__(self) -> str:
+        """Return the token and the size: a body is somebody's state."""
+        return f"Record({self.value}-{self.incarnation}, {len(self.body)} bytes)"
+
 
 class Draft(msgspec.Struct, frozen=True, gc=False):
     """A session that passed every check, encoded and ready to be written.
@@ -52,6 +56,10 @@ class Draft(msgspec.Struct, frozen=True, gc=False):
     owner: str
     ttl_ms: int
     body: bytes
+
+    def __repr__(self) -> str:
+        """Return the address and the size: a body is somebody's state."""
+        return f"Draft({self.scope}, {self.key!r}, {len(self.body)} bytes)"
 
 
 class Verdict(IntEnum):

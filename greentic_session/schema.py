@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import msgspec
 
@@ -12,24 +12,36 @@ from .model import Cas, OutboxEntry, ReplyScope, Session, SessionCursor, Session
 
 __all__ = ["json_schema"]
 
-_DIALECT = "https://json-schema.org/draft/2020-12/schema"
+_ROOTS: Final = {"SessionBody": SessionBody, "Session": Session}
+_PREFIX: Final = "#/$defs/"
+_DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 
 
 def json_schema(context_type: Any = dict) -> dict[str, Any]:  # Any: any type; JSON values
     """Return one JSON Schema document with a definition per struct under ``$defs``.
 
     ``SessionBody`` is what a record's ``body`` field holds; ``Session`` is the whole, as an
-    application may pass it on. The application's own types stand in their place.
+    application may pass it on. The application's own types stand in their place; should one of them
+    be called ``Session`` or ``SessionBody``, it keeps the name and ours is ``Session_…_``.
 
     :param context_type: type of :attr:`Session.context`.
     :returns: a JSON Schema 2020-12 document, as plain ``dict``.
     :raises InvalidInputError: naming ``context_type``, if msgspec knows no schema for it.
     """
-    generic = cast("Any", (SessionBody, Session))
-    types = [struct[context_type] for struct in generic]
-    types += [SessionMeta, SessionCursor, OutboxEntry, ReplyScope, TenantCtx, Cas]
+    roots = {name: cast("Any", struct)[context_type] for name, struct in _ROOTS.items()}
+    types = [*roots.values(), SessionMeta, SessionCursor, OutboxEntry, ReplyScope, TenantCtx, Cas]
     try:
-        _, components = msgspec.json.schema_components(types, ref_template="#/$defs/{name}")
-    except TypeError as error:
+        references, found = msgspec.json.schema_components(types, ref_template=f"{_PREFIX}{{name}}")
+    except (TypeError, NameError) as error:
         raise InvalidInputError("context_type", str(error)) from error
-    return {"$schema": _DIALECT, "$defs": components}
+    # msgspec names a generic struct after its parameter; an application looks for the plain name.
+    plain = {
+        reference["$ref"].removeprefix(_PREFIX): name
+        for reference, name in zip(references, roots, strict=False)
+        if name not in found
+    }
+    text = msgspec.json.encode({plain.get(name, name): node for name, node in found.items()})
+    for name, better in plain.items():
+        old, new = (f'"$ref":"{_PREFIX}{each}"'.encode() for each in (name, better))
+        text = text.replace(old, new)
+    return {"$schema": _DIALECT, "$defs": msgspec.json.decode(text)}

@@ -63,6 +63,9 @@ class AsyncSessionStore(ABC, Generic[C]):
         tagged union or ``dict``.
     :param codec: makes the codec of that type.
     :param max_payload_bytes: limit on one encoded session.
+    :param verify: whether a session with a context type of its own is read back from its bytes
+        before it is written, so that a wrong type inside it is refused and not stored for every
+        reader to fail on. Costs one decoding per write.
     """
 
     def __init__(
@@ -71,9 +74,10 @@ class AsyncSessionStore(ABC, Generic[C]):
         *,
         codec: CodecFactory = JsonCodec,
         max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES,
+        verify: bool = True,
     ) -> None:
         self.context_type: Final = context_type
-        self._drafter: Final = Drafter(context_type, codec, max_payload_bytes)
+        self._drafter: Final = Drafter(context_type, codec, max_payload_bytes, verify=verify)
         self._closed = False
 
     async def __aenter__(self) -> Self:
@@ -104,16 +108,17 @@ class AsyncSessionStore(ABC, Generic[C]):
         :raises DecodeError: the stored bytes are not of the store's session type.
         """
         self._check_open()
-        check_key(key)
-        admission: Admission | None = None
-        scope: str | None
-        if ctx is None:
-            scope = await self._sole_scope(key)
-            if scope is None:
-                return None
-        else:
-            scope, admission = fence.admit(ctx)
-        record = await self._read(scope, key)
+        key = check_key(key)
+        return await self._get(key, ctx, self._deadline())
+
+    async def _get(
+        self, key: SessionKey, ctx: TenantCtx | None, until: float | None
+    ) -> Versioned[C] | None:
+        address = await self._address(key, ctx, until)
+        if address is None:
+            return None
+        scope, admission = address
+        record = await self._read(scope, key, until)
         if record is None:
             return None
         if not fence.admits(admission, record.owner):
@@ -136,8 +141,7 @@ class AsyncSessionStore(ABC, Generic[C]):
         given = cast("object", keys)
         if isinstance(given, (str, bytes)) or not isinstance(given, Sequence):
             raise InvalidInputError("keys", f"expected a sequence, got {type(given).__name__}")
-        for key in keys:
-            check_key(key)
+        keys = [check_key(key) for key in keys]
         scope, admission = fence.admit(ctx)
         if not keys:
             return []
@@ -226,7 +230,7 @@ class AsyncSessionStore(ABC, Generic[C]):
         self._check_open()
         _check_token(expected)
         draft = self._drafter.draft(session)
-        outcome = await self._update_cas(draft, expected)
+        outcome = await self._update_cas(draft, expected, None)
         if outcome.verdict is Verdict.CONFLICT:
             raise CasConflictError(draft.key, expected, outcome.token)
         return self._token(draft.key, outcome)
@@ -252,19 +256,20 @@ class AsyncSessionStore(ABC, Generic[C]):
         :raises TenantMismatchError: as :meth:`get`; or ``change`` changed the owner.
         """
         self._check_open()
-        check_key(key)
+        key = check_key(key)
         if not callable(cast("object", change)):
             raise InvalidInputError("change", f"expected a function, got {type(change).__name__}")
         if type(attempts) is not int or attempts < 1:
             raise InvalidInputError("attempts", "expected an int of at least 1")
+        until = self._deadline()
         attempt = 0
         while True:
-            found = await self.get(key, ctx=ctx)
+            found = await self._get(key, ctx, until)
             if found is None:
                 raise SessionNotFoundError(key)
             draft = self._drafter.draft(_changed(found.session, change))
             body = self._drafter.body(key, draft.body)  # what could not be returned is not written
-            outcome = await self._update_cas(draft, found.cas)
+            outcome = await self._update_cas(draft, found.cas, until)
             if outcome.verdict is not Verdict.CONFLICT:
                 cas = self._token(key, outcome)
                 return versioned(key, body, cas, draft.ttl_ms, outcome.at_ms)
@@ -292,13 +297,14 @@ class AsyncSessionStore(ABC, Generic[C]):
         :raises AmbiguousKeyError: without ``ctx``, if several tenants hold the key.
         """
         self._check_open()
-        check_key(key)
+        key = check_key(key)
         ttl_ms = None if ttl_secs is None else ttl_to_ms(ttl_secs)
-        address = await self._address(key, ctx)
+        until = self._deadline()
+        address = await self._address(key, ctx, until)
         if address is None:
             return False
         scope, admission = address
-        outcome = await self._touch(scope, key, ttl_ms, admission)
+        outcome = await self._touch(scope, key, ttl_ms, admission, until)
         if outcome.verdict is Verdict.ABSENT:
             return False
         self._token(key, outcome)
@@ -319,14 +325,15 @@ class AsyncSessionStore(ABC, Generic[C]):
         :raises AmbiguousKeyError: without ``ctx``, if several tenants hold the key.
         """
         self._check_open()
-        check_key(key)
+        key = check_key(key)
         if expected is not None:
             _check_token(expected)
-        address = await self._address(key, ctx)
+        until = self._deadline()
+        address = await self._address(key, ctx, until)
         if address is None:
             return False
         scope, admission = address
-        outcome = await self._delete(scope, key, admission, expected)
+        outcome = await self._delete(scope, key, admission, expected, until)
         if outcome.verdict is Verdict.ABSENT:
             return False
         if outcome.verdict is Verdict.CONFLICT and expected is not None:
@@ -374,19 +381,15 @@ class AsyncSessionStore(ABC, Generic[C]):
         if self._closed:
             raise StoreUnavailableError("the store is closed")
 
-    async def _sole_scope(self, key: SessionKey) -> str | None:
-        scopes = await self._holders(key)
-        if len(scopes) > 1:
-            raise AmbiguousKeyError(key)
-        return scopes[0] if scopes else None
-
     async def _address(
-        self, key: SessionKey, ctx: TenantCtx | None
+        self, key: SessionKey, ctx: TenantCtx | None, until: float | None
     ) -> tuple[str, Admission | None] | None:
         if ctx is not None:
             return fence.admit(ctx)
-        scope = await self._sole_scope(key)
-        return None if scope is None else (scope, None)
+        scopes = await self._holders(key, until)
+        if len(scopes) > 1:
+            raise AmbiguousKeyError(key)
+        return (scopes[0], None) if scopes else None
 
     @staticmethod
     def _token(key: str, outcome: Outcome) -> Cas:
@@ -403,7 +406,12 @@ class AsyncSessionStore(ABC, Generic[C]):
     # --- primitives: what a backend implements -----------------------------------------------
     # Arguments are checked, fenced and encoded. Each primitive that writes is one atomic step,
     # judges in this order (absent or expired, fence, exists or token), and changes nothing unless
-    # its verdict is DONE.
+    # its verdict is DONE. `until` is what `_deadline` returned when the verb began, for verbs of
+    # several steps; `None` is a verb of this step alone.
+
+    def _deadline(self) -> float | None:
+        """Return the time by which a verb that begins now must end, in the backend's own terms."""
+        return None
 
     async def _open(self) -> None:
         """Start what runs while the store is held by ``async with``."""
@@ -417,7 +425,7 @@ class AsyncSessionStore(ABC, Generic[C]):
         """Return if the backend serves, else raise :class:`StoreUnavailableError`."""
 
     @abstractmethod
-    async def _read(self, scope: str, key: SessionKey) -> Record | None:
+    async def _read(self, scope: str, key: SessionKey, until: float | None) -> Record | None:
         """Return the live record."""
 
     @abstractmethod
@@ -425,7 +433,7 @@ class AsyncSessionStore(ABC, Generic[C]):
         """Return the live records in the order of ``keys``, which are at least one."""
 
     @abstractmethod
-    async def _holders(self, key: SessionKey) -> Sequence[str]:
+    async def _holders(self, key: SessionKey, until: float | None) -> Sequence[str]:
         """Return the scopes that hold a live record under ``key``."""
 
     @abstractmethod
@@ -444,12 +452,17 @@ class AsyncSessionStore(ABC, Generic[C]):
         """Write; over a live record of the same owner the version grows by one."""
 
     @abstractmethod
-    async def _update_cas(self, draft: Draft, expected: Cas) -> Outcome:
+    async def _update_cas(self, draft: Draft, expected: Cas, until: float | None) -> Outcome:
         """Write if the token is ``expected``; else ``MISMATCH`` or ``CONFLICT``."""
 
     @abstractmethod
     async def _touch(
-        self, scope: str, key: SessionKey, ttl_ms: int | None, admission: Admission | None
+        self,
+        scope: str,
+        key: SessionKey,
+        ttl_ms: int | None,
+        admission: Admission | None,
+        until: float | None,
     ) -> Outcome:
         """Restart the life; ``None`` keeps its length.
 
@@ -459,7 +472,12 @@ class AsyncSessionStore(ABC, Generic[C]):
 
     @abstractmethod
     async def _delete(
-        self, scope: str, key: SessionKey, admission: Admission | None, expected: Cas | None
+        self,
+        scope: str,
+        key: SessionKey,
+        admission: Admission | None,
+        expected: Cas | None,
+        until: float | None,
     ) -> Outcome:
         """Remove; ``admission`` as in :meth:`_touch`."""
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Final
+from typing import Final, TypeVar, cast
 
 from .errors import InvalidInputError
+
+_K = TypeVar("_K", bound=str)
 
 MAX_KEY_CHARS: Final = 512
 MAX_IDENTIFIER_CHARS: Final = 128
@@ -24,12 +26,14 @@ _UNFIT_FOR_KEYS: Final = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def require_text(value: object, field: str, max_chars: int) -> str:
-    """Return ``value`` if it is text of 1 to ``max_chars`` characters.
+    """Return ``value`` as a plain ``str`` if it is text of 1 to ``max_chars`` characters.
 
     :raises InvalidInputError: otherwise.
     """
     if not isinstance(value, str):
         raise InvalidInputError(field, f"expected str, got {type(value).__name__}")
+    # An enum of texts formats as its name and compares as its value: go on with the value alone.
+    value = str.__str__(value)
     if not value:
         raise InvalidInputError(field, "is empty")
     if len(value) > max_chars:
@@ -49,35 +53,39 @@ def require_clean_text(value: object, field: str, max_chars: int) -> str:
     return text
 
 
-def check_key(key: object) -> None:
-    """Check a session key: 1 to 512 characters, no control characters, no lone surrogates.
+def check_key(key: _K) -> _K:
+    """Return a session key as a plain ``str``, checked: 1 to 512 characters, no control characters,
+    no lone surrogates.
 
     :raises InvalidInputError: naming ``key``.
     """
     # Nearly every key comes from `keys` or `new_session_key()`: this line alone decides those.
     if type(key) is str and 0 < len(key) <= MAX_KEY_CHARS and key.isprintable():
-        return
-    require_clean_text(key, "key", MAX_KEY_CHARS)
+        return key
+    return cast("_K", require_clean_text(key, "key", MAX_KEY_CHARS))
 
 
-def check_identifier(value: object, field: str) -> None:
-    """Check an env, tenant or team: ``[A-Za-z0-9._-]{1,128}``.
+def check_identifier(value: object, field: str) -> str:
+    """Return an env, tenant or team as a plain ``str``, checked: ``[A-Za-z0-9._-]{1,128}``.
 
     :raises InvalidInputError: naming ``field``.
     """
     text = require_text(value, field, MAX_IDENTIFIER_CHARS)
     if not _IDENTIFIER.fullmatch(text):
         raise InvalidInputError(field, "may hold only A-Z a-z 0-9 . _ -")
+    return text
 
 
-def check_user(value: object) -> None:
-    """Check a user id: 1 to 256 characters, all printable in the sense of :meth:`str.isprintable`.
+def check_user(value: object) -> str:
+    """Return a user id as a plain ``str``, checked: 1 to 256 characters, all of them printable in
+    the sense of :meth:`str.isprintable`.
 
     :raises InvalidInputError: naming ``user_id``.
     """
     text = require_text(value, "user_id", MAX_USER_CHARS)
     if not text.isprintable():
         raise InvalidInputError("user_id", "holds a character that is not printable")
+    return text
 
 
 def ttl_to_ms(ttl_secs: object) -> int:

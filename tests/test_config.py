@@ -36,7 +36,8 @@ GOOD: list[tuple[str, MemoryConfig | RedisConfig]] = [
     ("redis://:p%3Aw@h", RedisConfig(host="h", password="p:w")),
     ("rediss://h", RedisConfig(host="h", tls=TLS)),
     ("valkeys://h?tls_verify=no", RedisConfig(host="h", tls=TlsConfig(verify=False))),
-    ("rediss://h?tls_ca_file=/ca.pem", RedisConfig(host="h", tls=TlsConfig(ca_file="/ca.pem"))),
+    (f"rediss://h?tls_ca_file={__file__}", RedisConfig(host="h", tls=TlsConfig(ca_file=__file__))),
+    ("memory://?verify=no", MemoryConfig(verify=False)),
     ("unix:///run/valkey.sock", RedisConfig(unix_path="/run/valkey.sock")),
     (
         "unix://:pw@/run/a%20b.sock?db=2",
@@ -76,6 +77,10 @@ BAD = [
     ("redis://h?colour=red", "url", "unknown option colour; known are deadline, max_connections"),
     ("redis://h?tls_verify=no", "url", "unknown option tls_verify"),
     ("rediss://h?tls_verify=maybe", "tls_verify", "yes or no"),
+    ("rediss://h?tls_ca_file=/no/such", "ca_file", "is no file"),
+    ("redis://h?deadline=1e17", "deadline_secs", "at most"),
+    ("redis://:%ff@h", "url", "cannot be parsed"),
+    ("redis://h%00", "host", "NUL"),
     ("redis://h:99999", "url", "cannot be parsed"),
     ("redis://h:0", "port", "from 1 to 65535"),
     ("redis://h/one", "db", "whole number"),
@@ -118,6 +123,7 @@ def test_what_is_no_url_and_no_configuration_is_refused(not_a_url: Any) -> None:
         f"redis://user:{SECRET}@h?colour=red",
         f"redis://user:{SECRET}@h/db",
         f"mysql://user:{SECRET}@h",
+        f"redis://user:1?{SECRET}@h/0",
         f"redis://user:{SECRET}@h#x",
     ],
 )
@@ -153,6 +159,9 @@ def test_from_url_of_another_backend_is_refused() -> None:
         (RedisConfig(deadline_secs=-1), "deadline_secs"),
         (RedisConfig(namespace="a b"), "namespace"),
         (RedisConfig(password=""), "password"),
+        (RedisConfig(password="\ud800"), "password"),
+        (RedisConfig(tls=True), "tls"),  # type: ignore[arg-type]
+        (RedisConfig(verify=1), "verify"),  # type: ignore[arg-type]
         (msgspec.structs.replace(RedisConfig(), db=True), "db"),
     ],
 )

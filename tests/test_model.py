@@ -268,7 +268,7 @@ class Profile(msgspec.Struct, frozen=True):
 def test_the_schema_holds_every_stored_struct_with_the_context_in_place() -> None:
     schema = json_schema(Profile)
     definitions = schema["$defs"]
-    body = definitions["SessionBody_Profile_"]
+    body = definitions["SessionBody"]
     assert body["properties"]["context"] == {"$ref": "#/$defs/Profile"}
     assert {"$ref": "#/$defs/Address"} in definitions["Profile"]["properties"]["address"]["anyOf"]
     for name in ("SessionMeta", "SessionCursor", "OutboxEntry", "ReplyScope", "TenantCtx", "Cas"):

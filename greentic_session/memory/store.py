@@ -61,7 +61,12 @@ class InMemorySessionStore(AsyncSessionStore[C]):
     ) -> None:
         config = MemoryConfig() if config is None else config
         config.check()
-        super().__init__(context_type, codec=codec, max_payload_bytes=config.max_payload_bytes)
+        super().__init__(
+            context_type,
+            codec=codec,
+            max_payload_bytes=config.max_payload_bytes,
+            verify=config.verify,
+        )
         self._interval_secs: Final = config.sweep_interval_secs
         self._clock: Final[Clock] = SystemClock() if clock is None else clock
         self._tenants: Final[dict[str, dict[str, _Held]]] = {}
@@ -139,7 +144,7 @@ class InMemorySessionStore(AsyncSessionStore[C]):
         return None if held is None or _expired(held, now_ms) else held
 
     @override
-    async def _read(self, scope: str, key: SessionKey) -> Record | None:
+    async def _read(self, scope: str, key: SessionKey, until: float | None) -> Record | None:
         return self._live(scope, key, self._clock.now_ms())
 
     @override
@@ -148,7 +153,7 @@ class InMemorySessionStore(AsyncSessionStore[C]):
         return [self._live(scope, key, now_ms) for key in keys]
 
     @override
-    async def _holders(self, key: SessionKey) -> Sequence[str]:
+    async def _holders(self, key: SessionKey, until: float | None) -> Sequence[str]:
         now_ms = self._clock.now_ms()
         scopes = self._lookup.get(key, ())
         return [scope for scope in scopes if self._live(scope, key, now_ms) is not None]
@@ -190,7 +195,7 @@ class InMemorySessionStore(AsyncSessionStore[C]):
         return self._write(draft, live.value + 1, live.incarnation, now_ms)
 
     @override
-    async def _update_cas(self, draft: Draft, expected: Cas) -> Outcome:
+    async def _update_cas(self, draft: Draft, expected: Cas, until: float | None) -> Outcome:
         now_ms = self._clock.now_ms()
         live = self._live(draft.scope, draft.key, now_ms)
         if live is None:
@@ -203,7 +208,12 @@ class InMemorySessionStore(AsyncSessionStore[C]):
 
     @override
     async def _touch(
-        self, scope: str, key: SessionKey, ttl_ms: int | None, admission: Admission | None
+        self,
+        scope: str,
+        key: SessionKey,
+        ttl_ms: int | None,
+        admission: Admission | None,
+        until: float | None,
     ) -> Outcome:
         now_ms = self._clock.now_ms()
         live = self._live(scope, key, now_ms)
@@ -217,7 +227,12 @@ class InMemorySessionStore(AsyncSessionStore[C]):
 
     @override
     async def _delete(
-        self, scope: str, key: SessionKey, admission: Admission | None, expected: Cas | None
+        self,
+        scope: str,
+        key: SessionKey,
+        admission: Admission | None,
+        expected: Cas | None,
+        until: float | None,
     ) -> Outcome:
         now_ms = self._clock.now_ms()
         live = self._live(scope, key, now_ms)

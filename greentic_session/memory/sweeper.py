@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import sys
 from typing import TYPE_CHECKING, Final, Protocol, final
 
 import anyio
@@ -11,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 __all__ = ["Sweeper", "start_sweeper"]
+
+_LOGGER: Final = logging.getLogger(__name__)
 
 
 class Sweeper(Protocol):
@@ -28,17 +32,21 @@ def start_sweeper(sweep: Callable[[], Awaitable[object]], interval_secs: float) 
     from ``__aenter__`` to ``__aexit__`` breaks in fixtures and exit stacks, which enter and leave
     in different tasks or in another order.
     """
-    try:
-        loop = asyncio.get_running_loop()
-    except RuntimeError:
+    # trio is asked, not the loop: in guest mode it runs inside one of asyncio.
+    trio = sys.modules.get("trio")
+    if trio is not None and trio.lowlevel.in_trio_task():
         return _TrioSweeper(sweep, interval_secs)
-    return _AsyncioSweeper(loop, sweep, interval_secs)
+    return _AsyncioSweeper(asyncio.get_running_loop(), sweep, interval_secs)
 
 
 async def _run(sweep: Callable[[], Awaitable[object]], interval_secs: float) -> None:
     while True:
         await anyio.sleep(interval_secs)
-        await sweep()
+        try:
+            await sweep()
+        except Exception:
+            # Only a clock of the caller's can fail here. Expired sessions stay absent meanwhile.
+            _LOGGER.exception("a sweep of expired sessions failed; the next is due as usual")
 
 
 @final
@@ -54,6 +62,8 @@ class _AsyncioSweeper:
         )
 
     async def stop(self) -> None:
+        if self._task.get_loop().is_closed():
+            return  # and so ended with it
         self._task.cancel()
         if self._task.get_loop() is asyncio.get_running_loop():
             # `wait` leaves our own cancellation and the task's apart; awaiting the task would not.

@@ -66,28 +66,43 @@ class RedisClient:
         """How many connections are open."""
         return len(self._open)
 
-    async def read(self, *command: Argument) -> Reply:
+    def deadline(self) -> float:
+        """Return the time of the running loop by which a call that begins now must end."""
+        return self._enter_loop().time() + self._config.deadline_secs
+
+    async def read(self, *command: Argument, until: float | None = None) -> Reply:
         """Run a command that changes nothing.
 
+        :param until: a :meth:`deadline`; ``None`` is one that begins now.
         :raises StoreUnavailableError: by the deadline.
         """
-        return (await self.read_many([command]))[0]
+        return (await self.read_many([command], until=until))[0]
 
-    async def read_many(self, commands: Sequence[Command]) -> list[Reply]:
+    async def read_many(
+        self, commands: Sequence[Command], *, until: float | None = None
+    ) -> list[Reply]:
         """Run several commands that change nothing, in one round trip.
 
+        :param until: as in :meth:`read`.
         :raises StoreUnavailableError: by the deadline.
         """
-        return await self._attempts(lambda _age, _inline: commands, writes=False)
+        return await self._attempts(lambda _age, _inline: commands, until, writes=False)
 
     async def run(
-        self, script: Script, keys: Sequence[str], field: str, arguments: Sequence[Argument]
+        self,
+        script: Script,
+        keys: Sequence[str],
+        field: str,
+        arguments: Sequence[Argument],
+        *,
+        until: float | None = None,
     ) -> Reply:
         """Run a script that writes, once, however often it takes to hear of it.
 
         :param keys: the names it touches.
         :param field: the record's field in the lookup (ARGV 3 of every script).
         :param arguments: the rest, from ARGV 4 on.
+        :param until: as in :meth:`read`.
         :raises StoreUnavailableError: by the deadline; nothing was written.
         :raises OutcomeUnknownError: by the deadline; it may have been executed.
         """
@@ -98,7 +113,7 @@ class RedisClient:
             age = "" if age_ms is None else age_ms
             return [(*head, len(keys), *keys, operation, age, field, *arguments)]
 
-        return (await self._attempts(command, writes=True))[0]
+        return (await self._attempts(command, until, writes=True))[0]
 
     async def aclose(self) -> None:
         """Close every connection, idle or in use."""
@@ -108,12 +123,14 @@ class RedisClient:
             await self._discard(connection)
 
     async def _attempts(
-        self, commands: Callable[[int | None, bool], Sequence[Command]], *, writes: bool
+        self,
+        commands: Callable[[int | None, bool], Sequence[Command]],
+        until: float | None,
+        *,
+        writes: bool,
     ) -> list[Reply]:
         loop = self._enter_loop()
-        if self._closed:
-            raise StoreUnavailableError("the store is closed")
-        ends_at = loop.time() + self._config.deadline_secs
+        ends_at = loop.time() + self._config.deadline_secs if until is None else until
         doubtful_since: float | None = None  # when the first attempt was sent that may have run
         inline = False
         attempt = 0
@@ -132,14 +149,17 @@ class RedisClient:
                     async with asyncio.timeout_at(_attempt_ends_at(started_at, ends_at)):
                         return await self._exchange(commands(age_ms, inline), trial)
                 except (RedisError, OSError, EOFError) as error:  # TimeoutError is an OSError
-                    fault = classify(error, sent=trial.sent)
-                    cause = error
+                    fault = classify(error, sent=trial.sent, index=trial.index)
+                    # A server's own words may quote what it was sent, a password among it.
+                    cause = None if fault.told else error
+                if self._closed:
+                    fault = fault._replace(reason="the store is closed", code="unavailable")
                 if fault.kind is FaultKind.AMBIGUOUS and doubtful_since is None:
                     doubtful_since = started_at
                 inline = inline or fault.kind is FaultKind.NO_SCRIPT
                 in_doubt = writes and doubtful_since is not None
                 pause = 0.0 if fault.kind is FaultKind.NO_SCRIPT else _pause(attempt)
-                if fault.error is not None or loop.time() + pause >= ends_at:
+                if fault.error is not None or self._closed or loop.time() + pause >= ends_at:
                     raise _given_up(fault, in_doubt=in_doubt) from cause
                 self.retries += 1
                 await asyncio.sleep(pause)
@@ -160,6 +180,8 @@ class RedisClient:
         return loop
 
     async def _connected(self) -> AbstractConnection:
+        if self._closed:
+            raise _ClosedError
         while self._idle:
             connection = self._idle.pop()
             if connection.is_connected and not await _is_stale(connection):
@@ -190,12 +212,13 @@ class RedisClient:
                 answered = True
             finally:
                 # A connection that owes a reply would give it to the next caller.
-                if answered and connection in self._open:
+                if answered and not self._closed:
                     self._idle.append(connection)
                 else:
                     await self._discard(connection)
-        for reply in replies:
+        for index, reply in enumerate(replies):
             if isinstance(reply, ResponseError):
+                trial.index = index
                 raise reply
         return replies
 
@@ -205,12 +228,18 @@ class _Trial:
     """One attempt at a call.
 
     :ivar sent: whether bytes of it may have left.
+    :ivar index: which of its commands the server refused.
     """
 
-    __slots__ = ("sent",)
+    __slots__ = ("index", "sent")
 
     def __init__(self) -> None:
         self.sent = False
+        self.index = 0
+
+
+class _ClosedError(OSError):
+    """The client was closed: there will be no connection any more."""
 
 
 async def _reply(connection: AbstractConnection) -> Reply:
@@ -239,6 +268,8 @@ def _pause(attempt: int) -> float:
 
 
 def _given_up(fault: Fault, *, in_doubt: bool) -> SessionError:
+    if isinstance(fault.error, OutcomeUnknownError):
+        return fault.error
     # Out of memory is a script's own answer, given after it looked for an earlier attempt's trace.
     if in_doubt and not isinstance(fault.error, StoreFullError):
         return OutcomeUnknownError(fault.reason)

@@ -23,7 +23,12 @@ from redis.exceptions import (
     ResponseError,
 )
 
-from ..errors import SessionError, StoreFullError, StoreUnavailableError
+from ..errors import (
+    OutcomeUnknownError,
+    SessionError,
+    StoreFullError,
+    StoreUnavailableError,
+)
 
 if TYPE_CHECKING:
     from ..errors import ErrorCode
@@ -34,10 +39,11 @@ __all__ = ["Fault", "FaultKind", "ForeignValueError", "classify"]
 class ForeignValueError(SessionError):
     """A name of ours holds another type of value. Inside this package only: the store says whose.
 
-    :raises: never to a caller.
+    :ivar index: which of the call's commands met it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, index: int) -> None:
+        self.index = index
         super().__init__("a name of this store holds another type of value")
 
 
@@ -61,12 +67,14 @@ class Fault(NamedTuple):
     :ivar reason: why, in words that hold nothing of the session.
     :ivar code: for the error that a caller gets if nothing helps.
     :ivar error: for ``PERMANENT``, the error to raise.
+    :ivar told: whether the server said so itself.
     """
 
     kind: FaultKind
     reason: str
     code: ErrorCode = "unavailable"
     error: SessionError | None = None
+    told: bool = False
 
 
 _WORD_OF_CLASS: Final = (
@@ -96,15 +104,17 @@ _WORD: Final = re.compile(r"[A-Z][A-Z0-9]+(?= |$)")
 _WORD_IN_SCRIPT_ERROR: Final = re.compile(r"-([A-Z][A-Z0-9]+) ")
 
 
-def classify(error: BaseException, *, sent: bool) -> Fault:
+def classify(error: BaseException, *, sent: bool, index: int = 0) -> Fault:
     """Judge a failure.
 
     :param error: what the driver, the socket or the timeout raised.
     :param sent: whether bytes of the command may have left.
+    :param index: which of the call's commands failed.
     """
     word = _word(error)
     if word is not None:
-        return _judge_reply(word)
+        in_script = "script" in str(error)  # as each engine says where it was
+        return _judge_reply(word, index, in_script=in_script)._replace(told=True)
     if _is_untrusted(error):
         reason = "the server's certificate is not trusted"
         refused = StoreUnavailableError(reason, code="unauthenticated")
@@ -115,7 +125,7 @@ def classify(error: BaseException, *, sent: bool) -> Fault:
     return Fault(FaultKind.NOT_EXECUTED, "the server could not be reached", _code(error))
 
 
-def _judge_reply(word: str) -> Fault:
+def _judge_reply(word: str, index: int, *, in_script: bool) -> Fault:
     if word == "NOSCRIPT":
         return Fault(FaultKind.NO_SCRIPT, "the server has lost the script")
     if word in _NOT_EXECUTED:
@@ -124,10 +134,16 @@ def _judge_reply(word: str) -> Fault:
         return Fault(FaultKind.NOT_EXECUTED, "the server has too many clients")
     reason = f"the server refused the command: {word}"
     error: SessionError
+    if in_script and word not in ("OOM", "WRONGTYPE"):
+        # The scripts look before they write, but no look tells what an account may do.
+        may_not = word == "NOPERM"
+        reason = "the account may not run all of its commands" if may_not else "a script failed"
+        error = OutcomeUnknownError(f"{reason} on the server")
+        return Fault(FaultKind.PERMANENT, reason, error.code, error)
     if word == "OOM":
         error = StoreFullError()
     elif word == "WRONGTYPE":
-        error = ForeignValueError()
+        error = ForeignValueError(index)
     elif word == "NOPERM":
         error = StoreUnavailableError(
             "the server's account may not do this", code="permission_denied"

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RedisSessionStore"]
 
+_LEAST_RING_MS: Final = 10_000
 _FIELDS: Final = ("cas", "inc", "owner", "ttl", "at", "body")
 
 
@@ -50,11 +51,17 @@ class RedisSessionStore(AsyncSessionStore[C]):
         codec: CodecFactory = JsonCodec,
     ) -> None:
         config.check()
-        super().__init__(context_type, codec=codec, max_payload_bytes=config.max_payload_bytes)
+        super().__init__(
+            context_type,
+            codec=codec,
+            max_payload_bytes=config.max_payload_bytes,
+            verify=config.verify,
+        )
         self._client: Final = RedisClient(config)
         self._names: Final = Names(config.namespace)
-        # Twice the deadline: longer than any attempt of a call may still be on its way.
-        self._keep_ring_ms: Final = max(1, round(2000 * config.deadline_secs))
+        # Longer than an attempt of a call may still be on its way, also from a worker that has
+        # another deadline.
+        self._keep_ring_ms: Final = max(_LEAST_RING_MS, round(2000 * config.deadline_secs))
 
     @override
     async def _aclose(self) -> None:
@@ -78,11 +85,13 @@ class RedisSessionStore(AsyncSessionStore[C]):
     # --- reading -----------------------------------------------------------------------------
 
     @override
-    async def _read(self, scope: str, key: SessionKey) -> Record | None:
+    async def _read(self, scope: str, key: SessionKey, until: float | None) -> Record | None:
         try:
-            reply = await self._client.read("HMGET", self._names.record(scope, key), *_FIELDS)
-        except ForeignValueError as error:
-            raise _foreign(key) from error
+            reply = await self._client.read(
+                "HMGET", self._names.record(scope, key), *_FIELDS, until=until
+            )
+        except ForeignValueError:
+            raise _foreign(key) from None
         return _record(key, reply)
 
     @override
@@ -93,22 +102,25 @@ class RedisSessionStore(AsyncSessionStore[C]):
         try:
             replies = await self._client.read_many(commands)
         except ForeignValueError as error:
-            raise _foreign(keys[0] if len(keys) == 1 else "one of several") from error
+            raise _foreign(keys[error.index]) from None
         return [_record(key, reply) for key, reply in zip(keys, replies, strict=True)]
 
     @override
-    async def _holders(self, key: SessionKey) -> Sequence[str]:
+    async def _holders(self, key: SessionKey, until: float | None) -> Sequence[str]:
         try:
-            reply: list[bytes] = await self._client.read("HKEYS", self._names.lookup(key))
-            scopes = [scope.decode() for scope in reply]
+            reply: list[bytes] = await self._client.read(
+                "HKEYS", self._names.lookup(key), until=until
+            )
+            scopes = [scope.decode(errors="replace") for scope in reply]
             if len(scopes) < 2:
                 return scopes
             # Some may have expired: the records tell, by the server's clock.
             alive: list[int] = await self._client.read_many(
-                [("HEXISTS", self._names.record(scope, key), "cas") for scope in scopes]
+                [("HEXISTS", self._names.record(scope, key), "cas") for scope in scopes],
+                until=until,
             )
-        except ForeignValueError as error:
-            raise _foreign(key) from error
+        except ForeignValueError:
+            raise _foreign(key) from None
         return [scope for scope, exists in zip(scopes, alive, strict=True) if exists]
 
     @override
@@ -145,46 +157,67 @@ class RedisSessionStore(AsyncSessionStore[C]):
         return await self._write(PUT, draft, mint_incarnation())
 
     @override
-    async def _update_cas(self, draft: Draft, expected: Cas) -> Outcome:
-        return await self._write(UPDATE_CAS, draft, expected.incarnation, expected.value)
+    async def _update_cas(self, draft: Draft, expected: Cas, until: float | None) -> Outcome:
+        return await self._write(
+            UPDATE_CAS, draft, expected.incarnation, expected.value, until=until
+        )
 
     @override
     async def _touch(
-        self, scope: str, key: SessionKey, ttl_ms: int | None, admission: Admission | None
+        self,
+        scope: str,
+        key: SessionKey,
+        ttl_ms: int | None,
+        admission: Admission | None,
+        until: float | None,
     ) -> Outcome:
         ttl = "" if ttl_ms is None else ttl_ms
-        return await self._run(TOUCH, scope, key, *(admission or ("", "")), ttl)
+        return await self._run(TOUCH, scope, key, *(admission or ("", "")), ttl, until=until)
 
     @override
     async def _delete(
-        self, scope: str, key: SessionKey, admission: Admission | None, expected: Cas | None
+        self,
+        scope: str,
+        key: SessionKey,
+        admission: Admission | None,
+        expected: Cas | None,
+        until: float | None,
     ) -> Outcome:
         token = ("", "") if expected is None else (expected.incarnation, expected.value)
-        return await self._run(
-            DELETE, scope, key, *(admission or ("", "")), *token, self._keep_ring_ms
-        )
+        arguments = (*(admission or ("", "")), *token, self._keep_ring_ms)
+        return await self._run(DELETE, scope, key, *arguments, until=until)
 
-    async def _write(self, script: Script, draft: Draft, *token: Argument) -> Outcome:
-        return await self._run(
-            script, draft.scope, draft.key, draft.owner, draft.ttl_ms, draft.body, *token
-        )
+    @override
+    def _deadline(self) -> float | None:
+        return self._client.deadline()
 
-    async def _run(self, script: Script, scope: str, key: str, *arguments: Argument) -> Outcome:
+    async def _write(
+        self, script: Script, draft: Draft, *token: Argument, until: float | None = None
+    ) -> Outcome:
+        arguments = (draft.owner, draft.ttl_ms, draft.body, *token)
+        return await self._run(script, draft.scope, draft.key, *arguments, until=until)
+
+    async def _run(
+        self, script: Script, scope: str, key: str, *arguments: Argument, until: float | None
+    ) -> Outcome:
         names = self._names.record(scope, key), self._names.lookup(key)
         try:
-            reply = await self._client.run(script, names, scope, arguments)
-        except ForeignValueError as error:
-            raise _foreign(key) from error
-        return _outcome(reply)
+            reply = await self._client.run(script, names, scope, arguments, until=until)
+        except ForeignValueError:
+            raise _foreign(key) from None
+        return _outcome(key, reply)
 
 
-def _outcome(reply: Reply) -> Outcome:
+def _outcome(key: str, reply: Reply) -> Outcome:
     """Return what a script answered: see ``lua/record.lua``."""
     verdict = Verdict(reply[0])
     if len(reply) == 1:
         return Outcome(verdict)
-    value, incarnation, *at_ms = reply[1:]
-    return Outcome(verdict, int(value), incarnation.decode(), int(at_ms[0]) if at_ms else 0)
+    value, incarnation, *at_ms = cast("list[bytes]", reply[1:])
+    try:
+        return Outcome(verdict, int(value), incarnation.decode(), int(at_ms[0]) if at_ms else 0)
+    except ValueError:
+        raise DecodeError(key, "a field of the stored record is not of its type") from None
 
 
 def _record(key: str, reply: Reply) -> Record | None:

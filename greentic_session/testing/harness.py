@@ -41,6 +41,7 @@ class StoreHarness(Protocol):
         *,
         codec: CodecFactory = JsonCodec,
         max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES,
+        verify: bool = True,
     ) -> AsyncSessionStore[Any]:
         """Return an open store on this place; the harness closes it.
 
@@ -79,11 +80,12 @@ class MemoryHarness(_Harness):
         *,
         codec: CodecFactory = JsonCodec,
         max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES,
+        verify: bool = True,
     ) -> AsyncSessionStore[Any]:
         """As :meth:`StoreHarness.open`."""
         store: InMemorySessionStore[Any] = InMemorySessionStore(
             context_type,
-            config=MemoryConfig(max_payload_bytes=max_payload_bytes),
+            config=MemoryConfig(max_payload_bytes=max_payload_bytes, verify=verify),
             codec=codec,
             clock=self.clock,
         )
@@ -140,9 +142,12 @@ class RedisHarness(_Harness):
         *,
         codec: CodecFactory = JsonCodec,
         max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES,
+        verify: bool = True,
     ) -> AsyncSessionStore[Any]:
         """As :meth:`StoreHarness.open`."""
-        config = msgspec.structs.replace(self.config, max_payload_bytes=max_payload_bytes)
+        config = msgspec.structs.replace(
+            self.config, max_payload_bytes=max_payload_bytes, verify=verify
+        )
         return await self._held(RedisSessionStore(config, context_type, codec=codec))
 
     async def advance(self, secs: float) -> None:

@@ -165,7 +165,7 @@ class LocalServer:
                 client.settimeout(1.0)
                 client.connect(str(self.folder / "server.sock"))
                 client.sendall(b"PING\r\n")
-                return client.recv(64).startswith(b"+PONG")
+                return client.recv(64).startswith((b"+PONG", b"-NOAUTH"))
         except OSError:
             return False
 

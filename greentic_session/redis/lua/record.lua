@@ -82,7 +82,7 @@ local function trim_lookup()
   local all = redis.call('HGETALL', KEYS[2])
   local longest
   for i = 1, #all, 2 do
-    local expires = tonumber(all[i + 1])
+    local expires = tonumber(all[i + 1]) or 1  -- what is no number expired long ago
     if expires ~= 0 and expires <= now then
       redis.call('HDEL', KEYS[2], all[i])
     elseif expires == 0 or (longest ~= 0 and (not longest or expires > longest)) then
@@ -116,7 +116,7 @@ end
 local function is_ambiguous()
   local all = redis.call('HGETALL', KEYS[2])
   for i = 1, #all, 2 do
-    local expires = tonumber(all[i + 1])
+    local expires = tonumber(all[i + 1]) or 1
     if all[i] ~= field and (expires == 0 or expires > now) then return true end
   end
   return false

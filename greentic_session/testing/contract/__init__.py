@@ -36,6 +36,7 @@ from .races import RaceContract
 from .reading import ReadingContract
 from .scanning import ScanningContract
 from .scoping import ScopingContract
+from .verifying import VerifyingContract
 from .writing import StampingContract, WritingContract
 
 __all__ = [
@@ -62,6 +63,7 @@ __all__ = [
     "SessionStoreContract",
     "StampingContract",
     "TouchContract",
+    "VerifyingContract",
     "WritingContract",
 ]
 
@@ -87,6 +89,7 @@ class SessionStoreContract(
     ArgumentContract,
     BodyContract,
     DecodingContract,
+    VerifyingContract,
     OutboxContract,
     RaceContract,
     ClosingContract,

@@ -104,7 +104,7 @@ class IsolationContract:
             assert after is not None, verb
             assert after.session.context == {"n": "mine"}, verb
             assert after.cas.value == (2 if verb == "mutate" else 1), verb
-            assert after.session.ttl_secs == (7 if verb == "touch with a life" else 1000), verb
+            assert after.session.ttl_secs == (777 if verb == "touch with a life" else 1000), verb
 
     @pytest.mark.parametrize("apart", _APART)
     async def test_a_write_acts_on_the_writers_session_only(

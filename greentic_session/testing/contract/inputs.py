@@ -11,7 +11,7 @@ from ...codec import MessagePackCodec
 from ...errors import InvalidInputError
 from .observing import kept, refusal, told
 from .samples import KEY, SECRET, AppState, ctx, evolve, session
-from .spoiling import BAD_SESSIONS, bad_context, bad_cursor, bad_entry, bad_meta
+from .spoiling import BAD_SESSIONS, bad_context, bad_cursor, bad_entry
 from .verbs import WRITES
 
 if TYPE_CHECKING:
@@ -86,13 +86,4 @@ class InputContract:
         for bad in (bad_context(number), bad_cursor("outbox_seq", number), bad_entry(seq=number)):
             error = await refusal(store.put(bad.spoil(session())))
             assert str(number) not in told(error)
-        assert await store.get(KEY, ctx=ctx()) is None
-
-    async def test_labels_that_the_codec_could_not_read_again_are_refused(
-        self, harness: StoreHarness
-    ) -> None:
-        store = await harness.open(codec=MessagePackCodec)
-        error = await refusal(store.put(bad_meta("labels", {7: SECRET}).spoil(session())))
-        assert error.field == "labels"
-        assert SECRET not in told(error)
         assert await store.get(KEY, ctx=ctx()) is None

@@ -87,7 +87,7 @@ class LifeContract:
         if verb == "create":
             await store.create(session(ttl_secs=ttl_secs))
         else:
-            await store.create(session(ttl_secs=1))
+            await store.create(session(ttl_secs=LIFE))
             await _renew(verb, store, ttl_secs)
         found = (await require(store)).session
         assert found.ttl_secs == ttl_secs

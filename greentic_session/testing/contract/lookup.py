@@ -187,12 +187,14 @@ class LookupLifeContract:
         assert found == await store.get(KEY, ctx=ctx())
 
     @pytest.mark.parametrize("longer", [1000.0, 0.0])
+    @pytest.mark.parametrize("first", [True, False], ids=["the first", "the second"])
     async def test_a_shorter_life_of_another_tenant_does_not_end_it(
-        self, harness: StoreHarness, longer: float
+        self, harness: StoreHarness, longer: float, *, first: bool
     ) -> None:
         store = await harness.open()
-        await store.create(session(ttl_secs=longer))
-        await store.create(session(owner=ctx(GLOBEX), ttl_secs=LIFE))
+        given = [session(ttl_secs=longer), session(owner=ctx(GLOBEX), ttl_secs=LIFE)]
+        for one in given if first else reversed(given):
+            await store.create(one)
         await store.touch(KEY, 10, ctx=ctx(GLOBEX))
         await harness.advance(LIFE)
         found = await store.get(KEY)

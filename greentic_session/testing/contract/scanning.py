@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+from ...errors import TenantMismatchError
+from ...model import SessionKey
 from .observing import require
 from .samples import GLOBEX, KEY, LIFE, ctx, session
 
@@ -136,6 +138,23 @@ class ScanningContract:
             await store.create(session(key, owner=owner))
         assert await _keys(store.scan(caller)) == expected
 
+    @pytest.mark.parametrize("caller", _OWNERS)
+    async def test_a_fenced_scan_gives_what_get_would_give(
+        self, harness: StoreHarness, caller: str
+    ) -> None:
+        store = await harness.open()
+        for key, owner in _OWNERS.items():
+            await store.create(session(key, owner=owner))
+        open_to: list[str] = []
+        for key in sorted(_OWNERS):
+            try:
+                await require(store, SessionKey(key), _OWNERS[caller])
+            except TenantMismatchError:
+                continue
+            open_to.append(key)
+        assert caller in open_to
+        assert await _keys(store.scan(_OWNERS[caller], fenced=True)) == open_to
+
     async def test_a_narrow_scan_reaches_past_batches_of_others(
         self, harness: StoreHarness
     ) -> None:
@@ -191,3 +210,32 @@ class ScanningContract:
         del found
         gc.collect()  # an async generator left open warns when it is collected, on trio
         assert len(await _keys(store.scan(ctx()))) == 20
+
+    async def test_a_scan_can_be_left_and_gone_on_with(self, harness: StoreHarness) -> None:
+        store = await harness.open()
+        keys = sorted(f"c{number}" for number in range(20))
+        for key in keys:
+            await store.create(session(key))
+        found = store.scan(ctx(), batch_size=7)
+        given = [(await anext(found)).session.key for _ in range(10)]
+        given += [one.session.key async for one in found]
+        assert sorted(given) == keys
+        assert [one async for one in found] == []
+
+    @pytest.mark.parametrize("far", [100, 300, 700])
+    async def test_sessions_that_live_throughout_are_given_once_while_many_expire(
+        self, harness: StoreHarness, far: int
+    ) -> None:
+        # A server's table shrinks under the scan, and gives some of it again.
+        store = await harness.open()
+        for number in range(800):
+            await store.create(session(f"goes-{number}", ttl_secs=LIFE))
+        keys = sorted(f"stays-{number}" for number in range(60))
+        for key in keys:
+            await store.create(session(key))
+        given: list[str] = []
+        async for one in store.scan(ctx(), batch_size=10):
+            given.append(one.session.key)
+            if len(given) == far:
+                await harness.advance(LIFE)
+        assert sorted(key for key in given if key.startswith("stays-")) == keys

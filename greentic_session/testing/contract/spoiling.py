@@ -201,6 +201,7 @@ BAD_SESSIONS: Final[dict[str, Bad]] = {
     "labels none": bad_meta("labels", None),
     "labels text": bad_meta("labels", SECRET),
     "labels pairs": bad_meta("labels", [("a", SECRET)]),
+    "labels with a number as name": bad_meta("labels", {7: SECRET}),
     "labels with an object": Bad("session", bad_meta("labels", {"a": object()}).spoil),
     "cursor none": _with("cursor", None),
     "cursor dict": _with("cursor", {"flow_id": SECRET, "node_id": SECRET}),

@@ -63,7 +63,7 @@ KEY_VERBS: Final[dict[str, KeyVerb]] = {
     "get_many": lambda store, key, caller: store.get_many([key], ctx=caller),
     "mutate": _mutate,
     "touch": lambda store, key, caller: store.touch(key, ctx=caller),
-    "touch with a life": lambda store, key, caller: store.touch(key, 7, ctx=caller),
+    "touch with a life": lambda store, key, caller: store.touch(key, 777, ctx=caller),
     "delete": lambda store, key, caller: store.delete(key, ctx=caller),
 }
 """What takes a key and a caller."""
