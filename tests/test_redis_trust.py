@@ -1,0 +1,211 @@
+"""What a caller may rely on when the server is strict, slow, or left in the middle of a call."""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import pytest
+
+from greentic_session import (
+    DecodeError,
+    OutcomeUnknownError,
+    Session,
+    SessionCursor,
+    SessionError,
+    SessionMeta,
+    StoreUnavailableError,
+    TenantCtx,
+    create_session_store,
+    new_session_key,
+)
+from greentic_session.testing.harness import RedisHarness
+from greentic_session.testing.servers import LocalServer, valkey_binary
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+pytestmark = pytest.mark.anyio
+
+CTX = TenantCtx(tenant_id="acme")
+SECRET = "correct-horse-battery"
+
+
+def make(ttl_secs: float = 60) -> Session[dict[str, Any]]:
+    return Session(
+        key=new_session_key(),
+        cursor=SessionCursor(flow_id="f", node_id="n"),
+        meta=SessionMeta.of(CTX),
+        ttl_secs=ttl_secs,
+    )
+
+
+@pytest.mark.parametrize(
+    ("renamed", "protocol"), [("HELLO", 3), ("AUTH", 2)], ids=["HELLO", "AUTH"]
+)
+async def test_a_server_that_quotes_what_it_refuses_does_not_spread_the_password(
+    renamed: str, protocol: int
+) -> None:
+    options = ("--rename-command", renamed, "", "--requirepass", SECRET)
+    with LocalServer(valkey_binary(), options) as server:
+        url = server.url.replace("unix://", f"unix://:{SECRET}@")
+        async with create_session_store(f"{url}?deadline=1&protocol={protocol}") as store:
+            with pytest.raises(StoreUnavailableError) as caught:
+                await store.get(make().key, ctx=CTX)
+    shown = "".join(traceback.format_exception(caught.value))
+    assert SECRET not in shown + repr(caught.value.__context__)
+
+
+async def test_closing_ends_calls_in_flight_and_leaves_no_connection(valkey_url: str) -> None:
+    url = f"{valkey_url}?namespace=test:{uuid4().hex}&deadline=20&max_connections=4"
+    store = create_session_store(url)
+    await store.ping()
+    calls = [asyncio.create_task(store.put(make(ttl_secs=5))) for _ in range(100)]
+    while store.statistics().in_flight < 100:  # noqa: ASYNC110 - statistics tell nobody
+        await asyncio.sleep(0)
+    await store.aclose()
+    ends = await asyncio.gather(*calls, return_exceptions=True)
+    failed = [end for end in ends if isinstance(end, BaseException)]
+    assert failed, "some calls were still to be sent"
+    assert all(isinstance(end, (StoreUnavailableError, OutcomeUnknownError)) for end in failed)
+    assert all("closed" in str(end) for end in failed)
+    assert (store.statistics().connections, store.statistics().in_flight) == (0, 0)
+
+
+@asynccontextmanager
+async def slow_replies(socket_url: str, delay_secs: float) -> AsyncIterator[str]:
+    """Pass bytes on to a server, and its replies back after a while."""
+    tasks: list[asyncio.Task[None]] = []
+    writers: list[asyncio.StreamWriter] = []
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, secs: float) -> None:
+        while data := await reader.read(65_536):
+            await asyncio.sleep(secs)  # this is the fault
+            writer.write(data)
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        inside = await asyncio.open_unix_connection(socket_url.removeprefix("unix://"))
+        writers.extend((writer, inside[1]))
+        tasks.append(asyncio.create_task(pump(reader, inside[1], 0)))
+        tasks.append(asyncio.create_task(pump(inside[0], writer, delay_secs)))
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        yield f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        for writer in writers:
+            writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
+
+
+async def test_a_verb_of_several_steps_has_one_deadline(valkey_url: str) -> None:
+    namespace = f"namespace=test:{uuid4().hex}"
+    async with create_session_store(f"{valkey_url}?{namespace}") as quick:
+        session = make()
+        await quick.create(session)
+        async with (
+            slow_replies(valkey_url, 0.045) as url,
+            create_session_store(f"{url}?{namespace}&deadline=1&protocol=2") as store,
+        ):
+            assert await store.get(session.key) is not None  # connects; two steps in the time
+        async with (
+            slow_replies(valkey_url, 0.4) as url,
+            create_session_store(f"{url}?{namespace}&deadline=1&protocol=2") as store,
+        ):
+            loop = asyncio.get_running_loop()
+            started = loop.time()
+            with pytest.raises(SessionError):
+                await store.mutate(session.key, lambda found: found)
+            # Each of its three steps alone would have had a second.
+            assert loop.time() - started < 1.6
+        await quick.delete(session.key, ctx=CTX)
+
+
+@pytest.mark.parametrize("command", ["pexpireat", "hdel"])
+async def test_a_right_that_a_script_lacks_half_way_leaves_the_outcome_unknown(
+    command: str,
+) -> None:
+    with LocalServer(valkey_binary()) as server:
+        async with RedisHarness(server.url) as harness:
+            rule = ("on", ">pw", "~*", "+@all", f"-{command}")
+            await harness.client.read("ACL", "SETUSER", "worker", *rule)
+            owner, session = await harness.open(), make()
+            url = server.url.replace("unix://", "unix://worker:pw@")
+            async with create_session_store(
+                f"{url}?namespace={harness.config.namespace}&deadline=2"
+            ) as store:
+                if command == "pexpireat":
+                    with pytest.raises(OutcomeUnknownError, match="may not run"):
+                        await store.put(session)
+                    assert await owner.get(session.key, ctx=CTX) is not None
+                else:
+                    await store.put(session)
+                    with pytest.raises(OutcomeUnknownError, match="may not run"):
+                        await store.delete(session.key, ctx=CTX)
+                    assert await owner.get(session.key, ctx=CTX) is None
+
+
+async def test_a_right_to_scripts_that_is_lacking_is_clean() -> None:
+    with LocalServer(valkey_binary()) as server:
+        async with RedisHarness(server.url) as harness:
+            rule = ("on", ">pw", "~*", "+@all", "-evalsha")
+            await harness.client.read("ACL", "SETUSER", "worker", *rule)
+            owner, session = await harness.open(), make()
+            url = server.url.replace("unix://", "unix://worker:pw@")
+            async with create_session_store(
+                f"{url}?namespace={harness.config.namespace}&deadline=2"
+            ) as store:
+                with pytest.raises(StoreUnavailableError) as caught:
+                    await store.put(session)
+            assert caught.value.code == "permission_denied"
+            assert await owner.get(session.key, ctx=CTX) is None
+
+
+@pytest.fixture
+async def harness(valkey_url: str) -> AsyncIterator[RedisHarness]:
+    async with RedisHarness(valkey_url) as harness:
+        yield harness
+
+
+async def test_a_foreign_value_in_the_lookup_counts_as_expired(harness: RedisHarness) -> None:
+    store, session = await harness.open(), make()
+    lookup = f"{harness.config.namespace}:lookup:{{{session.key}}}"
+    await harness.client.read("HSET", lookup, "default/other", "soon", "\xff", "1")
+    cas = await store.put(session)
+    found = await store.get(session.key)
+    assert found is not None
+    assert found.cas == cas
+    assert await harness.client.read("HLEN", lookup) == 1
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("at", "9" * 18), ("at", "9" * 400), ("inc", "\xff"), ("cas", "one")]
+)
+async def test_a_record_of_foreign_making_is_named_not_raised_through(
+    harness: RedisHarness, field: str, value: str
+) -> None:
+    store, session = await harness.open(), make(ttl_secs=0)
+    await store.put(session)
+    record = f"{harness.config.namespace}:default:acme:{{{session.key}}}"
+    await harness.client.read("HSET", record, field, value)
+    with pytest.raises(DecodeError) as caught:
+        await store.get(session.key, ctx=CTX)
+    assert caught.value.key == session.key
+    with pytest.raises(DecodeError):
+        await store.get_many([new_session_key(), session.key], ctx=CTX)
+
+
+async def test_a_squatted_name_among_several_is_named(harness: RedisHarness) -> None:
+    store, keys = await harness.open(), [new_session_key() for _ in range(3)]
+    squatted = f"{harness.config.namespace}:default:acme:{{{keys[1]}}}"
+    await harness.client.read("RPUSH", squatted, "x")
+    with pytest.raises(DecodeError) as caught:
+        await store.get_many(keys, ctx=CTX)
+    assert caught.value.key == keys[1]
