@@ -169,34 +169,23 @@ class RedisHarness(_Harness):
                 return sorted(names)
 
 
-# Makes every record older. A record is a hash with a time `at` and a life `ttl`, the trace of a
-# delete one with a ring `ops` only, a lookup one of expiries.
+# Makes every record older, by the expiry that the server has of it: one that a script forgot to set
+# or to clear stays wrong. A record is a hash with a time `at`, the trace of a delete one with a ring
+# `ops` only, a lookup one of expiries.
 _AGE = """
 local by = tonumber(ARGV[1])
+local function text(number) return string.format('%.0f', number) end
 for _, name in ipairs(KEYS) do
-  local at, ttl, ops = unpack(redis.call('HMGET', name, 'at', 'ttl', 'ops'))
-  local expires = 0
+  local left = redis.call('PTTL', name)
+  local at, ops = unpack(redis.call('HMGET', name, 'at', 'ops'))
   if at then
-    at = at - by
-    redis.call('HSET', name, 'at', string.format('%.0f', at))
-    if ttl ~= '0' then expires = at + ttl end
-  elseif ops then
-    local left = redis.call('PTTL', name)
-    redis.call('PEXPIRE', name, string.format('%.0f', left - by))
-  else
+    redis.call('HSET', name, 'at', text(at - by))
+  elseif not ops then
     local all = redis.call('HGETALL', name)
-    local permanent = false
     for i = 1, #all, 2 do
-      local when = tonumber(all[i + 1])
-      if when == 0 then
-        permanent = true
-      else
-        redis.call('HSET', name, all[i], string.format('%.0f', when - by))
-        expires = math.max(expires, when - by)
-      end
+      if all[i + 1] ~= '0' then redis.call('HSET', name, all[i], text(all[i + 1] - by)) end
     end
-    if permanent then expires = 0 end
   end
-  if expires ~= 0 then redis.call('PEXPIREAT', name, string.format('%.0f', expires - 1)) end
+  if left >= 0 then redis.call('PEXPIRE', name, text(left - by)) end
 end
 """

@@ -17,5 +17,7 @@ local expires, size = expiry(ttl), lookup_size()
 -- has written, the server lets it finish (Redis docs, "Eval scripts"). So touch works when full.
 expire(KEYS[1], expires)
 redis.call('HSET', KEYS[1], 'ttl', ttl, 'at', text(now), 'ops', remember('0'))
+-- A life that ends now: the server removed the record above, and the fields have made it again.
+if expires ~= 0 and expires - 1 <= now then redis.call('DEL', KEYS[1]) end
 mirror(expires, size)
 return {1, version, incarnation, text(now)}
