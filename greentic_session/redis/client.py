@@ -161,8 +161,10 @@ class RedisClient:
                 pause = 0.0 if fault.kind is FaultKind.NO_SCRIPT else _pause(attempt)
                 if fault.error is not None or self._closed or loop.time() + pause >= ends_at:
                     raise _given_up(fault, in_doubt=in_doubt) from cause
-                self.retries += 1
                 await asyncio.sleep(pause)
+                if loop.time() >= ends_at:  # a busy loop woke this call late: send nothing more
+                    raise _given_up(fault, in_doubt=in_doubt) from cause
+                self.retries += 1
         finally:
             self.in_flight -= 1
 

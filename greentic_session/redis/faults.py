@@ -112,6 +112,10 @@ def classify(error: BaseException, *, sent: bool, index: int = 0) -> Fault:
     :param index: which of the call's commands failed.
     """
     word = _word(error)
+    if word is None and not sent:
+        # While it connects, the driver wraps the server's refusal in an error of its own.
+        words = (_word(inner) for inner in _behind(error))
+        word = next((inner for inner in words if inner is not None), None)
     if word is not None:
         in_script = "script" in str(error)  # as each engine says where it was
         return _judge_reply(word, index, in_script=in_script)._replace(told=True)
@@ -171,6 +175,8 @@ def _word(error: BaseException) -> str | None:
     if word == "ERR":
         if "NOAUTH" in text or "invalid username-password" in text:
             return "WRONGPASS"
+        if "unauthenticated" in text:  # "Protocol error: unauthenticated multibulk length"
+            return "NOAUTH"
         if "ACL failure" in text or "can't run this command" in text:
             return "NOPERM"
         inner = _WORD_IN_SCRIPT_ERROR.search(text)
@@ -184,12 +190,15 @@ def _is_timeout(error: BaseException) -> bool:
 
 
 def _is_untrusted(error: BaseException) -> bool:
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return True
-        cause = cause.__cause__ or cause.__context__
-    return False
+    return any(isinstance(inner, ssl.SSLCertVerificationError) for inner in _behind(error))
+
+
+def _behind(error: BaseException) -> list[BaseException]:
+    """Return an error and what it was raised from or while handling, down to the first."""
+    chain = [error]
+    while (inner := chain[-1].__cause__ or chain[-1].__context__) is not None:
+        chain.append(inner)
+    return chain
 
 
 def _code(error: BaseException) -> ErrorCode:
