@@ -7,6 +7,7 @@ import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import core, settings
 
 from greentic_session.testing.servers import (
     LocalServer,
@@ -21,6 +22,12 @@ if TYPE_CHECKING:
 
 pytest.register_assert_rewrite("greentic_session.testing.contract")
 
+# Whoever runs the suite again with the seed of a failure gets the failure again.
+SEED = int(os.environ.setdefault("GREENTIC_SESSION_TEST_SEED", "20240229"))
+settings.register_profile("suite", database=None, deadline=None)
+settings.load_profile("suite")
+core.global_force_seed = SEED  # type: ignore[assignment] # its None is not annotated
+
 URL_VARIABLE = "GREENTIC_SESSION_TEST_URL"
 
 
@@ -32,7 +39,7 @@ def _version(binary: Path) -> str:
 
 def pytest_report_header() -> list[str]:
     """Name each server the contract runs on, or why it cannot."""
-    lines = ["backend memory: asyncio, trio"]
+    lines = [f"GREENTIC_SESSION_TEST_SEED={SEED}", "backend memory: asyncio, trio"]
     try:
         lines.append(f"backend valkey: {_version(valkey_binary())}")
     except ServerNotFoundError as error:

@@ -86,7 +86,7 @@ def assert_each_once_in_order(log: Path) -> None:
 @pytest.fixture
 def server(valkey_url: str) -> str:
     """A namespace of its own on the server."""
-    return f"{valkey_url}{'&' if '?' in valkey_url else '?'}deadline=20&namespace=test:{uuid4().hex}"
+    return f"{valkey_url}?deadline=20&namespace=test:{uuid4().hex}"
 
 
 @pytest.fixture(scope="module")

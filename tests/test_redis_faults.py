@@ -14,7 +14,7 @@ import re
 import signal
 import time
 import traceback
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 from uuid import uuid4
@@ -831,6 +831,35 @@ class TestLostReplies:
             assert (await store.create(session(key))).value == 1
             assert await direct.get(key, ctx=CTX) is None
 
+    async def test_a_delete_by_a_hastier_worker_is_not_undone_by_a_repeated_create(
+        self, server: LocalServer
+    ) -> None:
+        namespace = f"test:{uuid4().hex}"
+        async with (
+            Proxy(server.port, first_script_of_each_key(Fate.LOSE)) as proxy,
+            store_at(server.url, namespace=namespace, deadline=SHORT_SECS) as hasty,
+            store_at(proxy.url, namespace=namespace) as patient,
+            control(server) as client,
+        ):
+            key = SessionKey("victim-gone")
+            loop = asyncio.get_running_loop()
+
+            async def remove() -> None:
+                assert await patiently(lambda: hasty.delete(key, ctx=CTX))
+                # Longer than the deleter's own attempts may take, shorter than the creator's.
+                ends_at = loop.time() + 3 * SHORT_SECS
+
+                async def is_forgotten() -> bool:
+                    return not await snapshot(client, namespace) or loop.time() > ends_at
+
+                await until_async(is_forgotten)
+
+            proxy.before_loss = remove
+            await client.read("SCRIPT", "LOAD", CREATE.source)
+            with suppress(OutcomeUnknownError):  # or it is answered: 1, and gone since
+                assert (await patient.create(session(key))).value == 1
+            assert await patient.get(key, ctx=CTX) is None
+
     async def test_reported_is_actual_over_a_bad_line(self, server: LocalServer) -> None:
         namespace = f"test:{uuid4().hex}"
         async with (
@@ -1384,6 +1413,18 @@ class TestScripts:
             return not await bench.everything()
 
         await until_async(gone)
+
+
+@pytest.mark.filterwarnings("ignore:.*unclosed:ResourceWarning")  # nobody can close them any more
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_store_that_outlives_its_loop_works_and_closes_in_the_next(valkey_url: str) -> None:
+    store = store_at(valkey_url)
+    assert asyncio.run(store.ping())
+    assert asyncio.run(store.ping())
+    assert store.statistics().connections == 1
+    asyncio.run(store.aclose())
+    assert store.statistics().closed
+    assert store.statistics().connections == 0
 
 
 def test_trio_is_refused_in_words(valkey_url: str) -> None:

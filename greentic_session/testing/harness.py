@@ -169,9 +169,9 @@ class RedisHarness(_Harness):
                 return sorted(names)
 
 
-# Makes every record older, by the expiry that the server has of it: one that a script forgot to set
-# or to clear stays wrong. A record is a hash with a time `at`, the trace of a delete one with a ring
-# `ops` only, a lookup one of expiries.
+# Makes every record older, by the expiry that the server has of it: one that a script forgot to
+# set or to clear stays wrong. A record is a hash with a time `at`, the trace of a delete one with a
+# ring `ops` only, a lookup one of expiries.
 _AGE = """
 local by = tonumber(ARGV[1])
 local function text(number) return string.format('%.0f', number) end
