@@ -70,8 +70,25 @@ def tcp_server_url() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def redis_url() -> Iterator[str]:
     """URL of a Redis server of this test process, where there is a ``redis-server`` on PATH."""
-    with LocalServer(redis_binary()) as server:
+    try:
+        binary = redis_binary()
+    except ServerNotFoundError as error:
+        pytest.skip(f"backend redis-server: {error}")  # named with its reason, as in the header
+    with LocalServer(binary) as server:
         yield server.url
+
+
+@pytest.fixture(params=["valkey", "redis"])
+def server(request: pytest.FixtureRequest) -> Iterator[LocalServer]:
+    """A server that the test may disturb."""
+    try:
+        binary = valkey_binary() if request.param == "valkey" else redis_binary()
+    except ServerNotFoundError as error:
+        if request.param == "valkey":
+            raise
+        pytest.skip(f"backend redis-server: {error}")
+    with LocalServer(binary, ("--lua-time-limit", "50"), tcp=True) as server:
+        yield server
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import asyncio
 import os
 import random
 import ssl
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, cast, final
 
 from redis.asyncio.connection import (
@@ -42,6 +43,8 @@ Reply = Any  # Any: whatever RESP carries; each caller knows the type of its com
 _FIRST_PAUSE_SECS: Final = 0.005
 _LAST_PAUSE_SECS: Final = 0.1
 _LEAST_ATTEMPT_SECS: Final = 0.1
+_IN_TRANSIT_MS: Final = 2
+"""How long an attempt may take from here to where it is executed, for its age there."""
 
 
 @final
@@ -57,6 +60,8 @@ class RedisClient:
         self._slots = asyncio.Semaphore(config.max_connections)
         self._idle: list[AbstractConnection] = []
         self._open: Final[set[AbstractConnection]] = set()
+        self._missing: Final[set[Script]] = set()
+        self._least_secs: Final = min(0.02, config.deadline_secs / 10)
         self._closed = False
         self.in_flight = 0
         self.retries = 0
@@ -86,7 +91,7 @@ class RedisClient:
         :param until: as in :meth:`read`.
         :raises StoreUnavailableError: by the deadline.
         """
-        return await self._attempts(lambda _age, _inline: commands, until, writes=False)
+        return await self._attempts(lambda _age: commands, until, None)
 
     async def run(
         self,
@@ -108,58 +113,61 @@ class RedisClient:
         """
         operation = os.urandom(8).hex()
 
-        def command(age_ms: int | None, inline: bool) -> Sequence[Command]:
-            head: Command = ("EVAL", script.source) if inline else ("EVALSHA", script.sha1)
+        def command(age_ms: int | None) -> Sequence[Command]:
+            missing = script in self._missing
+            head: Command = ("EVAL", script.source) if missing else ("EVALSHA", script.sha1)
             age = "" if age_ms is None else age_ms
             return [(*head, len(keys), *keys, operation, age, field, *arguments)]
 
-        return (await self._attempts(command, until, writes=True))[0]
+        return (await self._attempts(command, until, script))[0]
 
     async def aclose(self) -> None:
         """Close every connection, idle or in use."""
         self._closed = True
+        with suppress(StoreUnavailableError):
+            self._enter_loop()  # those of another loop went with it
         connections, self._idle = [*self._open], []
         for connection in connections:
             await self._discard(connection)
 
     async def _attempts(
         self,
-        commands: Callable[[int | None, bool], Sequence[Command]],
+        commands: Callable[[int | None], Sequence[Command]],
         until: float | None,
-        *,
-        writes: bool,
+        script: Script | None,
     ) -> list[Reply]:
         loop = self._enter_loop()
         ends_at = loop.time() + self._config.deadline_secs if until is None else until
         doubtful_since: float | None = None  # when the first attempt was sent that may have run
-        inline = False
         attempt = 0
         self.in_flight += 1
         try:
             while True:
                 attempt += 1
                 started_at = loop.time()
-                age_ms = (
-                    None
-                    if doubtful_since is None
-                    else round((started_at - doubtful_since) * 1000) + 1
-                )
                 trial = _Trial()
                 try:
                     async with asyncio.timeout_at(_attempt_ends_at(started_at, ends_at)):
-                        return await self._exchange(commands(age_ms, inline), trial)
+                        replies = await self._exchange(commands, doubtful_since, trial)
                 except (RedisError, OSError, EOFError) as error:  # TimeoutError is an OSError
                     fault = classify(error, sent=trial.sent, index=trial.index)
                     # A server's own words may quote what it was sent, a password among it.
                     cause = None if fault.told else error
+                else:
+                    if script is not None:
+                        self._missing.discard(script)
+                    return replies
                 if self._closed:
                     fault = fault._replace(reason="the store is closed", code="unavailable")
                 if fault.kind is FaultKind.AMBIGUOUS and doubtful_since is None:
                     doubtful_since = started_at
-                inline = inline or fault.kind is FaultKind.NO_SCRIPT
-                in_doubt = writes and doubtful_since is not None
+                if fault.kind is FaultKind.NO_SCRIPT and script is not None:
+                    self._missing.add(script)
+                in_doubt = script is not None and doubtful_since is not None
                 pause = 0.0 if fault.kind is FaultKind.NO_SCRIPT else _pause(attempt)
-                if fault.error is not None or self._closed or loop.time() + pause >= ends_at:
+                # An attempt cut off as it begins would turn a plain refusal into a doubt.
+                too_late = loop.time() + pause + self._least_secs >= ends_at
+                if fault.error is not None or self._closed or too_late:
                     raise _given_up(fault, in_doubt=in_doubt) from cause
                 await asyncio.sleep(pause)
                 if loop.time() >= ends_at:  # a busy loop woke this call late: send nothing more
@@ -202,15 +210,22 @@ class RedisClient:
         self._open.discard(connection)
         await connection.disconnect(nowait=True)
 
-    async def _exchange(self, commands: Sequence[Command], trial: _Trial) -> list[Reply]:
+    async def _exchange(
+        self,
+        commands: Callable[[int | None], Sequence[Command]],
+        doubtful_since: float | None,
+        trial: _Trial,
+    ) -> list[Reply]:
         async with self._slots:
             connection = await self._connected()
             answered = False
             try:
-                packed = connection.pack_commands(commands)
+                # Only now: time has passed, and another call may have loaded the script.
+                given = commands(None if doubtful_since is None else _age_ms(doubtful_since))
+                packed = connection.pack_commands(given)
                 trial.sent = True
                 await connection.send_packed_command(packed, check_health=False)
-                replies = [await _reply(connection) for _ in commands]
+                replies = [await _reply(connection) for _ in given]
                 answered = True
             finally:
                 # A connection that owes a reply would give it to the next caller.
@@ -262,6 +277,11 @@ async def _is_stale(connection: AbstractConnection) -> bool:
 def _attempt_ends_at(started_at: float, ends_at: float) -> float:
     # Half of what is left, so that a dead connection leaves time for a live one.
     return min(ends_at, max((started_at + ends_at) / 2, started_at + _LEAST_ATTEMPT_SECS))
+
+
+def _age_ms(since: float) -> int:
+    elapsed_secs = asyncio.get_running_loop().time() - since
+    return round(elapsed_secs * 1000) + _IN_TRANSIT_MS
 
 
 def _pause(attempt: int) -> float:

@@ -3,7 +3,8 @@
 -- KEYS  1 record   HASH  cas inc owner ttl at body ops
 --       2 lookup   HASH  env/tenant -> when that tenant's record expires (ms since the epoch, 0 never)
 -- ARGV  1 op       16 hex digits that name this call, the same on each attempt at it
---       2 age      ms since an earlier attempt that may have been executed was sent; '' if none was
+--       2 age      ms since an earlier attempt that may have been executed was sent, at the most; ''
+--                  if none was
 --       3 field    env/tenant: the record's field in the lookup
 --
 -- Returns {verdict, version, incarnation, at}: an integer, then bulk strings. Verdicts:

@@ -9,6 +9,9 @@
 local mark, done_at = recall()
 if mark then return {1, version or '0', incarnation or '', done_at} end
 local refusal = refuse(ARGV[4], ARGV[5])
+if refusal == 0 and age ~= '' and (tonumber(ARGV[6]) or 0) ~= 0 and ARGV[6] + 0 <= age + 0 then
+  return {-5}  -- an earlier attempt may have ended the record by its short life
+end
 if refusal then return {refusal} end
 if overrun() then return {-5} end
 local ttl = ARGV[6] == '' and life or ARGV[6]
