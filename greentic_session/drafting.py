@@ -6,15 +6,16 @@ reader could decode.
 
 from __future__ import annotations
 
+import inspect
 from datetime import UTC, datetime
-from typing import Final, Generic, cast, final
+from typing import TYPE_CHECKING, Final, Generic, cast, final
 from uuid import UUID
 
 import msgspec
 
 from . import fence
 from .codec import Codec, CodecFactory, SessionBody, context_classes
-from .errors import DecodeError, InvalidInputError, PayloadTooLargeError
+from .errors import DecodeError, InvalidInputError, PayloadTooLargeError, TenantMismatchError
 from .model import (
     C,
     Cas,
@@ -30,7 +31,10 @@ from .model import (
 from .record import Draft, Record
 from .validation import check_key, ttl_to_ms
 
-__all__ = ["Drafter", "versioned"]
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Drafter", "changed", "check_token", "versioned"]
 
 
 @final
@@ -156,6 +160,40 @@ def versioned(
         updated_at=datetime.fromtimestamp(at_ms / 1000, UTC),
     )
     return Versioned(session, cas)
+
+
+def changed(session: Session[C], change: Callable[[Session[C]], Session[C]]) -> Session[C]:
+    """Return what a caller's function makes of a session.
+
+    :raises InvalidInputError: naming ``change``, if that is no session of the same key.
+    :raises TenantMismatchError: if it is another owner's.
+    """
+    changed = change(session)
+    if not isinstance(cast("object", changed), Session):
+        if inspect.iscoroutine(changed):
+            changed.close()  # else Python warns that it was never awaited
+        raise InvalidInputError(
+            "change", f"must return a Session, returned {type(changed).__name__}"
+        )
+    if changed.key != session.key:
+        raise InvalidInputError("change", "returned a session under another key")
+    if fence.owner_of(changed.meta) != fence.owner_of(session.meta):
+        raise TenantMismatchError(session.key)
+    return changed
+
+
+def check_token(expected: object) -> None:
+    """Check a token that a caller presents.
+
+    :raises InvalidInputError: naming ``expected``.
+    """
+    if (
+        not isinstance(expected, Cas)
+        or type(expected.value) is not int
+        or type(expected.incarnation) is not str
+        or not expected.incarnation.isascii()
+    ):
+        raise InvalidInputError("expected", "is not a token of this library")
 
 
 def _check_labels(labels: object) -> None:

@@ -7,7 +7,6 @@ inherits the contract's tests from :mod:`greentic_session.testing.contract`.
 
 from __future__ import annotations
 
-import inspect
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Final, Generic, cast, final
 from . import fence
 from .codec import CodecFactory, JsonCodec
 from .config import DEFAULT_MAX_PAYLOAD_BYTES
-from .drafting import Drafter, versioned
+from .drafting import Drafter, changed, check_token, versioned
 from .errors import (
     AmbiguousKeyError,
     CasConflictError,
@@ -228,7 +227,7 @@ class AsyncSessionStore(ABC, Generic[C]):
         :raises PayloadTooLargeError: over the store's limit.
         """
         self._check_open()
-        _check_token(expected)
+        check_token(expected)
         draft = self._drafter.draft(session)
         outcome = await self._update_cas(draft, expected, None)
         if outcome.verdict is Verdict.CONFLICT:
@@ -267,7 +266,7 @@ class AsyncSessionStore(ABC, Generic[C]):
             found = await self._get(key, ctx, until)
             if found is None:
                 raise SessionNotFoundError(key)
-            draft = self._drafter.draft(_changed(found.session, change))
+            draft = self._drafter.draft(changed(found.session, change))
             body = self._drafter.body(key, draft.body)  # what could not be returned is not written
             outcome = await self._update_cas(draft, found.cas, until)
             if outcome.verdict is not Verdict.CONFLICT:
@@ -327,7 +326,7 @@ class AsyncSessionStore(ABC, Generic[C]):
         self._check_open()
         key = check_key(key)
         if expected is not None:
-            _check_token(expected)
+            check_token(expected)
         until = self._deadline()
         address = await self._address(key, ctx, until)
         if address is None:
@@ -480,31 +479,6 @@ class AsyncSessionStore(ABC, Generic[C]):
         until: float | None,
     ) -> Outcome:
         """Remove; ``admission`` as in :meth:`_touch`."""
-
-
-def _check_token(expected: object) -> None:
-    if (
-        not isinstance(expected, Cas)
-        or type(expected.value) is not int
-        or type(expected.incarnation) is not str
-        or not expected.incarnation.isascii()
-    ):
-        raise InvalidInputError("expected", "is not a token of this library")
-
-
-def _changed(session: Session[C], change: Callable[[Session[C]], Session[C]]) -> Session[C]:
-    changed = change(session)
-    if not isinstance(cast("object", changed), Session):
-        if inspect.iscoroutine(changed):
-            changed.close()  # else Python warns that it was never awaited
-        raise InvalidInputError(
-            "change", f"must return a Session, returned {type(changed).__name__}"
-        )
-    if changed.key != session.key:
-        raise InvalidInputError("change", "returned a session under another key")
-    if fence.owner_of(changed.meta) != fence.owner_of(session.meta):
-        raise TenantMismatchError(session.key)
-    return changed
 
 
 async def _back_off(attempt: int) -> None:

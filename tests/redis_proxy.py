@@ -6,17 +6,12 @@ import asyncio
 import random
 import re
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from .redis_rig import SEED
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-
-    from greentic_session import AsyncSessionStore
-
-    Store = AsyncSessionStore[Any]
-    Call = Callable[[Store], Awaitable[object]]
 
 
 class Fate(Enum):

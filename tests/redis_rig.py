@@ -268,3 +268,7 @@ class Crowd:
     async def scan(self) -> None:
         seen = [found async for found in self._store.scan(CTX, batch_size=3)]
         assert {found.session.key for found in seen} - {NEW_KEY} == set(self._keys)
+
+
+def next_of(cas: Cas) -> Cas:
+    return Cas(value=cas.value + 1, incarnation=cas.incarnation)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -17,13 +17,10 @@ from .redis_rig import CTX, SEED, Crowd, control, session, store_at, until_async
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from greentic_session import AsyncSessionStore
     from greentic_session.testing.servers import (
         LocalServer,
     )
 
-    Store = AsyncSessionStore[Any]
-    Call = Callable[[Store], Awaitable[object]]
 
 pytestmark = pytest.mark.anyio
 

@@ -6,7 +6,7 @@ import asyncio
 import random
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 from uuid import uuid4
 
 import pytest
@@ -26,6 +26,7 @@ from .redis_rig import (
     WRITES,
     Crowd,
     ended,
+    next_of,
     patiently,
     session,
     stopped,
@@ -33,18 +34,12 @@ from .redis_rig import (
     until,
     warmed_up,
 )
-from .test_redis_lost_replies import next_of
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    from greentic_session import AsyncSessionStore
     from greentic_session.testing.servers import (
         LocalServer,
     )
 
-    Store = AsyncSessionStore[Any]
-    Call = Callable[[Store], Awaitable[object]]
 
 pytestmark = pytest.mark.anyio
 

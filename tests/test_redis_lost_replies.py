@@ -26,6 +26,7 @@ from .redis_rig import (
     SHORT_SECS,
     control,
     counted,
+    next_of,
     patiently,
     session,
     snapshot,
@@ -34,15 +35,12 @@ from .redis_rig import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from greentic_session import AsyncSessionStore
     from greentic_session.testing.servers import (
         LocalServer,
     )
 
     Store = AsyncSessionStore[Any]
-    Call = Callable[[Store], Awaitable[object]]
 
 pytestmark = pytest.mark.anyio
 
@@ -245,10 +243,6 @@ def assert_moved_on(conflict: CasConflictError, expected: Cas) -> None:
     assert conflict.expected == expected
     assert conflict.current.value > expected.value
     assert conflict.current.incarnation == expected.incarnation
-
-
-def next_of(cas: Cas) -> Cas:
-    return Cas(value=cas.value + 1, incarnation=cas.incarnation)
 
 
 class Writer:
