@@ -43,7 +43,7 @@ Reply = Any  # Any: whatever RESP carries; each caller knows the type of its com
 _FIRST_PAUSE_SECS: Final = 0.005
 _LAST_PAUSE_SECS: Final = 0.1
 _LEAST_ATTEMPT_SECS: Final = 0.1
-_IN_TRANSIT_MS: Final = 2
+_IN_TRANSIT_MS: Final = 0.5
 """How long an attempt may take from here to where it is executed, for its age there."""
 
 
@@ -113,10 +113,10 @@ class RedisClient:
         """
         operation = os.urandom(8).hex()
 
-        def command(age_ms: int | None) -> Sequence[Command]:
+        def command(age_ms: float | None) -> Sequence[Command]:
             missing = script in self._missing
             head: Command = ("EVAL", script.source) if missing else ("EVALSHA", script.sha1)
-            age = "" if age_ms is None else age_ms
+            age = "" if age_ms is None else f"{age_ms:.3f}"
             return [(*head, len(keys), *keys, operation, age, field, *arguments)]
 
         return (await self._attempts(command, until, script))[0]
@@ -132,7 +132,7 @@ class RedisClient:
 
     async def _attempts(
         self,
-        commands: Callable[[int | None], Sequence[Command]],
+        commands: Callable[[float | None], Sequence[Command]],
         until: float | None,
         script: Script | None,
     ) -> list[Reply]:
@@ -212,7 +212,7 @@ class RedisClient:
 
     async def _exchange(
         self,
-        commands: Callable[[int | None], Sequence[Command]],
+        commands: Callable[[float | None], Sequence[Command]],
         doubtful_since: float | None,
         trial: _Trial,
     ) -> list[Reply]:
@@ -279,9 +279,8 @@ def _attempt_ends_at(started_at: float, ends_at: float) -> float:
     return min(ends_at, max((started_at + ends_at) / 2, started_at + _LEAST_ATTEMPT_SECS))
 
 
-def _age_ms(since: float) -> int:
-    elapsed_secs = asyncio.get_running_loop().time() - since
-    return round(elapsed_secs * 1000) + _IN_TRANSIT_MS
+def _age_ms(since: float) -> float:
+    return (asyncio.get_running_loop().time() - since) * 1000 + _IN_TRANSIT_MS
 
 
 def _pause(attempt: int) -> float:

@@ -3,8 +3,8 @@
 -- KEYS  1 record   HASH  cas inc owner ttl at body ops
 --       2 lookup   HASH  env/tenant -> when that tenant's record expires (ms since the epoch, 0 never)
 -- ARGV  1 op       16 hex digits that name this call, the same on each attempt at it
---       2 age      ms since an earlier attempt that may have been executed was sent, at the most; ''
---                  if none was
+--       2 age      ms, with a fraction, since an earlier attempt that may have been executed was
+--                  sent; '' if none was
 --       3 field    env/tenant: the record's field in the lookup
 --
 -- Returns {verdict, version, incarnation, at}: an integer, then bulk strings. Verdicts:
@@ -13,13 +13,13 @@
 -- Why atomic: a script runs alone. It judges first and writes last, since nothing rolls back; its
 -- first write is the one that the server refuses when it is out of memory.
 --
--- ops, the ring: `op:at:mark;` newest first, mark = the version that the call made, 0 for a touch,
--- d for a delete. A call that finds its own op was executed by an earlier attempt (or by one that
--- arrived late) and is answered, not repeated. 320 bytes hold the last nine or so.
+-- ops, the ring: `op:time:mark;` newest first, time = us since the epoch, mark = the version that the
+-- call made, 0 for a touch, d for a delete. A call that finds its own op was executed by an earlier attempt (or by one that
+-- arrived late) and is answered, not repeated. 384 bytes hold the last ten.
 --
 -- Numbers go to redis.call as text, which saves a conversion in each; the body is never looked at.
 
-local RING_BYTES = 320
+local RING_BYTES = 384
 local ENTRY_BYTES = 52  -- the longest entry
 
 local op, age, field = ARGV[1], ARGV[2], ARGV[3]
@@ -30,12 +30,9 @@ local function text(number)
   return number .. ''
 end
 
-local function clock()
-  local time = redis.call('TIME')
-  return time[1] * 1000 + math.floor(time[2] / 1000)
-end
-
-local now = clock()
+local time = redis.call('TIME')
+local now_us = time[1] .. string.sub('00000' .. time[2], -6)  -- as text: it has over 14 digits
+local now = math.floor(now_us / 1000)
 local stored = redis.call('HMGET', KEYS[1], 'cas', 'inc', 'owner', 'ttl', 'at', 'ops')
 local version, incarnation, owner, life, ops = stored[1], stored[2], stored[3], stored[4], stored[6] or ''
 -- A record is absent from the instant it expires. The server removes it a moment later: Redis 7.0
@@ -51,18 +48,18 @@ local function recall()
   local at, mark = string.match(ops, '^:(%d+):(%w+);', start + #op)
   local since = string.sub(ops, 1, start - 1)
   local reborn = string.find(since, ':1;', 1, true) or string.find(since, ':d;', 1, true)
-  return mark, at, live and not reborn and incarnation
+  return mark, text(math.floor(at / 1000)), live and not reborn and incarnation
 end
 
 -- Whether an earlier attempt of this call may have been executed and pushed out of the ring since.
 local function overrun()
   if age == '' or #ops < RING_BYTES - ENTRY_BYTES then return false end
   local oldest = string.match(ops, ':(%d+):%w+;$')
-  return not oldest or tonumber(oldest) >= now - age
+  return not oldest or tonumber(oldest) >= now_us - age * 1000
 end
 
 local function remember(mark)
-  local ring = op .. ':' .. text(now) .. ':' .. mark .. ';' .. ops
+  local ring = op .. ':' .. now_us .. ':' .. mark .. ';' .. ops
   if #ring > RING_BYTES then
     ring = string.match(string.sub(ring, 1, RING_BYTES), '^.*;')
   end

@@ -9,7 +9,7 @@
 local mark, done_at = recall()
 if mark then return {1, version or '0', incarnation or '', done_at} end
 local refusal = refuse(ARGV[4], ARGV[5])
-if refusal == 0 and age ~= '' and (tonumber(ARGV[6]) or 0) ~= 0 and ARGV[6] + 0 <= age + 0 then
+if refusal == 0 and age ~= '' and (tonumber(ARGV[6]) or 0) ~= 0 and ARGV[6] - age <= 0 then
   return {-5}  -- an earlier attempt may have ended the record by its short life
 end
 if refusal then return {refusal} end
@@ -20,7 +20,7 @@ local expires, size = expiry(ttl), lookup_size()
 -- has written, the server lets it finish (Redis docs, "Eval scripts"). So touch works when full.
 expire(KEYS[1], expires)
 redis.call('HSET', KEYS[1], 'ttl', ttl, 'at', text(now), 'ops', remember('0'))
--- A life that ends now: the server removed the record above, and the fields have made it again.
-if expires ~= 0 and expires - 1 <= now then redis.call('DEL', KEYS[1]) end
+-- And again: had the life ended by then, the server removed the record, and the fields made it anew.
+expire(KEYS[1], expires)
 mirror(expires, size)
 return {1, version, incarnation, text(now)}
