@@ -67,26 +67,24 @@ def tcp_server_url() -> Iterator[str]:
         yield server.tcp_url
 
 
+def _redis_or_skip() -> Path:
+    try:
+        return redis_binary()
+    except ServerNotFoundError as error:
+        pytest.skip(f"backend redis-server: {error}")  # named with its reason, as in the header
+
+
 @pytest.fixture(scope="session")
 def redis_url() -> Iterator[str]:
     """URL of a Redis server of this test process, where there is a ``redis-server`` on PATH."""
-    try:
-        binary = redis_binary()
-    except ServerNotFoundError as error:
-        pytest.skip(f"backend redis-server: {error}")  # named with its reason, as in the header
-    with LocalServer(binary) as server:
+    with LocalServer(_redis_or_skip()) as server:
         yield server.url
 
 
 @pytest.fixture(params=["valkey", "redis"])
 def server(request: pytest.FixtureRequest) -> Iterator[LocalServer]:
     """A server that the test may disturb."""
-    try:
-        binary = valkey_binary() if request.param == "valkey" else redis_binary()
-    except ServerNotFoundError as error:
-        if request.param == "valkey":
-            raise
-        pytest.skip(f"backend redis-server: {error}")
+    binary = valkey_binary() if request.param == "valkey" else _redis_or_skip()
     with LocalServer(binary, ("--lua-time-limit", "50"), tcp=True) as server:
         yield server
 

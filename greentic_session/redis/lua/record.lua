@@ -14,8 +14,8 @@
 -- first write is the one that the server refuses when it is out of memory.
 --
 -- ops, the ring: `op:time:mark;` newest first, time = us since the epoch, mark = the version that the
--- call made, 0 for a touch, d for a delete. A call that finds its own op was executed by an earlier attempt (or by one that
--- arrived late) and is answered, not repeated. 384 bytes hold the last ten.
+-- call made, 0 for a touch, d for a delete. A call that finds its own op was executed by an earlier
+-- attempt (or by one that arrived late) and is answered, not repeated. 384 bytes hold the last ten.
 --
 -- Numbers go to redis.call as text, which saves a conversion in each; the body is never looked at.
 
