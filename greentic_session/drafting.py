@@ -83,7 +83,7 @@ class Drafter(Generic[C]):
         )
         if type(meta) is not SessionMeta:
             raise InvalidInputError("meta", f"expected SessionMeta, got {type(meta).__name__}")
-        scope, owner = fence.owner_of(meta)
+        whose = fence.owner_of(meta)
         _check_labels(meta.labels)
         _check_cursor(cursor)
         if outbox != ():
@@ -100,7 +100,7 @@ class Drafter(Generic[C]):
             raise PayloadTooLargeError(len(body), self._max_payload_bytes)
         if self._verify and (fault := self._decode(body)[1]) is not None:
             raise InvalidInputError("session", f"could not be read again: {fault}")
-        return Draft(scope, key, owner, ttl_ms, body)
+        return Draft(whose.scope, key, whose.owner, ttl_ms, body)
 
     def body(self, key: SessionKey, data: bytes) -> SessionBody[C]:
         """Return what stored bytes hold.

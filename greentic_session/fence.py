@@ -28,21 +28,24 @@ __all__ = ["Owner", "admit", "admits", "check_presented", "owner_of", "scope_of"
 
 
 class Owner(NamedTuple):
-    """Whose session it is, in the two texts that backends store and compare.
+    """Whose session it is, in the texts that backends store and compare.
 
     :ivar scope: ``env/tenant``: where the record is.
     :ivar owner: ``team/user``: whose it is there.
+    :ivar admission: the owners whose records a caller of this owner may act on.
     """
 
     scope: str
     owner: str
+    admission: Admission
 
 
 def _owner(env: object, tenant_id: object, team_id: object, user_id: object) -> Owner:
     scope = f"{check_identifier(env, 'env')}/{check_identifier(tenant_id, 'tenant_id')}"
     team = "" if team_id is None else check_identifier(team_id, "team_id")
     user = "" if user_id is None else check_user(user_id)
-    return Owner(scope, f"{team}/{user}")
+    exact = f"{team}/{user}"
+    return Owner(scope, exact, Admission(exact, f"{team}/"))
 
 
 # Texts that compare equal give equal owners, whatever their class; what is refused is not kept.
@@ -79,8 +82,8 @@ def admit(ctx: TenantCtx) -> tuple[str, Admission]:
 
     :raises InvalidInputError: as :func:`scope_of`.
     """
-    scope, exact = owner_of(_require_ctx(ctx))
-    return scope, Admission(exact, exact[: exact.index("/") + 1])
+    caller = owner_of(_require_ctx(ctx))
+    return caller.scope, caller.admission
 
 
 def admits(admission: Admission | None, owner: str) -> bool:

@@ -31,7 +31,7 @@ def _names(who: Whose) -> tuple[str, str, str]:
     """Everything that tells one (env, tenant, team, user, key) from another, as stored."""
     env, tenant, team_id, user_id, session_key = who
     meta = SessionMeta(env=env, tenant_id=tenant, team_id=team_id, user_id=user_id)
-    scope, owner = owner_of(meta)
+    scope, owner, _ = owner_of(meta)
     waits = NAMES.waits(env, tenant, team_id, user_id) if user_id is not None else ""
     return NAMES.record(scope, session_key), owner, waits
 
