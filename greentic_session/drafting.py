@@ -60,7 +60,7 @@ class Drafter(Generic[C]):
             self._codec: Final[Codec[C]] = codec(context_type)
         except (TypeError, NameError) as error:
             raise InvalidInputError("context_type", str(error)) from error
-        # What a codec writes of plain dicts it can always read.
+        # What a codec writes of plain dicts it can read: there is nothing in them to fit.
         self._verify: Final = verify and context_type is not dict
         self._context_classes: Final = context_classes(context_type)
         self._max_payload_bytes: Final = max_payload_bytes

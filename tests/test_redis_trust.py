@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import traceback
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+import msgspec
 import pytest
 
 from greentic_session import (
+    AmbiguousKeyError,
     DecodeError,
     OutcomeUnknownError,
     Session,
@@ -150,6 +154,39 @@ async def test_a_right_that_a_script_lacks_half_way_leaves_the_outcome_unknown(
                     with pytest.raises(OutcomeUnknownError, match="may not run"):
                         await store.delete(session.key, ctx=CTX)
                     assert await owner.get(session.key, ctx=CTX) is None
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+async def test_the_rights_that_the_readme_lists_are_enough(protocol: int) -> None:
+    readme = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
+    listed = re.search(r"account needs\s+`([a-z\s|]+)`", readme)
+    assert listed is not None
+    rights = [f"+{command}" for command in listed[1].split()]
+    with LocalServer(valkey_binary()) as server:
+        async with RedisHarness(server.url) as harness:
+            rule = ("on", ">pw", "~*", "-@all", *rights)
+            await harness.client.read("ACL", "SETUSER", "worker", *rule)
+            url = server.url.replace("unix://", "unix://worker:pw@")
+            async with create_session_store(
+                f"{url}?namespace={harness.config.namespace}&deadline=20&protocol={protocol}"
+            ) as store:
+                first, second = make(), make(ttl_secs=0)
+                await store.ping()
+                cas = await store.create(first)
+                cas = await store.update_cas(first, cas)
+                await store.put(second)
+                other = SessionMeta(tenant_id="globex")
+                await store.put(msgspec.structs.replace(first, meta=other))
+                assert await store.get(second.key) is not None
+                with pytest.raises(AmbiguousKeyError):
+                    await store.get(first.key)
+                assert await store.touch(first.key, 0, ctx=CTX)
+                assert await store.touch(first.key, 9, ctx=CTX)
+                await store.mutate(first.key, lambda found: found, ctx=CTX)
+                assert None not in await store.get_many([first.key, second.key], ctx=CTX)
+                assert len([found async for found in store.scan(CTX)]) == 2
+                assert await store.delete(first.key, ctx=CTX)
+                assert await store.delete(second.key)
 
 
 async def test_a_right_to_scripts_that_is_lacking_is_clean() -> None:

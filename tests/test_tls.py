@@ -42,11 +42,22 @@ async def tls_in_front_of(socket_url: str, authority: trustme.CA) -> AsyncIterat
         yield server.sockets[0].getsockname()[1]
 
 
+@pytest.fixture
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture
+def ca_file(authority: trustme.CA, tmp_path: Path) -> Path:
+    path = tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(path)
+    return path
+
+
 @pytest.mark.anyio
-async def test_a_trusted_server_is_spoken_to(valkey_url: str, tmp_path: Path) -> None:
-    authority = trustme.CA()
-    ca_file = tmp_path / "ca.pem"
-    authority.cert_pem.write_to_path(ca_file)
+async def test_a_trusted_server_is_spoken_to(
+    valkey_url: str, authority: trustme.CA, ca_file: Path
+) -> None:
     async with tls_in_front_of(valkey_url, authority) as port:
         url = f"rediss://localhost:{port}?tls_ca_file={ca_file}&deadline=20"
         async with create_session_store(url) as store:
@@ -55,8 +66,8 @@ async def test_a_trusted_server_is_spoken_to(valkey_url: str, tmp_path: Path) ->
 
 
 @pytest.mark.anyio
-async def test_an_unknown_authority_is_refused(valkey_url: str) -> None:
-    async with tls_in_front_of(valkey_url, trustme.CA()) as port:
+async def test_an_unknown_authority_is_refused(valkey_url: str, authority: trustme.CA) -> None:
+    async with tls_in_front_of(valkey_url, authority) as port:
         url = f"rediss://localhost:{port}?deadline=10"
         async with create_session_store(url) as store:
             with pytest.raises(StoreUnavailableError, match="certificate") as caught:
@@ -65,10 +76,9 @@ async def test_an_unknown_authority_is_refused(valkey_url: str) -> None:
 
 
 @pytest.mark.anyio
-async def test_another_host_name_is_refused(valkey_url: str, tmp_path: Path) -> None:
-    authority = trustme.CA()
-    ca_file = tmp_path / "ca.pem"
-    authority.cert_pem.write_to_path(ca_file)
+async def test_another_host_name_is_refused(
+    valkey_url: str, authority: trustme.CA, ca_file: Path
+) -> None:
     async with tls_in_front_of(valkey_url, authority) as port:
         url = f"rediss://127.0.0.1:{port}?tls_ca_file={ca_file}&deadline=10"
         async with create_session_store(url) as store:
@@ -78,8 +88,8 @@ async def test_another_host_name_is_refused(valkey_url: str, tmp_path: Path) -> 
 
 
 @pytest.mark.anyio
-async def test_checking_can_be_switched_off(valkey_url: str) -> None:
-    async with tls_in_front_of(valkey_url, trustme.CA()) as port:
+async def test_checking_can_be_switched_off(valkey_url: str, authority: trustme.CA) -> None:
+    async with tls_in_front_of(valkey_url, authority) as port:
         url = f"rediss://localhost:{port}?tls_verify=no&deadline=20"
         async with create_session_store(url) as store:
             assert await store.ping()
