@@ -1,29 +1,28 @@
-"""An onboarding bot: several workers, one store, each reply exactly once.
+"""An onboarding bot: each question pauses its flow, and any worker of any process takes it up.
 
 Reads Telegram ``Update`` objects, one a line, as a webhook gets them: some twice, some out of
-order, many people at once. Asks each person for a name, an e-mail address and a plan::
+order, many people at once. Asks each person for a name, an e-mail address and a plan. Here::
 
-    python examples/telegram_worker.py
-    python examples/telegram_worker.py --url redis://localhost --sent /tmp/sent.jsonl --pace 20
+    python telegram_worker.py
+    python telegram_worker.py --url redis://localhost --sent /tmp/1 --pace 20
+    python telegram_worker.py --url redis://localhost/1 --sent /tmp/3 --processes 3 --die-at 20
 
-Kill the second one at any moment and start it again: in the end it prints what the first prints.
+Kill the second at any moment and start it again. The third loses one of its three processes in the
+middle of a turn. In the end all print the same.
 
-* What a person said, the next question, and the reply that has to go out (``pending``) are one
-  session, written by one compare-and-set: after a kill all of it is there, or nothing.
-* The session holds the newest ``update_id`` that is part of it. An update counts only if it is
-  newer, and only after its predecessor in the conversation. So it does not matter which worker or
-  process takes it, or how often: nobody is asked twice.
-* A reply goes out after it is committed, and the conversation goes on after the reply is
-  acknowledged (``pending`` cleared). Whoever opens the session next, even for an update that turns
-  out to be a repeat, first sends what is pending. A bot confirms an update to Telegram when all
-  this is done, and until then Telegram repeats it (here: the file is read again): nobody is
-  forgotten.
-
-One gap is left. Whoever is killed between sending and acknowledging leaves a pending reply that was
-sent, and the next worker sends it again; so does one that looks in just then. No store can close
-this gap, only the receiver, by refusing what it has. :class:`Gateway` does, by session key, step
-and SHA-256 of the reply (the step's outbox entry), so here each arrives exactly once. Telegram's
-``sendMessage`` takes no such name: straight to Telegram it is at least once.
+* Exactly once: a flow waits for one person in one chat, its :class:`ReplyScope`. An update claims
+  the wait, so one worker has the flow. It saves the next state together with the update's number,
+  and ends its turn in one step: the flow waits again, or is gone, and the ``update_id`` is a
+  completed event. Later it is a duplicate, whichever process gets it.
+* In order: the next update of a conversation is delivered when the one before is confirmed, which
+  it is when :meth:`Bot.handle` has returned. If a process is killed, what it has not confirmed is
+  delivered to another, which finds the wait claimed until the dead one's lease ends.
+* At least once: a reply goes out after it was saved with the state (``pending``) and before the
+  flow waits for the answer. Whoever is killed in between leaves a reply that was sent or was not,
+  and the next worker sends it again, before all else. No store can close this gap, only the
+  receiver, by refusing what it has. :class:`Gateway` does, by session key, step and SHA-256 of the
+  reply (the step's outbox entry), so here each arrives exactly once. Telegram's ``sendMessage``
+  takes no such name: straight to Telegram it is at least once.
 """
 
 from __future__ import annotations
@@ -31,40 +30,52 @@ from __future__ import annotations
 import argparse
 import heapq
 import operator
+import os
 import re
-from contextlib import suppress
+import signal
+import sys
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import anyio
+import anyio.abc
 import msgspec
 from msgspec.structs import replace
 
 from greentic_session import (
     AsyncSessionStore,
+    Cas,
     CasConflictError,
+    Claim,
+    DuplicateEventError,
+    LeaseLostError,
     OutcomeUnknownError,
+    ReplyScope,
     Session,
     SessionCursor,
-    SessionExistsError,
     SessionKey,
     SessionMeta,
     TenantCtx,
+    WaitClaimedError,
+    WaitNotFoundError,
+    WaitRegistry,
     create_session_store,
 )
 from greentic_session.keys import telegram_update_to_session_key
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
 
-    from anyio.streams.memory import MemoryObjectReceiveStream
+    Handler = Callable[["Said"], Awaitable[None]]
 
 BOT_ID: Final = 7012345678
 BOT_NAME: Final = "acme_welcome_bot"
 LOOK_AHEAD: Final = 8  # how many early updates may wait for a late one
-# Telegram repeats an update for a day, so a session must live longer to know it again; and after a
-# week without updates it numbers them anew, so by then no session may be left.
+LOOK_AGAIN_SECS: Final = 0.05  # at a wait that another worker holds
+# Telegram repeats an update for a day, so completed ones must be known for longer; and after a week
+# without updates it numbers them anew, so by then no flow may be left.
 TTL_SECS: Final = 2 * 24 * 3600
 EMAIL: Final = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s.]{2,}")
 PLANS: Final = ("basic", "pro")
@@ -109,15 +120,12 @@ class Update(msgspec.Struct, frozen=True):
 
 
 class Said(msgspec.Struct, frozen=True):
-    """What a person said to this bot, and what came before it in the same conversation."""
+    """What a person said to this bot."""
 
     update_id: int
     chat: Chat
     user: User
     text: str
-    previous_id: int = 0
-    previous_done: anyio.Event = msgspec.field(default_factory=anyio.Event)
-    done: anyio.Event = msgspec.field(default_factory=anyio.Event)
 
     @property
     def key(self) -> SessionKey:
@@ -131,7 +139,6 @@ class Onboarding(msgspec.Struct, frozen=True, omit_defaults=True):
     last_update_id: int = 0
     name: str = ""
     email: str = ""
-    plan: str = ""
     pending: str = ""
 
 
@@ -148,12 +155,14 @@ class Gateway:
 
     :param log: append-only file of what was sent, which outlives the process and may be shared by
         several (POSIX only); ``None`` keeps it in memory.
+    :param die_at: the numbers of messages in the log whose sender is killed with SIGKILL.
     """
 
-    def __init__(self, log: Path | None = None) -> None:
+    def __init__(self, log: Path | None = None, die_at: Sequence[int] = ()) -> None:
         self.sent: dict[tuple[SessionKey, int, str], Sent] = {}
         self._log = log
         self._read_to = 0
+        self._die_at = die_at
 
     def send(self, *replies: Sent) -> None:
         """Send those that nobody sent before; without any, only read what others sent."""
@@ -174,6 +183,8 @@ class Gateway:
                 line = msgspec.json.encode(reply) + b"\n"
                 if log.write(line) != len(line):
                     raise OSError(f"no room for a whole line in {self._log}")
+                if len(self.sent) in self._die_at:  # sent, and the turn is not over
+                    os.kill(os.getpid(), signal.SIGKILL)
 
     def _note(self, replies: Iterable[Sent]) -> list[Sent]:
         """Return those that are new."""
@@ -211,11 +222,11 @@ def respond(node: str, known: Onboarding, said: Said) -> tuple[str, Onboarding, 
     if node == "email":
         return node, known, "That is not an e-mail address. Please try again."
     if node == "plan" and text.lower() in PLANS:
-        welcome = f"Welcome, {known.name}! {known.email} is on the {text.lower()} plan."
-        return "done", replace(known, plan=text.lower()), welcome
+        plan = f"{known.email} is on the {text.lower()} plan."
+        return "done", known, f"Welcome, {known.name}! {plan}"
     if node == "plan":
         return node, known, f"Please choose {' or '.join(PLANS)}."
-    return node, known, ""  # before the first /start, or after the last answer
+    return node, known, ""  # registered, but its /start has not come through
 
 
 def step(session: Session[Onboarding], said: Said) -> Session[Onboarding]:
@@ -223,22 +234,45 @@ def step(session: Session[Onboarding], said: Said) -> Session[Onboarding]:
     node, known, reply = respond(session.cursor.node_id, session.context, said)
     if reply:
         # The entry names the reply: with its update, for the same words may go out at the same
-        # step of a later session. Older entries are acknowledged and need no place any more.
+        # step of a later session. Older entries were sent and need no place any more.
         payload = f"{said.update_id} {reply}".encode()
         session, _ = replace(session, outbox=()).with_outbox(payload)
         session = session.advance(node)
     return replace(session, context=replace(known, last_update_id=said.update_id, pending=reply))
 
 
-async def advance(store: AsyncSessionStore[Onboarding], gateway: Gateway, said: Said) -> None:
-    """Look at the session and do the next thing that this update asks for."""
-    ctx = TenantCtx(tenant_id="acme", user_id=str(said.user.id))
-    mine = store.scoped(ctx)
-    found = await mine.get(said.key)
-    newest = found.session.context.last_update_id if found is not None else 0
-    if newest < said.previous_id and not said.previous_done.is_set():  # another worker has it
-        await said.previous_done.wait()
-    elif found is None:
+class Bot(NamedTuple):
+    """A worker: takes any update of anybody, beside any number of others on the same store."""
+
+    store: AsyncSessionStore[Onboarding]
+    waits: WaitRegistry[Onboarding]
+    gateway: Gateway
+    lease_secs: float = 3
+
+    async def handle(self, said: Said) -> None:
+        """See an update through; it may be confirmed when this has returned, and only then."""
+        user_id, scope = str(said.user.id), ReplyScope(conversation=str(said.chat.id))
+        ctx = TenantCtx(tenant_id="acme", user_id=user_id)
+        event_id = str(said.update_id)
+        while True:
+            try:
+                async with self.waits.resume(
+                    ctx, user_id, scope, event_id=event_id, lease=self.lease_secs
+                ) as turn:
+                    await self._take(turn, said, scope)
+                    return
+            except DuplicateEventError:
+                return  # completed before, by whichever worker
+            except WaitNotFoundError:
+                if said.text != "/start":
+                    return  # nobody asked for it
+                await self._register(ctx, scope, said)  # and resume it, with this update
+            except WaitClaimedError:
+                await anyio.sleep(LOOK_AGAIN_SECS)  # until the turn ends, or a dead worker's lease
+            except (LeaseLostError, OutcomeUnknownError):
+                continue  # the next look shows how far the turn came
+
+    async def _register(self, ctx: TenantCtx, scope: ReplyScope, said: Said) -> None:
         fresh = Session(
             key=said.key,
             cursor=SessionCursor(flow_id="onboarding", node_id="new"),
@@ -246,82 +280,66 @@ async def advance(store: AsyncSessionStore[Onboarding], gateway: Gateway, said: 
             context=Onboarding(),
             ttl_secs=TTL_SECS,
         )
-        await mine.create(step(fresh, said))
-    elif reply := found.session.context.pending:
-        entry = found.session.outbox[-1]
-        name = (said.key, entry.seq, entry.payload_sha256.hex())
-        gateway.send(Sent(name, said.chat.id, reply))
-        known = replace(found.session.context, pending="")
-        await mine.update_cas(replace(found.session, context=known), found.cas)
-    elif newest < said.update_id:
-        await mine.update_cas(step(found.session, said), found.cas)
-    else:
-        said.done.set()  # part of the session, by whichever worker, and answered
+        # A session that is there by now waits on as it is.
+        session, cas = await self.store.get(said.key, ctx=ctx) or (fresh, Cas.none())
+        with suppress(CasConflictError):  # another worker was first
+            await self.waits.register_wait(ctx, str(said.user.id), scope, session, expected=cas)
 
+    async def _take(self, turn: Claim[Onboarding], said: Said, scope: ReplyScope) -> None:
+        session = self._send_pending(turn.session, said.chat)  # left by a worker that was killed
+        if session.context.last_update_id < said.update_id:  # not saved by it, nor too old
+            session = step(session, said)
+            await turn.save(session)
+            session = self._send_pending(session, said.chat)
+        if session.cursor.node_id == "done":
+            await turn.finish()
+        else:
+            await turn.wait_again(session, scope)
 
-async def work(
-    store: AsyncSessionStore[Onboarding], gateway: Gateway, queue: MemoryObjectReceiveStream[Said]
-) -> None:
-    """Take updates from the queue until it is closed, and see each one through."""
-    async for said in queue:
-        while not said.done.is_set():
-            # Who lost a race, or cannot tell whether it won, looks again.
-            with suppress(CasConflictError, SessionExistsError, OutcomeUnknownError):
-                await advance(store, gateway, said)
+    def _send_pending(self, session: Session[Onboarding], chat: Chat) -> Session[Onboarding]:
+        if reply := session.context.pending:
+            entry = session.outbox[-1]
+            name = (session.key, entry.seq, entry.payload_sha256.hex())
+            self.gateway.send(Sent(name, chat.id, reply))
+        return replace(session, context=replace(session.context, pending=""))
 
 
 def in_sequence(updates: Iterable[Update]) -> Iterator[Update]:
-    """Yield each update once, and in order as far as ``LOOK_AHEAD`` allows."""
-    seen: set[int] = set()
-    early: list[tuple[int, Update]] = []
+    """Yield the updates in order as far as ``LOOK_AHEAD`` allows; repeats and late ones at once."""
+    early: list[tuple[int, int, Update]] = []
     following = 0
-    for update in updates:
-        if update.update_id in seen:
-            continue
-        seen.add(update.update_id)
-        heapq.heappush(early, (update.update_id, update))
+    for count, update in enumerate(updates):
+        heapq.heappush(early, (update.update_id, count, update))
         # Which number is the very first is not known, so at the start the buffer fills.
         while early and (early[0][0] <= following or len(early) > LOOK_AHEAD):
-            number, ready = heapq.heappop(early)
+            number, _, ready = heapq.heappop(early)
             following = max(following, number + 1)
             yield ready
-    yield from (update for _, update in sorted(early))
-
-
-def in_conversation(updates: Iterable[Update]) -> Iterator[Said]:
-    """Yield what is for the flow, each with what came before it in its conversation."""
-    latest: dict[SessionKey, Said] = {}
-    for said in map(said_in, in_sequence(updates)):
-        if said is None:
-            continue
-        if (last := latest.get(said.key)) is None:
-            latest[said.key] = said
-        elif last.update_id < said.update_id:
-            latest[said.key] = replace(said, previous_id=last.update_id, previous_done=last.done)
-        else:
-            continue  # so late that its conversation has gone on without it
-        yield latest[said.key]
+    yield from (update for _, _, update in sorted(early))
 
 
 async def run(
-    store: AsyncSessionStore[Onboarding],
-    gateway: Gateway,
-    updates: Sequence[Update],
-    workers: int = 4,
-    pace_secs: float = 0,
+    handle: Handler, gateway: Gateway, updates: Sequence[Update], workers: int = 4, pace: float = 0
 ) -> str:
-    """See all updates through; return who was sent what, which is the same for every run."""
+    """Deliver all updates; return who was sent what, which is the same for every run."""
     people: dict[tuple[int, int], Said] = {}
-    send, take = anyio.create_memory_object_stream[Said](workers)
-    with send, take:
-        async with anyio.create_task_group() as tasks:
-            for _ in range(workers):
-                tasks.start_soon(work, store, gateway, take)
-            for said in in_conversation(updates):
-                people[said.chat.id, said.user.id] = said
-                await send.send(said)
-                await anyio.sleep(pace_secs)
-            send.close()
+    latest: dict[SessionKey, anyio.Event] = {}
+    slots = anyio.Semaphore(workers)
+
+    async def deliver(said: Said, before: anyio.Event | None, confirmed: anyio.Event) -> None:
+        if before is not None:
+            await before.wait()
+        await handle(said)
+        confirmed.set()
+        slots.release()
+
+    async with anyio.create_task_group() as tasks:
+        for said in filter(None, map(said_in, in_sequence(updates))):
+            people[said.chat.id, said.user.id] = said
+            before, latest[said.key] = latest.get(said.key), anyio.Event()
+            await slots.acquire()
+            tasks.start_soon(deliver, said, before, latest[said.key])
+            await anyio.sleep(pace)
     gateway.send()
     lines: list[str] = []
     for _, said in sorted(people.items()):
@@ -334,24 +352,66 @@ async def run(
     return "\n".join([*lines, f"{counts}; {len(gateway.sent)} messages sent"])
 
 
-def main() -> None:
+@asynccontextmanager
+async def worker_processes(command: Sequence[str], count: int) -> AsyncGenerator[Handler]:
+    """Start worker processes, and give what hands each update to the next one that is free."""
+    put, take = anyio.create_memory_object_stream[anyio.abc.Process](count)
+    living = count
+
+    async def handle(said: Said) -> None:
+        nonlocal living
+        while living:
+            process = await take.receive()
+            assert process.stdin and process.stdout  # noqa: S101, PT018 - open_process made them
+            with suppress(anyio.EndOfStream, anyio.BrokenResourceError, ConnectionError):
+                await process.stdin.send(msgspec.json.encode(said) + b"\n")
+                await process.stdout.receive(1)
+                return put.send_nowait(process)
+            living -= 1
+            end = f"ended with {await process.wait()}, update {said.update_id} is delivered again"
+            print(f"a worker {end}: {living} of {count} go on", file=sys.stderr, flush=True)
+        raise RuntimeError("no worker is left")
+
+    async with put, take, AsyncExitStack() as stack:
+        for _ in range(count):
+            process = await anyio.open_process(command, stderr=None)
+            put.send_nowait(await stack.enter_async_context(process))
+        yield handle
+
+
+async def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description="An onboarding bot on recorded Telegram updates.")
+    option = parser.add_argument
     recorded = Path(__file__).with_name("telegram_updates.jsonl")
-    parser.add_argument("--url", default="memory://", help="session store (%(default)s)")
-    parser.add_argument("--updates", type=Path, default=recorded, help="file of updates")
-    parser.add_argument("--sent", type=Path, help="log of sent messages, kept between runs")
-    parser.add_argument("--workers", type=int, choices=range(1, 65), default=4, metavar="N")
-    parser.add_argument("--pace", type=float, default=0, help="pause between updates, in ms")
+    option("--url", default="memory://", help="session store (%(default)s)")
+    option("--updates", type=Path, default=recorded, help="file of updates")
+    option("--sent", type=Path, help="log of sent messages, kept between runs")
+    option("--workers", type=int, choices=range(1, 65), default=4, metavar="N", help="at a time")
+    option("--processes", type=int, choices=range(1, 65), default=1, metavar="M")
+    option("--lease", type=float, default=3, help="life of a dead worker's claim, in s")
+    option("--die-at", type=int, nargs="+", default=(), metavar="N", help="--sent lines to die at")
+    option("--pace", type=float, default=0, help="pause between updates, in ms")
+    option("--work", action="store_true", help=argparse.SUPPRESS)  # as one of the processes
     args = parser.parse_args()
+    if args.processes > 1 and (args.url.startswith("memory:") or args.sent is None):
+        parser.error("processes need what they can share: --url redis://… and --sent FILE")
     updates = msgspec.json.Decoder(Update).decode_lines(args.updates.read_bytes())
-
-    async def bot() -> str:
-        async with create_session_store(args.url, context_type=Onboarding) as store:
-            return await run(store, Gateway(args.sent), updates, args.workers, args.pace / 1000)
-
-    print(anyio.run(bot))
+    gateway = Gateway(args.sent, args.die_at)
+    if args.processes > 1 and not args.work:
+        command = (sys.executable, *sys.argv, "--work")
+        async with worker_processes(command, args.processes) as handle:
+            print(await run(handle, gateway, updates, args.workers, args.pace / 1000))
+        return
+    async with create_session_store(args.url, context_type=Onboarding) as store:
+        bot = Bot(store, WaitRegistry(store, events_ttl=TTL_SECS), gateway, args.lease)
+        if not args.work:
+            print(await run(bot.handle, gateway, updates, args.workers, args.pace / 1000))
+            return
+        async for line in anyio.wrap_file(sys.stdin.buffer):
+            await bot.handle(msgspec.json.decode(line, type=Said))
+            print(flush=True)  # confirmed
 
 
 if __name__ == "__main__":
-    main()
+    anyio.run(main)

@@ -2,6 +2,7 @@
 
 Importing the package loads no backend; ``InMemorySessionStore`` and ``RedisSessionStore`` load
 theirs when they are first named, and :func:`create_session_store` when it makes one.
+``WaitRegistry`` loads when it is first named as well.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ from .store import AsyncSessionStore
 if TYPE_CHECKING:
     from .memory import InMemorySessionStore
     from .redis import RedisSessionStore
+    from .waits import Claim, WaitRegistry
 
 __version__ = "0.1.0"
 
@@ -64,6 +66,7 @@ __all__ = [
     "AsyncSessionStore",
     "Cas",
     "CasConflictError",
+    "Claim",
     "Clock",
     "Codec",
     "CodecFactory",
@@ -105,6 +108,7 @@ __all__ = [
     "Versioned",
     "WaitClaimedError",
     "WaitNotFoundError",
+    "WaitRegistry",
     "create_session_store",
     "from_env",
     "json_schema",
@@ -126,4 +130,8 @@ def __getattr__(name: str) -> object:
         from .redis import RedisSessionStore  # noqa: PLC0415 - backends load on first use
 
         return RedisSessionStore
+    if name in ("Claim", "WaitRegistry"):
+        from . import waits  # noqa: PLC0415 - they load anyio
+
+        return getattr(waits, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

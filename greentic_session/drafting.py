@@ -121,7 +121,7 @@ class Drafter(Generic[C]):
         body = self.body(key, record.body)
         try:
             return versioned(key, body, cas, record.ttl_ms, record.at_ms)
-        except (ValueError, OverflowError):
+        except (msgspec.ValidationError, ValueError, OverflowError):
             raise DecodeError(key, "a field of the stored record is out of range") from None
 
     # The errors of a codec may hold or quote what it worked on. So they are judged where they are

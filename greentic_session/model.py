@@ -223,7 +223,8 @@ class Session(msgspec.Struct, Generic[C], frozen=True, kw_only=True):
     def expires_at(self) -> datetime | None:
         """The instant from which the session is absent (``now >= expires_at``); ``None`` is never.
 
-        Exact on a session that was read from a store.
+        Exact on a session that was read from a store, unless a claim on its wait is held: then its
+        life counts from the end of the claim's lease.
         """
         if self.ttl_secs == 0:
             return None
@@ -345,4 +346,6 @@ _MAX_SCOPE_CHARS: Final = 1024
 
 
 def _scope_part(value: str | None, field: str) -> str:
-    return require_clean_text(value, field, _MAX_SCOPE_CHARS) if value else ""
+    if value is None or value == "":
+        return ""
+    return require_clean_text(value, field, _MAX_SCOPE_CHARS)

@@ -8,9 +8,10 @@ from uuid import uuid4
 
 import msgspec
 
+from .errors import AmbiguousKeyError, OutcomeUnknownError, SessionError, TenantMismatchError
 from .model import Cas
 
-__all__ = ["Admission", "Draft", "Outcome", "Record", "Verdict", "mint_incarnation"]
+__all__ = ["Admission", "Draft", "Outcome", "Record", "Verdict", "mint_incarnation", "undone"]
 
 
 def mint_incarnation() -> str:
@@ -72,6 +73,9 @@ class Verdict(IntEnum):
     MISMATCH = -3
     AMBIGUOUS = -4
     UNKNOWN = -5
+    CLAIMED = -6
+    SEEN = -7
+    LOST = -8
 
 
 class Outcome(msgspec.Struct, frozen=True, gc=False):
@@ -92,6 +96,21 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     def token(self) -> Cas:
         """The token now; ``Cas.none()`` where there is none to tell."""
         return Cas(value=self.value, incarnation=self.incarnation) if self.value else Cas.none()
+
+
+def undone(key: str, outcome: Outcome) -> SessionError:
+    """Return the error for a verdict that means the same to every verb.
+
+    :param key: the session's key.
+    :param outcome: anything but ``DONE``, and what the verb has its own word for.
+    """
+    if outcome.verdict is Verdict.MISMATCH:
+        return TenantMismatchError(key)
+    if outcome.verdict is Verdict.AMBIGUOUS:
+        return AmbiguousKeyError(key)
+    if outcome.verdict is Verdict.UNKNOWN:
+        return OutcomeUnknownError("the record has seen too many writes since to tell")
+    return SessionError(f"key {key!r}: the backend answered {outcome.verdict.name}")
 
 
 class Admission(NamedTuple):

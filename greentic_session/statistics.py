@@ -17,6 +17,8 @@ class StoreStatistics(msgspec.Struct, frozen=True, kw_only=True):
     :ivar expiring: how many of these have a limited life.
     :ivar tenants: how many (env, tenant) pairs have records in this process.
     :ivar lookups: how many keys the lookup mirror holds in this process.
+    :ivar waits: hints that the indexes of waits hold in this process.
+    :ivar events: sessions and users of whom completed events are remembered in this process.
     :ivar swept: records that sweeps removed since the store was made.
     :ivar in_flight: calls that wait for a server now.
     :ivar connections: connections to a server that are open now.
@@ -29,6 +31,8 @@ class StoreStatistics(msgspec.Struct, frozen=True, kw_only=True):
     expiring: int | None = None
     tenants: int | None = None
     lookups: int | None = None
+    waits: int | None = None
+    events: int | None = None
     swept: int = 0
     in_flight: int = 0
     connections: int = 0

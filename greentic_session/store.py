@@ -20,15 +20,13 @@ from .errors import (
     AmbiguousKeyError,
     CasConflictError,
     InvalidInputError,
-    OutcomeUnknownError,
-    SessionError,
     SessionExistsError,
     SessionNotFoundError,
     StoreUnavailableError,
     TenantMismatchError,
 )
 from .model import C, Cas, Session, SessionKey, TenantCtx, Versioned
-from .record import Admission, Draft, Outcome, Record, Verdict
+from .record import Admission, Draft, Outcome, Record, Verdict, undone
 from .scanning import Page, SessionScan
 from .scoped import ScopedSessionStore
 from .validation import check_key, ttl_to_ms
@@ -65,6 +63,7 @@ class AsyncSessionStore(ABC, Generic[C]):
     :param verify: whether a session with a context type of its own is read back from its bytes
         before it is written, so that a wrong type inside it is refused and not stored for every
         reader to fail on. Costs one decoding per write.
+    :ivar drafter: checks, encodes and decodes the store's sessions: for services on top of it.
     """
 
     def __init__(
@@ -76,11 +75,11 @@ class AsyncSessionStore(ABC, Generic[C]):
         verify: bool = True,
     ) -> None:
         self.context_type: Final = context_type
-        self._drafter: Final = Drafter(context_type, codec, max_payload_bytes, verify=verify)
+        self.drafter: Final = Drafter(context_type, codec, max_payload_bytes, verify=verify)
         self._closed = False
 
     async def __aenter__(self) -> Self:
-        self._check_open()
+        self.check_open()
         await self._open()
         return self
 
@@ -106,7 +105,7 @@ class AsyncSessionStore(ABC, Generic[C]):
         :raises AmbiguousKeyError: without ``ctx``, if several tenants hold the key.
         :raises DecodeError: the stored bytes are not of the store's session type.
         """
-        self._check_open()
+        self.check_open()
         key = check_key(key)
         return await self._get(key, ctx, self._deadline())
 
@@ -122,7 +121,7 @@ class AsyncSessionStore(ABC, Generic[C]):
             return None
         if not fence.admits(admission, record.owner):
             raise TenantMismatchError(key)
-        return self._drafter.versioned(key, record)
+        return self.drafter.versioned(key, record)
 
     @final
     async def get_many(
@@ -136,7 +135,7 @@ class AsyncSessionStore(ABC, Generic[C]):
         :raises TenantMismatchError: wrong team or user for one of them.
         :raises DecodeError: as :meth:`get`.
         """
-        self._check_open()
+        self.check_open()
         given = cast("object", keys)
         if isinstance(given, (str, bytes)) or not isinstance(given, Sequence):
             raise InvalidInputError("keys", f"expected a sequence, got {type(given).__name__}")
@@ -149,7 +148,7 @@ class AsyncSessionStore(ABC, Generic[C]):
             if record is not None and not fence.admits(admission, record.owner):
                 raise TenantMismatchError(key)
         return [
-            None if record is None else self._drafter.versioned(key, record)
+            None if record is None else self.drafter.versioned(key, record)
             for key, record in zip(keys, records, strict=True)
         ]
 
@@ -168,13 +167,13 @@ class AsyncSessionStore(ABC, Generic[C]):
         :param fenced: give only what :meth:`get` with this ``ctx`` would return.
         :raises DecodeError: while iterating, as :meth:`get`.
         """
-        self._check_open()
+        self.check_open()
         scope, admission = fence.admit(ctx)
         if type(batch_size) is not int or not 1 <= batch_size <= 10_000:
             raise InvalidInputError("batch_size", "expected an int from 1 to 10000")
 
         async def fetch(position: object | None) -> Page:
-            self._check_open()
+            self.check_open()
             return await self._page(scope, position, batch_size)
 
         def visible(owner: str) -> bool:
@@ -182,7 +181,7 @@ class AsyncSessionStore(ABC, Generic[C]):
                 return fence.admits(admission, owner)
             return ctx.team_id is None or owner.startswith(admission.shared)
 
-        return SessionScan(fetch, visible, self._drafter.versioned)
+        return SessionScan(fetch, visible, self.drafter.versioned)
 
     # --- writing -----------------------------------------------------------------------------
 
@@ -195,8 +194,8 @@ class AsyncSessionStore(ABC, Generic[C]):
         :raises TenantMismatchError: a live session of another team or user does.
         :raises PayloadTooLargeError: over the store's limit.
         """
-        self._check_open()
-        draft = self._drafter.draft(session)
+        self.check_open()
+        draft = self.drafter.draft(session)
         outcome = await self._create(draft)
         if outcome.verdict is Verdict.EXISTS:
             raise SessionExistsError(draft.key)
@@ -210,8 +209,8 @@ class AsyncSessionStore(ABC, Generic[C]):
         :raises TenantMismatchError: the live session is another team's or user's.
         :raises PayloadTooLargeError: over the store's limit.
         """
-        self._check_open()
-        draft = self._drafter.draft(session)
+        self.check_open()
+        draft = self.drafter.draft(session)
         return self._token(draft.key, await self._put(draft))
 
     @final
@@ -226,9 +225,9 @@ class AsyncSessionStore(ABC, Generic[C]):
         :raises TenantMismatchError: the live session is another team's or user's.
         :raises PayloadTooLargeError: over the store's limit.
         """
-        self._check_open()
+        self.check_open()
         check_token(expected)
-        draft = self._drafter.draft(session)
+        draft = self.drafter.draft(session)
         outcome = await self._update_cas(draft, expected, None)
         if outcome.verdict is Verdict.CONFLICT:
             raise CasConflictError(draft.key, expected, outcome.token)
@@ -254,7 +253,7 @@ class AsyncSessionStore(ABC, Generic[C]):
         :raises CasConflictError: every attempt met another writer.
         :raises TenantMismatchError: as :meth:`get`; or ``change`` changed the owner.
         """
-        self._check_open()
+        self.check_open()
         key = check_key(key)
         if not callable(cast("object", change)):
             raise InvalidInputError("change", f"expected a function, got {type(change).__name__}")
@@ -266,8 +265,8 @@ class AsyncSessionStore(ABC, Generic[C]):
             found = await self._get(key, ctx, until)
             if found is None:
                 raise SessionNotFoundError(key)
-            draft = self._drafter.draft(changed(found.session, change))
-            body = self._drafter.body(key, draft.body)  # what could not be returned is not written
+            draft = self.drafter.draft(changed(found.session, change))
+            body = self.drafter.body(key, draft.body)  # what could not be returned is not written
             outcome = await self._update_cas(draft, found.cas, until)
             if outcome.verdict is not Verdict.CONFLICT:
                 cas = self._token(key, outcome)
@@ -295,7 +294,7 @@ class AsyncSessionStore(ABC, Generic[C]):
         :raises TenantMismatchError: wrong team or user in the right tenant.
         :raises AmbiguousKeyError: without ``ctx``, if several tenants hold the key.
         """
-        self._check_open()
+        self.check_open()
         key = check_key(key)
         ttl_ms = None if ttl_secs is None else ttl_to_ms(ttl_secs)
         until = self._deadline()
@@ -323,7 +322,7 @@ class AsyncSessionStore(ABC, Generic[C]):
         :raises TenantMismatchError: wrong team or user in the right tenant.
         :raises AmbiguousKeyError: without ``ctx``, if several tenants hold the key.
         """
-        self._check_open()
+        self.check_open()
         key = check_key(key)
         if expected is not None:
             check_token(expected)
@@ -362,7 +361,7 @@ class AsyncSessionStore(ABC, Generic[C]):
         :returns: ``True``.
         :raises StoreUnavailableError: if it does not.
         """
-        self._check_open()
+        self.check_open()
         await self._ping()
         return True
 
@@ -374,11 +373,16 @@ class AsyncSessionStore(ABC, Generic[C]):
         self._closed = True
         await self._aclose()
 
-    # --- shared steps ------------------------------------------------------------------------
+    @final
+    def check_open(self) -> None:
+        """Do nothing, unless the store was closed: for services on top of it.
 
-    def _check_open(self) -> None:
+        :raises StoreUnavailableError: if it was.
+        """
         if self._closed:
             raise StoreUnavailableError("the store is closed")
+
+    # --- shared steps ------------------------------------------------------------------------
 
     async def _address(
         self, key: SessionKey, ctx: TenantCtx | None, until: float | None
@@ -394,13 +398,7 @@ class AsyncSessionStore(ABC, Generic[C]):
     def _token(key: str, outcome: Outcome) -> Cas:
         if outcome.verdict is Verdict.DONE:
             return outcome.token
-        if outcome.verdict is Verdict.MISMATCH:
-            raise TenantMismatchError(key)
-        if outcome.verdict is Verdict.AMBIGUOUS:
-            raise AmbiguousKeyError(key)
-        if outcome.verdict is Verdict.UNKNOWN:
-            raise OutcomeUnknownError("the record has seen too many writes since to tell")
-        raise SessionError(f"key {key!r}: the backend answered {outcome.verdict.name}")
+        raise undone(key, outcome)
 
     # --- primitives: what a backend implements -----------------------------------------------
     # Arguments are checked, fenced and encoded. Each primitive that writes is one atomic step,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from datetime import timedelta
 from typing import Final, TypeVar, cast
 
 from .errors import InvalidInputError
@@ -88,24 +89,43 @@ def check_user(value: object) -> str:
     return text
 
 
-def ttl_to_ms(ttl_secs: object) -> int:
+def ttl_to_ms(ttl_secs: object, field: str = "ttl_secs") -> int:
     """Return a life in whole milliseconds; 0 stays 0 (never expires).
 
     :param ttl_secs: seconds, int or float, at least 1 ms and at most about a century, or 0.
-    :raises InvalidInputError: naming ``ttl_secs``.
+    :param field: name of the argument.
+    :raises InvalidInputError: naming ``field``.
     """
     if ttl_secs == 0 and type(ttl_secs) in (int, float):
         return 0
-    if isinstance(ttl_secs, bool) or not isinstance(ttl_secs, (int, float)):
-        raise InvalidInputError("ttl_secs", f"expected seconds, got {type(ttl_secs).__name__}")
-    if isinstance(ttl_secs, float) and not math.isfinite(ttl_secs):
-        raise InvalidInputError("ttl_secs", "is not a finite number")
-    if ttl_secs < 0:
-        raise InvalidInputError("ttl_secs", "is negative")
-    if ttl_secs > MAX_TTL_SECS:
-        raise InvalidInputError("ttl_secs", f"is over the limit of {MAX_TTL_SECS} s (0 is never)")
-    ms = round(ttl_secs * 1000)
+    # What rounds to 0 would make a session that should be gone at once live for ever.
+    return _ms(ttl_secs, field, zero=" (0 is never)")
+
+
+def duration_to_ms(duration: object, field: str) -> int:
+    """Return a duration in whole milliseconds, at least 1 and at most about a century.
+
+    :param duration: seconds, int or float, or a :class:`datetime.timedelta`.
+    :param field: name of the argument.
+    :raises InvalidInputError: naming ``field``.
+    """
+    if isinstance(duration, timedelta):
+        duration = duration.total_seconds()
+    if duration == 0 and type(duration) in (int, float):
+        raise InvalidInputError(field, "is zero")
+    return _ms(duration, field, zero="")
+
+
+def _ms(secs: object, field: str, *, zero: str) -> int:
+    if isinstance(secs, bool) or not isinstance(secs, (int, float)):
+        raise InvalidInputError(field, f"expected seconds, got {type(secs).__name__}")
+    if isinstance(secs, float) and not math.isfinite(secs):
+        raise InvalidInputError(field, "is not a finite number")
+    if secs < 0:
+        raise InvalidInputError(field, "is negative")
+    if secs > MAX_TTL_SECS:
+        raise InvalidInputError(field, f"is over the limit of {MAX_TTL_SECS} s{zero}")
+    ms = round(secs * 1000)
     if ms == 0:
-        # Rounding it to 0 would make a session that should be gone at once live for ever.
-        raise InvalidInputError("ttl_secs", "is below the resolution of 1 ms (0 is never)")
+        raise InvalidInputError(field, f"is below the resolution of 1 ms{zero}")
     return ms

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import random
 import re
+from contextlib import contextmanager
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Final, Self
 
 from .redis_rig import SEED
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
 
 class Fate(Enum):
@@ -28,6 +29,10 @@ class Fate(Enum):
     """The server executes it; the connection breaks in the middle of the reply."""
     SILENCE = auto()
     """The server executes it, and the connection stays without a reply."""
+    LATE = auto()
+    """The server executes it; the reply comes when the delay is over."""
+    DELAY = auto()
+    """The server gets it when the delay is over, and the connection stays without a reply."""
 
 
 class Proxy:
@@ -35,14 +40,19 @@ class Proxy:
 
     :param port: the server's.
     :param fate: what becomes of the bytes that a client sent at once.
+    :param delay_secs: for ``LATE`` and ``DELAY``.
     """
 
-    def __init__(self, port: int, fate: Callable[[bytes], Fate]) -> None:
+    def __init__(
+        self, port: int, fate: Callable[[bytes], Fate], *, delay_secs: float = 0.0
+    ) -> None:
         self._port = port
         self._fate = fate
+        self._delay_secs = delay_secs
         self._ways: set[asyncio.Task[None]] = set()
         self.before_loss: Callable[[], Awaitable[None]] | None = None
         self.met = dict.fromkeys(Fate, 0)
+        self.executed_late = 0
         self.url = ""
 
     async def __aenter__(self) -> Self:
@@ -83,7 +93,11 @@ class Proxy:
             if fate is Fate.REFUSE:
                 return
             fates.append(fate)
-            if fate is not Fate.SWALLOW:
+            if fate is Fate.DELAY:
+                await asyncio.sleep(self._delay_secs)  # this is the fault
+                ahead.write(request)
+                await asyncio.Event().wait()  # until the server has answered
+            elif fate is not Fate.SWALLOW:
                 ahead.write(request)
 
     async def _replies(
@@ -93,6 +107,11 @@ class Proxy:
             # Once silent, silent for ever: a later reply would be taken for the one kept back.
             if Fate.SILENCE in fates or Fate.SWALLOW in fates:
                 continue
+            if Fate.DELAY in fates:
+                self.executed_late += 1
+                return
+            if Fate.LATE in fates:
+                await asyncio.sleep(self._delay_secs)  # this is the fault
             if Fate.LOSE in fates:
                 if self.before_loss is not None:
                     await self.before_loss()
@@ -116,6 +135,37 @@ def first_script_of_each_key(fate: Fate) -> Callable[[bytes], Fate]:
     return choose
 
 
+class Line:
+    """Lets one request meet a fate: that of a number, counted while the line is on.
+
+    :param at: the request's number, or what it says.
+    """
+
+    def __init__(self, fate: Fate, at: int | str) -> None:
+        self._fate = fate
+        self._at = at
+        self._is_on = False
+        self._met = False
+        self.seen = 0
+
+    def __call__(self, request: bytes) -> Fate:
+        if not self._is_on:
+            return Fate.PASS
+        number, self.seen = self.seen, self.seen + 1
+        if isinstance(self._at, int):
+            return self._fate if number == self._at else Fate.PASS
+        if self._met or self._at.encode() not in request:
+            return Fate.PASS
+        self._met = True
+        return self._fate
+
+    @contextmanager
+    def broken(self) -> Iterator[None]:
+        self._is_on = True
+        yield
+        self._is_on = False
+
+
 def at_random(chance: float) -> Callable[[bytes], Fate]:
     print(f"GREENTIC_SESSION_TEST_SEED={SEED}")  # noqa: T201 - pytest shows it with a failure
     dice = random.Random(SEED)
@@ -123,9 +173,10 @@ def at_random(chance: float) -> Callable[[bytes], Fate]:
     def choose(_request: bytes) -> Fate:
         if dice.random() > chance:
             return Fate.PASS
-        return dice.choice((Fate.REFUSE, Fate.LOSE, Fate.CUT))
+        return dice.choice(BREAKS)
 
     return choose
 
 
-LOSSES: Final = [fate for fate in Fate if fate is not Fate.PASS]
+BREAKS: Final = (Fate.REFUSE, Fate.LOSE, Fate.CUT)
+LOSSES: Final = [fate for fate in Fate if fate not in (Fate.PASS, Fate.LATE, Fate.DELAY)]

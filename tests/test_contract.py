@@ -1,4 +1,4 @@
-"""The shipped contract suite on every backend that this machine has."""
+"""The shipped contract suites on every backend that this machine has."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from greentic_session.testing.contract import SessionStoreContract
+from greentic_session.testing.contract import SessionStoreContract, WaitContract
 from greentic_session.testing.harness import MemoryHarness, RedisHarness
 from greentic_session.testing.servers import ServerNotFoundError, redis_binary
 
@@ -28,7 +28,11 @@ GIVEN_URL = os.environ.get(URL_VARIABLE, "")
 NO_REDIS = _why_no_redis()
 
 
-class TestMemory(SessionStoreContract):
+class Contract(SessionStoreContract, WaitContract):
+    """Sessions and waits."""
+
+
+class TestMemory(Contract):
     @pytest.fixture(params=["asyncio", "trio"])
     def anyio_backend(self, request: pytest.FixtureRequest) -> str:
         return str(request.param)
@@ -39,14 +43,14 @@ class TestMemory(SessionStoreContract):
             yield harness
 
 
-class TestValkey(SessionStoreContract):
+class TestValkey(Contract):
     @pytest.fixture
     async def harness(self, valkey_url: str) -> AsyncIterator[RedisHarness]:
         async with RedisHarness(valkey_url) as harness:
             yield harness
 
 
-class TestValkeyResp2(SessionStoreContract):
+class TestValkeyResp2(Contract):
     @pytest.fixture
     async def harness(self, valkey_url: str) -> AsyncIterator[RedisHarness]:
         async with RedisHarness(f"{valkey_url}?protocol=2") as harness:
@@ -56,27 +60,27 @@ class TestValkeyResp2(SessionStoreContract):
 # A backend that this machine lacks is one skipped test that names it and says why, not a thousand.
 if NO_REDIS is None:
 
-    class TestRedisServer(SessionStoreContract):
+    class TestRedisServer(Contract):
         @pytest.fixture
         async def harness(self, redis_url: str) -> AsyncIterator[RedisHarness]:
             async with RedisHarness(redis_url) as harness:
                 yield harness
 
 else:
-
-    @pytest.mark.skip(reason=f"backend redis-server: {NO_REDIS}")
+    # Because Redis itself is a second engine that a newcomer need not have.
+    @pytest.mark.skip(reason=f"backend redis-server: {NO_REDIS}")  # not installed here
     def test_redis_server() -> None: ...
 
 
 if GIVEN_URL:
 
-    class TestGivenUrl(SessionStoreContract):
+    class TestGivenUrl(Contract):
         @pytest.fixture
         async def harness(self) -> AsyncIterator[RedisHarness]:
             async with RedisHarness(GIVEN_URL) as harness:
                 yield harness
 
 else:
-
-    @pytest.mark.skip(reason=f"backend {URL_VARIABLE}: not set")
+    # Because only a person can know of another server that may be written to.
+    @pytest.mark.skip(reason=f"backend {URL_VARIABLE}: not set")  # nobody named a server
     def test_given_url() -> None: ...

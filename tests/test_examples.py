@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
 import importlib.util
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
 from collections import defaultdict
+from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -19,7 +21,12 @@ import anyio
 import msgspec
 import pytest
 
-from greentic_session import create_session_store
+from greentic_session import (
+    ReplyScope,
+    TenantCtx,
+    WaitRegistry,
+    create_session_store,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,25 +44,82 @@ QUICKSTART = """\
    delete  True, then get is None
 """
 MESSAGES = 54
+FLOWS = 10  # of nine conversations: one person onboards twice
+# The example as a program whose worker processes die at chosen moments: each process takes one line
+# of the plan, `moment turn`, and the file system sees to it that no other does.
+DOOMED = """\
+import importlib.util, os, signal, sys
+from pathlib import Path
+
+import anyio
+
+spec = importlib.util.spec_from_file_location("telegram_worker_example", os.environ["EXAMPLE"])
+example = importlib.util.module_from_spec(spec)
+sys.modules[spec.name] = example
+spec.loader.exec_module(example)
+plan = Path(os.environ["PLAN"])
+doom, turns = ("", 0), 0
+if "--work" in sys.argv:
+    for number, line in enumerate(plan.read_text().splitlines()):
+        try:
+            plan.with_name(f"taken-{number}").touch(exist_ok=False)
+        except FileExistsError:
+            continue
+        moment, turn = line.split()
+        doom = (moment, int(turn))
+        break
 
 
-def program(name: str, *args: object, **variables: str) -> tuple[list[str], dict[str, str]]:
+def live_through(moment):
+    if doom[0] == moment and turns >= doom[1]:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Bot(example.Bot):
+    async def _take(self, turn, said, scope):
+        global turns
+        turns += 1
+        with plan.with_name("turns").open("a") as log:
+            log.write(f"{os.getpid()} {said.key}\\n")
+        live_through("claimed")
+        await super()._take(turn, said, scope)
+        live_through("settled")
+
+
+class Gateway(example.Gateway):
+    def send(self, *replies):
+        if replies:
+            live_through("saved")
+        super().send(*replies)
+        if replies:
+            live_through("sent")
+
+
+example.Bot, example.Gateway = Bot, Gateway
+anyio.run(example.main)
+"""
+
+
+def program(name: str | Path, *args: object, **variables: str) -> tuple[list[str], dict[str, str]]:
     environment = {
         name: value
         for name, value in os.environ.items()
         if name not in ("GREENTIC_SESSION_URL", "REDIS_URL")
     }
-    environment |= {"PYTHONIOENCODING": "utf-8", **variables}
-    # Warnings are errors there too: an example leaves nothing open.
-    command = [sys.executable, "-W", "error", str(EXAMPLES / name), *map(str, args)]
-    return command, environment
+    # Warnings are errors there too, in every process: an example leaves nothing open.
+    environment |= {"PYTHONIOENCODING": "utf-8", "PYTHONWARNINGS": "error", **variables}
+    return [sys.executable, str(EXAMPLES / name), *map(str, args)], environment
+
+
+def ended(name: str | Path, *args: object, **variables: str) -> subprocess.CompletedProcess[str]:
+    command, environment = program(name, *args, **variables)
+    return subprocess.run(
+        command, env=environment, capture_output=True, encoding="utf-8", timeout=30, check=False
+    )
 
 
 def output_of(name: str, *args: object, **variables: str) -> str:
-    command, environment = program(name, *args, **variables)
-    done = subprocess.run(
-        command, env=environment, capture_output=True, encoding="utf-8", timeout=20, check=False
-    )
+    done = ended(name, *args, **variables)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
 
@@ -71,16 +135,44 @@ def started(name: str, *args: object) -> subprocess.Popen[str]:
     )
 
 
+def wait_for_lines(log: Path, lines: int, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 30
+    while not log.exists() or log.read_bytes().count(b"\n") < lines:
+        assert process.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.001)  # the other process tells how far it is by its log alone
+
+
 def assert_each_once_in_order(log: Path) -> None:
-    """Every conversation's steps stand in the log from 0 on, each once."""
+    """Every flow's steps stand in the log from 0 on, each once."""
     steps: dict[str, list[int]] = defaultdict(list)
     for line in log.read_text(encoding="utf-8").splitlines():
         message: dict[str, Any] = json.loads(line)
         key, seq, _ = message["name"]
         steps[key].append(seq)
     assert sum(map(len, steps.values())) == MESSAGES
+    assert sum(seqs.count(0) for seqs in steps.values()) == FLOWS
     for key, seqs in steps.items():
-        assert seqs == list(range(len(seqs))), key
+        assert all(after in (before + 1, 0) for before, after in pairwise([-1, *seqs])), key
+
+
+@contextmanager
+def imported(name: str) -> Iterator[ModuleType]:
+    """Import an example."""
+    spec = importlib.util.spec_from_file_location(f"{name}_example", EXAMPLES / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # its structs look their annotations up there
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
+
+
+def recorded_updates(worker: ModuleType) -> list[Any]:
+    recorded = (EXAMPLES / "telegram_updates.jsonl").read_bytes()
+    updates: list[Any] = msgspec.json.Decoder(worker.Update).decode_lines(recorded)
+    return updates
 
 
 @pytest.fixture
@@ -92,6 +184,12 @@ def server(valkey_url: str) -> str:
 @pytest.fixture(scope="module")
 def expected() -> str:
     return output_of("telegram_worker.py")
+
+
+@pytest.fixture(scope="module")
+def worker() -> Iterator[ModuleType]:
+    with imported("telegram_worker") as module:
+        yield module
 
 
 # --- quickstart ---------------------------------------------------------------------------------
@@ -123,7 +221,7 @@ def test_worker_in_memory(expected: str) -> None:
         "  Which plan, basic or pro?",
         "  Welcome, Zoë van der Berg 🌷! zoe@tulpen.example is on the pro plan.",
     ]
-    assert sum("Welcome, " in line for line in lines) == 10  # nine conversations, one done twice
+    assert sum("Welcome, " in line for line in lines) == FLOWS
 
 
 @pytest.mark.parametrize("workers", [1, 16])
@@ -136,13 +234,9 @@ def test_worker_killed_and_run_again(
     server: str, tmp_path: Path, lines: int, expected: str
 ) -> None:
     log = tmp_path / "sent.jsonl"
-    args = ("--url", server, "--sent", log)
+    args = ("--url", server, "--sent", log, "--lease", 0.3)
     with started("telegram_worker.py", *args, "--pace", 10) as worker:
-        deadline = time.monotonic() + 30
-        while not log.exists() or log.read_bytes().count(b"\n") < lines:
-            assert worker.poll() is None, "it ended before it could be killed"
-            assert time.monotonic() < deadline
-            time.sleep(0.001)  # between two looks at the log
+        wait_for_lines(log, lines, worker)
         worker.kill()
     assert worker.returncode == -signal.SIGKILL
     assert lines <= log.read_bytes().count(b"\n") < MESSAGES
@@ -154,7 +248,7 @@ def test_worker_killed_and_run_again(
     assert_each_once_in_order(log)
 
 
-def test_two_processes_share_the_work(server: str, tmp_path: Path, expected: str) -> None:
+def test_two_programs_share_the_work(server: str, tmp_path: Path, expected: str) -> None:
     log = tmp_path / "sent.jsonl"
     args = ("--url", server, "--sent", log, "--pace", 1)
     with (
@@ -166,130 +260,104 @@ def test_two_processes_share_the_work(server: str, tmp_path: Path, expected: str
     assert_each_once_in_order(log)
 
 
-# --- the worker, stopped at every point that matters --------------------------------------------
+# --- its processes ------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def worker() -> Iterator[ModuleType]:
-    spec = importlib.util.spec_from_file_location(
-        "telegram_worker_example", EXAMPLES / "telegram_worker.py"
+def run_doomed(folder: Path, server: str, *plan: str) -> subprocess.CompletedProcess[str]:
+    """Run three worker processes, of which the first die as planned."""
+    (folder / "plan").write_text("\n".join(plan))
+    (folder / "doomed.py").write_text(DOOMED)
+    return ended(
+        folder / "doomed.py",
+        *("--url", server, "--sent", folder / "sent.jsonl", "--processes", 3, "--lease", 0.3),
+        EXAMPLE=str(EXAMPLES / "telegram_worker.py"),
+        PLAN=str(folder / "plan"),
     )
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # its structs look their annotations up there
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
 
 
-class PowerCutError(Exception):
-    """Stands for a kill at one exact point."""
+async def assert_nothing_left(url: str, example: ModuleType) -> None:
+    """No session, no wait, no claim: every flow came to its end."""
+    people = {
+        (said.chat.id, said.user.id)
+        for said in map(example.said_in, recorded_updates(example))
+        if said is not None
+    }
+    async with create_session_store(url, context_type=example.Onboarding) as store:
+        assert [found async for found in store.scan(TenantCtx(tenant_id="acme"))] == []
+        waits = WaitRegistry(store)
+        for chat_id, user_id in people:
+            ctx = TenantCtx(tenant_id="acme", user_id=str(user_id))
+            assert await waits.list_waits_for_user(ctx, str(user_id)) == []
+            scope = ReplyScope(conversation=str(chat_id))
+            assert await waits.find_wait_by_scope(ctx, str(user_id), scope) is None
 
 
-class MortalGateway:
-    """Lets each life send one new reply: the cut comes right after it, or before the next one."""
-
-    def __init__(self, gateway: Any, *, after_sending: bool) -> None:
-        self.sent: dict[object, object] = gateway.sent
-        self.attempts: list[object] = []
-        self.lives = 0
-        self._gateway = gateway
-        self._after_sending = after_sending
-        self._may_send = True
-
-    def new_life(self) -> MortalGateway:
-        self.lives += 1
-        self._may_send = True
-        return self
-
-    def send(self, *replies: Any) -> None:
-        before = len(self.sent)
-        new = any(reply.name not in self.sent for reply in replies)
-        if new and not self._may_send:
-            raise PowerCutError
-        self.attempts += [reply.name for reply in replies]
-        self._gateway.send(*replies)
-        assert len(self.sent) == before + new
-        if new and self._after_sending:
-            raise PowerCutError
-        self._may_send = self._may_send and not new
-
-
-def recorded_updates(worker: ModuleType) -> list[Any]:
-    recorded = (EXAMPLES / "telegram_updates.jsonl").read_bytes()
-    updates: list[Any] = msgspec.json.Decoder(worker.Update).decode_lines(recorded)
-    return updates
-
-
-@pytest.mark.parametrize("after_sending", [True, False], ids=["unacknowledged", "unsent"])
-def test_worker_stopped_at_every_reply(
-    worker: ModuleType, expected: str, after_sending: bool
+def test_processes_share_each_conversation(
+    server: str, tmp_path: Path, expected: str, worker: ModuleType
 ) -> None:
-    updates = recorded_updates(worker)
-    gateway = MortalGateway(worker.Gateway(), after_sending=after_sending)
-
-    async def live_again_until_done() -> str:
-        async with create_session_store("memory://", context_type=worker.Onboarding) as store:
-            while True:
-                try:
-                    report: str = await worker.run(store, gateway.new_life(), updates)
-                except ExceptionGroup as cuts:
-                    _, others = cuts.split(PowerCutError)
-                    assert others is None
-                else:
-                    return report
-
-    assert anyio.run(live_again_until_done) == expected.rstrip("\n")
-    assert gateway.lives == MESSAGES + after_sending
-    # What a gateway without a memory would have sent: each at least once, some again.
-    assert len(set(gateway.attempts)) == MESSAGES
-    if after_sending:
-        assert len(gateway.attempts) >= 2 * MESSAGES
+    done = run_doomed(tmp_path, server)
+    assert (done.stdout, done.stderr) == (expected, "")
+    assert_each_once_in_order(tmp_path / "sent.jsonl")
+    anyio.run(assert_nothing_left, server, worker)
+    turns: dict[str, set[str]] = defaultdict(set)
+    for line in (tmp_path / "turns").read_text().splitlines():
+        pid, key = line.split()
+        turns[key].add(pid)
+    assert len(set.union(*turns.values())) == 3
+    assert sum(len(pids) > 1 for pids in turns.values()) >= 5
 
 
-def test_same_words_in_a_later_session_are_another_reply(worker: ModuleType) -> None:
-    updates = recorded_updates(worker)
-    later = [msgspec.structs.replace(u, update_id=u.update_id + 1_000_000) for u in updates]
-    gateway = worker.Gateway()
-
-    async def run_in_new_sessions(updates: list[Any]) -> None:
-        async with create_session_store("memory://", context_type=worker.Onboarding) as store:
-            await worker.run(store, gateway, updates)
-
-    for count, batch in enumerate((updates, later), start=1):
-        anyio.run(run_in_new_sessions, batch)
-        assert len(gateway.sent) == count * MESSAGES
-    anyio.run(run_in_new_sessions, updates)  # after the sessions are gone: still repeats
-    assert len(gateway.sent) == 2 * MESSAGES
+def deaths() -> list[tuple[str, str]]:
+    """Two processes die in each run: at every moment of a turn, in turns drawn with the seed."""
+    draw = random.Random(os.environ["GREENTIC_SESSION_TEST_SEED"])
+    moments = ["claimed", "saved", "sent", "settled"] * 3
+    draw.shuffle(moments)
+    drawn = [f"{moment} {draw.randint(1, 14)}" for moment in moments]
+    return list(zip(drawn[::2], drawn[1::2], strict=True))
 
 
-def test_log_is_read_under_its_lock(
-    worker: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("plan", deaths(), ids=", ".join)
+def test_two_of_three_processes_killed_in_a_turn(
+    server: str, tmp_path: Path, plan: tuple[str, str], expected: str, worker: ModuleType
+) -> None:
+    done = run_doomed(tmp_path, server, *plan)
+    assert (done.returncode, done.stdout) == (0, expected), done.stderr
+    assert done.stderr.count("a worker ended with -9, update ") == 2
+    assert done.stderr.count("\n") == 2
+    assert_each_once_in_order(tmp_path / "sent.jsonl")
+    anyio.run(assert_nothing_left, server, worker)
+
+
+def test_every_process_killed_and_run_again(
+    server: str, tmp_path: Path, expected: str, worker: ModuleType
 ) -> None:
     log = tmp_path / "sent.jsonl"
-    mine = worker.Sent(("key", 0, "sha"), 1, "mine")
-    lock = fcntl.flock
-
-    def lock_after_another(file: Any, operation: int) -> None:
-        assert operation == fcntl.LOCK_EX
-        another = worker.Sent(("key", 0, "sha"), 1, "another's")
-        log.write_bytes(msgspec.json.encode(another) + b"\n")
-        lock(file, operation)
-
-    monkeypatch.setattr(fcntl, "flock", lock_after_another)
-    gateway = worker.Gateway(log)
-    gateway.send(mine)
-    assert [sent.text for sent in gateway.sent.values()] == ["another's"]
-    assert log.read_bytes().count(b"\n") == 1
+    args = ("--url", server, "--sent", log, "--lease", 0.3, "--processes", 3)
+    done = ended("telegram_worker.py", *args, "--die-at", 17, 18, 30)
+    assert done.returncode == 1
+    assert "no worker is left" in done.stderr
+    assert log.read_bytes().count(b"\n") == 30
+    assert output_of("telegram_worker.py", *args, "--die-at", 17, 18, 30) == expected
+    assert_each_once_in_order(log)
+    anyio.run(assert_nothing_left, server, worker)
 
 
-def test_look_ahead_is_bounded(worker: ModuleType) -> None:
-    def sequence(*ids: int) -> list[int]:
-        updates = [worker.Update(update_id) for update_id in ids]
-        return [update.update_id for update in worker.in_sequence(updates)]
+def test_reader_killed_and_run_again(
+    server: str, tmp_path: Path, expected: str, worker: ModuleType
+) -> None:
+    log = tmp_path / "sent.jsonl"
+    args = ("--url", server, "--sent", log, "--lease", 0.3, "--processes", 3)
+    with started("telegram_worker.py", *args, "--pace", 10) as reader:
+        wait_for_lines(log, 12, reader)
+        reader.kill()
+        # Its workers are still in their turns.
+        assert output_of("telegram_worker.py", *args) == expected
+    assert_each_once_in_order(log)
+    anyio.run(assert_nothing_left, server, worker)
 
-    assert sequence(3, 1, 2, 2, 5, 4, 1) == [1, 2, 3, 4, 5]
-    assert sequence(1, 2, *range(10, 18), 3) == [1, 2, 3, *range(10, 18)]  # 4 to 9 never come
-    assert sequence(*range(1, 10), *range(11, 19), 10, 19) == [*range(1, 20)]
-    assert sequence(*range(1, 10), *range(11, 20), 10) == [*range(1, 10), *range(11, 20), 10]
+
+@pytest.mark.parametrize("args", [("--sent", "log"), ("--url", "redis://localhost")])
+def test_processes_need_what_they_can_share(args: tuple[str, str]) -> None:
+    done = ended("telegram_worker.py", "--processes", 2, *args)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "what they can share: --url redis://… and --sent FILE" in done.stderr

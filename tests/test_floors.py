@@ -30,20 +30,25 @@ FLOORS: dict[str, int] = {
     "keys": 1,
     "scoped": 1,
     "store": 1,
+    "waiting": 1,
+    "background": 1,
     # Backends never know one another.
     "memory": 2,
     "redis": 2,
     # Wiring is the one place that knows every backend
     "factory": 3,
+    # Services are handed a store.
+    "waits": 4,
     # Nobody imports the roof.
     "__init__": 5,
     "testing": 6,
 }
 OUTSIDE: dict[int, frozenset[str]] = {
     0: frozenset({"msgspec", "typing_extensions"}),
-    1: frozenset({"msgspec", "anyio"}),
-    2: frozenset({"msgspec", "anyio", "trio", "redis"}),
+    1: frozenset({"msgspec", "anyio", "trio"}),
+    2: frozenset({"msgspec", "anyio", "trio", "redis", "hiredis"}),
     3: frozenset(),
+    4: frozenset({"msgspec", "anyio"}),
     5: frozenset(),
     6: frozenset({"msgspec", "anyio", "pytest", "typing_extensions"}),
 }
@@ -83,7 +88,7 @@ def offences(path: Path) -> list[str]:
                 wrong.append(f"{where}: {room} (floor {floor}) imports {target}")
         elif outside not in sys.stdlib_module_names and outside not in OUTSIDE[floor]:
             wrong.append(f"{where}: {room} (floor {floor}) imports {outside}")
-        elif outside == "redis" and room != "redis":
+        elif outside in ("redis", "hiredis") and room != "redis":
             wrong.append(f"{where}: only redis/ imports the driver")
     return wrong
 

@@ -1,4 +1,4 @@
-"""The expiry index against a naive one, and what a sweep costs the store and its neighbours."""
+"""The expiry index against a naive one, and what a sweep costs."""
 
 from __future__ import annotations
 
@@ -205,14 +205,18 @@ async def fill(store: Store, count: int, ttl_secs: float) -> list[SessionKey]:
 
 def sizes(store: Store) -> tuple[int, ...]:
     """Everything that the store holds, down to the index's heap."""
-    index = store._expiry
+    records, waits = store._records, store._waits
+    index = records._expiry
     return (
-        sum(map(len, store._tenants.values())),
-        len(store._tenants),
-        len(store._lookup),
+        sum(map(len, records._tenants.values())),
+        len(records._tenants),
+        len(records._lookup),
         len(index),
         len(index._buckets),
         len(index._times),
+        len(waits._index),
+        len(waits._events),
+        len(waits._events_of_owners),
     )
 
 
@@ -349,7 +353,7 @@ class TestSweep:
         self, store: Store, clock: ManualClock
     ) -> None:
         await store.put(session("stays", 1_000_000))
-        index = store._expiry
+        index = store._records._expiry
         for number in range(20_000):
             key = SessionKey(f"key-{number % 7}")
             await store.create(session(key, 30 + number % 11))
@@ -369,7 +373,7 @@ class TestSweep:
             assert cas.value == 1
             clock.advance(0.5)
         assert sizes(store)[:5] == (1, 1, 1, 1, 1)
-        assert len(store._expiry._times) <= 67
+        assert len(store._records._expiry._times) <= 67
         assert await store.sweep() == 1
         assert not any(sizes(store))
 

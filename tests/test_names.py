@@ -46,6 +46,7 @@ def test_no_two_tuples_share_a_name(several: list[Whose]) -> None:
     assert len(set(waiting.values())) == len(waiting)
     kinds = [set(addresses.values()), set(waiting.values())]
     kinds.append({NAMES.lookup(who[4]) for who in several})
+    kinds += [{NAMES.events(name) for name in kind} for kind in kinds[:2]]
     assert len(set.union(*kinds)) == sum(map(len, kinds))
 
 
@@ -64,6 +65,7 @@ def test_record_and_lookup_share_a_slot_and_the_key_is_read_back(who: Whose) -> 
     record = NAMES.record(f"{env}/{tenant}", session_key)
     tag = record[record.index("{") :]
     assert NAMES.lookup(session_key).endswith(tag)
+    assert NAMES.events(record) == f"{record}:events"  # its hash tag is the record's
     assert NAMES.key_of(f"{env}/{tenant}", record.encode()) == session_key
 
 
@@ -79,6 +81,7 @@ def test_a_waits_name_differs_for_an_absent_team_and_every_named_one(
 def test_the_pattern_matches_no_other_scope() -> None:
     # No character that MATCH reads as a pattern survives escaping, so `*` is ours alone.
     assert NAMES.pattern("default/acme") == "greentic:session:default:acme:{*}"
+    assert not NAMES.events(NAMES.record("default/acme", "k")).endswith("}")
     assert not set("*?[]\\") & set(NAMES.record("e/t", "*?[]\\"))
 
 

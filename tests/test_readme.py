@@ -76,6 +76,7 @@ def test_the_sections_stand_in_their_order() -> None:
         "The fence",
         "Life",
         "Outbox",
+        "Waits",
         "Keys in Redis",
         "Choosing a backend",
         "Errors",

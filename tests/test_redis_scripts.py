@@ -2,116 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from greentic_session.redis.scripts import CREATE, DELETE, PUT, TOUCH, UPDATE_CAS, Script
 from greentic_session.testing.harness import RedisHarness
 
-from .redis_rig import KEY, snapshot, until_async
+from .redis_rig import (
+    ANYBODY,
+    EVENT,
+    FIELD,
+    OWNER,
+    SCOPE,
+    Bench,
+    WaitBench,
+    until_async,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from greentic_session import AsyncSessionStore
-
-    Store = AsyncSessionStore[Any]
-    Call = Callable[[Store], Awaitable[object]]
-
 pytestmark = pytest.mark.anyio
-
-
-FIELD: Final = "default/acme"
-OWNER: Final = "red/ann"
-ANYBODY: Final = ("", "")
-
-
-class Bench:
-    """Runs the scripts by hand: the operation's id and age are the test's to choose."""
-
-    def __init__(self, harness: RedisHarness) -> None:
-        self._client = harness.client
-        self._namespace = harness.config.namespace
-        self.record = f"{self._namespace}:default:acme:{{{KEY}}}"
-        self.lookup = f"{self._namespace}:lookup:{{{KEY}}}"
-        self._calls = 0
-
-    async def run(self, script: Script, *arguments: object, op: str = "", age: object = "") -> Any:
-        """Call a script.
-
-        :param op: name of the call; every call has its own unless told otherwise.
-        :param age: ms since an earlier attempt, empty if there was none.
-        """
-        self._calls += 1
-        name = op or f"other {self._calls}"
-        operation = hashlib.sha256(name.encode()).hexdigest()[:16]
-        reply = await self._client.read(
-            *("EVAL", script.source, 2, self.record, self.lookup, operation),
-            *(str(part) for part in (age, FIELD, *arguments)),
-        )
-        # Integers and bulk strings only: RESP2 and RESP3 carry these alike.
-        assert type(reply[0]) is int
-        assert all(type(part) is bytes for part in reply[1:])
-        return reply
-
-    async def create(self, *, inc: str = "a", ttl: int = 0, owner: str = OWNER, **call: Any) -> Any:
-        return await self.run(CREATE, owner, ttl, "{}", inc * 32, **call)
-
-    async def put(self, *, inc: str = "b", ttl: int = 0, owner: str = OWNER, **call: Any) -> Any:
-        return await self.run(PUT, owner, ttl, "{}", inc * 32, **call)
-
-    async def update(
-        self, version: object, *, inc: str = "a", ttl: int = 0, owner: str = OWNER, **call: Any
-    ) -> Any:
-        return await self.run(UPDATE_CAS, owner, ttl, "{}", inc * 32, version, **call)
-
-    async def touch(
-        self, ttl: object = "", who: tuple[str, str] = (OWNER, "red/"), **call: Any
-    ) -> Any:
-        return await self.run(TOUCH, *who, ttl, **call)
-
-    async def delete(
-        self,
-        version: object = "",
-        *,
-        inc: str = "",
-        who: tuple[str, str] = (OWNER, "red/"),
-        **call: Any,
-    ) -> Any:
-        return await self.run(DELETE, *who, inc * 32, version, 60_000, **call)
-
-    async def others(self, count: int) -> None:
-        """Let somebody else write."""
-        for _ in range(count):
-            assert (await self.put())[0] == 1
-
-    async def age(self) -> None:
-        """Let the server's clock move on, so that what was written is older than 5 ms."""
-        then = await self._client.read("TIME")
-
-        async def moved_on() -> bool:
-            now = await self._client.read("TIME")
-            passed = (int(now[0]) - int(then[0])) * 1_000_000 + int(now[1]) - int(then[1])
-            return passed > 20_000
-
-        await until_async(moved_on)
-
-    async def everything(self) -> dict[bytes, object]:
-        return await snapshot(self._client, self._namespace)
-
-    async def fields(self) -> dict[bytes, bytes]:
-        fields: dict[bytes, bytes] = await self._client.read("HGETALL", self.record)
-        return fields
-
-    async def left_ms(self) -> int:
-        return int(await self._client.read("PTTL", self.record))
-
-    async def pretend(self, **fields: object) -> None:
-        """Write fields of the record behind the scripts' back."""
-        pairs = [str(part) for pair in fields.items() for part in pair]
-        await self._client.read("HSET", self.record, *pairs)
 
 
 REPEATED: Final[dict[str, Callable[[Bench, dict[str, Any]], Awaitable[Any]]]] = {
@@ -127,9 +38,9 @@ OVER: Final = [*(name for name in REPEATED if name != "create"), "put over nothi
 
 
 @pytest.fixture(params=["valkey_url", "redis_url"])
-async def bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
+async def bench(request: pytest.FixtureRequest) -> AsyncIterator[WaitBench]:
     async with RedisHarness(request.getfixturevalue(request.param)) as harness:
-        yield Bench(harness)
+        yield WaitBench(harness)
 
 
 class TestScripts:
@@ -281,15 +192,15 @@ class TestScripts:
 
     async def test_a_call_without_a_caller_chooses_between_no_tenants(self, bench: Bench) -> None:
         await bench.create()
-        await bench._client.read("HSET", bench.lookup, "default/globex", "0")
+        await bench.client.read("HSET", bench.lookup, "default/globex", "0")
         before = await bench.everything()
         assert await bench.touch(5000, ANYBODY) == [-4]
         assert await bench.delete(who=ANYBODY) == [-4]
         assert await bench.everything() == before
         # The other tenant's record has expired: its field is no more than a trace.
-        await bench._client.read("HSET", bench.lookup, "default/globex", "1")
+        await bench.client.read("HSET", bench.lookup, "default/globex", "1")
         assert (await bench.touch(5000, ANYBODY))[0] == 1
-        assert await bench._client.read("HKEYS", bench.lookup) == [FIELD.encode()]
+        assert await bench.client.read("HKEYS", bench.lookup) == [FIELD.encode()]
         assert (await bench.delete(who=ANYBODY))[0] == 1
 
     async def test_an_expired_record_is_absent_though_the_server_still_has_it(
@@ -297,7 +208,7 @@ class TestScripts:
     ) -> None:
         async def expire() -> None:
             await bench.pretend(at=1, ttl=5000)
-            await bench._client.read("PERSIST", bench.record)
+            await bench.client.read("PERSIST", bench.record)
 
         await bench.create(inc="a")
         await expire()
@@ -328,3 +239,150 @@ class TestScripts:
             return not await bench.everything()
 
         await until_async(gone)
+
+
+class TestSessionsThatWait:
+    """What the plain scripts do to a wait and a claim, and what becomes of a claimed record."""
+
+    @pytest.mark.parametrize("name", ["put", "update_cas", "touch"])
+    async def test_a_write_tells_where_the_session_waits_and_leaves_it_there(
+        self, bench: WaitBench, name: str
+    ) -> None:
+        await bench.arrange("claimed", ttl=50_000)
+        before = await bench.fields()
+        reply = await (bench.update(2) if name == "update_cas" else REPEATED[name](bench, {}))
+        assert reply[0] == 1
+        assert reply[4:6] == [SCOPE.encode(), OWNER.encode()]
+        assert int(reply[6]) == await expires_ms(bench)
+        after = await bench.fields()
+        kept = (b"wait", b"since", b"fence", b"lease", b"attempt")
+        assert [after[field] for field in kept] == [before[field] for field in kept]
+
+    @pytest.mark.parametrize("name", ["delete", "clear"])
+    async def test_a_removal_takes_everything_along(self, bench: WaitBench, name: str) -> None:
+        turn = await bench.arrange("claimed")
+        await bench.settle("wait", turn, event=EVENT)
+        turn = await bench.taken()
+        since = str(turn.since).encode()
+        if name == "delete":
+            assert (await bench.delete())[4:] == [SCOPE.encode(), OWNER.encode(), since]
+        else:
+            assert len(await bench.clear()) == 4
+        assert set(await bench.everything()) == {bench.record.encode()}
+        assert set(await bench.fields()) == {b"ops"}
+        await bench.pause(0)
+        assert (await bench.claim("first", event=EVENT))[0] == 1
+
+    async def test_life_counts_from_the_end_of_the_lease_while_a_claim_is_held(
+        self, bench: WaitBench
+    ) -> None:
+        async def lease_ms() -> int:
+            return int((await bench.fields())[b"lease"])
+
+        async def at_ms() -> int:
+            return int((await bench.fields())[b"at"])
+
+        turn = await bench.arrange("claimed", ttl=50_000)
+        assert await expires_ms(bench) == await lease_ms() + 50_000
+        await bench.renew(turn.fence, 60_000)
+        assert await expires_ms(bench) == await lease_ms() + 50_000
+        await bench.touch(20_000)
+        assert await expires_ms(bench) == await lease_ms() + 20_000
+        await bench.put(ttl=40_000)
+        assert await expires_ms(bench) == await lease_ms() + 40_000
+        await bench.settle("save", turn._replace(version=3), ttl=10_000)
+        assert await expires_ms(bench) == await lease_ms() + 10_000
+        await bench.displace(turn.since)
+        assert await expires_ms(bench) == await lease_ms() + 10_000
+        await bench.settle("wait", turn._replace(version=4), ttl=70_000)
+        assert await expires_ms(bench) == await at_ms() + 70_000
+        turn = await bench.taken()
+        assert await expires_ms(bench) == await lease_ms() + 70_000
+        await bench.release(turn.fence)
+        assert await expires_ms(bench) == await at_ms() + 70_000
+        await bench.taken()
+        await bench.pause(ttl=80_000)
+        assert await expires_ms(bench) == await at_ms() + 80_000
+        turn = await bench.taken()
+        await bench.run_out()
+        await bench.touch(30_000)
+        assert await expires_ms(bench) == await at_ms() + 30_000
+        await bench.settle("complete", turn, ttl=0)
+        assert await expires_ms(bench) == 0
+        await bench.pause()
+        await bench.taken()
+        assert await expires_ms(bench) == 0
+
+    async def test_a_claimed_record_lives_by_its_lease(self, bench: WaitBench) -> None:
+        turn = await bench.arrange("claimed", ttl=50_000)
+        await bench.pretend(at=1)
+        assert (await bench.renew(turn.fence))[0] == 1
+        assert (await bench.claim("second"))[0] == -6
+        assert await bench.create() == [-1]
+        assert (await bench.settle("save", turn, ttl=50_000))[:2] == [1, b"3"]
+        await bench.pretend(at=1)
+        await bench.run_out()
+        await bench.client.read("PERSIST", bench.record)
+        # Its life is over as well, though the server still has it.
+        before = await bench.everything()
+        assert await bench.claim("second") == [0]
+        assert await bench.clear() == [0]
+        assert await bench.displace(turn.since) == [0]
+        assert await bench.renew(turn.fence) == [-8]
+        assert await bench.release(turn.fence) == [-8]
+        assert await bench.settle("complete", turn._replace(version=3)) == [-8]
+        assert await bench.update(3) == [-2, b"0", b""]
+        assert await bench.everything() == before
+
+    @pytest.mark.parametrize("name", ["create", "put", "pause"])
+    async def test_what_is_written_over_an_expired_session_inherits_nothing(
+        self, bench: WaitBench, name: str
+    ) -> None:
+        turn = await bench.arrange("claimed", ttl=50_000)
+        await bench.pretend(at=1)
+        await bench.run_out()
+        call: dict[str, Any] = {"owner": "blue/", "ttl": 5000}
+        if name == "pause":
+            reply = await bench.pause(0, new="n", **call)
+            assert reply[5] == b""
+        else:
+            write = bench.create if name == "create" else bench.put
+            reply = await write(inc="n", **call)
+            assert len(reply) == 4
+        assert reply[:3] == [1, b"1", b"n" * 32]
+        assert await expires_ms(bench) == int(reply[3]) + 5000
+        fields = await bench.fields()
+        waits = {b"wait", b"since"} if name == "pause" else set()
+        assert set(fields) & {b"wait", b"since", b"lease", b"attempt"} == waits
+        assert await bench.renew(turn.fence) == [-8]
+
+    @pytest.mark.parametrize("name", ["pause", "complete", "wait", "save", "release"])
+    async def test_the_shortest_life_leaves_nothing_behind(
+        self, bench: WaitBench, name: str
+    ) -> None:
+        if name == "pause":
+            assert (await bench.pause(0, ttl=1))[0] == 1
+        else:
+            turn = await bench.arrange("claimed")
+            if name == "save":
+                await bench.run_out()
+            if name == "release":
+                await bench.pretend(ttl=1)
+                reply = await bench.release(turn.fence)
+            else:
+                reply = await bench.settle(name, turn, ttl=1)
+            assert reply[0] == 1
+
+        async def gone() -> bool:
+            return not await bench.everything()
+
+        await until_async(gone)
+
+
+async def expires_ms(bench: Bench) -> int:
+    """When the record expires, as the server, the lookup and the lookup's own life have it."""
+    field = int(await bench.client.read("HGET", bench.lookup, FIELD))
+    for name in (bench.record, bench.lookup):
+        at_ms = int(await bench.client.read("PEXPIRETIME", name))
+        assert at_ms == (field - 1 if field else -1)
+    return field

@@ -16,13 +16,16 @@ import pytest
 from greentic_session import (
     AmbiguousKeyError,
     DecodeError,
+    DuplicateEventError,
     OutcomeUnknownError,
+    ReplyScope,
     Session,
     SessionCursor,
     SessionError,
     SessionMeta,
     StoreUnavailableError,
     TenantCtx,
+    WaitRegistry,
     create_session_store,
     new_session_key,
 )
@@ -31,6 +34,8 @@ from greentic_session.testing.servers import LocalServer, valkey_binary
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from greentic_session import AsyncSessionStore
 
 pytestmark = pytest.mark.anyio
 
@@ -159,9 +164,9 @@ async def test_a_right_that_a_script_lacks_half_way_leaves_the_outcome_unknown(
 @pytest.mark.parametrize("protocol", [2, 3])
 async def test_the_rights_that_the_readme_lists_are_enough(protocol: int) -> None:
     readme = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
-    listed = re.search(r"account needs\s+`([a-z\s|]+)`", readme)
+    listed = re.search(r"account needs\s+`([a-z\s]+)`, for waits also\s+`([a-z\s]+)`", readme)
     assert listed is not None
-    rights = [f"+{command}" for command in listed[1].split()]
+    rights = [f"+{command}" for command in f"{listed[1]} {listed[2]}".split()]
     with LocalServer(valkey_binary()) as server:
         async with RedisHarness(server.url) as harness:
             rule = ("on", ">pw", "~*", "-@all", *rights)
@@ -187,6 +192,33 @@ async def test_the_rights_that_the_readme_lists_are_enough(protocol: int) -> Non
                 assert len([found async for found in store.scan(CTX)]) == 2
                 assert await store.delete(first.key, ctx=CTX)
                 assert await store.delete(second.key)
+                await _wait(store)
+
+
+async def _wait(store: AsyncSessionStore[dict[str, Any]]) -> None:
+    """Go through every step of waits."""
+    waits, ann = WaitRegistry(store, max_events=1), TenantCtx(tenant_id="acme", user_id="ann")
+    here, there = ReplyScope(conversation="here"), ReplyScope(conversation="there")
+    first, second = (
+        msgspec.structs.replace(make(ttl_secs=ttl), meta=SessionMeta.of(ann)) for ttl in (0, 9)
+    )
+    await waits.register_wait(ann, "ann", here, first)
+    assert await waits.find_wait_by_scope(ann, "ann", here) == first.key
+    async with waits.resume(ann, "ann", here, event_id="1") as turn:
+        await turn.renew()
+        await turn.save(first)
+        await turn.wait_again(first, there, 9)
+    with pytest.raises(DuplicateEventError):
+        await waits.claim(ann, "ann", here, event_id="1")
+    await waits.register_wait(ann, "ann", there, second)  # displaces the first
+    assert await waits.list_waits_for_user(ann, "ann") == [second.key]
+    assert await waits.rebuild_index(ann) == 1
+    await (await waits.claim(ann, "ann", there)).release()
+    await (await waits.claim(ann, "ann", there, event_id="2")).complete(second)
+    await waits.register_wait(ann, "ann", there, first)
+    assert await waits.clear_wait(ann, "ann", there)
+    await waits.register_wait(ann, "ann", there, second)
+    await (await waits.claim(ann, "ann", there, event_id="3")).finish()
 
 
 async def test_a_right_to_scripts_that_is_lacking_is_clean() -> None:

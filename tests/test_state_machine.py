@@ -9,10 +9,11 @@ import msgspec
 import pytest
 from hypothesis import Phase
 
-import greentic_session.memory.store as memory_store
+import greentic_session.memory.records as memory_records
 from greentic_session import drafting, fence
 from greentic_session.memory import InMemorySessionStore
 from greentic_session.memory.expiry import ExpiryIndex, Name
+from greentic_session.memory.records import Records
 from greentic_session.record import Admission, Draft, Verdict
 
 from .store_machine import drive
@@ -21,6 +22,7 @@ from .store_model import DisagreementError
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
+    from greentic_session.memory.records import Held
     from greentic_session.model import (
         Cas,
         OutboxEntry,
@@ -49,6 +51,11 @@ def plant(patch: pytest.MonkeyPatch, name: str, primitive: Callable[..., Awaitab
     patch.setattr(InMemorySessionStore, name, planted)
 
 
+def _live(store: Store, draft: Draft) -> Held | None:
+    records = store._records
+    return records.live(draft.scope, draft.key, records.clock.now_ms())
+
+
 def late_expiry(patch: pytest.MonkeyPatch) -> None:
     pop_due = ExpiryIndex.pop_due
 
@@ -58,17 +65,18 @@ def late_expiry(patch: pytest.MonkeyPatch) -> None:
     def popped(self: ExpiryIndex, now_ms: int) -> Name | None:
         return pop_due(self, now_ms - 1)  # or a sweep would visit such a record for ever
 
-    patch.setattr(memory_store, "_expired", expired)
+    patch.setattr(memory_records, "_expired", expired)
     patch.setattr(ExpiryIndex, "pop_due", popped)
 
 
 def kept_incarnation(patch: pytest.MonkeyPatch) -> None:
     async def put(self: Store, right: Any, draft: Draft, *rest: Any) -> Any:
-        now_ms = self._clock.now_ms()
-        held = self._tenants.get(draft.scope, {}).get(draft.key)
-        if held is None or self._live(draft.scope, draft.key, now_ms) is not None:
+        records = self._records
+        now_ms = records.clock.now_ms()
+        held = records._tenants.get(draft.scope, {}).get(draft.key)
+        if held is None or records.live(draft.scope, draft.key, now_ms) is not None:
             return await right(draft, *rest)
-        return self._write(draft, held.value + 1, held.incarnation, now_ms)
+        return records.write(draft, held.value + 1, held.incarnation, now_ms)
 
     plant(patch, "_put", put)
 
@@ -77,8 +85,9 @@ def moving_touch(patch: pytest.MonkeyPatch) -> None:
     async def touch(self: Store, right: Any, scope: str, key: str, *rest: Any) -> Any:
         outcome = await right(scope, key, *rest)
         if outcome.verdict is Verdict.DONE:
-            held = self._tenants[scope][key]
-            self._tenants[scope][key] = msgspec.structs.replace(held, value=held.value + 1)
+            tenant = self._records._tenants[scope]
+            held = tenant[key]
+            tenant[key] = msgspec.structs.replace(held, value=held.value + 1)
         return outcome
 
     plant(patch, "_touch", touch)
@@ -108,19 +117,19 @@ def open_owner(patch: pytest.MonkeyPatch) -> None:
 
 
 def kept_lookup(patch: pytest.MonkeyPatch) -> None:
-    def forget(self: Store, scope: str, key: str) -> None:
+    def forget(self: Records, scope: str, key: str) -> None:
         tenant = self._tenants[scope]
         del tenant[key]
         if not tenant:
             del self._tenants[scope]
 
-    patch.setattr(InMemorySessionStore, "_forget", forget)
+    patch.setattr(Records, "_forget", forget)
 
 
 def blind_to(field_name: str) -> Callable[[pytest.MonkeyPatch], None]:
     def blind(patch: pytest.MonkeyPatch) -> None:
         async def update(self: Store, right: Any, draft: Draft, cas: Cas, *rest: Any) -> Any:
-            live = self._live(draft.scope, draft.key, self._clock.now_ms())
+            live = _live(self, draft)
             if live is not None:
                 seen = {field_name: getattr(live, field_name)}
                 cas = msgspec.structs.replace(cas, **seen)
@@ -133,7 +142,7 @@ def blind_to(field_name: str) -> Callable[[pytest.MonkeyPatch], None]:
 
 def creating_update(patch: pytest.MonkeyPatch) -> None:
     async def update(self: Store, right: Any, draft: Draft, cas: Cas, *rest: Any) -> Any:
-        if self._live(draft.scope, draft.key, self._clock.now_ms()) is None:
+        if _live(self, draft) is None:
             return await self._create(draft)
         return await right(draft, cas, *rest)
 

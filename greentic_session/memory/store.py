@@ -17,11 +17,16 @@ from ..record import Admission, Draft, Outcome, Record, Verdict, mint_incarnatio
 from ..scanning import Page
 from ..statistics import StoreStatistics
 from ..store import AsyncSessionStore
-from .expiry import ExpiryIndex
-from .sweeper import Sweeper, start_sweeper
+from ..waiting import SupportsWaits
+from .records import Records
+from .sweeper import start_sweeper
+from .waits import MemoryWaits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from ..background import BackgroundTask
+    from .records import Held
 
 __all__ = ["InMemorySessionStore"]
 
@@ -29,14 +34,8 @@ _SLICE_SECS: Final = 0.0005
 """How long a sweep may hold the event loop at a time."""
 
 
-class _Held(Record, frozen=True, gc=False):
-    """A record and the time at which the expiry index looks at it (0: never)."""
-
-    due: int = 0
-
-
 @final
-class InMemorySessionStore(AsyncSessionStore[C]):
+class InMemorySessionStore(AsyncSessionStore[C], SupportsWaits):
     """Keeps encoded sessions in dictionaries, under the same rules as a server.
 
     Runs on asyncio and trio. No verb waits for anything, so each is done or not begun when its
@@ -68,11 +67,9 @@ class InMemorySessionStore(AsyncSessionStore[C]):
             verify=config.verify,
         )
         self._interval_secs: Final = config.sweep_interval_secs
-        self._clock: Final[Clock] = SystemClock() if clock is None else clock
-        self._tenants: Final[dict[str, dict[str, _Held]]] = {}
-        self._lookup: Final[dict[str, tuple[str, ...]]] = {}
-        self._expiry: Final = ExpiryIndex()
-        self._sweeper: Sweeper | None = None
+        self._records: Final = Records(SystemClock() if clock is None else clock)
+        self._waits: Final = MemoryWaits(self._records)
+        self._sweeper: BackgroundTask | None = None
         self._swept = 0
 
     @override
@@ -82,9 +79,8 @@ class InMemorySessionStore(AsyncSessionStore[C]):
 
     @override
     async def _aclose(self) -> None:
-        self._tenants.clear()
-        self._lookup.clear()
-        self._expiry.clear()
+        self._records.clear()
+        self._waits.forget_all()
         if self._sweeper is not None:
             await self._sweeper.stop()
             self._sweeper = None
@@ -99,12 +95,15 @@ class InMemorySessionStore(AsyncSessionStore[C]):
         return StoreStatistics(
             backend="memory",
             closed=self._closed,
-            sessions=sum(map(len, self._tenants.values())),
-            expiring=len(self._expiry),
-            tenants=len(self._tenants),
-            lookups=len(self._lookup),
             swept=self._swept,
+            **self._records.sizes(),
+            **self._waits.sizes(),
         )
+
+    @override
+    def wait_backend(self) -> MemoryWaits:
+        """As :meth:`SupportsWaits.wait_backend`."""
+        return self._waits
 
     async def sweep(self) -> int:
         """Remove every expired record.
@@ -116,61 +115,48 @@ class InMemorySessionStore(AsyncSessionStore[C]):
         swept = 0
         pause_at = perf_counter() + _SLICE_SECS
         visited = 0
-        now_ms = self._clock.now_ms()
-        while (due := self._expiry.pop_due(now_ms)) is not None:
-            swept += self._visit(*due, now_ms)
+        now_ms = self._now_ms()
+        while (gone := self._records.pop_due(now_ms)) is not None or self._waits.pop_due(now_ms):
+            swept += gone is True
+            self._swept += gone is True
             visited += 1
             if visited % 32 == 0 and perf_counter() >= pause_at:
                 await checkpoint()
                 pause_at = perf_counter() + _SLICE_SECS
         return swept
 
-    def _visit(self, scope: str, key: str, now_ms: int) -> int:
-        held = self._tenants[scope][key]
-        if not _expired(held, now_ms):
-            # Touched since it was entered: look again when the new life ends.
-            due = self._expiry.add((scope, key), held.at_ms + held.ttl_ms, now_ms)
-            self._tenants[scope][key] = _restamped(held, held.ttl_ms, held.at_ms, due)
-            return 0
-        self._forget(scope, key)
-        self._swept += 1
-        return 1
+    def _now_ms(self) -> int:
+        return self._records.clock.now_ms()
 
     # --- reading -----------------------------------------------------------------------------
 
-    def _live(self, scope: str, key: str, now_ms: int) -> _Held | None:
-        tenant = self._tenants.get(scope)
-        held = None if tenant is None else tenant.get(key)
-        return None if held is None or _expired(held, now_ms) else held
-
     @override
     async def _read(self, scope: str, key: SessionKey, until: float | None) -> Record | None:
-        return self._live(scope, key, self._clock.now_ms())
+        return self._records.live(scope, key, self._now_ms())
 
     @override
     async def _read_many(self, scope: str, keys: Sequence[SessionKey]) -> Sequence[Record | None]:
-        now_ms = self._clock.now_ms()
-        return [self._live(scope, key, now_ms) for key in keys]
+        now_ms = self._now_ms()
+        return [self._records.live(scope, key, now_ms) for key in keys]
 
     @override
     async def _holders(self, key: SessionKey, until: float | None) -> Sequence[str]:
-        now_ms = self._clock.now_ms()
-        scopes = self._lookup.get(key, ())
-        return [scope for scope in scopes if self._live(scope, key, now_ms) is not None]
+        now_ms = self._now_ms()
+        return list(self._records.holders(key, now_ms))
 
     @override
     async def _page(self, scope: str, position: object | None, batch_size: int) -> Page:
         if position is None:
-            keys, start = list(self._tenants.get(scope, ())), 0
+            keys, start = self._records.keys(scope), 0
         else:
             keys, start = cast("tuple[list[str], int]", position)
             await checkpoint()  # a scan of many sessions lets others run
-        now_ms = self._clock.now_ms()
+        now_ms = self._now_ms()
         end = start + batch_size
         records = [
             (SessionKey(key), held)
             for key in keys[start:end]
-            if (held := self._live(scope, key, now_ms)) is not None
+            if (held := self._records.live(scope, key, now_ms)) is not None
         ]
         return Page(records, (keys, end) if end < len(keys) else None)
 
@@ -178,33 +164,33 @@ class InMemorySessionStore(AsyncSessionStore[C]):
 
     @override
     async def _create(self, draft: Draft) -> Outcome:
-        now_ms = self._clock.now_ms()
-        live = self._live(draft.scope, draft.key, now_ms)
+        now_ms = self._now_ms()
+        live = self._records.live(draft.scope, draft.key, now_ms)
         if live is None:
-            return self._write(draft, 1, mint_incarnation(), now_ms)
+            return self._records.write(draft, 1, mint_incarnation(), now_ms)
         return _MISMATCH if live.owner != draft.owner else Outcome(Verdict.EXISTS)
 
     @override
     async def _put(self, draft: Draft) -> Outcome:
-        now_ms = self._clock.now_ms()
-        live = self._live(draft.scope, draft.key, now_ms)
+        now_ms = self._now_ms()
+        live = self._records.live(draft.scope, draft.key, now_ms)
         if live is None:
-            return self._write(draft, 1, mint_incarnation(), now_ms)
+            return self._records.write(draft, 1, mint_incarnation(), now_ms)
         if live.owner != draft.owner:
             return _MISMATCH
-        return self._write(draft, live.value + 1, live.incarnation, now_ms)
+        return self._records.write(draft, live.value + 1, live.incarnation, now_ms, live.wait)
 
     @override
     async def _update_cas(self, draft: Draft, expected: Cas, until: float | None) -> Outcome:
-        now_ms = self._clock.now_ms()
-        live = self._live(draft.scope, draft.key, now_ms)
+        now_ms = self._now_ms()
+        live = self._records.live(draft.scope, draft.key, now_ms)
         if live is None:
             return Outcome(Verdict.CONFLICT)
         if live.owner != draft.owner:
             return _MISMATCH
         if live.value != expected.value or live.incarnation != expected.incarnation:
             return Outcome(Verdict.CONFLICT, live.value, live.incarnation)
-        return self._write(draft, live.value + 1, live.incarnation, now_ms)
+        return self._records.write(draft, live.value + 1, live.incarnation, now_ms, live.wait)
 
     @override
     async def _touch(
@@ -215,14 +201,13 @@ class InMemorySessionStore(AsyncSessionStore[C]):
         admission: Admission | None,
         until: float | None,
     ) -> Outcome:
-        now_ms = self._clock.now_ms()
-        live = self._live(scope, key, now_ms)
+        now_ms = self._now_ms()
+        live = self._records.live(scope, key, now_ms)
         refusal = self._refusal(live, scope, key, admission, now_ms)
         if live is None or refusal is not None:
             return refusal or _ABSENT
         ttl_ms = live.ttl_ms if ttl_ms is None else ttl_ms
-        due = self._schedule(scope, key, live.due, ttl_ms, now_ms)
-        self._tenants[scope][key] = _restamped(live, ttl_ms, now_ms, due)
+        self._records.restamp(scope, key, live, ttl_ms, now_ms)
         return Outcome(Verdict.DONE, live.value, live.incarnation, now_ms)
 
     @override
@@ -234,8 +219,8 @@ class InMemorySessionStore(AsyncSessionStore[C]):
         expected: Cas | None,
         until: float | None,
     ) -> Outcome:
-        now_ms = self._clock.now_ms()
-        live = self._live(scope, key, now_ms)
+        now_ms = self._now_ms()
+        live = self._records.live(scope, key, now_ms)
         refusal = self._refusal(live, scope, key, admission, now_ms)
         if live is None or refusal is not None:
             return refusal or _ABSENT
@@ -243,13 +228,13 @@ class InMemorySessionStore(AsyncSessionStore[C]):
             live.value != expected.value or live.incarnation != expected.incarnation
         ):
             return Outcome(Verdict.CONFLICT, live.value, live.incarnation)
-        self._expiry.discard((scope, key), live.due)
-        self._forget(scope, key)
+        self._records.remove(scope, key, live)
+        self._waits.forget_events(scope, key)
         return Outcome(Verdict.DONE, live.value, live.incarnation, now_ms)
 
     def _refusal(
         self,
-        live: _Held | None,
+        live: Held | None,
         scope: str,
         key: str,
         admission: Admission | None,
@@ -259,50 +244,9 @@ class InMemorySessionStore(AsyncSessionStore[C]):
             return _ABSENT
         if admission is not None:
             return None if fence.admits(admission, live.owner) else _MISMATCH
-        others = (other for other in self._lookup[key] if other != scope)
-        if any(self._live(other, key, now_ms) is not None for other in others):
+        if any(other != scope for other in self._records.holders(key, now_ms)):
             return Outcome(Verdict.AMBIGUOUS)
         return None
-
-    def _write(self, draft: Draft, value: int, incarnation: str, now_ms: int) -> Outcome:
-        scope, key = draft.scope, draft.key
-        tenant = self._tenants.get(scope)
-        if tenant is None:
-            tenant = self._tenants[scope] = {}
-        stored = tenant.get(key)
-        if stored is None:
-            self._lookup[key] = (*self._lookup.get(key, ()), scope)
-        due = self._schedule(scope, key, stored.due if stored else 0, draft.ttl_ms, now_ms)
-        tenant[key] = _Held(value, incarnation, draft.owner, draft.ttl_ms, now_ms, draft.body, due)
-        return Outcome(Verdict.DONE, value, incarnation, now_ms)
-
-    def _schedule(self, scope: str, key: str, due: int, ttl_ms: int, now_ms: int) -> int:
-        expires_ms = now_ms + ttl_ms
-        if due:
-            if ttl_ms and due <= expires_ms:
-                return due  # the index looks no later than needed: leave the record where it is
-            self._expiry.discard((scope, key), due)
-        return self._expiry.add((scope, key), expires_ms, now_ms) if ttl_ms else 0
-
-    def _forget(self, scope: str, key: str) -> None:
-        tenant = self._tenants[scope]
-        del tenant[key]
-        if not tenant:
-            del self._tenants[scope]
-        scopes = tuple(other for other in self._lookup[key] if other != scope)
-        if scopes:
-            self._lookup[key] = scopes
-        else:
-            del self._lookup[key]
-
-
-def _restamped(held: _Held, ttl_ms: int, at_ms: int, due: int) -> _Held:
-    # Written out: `structs.replace` costs ten times as much, and a touch is little else.
-    return _Held(held.value, held.incarnation, held.owner, ttl_ms, at_ms, held.body, due)
-
-
-def _expired(held: _Held, now_ms: int) -> bool:
-    return held.ttl_ms != 0 and now_ms >= held.at_ms + held.ttl_ms
 
 
 _ABSENT: Final = Outcome(Verdict.ABSENT)

@@ -1,8 +1,9 @@
-"""Commands to one server: connections, attempts, one deadline per call.
+"""Commands to one server: wires, attempts, one deadline per call.
 
-The driver opens connections and speaks the protocol; it neither pools nor retries here. Its pools
-raise or starve when callers outnumber connections, and its blind retries turn a lost reply to a
-compare-and-set into a false conflict.
+The driver opens connections; it neither pools nor retries here. Its pools raise or starve when
+callers outnumber connections, and its blind retries turn a lost reply to a compare-and-set into a
+false conflict. Concurrent callers share wires instead (:mod:`.wire`), and what a failure means is
+decided here.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ import asyncio
 import os
 import random
 import ssl
+from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, cast, final
 
+import hiredis
 from redis.asyncio.connection import (
     AbstractConnection,
     Connection,
@@ -27,6 +30,7 @@ from redis.maint_notifications import MaintNotificationsConfig
 
 from ..errors import OutcomeUnknownError, SessionError, StoreFullError, StoreUnavailableError
 from .faults import Fault, FaultKind, classify
+from .wire import Exchange, Wire
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -40,6 +44,17 @@ Argument = str | bytes | int
 Command = tuple[Argument, ...]
 Reply = Any  # Any: whatever RESP carries; each caller knows the type of its command's reply
 
+# Declared there for tuples of one.
+_pack: Final = cast("Callable[[Command], bytes]", getattr(hiredis, "pack_command"))  # noqa: B009
+
+_MOST_IN_FLIGHT: Final = 4096
+"""Exchanges on one wire before another is opened, or a caller waits."""
+_MOST_BYTES_IN_FLIGHT: Final = 8 << 20
+_SPARE_WIRES: Final = 4
+_STALLED_SECS: Final = 0.025
+"""A wire whose oldest exchange has waited longer is passed over for one of a few others."""
+_CLOSE_SECS: Final = 1.0
+"""How long closing waits for the sockets to be closed, which takes the loop a tick or two."""
 _FIRST_PAUSE_SECS: Final = 0.005
 _LAST_PAUSE_SECS: Final = 0.1
 _LEAST_ATTEMPT_SECS: Final = 0.1
@@ -57,11 +72,12 @@ class RedisClient:
     def __init__(self, config: RedisConfig) -> None:
         self._config: Final = config
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._slots = asyncio.Semaphore(config.max_connections)
-        self._idle: list[AbstractConnection] = []
-        self._open: Final[set[AbstractConnection]] = set()
+        self._wires: Final[list[Wire]] = []
+        self._opening: asyncio.Task[None] | None = None
+        self._queue: Final[deque[asyncio.Future[None]]] = deque()
         self._missing: Final[set[Script]] = set()
         self._least_secs: Final = min(0.02, config.deadline_secs / 10)
+        self._operation = 0
         self._closed = False
         self.in_flight = 0
         self.retries = 0
@@ -69,7 +85,7 @@ class RedisClient:
     @property
     def connections(self) -> int:
         """How many connections are open."""
-        return len(self._open)
+        return sum(not wire.is_lost for wire in self._wires)
 
     def deadline(self) -> float:
         """Return the time of the running loop by which a call that begins now must end."""
@@ -91,13 +107,12 @@ class RedisClient:
         :param until: as in :meth:`read`.
         :raises StoreUnavailableError: by the deadline.
         """
-        return await self._attempts(lambda _age: commands, until, None)
+        return await self._attempts(self._enter_loop(), lambda _age: commands, until, None)
 
     async def run(
         self,
         script: Script,
         keys: Sequence[str],
-        field: str,
         arguments: Sequence[Argument],
         *,
         until: float | None = None,
@@ -105,38 +120,46 @@ class RedisClient:
         """Run a script that writes, once, however often it takes to hear of it.
 
         :param keys: the names it touches.
-        :param field: the record's field in the lookup (ARGV 3 of every script).
-        :param arguments: the rest, from ARGV 4 on.
+        :param arguments: what it is given beside operation id and age (ARGV 1 and 2).
         :param until: as in :meth:`read`.
         :raises StoreUnavailableError: by the deadline; nothing was written.
         :raises OutcomeUnknownError: by the deadline; it may have been executed.
         """
-        operation = os.urandom(8).hex()
+        loop = self._enter_loop()
+        self._operation = (self._operation + 1) & 0xFFFF_FFFF_FFFF_FFFF
+        operation = f"{self._operation:016x}"
 
         def command(age_ms: float | None) -> Sequence[Command]:
             missing = script in self._missing
             head: Command = ("EVAL", script.source) if missing else ("EVALSHA", script.sha1)
             age = "" if age_ms is None else f"{age_ms:.3f}"
-            return [(*head, len(keys), *keys, operation, age, field, *arguments)]
+            return [(*head, len(keys), *keys, operation, age, *arguments)]
 
-        return (await self._attempts(command, until, script))[0]
+        return (await self._attempts(loop, command, until, script))[0]
 
     async def aclose(self) -> None:
         """Close every connection, idle or in use."""
         self._closed = True
         with suppress(StoreUnavailableError):
             self._enter_loop()  # those of another loop went with it
-        connections, self._idle = [*self._open], []
-        for connection in connections:
-            await self._discard(connection)
+        wires = [*self._wires]
+        for wire in wires:
+            wire.close()
+        self._wake(len(self._queue))
+        ends: list[asyncio.Future[None]] = [wire.ended for wire in wires]
+        if self._opening is not None:
+            self._opening.cancel()
+            ends.append(self._opening)
+        if ends:
+            await asyncio.wait(ends, timeout=_CLOSE_SECS)
 
     async def _attempts(
         self,
+        loop: asyncio.AbstractEventLoop,
         commands: Callable[[float | None], Sequence[Command]],
         until: float | None,
         script: Script | None,
     ) -> list[Reply]:
-        loop = self._enter_loop()
         ends_at = loop.time() + self._config.deadline_secs if until is None else until
         doubtful_since: float | None = None  # when the first attempt was sent that may have run
         attempt = 0
@@ -145,12 +168,31 @@ class RedisClient:
             while True:
                 attempt += 1
                 started_at = loop.time()
-                trial = _Trial()
+                give_up_at = _attempt_ends_at(started_at, ends_at)
+                exchange: Exchange | None = None
+                index = 0
                 try:
-                    async with asyncio.timeout_at(_attempt_ends_at(started_at, ends_at)):
-                        replies = await self._exchange(commands, doubtful_since, trial)
+                    # Whoever waits for room goes first.
+                    wire = None if self._queue else self._ready_wire(started_at)
+                    if wire is None:
+                        wire = await self._next_wire(give_up_at)
+                    # Only now: time has passed, and another call may have loaded the script.
+                    age = None if doubtful_since is None else _age_ms(doubtful_since)
+                    given = commands(age)
+                    count = len(given)
+                    packed = _pack(given[0]) if count == 1 else b"".join(map(_pack, given))
+                    exchange = Exchange(
+                        loop.create_future(), count, len(packed), started_at, give_up_at
+                    )
+                    wire.send(exchange, packed)
+                    reply: Reply = await exchange.future
+                    replies: list[Reply] = [reply] if count == 1 else reply
+                    for index, reply in enumerate(replies):  # noqa: B007 - told to `classify`
+                        if isinstance(reply, ResponseError):
+                            raise reply
                 except (RedisError, OSError, EOFError) as error:  # TimeoutError is an OSError
-                    fault = classify(error, sent=trial.sent, index=trial.index)
+                    sent = exchange is not None and getattr(error, "sent", True)
+                    fault = classify(error, sent=sent, index=index)
                     # A server's own words may quote what it was sent, a password among it.
                     cause = None if fault.told else error
                 else:
@@ -182,96 +224,102 @@ class RedisClient:
         except RuntimeError:
             raise StoreUnavailableError("the Redis backend runs on asyncio only") from None
         if loop is not self._loop:
-            # Connections and waiters belong to the loop that made them.
+            # Wires and waiters belong to the loop that made them.
             self._loop = loop
-            self._slots = asyncio.Semaphore(self._config.max_connections)
-            self._idle.clear()
-            self._open.clear()
+            self._wires.clear()
+            self._queue.clear()
+            self._opening = None
+            # Counted on from a random start, and so that a forked process has a start of its own.
+            self._operation = int.from_bytes(os.urandom(8))
         return loop
 
-    async def _connected(self) -> AbstractConnection:
+    def _ready_wire(self, now: float) -> Wire | None:
+        """Return a wire that takes an exchange at once."""
         if self._closed:
-            raise _ClosedError
-        while self._idle:
-            connection = self._idle.pop()
-            if connection.is_connected and not await _is_stale(connection):
-                return connection
-            await self._discard(connection)
+            return None
+        stalled: Wire | None = None
+        for wire in self._wires:
+            if (
+                wire.is_full
+                or wire.in_flight >= _MOST_IN_FLIGHT
+                or wire.bytes_in_flight >= _MOST_BYTES_IN_FLIGHT
+            ):
+                continue
+            if now - wire.waits_since < _STALLED_SECS:
+                return wire
+            if stalled is None or wire.in_flight < stalled.in_flight:
+                stalled = wire
+        if stalled is not None and len(self._wires) < _SPARE_WIRES:
+            self._open_another()
+        return stalled
+
+    async def _next_wire(self, give_up_at: float) -> Wire:
+        """Wait for a wire: a new one if another may be opened, else for room on one."""
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout_at(give_up_at):
+            while True:
+                if self._closed:
+                    raise _ClosedError
+                wire = self._ready_wire(loop.time())
+                if wire is not None:
+                    return wire
+                self._open_another()
+                turn: asyncio.Future[None] = loop.create_future()
+                self._queue.append(turn)
+                try:
+                    await turn
+                finally:
+                    if turn.cancelled():
+                        with suppress(ValueError):
+                            self._queue.remove(turn)
+
+    def _open_another(self) -> None:
+        if self._opening is None and len(self._wires) < self._config.max_connections:
+            self._opening = asyncio.get_running_loop().create_task(
+                self._open(), name="greentic_session connection"
+            )
+
+    async def _open(self) -> None:
         connection = _connection(self._config)
-        self._open.add(connection)
+        error: BaseException | None = None
+        wire: Wire | None = None
         try:
-            await cast("Callable[[], Awaitable[None]]", connection.connect)()  # untyped there
-        except BaseException:
-            await self._discard(connection)
-            raise
-        return connection
+            async with asyncio.timeout(self._config.deadline_secs / 2):
+                await cast("Callable[[], Awaitable[None]]", connection.connect)()  # untyped there
+            wire = Wire(connection, self._on_free)
+            self._wires.append(wire)
+        except (RedisError, OSError, EOFError) as caught:
+            error = caught
+        finally:
+            self._opening = None
+            if wire is None:
+                await connection.disconnect(nowait=True)
+        self._wake(len(self._queue), None if self._wires else error)
 
-    async def _discard(self, connection: AbstractConnection) -> None:
-        self._open.discard(connection)
-        await connection.disconnect(nowait=True)
+    def _on_free(self, wire: Wire) -> None:
+        if wire.is_lost:
+            with suppress(ValueError):
+                self._wires.remove(wire)
+            self._wake(len(self._queue))  # to open another
+        elif self._queue and not wire.is_full:
+            self._wake(_MOST_IN_FLIGHT - wire.in_flight)
 
-    async def _exchange(
-        self,
-        commands: Callable[[float | None], Sequence[Command]],
-        doubtful_since: float | None,
-        trial: _Trial,
-    ) -> list[Reply]:
-        async with self._slots:
-            connection = await self._connected()
-            answered = False
-            try:
-                # Only now: time has passed, and another call may have loaded the script.
-                given = commands(None if doubtful_since is None else _age_ms(doubtful_since))
-                packed = connection.pack_commands(given)
-                trial.sent = True
-                await connection.send_packed_command(packed, check_health=False)
-                replies = [await _reply(connection) for _ in given]
-                answered = True
-            finally:
-                # A connection that owes a reply would give it to the next caller.
-                if answered and not self._closed:
-                    self._idle.append(connection)
-                else:
-                    await self._discard(connection)
-        for index, reply in enumerate(replies):
-            if isinstance(reply, ResponseError):
-                trial.index = index
-                raise reply
-        return replies
-
-
-@final
-class _Trial:
-    """One attempt at a call.
-
-    :ivar sent: whether bytes of it may have left.
-    :ivar index: which of its commands the server refused.
-    """
-
-    __slots__ = ("index", "sent")
-
-    def __init__(self) -> None:
-        self.sent = False
-        self.index = 0
+    def _wake(self, count: int, error: BaseException | None = None) -> None:
+        """Let callers who wait for a wire look for one, or tell them why there is none."""
+        queue = self._queue
+        while queue and count > 0:
+            turn = queue.popleft()
+            if turn.done():
+                continue
+            count -= 1
+            if error is None:
+                turn.set_result(None)
+            else:
+                turn.set_exception(error)
 
 
 class _ClosedError(OSError):
     """The client was closed: there will be no connection any more."""
-
-
-async def _reply(connection: AbstractConnection) -> Reply:
-    try:
-        return cast("Reply", await connection.read_response())
-    except ResponseError as error:
-        return error  # one command's answer: those after it are still to be read
-
-
-async def _is_stale(connection: AbstractConnection) -> bool:
-    # Closed by the server, or holding bytes that nobody asked for.
-    try:
-        return bool(await connection.can_read())
-    except (RedisError, OSError):
-        return True
 
 
 def _attempt_ends_at(started_at: float, ends_at: float) -> float:

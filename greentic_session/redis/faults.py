@@ -29,6 +29,7 @@ from ..errors import (
     StoreFullError,
     StoreUnavailableError,
 )
+from .wire import WireLostError
 
 if TYPE_CHECKING:
     from ..errors import ErrorCode
@@ -186,6 +187,8 @@ def _word(error: BaseException) -> str | None:
 
 
 def _is_timeout(error: BaseException) -> bool:
+    if isinstance(error, WireLostError):
+        return error.is_late
     return isinstance(error, TimeoutError) or type(error).__name__ == "TimeoutError"
 
 

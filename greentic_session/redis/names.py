@@ -9,6 +9,7 @@ record and lookup of one session share a slot, and a tenant's sessions spread ov
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final, final
 from urllib.parse import quote, unquote
 
@@ -51,10 +52,18 @@ class Names:
         """Return ``{ns}:lookup:{<key>}``."""
         return f"{self._namespace}:lookup:{{{escape(key)}}}"
 
+    def of_session(self, scope: str, key: str) -> tuple[str, ...]:
+        """Return :meth:`record` and :meth:`lookup`."""
+        return _of_session(self, scope, key)
+
     def waits(self, env: str, tenant_id: str, team_id: str | None, user_id: str) -> str:
         """Return ``{ns}:waits:{<env>:<tenant>:<team>:<user>}``; an absent team is empty."""
         owner = ":".join(escape(part) for part in (env, tenant_id, team_id or "", user_id))
         return f"{self._namespace}:waits:{{{owner}}}"
+
+    def events(self, name: str) -> str:
+        """Return the name of the completed events that hang on a record or an index of waits."""
+        return f"{name}:events"
 
     def pattern(self, scope: str) -> str:
         """Return what SCAN's MATCH takes to find a scope's records."""
@@ -76,3 +85,9 @@ class Names:
 
     def _records(self, scope: str) -> str:
         return f"{self._namespace}:{scope.replace('/', ':')}:{{"
+
+
+@lru_cache(maxsize=8192)
+def _of_session(names: Names, scope: str, key: str) -> tuple[str, ...]:
+    # A session that is written once is often written again soon.
+    return names.record(scope, key), names.lookup(key)

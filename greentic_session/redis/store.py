@@ -8,14 +8,17 @@ from .._compat import override
 from ..codec import CodecFactory, JsonCodec
 from ..errors import DecodeError
 from ..model import C, Cas, SessionKey
-from ..record import Admission, Draft, Outcome, Record, Verdict, mint_incarnation
+from ..record import Admission, Draft, Outcome, Record, mint_incarnation
 from ..scanning import Page
 from ..statistics import StoreStatistics
 from ..store import AsyncSessionStore
+from ..waiting import SupportsWaits
 from .client import Command, RedisClient
 from .faults import ForeignValueError
 from .names import Names
+from .replies import foreign, outcome_of
 from .scripts import CREATE, DELETE, PUT, TOUCH, UPDATE_CAS, Script
+from .waits import RedisWaits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,11 +29,13 @@ if TYPE_CHECKING:
 __all__ = ["RedisSessionStore"]
 
 _LEAST_RING_MS: Final = 10_000
+_TOKEN_REPLY: Final = 4
+"""Length of a reply that tells of a token only."""
 _FIELDS: Final = ("cas", "inc", "owner", "ttl", "at", "body")
 
 
 @final
-class RedisSessionStore(AsyncSessionStore[C]):
+class RedisSessionStore(AsyncSessionStore[C], SupportsWaits):
     """Keeps sessions on a Redis (6.2 or later) or Valkey server, shared by any number of workers.
 
     Runs on asyncio. Connects on first use. Each write is one Lua script on one cluster slot, under
@@ -62,6 +67,7 @@ class RedisSessionStore(AsyncSessionStore[C]):
         # Longer than an attempt of a call may still be on its way, also from a worker that has
         # another deadline.
         self._keep_ring_ms: Final = max(_LEAST_RING_MS, round(2000 * config.deadline_secs))
+        self._waits: Final = RedisWaits(self._client, self._names, self._keep_ring_ms)
 
     @override
     async def _aclose(self) -> None:
@@ -82,6 +88,11 @@ class RedisSessionStore(AsyncSessionStore[C]):
             retries=self._client.retries,
         )
 
+    @override
+    def wait_backend(self) -> RedisWaits:
+        """As :meth:`SupportsWaits.wait_backend`."""
+        return self._waits
+
     # --- reading -----------------------------------------------------------------------------
 
     @override
@@ -91,7 +102,7 @@ class RedisSessionStore(AsyncSessionStore[C]):
                 "HMGET", self._names.record(scope, key), *_FIELDS, until=until
             )
         except ForeignValueError:
-            raise _foreign(key) from None
+            raise foreign(key) from None
         return _record(key, reply)
 
     @override
@@ -102,7 +113,7 @@ class RedisSessionStore(AsyncSessionStore[C]):
         try:
             replies = await self._client.read_many(commands)
         except ForeignValueError as error:
-            raise _foreign(keys[error.index]) from None
+            raise foreign(keys[error.index]) from None
         return [_record(key, reply) for key, reply in zip(keys, replies, strict=True)]
 
     @override
@@ -120,7 +131,7 @@ class RedisSessionStore(AsyncSessionStore[C]):
                 until=until,
             )
         except ForeignValueError:
-            raise _foreign(key) from None
+            raise foreign(key) from None
         return [scope for scope, exists in zip(scopes, alive, strict=True) if exists]
 
     @override
@@ -150,17 +161,16 @@ class RedisSessionStore(AsyncSessionStore[C]):
 
     @override
     async def _create(self, draft: Draft) -> Outcome:
-        return await self._write(CREATE, draft, mint_incarnation())
+        return await self._run(CREATE, *_place(draft), *_state(draft), mint_incarnation())
 
     @override
     async def _put(self, draft: Draft) -> Outcome:
-        return await self._write(PUT, draft, mint_incarnation())
+        return await self._run(PUT, *_place(draft), *_state(draft), mint_incarnation())
 
     @override
     async def _update_cas(self, draft: Draft, expected: Cas, until: float | None) -> Outcome:
-        return await self._write(
-            UPDATE_CAS, draft, expected.incarnation, expected.value, until=until
-        )
+        token = expected.incarnation, expected.value
+        return await self._run(UPDATE_CAS, *_place(draft), *_state(draft), *token, until=until)
 
     @override
     async def _touch(
@@ -191,33 +201,36 @@ class RedisSessionStore(AsyncSessionStore[C]):
     def _deadline(self) -> float | None:
         return self._client.deadline()
 
-    async def _write(
-        self, script: Script, draft: Draft, *token: Argument, until: float | None = None
-    ) -> Outcome:
-        arguments = (draft.owner, draft.ttl_ms, draft.body, *token)
-        return await self._run(script, draft.scope, draft.key, *arguments, until=until)
-
     async def _run(
-        self, script: Script, scope: str, key: str, *arguments: Argument, until: float | None
+        self,
+        script: Script,
+        scope: str,
+        key: SessionKey,
+        *arguments: Argument,
+        until: float | None = None,
     ) -> Outcome:
-        names = self._names.record(scope, key), self._names.lookup(key)
+        until = self._client.deadline() if until is None else until
+        names = self._names.of_session(scope, key)
+        if script is DELETE:
+            names = (*names, self._names.events(names[0]))
         try:
-            reply = await self._client.run(script, names, scope, arguments, until=until)
+            reply = await self._client.run(script, names, (scope, *arguments), until=until)
         except ForeignValueError:
-            raise _foreign(key) from None
-        return _outcome(key, reply)
+            raise foreign(key) from None
+        outcome = outcome_of(key, reply)
+        if len(reply) > _TOKEN_REPLY:  # the session waits
+            await self._waits.follow(
+                scope, key, reply[_TOKEN_REPLY:], gone=script is DELETE, until=until
+            )
+        return outcome
 
 
-def _outcome(key: str, reply: Reply) -> Outcome:
-    """Return what a script answered: see ``lua/record.lua``."""
-    verdict = Verdict(reply[0])
-    if len(reply) == 1:
-        return Outcome(verdict)
-    value, incarnation, *at_ms = cast("list[bytes]", reply[1:])
-    try:
-        return Outcome(verdict, int(value), incarnation.decode(), int(at_ms[0]) if at_ms else 0)
-    except ValueError:
-        raise DecodeError(key, "a field of the stored record is not of its type") from None
+def _place(draft: Draft) -> tuple[str, SessionKey]:
+    return draft.scope, SessionKey(draft.key)
+
+
+def _state(draft: Draft) -> tuple[Argument, ...]:
+    return draft.owner, draft.ttl_ms, draft.body
 
 
 def _record(key: str, reply: Reply) -> Record | None:
@@ -232,7 +245,3 @@ def _record(key: str, reply: Reply) -> Record | None:
         )
     except ValueError:
         raise DecodeError(key, "a field of the stored record is not of its type") from None
-
-
-def _foreign(key: str) -> DecodeError:
-    return DecodeError(key, "a name of the session holds another type of value")

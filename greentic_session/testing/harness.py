@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["MemoryHarness", "RedisHarness", "StoreHarness"]
 
 
-_SIZES: Final = ("sessions", "expiring", "tenants", "lookups")
+_SIZES: Final = ("sessions", "expiring", "tenants", "lookups", "waits", "events")
 
 
 class StoreHarness(Protocol):
@@ -55,6 +55,10 @@ class StoreHarness(Protocol):
 
     async def residue(self) -> list[str]:
         """Return what is left behind, in words; empty when every life has ended and been swept."""
+        ...
+
+    async def forget_indexes(self) -> None:
+        """Lose the indexes of waits and what they remember, as a failing server may."""
         ...
 
 
@@ -106,6 +110,11 @@ class MemoryHarness(_Harness):
             left += [f"{name}: {size}" for name, size in sizes.items() if size]
         return left
 
+    async def forget_indexes(self) -> None:
+        """As :meth:`StoreHarness.forget_indexes`."""
+        for store in self._stores:
+            store.wait_backend().forget_indexes()
+
 
 @final
 class RedisHarness(_Harness):
@@ -121,6 +130,7 @@ class RedisHarness(_Harness):
             RedisConfig.from_url(url), namespace=f"test:{uuid4().hex}", deadline_secs=deadline_secs
         )
         self.client: Final = RedisClient(self.config)
+        self._indexes: Final = f"{self.config.namespace}:waits:{{"
 
     @override
     async def __aexit__(
@@ -156,6 +166,12 @@ class RedisHarness(_Harness):
         if names:
             await self.client.read("EVAL", _AGE, len(names), *names, round(secs * 1000))
 
+    async def forget_indexes(self) -> None:
+        """As :meth:`StoreHarness.forget_indexes`."""
+        names = [name for name in await self.residue() if name.startswith(self._indexes)]
+        if names:
+            await self.client.read("DEL", *names)
+
     async def residue(self) -> list[str]:
         """As :meth:`StoreHarness.residue`: the names in the namespace."""
         names: set[str] = set()
@@ -171,19 +187,36 @@ class RedisHarness(_Harness):
 
 # Makes every record older, by the expiry that the server has of it: one that a script forgot to
 # set or to clear stays wrong. A record is a hash with a time `at`, the trace of a delete one with a
-# ring `ops` only, a lookup one of expiries.
-_AGE = """
+# ring `ops` only, a lookup one of expiries, an index of waits one of hints; what is no hash
+# remembers events. Numbers that name a claim or a registration stay: only their order counts.
+_AGE = r"""
 local by = tonumber(ARGV[1])
 local function text(number) return string.format('%.0f', number) end
+local function older(since, marks, expires, key)
+  marks = string.gsub(marks, '%d+', function(mark)
+    return mark == '0' and mark or text(mark - by * 1000)
+  end)
+  if expires ~= '0' then expires = text(expires - by) end
+  return since .. ':' .. marks .. ':' .. expires .. ':' .. key .. '\n'
+end
 for _, name in ipairs(KEYS) do
   local left = redis.call('PTTL', name)
-  local at, ops = unpack(redis.call('HMGET', name, 'at', 'ops'))
-  if at then
-    redis.call('HSET', name, 'at', text(at - by))
-  elseif not ops then
-    local all = redis.call('HGETALL', name)
-    for i = 1, #all, 2 do
-      if all[i + 1] ~= '0' then redis.call('HSET', name, all[i], text(all[i + 1] - by)) end
+  if redis.call('TYPE', name).ok == 'zset' then
+    for _, member in ipairs(redis.call('ZRANGE', name, 0, -1)) do
+      redis.call('ZINCRBY', name, text(-by), member)
+    end
+  else
+    local at, ops, lease = unpack(redis.call('HMGET', name, 'at', 'ops', 'lease'))
+    if at then
+      redis.call('HSET', name, 'at', text(at - by))
+      if lease then redis.call('HSET', name, 'lease', text(lease - by)) end
+    elseif not ops then
+      local all = redis.call('HGETALL', name)
+      for i = 1, #all, 2 do
+        local aged, hints = string.gsub(all[i + 1], '(%d+):([%d,]+):(%d+):([^\n]*)\n', older)
+        if hints == 0 and aged ~= '0' then aged = text(aged - by) end
+        redis.call('HSET', name, all[i], aged)
+      end
     end
   end
   if left >= 0 then redis.call('PEXPIRE', name, text(left - by)) end

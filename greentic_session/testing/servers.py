@@ -136,7 +136,7 @@ class LocalServer:
                 tail = log.read_text(errors="replace")[-2000:] if log.exists() else "no log"
                 self.stop()
                 raise RuntimeError(f"{self._binary.name} did not start:\n{tail}")
-            time.sleep(0.01)  # between two looks at a condition
+            time.sleep(0.01)  # a server that has come up tells nobody: it has to be asked again
 
     def kill(self) -> None:
         """End the process with SIGKILL; :meth:`start` starts it again at the same place."""

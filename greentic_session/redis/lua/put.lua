@@ -13,9 +13,10 @@ if mark then
   -- while the record lives.
   if mark == '1' then done_inc = ARGV[7] end
   if not done_inc then return {-5} end
-  return {1, mark, done_inc, done_at}
+  return done(mark, done_inc, done_at, found_expiry())
 end
 if overrun() then return {-5} end
 if not live then return write('1', ARGV[7]) end
 if owner ~= ARGV[4] then return {-3} end
+if outlived(ARGV[5]) then return {-5} end
 return write(text(version + 1), incarnation)

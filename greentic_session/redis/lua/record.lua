@@ -1,14 +1,18 @@
 -- Shared start of every script that writes a record; scripts.py puts it before each verb's own text.
 --
--- KEYS  1 record   HASH  cas inc owner ttl at body ops
+-- KEYS  1 record   HASH  cas inc owner ttl at body ops, and of a session that waits or is claimed also
+--                        wait since fence lease attempt (see wait.lua)
 --       2 lookup   HASH  env/tenant -> when that tenant's record expires (ms since the epoch, 0 never)
 -- ARGV  1 op       16 hex digits that name this call, the same on each attempt at it
 --       2 age      ms, with a fraction, since an earlier attempt that may have been executed was
 --                  sent; '' if none was
 --       3 field    env/tenant: the record's field in the lookup
 --
--- Returns {verdict, version, incarnation, at}: an integer, then bulk strings. Verdicts:
+-- Returns {verdict, version, incarnation, at}: an integer, then bulk strings; when a session that waits
+-- was written, also its reply scope, its owner and its expiry, since the index of waits lives in another
+-- slot. Verdicts:
 --    1 done   0 absent   -1 exists   -2 conflict   -3 mismatch   -4 ambiguous   -5 unknown
+--   -6 claimed   -7 event seen   -8 claim lost
 --
 -- Why atomic: a script runs alone. It judges first and writes last, since nothing rolls back; its
 -- first write is the one that the server refuses when it is out of memory.
@@ -33,12 +37,14 @@ end
 local time = redis.call('TIME')
 local now_us = time[1] .. string.sub('00000' .. time[2], -6)  -- as text: it has over 14 digits
 local now = math.floor(now_us / 1000)
-local stored = redis.call('HMGET', KEYS[1], 'cas', 'inc', 'owner', 'ttl', 'at', 'ops')
+local stored = redis.call('HMGET', KEYS[1], 'cas', 'inc', 'owner', 'ttl', 'at', 'ops', 'lease', 'wait')
 local version, incarnation, owner, life, ops = stored[1], stored[2], stored[3], stored[4], stored[6] or ''
+local lease, waits_on = stored[7], stored[8]
 -- A record is absent from the instant it expires. The server removes it a moment later: Redis 7.0
 -- keeps a script's view of expiry at the script's start while TIME goes on. A hash with nothing but
--- its ring is what a delete leaves.
-local live = version and (life == '0' or now < stored[5] + life)
+-- its ring is what a delete leaves. While a claim is held, life counts from the end of its lease.
+local live = version
+  and (life == '0' or now < stored[5] + life or (lease and now < lease + life))
 
 -- What an earlier attempt of this call did: its mark, its time, and the incarnation it wrote to if
 -- the record still has that one. nil if none was executed.
@@ -56,6 +62,12 @@ local function overrun()
   if age == '' or #ops < RING_BYTES - ENTRY_BYTES then return false end
   local oldest = string.match(ops, ':(%d+):%w+;$')
   return not oldest or tonumber(oldest) >= now_us - age * 1000
+end
+
+-- Whether what an earlier attempt of this call wrote may have expired since, its ring with it.
+local function outlived(ttl)
+  local life_ms = tonumber(ttl)
+  return age ~= '' and life_ms and life_ms ~= 0 and life_ms <= tonumber(age)
 end
 
 local function remember(mark)
@@ -107,7 +119,20 @@ end
 
 local function expiry(ttl)
   if ttl == '0' then return 0 end
+  if live and lease and tonumber(lease) > now then return lease + ttl end
   return now + ttl
+end
+
+-- When the record as it was found expires.
+local function found_expiry()
+  if not live or life == '0' then return 0 end
+  return math.max(stored[5], lease or 0) + life
+end
+
+-- The answer to a call that wrote a record, now or by an earlier attempt.
+local function done(next_version, inc, at, expires)
+  if live and waits_on then return {1, next_version, inc, at, waits_on, owner, text(expires)} end
+  return {1, next_version, inc, at}
 end
 
 -- Whether another tenant holds a live record under the same key.
@@ -133,14 +158,14 @@ end
 -- Write the whole record (ARGV 4 owner, 5 ttl, 6 body) and answer.
 local function write(next_version, inc)
   local ttl, at = ARGV[5], text(now)
-  -- Had an earlier attempt created the record, it could have expired since.
-  if next_version == '1' and age ~= '' and ttl ~= '0' and tonumber(ttl) <= tonumber(age) then
-    return {-5}
-  end
+  if next_version == '1' and outlived(ttl) then return {-5} end
   local expires, size = expiry(ttl), lookup_size()
   redis.call('HSET', KEYS[1], 'cas', next_version, 'inc', inc, 'owner', ARGV[4], 'ttl', ttl,
     'at', at, 'body', ARGV[6], 'ops', remember(next_version))
+  if not live and (lease or waits_on) then  -- of an expired session that the server still has
+    redis.call('HDEL', KEYS[1], 'wait', 'since', 'fence', 'lease', 'attempt')
+  end
   expire(KEYS[1], expires)
   mirror(expires, size)
-  return {1, next_version, inc, at}
+  return done(next_version, inc, at, expires)
 end

@@ -7,7 +7,7 @@
 -- Verdicts: 1 done   0 absent   -3 mismatch   -4 ambiguous   -5 unknown
 
 local mark, done_at = recall()
-if mark then return {1, version or '0', incarnation or '', done_at} end
+if mark then return done(version or '0', incarnation or '', done_at, found_expiry()) end
 local refusal = refuse(ARGV[4], ARGV[5])
 if refusal == 0 and age ~= '' and (tonumber(ARGV[6]) or 0) ~= 0 and ARGV[6] - age <= 0 then
   return {-5}  -- an earlier attempt may have ended the record by its short life
@@ -23,4 +23,4 @@ redis.call('HSET', KEYS[1], 'ttl', ttl, 'at', text(now), 'ops', remember('0'))
 -- And again: had the life ended by then, the server removed the record, and the fields made it anew.
 expire(KEYS[1], expires)
 mirror(expires, size)
-return {1, version, incarnation, text(now)}
+return done(version, incarnation, text(now), expires)

@@ -13,17 +13,5 @@ if live and version == ARGV[8] and incarnation == ARGV[7] then
   return write(text(version + 1), incarnation)
 end
 local mark, done_at = recall()
-if mark then return {1, mark, ARGV[7], done_at} end
-if not live then
-  -- An earlier attempt may have been executed on a record that has expired since.
-  return {age == '' and -2 or -5, '0', ''}
-end
-if owner ~= ARGV[4] then return {-3} end
-if age ~= '' and incarnation == ARGV[7] then
-  -- A conflict is certain only while the ring shows who made the version after the expected one.
-  local current = string.match(ops, '^(.-):d;') or ops
-  if not string.find(current, ':' .. text(ARGV[8] + 1) .. ';', 1, true) then return {-5} end
-elseif overrun() then
-  return {-5}
-end
-return {-2, version, incarnation}
+if mark then return done(mark, ARGV[7], done_at, found_expiry()) end
+return conflict(ARGV[7], ARGV[8])

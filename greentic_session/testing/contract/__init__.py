@@ -37,6 +37,7 @@ from .reading import ReadingContract
 from .scanning import ScanningContract
 from .scoping import ScopingContract
 from .verifying import VerifyingContract
+from .wait import WaitContract
 from .writing import StampingContract, WritingContract
 
 __all__ = [
@@ -64,6 +65,7 @@ __all__ = [
     "StampingContract",
     "TouchContract",
     "VerifyingContract",
+    "WaitContract",
     "WritingContract",
 ]
 

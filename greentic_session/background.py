@@ -1,0 +1,116 @@
+"""Tasks that run beside the caller's, without a task group of the caller's."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from typing import TYPE_CHECKING, Final, Protocol, final
+
+import anyio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+    from typing import Any
+
+    Run = Callable[[], Coroutine[Any, Any, None]]  # Any: what a coroutine yields and is sent
+
+__all__ = ["BackgroundTask", "run_to_end", "start_background"]
+
+
+_LOGGER: Final = logging.getLogger(__name__)
+_RUNNING: Final[set[asyncio.Task[None]]] = set()
+
+
+class BackgroundTask(Protocol):
+    """A running background task."""
+
+    async def stop(self) -> None:
+        """End it and wait until it has ended."""
+        ...
+
+
+def start_background(run: Run, name: str) -> BackgroundTask:
+    """Start a coroutine function beside the caller's task.
+
+    An exception that it lets out is logged.
+
+    The task belongs to the event loop, not to a task group of the caller: a task group held open
+    from ``__aenter__`` to ``__aexit__`` breaks in fixtures and exit stacks, which enter and leave
+    in different tasks or in another order.
+
+    :param run: what to run.
+    :param name: of the task, for people.
+    """
+    # trio is asked, not the loop: in guest mode it runs inside one of asyncio.
+    trio = sys.modules.get("trio")
+    if trio is not None and trio.lowlevel.in_trio_task():
+        return _TrioTask(run, name)
+    return _AsyncioTask(asyncio.get_running_loop(), run, name)
+
+
+async def _logged(run: Run, name: str) -> None:
+    try:
+        await run()
+    except Exception:
+        _LOGGER.exception("%s ended by an error", name)
+
+
+async def run_to_end(run: Run, name: str, limit_secs: float) -> None:
+    """Run something whose end the caller waits for, but which goes on if the caller is cancelled.
+
+    A shielded scope alone does not do: asyncio's own ``Task.cancel`` and ``timeout`` reach through.
+
+    :param run: as in :func:`start_background`.
+    :param name: of the task, for people.
+    :param limit_secs: it is cancelled after this time.
+    """
+    ended = anyio.Event()
+
+    async def limited() -> None:
+        try:
+            with anyio.move_on_after(limit_secs):
+                await run()
+        finally:
+            ended.set()
+
+    start_background(limited, name)
+    with anyio.CancelScope(shield=True):
+        await ended.wait()
+
+
+@final
+class _AsyncioTask:
+    def __init__(self, loop: asyncio.AbstractEventLoop, run: Run, name: str) -> None:
+        self._task: Final = loop.create_task(_logged(run, name), name=name)
+        _RUNNING.add(self._task)  # the loop itself refers to its tasks weakly
+        self._task.add_done_callback(_RUNNING.discard)
+
+    async def stop(self) -> None:
+        if self._task.get_loop().is_closed():
+            return  # and so ended with it
+        self._task.cancel()
+        if self._task.get_loop() is asyncio.get_running_loop():
+            # `wait` leaves our own cancellation and the task's apart; awaiting the task would not.
+            await asyncio.wait([self._task])
+
+
+@final
+class _TrioTask:
+    def __init__(self, run: Run, name: str) -> None:
+        import trio  # noqa: PLC0415 - only where trio runs, which then is installed
+
+        self._scope: Final = anyio.CancelScope()
+        self._ended: Final = anyio.Event()
+        trio.lowlevel.spawn_system_task(self._run_until_cancelled, run, name, name=name)
+
+    async def _run_until_cancelled(self, run: Run, name: str) -> None:
+        try:
+            with self._scope:
+                await _logged(run, name)
+        finally:
+            self._ended.set()
+
+    async def stop(self) -> None:
+        self._scope.cancel()
+        await self._ended.wait()

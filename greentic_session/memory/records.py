@@ -1,0 +1,193 @@
+"""Records, lookup and expiry index of one process: each change of them is one step here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, final
+
+import msgspec
+
+from ..record import Draft, Outcome, Record, Verdict
+from .expiry import ExpiryIndex
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from ..clock import Clock
+    from .expiry import Name
+
+__all__ = ["Held", "Records", "WaitState"]
+
+
+class WaitState(msgspec.Struct, frozen=True, gc=False):
+    """What a record says about its wait and the claim on it.
+
+    :ivar scope_hash: where the session waits; empty if it does not.
+    :ivar since_us: when it was registered there.
+    :ivar fence: number of the newest claim; stays when the claim ends.
+    :ivar attempt: names the attempt that holds the claim; empty without one.
+    :ivar lease_ms: when the claim's lease ends; 0 without a claim.
+    """
+
+    scope_hash: str = ""
+    since_us: int = 0
+    fence: int = 0
+    attempt: str = ""
+    lease_ms: int = 0
+
+
+class Held(Record, frozen=True, gc=False):
+    """A record, its wait, and the time at which the expiry index looks at it (0: never)."""
+
+    due: int = 0
+    wait: WaitState | None = None
+
+    @property
+    def expires_ms(self) -> int:
+        """When it expires; 0 is never. While a claim is held, life counts from its lease's end."""
+        if self.ttl_ms == 0:
+            return 0
+        begins_ms = self.at_ms if self.wait is None else max(self.at_ms, self.wait.lease_ms)
+        return begins_ms + self.ttl_ms
+
+
+@final
+class Records:
+    """The records of one store.
+
+    :param clock: tells the time.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock: Final = clock
+        self._tenants: Final[dict[str, dict[str, Held]]] = {}
+        self._lookup: Final[dict[str, tuple[str, ...]]] = {}
+        self._expiry: Final = ExpiryIndex()
+        self.on_forget: Callable[[str, str, Held], None] | None = None
+
+    def sizes(self) -> dict[str, int]:
+        """Return how many sessions, expiring ones, tenants and lookups there are."""
+        return {
+            "sessions": sum(map(len, self._tenants.values())),
+            "expiring": len(self._expiry),
+            "tenants": len(self._tenants),
+            "lookups": len(self._lookup),
+        }
+
+    def live(self, scope: str, key: str, now_ms: int) -> Held | None:
+        """Return the record unless it is absent or expired."""
+        tenant = self._tenants.get(scope)
+        held = None if tenant is None else tenant.get(key)
+        return None if held is None or _expired(held, now_ms) else held
+
+    def keys(self, scope: str) -> list[str]:
+        """Return the keys of a scope, those of expired records included."""
+        return list(self._tenants.get(scope, ()))
+
+    def holders(self, key: str, now_ms: int) -> Iterator[str]:
+        """Yield the scopes that hold a live record under the key."""
+        for scope in self._lookup.get(key, ()):
+            if self.live(scope, key, now_ms) is not None:
+                yield scope
+
+    def write(
+        self,
+        draft: Draft,
+        value: int,
+        incarnation: str,
+        now_ms: int,
+        wait: WaitState | None = None,
+    ) -> Outcome:
+        """Write a record as the given version."""
+        scope, key = draft.scope, draft.key
+        tenant = self._tenants.get(scope)
+        if tenant is None:
+            tenant = self._tenants[scope] = {}
+        stored = tenant.get(key)
+        if stored is None:
+            self._lookup[key] = (*self._lookup.get(key, ()), scope)
+        elif stored.wait is not None and stored.incarnation != incarnation:
+            # Expired, and not swept yet.
+            self._tell(scope, key, stored)
+        ttl_ms = draft.ttl_ms
+        begins_ms = now_ms if wait is None else max(now_ms, wait.lease_ms)
+        due = self._schedule(
+            (scope, key), stored.due if stored else 0, ttl_ms and begins_ms + ttl_ms, now_ms
+        )
+        tenant[key] = Held(value, incarnation, draft.owner, ttl_ms, now_ms, draft.body, due, wait)
+        return Outcome(Verdict.DONE, value, incarnation, now_ms)
+
+    def restamp(self, scope: str, key: str, held: Held, ttl_ms: int, now_ms: int) -> None:
+        """Start the life of a live record anew."""
+        begins_ms = now_ms if held.wait is None else max(now_ms, held.wait.lease_ms)
+        due = self._schedule((scope, key), held.due, ttl_ms and begins_ms + ttl_ms, now_ms)
+        # Written out: `structs.replace` costs ten times as much, and a touch is little else.
+        self._tenants[scope][key] = Held(
+            held.value, held.incarnation, held.owner, ttl_ms, now_ms, held.body, due, held.wait
+        )
+
+    def rewait(self, scope: str, key: str, held: Held, now_ms: int) -> None:
+        """Put a changed copy of a live record in its place."""
+        due = self._schedule((scope, key), held.due, held.expires_ms, now_ms)
+        self._tenants[scope][key] = msgspec.structs.replace(held, due=due)
+
+    def remove(self, scope: str, key: str, held: Held) -> None:
+        """Remove a record."""
+        self._expiry.discard((scope, key), held.due)
+        self._forget(scope, key)
+
+    def pop_due(self, now_ms: int) -> bool | None:
+        """Look at one record that may have expired.
+
+        :returns: whether it had, and is gone; ``None`` if nothing is due.
+        """
+        due = self._expiry.pop_due(now_ms)
+        if due is None:
+            return None
+        scope, key = due
+        held = self._tenants[scope][key]
+        if _expired(held, now_ms):
+            self._forget(scope, key)
+            return True
+        # Touched since it was entered: look again when the new life ends.
+        again = self._expiry.add(due, held.expires_ms, now_ms)
+        self._tenants[scope][key] = msgspec.structs.replace(held, due=again)
+        return False
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._tenants.clear()
+        self._lookup.clear()
+        self._expiry.clear()
+
+    def _schedule(self, name: Name, due: int, expires_ms: int, now_ms: int) -> int:
+        if due:
+            if expires_ms and due <= expires_ms:
+                return due  # the index looks no later than needed: leave the record where it is
+            self._expiry.discard(name, due)
+        return self._expiry.add(name, expires_ms, now_ms) if expires_ms else 0
+
+    def _forget(self, scope: str, key: str) -> None:
+        tenant = self._tenants[scope]
+        held = tenant.pop(key)
+        if not tenant:
+            del self._tenants[scope]
+        scopes = tuple(other for other in self._lookup[key] if other != scope)
+        if scopes:
+            self._lookup[key] = scopes
+        else:
+            del self._lookup[key]
+        if held.wait is not None:
+            self._tell(scope, key, held)
+
+    def _tell(self, scope: str, key: str, held: Held) -> None:
+        if self.on_forget is not None:
+            self.on_forget(scope, key, held)
+
+
+def _expired(held: Held, now_ms: int) -> bool:
+    # The first two decide nearly always.
+    return (
+        held.ttl_ms != 0
+        and now_ms >= held.at_ms + held.ttl_ms
+        and (held.wait is None or now_ms >= held.wait.lease_ms + held.ttl_ms)
+    )

@@ -1,0 +1,355 @@
+"""Waits in this process."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, cast, final
+
+from msgspec.structs import replace
+
+from .._compat import override
+from ..model import SessionKey
+from ..record import Verdict, mint_incarnation
+from ..waiting import (
+    KEPT,
+    Announcement,
+    Bid,
+    EventMemory,
+    Hint,
+    Hints,
+    Hold,
+    IndexChange,
+    Registration,
+    SeenEvent,
+    Settlement,
+    Settling,
+    Standing,
+    WaitBackend,
+    WaitOutcome,
+    WaitOwner,
+)
+from .events import EventLog
+from .records import Held, Records, WaitState
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ..model import Cas
+    from ..record import Outcome
+
+__all__ = ["MemoryWaits"]
+
+_NOWHERE: Final = WaitState()
+_SURVEYED: Final = 512
+
+
+@final
+class MemoryWaits(WaitBackend):
+    """The steps of waits. None of them waits for anything, so a verb made of several is one step.
+
+    :param records: of the store.
+    """
+
+    def __init__(self, records: Records) -> None:
+        self._records: Final = records
+        self._index: Final[dict[WaitOwner, dict[str, dict[str, int]]]] = {}
+        self._events: Final = EventLog()
+        self._events_of_owners: Final = EventLog()
+        self._fence = 0
+        self._since_us = 0
+        records.on_forget = self._follow
+
+    def sizes(self) -> dict[str, int]:
+        """Return how many hints, and how many memories of events there are."""
+        hints = sum(len(at) for scopes in self._index.values() for at in scopes.values())
+        return {"waits": hints, "events": len(self._events) + len(self._events_of_owners)}
+
+    def pop_due(self, now_ms: int) -> bool:
+        """Look at events that may be old enough to forget.
+
+        :returns: ``False`` if none are due.
+        """
+        return self._events.pop_due(now_ms) or self._events_of_owners.pop_due(now_ms)
+
+    def forget_all(self) -> None:
+        """Forget everything."""
+        self._index.clear()
+        self._events.clear()
+        self._events_of_owners.clear()
+
+    def forget_indexes(self) -> None:
+        """Forget the indexes and what they remember; the records stay."""
+        self._index.clear()
+        self._events_of_owners.clear()
+
+    def forget_events(self, scope: str, key: str) -> None:
+        """Forget the events that a session remembers, since it was deleted."""
+        self._events.discard((scope, key))
+
+    @override
+    def deadline(self) -> None:
+        return None
+
+    # --- on a record -------------------------------------------------------------------------
+
+    @override
+    async def pause(
+        self, registration: Registration, events: EventMemory, until: float | None
+    ) -> WaitOutcome:
+        draft, expected, scope_hash, event, floor_us = registration
+        name = draft.scope, draft.key
+        now_ms = self._now_ms()
+        if event and self._events.knows(name, event, events, now_ms):
+            return WaitOutcome(Verdict.SEEN)
+        live = self._records.live(*name, now_ms)
+        before, value, incarnation, left = _NOWHERE, 0, "", ""
+        if live is not None:
+            if live.owner != draft.owner:
+                return WaitOutcome(Verdict.MISMATCH)
+            before, value, incarnation = live.wait or _NOWHERE, live.value, live.incarnation
+            left = before.scope_hash if before.scope_hash != scope_hash else ""
+        if expected is not None and (value, incarnation) != (expected.value, expected.incarnation):
+            return WaitOutcome(Verdict.CONFLICT, value, incarnation)
+        if event:
+            self._events.add(name, [SeenEvent(event, now_ms)], events, now_ms)
+        wait = WaitState(scope_hash, self._next_since(now_ms, floor_us), before.fence)
+        done = self._records.write(
+            draft, value + 1, incarnation or mint_incarnation(), now_ms, wait
+        )
+        return _told(done, wait.since_us, left)
+
+    @override
+    async def claim(self, bid: Bid, events: EventMemory, until: float | None) -> WaitOutcome:
+        hold, scope_hash, attempt, event, lease_ms = bid
+        now_ms = self._now_ms()
+        scope, key = hold.scope, hold.key
+        if event and self._events.knows((scope, key), event, events, now_ms):
+            return WaitOutcome(Verdict.SEEN)
+        live = self._records.live(scope, key, now_ms)
+        if live is None or live.owner != hold.owner:
+            return WaitOutcome(Verdict.ABSENT)
+        before = live.wait
+        if before is None or before.scope_hash != scope_hash:
+            return WaitOutcome(Verdict.ABSENT)
+        ends_ms, at_ms, value, fence = now_ms + lease_ms, live.at_ms, live.value, before.fence
+        if now_ms < before.lease_ms:
+            if before.attempt != attempt:
+                return WaitOutcome(Verdict.CLAIMED, lease_ms=before.lease_ms)
+            ends_ms = max(ends_ms, before.lease_ms)
+        else:
+            # Higher than that of any record: another may stand under this key in the same instant.
+            self._fence = max(now_ms * 1000, self._fence + 1, fence + 1)
+            at_ms, value, fence = now_ms, value + 1, self._fence
+        wait = WaitState(scope_hash, before.since_us, fence, attempt, ends_ms)
+        self._records.rewait(scope, key, replace(live, wait=wait, value=value, at_ms=at_ms), now_ms)
+        return WaitOutcome(
+            Verdict.DONE,
+            value,
+            live.incarnation,
+            at_ms,
+            since_us=before.since_us,
+            ttl_ms=live.ttl_ms,
+            body=live.body,
+            fence=fence,
+            lease_ms=ends_ms,
+            left_ms=ends_ms - now_ms,
+        )
+
+    @override
+    async def renew(self, hold: Hold, lease_ms: int, until: float | None) -> WaitOutcome:
+        now_ms = self._now_ms()
+        live, wait = self._held(hold, now_ms)
+        if live is None:
+            return WaitOutcome(Verdict.LOST)
+        ends_ms = max(now_ms + lease_ms, wait.lease_ms)
+        wait = WaitState(wait.scope_hash, wait.since_us, wait.fence, wait.attempt, ends_ms)
+        self._records.rewait(hold.scope, hold.key, replace(live, wait=wait), now_ms)
+        return WaitOutcome(Verdict.DONE, lease_ms=ends_ms, left_ms=ends_ms - now_ms)
+
+    @override
+    async def settle(
+        self, settlement: Settlement, events: EventMemory, until: float | None
+    ) -> WaitOutcome:
+        hold, how, draft, expected, event, scope_hash, floor_us = settlement
+        now_ms = self._now_ms()
+        live, wait = self._held(hold, now_ms)
+        if live is None:
+            return WaitOutcome(Verdict.LOST)
+        if not _is_at(live, expected):
+            return WaitOutcome(Verdict.CONFLICT, live.value, live.incarnation)
+        if event and how is not Settling.SAVE:
+            seen = SeenEvent(event, now_ms)
+            self._events.add((hold.scope, hold.key), [seen], events, now_ms)
+        if draft is None:
+            self._records.remove(hold.scope, hold.key, live)
+            return WaitOutcome(Verdict.DONE, at_ms=now_ms, since_us=wait.since_us)
+        since_us = wait.since_us
+        if how is Settling.COMPLETE:
+            wait = WaitState("", since_us, wait.fence)
+        elif how is Settling.WAIT:
+            since_us = self._next_since(now_ms, floor_us)
+            wait = WaitState(scope_hash, since_us, wait.fence)
+        value = live.value + 1
+        done = self._records.write(draft, value, live.incarnation, now_ms, wait)
+        return _told(done, since_us)
+
+    @override
+    async def release(self, hold: Hold, attempt: str, until: float | None) -> WaitOutcome:
+        now_ms = self._now_ms()
+        live, wait = self._held(hold, now_ms, attempt)
+        if live is None:
+            return WaitOutcome(Verdict.LOST)
+        wait = WaitState(wait.scope_hash, wait.since_us, wait.fence)
+        self._records.rewait(hold.scope, hold.key, replace(live, wait=wait, at_ms=now_ms), now_ms)
+        return WaitOutcome(Verdict.DONE, live.value, live.incarnation, now_ms)
+
+    @override
+    async def displace(
+        self, scope: str, key: SessionKey, scope_hash: str, since_us: int, until: float | None
+    ) -> None:
+        now_ms = self._now_ms()
+        live = self._records.live(scope, key, now_ms)
+        if live is not None and live.wait is not None:
+            wait = live.wait
+            if wait.scope_hash == scope_hash and wait.since_us == since_us:
+                wait = WaitState("", since_us, wait.fence, wait.attempt, wait.lease_ms)
+                self._records.rewait(scope, key, replace(live, wait=wait), now_ms)
+
+    @override
+    async def events_of(
+        self, scope: str, keys: Sequence[SessionKey], until: float | None
+    ) -> Sequence[SeenEvent]:
+        now_ms = self._now_ms()
+        return [event for key in keys for event in self._events.of((scope, key), now_ms)]
+
+    @override
+    async def clear(
+        self, scope: str, key: SessionKey, owner: str, scope_hash: str, until: float | None
+    ) -> WaitOutcome:
+        now_ms = self._now_ms()
+        live = self._records.live(scope, key, now_ms)
+        if live is None or live.owner != owner or live.wait is None:
+            return WaitOutcome(Verdict.ABSENT)
+        if live.wait.scope_hash != scope_hash:
+            return WaitOutcome(Verdict.ABSENT)
+        self._records.remove(scope, key, live)
+        self.forget_events(scope, key)
+        return WaitOutcome(Verdict.DONE, at_ms=now_ms, since_us=live.wait.since_us)
+
+    @override
+    async def inspect(
+        self, scope: str, keys: Sequence[SessionKey], until: float | None
+    ) -> Sequence[Standing | None]:
+        now_ms = self._now_ms()
+        held = (self._records.live(scope, key, now_ms) for key in keys)
+        return [None if one is None else _standing(one) for one in held]
+
+    @override
+    async def survey(
+        self, scope: str, position: object | None
+    ) -> tuple[Sequence[SessionKey], object | None]:
+        keys = self._records.keys(scope) if position is None else cast("list[str]", position)
+        page = [SessionKey(key) for key in keys[:_SURVEYED]]
+        return page, keys[_SURVEYED:] or None
+
+    # --- on an index -------------------------------------------------------------------------
+
+    @override
+    async def hints(
+        self,
+        whose: WaitOwner,
+        scope_hash: str,
+        event: str,
+        events: EventMemory,
+        until: float | None,
+    ) -> Hints:
+        seen = event != "" and self._events_of_owners.knows(whose, event, events, self._now_ms())
+        at = self._index.get(whose, {}).get(scope_hash, {})
+        return Hints([Hint(SessionKey(key), since, 0) for key, since in at.items()], seen)
+
+    @override
+    async def all_hints(self, whose: WaitOwner, until: float | None) -> Sequence[tuple[str, Hint]]:
+        return [
+            (scope_hash, Hint(SessionKey(key), since_us, 0))
+            for scope_hash, at in self._index.get(whose, {}).items()
+            for key, since_us in at.items()
+        ]
+
+    @override
+    async def announce(
+        self, whose: WaitOwner, scope_hash: str, key: SessionKey, ttl_ms: int, until: float | None
+    ) -> Announcement:
+        at = self._index.setdefault(whose, {}).setdefault(scope_hash, {})
+        others = [Hint(SessionKey(other), since, 0) for other, since in at.items() if other != key]
+        is_new = key not in at
+        at.setdefault(key, 0)
+        return Announcement("", is_new, others)
+
+    @override
+    async def reindex(
+        self, whose: WaitOwner, change: IndexChange, events: EventMemory, until: float | None
+    ) -> None:
+        for hint in change.retired:
+            self._retire(whose, hint.scope_hash, hint.key, hint.since_us)
+        if change.entered is not None:
+            scope_hash, key, since_us, *_ = change.entered
+            at = self._index.setdefault(whose, {}).setdefault(scope_hash, {})
+            at[key] = max(at.get(key, 0), since_us)
+        if change.events:
+            self._events_of_owners.add(whose, change.events, events, self._now_ms())
+
+    # --- shared steps ------------------------------------------------------------------------
+
+    def _now_ms(self) -> int:
+        return self._records.clock.now_ms()
+
+    def _next_since(self, now_ms: int, floor_us: int) -> int:
+        # Registrations of one millisecond have their order as well.
+        self._since_us = max(now_ms * 1000, floor_us + 1, self._since_us + 1)
+        return self._since_us
+
+    def _held(
+        self, hold: Hold, now_ms: int, attempt: str = ""
+    ) -> tuple[Held, WaitState] | tuple[None, WaitState]:
+        live = self._records.live(hold.scope, hold.key, now_ms)
+        if live is None or live.wait is None or not live.wait.lease_ms:
+            return None, _NOWHERE
+        if live.wait.fence == hold.fence or live.wait.attempt == attempt:
+            return live, live.wait
+        return None, _NOWHERE
+
+    def _follow(self, scope: str, key: str, held: Held) -> None:
+        """Take the hint of a record that is gone out of the index."""
+        wait = held.wait
+        if wait is not None and wait.scope_hash:
+            self._retire(WaitOwner(scope, held.owner), wait.scope_hash, key, wait.since_us)
+
+    def _retire(self, whose: WaitOwner, scope_hash: str, key: str, since_us: int) -> None:
+        scopes = self._index.get(whose, {})
+        at = scopes.get(scope_hash, {})
+        if since_us == KEPT or key not in at or at[key] > max(since_us, 0):
+            return
+        del at[key]
+        if not at:
+            del scopes[scope_hash]
+        if not scopes:
+            del self._index[whose]
+
+
+def _is_at(held: Held, cas: Cas) -> bool:
+    return held.value == cas.value and held.incarnation == cas.incarnation
+
+
+def _told(done: Outcome, since_us: int, moved_from: str = "") -> WaitOutcome:
+    return WaitOutcome(
+        done.verdict,
+        done.value,
+        done.incarnation,
+        done.at_ms,
+        since_us=since_us,
+        moved_from=moved_from,
+    )
+
+
+def _standing(held: Held) -> Standing:
+    wait = held.wait or _NOWHERE
+    return Standing(held.owner, wait.scope_hash, wait.since_us, held.expires_ms)

@@ -1,0 +1,34 @@
+-- Claim a wait, which moves the token; or renew the lease of the claim that the same attempt holds.
+--
+-- KEYS, ARGV 1-3, returns, why atomic: see record.lua and wait.lua.
+-- ARGV  4 owner    team/user
+--       5 scope    reply scope, as a hash
+--       6 attempt  names the attempt
+--       7 event    digest of the event, '' for none
+--       8 lease    ms
+--       9 ttl      ms for which completed events are known
+-- Returns {1, version, incarnation, at, life, body, fence, lease end in ms, ms left, since, scope, expiry},
+-- or {-6, lease end in ms}.
+-- Verdicts: 1 done   0 absent   -6 claimed   -7 event seen. A repeated call finds its own attempt.
+
+if is_seen(ARGV[7], ARGV[9]) then return {-7} end
+if not live or owner ~= ARGV[4] or waits_on ~= ARGV[5] then return {0} end
+-- The claim that an earlier attempt took, or one that arrived late, has ended since.
+if recall() and not (lease and attempt == ARGV[6]) then return {0} end
+local ends, at, ring = now + ARGV[8], text(now), ops
+if lease and now < tonumber(lease) then
+  if attempt ~= ARGV[6] then return {-6, lease} end
+  ends, at = math.max(ends, lease), stored[5]
+else
+  fence, version = after(fence, 0), text(version + 1)
+  ring = remember(version)
+end
+lease = text(ends)
+local expires, size = expiry(life), lookup_size()
+-- The expiry goes first, so that a claim is taken when memory is full: see touch.lua.
+expire(KEYS[1], expires)
+redis.call('HSET', KEYS[1], 'cas', version, 'at', at, 'lease', lease, 'attempt', ARGV[6],
+  'fence', fence, 'ops', ring)
+mirror(expires, size)
+return told_to_index({1, version, incarnation, at, life, redis.call('HGET', KEYS[1], 'body'), fence,
+  lease, text(ends - now)}, expires)

@@ -1,0 +1,16 @@
+-- Remove a record whose session waits under a reply scope, and everything that hangs on it.
+--
+-- KEYS, ARGV 1-3, returns, why atomic: see record.lua and wait.lua.
+-- ARGV  4 owner   team/user
+--       5 scope   reply scope, as a hash
+--       6 keep    ms to keep the ring: see remove.lua
+-- Verdicts: 1 done   0 absent   -5 unknown
+
+local mark, done_at = recall()
+if mark then return {1, '0', '', done_at} end
+if overrun() then return {-5} end
+if not live or owner ~= ARGV[4] or waits_on ~= ARGV[5] then return {0} end
+redis.call('ZCARD', KEYS[3])  -- should another type stand there, fail here
+remove(ARGV[6])
+redis.call('DEL', KEYS[3])
+return {1, version, incarnation, text(now)}

@@ -1,0 +1,426 @@
+"""Waits on one Redis or Valkey server."""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final, cast, final
+
+from .._compat import override
+from ..errors import OutcomeUnknownError, StoreUnavailableError
+from ..model import SessionKey
+from ..record import Verdict, mint_incarnation
+from ..waiting import (
+    Announcement,
+    Bid,
+    EnteredHint,
+    EventMemory,
+    Hint,
+    Hints,
+    Hold,
+    IndexChange,
+    Registration,
+    RetiredHint,
+    SeenEvent,
+    Settlement,
+    Settling,
+    Standing,
+    WaitBackend,
+    WaitOutcome,
+    WaitOwner,
+)
+from .faults import ForeignValueError
+from .replies import foreign, unreadable
+from .scripts import (
+    ANNOUNCE,
+    CLAIM,
+    CLEAR,
+    DISPLACE,
+    PAUSE,
+    REINDEX,
+    RELEASE,
+    RENEW,
+    SETTLE,
+    Script,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .client import Argument, RedisClient, Reply
+    from .names import Names
+
+__all__ = ["RedisWaits"]
+
+_STANDING: Final = ("owner", "ttl", "at", "lease", "wait", "since")
+_NO_EVENTS: Final = EventMemory(1, 1)
+"""For a change of an index that brings no events, so that none are trimmed by it."""
+_NO_HINT: Final = ("", "", 0, 0, "")
+_HINT: Final = re.compile(r"([0-9]+):[0-9,]+:([0-9]+):(.*)", re.ASCII)
+_SURVEYED: Final = 512
+_UNTOLD: Final = (b"0", b"", b"0", b"0", b"")
+"""Version, incarnation, at, since, scope left: what a shorter reply says of each."""
+
+
+@final
+class RedisWaits(WaitBackend):
+    """The steps of waits, each one script in one slot.
+
+    :param client: of the store.
+    :param names: of the store.
+    :param grace_ms: longer than any call may be under way, in milliseconds.
+    """
+
+    def __init__(self, client: RedisClient, names: Names, grace_ms: int) -> None:
+        self._client: Final = client
+        self._names: Final = names
+        self._grace_ms: Final = grace_ms
+
+    @override
+    def deadline(self) -> float:
+        return self._client.deadline()
+
+    async def follow(
+        self,
+        scope: str,
+        key: SessionKey,
+        told: Sequence[bytes],
+        *,
+        gone: bool,
+        until: float | None,
+    ) -> None:
+        """Let the index follow what a plain verb did to a session that waits.
+
+        The verb is done and stays done: should this fail, the index is mended by who reads it next.
+
+        :param told: what the script's reply says after the token.
+        :param gone: whether the session was removed; else its life may have changed.
+        :param until: the deadline of the verb.
+        """
+        with suppress(ValueError):  # fields not of this library's making lead to no index
+            scope_hash, owner, number = (part.decode() for part in told)
+            if gone:
+                change = IndexChange(retired=(RetiredHint(scope_hash, key, int(number)),))
+            else:
+                change = IndexChange(entered=EnteredHint(scope_hash, key, 0, int(number)))
+            await self._mend(WaitOwner(scope, owner), change, until)
+
+    async def _extend(self, hold: Hold, told: Sequence[bytes], until: float | None) -> None:
+        """Let the index live as long as a record whose life a step prolonged.
+
+        :param told: since when the session waits, where, and when its record expires; empty if the
+            step was not done.
+        """
+        if not told or not told[1]:
+            return
+        # Entered by its registration alone: this may come late, when the wait is over.
+        hint = EnteredHint(told[1].decode(), hold.key, 0, int(told[2]))
+        change = IndexChange(entered=hint)
+        await self._mend(WaitOwner(hold.scope, hold.owner), change, until)
+
+    async def _mend(self, whose: WaitOwner, change: IndexChange, until: float | None) -> None:
+        with suppress(StoreUnavailableError, OutcomeUnknownError):
+            await self.reindex(whose, change, _NO_EVENTS, until)
+
+    # --- on a record -------------------------------------------------------------------------
+
+    @override
+    async def pause(
+        self, registration: Registration, events: EventMemory, until: float | None
+    ) -> WaitOutcome:
+        draft, expected, scope_hash, event, floor_us = registration
+        token = ("", "") if expected is None else (expected.value, expected.incarnation)
+        reply = await self._run(
+            PAUSE,
+            draft.scope,
+            draft.key,
+            (draft.owner, draft.ttl_ms, draft.body, mint_incarnation(), *token),
+            (scope_hash, floor_us, event, *events),
+            until=until,
+        )
+        return _written(draft.key, reply)
+
+    @override
+    async def claim(self, bid: Bid, events: EventMemory, until: float | None) -> WaitOutcome:
+        hold, scope_hash, attempt, event, lease_ms = bid
+        reply = await self._run(
+            CLAIM,
+            hold.scope,
+            hold.key,
+            (hold.owner, scope_hash, attempt, event, lease_ms, events.ttl_ms),
+            until=until,
+        )
+        verdict = Verdict(reply[0])
+        try:
+            if verdict is Verdict.CLAIMED:
+                return WaitOutcome(verdict, lease_ms=int(reply[1]))
+            if verdict is not Verdict.DONE:
+                return WaitOutcome(verdict)
+            value, incarnation, at, life, body, fence, lease, left, since, *_ = cast(
+                "list[bytes]", reply[1:]
+            )
+            outcome = WaitOutcome(
+                verdict,
+                int(value),
+                incarnation.decode(),
+                int(at),
+                since_us=int(since),
+                ttl_ms=int(life),
+                body=body,
+                fence=int(fence),
+                lease_ms=int(lease),
+                left_ms=int(left),
+            )
+        except ValueError:
+            raise unreadable(hold.key) from None
+        if outcome.ttl_ms:
+            await self._extend(hold, reply[9:], until)
+        return outcome
+
+    @override
+    async def renew(self, hold: Hold, lease_ms: int, until: float | None) -> WaitOutcome:
+        reply = await self._run(RENEW, hold.scope, hold.key, (hold.fence, lease_ms), until=until)
+        if reply[0] != Verdict.DONE:
+            return WaitOutcome(Verdict(reply[0]))
+        await self._extend(hold, reply[3:], until)
+        return WaitOutcome(Verdict.DONE, lease_ms=int(reply[1]), left_ms=int(reply[2]))
+
+    @override
+    async def settle(
+        self, settlement: Settlement, events: EventMemory, until: float | None
+    ) -> WaitOutcome:
+        hold, how, draft, expected, event, scope_hash, floor_us = settlement
+        state = (hold.owner, "", "") if draft is None else (draft.owner, draft.ttl_ms, draft.body)
+        reply = await self._run(
+            SETTLE,
+            hold.scope,
+            hold.key,
+            (*state, expected.incarnation, expected.value, hold.fence, how.value),
+            (scope_hash, floor_us, event, events.most, events.ttl_ms, self._grace_ms),
+            until=until,
+        )
+        if how is Settling.SAVE:
+            await self._extend(hold, reply[4:], until)
+        return _written(hold.key, reply[:5])
+
+    @override
+    async def release(self, hold: Hold, attempt: str, until: float | None) -> WaitOutcome:
+        terms = (hold.fence, attempt)
+        reply = await self._run(RELEASE, hold.scope, hold.key, terms, until=until)
+        await self._extend(hold, reply[4:], until)
+        return _written(hold.key, reply[:4])
+
+    @override
+    async def displace(
+        self, scope: str, key: SessionKey, scope_hash: str, since_us: int, until: float | None
+    ) -> None:
+        await self._run(DISPLACE, scope, key, (scope_hash, since_us), until=until)
+
+    @override
+    async def events_of(
+        self, scope: str, keys: Sequence[SessionKey], until: float | None
+    ) -> Sequence[SeenEvent]:
+        records = (self._names.record(scope, key) for key in keys)
+        try:
+            replies: list[Reply] = await self._client.read_many(
+                [("ZRANGE", self._names.events(name), 0, -1, "WITHSCORES") for name in records],
+                until=until,
+            )
+        except ForeignValueError as error:
+            raise foreign(keys[error.index]) from None
+        return [event for reply in replies for event in _events(reply)]
+
+    @override
+    async def clear(
+        self, scope: str, key: SessionKey, owner: str, scope_hash: str, until: float | None
+    ) -> WaitOutcome:
+        reply = await self._run(CLEAR, scope, key, (owner, scope_hash, self._grace_ms), until=until)
+        return _written(key, reply)
+
+    @override
+    async def inspect(
+        self, scope: str, keys: Sequence[SessionKey], until: float | None
+    ) -> Sequence[Standing | None]:
+        try:
+            replies: list[Reply] = await self._client.read_many(
+                [("HMGET", self._names.record(scope, key), *_STANDING) for key in keys],
+                until=until,
+            )
+        except ForeignValueError as error:
+            raise foreign(keys[error.index]) from None
+        return [_standing(key, reply) for key, reply in zip(keys, replies, strict=True)]
+
+    @override
+    async def survey(
+        self, scope: str, position: object | None
+    ) -> tuple[Sequence[SessionKey], object | None]:
+        cursor, found = cast(
+            "tuple[bytes, list[bytes]]",
+            await self._client.read(
+                *("SCAN", cast("bytes", position) if position else 0),
+                *("MATCH", self._names.pattern(scope), "COUNT", _SURVEYED),
+            ),
+        )
+        keys = [self._names.key_of(scope, name) for name in found]
+        return keys, cursor if int(cursor) else None
+
+    # --- on an index -------------------------------------------------------------------------
+
+    @override
+    async def hints(
+        self,
+        whose: WaitOwner,
+        scope_hash: str,
+        event: str,
+        events: EventMemory,
+        until: float | None,
+    ) -> Hints:
+        index = self._index(whose)
+        try:
+            lines, seen_at, time = cast(
+                "tuple[bytes | None, float | bytes | None, tuple[bytes, bytes]]",
+                await self._client.read_many(
+                    [
+                        ("HGET", index, scope_hash),
+                        ("ZSCORE", self._names.events(index), event),
+                        ("TIME",),
+                    ],
+                    until=until,
+                ),
+            )
+        except ForeignValueError:
+            raise _foreign_index() from None
+        now_ms = int(time[0]) * 1000 + int(time[1]) // 1000
+        seen = seen_at is not None and now_ms < float(seen_at) + events.ttl_ms
+        return Hints(_hints(lines or b""), seen)
+
+    @override
+    async def all_hints(self, whose: WaitOwner, until: float | None) -> Sequence[tuple[str, Hint]]:
+        try:
+            reply: dict[bytes, bytes] | list[bytes] = await self._client.read(
+                "HGETALL", self._index(whose), until=until
+            )
+        except ForeignValueError:
+            raise _foreign_index() from None
+        pairs = (
+            reply.items()  # RESP3
+            if isinstance(reply, dict)
+            else zip(reply[::2], reply[1::2], strict=True)
+        )
+        return [(scope.decode(), hint) for scope, lines in pairs for hint in _hints(lines)]
+
+    @override
+    async def announce(
+        self, whose: WaitOwner, scope_hash: str, key: SessionKey, ttl_ms: int, until: float | None
+    ) -> Announcement:
+        reply = await self._run_on_index(ANNOUNCE, whose, (scope_hash, key, ttl_ms), until=until)
+        others = [
+            Hint(SessionKey(key.decode()), int(since), 0)
+            for since, key in zip(reply[2::2], reply[3::2], strict=True)
+        ]
+        return Announcement(reply[0].decode(), reply[1] == 1, others)
+
+    @override
+    async def reindex(
+        self, whose: WaitOwner, change: IndexChange, events: EventMemory, until: float | None
+    ) -> None:
+        retired = (part for hint in change.retired for part in hint)
+        seen = (part for event in change.events for part in event)
+        await self._run_on_index(
+            REINDEX,
+            whose,
+            (*events, *(change.entered or _NO_HINT), len(change.retired), *retired, *seen),
+            until=until,
+        )
+
+    # --- shared steps ------------------------------------------------------------------------
+
+    def _index(self, whose: WaitOwner) -> str:
+        env, tenant_id = whose.scope.split("/")
+        team_id, user_id = whose.owner.split("/", 1)
+        return self._names.waits(env, tenant_id, team_id, user_id)
+
+    async def _run(
+        self,
+        script: Script,
+        scope: str,
+        key: str,
+        *arguments: Sequence[Argument],
+        until: float | None,
+    ) -> Reply:
+        record = self._names.record(scope, key)
+        names = record, self._names.lookup(key), self._names.events(record)
+        parts = (scope, *(part for group in arguments for part in group))
+        try:
+            return await self._client.run(script, names, parts, until=until)
+        except ForeignValueError:
+            raise foreign(key) from None
+
+    async def _run_on_index(
+        self,
+        script: Script,
+        whose: WaitOwner,
+        arguments: Sequence[Argument],
+        *,
+        until: float | None,
+    ) -> Reply:
+        index = self._index(whose)
+        names = index, self._names.events(index)
+        try:
+            return await self._client.run(script, names, (self._grace_ms, *arguments), until=until)
+        except ForeignValueError:
+            raise _foreign_index() from None
+
+
+def _written(key: str, reply: Reply) -> WaitOutcome:
+    verdict = Verdict(reply[0])
+    if len(reply) == 1:
+        return WaitOutcome(verdict)
+    told = cast("list[bytes]", reply[1:])
+    value, incarnation, at, since, left = (*told, *_UNTOLD[len(told) :])
+    try:
+        return WaitOutcome(
+            verdict,
+            int(value),
+            incarnation.decode(),
+            int(at),
+            since_us=int(since),
+            moved_from=left.decode(),
+        )
+    except ValueError:
+        raise unreadable(key) from None
+
+
+def _standing(key: str, reply: Reply) -> Standing | None:
+    owner, ttl, at, lease, scope_hash, since = cast("list[bytes | None]", reply)
+    if owner is None or ttl is None or at is None:
+        return None
+    try:
+        life = int(ttl)
+        expires_ms = max(int(at), int(lease or 0)) + life if life else 0
+        waits_on = (scope_hash or b"").decode()
+        return Standing(owner.decode(), waits_on, int(since or 0), expires_ms)
+    except ValueError:
+        raise unreadable(key) from None
+
+
+def _events(reply: Reply) -> list[SeenEvent]:
+    """Return the members of a sorted set, which come in pairs (RESP3) or in turn (RESP2)."""
+    in_pairs = reply and isinstance(reply[0], list)
+    pairs = reply if in_pairs else zip(reply[::2], reply[1::2], strict=True)
+    return [SeenEvent(digest.decode(), int(float(at_ms))) for digest, at_ms in pairs]
+
+
+def _hints(lines: bytes) -> list[Hint]:
+    """Return the hints of one reply scope: see ``lua/index.lua``, which passes over others, too."""
+    return [
+        Hint(SessionKey(found[3]), int(found[1]), int(found[2]))
+        for line in lines.decode(errors="replace").split("\n")
+        if (found := _HINT.fullmatch(line)) is not None
+    ]
+
+
+def _foreign_index() -> StoreUnavailableError:
+    return StoreUnavailableError(
+        "the name of an index of waits holds another type of value", code="internal"
+    )

@@ -1,0 +1,258 @@
+"""One connection that carries the commands of many callers.
+
+Commands that coroutines issue in the same tick of the loop leave in one write and are answered in
+order (RESP is a pipeline by nature: Redis protocol specification, "Request-response model"). The
+driver opens the connection, so TLS, ACL and RESP3 are its business; then this protocol takes its
+transport over, and packing and parsing are hiredis'.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final, cast, final
+
+import hiredis
+from redis.exceptions import ConnectionError as DriverConnectionError
+from redis.exceptions import ResponseError
+
+from .._compat import override
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from redis.asyncio.connection import AbstractConnection
+
+__all__ = ["Exchange", "Wire", "WireLostError"]
+
+_EARLY: Final = 8
+"""After the first command of a tick has left, so many more leave together, and then the rest.
+
+Flushing at the tick's end only makes client and server take turns."""
+_BUFFER_BYTES: Final = 1 << 20
+"""What may wait for the socket before the wire counts as full."""
+_NOTHING: Final = object()
+
+
+class WireLostError(OSError):
+    """The connection ended, or did not answer in time.
+
+    :ivar sent: whether bytes of the command may have left.
+    :ivar is_late: whether it was given up for want of an answer.
+    """
+
+    def __init__(self, *, sent: bool, is_late: bool = False) -> None:
+        super().__init__("the connection did not answer" if is_late else "the connection was lost")
+        self.sent = sent
+        self.is_late = is_late
+
+
+@final
+class Exchange:
+    """Some commands of one call, and the future of their replies.
+
+    :ivar future: of the one reply, or of the list of them; an error reply is an exception in there.
+    :ivar size: bytes of the commands.
+    :ivar give_up_at: when the wire is given up if there is no answer, on the loop's clock.
+    """
+
+    __slots__ = ("future", "give_up_at", "left", "replies", "sent_at", "size")
+
+    def __init__(
+        self,
+        future: asyncio.Future[Any],  # Any: as in `Reply`
+        count: int,
+        size: int,
+        sent_at: float,
+        give_up_at: float,
+    ) -> None:
+        self.future = future
+        self.left = count
+        self.replies: list[Any] | None = None if count == 1 else []  # Any: as in `Reply`
+        self.size = size
+        self.sent_at = sent_at
+        self.give_up_at = give_up_at
+
+
+@final
+class Wire(asyncio.Protocol):
+    """A connection taken over from the driver.
+
+    :param connection: connected; it is an empty shell afterwards.
+    :param on_free: called when in-flight commands were answered, or the wire was lost.
+    """
+
+    def __init__(self, connection: AbstractConnection, on_free: Callable[[Wire], None]) -> None:
+        self._loop: Final = asyncio.get_running_loop()
+        self._on_free: Final = on_free
+        self._waiting: Final[deque[Exchange]] = deque()
+        self._out: Final[list[bytes]] = []
+        self._unsent = 0
+        self._early = False
+        self._scheduled = False
+        self._watch: asyncio.TimerHandle | None = None
+        self._watch_at = 0.0
+        self._heard_at = self._loop.time()
+        self.bytes_in_flight = 0
+        self.is_lost = False
+        self.ended: Final[asyncio.Future[None]] = self._loop.create_future()
+        self.is_full = False
+        # The driver keeps both private and offers no other way to its transport. Without them it
+        # takes itself for disconnected, and leaves the transport alone.
+        self._stream: Final = cast("asyncio.StreamWriter", getattr(connection, "_writer"))  # noqa: B009
+        reader: Any = getattr(connection, "_reader")  # noqa: B009 # Any: private parts
+        setattr(connection, "_writer", None)  # noqa: B010
+        setattr(connection, "_reader", None)  # noqa: B010
+        self._transport: Final = self._stream.transport
+        # An error reply is a value here: those after it are still to be read.
+        self._reader: Final = hiredis.Reader(
+            protocolError=DriverConnectionError,
+            replyError=ResponseError,
+            notEnoughData=_NOTHING,
+        )
+        self._transport.set_write_buffer_limits(_BUFFER_BYTES)
+        self._transport.set_protocol(self)
+        if early := bytes(reader._buffer):  # noqa: SLF001 - what came after the handshake
+            self.data_received(early)
+
+    @property
+    def in_flight(self) -> int:
+        """How many exchanges are unanswered."""
+        return len(self._waiting)
+
+    @property
+    def waits_since(self) -> float:
+        """Since when the oldest exchange is unanswered, on the loop's clock."""
+        return self._waiting[0].sent_at if self._waiting else self._loop.time()
+
+    def send(self, exchange: Exchange, packed: bytes) -> None:
+        """Send commands, now or with those that follow within the tick."""
+        waiting = self._waiting
+        waiting.append(exchange)
+        self.bytes_in_flight += exchange.size
+        if self._watch is None or exchange.give_up_at < self._watch_at:
+            self._watch_until(exchange.give_up_at)
+        if len(waiting) == 1:
+            self._transport.write(packed)
+            return
+        out = self._out
+        out.append(packed)
+        self._unsent += 1
+        if not self._scheduled:
+            self._scheduled = self._early = True
+            self._loop.call_soon(self._end_tick)
+        elif self._early and len(out) >= _EARLY:
+            self._early = False
+            self._flush()
+
+    def close(self) -> None:
+        """End the connection; whoever waits hears that it is lost."""
+        self._transport.abort()
+        self._lose(is_late=False)
+
+    # --- the transport's side ----------------------------------------------------------------
+
+    @override
+    def data_received(self, data: bytes) -> None:
+        """Give each exchange its replies."""
+        self._heard_at = self._loop.time()
+        reader = self._reader
+        waiting = self._waiting
+        reader.feed(data)
+        try:
+            while (reply := reader.gets()) is not _NOTHING:
+                if type(reply) is hiredis.PushNotification:
+                    continue
+                exchange = waiting[0]
+                exchange.left -= 1
+                replies = exchange.replies
+                if replies is not None:
+                    replies.append(reply)
+                    if exchange.left:
+                        continue
+                    reply = replies
+                waiting.popleft()
+                self.bytes_in_flight -= exchange.size
+                future = exchange.future
+                if not future.done():  # its caller may have been cancelled
+                    future.set_result(reply)
+        except (DriverConnectionError, IndexError):  # no RESP, or an answer that nobody asked for
+            self.close()
+            return
+        self._on_free(self)
+
+    @override
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the protocol's
+        """Tell whoever waits."""
+        self._lose(is_late=False)
+        if not self.ended.done():
+            self.ended.set_result(None)
+
+    @override
+    def pause_writing(self) -> None:
+        """Take no more commands: the server does not keep up."""
+        self.is_full = True
+
+    @override
+    def resume_writing(self) -> None:
+        """Take commands again."""
+        self.is_full = False
+        self._on_free(self)
+
+    # --- shared steps ------------------------------------------------------------------------
+
+    def _end_tick(self) -> None:
+        self._scheduled = self._early = False
+        if self._out:
+            self._flush()
+
+    def _flush(self) -> None:
+        if not self.is_lost:
+            self._transport.write(b"".join(self._out))
+        self._out.clear()
+        self._unsent = 0
+
+    def _watch_until(self, at: float) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+        self._watch_at = at
+        self._watch = self._loop.call_at(at, self._look)
+
+    def _look(self) -> None:
+        """Give up what is overdue; and the wire, if the server has been silent for as long."""
+        self._watch = None
+        if not self._waiting:
+            return
+        now = self._loop.time()
+        oldest = self._waiting[0]
+        silent_at = self._heard_at + oldest.give_up_at - oldest.sent_at
+        if now >= max(oldest.give_up_at, silent_at):
+            self._transport.abort()
+            self._lose(is_late=True)
+            return
+        look_at = max(oldest.give_up_at, silent_at)
+        for exchange in self._waiting:
+            if exchange.future.done():
+                continue
+            if exchange.give_up_at <= now:
+                # Its reply will find nobody.
+                exchange.future.set_exception(WireLostError(sent=True, is_late=True))
+            else:
+                look_at = min(look_at, exchange.give_up_at)
+        self._watch_until(look_at)
+
+    def _lose(self, *, is_late: bool) -> None:
+        if self.is_lost:
+            return
+        self.is_lost = True
+        if self._watch is not None:
+            self._watch.cancel()
+        first_unsent = len(self._waiting) - self._unsent
+        for number, exchange in enumerate(self._waiting):
+            if not exchange.future.done():
+                error = WireLostError(sent=number < first_unsent, is_late=is_late)
+                exchange.future.set_exception(error)
+        self._waiting.clear()
+        self._out.clear()
+        self._unsent = 0
+        self._on_free(self)

@@ -1,0 +1,8 @@
+"""Waits: a flow pauses, its answer is routed to it, and exactly one worker resumes it."""
+
+from __future__ import annotations
+
+from .claim import Claim
+from .registry import WaitRegistry
+
+__all__ = ["Claim", "WaitRegistry"]

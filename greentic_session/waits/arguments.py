@@ -1,0 +1,97 @@
+"""What callers say, checked, in the terms of the steps below."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final, cast
+
+from msgspec.structs import replace
+
+from .. import fence
+from ..errors import InvalidInputError
+from ..model import C, ReplyScope, Session, TenantCtx
+from ..validation import check_user, require_clean_text, ttl_to_ms
+from ..waiting import WaitOwner
+
+if TYPE_CHECKING:
+    from .routing import Place
+
+__all__ = ["digest_of_attempt", "digest_of_event", "hash_of", "owner_of", "presenting", "with_ttl"]
+
+_MAX_ID_CHARS: Final = 512
+
+
+def presenting(ctx: TenantCtx, user_id: str) -> TenantCtx:
+    """Return the caller, presenting the user.
+
+    :raises InvalidInputError: naming the field of ``ctx`` at fault, or ``user_id`` if it is none,
+        or not the user that ``ctx`` presents.
+    """
+    fence.admit(ctx)
+    user_id = check_user(user_id)
+    if ctx.user_id is not None and ctx.user_id != user_id:
+        raise InvalidInputError("user_id", "is not the user of ctx")
+    return replace(ctx, user_id=user_id)
+
+
+def owner_of(ctx: TenantCtx, user_id: str) -> WaitOwner:
+    """Return whose waits a call is about.
+
+    :raises InvalidInputError: as :func:`presenting`.
+    """
+    whose = fence.owner_of(presenting(ctx, user_id))
+    return WaitOwner(whose.scope, whose.owner)
+
+
+def hash_of(scope: ReplyScope) -> str:
+    """Return the hash of a reply scope.
+
+    :raises InvalidInputError: naming ``scope``, or its field at fault.
+    """
+    if not isinstance(cast("object", scope), ReplyScope):
+        raise InvalidInputError("scope", f"expected ReplyScope, got {type(scope).__name__}")
+    return scope.scope_hash()
+
+
+def with_ttl(session: Session[C], ttl: timedelta | float | None) -> Session[C]:
+    """Return the session with another life.
+
+    :param ttl: a :class:`datetime.timedelta` or seconds, 0 being for ever; ``None`` keeps it.
+    :raises InvalidInputError: naming ``ttl``.
+    """
+    if ttl is None:
+        return session
+    secs = ttl.total_seconds() if isinstance(ttl, timedelta) else ttl
+    ttl_to_ms(secs, "ttl")
+    if not isinstance(cast("object", session), Session):
+        raise InvalidInputError("session", f"expected Session, got {type(session).__name__}")
+    return replace(session, ttl_secs=secs)
+
+
+def digest_of_event(place: Place, event_id: str | None) -> str:
+    """Return a name for an event at a place; empty for none.
+
+    It holds owner and reply scope, so that the same id means nothing to another user or chat.
+
+    :raises InvalidInputError: naming ``event_id``.
+    """
+    if event_id is None:
+        return ""
+    event_id = require_clean_text(event_id, "event_id", _MAX_ID_CHARS)
+    return _digest(*place.whose, place.scope_hash, event_id)
+
+
+def digest_of_attempt(attempt_id: str) -> str:
+    """Return a name for an attempt.
+
+    :raises InvalidInputError: naming ``attempt_id``.
+    """
+    return _digest(require_clean_text(attempt_id, "attempt_id", _MAX_ID_CHARS))
+
+
+def _digest(*parts: str) -> str:
+    # No part holds a newline. 128 bits: no two of a session's events share them.
+    whole = hashlib.sha256("\n".join(parts).encode()).digest()
+    return base64.urlsafe_b64encode(whole[:16]).rstrip(b"=").decode()

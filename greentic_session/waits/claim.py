@@ -1,0 +1,356 @@
+"""A claim on a wait: what exactly one worker holds while it works on an answer."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import asynccontextmanager, contextmanager
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING, Final, Generic, NamedTuple, final
+
+import anyio
+
+from ..background import run_to_end, start_background
+from ..drafting import versioned
+from ..errors import (
+    CasConflictError,
+    InvalidInputError,
+    LeaseLostError,
+    SessionError,
+    TenantMismatchError,
+)
+from ..model import C, Cas, ReplyScope, Session, SessionKey
+from ..record import Draft, Record, Verdict, undone
+from ..validation import duration_to_ms
+from ..waiting import Hold, RetiredHint, SeenEvent, Settlement, Settling
+from .arguments import hash_of, with_ttl
+from .routing import RELEASE_SECS, Place, Router
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Generator
+    from datetime import timedelta
+
+    from ..drafting import Drafter
+    from ..waiting import WaitOutcome
+
+__all__ = ["Claim", "ClaimTerms"]
+
+_LOGGER: Final = logging.getLogger(__name__)
+
+
+class ClaimTerms(NamedTuple):
+    """What a claim was made with.
+
+    :ivar place: where the session waited.
+    :ivar hold: the claim, as the record knows it.
+    :ivar event_id: the event, as the caller names it.
+    :ivar event: its digest, empty for none.
+    :ivar lease_ms: length of the lease.
+    :ivar sent_at: when the claim was sent, on the event loop's clock.
+    """
+
+    place: Place
+    hold: Hold
+    event_id: str | None
+    event: str
+    lease_ms: int
+    sent_at: float
+
+
+@final
+class Claim(Generic[C]):
+    """The exclusive right to take a paused session's next turn, until it is ended or its lease is.
+
+    Made by :meth:`WaitRegistry.resume` and :meth:`WaitRegistry.claim`. One of
+    :meth:`complete`, :meth:`wait_again` and :meth:`finish` ends the turn, each in one step with the
+    session's new state, its outbox and the memory of the event; :meth:`release` gives the wait back
+    as it was. After that, and when another worker has claimed the wait since, each of them raises
+    :class:`LeaseLostError` and changes nothing. A lease that has run out opens the wait to others;
+    as long as none came, the claim still holds.
+
+    Any of them may raise :class:`StoreUnavailableError` (nothing written; the claim goes on) and
+    :class:`OutcomeUnknownError` (written or not: the wait is over, or comes back with the lease).
+    """
+
+    def __init__(
+        self, router: Router, drafter: Drafter[C], terms: ClaimTerms, outcome: WaitOutcome
+    ) -> None:
+        self._backend: Final = router.backend
+        self._router: Final = router
+        self._drafter: Final = drafter
+        self._terms: Final = terms
+        self._since_us: Final = outcome.since_us
+        record = Record(
+            outcome.value,
+            outcome.incarnation,
+            terms.hold.owner,
+            outcome.ttl_ms,
+            outcome.at_ms,
+            outcome.body,
+        )
+        self._session, self._cas = drafter.versioned(terms.hold.key, record)
+        self._ended = False
+        self._lost = False
+        self._endings: Final[set[anyio.Event]] = set()
+        self._lease_until_ms = outcome.lease_ms
+        self._ends_at = terms.sent_at + outcome.left_ms / 1000
+
+    @property
+    def key(self) -> SessionKey:
+        """The session's key."""
+        return self._terms.hold.key
+
+    @property
+    def session(self) -> Session[C]:
+        """The session, as it was claimed or saved last."""
+        return self._session
+
+    @property
+    def cas(self) -> Cas:
+        """Its token. The claim moved it, so no older token writes any more."""
+        return self._cas
+
+    @property
+    def fence(self) -> int:
+        """Number of this claim: higher than that of every earlier claim on the session.
+
+        Pass it on to what the turn writes to elsewhere, and let it refuse lower ones.
+        """
+        return self._terms.hold.fence
+
+    @property
+    def event_id(self) -> str | None:
+        """The event that this turn answers, if it was named."""
+        return self._terms.event_id
+
+    @property
+    def lease_until(self) -> datetime:
+        """When the lease ends unless renewed: aware UTC, by the store's clock."""
+        return datetime.fromtimestamp(self._lease_until_ms / 1000, UTC)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the turn was ended, given back, or found lost."""
+        return self._ended or self._lost
+
+    async def complete(self, session: Session[C]) -> Cas:
+        """Write the session and end its wait.
+
+        :param session: the new state, under the same key.
+        :returns: the new token.
+        :raises LeaseLostError: another worker has claimed the wait, or it is gone.
+        :raises CasConflictError: something else wrote the session meanwhile; the claim goes on.
+        :raises TenantMismatchError: the session is another owner's.
+        :raises PayloadTooLargeError: over the store's limit.
+        """
+        self._check_held()
+        draft = self._draft(session)
+        until = self._backend.deadline()
+        outcome = await self._settle(Settling.COMPLETE, draft, until)
+        await self._leave(outcome, until)
+        return outcome.token
+
+    async def wait_again(
+        self,
+        session: Session[C],
+        scope: ReplyScope | None = None,
+        ttl: timedelta | float | None = None,
+    ) -> Cas:
+        """Write the session and pause it again, there or elsewhere.
+
+        :param session: the new state, under the same key.
+        :param scope: where the next reply is anchored; ``None`` is where this one was. Another
+            session that waits there is displaced.
+        :param ttl: the session's new life, as in :meth:`WaitRegistry.register_wait`.
+        :returns: the new token.
+        :raises: as :meth:`complete`.
+        """
+        self._check_held()
+        draft = self._draft(with_ttl(session, ttl))
+        place = self._terms.place
+        if scope is not None:
+            place = Place(place.whose, hash_of(scope))
+        until = self._backend.deadline()
+        settlement = self._settlement(Settling.WAIT, draft)._replace(scope_hash=place.scope_hash)
+
+        async def write(floor_us: int) -> WaitOutcome:
+            return await self._backend.settle(
+                settlement._replace(floor_us=floor_us), self._router.events, until
+            )
+
+        left = (
+            ()
+            if place == self._terms.place
+            else (RetiredHint(self._terms.place.scope_hash, self.key, self._since_us),)
+        )
+        with self._being_ended():
+            outcome = await self._router.enter(
+                place, draft, write, event=self._terms.event, left=left, until=until
+            )
+            self._raise_unless_done(outcome)
+            self._ended = True
+        return outcome.token
+
+    async def finish(self) -> None:
+        """Remove the session, and so end its wait. Its completed events stay known for a while.
+
+        :raises LeaseLostError: another worker has claimed the wait, or it is gone.
+        :raises CasConflictError: something else wrote the session meanwhile; the claim goes on.
+        """
+        self._check_held()
+        until = self._backend.deadline()
+        await self._leave(await self._settle(Settling.FINISH, None, until), until)
+
+    async def save(self, session: Session[C]) -> Cas:
+        """Write the session under the claim, which goes on: what is done so far.
+
+        :returns: the new token, which is :attr:`cas` from now on.
+        :raises: as :meth:`complete`.
+        """
+        self._check_held()
+        draft = self._draft(session)
+        body = self._drafter.body(self.key, draft.body)  # what could not be read is not written
+        outcome = await self._settle(Settling.SAVE, draft, self._backend.deadline())
+        self._session, self._cas = versioned(
+            self.key, body, outcome.token, draft.ttl_ms, outcome.at_ms
+        )
+        return self._cas
+
+    async def renew(self, lease: timedelta | float | None = None) -> datetime:
+        """Let the lease begin anew; it never gets shorter.
+
+        :param lease: its length; ``None`` is that of the claim.
+        :returns: :attr:`lease_until`.
+        :raises LeaseLostError: another worker has claimed the wait, or it is gone.
+        """
+        self._check_held()
+        lease_ms = self._terms.lease_ms if lease is None else duration_to_ms(lease, "lease")
+        sent_at = anyio.current_time()
+        outcome = await self._backend.renew(self._terms.hold, lease_ms, self._backend.deadline())
+        self._raise_unless_done(outcome)
+        self._lease_until_ms = outcome.lease_ms
+        self._ends_at = sent_at + outcome.left_ms / 1000
+        return self.lease_until
+
+    async def release(self) -> bool:
+        """Give the wait back at once, as it was; its life begins anew.
+
+        :returns: ``False`` if the claim was held no longer.
+        """
+        if self.ended:
+            return False
+        self._router.check_open()
+        with self._being_ended():
+            outcome = await self._backend.release(self._terms.hold, "", self._backend.deadline())
+            if outcome.verdict is Verdict.LOST:
+                self._lost = True
+                return False
+            self._raise_unless_done(outcome)
+            self._ended = True
+        return True
+
+    @asynccontextmanager
+    async def kept(self) -> AsyncGenerator[Claim[C]]:
+        """Renew the lease while the block runs, and give the wait back if the block left it open.
+
+        When the lease is lost (another worker has claimed the wait, or the lease ended and the
+        store could not be asked), the block is cancelled. That takes a cancel scope, so the block
+        is left in the task that entered it, and inner blocks before outer ones (anyio docs,
+        "Cancellation and timeouts").
+
+        :raises LeaseLostError: on leaving, if the lease was lost.
+        """
+        block = anyio.CancelScope()
+        keeper = start_background(partial(self._keep, block), "greentic_session lease")
+
+        async def leave() -> None:
+            await keeper.stop()
+            try:
+                await self.release()
+            except SessionError as error:
+                # How the block ended counts; the wait comes back when the lease ends.
+                _LOGGER.warning("a claimed wait was not given back: %s", error.code)
+
+        try:
+            with block:
+                yield self
+        finally:
+            await run_to_end(leave, "greentic_session release", RELEASE_SECS)
+        if self._lost and not self._ended:
+            raise LeaseLostError
+
+    async def _keep(self, block: anyio.CancelScope) -> None:
+        lease_secs = self._terms.lease_ms / 1000
+        renew_at = self._ends_at - lease_secs * 2 / 3
+        while not self.ended:
+            await anyio.sleep_until(renew_at)
+            # A loop that was held up wakes late, and may still ask.
+            patience_secs = max(self._ends_at - anyio.current_time(), lease_secs / 3)
+            try:
+                with anyio.fail_after(patience_secs):
+                    await self.renew()
+                renew_at = self._ends_at - lease_secs * 2 / 3
+            except LeaseLostError:
+                break
+            except (SessionError, TimeoutError):
+                if anyio.current_time() >= self._ends_at:
+                    break
+                renew_at = anyio.current_time() + lease_secs / 10
+        while self._endings:  # what the store answers there tells whether it was lost
+            await next(iter(self._endings)).wait()
+        if not self._ended:
+            self._lost = True
+            block.cancel()
+
+    # --- shared steps ------------------------------------------------------------------------
+
+    def _check_held(self) -> None:
+        self._router.check_open()
+        if self._ended:
+            raise LeaseLostError("the turn has ended")
+        if self._lost:
+            raise LeaseLostError
+
+    def _draft(self, session: Session[C]) -> Draft:
+        draft = self._drafter.draft(session)
+        if draft.key != self.key:
+            raise InvalidInputError("session", "has another key than the one claimed")
+        if (draft.scope, draft.owner) != self._terms.place.whose:
+            raise TenantMismatchError(self.key)
+        return draft
+
+    def _settlement(self, how: Settling, draft: Draft | None) -> Settlement:
+        return Settlement(self._terms.hold, how, draft, self._cas, self._terms.event)
+
+    @contextmanager
+    def _being_ended(self) -> Generator[None]:
+        ending = anyio.Event()
+        self._endings.add(ending)
+        try:
+            yield
+        finally:
+            self._endings.discard(ending)
+            ending.set()
+
+    async def _settle(self, how: Settling, draft: Draft | None, until: float | None) -> WaitOutcome:
+        with self._being_ended():
+            outcome = await self._backend.settle(
+                self._settlement(how, draft), self._router.events, until
+            )
+            self._raise_unless_done(outcome)
+            self._ended = how is not Settling.SAVE
+        return outcome
+
+    async def _leave(self, outcome: WaitOutcome, until: float | None) -> None:
+        event = SeenEvent(self._terms.event, outcome.at_ms) if self._terms.event else None
+        await self._router.leave(self._terms.place, self.key, self._since_us, event, until)
+
+    def _raise_unless_done(self, outcome: WaitOutcome) -> None:
+        if outcome.verdict is Verdict.DONE:
+            return
+        if outcome.verdict is Verdict.LOST:
+            self._lost = True
+            raise LeaseLostError
+        if outcome.verdict is Verdict.CONFLICT:
+            raise CasConflictError(self.key, self._cas, outcome.token)
+        raise undone(self.key, outcome)

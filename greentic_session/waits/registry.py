@@ -1,0 +1,292 @@
+"""The registry of waits: pause, find, resume."""
+
+from __future__ import annotations
+
+import warnings
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Final, Generic, cast, final
+from uuid import uuid4
+
+import anyio
+
+from .. import fence
+from ..drafting import check_token
+from ..errors import (
+    AmbiguousWaitError,
+    CasConflictError,
+    DecodeError,
+    DuplicateEventError,
+    InvalidInputError,
+    TenantMismatchError,
+    WaitClaimedError,
+    WaitNotFoundError,
+)
+from ..model import C, Cas, ReplyScope, Session, SessionKey, TenantCtx, Versioned
+from ..record import Verdict, undone
+from ..store import AsyncSessionStore
+from ..validation import duration_to_ms
+from ..waiting import Bid, EventMemory, Hold, Registration, SupportsWaits
+from .arguments import digest_of_attempt, digest_of_event, hash_of, owner_of, presenting, with_ttl
+from .claim import Claim, ClaimTerms
+from .routing import Place, Router
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from ..waiting import WaitOutcome
+
+__all__ = ["WaitRegistry"]
+
+_EVENTS: Final = 128
+_EVENTS_TTL_SECS: Final = 86_400.0
+_LEASE_SECS: Final = 30.0
+
+
+@final
+class WaitRegistry(Generic[C]):
+    """Pauses flows under a reply scope, and resumes each of them once, on whatever worker.
+
+    Layered on a store, which stays the caller's to open and close. Any number of registries, in any
+    number of processes, may stand on the same backend; let them agree on ``max_events`` and
+    ``events_ttl``, since each forgets by its own. A wait belongs to one user of one team,
+    tenant and env: ``ctx`` gives env, tenant and team, ``user_id`` the user, whom ``ctx`` may
+    present as well. To every other team or user the wait does not exist.
+
+    Any verb may raise :class:`InvalidInputError` (before any I/O), :class:`StoreUnavailableError`
+    (nothing written) and, if it writes, :class:`StoreFullError` and :class:`OutcomeUnknownError`.
+
+    :param store: the sessions; of a backend that can keep waits, as those of this library can.
+    :param max_events: how many completed events are remembered, of one session and of one user.
+    :param events_ttl: for how long; a :class:`datetime.timedelta` or seconds.
+    """
+
+    def __init__(
+        self,
+        store: AsyncSessionStore[C],
+        *,
+        max_events: int = _EVENTS,
+        events_ttl: timedelta | float = _EVENTS_TTL_SECS,
+    ) -> None:
+        given = cast("object", store)
+        if not isinstance(given, AsyncSessionStore) or not isinstance(given, SupportsWaits):
+            raise InvalidInputError("store", f"{type(store).__name__} cannot keep waits")
+        if type(max_events) is not int or not 1 <= max_events <= 10_000:
+            raise InvalidInputError("max_events", "expected an int from 1 to 10000")
+        self._store: Final = store
+        self._backend: Final = given.wait_backend()
+        events = EventMemory(max_events, duration_to_ms(events_ttl, "events_ttl"))
+        self._router: Final = Router(self._backend, events, store.check_open)
+
+    async def register_wait(
+        self,
+        ctx: TenantCtx,
+        user_id: str,
+        scope: ReplyScope,
+        session: Session[C],
+        ttl: timedelta | float | None = None,
+        *,
+        expected: Cas | None = None,
+        event_id: str | None = None,
+    ) -> Cas:
+        """Store a session as paused, waiting for a reply under a scope.
+
+        * Another session that waits there is displaced: found no longer, its record kept.
+        * The same session waits in one place only: it leaves where it waited before.
+        * A claim on the session is pushed aside; its late endings are refused.
+
+        :param ctx: the caller.
+        :param user_id: whose reply is awaited; the session's user.
+        :param scope: where the reply is anchored.
+        :param session: the state to resume from.
+        :param ttl: the session's life from now on, a :class:`datetime.timedelta` or seconds to
+            1 ms, 0 being for ever; ``None`` takes the session's own.
+        :param expected: write only over this token, ``Cas.none()`` being an absent session. It
+            says nothing of the index: a session that is there and not found by its scope has to be
+            read for its token.
+        :param event_id: names what started this flow, as the channel does: completed with it, in
+            one step, so that it neither starts the flow again nor passes for its first reply. Of
+            two workers that bring it at the same moment one is refused if both use the same key,
+            so let the key follow from the event's conversation (:mod:`greentic_session.keys`).
+        :returns: the session's token.
+        :raises TenantMismatchError: the session is not of ``ctx`` and ``user_id``; or a live one of
+            another team or user stands under its key.
+        :raises CasConflictError: another token is stored.
+        :raises DuplicateEventError: the event was completed.
+        :raises DecodeError: what stands under the name of this session, or of another that waits
+            there, is no session of this library. Nothing was written.
+        :raises PayloadTooLargeError: over the store's limit.
+        """
+        self._store.check_open()
+        whose = owner_of(ctx, user_id)
+        place = Place(whose, hash_of(scope))
+        if expected is not None:
+            check_token(expected)
+        event = digest_of_event(place, event_id)
+        draft = self._store.drafter.draft(with_ttl(session, ttl))
+        if (draft.scope, draft.owner) != whose:
+            raise TenantMismatchError(draft.key)
+        until = self._backend.deadline()
+        registration = Registration(draft, expected, place.scope_hash, event)
+
+        async def write(floor_us: int) -> WaitOutcome:
+            return await self._backend.pause(
+                registration._replace(floor_us=floor_us), self._router.events, until
+            )
+
+        if event and await self._router.is_seen(place, event, until):
+            raise DuplicateEventError(event_id or "")
+        outcome = await self._router.enter(place, draft, write, event=event, until=until)
+        if outcome.verdict is Verdict.DONE:
+            return outcome.token
+        if outcome.verdict is Verdict.SEEN:
+            raise DuplicateEventError(event_id or "")
+        if outcome.verdict is Verdict.CONFLICT and expected is not None:
+            raise CasConflictError(draft.key, expected, outcome.token)
+        raise undone(draft.key, outcome)
+
+    async def find_wait_by_scope(
+        self, ctx: TenantCtx, user_id: str, scope: ReplyScope
+    ) -> SessionKey | None:
+        """Return the key of the user's session that waits there, claimed or not.
+
+        :raises DecodeError: what stands under its name is no session of this library.
+        """
+        self._store.check_open()
+        place = Place(owner_of(ctx, user_id), hash_of(scope))
+        return await self._router.find(place, self._backend.deadline())
+
+    async def list_waits_for_user(self, ctx: TenantCtx, user_id: str) -> list[SessionKey]:
+        """Return the keys of the user's sessions that wait, claimed or not, the oldest wait first.
+
+        :raises DecodeError: as :meth:`find_wait_by_scope`.
+        """
+        self._store.check_open()
+        return await self._router.find_all(owner_of(ctx, user_id), self._backend.deadline())
+
+    async def clear_wait(self, ctx: TenantCtx, user_id: str, scope: ReplyScope) -> bool:
+        """Remove the wait and its session, claimed or not.
+
+        :returns: ``False`` if there is none.
+        :raises DecodeError: as :meth:`find_wait_by_scope`.
+        """
+        self._store.check_open()
+        place = Place(owner_of(ctx, user_id), hash_of(scope))
+        return await self._router.clear(place, self._backend.deadline())
+
+    async def find_by_user(self, ctx: TenantCtx, user_id: str) -> Versioned[C] | None:
+        """Return the user's one session that waits.
+
+        .. deprecated:: 0.1
+            A user may have several: use :meth:`find_wait_by_scope` or :meth:`list_waits_for_user`.
+
+        :raises AmbiguousWaitError: if several do.
+        :raises DecodeError: as :meth:`AsyncSessionStore.get`.
+        """
+        warnings.warn(
+            "find_by_user is deprecated: use find_wait_by_scope or list_waits_for_user",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        keys = await self.list_waits_for_user(ctx, user_id)
+        if len(keys) > 1:
+            raise AmbiguousWaitError(len(keys))
+        if not keys:
+            return None
+        return await self._store.get(keys[0], ctx=presenting(ctx, user_id))
+
+    @asynccontextmanager
+    async def resume(
+        self,
+        ctx: TenantCtx,
+        user_id: str,
+        scope: ReplyScope,
+        *,
+        event_id: str | None = None,
+        lease: timedelta | float = _LEASE_SECS,
+    ) -> AsyncGenerator[Claim[C]]:
+        """Claim the wait for a block, in which no other worker holds it.
+
+        .. code-block:: python
+
+            async with waits.resume(ctx, user_id, scope, event_id=update_id) as turn:
+                await turn.complete(turn.session.advance("done"))
+
+        The block ends the turn by one of :meth:`Claim.complete`, :meth:`Claim.wait_again` and
+        :meth:`Claim.finish`. If it leaves without, or by an exception, the wait is given back at
+        once. While it runs, the lease is renewed; if it is lost all the same, the block is
+        cancelled: see :meth:`Claim.kept`.
+
+        :param event_id: names the reply under this scope, as the channel does. Completed with the
+            turn, in one step, and known from then on.
+        :param lease: how long the wait stays claimed should this worker die; a
+            :class:`datetime.timedelta` or seconds to 1 ms.
+        :raises WaitNotFoundError: no wait is there.
+        :raises WaitClaimedError: another worker holds it.
+        :raises DuplicateEventError: the event was completed.
+        :raises LeaseLostError: on leaving, if the lease was lost meanwhile.
+        :raises DecodeError: as :meth:`AsyncSessionStore.get`; the wait is given back.
+        """
+        claim = await self.claim(ctx, user_id, scope, event_id=event_id, lease=lease)
+        async with claim.kept() as turn:
+            yield turn
+
+    async def claim(
+        self,
+        ctx: TenantCtx,
+        user_id: str,
+        scope: ReplyScope,
+        *,
+        event_id: str | None = None,
+        attempt_id: str | None = None,
+        lease: timedelta | float = _LEASE_SECS,
+    ) -> Claim[C]:
+        """Claim the wait, for those who cannot use a context manager.
+
+        Nobody renews the lease but the caller (:meth:`Claim.renew`, or :meth:`Claim.kept`).
+
+        :param event_id: as in :meth:`resume`.
+        :param attempt_id: names this attempt of this worker. As long as it holds the wait, asking
+            again returns the same claim with its lease begun anew; a random one if ``None``.
+        :param lease: as in :meth:`resume`.
+        :raises: as :meth:`resume`.
+        """
+        self._store.check_open()
+        place = Place(owner_of(ctx, user_id), hash_of(scope))
+        event = digest_of_event(place, event_id)
+        attempt = digest_of_attempt(uuid4().hex if attempt_id is None else attempt_id)
+        lease_ms = duration_to_ms(lease, "lease")
+        hold = Hold(place.whose.scope, SessionKey(""), place.whose.owner, 0)
+        sent_at = anyio.current_time()
+        outcome, hold = await self._router.claim(
+            place,
+            Bid(hold, place.scope_hash, attempt, event, lease_ms),
+            self._backend.deadline(),
+            is_named=attempt_id is not None,
+        )
+        if outcome.verdict is Verdict.ABSENT:
+            raise WaitNotFoundError
+        if outcome.verdict is Verdict.CLAIMED:
+            raise WaitClaimedError(datetime.fromtimestamp(outcome.lease_ms / 1000, UTC))
+        if outcome.verdict is Verdict.SEEN:
+            raise DuplicateEventError(event_id or "")
+        if outcome.verdict is not Verdict.DONE:
+            raise undone(hold.key, outcome)
+        terms = ClaimTerms(place, hold, event_id, event, lease_ms, sent_at)
+        try:
+            return Claim(self._router, self._store.drafter, terms, outcome)
+        except DecodeError:
+            await self._router.give_back(hold)
+            raise
+
+    async def rebuild_index(self, ctx: TenantCtx) -> int:
+        """Enter every wait of a tenant into the indexes of its users, for operators.
+
+        Needed only after indexes were lost, since the records know best: a session whose index is
+        lost is not found until it is registered again, or this is done. May run at any time.
+
+        :param ctx: env and tenant.
+        :returns: how many waits there are.
+        """
+        self._store.check_open()
+        return await self._router.rebuild(fence.scope_of(ctx))

@@ -1,0 +1,170 @@
+"""Every state of a wait, every verb, every caller: what the caller gets, and what becomes of it.
+
+:data:`TRANSITIONS` is the behaviour of :class:`WaitRegistry` and :class:`Claim`, row by row; the
+tests play each row on every backend, and :func:`transition_table` is the table that the README
+shows.
+
+The rows speak of one session, *mine*, of one user, first registered *here* (a reply scope), and of
+a claim on it, *own*, taken by the attempt ``a``. Where it says so, *another* session of the same
+user was registered here after it, or another worker claimed mine when own's lease had run out. An
+event was completed here before all that.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+__all__ = ["CALLERS", "STATES", "TRANSITIONS", "VERBS", "Transition", "transition_table"]
+
+STATES: Final = {
+    "absent": "absent",
+    "waiting": "waiting",
+    "claimed (own)": "claimed",
+    "claimed (other)": "held by another",
+    "lease run out": "run out",
+    "displaced": "resting",
+    "displaced, claimed": "claimed only",
+    "expired": "absent",
+    "completed": "resting",
+}
+"""The states that a row begins in, and how the record looks in each:
+
+* *absent*: there is no session, or an expired one.
+* *waiting*: here, and claimed by nobody.
+* *elsewhere*: waiting under another reply scope.
+* *claimed*: waiting here and held by own. *run out*: so it is, but its lease has ended.
+* *held by another*: waiting here and claimed by another worker.
+* *resting*: stored, but waiting nowhere and claimed by nobody.
+* *claimed only*: waiting nowhere, but held by own, or by another worker.
+"""
+
+_LOST: Final = "LeaseLostError"
+_NONE: Final = "WaitNotFoundError"
+_HELD: Final = "WaitClaimedError"
+_STALE: Final = "CasConflictError"
+_AGAIN: Final = "DuplicateEventError"
+_OTHERS: Final = "claim on another"
+_FENCED: Final = "TenantMismatchError"
+
+# One cell per state, in the order of STATES: what the caller gets; after an arrow, how the record
+# looks then, if that changed.
+_CELLS: Final[dict[str, tuple[str, ...]]] = {
+    "register here": ("token → waiting",) * 9,
+    "register elsewhere": ("token → elsewhere",) * 9,
+    "register another here": (
+        *("token", "token → resting", "token → claimed only", "token → claimed only"),
+        *("token → claimed only", "token", "token", "token", "token"),
+    ),
+    "register over an old token": (_STALE,) * 9,
+    "register, seen event": (_AGAIN,) * 9,
+    "find here": ("None", "mine", "mine", "mine", "mine", "another", "another", "None", "None"),
+    "list": ("[]", "[mine]", "[mine]", "[mine]", "[mine]", "[another]", "[another]", "[]", "[]"),
+    "claim, same attempt": (
+        *(_NONE, "claim → held by another", "same claim", _HELD, "claim → held by another"),
+        *(_OTHERS, _OTHERS, _NONE, _NONE),
+    ),
+    "claim, other attempt": (
+        *(_NONE, "claim → held by another", _HELD, _HELD, "claim → held by another"),
+        *(_OTHERS, _OTHERS, _NONE, _NONE),
+    ),
+    "claim, seen event": (_AGAIN,) * 9,
+    "renew": (_LOST, _LOST, "time", _LOST, "time → claimed", _LOST, "time", _LOST, _LOST),
+    "complete": (
+        *(_LOST, _LOST, "token → resting", _LOST, "token → resting"),
+        *(_LOST, "token → resting", _LOST, _LOST),
+    ),
+    "wait again elsewhere": (
+        *(_LOST, _LOST, "token → elsewhere", _LOST, "token → elsewhere"),
+        *(_LOST, "token → elsewhere", _LOST, _LOST),
+    ),
+    "finish": (
+        *(_LOST, _LOST, "None → absent", _LOST, "None → absent"),
+        *(_LOST, "None → absent", _LOST, _LOST),
+    ),
+    "save": (_LOST, _LOST, "token", _LOST, "token", _LOST, "token", _LOST, _LOST),
+    "release": (
+        *("False", "False", "True → waiting", "False", "True → waiting"),
+        *("False", "True → resting", "False", "False"),
+    ),
+    "clear here": ("False", *("True → absent",) * 4, "True", "True", "False", "False"),
+    "delete mine": ("False", *("True → absent",) * 6, "False", "True → absent"),
+    "touch mine": ("False", *("True",) * 6, "False", "True"),
+}
+
+VERBS: Final = tuple(_CELLS)
+"""What is called. The endings are own's."""
+
+CALLERS: Final = ("the owner", "another tenant", "another team", "another user")
+"""Who calls. Endings have no caller: whoever has the claim may end it."""
+
+# What a stranger gets in any state, and what it gets where mine is there.
+_STRANGERS: Final = {
+    "register here": _FENCED,
+    "register elsewhere": _FENCED,
+    "register another here": _FENCED,
+    "register over an old token": _FENCED,
+    "register, seen event": _FENCED,
+    "find here": "None",
+    "list": "[]",
+    "claim, same attempt": _NONE,
+    "claim, other attempt": _NONE,
+    "claim, seen event": _NONE,
+    "clear here": "False",
+    "delete mine": "False",
+    "touch mine": "False",
+}
+_WRITING: Final = frozenset(
+    ("register here", "register elsewhere", "complete", "wait again elsewhere", "save")
+)
+
+
+class Transition(NamedTuple):
+    """One row.
+
+    :ivar state: where it begins: a key of :data:`STATES`.
+    :ivar verb: what is called: one of :data:`VERBS`.
+    :ivar caller: who calls: one of :data:`CALLERS`.
+    :ivar result: what the caller gets: a value, or the name of an error.
+    :ivar record: how mine looks then, in the words of :data:`STATES`.
+    :ivar written: whether the call wrote its own state into mine; else the state, if mine is still
+        there, is the one from before.
+    """
+
+    state: str
+    verb: str
+    caller: str
+    result: str
+    record: str
+    written: bool
+
+
+def _rows() -> list[Transition]:
+    rows: list[Transition] = []
+    for verb, cells in _CELLS.items():
+        for (state, record), cell in zip(STATES.items(), cells, strict=True):
+            result, _, after = cell.partition(" → ")
+            written = verb in _WRITING and result == "token"
+            rows.append(Transition(state, verb, CALLERS[0], result, after or record, written))
+            if verb not in _STRANGERS:
+                continue
+            for caller in CALLERS[1:]:
+                result = _STRANGERS[verb]
+                known = caller != "another tenant" and record != "absent"
+                if verb.endswith(" mine") and known:
+                    result = _FENCED
+                rows.append(Transition(state, verb, caller, result, record, written=False))
+    return rows
+
+
+TRANSITIONS: Final = tuple(_rows())
+"""The whole table."""
+
+
+def transition_table() -> str:
+    """Return what the owner gets, in Markdown: a row per verb, a column per state."""
+    lines = [
+        "| | " + " | ".join(STATES) + " |",
+        "|---" * (len(STATES) + 1) + "|",
+    ]
+    lines += ["| " + " | ".join([f"**{verb}**", *cells]) + " |" for verb, cells in _CELLS.items()]
+    return "\n".join(line.replace("Error", "") for line in lines)

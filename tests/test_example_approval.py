@@ -1,0 +1,107 @@
+"""The approval example: as a program, and with more people and a worker that dies."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import anyio
+import pytest
+
+from greentic_session import WaitRegistry, create_session_store
+
+from .test_examples import imported, output_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import ModuleType
+
+ROUNDS = 6
+EXPECTED = f"""\
+Ada and Grace press at the same moment: {ROUNDS} requests, {ROUNDS} approved once, \
+{ROUNDS} told so, {ROUNDS} told who was first
+Grace presses during Ada's turn: {ROUNDS} requests, {ROUNDS} approved once, \
+{ROUNDS} told so, {ROUNDS} told who was first
+Grace presses after Ada's turn: {ROUNDS} requests, {ROUNDS} approved once, \
+{ROUNDS} told so, {ROUNDS} told who was first
+Ada's press comes twice at the same moment: {ROUNDS} requests, {ROUNDS} approved once, \
+{2 * ROUNDS} told so
+Ada's press comes again after her turn: {ROUNDS} requests, {ROUNDS} approved once, \
+{2 * ROUNDS} told so
+Nobody presses in time: then Ada is told too late
+"""
+
+
+@pytest.fixture(scope="module")
+def approval() -> Iterator[ModuleType]:
+    with imported("approval") as module:
+        yield module
+
+
+@pytest.fixture(params=["memory", "valkey"])
+def url(request: pytest.FixtureRequest) -> str:
+    if request.param == "memory":
+        return "memory://"
+    return f"{request.getfixturevalue('valkey_url')}?deadline=20&namespace=test:{uuid4().hex}"
+
+
+def test_as_a_program(url: str) -> None:
+    assert output_of("approval.py", "--url", url, "--rounds", ROUNDS) == EXPECTED
+
+
+def test_many_press_at_once(approval: ModuleType, url: str) -> None:
+    people = [f"person {number}" for number in range(16)]
+    answers: Counter[str] = Counter()
+
+    async def press_all() -> Any:
+        async with create_session_store(url, context_type=approval.Deployment) as store:
+            workers = [approval.Worker(store) for _ in people]
+            request = await workers[0].ask("billing 4.2")
+
+            async def press(worker: Any, person: str) -> None:
+                answers[await worker.press(request, person)] += 1
+
+            async with anyio.create_task_group() as tasks:
+                for worker, person in zip(workers, people, strict=True):
+                    tasks.start_soon(press, worker, person)
+            assert sum(worker.decided for worker in workers) == 1
+            found = await store.get(request, ctx=approval.DESK)
+            assert found is not None
+            return found.session
+
+    session = anyio.run(press_all)
+    winner = session.context.approved_by
+    assert answers == {"approved": 1, f"already approved by {winner}": 15}
+    assert session.cursor.node_id == "deploy"
+
+
+def test_worker_dies_while_it_looks(approval: ModuleType, url: str) -> None:
+    async def press() -> tuple[str, str]:
+        async with create_session_store(url, context_type=approval.Deployment) as store:
+            worker = approval.Worker(store)
+            request = await worker.ask("billing 4.2")
+            dead = await WaitRegistry(store).claim(
+                approval.DESK,
+                approval.DESK_ID,
+                approval.scope_of(request),
+                event_id="press of Ada",
+                lease=0.03,
+            )
+            assert not dead.ended
+            # She is the second for whom the dead worker had the flow; Ada's press is repeated.
+            return await worker.press(request, "Grace"), await worker.press(request, "Ada")
+
+    assert anyio.run(press) == ("approved", "already approved by Grace")
+
+
+def test_nobody_in_time(approval: ModuleType, url: str) -> None:
+    async def press_late() -> tuple[str, int]:
+        async with create_session_store(url, context_type=approval.Deployment) as store:
+            worker = approval.Worker(store)
+            request = await worker.ask("billing 4.2", ttl_secs=0.02)
+            await anyio.sleep(0.03)
+            told = await worker.press(request, "Ada")
+            return told, len([found async for found in store.scan(approval.DESK)])
+
+    assert anyio.run(press_late) == ("too late", 0)
