@@ -14,12 +14,15 @@ from .errors import InvalidInputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from urllib.parse import SplitResult
 
 __all__ = [
     "DEFAULT_MAX_PAYLOAD_BYTES",
     "DEFAULT_NAMESPACE",
+    "Address",
     "MemoryConfig",
     "RedisConfig",
+    "SentinelConfig",
     "SessionBackendConfig",
     "TlsConfig",
     "parse_url",
@@ -31,14 +34,17 @@ DEFAULT_NAMESPACE: Final = "greentic:session"
 _MAX_SECS: Final = 86_400
 
 _NAMESPACE: Final = re.compile(r"[A-Za-z0-9._-]+(:[A-Za-z0-9._-]+)*")
-_SCHEMES: Final = {
-    "redis": "redis",
-    "rediss": "rediss",
-    "unix": "unix",
-    "valkey": "redis",
-    "valkeys": "rediss",
-}
-_KNOWN_SCHEMES: Final = ("memory", *_SCHEMES)
+_MANY: Final = ("sentinel", "cluster")
+_SERVER_SCHEMES: Final = tuple(
+    name + how
+    for how in ("", *(f"+{many}" for many in _MANY))
+    for name in ("redis", "rediss", "valkey", "valkeys")
+)
+_KNOWN_SCHEMES: Final = ("memory", *_SERVER_SCHEMES, "unix")
+_SENTINEL_PORT: Final = 26_379
+
+Address = tuple[str, int]
+"""Host and port."""
 
 
 class MemoryConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,20 +84,55 @@ class TlsConfig(msgspec.Struct, frozen=True, kw_only=True):
     verify: bool = True
 
 
-class RedisConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """One Redis or Valkey server. ``repr`` hides the password.
+class _HidesPassword(msgspec.Struct, frozen=True, kw_only=True):
+    def __rich_repr__(self) -> list[tuple[str, Any]]:  # Any: as msgspec declares it
+        """Return the fields for pretty printers, with the password hidden."""
+        return [
+            (name, "***" if name == "password" and value is not None else value)
+            for name in self.__struct_fields__
+            for value in (getattr(self, name),)
+        ]
 
-    :ivar host: name or address; unused with ``unix_path``.
+    def __repr__(self) -> str:
+        """Return the fields with the password hidden."""
+        fields = ", ".join(f"{name}={value!r}" for name, value in self.__rich_repr__())
+        return f"{type(self).__name__}({fields})"
+
+
+class SentinelConfig(_HidesPassword, frozen=True, kw_only=True):
+    """The sentinels that know which server is the master. ``repr`` hides the password.
+
+    :ivar addresses: of the sentinels; one that answers is enough.
+    :ivar master_name: what they call the group of servers.
+    :ivar username: ACL user on the sentinels; ``None`` is their default user.
+    :ivar password: its password there.
+    """
+
+    addresses: tuple[Address, ...]
+    master_name: str
+    username: str | None = None
+    password: str | None = None
+
+
+class RedisConfig(_HidesPassword, frozen=True, kw_only=True):
+    """Where Redis or Valkey is: one server, what sentinels name, or a cluster. ``repr`` hides the
+    password.
+
+    :ivar host: name or address; unused with ``unix_path``, ``sentinel`` or ``cluster``.
     :ivar port: TCP port.
     :ivar unix_path: path of a unix socket, instead of host and port.
-    :ivar db: number of the logical database.
+    :ivar sentinel: the sentinels that name the server, instead of host and port.
+    :ivar cluster: addresses of some servers of a cluster, instead of host and port.
+    :ivar db: number of the logical database; a cluster has number 0 only.
     :ivar username: ACL user; ``None`` is the server's default user.
     :ivar password: its password.
     :ivar tls: how to speak TLS; ``None`` speaks plain TCP.
     :ivar namespace: start of every name in the server; words of ``A-Z a-z 0-9 . _ -`` joined by
         ``:``. No namespace on one server should be the start of another.
     :ivar deadline_secs: overall limit on one call, retries included, in seconds.
-    :ivar max_connections: open connections at most; further calls wait for one.
+    :ivar acks: how many replicas must confirm each write of a session before the call returns; 0
+        waits for none, and a failover may lose what the master had acknowledged.
+    :ivar max_connections: open connections to one server at most; further calls wait for one.
     :ivar max_payload_bytes: limit on one encoded session.
     :ivar verify: as in :class:`AsyncSessionStore`.
     :ivar protocol: RESP version, 2 or 3; the results are the same.
@@ -100,12 +141,15 @@ class RedisConfig(msgspec.Struct, frozen=True, kw_only=True):
     host: str = "localhost"
     port: int = 6379
     unix_path: str | None = None
+    sentinel: SentinelConfig | None = None
+    cluster: tuple[Address, ...] = ()
     db: int = 0
     username: str | None = None
     password: str | None = None
     tls: TlsConfig | None = None
     namespace: str = DEFAULT_NAMESPACE
     deadline_secs: float = 2.0
+    acks: int = 0
     max_connections: int = 32
     max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES
     verify: bool = True
@@ -135,29 +179,38 @@ class RedisConfig(msgspec.Struct, frozen=True, kw_only=True):
         if self.tls is not None:
             _check_tls(self.tls)
         _require_int(self.db, "db", 0)
+        self._check_place()
         _require_str(self.namespace, "namespace")
         if len(self.namespace) > 128 or not _NAMESPACE.fullmatch(self.namespace):
             raise InvalidInputError(
                 "namespace", "expected 1 to 128 characters, words of A-Z a-z 0-9 . _ - joined by :"
             )
         _require_secs(self.deadline_secs, "deadline_secs")
+        _require_int(self.acks, "acks", 0, 100)
         _require_int(self.max_connections, "max_connections", 1)
         _require_int(self.max_payload_bytes, "max_payload_bytes", 1)
         _require_bool(self.verify, "verify")
         _require_int(self.protocol, "protocol", 2, 3)
 
-    def __rich_repr__(self) -> list[tuple[str, Any]]:  # Any: as msgspec declares it
-        """Return the fields for pretty printers, with the password hidden."""
-        return [
-            (name, "***" if name == "password" and value is not None else value)
-            for name in self.__struct_fields__
-            for value in (getattr(self, name),)
-        ]
-
-    def __repr__(self) -> str:
-        """Return the fields with the password hidden."""
-        fields = ", ".join(f"{name}={value!r}" for name, value in self.__rich_repr__())
-        return f"{type(self).__name__}({fields})"
+    def _check_place(self) -> None:
+        sentinel = cast("object", self.sentinel)
+        if sentinel is not None:
+            if not isinstance(sentinel, SentinelConfig):
+                found = type(sentinel).__name__
+                raise InvalidInputError("sentinel", f"expected SentinelConfig, got {found}")
+            _require_str(sentinel.master_name, "sentinel.master_name")
+            for name in ("username", "password"):
+                if getattr(sentinel, name) is not None:
+                    _require_str(getattr(sentinel, name), f"sentinel.{name}")
+            _check_addresses(sentinel.addresses, "sentinel.addresses")
+            if not sentinel.addresses:
+                raise InvalidInputError("sentinel.addresses", "expected at least one")
+        _check_addresses(self.cluster, "cluster")
+        places = (self.unix_path, sentinel, self.cluster or None)
+        if sum(place is not None for place in places) > 1:
+            raise InvalidInputError("unix_path, sentinel, cluster", "are given together")
+        if self.cluster and self.db:
+            raise InvalidInputError("db", "a cluster has number 0 only")
 
 
 SessionBackendConfig = MemoryConfig | RedisConfig
@@ -167,9 +220,15 @@ SessionBackendConfig = MemoryConfig | RedisConfig
 def parse_url(url: str) -> SessionBackendConfig:
     """Return the configuration that a URL stands for.
 
-    ``memory://``, ``redis://[user:password@]host[:port][/db]``, ``rediss://…`` for TLS,
-    ``unix://[user:password@]/path[?db=n]``, and ``valkey://``, ``valkeys://`` for the second and
-    third. Options follow as a query; an unknown one is refused with a list of the known ones.
+    * ``memory://``
+    * ``redis://[user:password@]host[:port][/db]``; ``rediss://…`` for TLS
+    * ``unix://[user:password@]/path[?db=n]``
+    * ``redis+sentinel://[user:password@]host[:port],host[:port],…/master_name[/db]``; ``user`` and
+      ``password`` are the master's
+    * ``redis+cluster://[user:password@]host[:port],host[:port],…``
+
+    ``valkey`` may stand for ``redis``, and ``valkeys`` for ``rediss``, in each of them. Options
+    follow as a query; an unknown one is refused with a list of the known ones.
 
     :raises InvalidInputError: naming ``url`` or the option at fault; never quoting the URL, which
         may hold a password.
@@ -178,11 +237,9 @@ def parse_url(url: str) -> SessionBackendConfig:
         raise InvalidInputError("url", f"expected str, got {type(url).__name__}")
     try:
         parts = urlsplit(url)
-        port = parts.port
-        host, username, password, path = (
-            unquote(part or "", errors="strict")
-            for part in (parts.hostname, parts.username, parts.password, parts.path)
-        )
+        account, _, places = parts.netloc.rpartition("@")
+        username, _, password = (unquote(part, errors="strict") for part in account.partition(":"))
+        path = unquote(parts.path, errors="strict")
     except ValueError:
         raise InvalidInputError("url", "cannot be parsed") from None
     scheme = parts.scheme
@@ -192,39 +249,81 @@ def parse_url(url: str) -> SessionBackendConfig:
     if parts.fragment:
         raise InvalidInputError("url", "has a #fragment; write %23 for # in a password")
     if scheme == "memory":
-        if parts.netloc or parts.path not in ("", "/"):
-            raise InvalidInputError("url", "memory:// takes no host and no path")
-        memory = MemoryConfig(**_options(parts.query, _MEMORY_OPTIONS))
-        memory.check()
-        return memory
+        return _in_memory(parts)
     fields: dict[str, Any] = {}  # Any: keyword arguments of differing types, checked below
     if username:
         fields["username"] = username
     if password:
         fields["password"] = password
-    known_options = _REDIS_OPTIONS
-    if _SCHEMES[scheme] == "unix":
-        if parts.hostname or not parts.path.strip("/"):
+    known_options = dict(_REDIS_OPTIONS)
+    kind, _, many = scheme.partition("+")
+    if kind == "unix":
+        if places or not path.strip("/"):
             raise InvalidInputError("url", "expected unix:///path/of/the/socket")
         fields["unix_path"] = path
-        known_options = {**_REDIS_OPTIONS, "db": ("db", _number)}
+        known_options["db"] = ("db", _number)
     else:
-        if not host:
-            raise InvalidInputError("url", f"expected {scheme}://host")
-        fields["host"] = host
-        if port is not None:
-            fields["port"] = port
-        if parts.path not in ("", "/"):
-            fields["db"] = _number(parts.path.removeprefix("/"), "db")
-        if _SCHEMES[scheme] == "rediss":
-            known_options = {**_REDIS_OPTIONS, **_TLS_OPTIONS}
+        path = _place(fields, places, path, scheme).strip("/")
+        if path:
+            fields["db"] = _number(path, "db")
+    if many == "sentinel":
+        known_options |= _SENTINEL_OPTIONS
+    is_tls = kind in ("rediss", "valkeys")
+    if is_tls:
+        known_options |= _TLS_OPTIONS
     options = _options(parts.query, known_options)
-    if _SCHEMES[scheme] == "rediss":
-        names = TlsConfig.__struct_fields__
-        fields["tls"] = TlsConfig(**{name: options.pop(name) for name in names if name in options})
+    if is_tls:
+        fields["tls"] = TlsConfig(**_taken(options, _TLS_OPTIONS))
+    if many == "sentinel":
+        fields["sentinel"] = SentinelConfig(
+            **fields["sentinel"], **_taken(options, _SENTINEL_OPTIONS)
+        )
     config = RedisConfig(**fields, **options)
     config.check()
     return config
+
+
+def _in_memory(parts: SplitResult) -> MemoryConfig:
+    if parts.netloc or parts.path not in ("", "/"):
+        raise InvalidInputError("url", "memory:// takes no host and no path")
+    config = MemoryConfig(**_options(parts.query, _MEMORY_OPTIONS))
+    config.check()
+    return config
+
+
+def _place(fields: dict[str, Any], places: str, path: str, scheme: str) -> str:
+    """Enter where the servers are, and return what is left of the path."""
+    many = scheme.partition("+")[2]
+    if not many:
+        fields["host"], fields["port"] = _address(places, many)
+        return path
+    addresses = tuple(_address(place, many) for place in places.split(","))
+    if many == "cluster":
+        fields["cluster"] = addresses
+        return path
+    name, _, path = path.removeprefix("/").partition("/")
+    if not name:
+        raise InvalidInputError("url", f"expected {scheme}://host,host/master_name")
+    fields["sentinel"] = {"addresses": addresses, "master_name": name}
+    return path
+
+
+def _taken(options: dict[str, Any], known: Mapping[str, _Option]) -> dict[str, Any]:
+    """Take the options of a part of the configuration out."""
+    fields = (field for field, _ in known.values() if field in options)
+    return {field.split()[-1]: options.pop(field) for field in fields}
+
+
+def _address(place: str, many: str) -> Address:
+    try:
+        parts = urlsplit(f"//{place}")
+        host, port = unquote(parts.hostname or "", errors="strict"), parts.port
+    except ValueError:
+        raise InvalidInputError("url", "cannot be parsed") from None
+    if not host:
+        raise InvalidInputError("url", "expected a host, or several joined by commas")
+    default = _SENTINEL_PORT if many == "sentinel" else 6379
+    return host, default if port is None else port
 
 
 def _options(query: str, known: Mapping[str, _Option]) -> dict[str, Any]:
@@ -276,10 +375,15 @@ _MEMORY_OPTIONS: Final[dict[str, _Option]] = {
 _REDIS_OPTIONS: Final[dict[str, _Option]] = {
     "namespace": ("namespace", _text),
     "deadline": ("deadline_secs", _secs),
+    "acks": ("acks", _number),
     "max_connections": ("max_connections", _number),
     "max_payload": ("max_payload_bytes", _number),
     "verify": ("verify", _yes_no),
     "protocol": ("protocol", _number),
+}
+_SENTINEL_OPTIONS: Final[dict[str, _Option]] = {
+    "sentinel_username": ("sentinel username", _text),
+    "sentinel_password": ("sentinel password", _text),
 }
 _TLS_OPTIONS: Final[dict[str, _Option]] = {
     "tls_ca_file": ("ca_file", _text),
@@ -295,6 +399,17 @@ def _require_str(value: object, field: str) -> str:
     if re.search("[\x00\ud800-\udfff]", value):
         raise InvalidInputError(field, "holds NUL or a lone surrogate")
     return value
+
+
+def _check_addresses(addresses: object, field: str) -> None:
+    if not isinstance(addresses, tuple):
+        raise InvalidInputError(field, "expected a tuple of (host, port)")
+    for address in cast("tuple[object, ...]", addresses):
+        if not isinstance(address, tuple) or len(cast("tuple[object, ...]", address)) != 2:
+            raise InvalidInputError(field, "expected a tuple of (host, port)")
+        host, port = cast("tuple[object, object]", address)
+        _require_str(host, field)
+        _require_int(port, field, 1, 65_535)
 
 
 def _require_bool(value: object, field: str) -> None:

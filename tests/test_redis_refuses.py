@@ -281,7 +281,7 @@ class TestServerRefuses:
         self, server: LocalServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         # Attempts at 0, 0.1, 0.2, 0.3 and 0.4 s, of which the loop is too busy to begin the last.
-        monkeypatch.setattr("greentic_session.redis.client._pause", lambda _attempt: 0.1)
+        monkeypatch.setattr("greentic_session.redis.trouble._pause", lambda _attempt: 0.1)
         async with store_at(server.url, deadline=0.45) as store, control(server) as client:
             await client.read("CONFIG", "SET", "min-replicas-to-write", "1")
             await warmed_up(store)

@@ -15,7 +15,7 @@ from greentic_session import (
     SessionKey,
     StoreUnavailableError,
 )
-from greentic_session.redis import client as client_module
+from greentic_session.redis import node as node_module
 from greentic_session.redis.client import RedisClient
 
 from .redis_rig import CTX, SEED, control, session, store_at, until, until_async
@@ -93,7 +93,7 @@ async def echoed(chunk: bytes) -> bytes:
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that stands still for a moment is taken for no stall of the server."""
-    monkeypatch.setattr(client_module, "_STALLED_SECS", 60.0)
+    monkeypatch.setattr(node_module, "_STALLED_SECS", 60.0)
 
 
 @pytest.mark.usefixtures("patient")
@@ -117,7 +117,7 @@ async def test_a_lone_command_leaves_at_once() -> None:
         for _ in range(50):
             call = asyncio.ensure_future(client.read("ECHO", "alone"))
             await asyncio.sleep(0)  # the call's own first step, and nothing after it
-            (wire,) = client._wires
+            (wire,) = node_of(client)._wires
             assert wire.in_flight == 1
             assert wire._out == []
             assert await call == b"alone"
@@ -156,7 +156,7 @@ async def test_cancelled_callers_cost_no_connection_and_cross_no_reply(
         assert crossed == 0
         assert client.in_flight == 0
         await client.read("PING")
-        assert all(wire.in_flight == 0 for wire in client._wires)
+        assert all(wire.in_flight == 0 for wire in node_of(client)._wires)
         # On a machine that stands still for a moment another wire may be opened, but none is lost.
         assert await received() - before == client.connections - 1
 
@@ -164,24 +164,24 @@ async def test_cancelled_callers_cost_no_connection_and_cross_no_reply(
 async def test_more_callers_than_room_wait_their_turn(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client_module, "_MOST_IN_FLIGHT", 4)
+    monkeypatch.setattr(node_module, "_MOST_IN_FLIGHT", 4)
     async with client_of(server.url, max_connections=2) as client:
         seen: list[int] = []
 
         async def call(number: int) -> None:
             assert int(await client.read("ECHO", number)) == number
-            seen.extend(wire.in_flight for wire in client._wires)
+            seen.extend(wire.in_flight for wire in node_of(client)._wires)
 
         await asyncio.gather(*(call(number) for number in range(500)))
         assert max(seen) <= 4
         assert client.connections <= 2
-        assert client._queue == type(client._queue)()
+        assert not node_of(client).queue
 
 
 async def test_who_is_cancelled_while_it_waits_for_room_gives_its_place_up(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client_module, "_MOST_IN_FLIGHT", 2)
+    monkeypatch.setattr(node_module, "_MOST_IN_FLIGHT", 2)
     async with client_of(server.url, max_connections=1) as client:
         for _ in range(50):
             calls = [asyncio.ensure_future(client.read("ECHO", n)) for n in range(20)]
@@ -190,7 +190,7 @@ async def test_who_is_cancelled_while_it_waits_for_room_gives_its_place_up(
                 call.cancel()
             done: list[Any] = await asyncio.gather(*calls, return_exceptions=True)
             assert [int(done[n]) for n in (0, 1, 2, 17, 18, 19)] == [0, 1, 2, 17, 18, 19]
-            assert not client._queue
+            assert not node_of(client).queue
 
 
 async def test_many_large_sessions_at_once(server: LocalServer) -> None:
@@ -213,7 +213,7 @@ async def test_a_wire_that_stalls_is_passed_over() -> None:
     async with Server(answer) as server, client_of(server.url) as client:
         await client.read("ECHO", "first")
         slow = asyncio.ensure_future(client.read("ECHO", "slow"))
-        await until(lambda: client._wires[0].in_flight == 1)
+        await until(lambda: node_of(client)._wires[0].in_flight == 1)
         # Whoever calls before the stall is noticed waits; the next have another connection.
         first = asyncio.ensure_future(client.read("ECHO", "quick"))
         await until(lambda: client.connections == 2 or _asked(client))
@@ -223,8 +223,13 @@ async def test_a_wire_that_stalls_is_passed_over() -> None:
         assert (await slow, await first) == (b"slow", b"quick")
 
 
+def node_of(client: RedisClient) -> node_module.Node:
+    (node,) = client._topology.nodes
+    return node
+
+
 def _asked(client: RedisClient) -> bool:
-    client._ready_wire(asyncio.get_running_loop().time())
+    node_of(client).ready_wire(asyncio.get_running_loop().time())
     return False
 
 

@@ -1,81 +1,85 @@
-"""Commands to one server: wires, attempts, one deadline per call.
+"""Commands to the servers of one store: attempts, one deadline per call.
 
 The driver opens connections; it neither pools nor retries here. Its pools raise or starve when
 callers outnumber connections, and its blind retries turn a lost reply to a compare-and-set into a
-false conflict. Concurrent callers share wires instead (:mod:`.wire`), and what a failure means is
-decided here.
+false conflict. Concurrent callers share wires instead (:mod:`.wire`, :mod:`.node`), which server is
+asked is the topology's (:mod:`.topology`), and what a failure means is decided here.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-import random
-import ssl
-from collections import deque
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, cast, final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar, cast, final
 
 import hiredis
-from redis.asyncio.connection import (
-    AbstractConnection,
-    Connection,
-    SSLConnection,
-    UnixDomainSocketConnection,
-)
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError, ResponseError
-from redis.maint_notifications import MaintNotificationsConfig
+from redis.exceptions import ResponseError
 
-from ..errors import OutcomeUnknownError, SessionError, StoreFullError, StoreUnavailableError
-from .faults import Fault, FaultKind, classify
-from .wire import Exchange, Wire
+from ..errors import DurabilityError, StoreUnavailableError
+from ..record import Verdict
+from .cluster import ClusterTopology
+from .faults import ForeignValueError, classify
+from .node import ClosedError, Node
+from .scripts import BARRIER
+from .sentinel import SentinelTopology
+from .topology import FAILURES, Standalone, Topology
+from .trouble import Trouble, attempt_ends_at
+from .wire import Exchange, Wire, WireLostError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Callable, Coroutine, Iterable, Sequence
 
     from ..config import RedisConfig
     from .scripts import Script
+
+    _Commands = Sequence["Command"] | Callable[[Node, float | None], Sequence["Command"]]
 
 __all__ = ["Command", "RedisClient", "Reply"]
 
 Argument = str | bytes | int
 Command = tuple[Argument, ...]
+_T = TypeVar("_T")
 Reply = Any  # Any: whatever RESP carries; each caller knows the type of its command's reply
 
 # Declared there for tuples of one.
 _pack: Final = cast("Callable[[Command], bytes]", getattr(hiredis, "pack_command"))  # noqa: B009
 
-_MOST_IN_FLIGHT: Final = 4096
-"""Exchanges on one wire before another is opened, or a caller waits."""
-_MOST_BYTES_IN_FLIGHT: Final = 8 << 20
-_SPARE_WIRES: Final = 4
-_STALLED_SECS: Final = 0.025
-"""A wire whose oldest exchange has waited longer is passed over for one of a few others."""
 _CLOSE_SECS: Final = 1.0
 """How long closing waits for the sockets to be closed, which takes the loop a tick or two."""
-_FIRST_PAUSE_SECS: Final = 0.005
-_LAST_PAUSE_SECS: Final = 0.1
-_LEAST_ATTEMPT_SECS: Final = 0.1
-_IN_TRANSIT_MS: Final = 0.5
-"""How long an attempt may take from here to where it is executed, for its age there."""
+_FRESH_STARTS: Final = 3
+"""So often a scan starts anew because names may have come to be elsewhere."""
+_ASKING: Final[Command] = ("ASKING",)
+_PING: Final[tuple[Command]] = (("PING",),)
+
+
+class ScanPosition(NamedTuple):
+    """Where a scan goes on.
+
+    :ivar version: of the topology when it began.
+    :ivar starts: how often it began.
+    :ivar ahead: servers not yet done, the one under way first.
+    :ivar cursor: of that one.
+    """
+
+    version: int
+    starts: int
+    ahead: tuple[Node, ...]
+    cursor: bytes | int
 
 
 @final
 class RedisClient:
-    """Runs commands and scripts on one server, within the loop that first used it.
+    """Runs commands and scripts, within the loop that first used it.
 
     :param config: checked configuration.
     """
 
     def __init__(self, config: RedisConfig) -> None:
         self._config: Final = config
+        self._acks: Final = config.acks
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._wires: Final[list[Wire]] = []
-        self._opening: asyncio.Task[None] | None = None
-        self._queue: Final[deque[asyncio.Future[None]]] = deque()
-        self._missing: Final[set[Script]] = set()
+        self._topology: Topology
         self._least_secs: Final = min(0.02, config.deadline_secs / 10)
         self._operation = 0
         self._closed = False
@@ -85,29 +89,122 @@ class RedisClient:
     @property
     def connections(self) -> int:
         """How many connections are open."""
-        return sum(not wire.is_lost for wire in self._wires)
+        if self._loop is None:
+            return 0
+        return sum(node.connections for node in self._topology.nodes)
 
     def deadline(self) -> float:
         """Return the time of the running loop by which a call that begins now must end."""
         return self._enter_loop().time() + self._config.deadline_secs
 
-    async def read(self, *command: Argument, until: float | None = None) -> Reply:
+    async def read(
+        self, *command: Argument, key: str | None = None, until: float | None = None
+    ) -> Reply:
         """Run a command that changes nothing.
 
+        :param key: the name that says which server is asked; any for ``None``.
         :param until: a :meth:`deadline`; ``None`` is one that begins now.
         :raises StoreUnavailableError: by the deadline.
         """
-        return (await self.read_many([command], until=until))[0]
+        return (await self._attempts(self._enter_loop(), key, (command,), until))[0]
 
     async def read_many(
+        self, commands: Sequence[Command], *, key: str, until: float | None = None
+    ) -> list[Reply]:
+        """Run several commands that change nothing, in one round trip to one server.
+
+        :param key: as in :meth:`read`.
+        :param until: as in :meth:`read`.
+        :raises StoreUnavailableError: by the deadline.
+        """
+        return await self._attempts(self._enter_loop(), key, commands, until)
+
+    async def read_each(
         self, commands: Sequence[Command], *, until: float | None = None
     ) -> list[Reply]:
-        """Run several commands that change nothing, in one round trip.
+        """Run commands that change nothing, each on the server of the name that it begins with, in
+        one round trip to each server.
 
         :param until: as in :meth:`read`.
         :raises StoreUnavailableError: by the deadline.
         """
-        return await self._attempts(self._enter_loop(), lambda _age: commands, until, None)
+        loop = self._enter_loop()
+        until = loop.time() + self._config.deadline_secs if until is None else until
+        replies: list[Reply] = [None] * len(commands)
+
+        async def fetch(indexes: Sequence[int]) -> None:
+            some = [commands[index] for index in indexes]
+            try:
+                found = await self._attempts(
+                    loop, str(some[0][1]), some, until, is_mixed=len(some) > 1
+                )
+            except ForeignValueError as error:
+                raise ForeignValueError(indexes[error.index]) from None
+            except _MovedOnError:
+                await _at_once(fetch, [[index] for index in indexes])
+                return
+            for index, reply in zip(indexes, found, strict=True):
+                replies[index] = reply
+
+        parts: dict[Node | None, list[int]] = {}
+        for index, command in enumerate(commands):
+            parts.setdefault(self._topology.node_of(str(command[1])), []).append(index)
+        unknown = parts.pop(None, ())
+        groups = [*parts.values(), *([index] for index in unknown)]
+        await (fetch(groups[0]) if len(groups) == 1 else _at_once(fetch, groups))
+        return replies
+
+    async def scan(
+        self, pattern: str, count: int, position: ScanPosition | None
+    ) -> tuple[list[bytes], ScanPosition | None]:
+        """Return some names that match, in all each at least once that is there from first to last.
+
+        Begins anew, a few times at most, when names may have come to be elsewhere meanwhile.
+
+        :param count: about how many names to look at.
+        :param position: what the call before returned; ``None`` begins.
+        :raises StoreUnavailableError: by the deadline.
+        """
+        loop = self._enter_loop()
+        until = loop.time() + self._config.deadline_secs
+        topology = self._topology
+        while True:
+            starts = 0 if position is None else position.starts
+            is_stale = position is None or (
+                position.version != topology.version and starts < _FRESH_STARTS
+            )
+            if position is None or is_stale:
+                await self._attempts(loop, None, _PING, until)  # so that nodes are known
+                position = ScanPosition(topology.version, starts + 1, (*topology.nodes,), 0)
+            command: Command = "SCAN", position.cursor, "MATCH", pattern, "COUNT", count
+            try:
+                cursor, names = await self._scan_at(position.ahead[0], command, until)
+            except _MovedOnError:
+                position = position._replace(version=-1, starts=min(starts, _FRESH_STARTS - 1))
+                continue
+            break
+        if int(cursor):
+            return names, position._replace(cursor=cursor)
+        if ahead := position.ahead[1:]:
+            return names, position._replace(ahead=ahead, cursor=0)
+        is_stale = position.version != topology.version and position.starts < _FRESH_STARTS
+        return names, position._replace(version=-1) if is_stale else None
+
+    async def ping(self) -> None:
+        """Ask every server that holds sessions for a sign of life.
+
+        :raises StoreUnavailableError: by the deadline.
+        """
+        loop = self._enter_loop()
+        until = loop.time() + self._config.deadline_secs
+        await self._attempts(loop, None, _PING, until)
+
+        async def ping(node: Node) -> None:
+            with suppress(_MovedOnError):  # it holds none any more
+                await self._attempts(loop, None, _PING, until, at=node)
+
+        if len(self._topology.nodes) > 1:
+            await _at_once(ping, self._topology.nodes)
 
     async def run(
         self,
@@ -116,69 +213,99 @@ class RedisClient:
         arguments: Sequence[Argument],
         *,
         until: float | None = None,
+        is_hint: bool = False,
     ) -> Reply:
         """Run a script that writes, once, however often it takes to hear of it.
 
-        :param keys: the names it touches.
+        :param keys: the names it touches, in one slot.
         :param arguments: what it is given beside operation id and age (ARGV 1 and 2).
         :param until: as in :meth:`read`.
+        :param is_hint: whether what it writes may be lost, so that replicas are not waited for.
         :raises StoreUnavailableError: by the deadline; nothing was written.
         :raises OutcomeUnknownError: by the deadline; it may have been executed.
+        :raises DurabilityError: it was executed, and too few replicas confirmed it.
         """
         loop = self._enter_loop()
         self._operation = (self._operation + 1) & 0xFFFF_FFFF_FFFF_FFFF
         operation = f"{self._operation:016x}"
+        wants_acks = self._acks > 0 and not is_hint
 
-        def command(age_ms: float | None) -> Sequence[Command]:
-            missing = script in self._missing
-            head: Command = ("EVAL", script.source) if missing else ("EVALSHA", script.sha1)
+        def commands(node: Node, age_ms: float | None) -> Sequence[Command]:
+            head: Command = (
+                ("EVAL", script.source) if script in node.missing else ("EVALSHA", script.sha1)
+            )
             age = "" if age_ms is None else f"{age_ms:.3f}"
-            return [(*head, len(keys), *keys, operation, age, *arguments)]
+            command = (*head, len(keys), *keys, operation, age, *arguments)
+            if wants_acks and age_ms is not None:
+                # WAIT counts from the last write of its own connection, and an attempt that is
+                # answered from the ring writes nothing.
+                return command, ("EVAL", BARRIER.source, 1, keys[0])
+            return (command,)
 
-        return (await self._attempts(loop, command, until, script))[0]
+        replies = await self._attempts(
+            loop, keys[0], commands, until, script=script, wants_acks=wants_acks
+        )
+        return replies[0]
 
     async def aclose(self) -> None:
         """Close every connection, idle or in use."""
         self._closed = True
         with suppress(StoreUnavailableError):
             self._enter_loop()  # those of another loop went with it
-        wires = [*self._wires]
-        for wire in wires:
-            wire.close()
-        self._wake(len(self._queue))
-        ends: list[asyncio.Future[None]] = [wire.ended for wire in wires]
-        if self._opening is not None:
-            self._opening.cancel()
-            ends.append(self._opening)
-        if ends:
-            await asyncio.wait(ends, timeout=_CLOSE_SECS)
+            ends = self._topology.close()
+            if ends:
+                await asyncio.wait(ends, timeout=_CLOSE_SECS)
 
-    async def _attempts(
+    async def _attempts(  # noqa: PLR0915 - each part of its own would cost every call a coroutine
         self,
         loop: asyncio.AbstractEventLoop,
-        commands: Callable[[float | None], Sequence[Command]],
+        key: str | None,
+        commands: _Commands,
         until: float | None,
-        script: Script | None,
+        *,
+        script: Script | None = None,
+        wants_acks: bool = False,
+        at: Node | None = None,
+        is_mixed: bool = False,
     ) -> list[Reply]:
+        """Try until it is done, refused for good, or too late.
+
+        :param key: as in :meth:`read`.
+        :param commands: them, or what returns them for a server, given the age in milliseconds of
+            an earlier attempt that may have been executed.
+        :param at: the server, whatever the key.
+        :param is_mixed: whether the commands are of several slots.
+        :raises _MovedOnError: ``at`` holds no sessions any more, or mixed commands were redirected.
+        """
         ends_at = loop.time() + self._config.deadline_secs if until is None else until
-        doubtful_since: float | None = None  # when the first attempt was sent that may have run
-        attempt = 0
+        topology = self._topology
+        trouble: Trouble | None = None
         self.in_flight += 1
         try:
             while True:
-                attempt += 1
                 started_at = loop.time()
-                give_up_at = _attempt_ends_at(started_at, ends_at)
+                give_up_at = attempt_ends_at(started_at, ends_at)
                 exchange: Exchange | None = None
+                node: Node | None = None
                 index = 0
                 try:
+                    if self._closed:
+                        raise ClosedError
+                    if at is not None and at not in topology.nodes:
+                        raise _MovedOnError
+                    asked = None if trouble is None else trouble.asked
+                    node = asked or at or topology.node_of(key)
+                    if node is None:
+                        node = await topology.locate(key, give_up_at)
                     # Whoever waits for room goes first.
-                    wire = None if self._queue else self._ready_wire(started_at)
+                    wire = None if node.queue else node.ready_wire(started_at)
                     if wire is None:
-                        wire = await self._next_wire(give_up_at)
+                        wire = await node.next_wire(give_up_at)
                     # Only now: time has passed, and another call may have loaded the script.
-                    age = None if doubtful_since is None else _age_ms(doubtful_since)
-                    given = commands(age)
+                    age = None if trouble is None else trouble.age_ms(loop.time())
+                    given = commands(node, age) if callable(commands) else commands
+                    if asked is not None:
+                        given = [part for command in given for part in (_ASKING, command)]
                     count = len(given)
                     packed = _pack(given[0]) if count == 1 else b"".join(map(_pack, given))
                     exchange = Exchange(
@@ -187,36 +314,65 @@ class RedisClient:
                     wire.send(exchange, packed)
                     reply: Reply = await exchange.future
                     replies: list[Reply] = [reply] if count == 1 else reply
+                    if asked is not None:
+                        replies = replies[1::2]
                     for index, reply in enumerate(replies):  # noqa: B007 - told to `classify`
                         if isinstance(reply, ResponseError):
                             raise reply
-                except (RedisError, OSError, EOFError) as error:  # TimeoutError is an OSError
+                    if wants_acks and replies[0][0] == Verdict.DONE:
+                        await self._confirm(wire, ends_at)
+                except FAILURES as error:
                     sent = exchange is not None and getattr(error, "sent", True)
                     fault = classify(error, sent=sent, index=index)
                     # A server's own words may quote what it was sent, a password among it.
                     cause = None if fault.told else error
                 else:
                     if script is not None:
-                        self._missing.discard(script)
+                        node.missing.discard(script)
                     return replies
+                trouble = trouble or Trouble(topology, script)
+                pause = trouble.meet(fault, node, started_at)
                 if self._closed:
                     fault = fault._replace(reason="the store is closed", code="unavailable")
-                if fault.kind is FaultKind.AMBIGUOUS and doubtful_since is None:
-                    doubtful_since = started_at
-                if fault.kind is FaultKind.NO_SCRIPT and script is not None:
-                    self._missing.add(script)
-                in_doubt = script is not None and doubtful_since is not None
-                pause = 0.0 if fault.kind is FaultKind.NO_SCRIPT else _pause(attempt)
+                elif is_mixed and fault.redirect is not None:
+                    raise _MovedOnError
                 # An attempt cut off as it begins would turn a plain refusal into a doubt.
                 too_late = loop.time() + pause + self._least_secs >= ends_at
                 if fault.error is not None or self._closed or too_late:
-                    raise _given_up(fault, in_doubt=in_doubt) from cause
+                    raise trouble.given_up(fault) from cause
                 await asyncio.sleep(pause)
                 if loop.time() >= ends_at:  # a busy loop woke this call late: send nothing more
-                    raise _given_up(fault, in_doubt=in_doubt) from cause
+                    raise trouble.given_up(fault) from cause
                 self.retries += 1
         finally:
             self.in_flight -= 1
+
+    async def _scan_at(
+        self, node: Node, command: Command, until: float
+    ) -> tuple[bytes, list[bytes]]:
+        loop = self._enter_loop()
+        replies = await self._attempts(loop, None, (command,), until, at=node)
+        return cast("tuple[bytes, list[bytes]]", replies[0])
+
+    async def _confirm(self, wire: Wire, until: float) -> None:
+        """Wait until enough replicas have what was written on a wire.
+
+        :raises DurabilityError: they have not by the deadline.
+        :raises WireLostError: nobody can tell.
+        """
+        confirmed = 0
+        while True:
+            try:
+                confirmed = await wire.confirmed(self._acks, until)
+            except ResponseError as error:
+                if str(error).startswith("UNBLOCKED"):  # the server became a replica meanwhile
+                    raise WireLostError(sent=True) from None
+                raise DurabilityError(confirmed, self._acks) from None
+            if confirmed >= self._acks:
+                return
+            loop = asyncio.get_running_loop()
+            if loop.time() + self._least_secs >= until:
+                raise DurabilityError(confirmed, self._acks)
 
     def _enter_loop(self) -> asyncio.AbstractEventLoop:
         try:
@@ -226,148 +382,29 @@ class RedisClient:
         if loop is not self._loop:
             # Wires and waiters belong to the loop that made them.
             self._loop = loop
-            self._wires.clear()
-            self._queue.clear()
-            self._opening = None
+            self._topology = _topology(self._config)
             # Counted on from a random start, and so that a forked process has a start of its own.
             self._operation = int.from_bytes(os.urandom(8))
         return loop
 
-    def _ready_wire(self, now: float) -> Wire | None:
-        """Return a wire that takes an exchange at once."""
-        if self._closed:
-            return None
-        stalled: Wire | None = None
-        for wire in self._wires:
-            if (
-                wire.is_full
-                or wire.in_flight >= _MOST_IN_FLIGHT
-                or wire.bytes_in_flight >= _MOST_BYTES_IN_FLIGHT
-            ):
-                continue
-            if now - wire.waits_since < _STALLED_SECS:
-                return wire
-            if stalled is None or wire.in_flight < stalled.in_flight:
-                stalled = wire
-        if stalled is not None and len(self._wires) < _SPARE_WIRES:
-            self._open_another()
-        return stalled
 
-    async def _next_wire(self, give_up_at: float) -> Wire:
-        """Wait for a wire: a new one if another may be opened, else for room on one."""
-        loop = asyncio.get_running_loop()
-        async with asyncio.timeout_at(give_up_at):
-            while True:
-                if self._closed:
-                    raise _ClosedError
-                wire = self._ready_wire(loop.time())
-                if wire is not None:
-                    return wire
-                self._open_another()
-                turn: asyncio.Future[None] = loop.create_future()
-                self._queue.append(turn)
-                try:
-                    await turn
-                finally:
-                    if turn.cancelled():
-                        with suppress(ValueError):
-                            self._queue.remove(turn)
-
-    def _open_another(self) -> None:
-        if self._opening is None and len(self._wires) < self._config.max_connections:
-            self._opening = asyncio.get_running_loop().create_task(
-                self._open(), name="greentic_session connection"
-            )
-
-    async def _open(self) -> None:
-        connection = _connection(self._config)
-        error: BaseException | None = None
-        wire: Wire | None = None
-        try:
-            async with asyncio.timeout(self._config.deadline_secs / 2):
-                await cast("Callable[[], Awaitable[None]]", connection.connect)()  # untyped there
-            wire = Wire(connection, self._on_free)
-            self._wires.append(wire)
-        except (RedisError, OSError, EOFError) as caught:
-            error = caught
-        finally:
-            self._opening = None
-            if wire is None:
-                await connection.disconnect(nowait=True)
-        self._wake(len(self._queue), None if self._wires else error)
-
-    def _on_free(self, wire: Wire) -> None:
-        if wire.is_lost:
-            with suppress(ValueError):
-                self._wires.remove(wire)
-            self._wake(len(self._queue))  # to open another
-        elif self._queue and not wire.is_full:
-            self._wake(_MOST_IN_FLIGHT - wire.in_flight)
-
-    def _wake(self, count: int, error: BaseException | None = None) -> None:
-        """Let callers who wait for a wire look for one, or tell them why there is none."""
-        queue = self._queue
-        while queue and count > 0:
-            turn = queue.popleft()
-            if turn.done():
-                continue
-            count -= 1
-            if error is None:
-                turn.set_result(None)
-            else:
-                turn.set_exception(error)
+class _MovedOnError(Exception):
+    """What was asked of a server has come to be elsewhere."""
 
 
-class _ClosedError(OSError):
-    """The client was closed: there will be no connection any more."""
+def _topology(config: RedisConfig) -> Topology:
+    if config.sentinel is not None:
+        return SentinelTopology(config, config.sentinel)
+    if config.cluster:
+        return ClusterTopology(config, config.cluster)
+    return Standalone(config)
 
 
-def _attempt_ends_at(started_at: float, ends_at: float) -> float:
-    # Half of what is left, so that a dead connection leaves time for a live one.
-    return min(ends_at, max((started_at + ends_at) / 2, started_at + _LEAST_ATTEMPT_SECS))
-
-
-def _age_ms(since: float) -> float:
-    return (asyncio.get_running_loop().time() - since) * 1000 + _IN_TRANSIT_MS
-
-
-def _pause(attempt: int) -> float:
-    most = min(_LAST_PAUSE_SECS, _FIRST_PAUSE_SECS * 2**attempt)
-    return random.uniform(most / 2, most)
-
-
-def _given_up(fault: Fault, *, in_doubt: bool) -> SessionError:
-    if isinstance(fault.error, OutcomeUnknownError):
-        return fault.error
-    # Out of memory is a script's own answer, given after it looked for an earlier attempt's trace.
-    if in_doubt and not isinstance(fault.error, StoreFullError):
-        return OutcomeUnknownError(fault.reason)
-    return fault.error or StoreUnavailableError(fault.reason, code=fault.code)
-
-
-def _connection(config: RedisConfig) -> AbstractConnection:
-    fields: dict[str, Any] = {  # Any: keyword arguments of differing types
-        "db": config.db,
-        "username": config.username,
-        "password": config.password,
-        "protocol": config.protocol,
-        # Attempts, deadlines and time-outs are this module's.
-        "retry": Retry(NoBackoff(), 0),
-        "socket_timeout": None,
-        "socket_connect_timeout": None,
-        "maint_notifications_config": MaintNotificationsConfig(enabled=False),
-    }
-    if config.unix_path is not None:
-        return UnixDomainSocketConnection(path=config.unix_path, **fields)
-    fields |= {"host": config.host, "port": config.port, "socket_keepalive": True}
-    tls = config.tls
-    if tls is None:
-        return Connection(**fields)
-    return SSLConnection(
-        ssl_ca_certs=tls.ca_file,
-        ssl_certfile=tls.cert_file,
-        ssl_keyfile=tls.key_file,
-        ssl_cert_reqs=ssl.CERT_REQUIRED if tls.verify else ssl.CERT_NONE,
-        ssl_check_hostname=tls.verify,
-        **fields,
-    )
+async def _at_once(step: Callable[[_T], Coroutine[Any, Any, None]], over: Iterable[_T]) -> None:
+    """Take a step for each, and raise the first error as it is."""
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            for each in over:
+                tasks.create_task(step(each))
+    except ExceptionGroup as group:
+        raise group.exceptions[0] from None

@@ -34,7 +34,33 @@ from .wire import WireLostError
 if TYPE_CHECKING:
     from ..errors import ErrorCode
 
-__all__ = ["Fault", "FaultKind", "ForeignValueError", "classify"]
+__all__ = ["Fault", "FaultKind", "ForeignValueError", "Redirect", "UnknownPlaceError", "classify"]
+
+
+class UnknownPlaceError(OSError):
+    """Nobody could be found who knows which server to ask.
+
+    :ivar reason: why, in the library's words.
+    """
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(reason)
+
+
+class Redirect(NamedTuple):
+    """Where a cluster keeps a slot (Redis cluster specification, "MOVED Redirection").
+
+    :ivar slot: its number.
+    :ivar host: empty for that of the server that says so.
+    :ivar port: TCP port.
+    :ivar is_ask: whether this is for one command only, while the slot moves.
+    """
+
+    slot: int
+    host: str
+    port: int
+    is_ask: bool
 
 
 class ForeignValueError(SessionError):
@@ -69,6 +95,8 @@ class Fault(NamedTuple):
     :ivar code: for the error that a caller gets if nothing helps.
     :ivar error: for ``PERMANENT``, the error to raise.
     :ivar told: whether the server said so itself.
+    :ivar word: the word by which it did.
+    :ivar redirect: for MOVED and ASK.
     """
 
     kind: FaultKind
@@ -76,8 +104,16 @@ class Fault(NamedTuple):
     code: ErrorCode = "unavailable"
     error: SessionError | None = None
     told: bool = False
+    word: str = ""
+    redirect: Redirect | None = None
+
+    @property
+    def is_of_place(self) -> bool:
+        """Whether another server than the one that was asked may know better."""
+        return not self.told or self.word in _OF_PLACE
 
 
+_OF_PLACE: Final = frozenset(("CLUSTERDOWN", "MASTERDOWN", "MOVED", "READONLY"))
 _WORD_OF_CLASS: Final = (
     (NoScriptError, "NOSCRIPT"),
     (OutOfMemoryError, "OOM"),
@@ -101,6 +137,7 @@ _NOT_EXECUTED: Final = frozenset(
         "TRYAGAIN",
     )
 )
+_REDIRECT: Final = re.compile(r"(?:MOVED |ASK )?([0-9]{1,5}) (.*):([0-9]{1,5})")
 _WORD: Final = re.compile(r"[A-Z][A-Z0-9]+(?= |$)")
 _WORD_IN_SCRIPT_ERROR: Final = re.compile(r"-([A-Z][A-Z0-9]+) ")
 
@@ -119,11 +156,14 @@ def classify(error: BaseException, *, sent: bool, index: int = 0) -> Fault:
         word = next((inner for inner in words if inner is not None), None)
     if word is not None:
         in_script = "script" in str(error)  # as each engine says where it was
-        return _judge_reply(word, index, in_script=in_script)._replace(told=True)
+        fault = _judge_reply(word, index, in_script=in_script)
+        return fault._replace(told=True, word=word, redirect=_redirect(word, str(error)))
     if _is_untrusted(error):
         reason = "the server's certificate is not trusted"
         refused = StoreUnavailableError(reason, code="unauthenticated")
         return Fault(FaultKind.PERMANENT, reason, refused.code, refused)
+    if isinstance(error, UnknownPlaceError):
+        return Fault(FaultKind.NOT_EXECUTED, error.reason)
     what = "did not answer in time" if _is_timeout(error) else "closed the connection"
     if sent:
         return Fault(FaultKind.AMBIGUOUS, f"the server {what}", _code(error))
@@ -158,6 +198,13 @@ def _judge_reply(word: str, index: int, *, in_script: bool) -> Fault:
     else:
         error = StoreUnavailableError(reason, code="internal")
     return Fault(FaultKind.PERMANENT, reason, error.code, error)
+
+
+def _redirect(word: str, text: str) -> Redirect | None:
+    found = _REDIRECT.fullmatch(text) if word in ("MOVED", "ASK") else None
+    if found is None:
+        return None
+    return Redirect(int(found[1]), found[2], int(found[3]), word == "ASK")
 
 
 def _word(error: BaseException) -> str | None:

@@ -8,6 +8,7 @@ from typing import Final, final
 
 __all__ = [
     "ANNOUNCE",
+    "BARRIER",
     "CLAIM",
     "CLEAR",
     "CREATE",
@@ -60,3 +61,4 @@ CLEAR: Final = Script("record", "remove", "events", "wait", "clear")
 
 ANNOUNCE: Final = Script("index", "announce")
 REINDEX: Final = Script("index", "events", "reindex")
+BARRIER: Final = Script("barrier")

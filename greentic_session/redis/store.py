@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ..config import RedisConfig
-    from .client import Argument, Reply
+    from .client import Argument, Reply, ScanPosition
 
 __all__ = ["RedisSessionStore"]
 
@@ -75,7 +75,7 @@ class RedisSessionStore(AsyncSessionStore[C], SupportsWaits):
 
     @override
     async def _ping(self) -> None:
-        await self._client.read("PING")
+        await self._client.ping()
 
     @override
     def statistics(self) -> StoreStatistics:
@@ -98,9 +98,8 @@ class RedisSessionStore(AsyncSessionStore[C], SupportsWaits):
     @override
     async def _read(self, scope: str, key: SessionKey, until: float | None) -> Record | None:
         try:
-            reply = await self._client.read(
-                "HMGET", self._names.record(scope, key), *_FIELDS, until=until
-            )
+            name = self._names.record(scope, key)
+            reply = await self._client.read("HMGET", name, *_FIELDS, key=name, until=until)
         except ForeignValueError:
             raise foreign(key) from None
         return _record(key, reply)
@@ -111,23 +110,23 @@ class RedisSessionStore(AsyncSessionStore[C], SupportsWaits):
             ("HMGET", self._names.record(scope, key), *_FIELDS) for key in keys
         ]
         try:
-            replies = await self._client.read_many(commands)
+            replies = await self._client.read_each(commands)
         except ForeignValueError as error:
             raise foreign(keys[error.index]) from None
         return [_record(key, reply) for key, reply in zip(keys, replies, strict=True)]
 
     @override
     async def _holders(self, key: SessionKey, until: float | None) -> Sequence[str]:
+        lookup = self._names.lookup(key)
         try:
-            reply: list[bytes] = await self._client.read(
-                "HKEYS", self._names.lookup(key), until=until
-            )
+            reply: list[bytes] = await self._client.read("HKEYS", lookup, key=lookup, until=until)
             scopes = [scope.decode(errors="replace") for scope in reply]
             if len(scopes) < 2:
                 return scopes
             # Some may have expired: the records tell, by the server's clock.
             alive: list[int] = await self._client.read_many(
                 [("HEXISTS", self._names.record(scope, key), "cas") for scope in scopes],
+                key=lookup,
                 until=until,
             )
         except ForeignValueError:
@@ -136,18 +135,14 @@ class RedisSessionStore(AsyncSessionStore[C], SupportsWaits):
 
     @override
     async def _page(self, scope: str, position: object | None, batch_size: int) -> Page:
-        # SCAN may give a name again while the server's table is resized: `seen` are those given.
-        cursor: bytes | int
+        # A name may be given again, while the server's table is resized or the scan begins anew:
+        # `seen` are those given.
+        at: ScanPosition | None
         seen: set[bytes]
-        cursor, seen = (
-            (0, set()) if position is None else cast("tuple[bytes, set[bytes]]", position)
+        at, seen = (
+            (None, set()) if position is None else cast("tuple[ScanPosition, set[bytes]]", position)
         )
-        following, found = cast(
-            "tuple[bytes, list[bytes]]",
-            await self._client.read(
-                "SCAN", cursor, "MATCH", self._names.pattern(scope), "COUNT", batch_size
-            ),
-        )
+        found, following = await self._client.scan(self._names.pattern(scope), batch_size, at)
         names = [name for name in dict.fromkeys(found) if name not in seen]
         seen.update(names)
         keys = [self._names.key_of(scope, name) for name in names]
@@ -155,7 +150,7 @@ class RedisSessionStore(AsyncSessionStore[C], SupportsWaits):
         live = [
             (key, record) for key, record in zip(keys, records, strict=True) if record is not None
         ]
-        return Page(live, (following, seen) if int(following) else None)
+        return Page(live, (following, seen) if following is not None else None)
 
     # --- writing -----------------------------------------------------------------------------
 

@@ -47,7 +47,7 @@ from .scripts import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .client import Argument, RedisClient, Reply
+    from .client import Argument, RedisClient, Reply, ScanPosition
     from .names import Names
 
 __all__ = ["RedisWaits"]
@@ -222,7 +222,7 @@ class RedisWaits(WaitBackend):
     ) -> Sequence[SeenEvent]:
         records = (self._names.record(scope, key) for key in keys)
         try:
-            replies: list[Reply] = await self._client.read_many(
+            replies: list[Reply] = await self._client.read_each(
                 [("ZRANGE", self._names.events(name), 0, -1, "WITHSCORES") for name in records],
                 until=until,
             )
@@ -242,7 +242,7 @@ class RedisWaits(WaitBackend):
         self, scope: str, keys: Sequence[SessionKey], until: float | None
     ) -> Sequence[Standing | None]:
         try:
-            replies: list[Reply] = await self._client.read_many(
+            replies: list[Reply] = await self._client.read_each(
                 [("HMGET", self._names.record(scope, key), *_STANDING) for key in keys],
                 until=until,
             )
@@ -254,15 +254,10 @@ class RedisWaits(WaitBackend):
     async def survey(
         self, scope: str, position: object | None
     ) -> tuple[Sequence[SessionKey], object | None]:
-        cursor, found = cast(
-            "tuple[bytes, list[bytes]]",
-            await self._client.read(
-                *("SCAN", cast("bytes", position) if position else 0),
-                *("MATCH", self._names.pattern(scope), "COUNT", _SURVEYED),
-            ),
+        found, following = await self._client.scan(
+            self._names.pattern(scope), _SURVEYED, cast("ScanPosition | None", position)
         )
-        keys = [self._names.key_of(scope, name) for name in found]
-        return keys, cursor if int(cursor) else None
+        return [self._names.key_of(scope, name) for name in found], following
 
     # --- on an index -------------------------------------------------------------------------
 
@@ -285,6 +280,7 @@ class RedisWaits(WaitBackend):
                         ("ZSCORE", self._names.events(index), event),
                         ("TIME",),
                     ],
+                    key=index,
                     until=until,
                 ),
             )
@@ -296,9 +292,10 @@ class RedisWaits(WaitBackend):
 
     @override
     async def all_hints(self, whose: WaitOwner, until: float | None) -> Sequence[tuple[str, Hint]]:
+        index = self._index(whose)
         try:
             reply: dict[bytes, bytes] | list[bytes] = await self._client.read(
-                "HGETALL", self._index(whose), until=until
+                "HGETALL", index, key=index, until=until
             )
         except ForeignValueError:
             raise _foreign_index() from None
@@ -367,7 +364,8 @@ class RedisWaits(WaitBackend):
         index = self._index(whose)
         names = index, self._names.events(index)
         try:
-            return await self._client.run(script, names, (self._grace_ms, *arguments), until=until)
+            parts = (self._grace_ms, *arguments)
+            return await self._client.run(script, names, parts, until=until, is_hint=True)
         except ForeignValueError:
             raise _foreign_index() from None
 

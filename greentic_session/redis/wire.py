@@ -31,6 +31,8 @@ _EARLY: Final = 8
 Flushing at the tick's end only makes client and server take turns."""
 _BUFFER_BYTES: Final = 1 << 20
 """What may wait for the socket before the wire counts as full."""
+_PATIENCE: Final = 0.8
+"""How much of the time for a confirmation the server may wait; the rest is for its answer."""
 _NOTHING: Final = object()
 
 
@@ -80,6 +82,7 @@ class Wire(asyncio.Protocol):
 
     :param connection: connected; it is an empty shell afterwards.
     :param on_free: called when in-flight commands were answered, or the wire was lost.
+    :ivar heard_at: when the server last sent something, on the loop's clock.
     """
 
     def __init__(self, connection: AbstractConnection, on_free: Callable[[Wire], None]) -> None:
@@ -90,9 +93,11 @@ class Wire(asyncio.Protocol):
         self._unsent = 0
         self._early = False
         self._scheduled = False
+        self._unconfirmed: list[asyncio.Future[int]] = []
+        self._confirm_by = 0.0
         self._watch: asyncio.TimerHandle | None = None
         self._watch_at = 0.0
-        self._heard_at = self._loop.time()
+        self.heard_at = self._loop.time()
         self.bytes_in_flight = 0
         self.is_lost = False
         self.ended: Final[asyncio.Future[None]] = self._loop.create_future()
@@ -145,6 +150,23 @@ class Wire(asyncio.Protocol):
             self._early = False
             self._flush()
 
+    def confirmed(self, acks: int, until: float) -> asyncio.Future[int]:
+        """Return the future of how many replicas have all that was written here so far.
+
+        Asked once for all who ask within a tick (``WAIT`` speaks of the whole connection), and
+        given up at the earliest of their times: who has more time asks again.
+
+        :param acks: how many are enough.
+        :param until: on the loop's clock.
+        """
+        waiter: asyncio.Future[int] = self._loop.create_future()
+        if not self._unconfirmed:
+            self._confirm_by = until
+            self._loop.call_soon(self._ask_replicas, acks)
+        self._confirm_by = min(self._confirm_by, until)
+        self._unconfirmed.append(waiter)
+        return waiter
+
     def close(self) -> None:
         """End the connection; whoever waits hears that it is lost."""
         self._transport.abort()
@@ -155,7 +177,7 @@ class Wire(asyncio.Protocol):
     @override
     def data_received(self, data: bytes) -> None:
         """Give each exchange its replies."""
-        self._heard_at = self._loop.time()
+        self.heard_at = self._loop.time()
         reader = self._reader
         waiting = self._waiting
         reader.feed(data)
@@ -212,6 +234,29 @@ class Wire(asyncio.Protocol):
         self._out.clear()
         self._unsent = 0
 
+    def _ask_replicas(self, acks: int) -> None:
+        waiters, self._unconfirmed = self._unconfirmed, []
+
+        def tell(answered: asyncio.Future[int]) -> None:
+            error = answered.exception()
+            for waiter in waiters:
+                if waiter.done():
+                    continue
+                if error is None:
+                    waiter.set_result(answered.result())
+                else:
+                    waiter.set_exception(error)
+
+        reply: asyncio.Future[int] = self._loop.create_future()
+        reply.add_done_callback(tell)
+        if self.is_lost:
+            reply.set_exception(WireLostError(sent=True))
+            return
+        now = self._loop.time()
+        left_ms = max(1, int((self._confirm_by - now) * _PATIENCE * 1000))
+        command = b"WAIT %d %d\r\n" % (acks, left_ms)
+        self.send(Exchange(reply, 1, len(command), now, self._confirm_by), command)
+
     def _watch_until(self, at: float) -> None:
         if self._watch is not None:
             self._watch.cancel()
@@ -225,7 +270,7 @@ class Wire(asyncio.Protocol):
             return
         now = self._loop.time()
         oldest = self._waiting[0]
-        silent_at = self._heard_at + oldest.give_up_at - oldest.sent_at
+        silent_at = self.heard_at + oldest.give_up_at - oldest.sent_at
         if now >= max(oldest.give_up_at, silent_at):
             self._transport.abort()
             self._lose(is_late=True)

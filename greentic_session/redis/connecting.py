@@ -1,0 +1,99 @@
+"""How the driver is asked for a connection."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from typing import TYPE_CHECKING, Any, cast
+
+from redis.asyncio.connection import (
+    AbstractConnection,
+    Connection,
+    SSLConnection,
+    UnixDomainSocketConnection,
+)
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.maint_notifications import MaintNotificationsConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from ..config import Address, RedisConfig, SentinelConfig
+
+__all__ = ["ask", "ask_once", "connect", "new_connection"]
+
+
+def new_connection(
+    config: RedisConfig, address: Address | None, *, of: SentinelConfig | None = None
+) -> AbstractConnection:
+    """Return a connection that is not open yet.
+
+    :param config: of the store.
+    :param address: of the server; ``None`` takes that of ``config``.
+    :param of: the configuration of the sentinels, if the server is one of them.
+    """
+    account = config if of is None else of
+    fields: dict[str, Any] = {  # Any: keyword arguments of differing types
+        "db": config.db if of is None else 0,
+        "username": account.username,
+        "password": account.password,
+        "protocol": config.protocol,
+        # Attempts, deadlines and time-outs are this package's.
+        "retry": Retry(NoBackoff(), 0),
+        "socket_timeout": None,
+        "socket_connect_timeout": None,
+        "maint_notifications_config": MaintNotificationsConfig(enabled=False),
+    }
+    if address is None and config.unix_path is not None:
+        return UnixDomainSocketConnection(path=config.unix_path, **fields)
+    host, port = address or (config.host, config.port)
+    fields |= {"host": host, "port": port, "socket_keepalive": True}
+    tls = config.tls
+    if tls is None:
+        return Connection(**fields)
+    return SSLConnection(
+        ssl_ca_certs=tls.ca_file,
+        ssl_certfile=tls.cert_file,
+        ssl_keyfile=tls.key_file,
+        ssl_cert_reqs=ssl.CERT_REQUIRED if tls.verify else ssl.CERT_NONE,
+        ssl_check_hostname=tls.verify,
+        **fields,
+    )
+
+
+async def connect(connection: AbstractConnection) -> None:
+    """Open a connection, greetings included."""
+    await cast("Callable[[], Awaitable[None]]", connection.connect)()  # untyped there
+
+
+async def ask(connection: AbstractConnection, *command: str) -> Any:  # Any: as in `Reply`
+    """Send a command on an open connection that nobody else uses, and return the reply.
+
+    :raises ResponseError: an error reply.
+    """
+    send = cast("Callable[..., Awaitable[None]]", connection.send_command)  # untyped there
+    await send(*command)
+    reply: Any = await cast("Callable[[], Awaitable[Any]]", connection.read_response)()  # so, too
+    return reply
+
+
+async def ask_once(
+    config: RedisConfig,
+    address: Address | None,
+    *command: str,
+    secs: float,
+    of: SentinelConfig | None = None,
+) -> Any:  # Any: as in `Reply`
+    """Open a connection for one command.
+
+    :param secs: limit on all of it.
+    :raises TimeoutError: at the limit.
+    """
+    connection = new_connection(config, address, of=of)
+    try:
+        async with asyncio.timeout(secs):
+            await connect(connection)
+            return await ask(connection, *command)
+    finally:
+        await connection.disconnect(nowait=True)

@@ -1,0 +1,220 @@
+"""One server: the wires to it, and the callers who wait for one."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections import deque
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final, final
+
+from redis.exceptions import RedisError, ResponseError
+
+from .connecting import ask, connect, new_connection
+from .wire import Wire
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from redis.asyncio.connection import AbstractConnection
+
+    from ..config import Address, RedisConfig
+    from .scripts import Script
+
+__all__ = ["ClosedError", "Node"]
+
+_LOG: Final = logging.getLogger("greentic_session")
+
+_MOST_IN_FLIGHT: Final = 4096
+"""Exchanges on one wire before another is opened, or a caller waits."""
+_MOST_BYTES_IN_FLIGHT: Final = 8 << 20
+_SPARE_WIRES: Final = 4
+_STALLED_SECS: Final = 0.025
+"""A wire whose oldest exchange has waited longer is passed over for one of a few others."""
+_POLICY: Final = re.compile(r"maxmemory_policy:([a-z-]+)")
+
+
+class ClosedError(OSError):
+    """The client was closed, or the server is none of its own any more."""
+
+
+@final
+class Node:
+    """The wires to one server, within one loop.
+
+    :param config: checked configuration.
+    :param address: of the server; ``None`` takes that of ``config``.
+    :param greet: what is said on each new connection before others use it; may raise.
+    :ivar missing: scripts that the server is known not to have.
+    :ivar answered_at: when it was last heard from, on the loop's clock.
+    :ivar losses: connections that were lost.
+    """
+
+    def __init__(
+        self,
+        config: RedisConfig,
+        address: Address | None,
+        greet: Callable[[AbstractConnection], Awaitable[None]] | None = None,
+    ) -> None:
+        self._config: Final = config
+        self.address: Final = address
+        self._greet: Final = greet
+        self._loop: Final = asyncio.get_running_loop()
+        self._wires: Final[list[Wire]] = []
+        self._ebbing: Final[set[Wire]] = set()
+        self._opening: asyncio.Task[None] | None = None
+        self._was_reached = False
+        self._closed = False
+        self.queue: Final[deque[asyncio.Future[None]]] = deque()
+        self.missing: Final[set[Script]] = set()
+        self.answered_at = 0.0
+        self.losses = 0
+
+    @property
+    def connections(self) -> int:
+        """How many connections are open."""
+        return sum(not wire.is_lost for wire in (*self._wires, *self._ebbing))
+
+    def ready_wire(self, now: float) -> Wire | None:
+        """Return a wire that takes an exchange at once."""
+        stalled: Wire | None = None
+        for wire in self._wires:
+            if (
+                wire.is_full
+                or wire.in_flight >= _MOST_IN_FLIGHT
+                or wire.bytes_in_flight >= _MOST_BYTES_IN_FLIGHT
+            ):
+                continue
+            if now - wire.waits_since < _STALLED_SECS:
+                return wire
+            if stalled is None or wire.in_flight < stalled.in_flight:
+                stalled = wire
+        if stalled is not None and len(self._wires) < _SPARE_WIRES:
+            self._open_another()
+        return stalled
+
+    async def next_wire(self, give_up_at: float) -> Wire:
+        """Wait for a wire: a new one if another may be opened, else for room on one.
+
+        :param give_up_at: on the loop's clock.
+        :raises TimeoutError: at that time.
+        :raises ClosedError: this node was closed.
+        """
+        async with asyncio.timeout_at(give_up_at):
+            while True:
+                if self._closed:
+                    raise ClosedError
+                wire = self.ready_wire(self._loop.time())
+                if wire is not None:
+                    return wire
+                self._open_another()
+                turn: asyncio.Future[None] = self._loop.create_future()
+                self.queue.append(turn)
+                try:
+                    await turn
+                finally:
+                    if turn.cancelled():
+                        with suppress(ValueError):
+                            self.queue.remove(turn)
+
+    def renew(self) -> None:
+        """Let every wire end when its callers have been answered; later callers get new ones."""
+        while self._wires:
+            wire = self._wires.pop()
+            if wire.in_flight:
+                self._ebbing.add(wire)
+            else:
+                wire.close()
+
+    def retire(self) -> None:
+        """Close when whoever is under way has been answered, and take nobody else."""
+        self._refuse()
+        self.renew()
+
+    def close(self) -> list[asyncio.Future[None]]:
+        """Close every connection, idle or in use; return what ends when they have ended."""
+        ends = self._refuse()
+        wires = [*self._wires, *self._ebbing]
+        for wire in wires:
+            wire.close()
+        return [*ends, *(wire.ended for wire in wires)]
+
+    def _refuse(self) -> list[asyncio.Future[None]]:
+        self._closed = True
+        ends: list[asyncio.Future[None]] = []
+        if self._opening is not None:
+            self._opening.cancel()
+            ends.append(self._opening)
+        self._wake(len(self.queue))
+        return ends
+
+    def _open_another(self) -> None:
+        if self._opening is None and len(self._wires) < self._config.max_connections:
+            self._opening = self._loop.create_task(self._open(), name="greentic_session connection")
+
+    async def _open(self) -> None:
+        connection = new_connection(self._config, self.address)
+        error: BaseException | None = None
+        wire: Wire | None = None
+        try:
+            async with asyncio.timeout(self._config.deadline_secs / 2):
+                await connect(connection)
+                if self._greet is not None:
+                    await self._greet(connection)
+                if not self._was_reached:
+                    self._was_reached = True
+                    await _warn_of_eviction(connection)
+            wire = Wire(connection, self._on_free)
+            self._wires.append(wire)
+            self.answered_at = self._loop.time()
+        except (RedisError, OSError, EOFError) as caught:
+            error = caught
+        finally:
+            self._opening = None
+            if wire is None:
+                await connection.disconnect(nowait=True)
+        self._wake(len(self.queue), None if self._wires else error)
+
+    def _on_free(self, wire: Wire) -> None:
+        if wire.is_lost:
+            self.losses += 1
+            self._ebbing.discard(wire)
+            with suppress(ValueError):
+                self._wires.remove(wire)
+            self._wake(len(self.queue))  # to open another
+            return
+        self.answered_at = wire.heard_at
+        if self._ebbing and wire in self._ebbing:
+            if not wire.in_flight:
+                wire.close()
+        elif self.queue and not wire.is_full:
+            self._wake(_MOST_IN_FLIGHT - wire.in_flight)
+
+    def _wake(self, count: int, error: BaseException | None = None) -> None:
+        """Let callers who wait for a wire look for one, or tell them why there is none."""
+        queue = self.queue
+        while queue and count > 0:
+            turn = queue.popleft()
+            if turn.done():
+                continue
+            count -= 1
+            if error is None:
+                turn.set_result(None)
+            else:
+                turn.set_exception(error)
+
+
+async def _warn_of_eviction(connection: AbstractConnection) -> None:
+    """Warn if the server drops keys when its memory is full, which loses sessions in silence."""
+    try:
+        told: object = await ask(connection, "INFO", "memory")
+    except ResponseError:
+        return  # the account may not ask
+    policy = _POLICY.search(told.decode(errors="replace") if isinstance(told, bytes) else str(told))
+    if policy is not None and policy[1] != "noeviction":
+        _LOG.warning(
+            "the server's maxmemory-policy is %s: when its memory is full it drops sessions "
+            "without an error; set it to noeviction",
+            policy[1],
+        )

@@ -1,0 +1,96 @@
+"""What becomes of a call that failed: tried again, where and when, or given up."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, Final, final
+
+from ..errors import OutcomeUnknownError, SessionError, StoreFullError, StoreUnavailableError
+from .faults import Fault, FaultKind
+
+if TYPE_CHECKING:
+    from .node import Node
+    from .scripts import Script
+    from .topology import Topology
+
+__all__ = ["Trouble", "attempt_ends_at"]
+
+_FIRST_PAUSE_SECS: Final = 0.005
+_LAST_PAUSE_SECS: Final = 0.1
+_LEAST_ATTEMPT_SECS: Final = 0.1
+_IN_TRANSIT_MS: Final = 0.5
+"""How long an attempt may take from here to where it is executed, for its age there."""
+_FREE_MOVES: Final = 5
+"""So many redirections of one call are followed at once."""
+
+
+@final
+class Trouble:
+    """The failed attempts of one call.
+
+    :param topology: where the call looks for its server.
+    :param script: what it runs, if it writes.
+    :ivar asked: the server that the next attempt asks, for that one attempt.
+    """
+
+    __slots__ = ("_attempts", "_doubtful_since", "_script", "_topology", "asked")
+
+    def __init__(self, topology: Topology, script: Script | None) -> None:
+        self._topology: Final = topology
+        self._script: Final = script
+        self._attempts = 0
+        self._doubtful_since: float | None = None
+        self.asked: Node | None = None
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether an attempt may have written."""
+        return self._script is not None and self._doubtful_since is not None
+
+    def age_ms(self, now: float) -> float | None:
+        """Return for how long an attempt may have been executed; ``None`` if none was."""
+        since = self._doubtful_since
+        return None if since is None else (now - since) * 1000 + _IN_TRANSIT_MS
+
+    def meet(self, fault: Fault, node: Node | None, started_at: float) -> float:
+        """Take note of a failed attempt, and return how long to wait before the next, in seconds.
+
+        :param node: the server it was meant for, if that was known.
+        :param started_at: when it began.
+        """
+        self._attempts += 1
+        self.asked = None
+        if fault.kind is FaultKind.AMBIGUOUS and self._doubtful_since is None:
+            self._doubtful_since = started_at
+        if node is None:
+            return _pause(self._attempts)
+        self._topology.blame(node, fault)
+        if fault.kind is FaultKind.NO_SCRIPT and self._script is not None:
+            node.missing.add(self._script)
+            return 0.0
+        redirect = fault.redirect
+        if redirect is None:
+            return _pause(self._attempts)
+        if redirect.is_ask:
+            self.asked = self._topology.node_at(redirect.host, redirect.port, told_by=node)
+        return 0.0 if self._attempts <= _FREE_MOVES else _pause(self._attempts)
+
+    def given_up(self, fault: Fault) -> SessionError:
+        """Return what the caller is told when there is no next attempt."""
+        if isinstance(fault.error, OutcomeUnknownError):
+            return fault.error
+        # Out of memory is a script's own answer, given after it looked for an earlier attempt's
+        # trace.
+        if self.in_doubt and not isinstance(fault.error, StoreFullError):
+            return OutcomeUnknownError(fault.reason)
+        return fault.error or StoreUnavailableError(fault.reason, code=fault.code)
+
+
+def attempt_ends_at(started_at: float, ends_at: float) -> float:
+    """Return when an attempt is given up, so that a dead connection leaves time for a live one."""
+    return min(ends_at, max((started_at + ends_at) / 2, started_at + _LEAST_ATTEMPT_SECS))
+
+
+def _pause(attempt: int) -> float:
+    most = min(_LAST_PAUSE_SECS, _FIRST_PAUSE_SECS * 2**attempt)
+    return random.uniform(most / 2, most)
