@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -60,17 +61,33 @@ def redis_binary() -> Path:
 class LocalServer:
     """A server process of one's own, on a unix socket and, if asked, a port of loopback.
 
-    Use with ``with``. Nothing is persisted; the folder goes with the server.
+    Use with ``with``. The folder goes with the server; what is in it outlives :meth:`kill`.
 
     :param binary: ``valkey-server`` or ``redis-server``.
     :param options: further command-line options, e.g. ``("--maxmemory", "50mb")``.
     :param tcp: whether to listen on a free port of 127.0.0.1 as well.
+    :param durable: whether each write is in an append-only file before it is acknowledged, so
+        that a server which was killed and started again has it. Otherwise nothing is persisted.
+    :param config: text of a configuration file, which Sentinel cannot do without; ``None`` has
+        none.
+    :ivar port: the port of 127.0.0.1, the same after a restart; set it before the start to have
+        a certain one.
     """
 
-    def __init__(self, binary: Path, options: tuple[str, ...] = (), *, tcp: bool = False) -> None:
+    def __init__(
+        self,
+        binary: Path,
+        options: tuple[str, ...] = (),
+        *,
+        tcp: bool = False,
+        durable: bool = False,
+        config: str | None = None,
+    ) -> None:
         self._binary: Final = binary
         self._options: Final = options
         self._tcp: Final = tcp
+        self._durable: Final = durable
+        self._config: Final = config
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self.port = 0
@@ -110,33 +127,66 @@ class LocalServer:
     ) -> None:
         self.stop()
 
+    @property
+    def is_running(self) -> bool:
+        """Whether there is a process, be it paused."""
+        return self._process is not None and self._process.poll() is None
+
     def start(self) -> None:
         """Start the server and wait until it answers.
 
         :raises RuntimeError: with the end of its log, if it does not within 20 s.
         """
+        self.launch()
+        ends_at = time.monotonic() + _START_SECS
+        while not self._answers():
+            if not self.is_running or time.monotonic() > ends_at:
+                tail = self.log_tail()
+                self.stop()
+                raise RuntimeError(f"{self._binary.name} did not start:\n{tail}")
+            time.sleep(0.01)  # a server that has come up tells nobody: it has to be asked again
+
+    def launch(self) -> None:
+        """Start the process, and do not wait for it to answer."""
         if self._folder is None:
             # Not below the test runner's folder: a socket's path is limited to about 100 bytes.
             self._folder = tempfile.TemporaryDirectory(prefix="gsrv-", dir=_short_folder())
+            if self._config is not None:
+                (self.folder / "server.conf").write_text(self._config, "utf-8")
         if self._tcp and not self.port:
             self.port = _free_port()
-        log = self.folder / "server.log"
+        config = () if self._config is None else (str(self.folder / "server.conf"),)
         arguments = [
-            *(str(self._binary), "--port", str(self.port), "--bind", "127.0.0.1"),
+            *(str(self._binary), *config, "--port", str(self.port), "--bind", "127.0.0.1"),
             *("--unixsocket", str(self.folder / "server.sock"), "--unixsocketperm", "700"),
-            *("--dir", str(self.folder), "--save", "", "--appendonly", "no"),
-            *("--logfile", str(log), "--daemonize", "no", *self._options),
+            *("--dir", str(self.folder), "--save", ""),
+            *("--appendonly", "yes" if self._durable else "no", "--appendfsync", "always"),
+            *("--logfile", str(self.folder / "server.log"), "--daemonize", "no", *self._options),
         ]
         self._process = subprocess.Popen(  # noqa: S603 - a binary the caller chose
             arguments, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
         )
-        ends_at = time.monotonic() + _START_SECS
-        while not self._answers():
-            if self._process.poll() is not None or time.monotonic() > ends_at:
-                tail = log.read_text(errors="replace")[-2000:] if log.exists() else "no log"
-                self.stop()
-                raise RuntimeError(f"{self._binary.name} did not start:\n{tail}")
-            time.sleep(0.01)  # a server that has come up tells nobody: it has to be asked again
+
+    def log_tail(self) -> str:
+        """Return the end of the server's log."""
+        log = self.folder / "server.log"
+        return log.read_text(errors="replace")[-2000:] if log.exists() else "no log"
+
+    def pause(self) -> None:
+        """Stop the process with SIGSTOP: it keeps its connections and answers nobody."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let a paused process go on."""
+        os.kill(self.pid, signal.SIGCONT)
+
+    def restart(self) -> None:
+        """Kill the process and start it again at the same place.
+
+        :raises RuntimeError: as :meth:`start`.
+        """
+        self.kill()
+        self.start()
 
     def kill(self) -> None:
         """End the process with SIGKILL; :meth:`start` starts it again at the same place."""
