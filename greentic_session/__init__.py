@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING
 from . import keys
 from .clock import Clock, ManualClock, SystemClock
 from .codec import Codec, CodecFactory, JsonCodec, MessagePackCodec, SessionBody
-from .config import MemoryConfig, RedisConfig, SessionBackendConfig, TlsConfig
+from .config import (
+    MemoryConfig,
+    RedisConfig,
+    SentinelConfig,
+    SessionBackendConfig,
+    TlsConfig,
+)
 from .errors import (
     AmbiguousKeyError,
     AmbiguousWaitError,
@@ -88,6 +94,7 @@ __all__ = [
     "RedisSessionStore",
     "ReplyScope",
     "ScopedSessionStore",
+    "SentinelConfig",
     "Session",
     "SessionBackendConfig",
     "SessionBody",

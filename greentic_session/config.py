@@ -14,7 +14,6 @@ from .errors import InvalidInputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from urllib.parse import SplitResult
 
 __all__ = [
     "DEFAULT_MAX_PAYLOAD_BYTES",
@@ -41,6 +40,8 @@ _SERVER_SCHEMES: Final = tuple(
     for name in ("redis", "rediss", "valkey", "valkeys")
 )
 _KNOWN_SCHEMES: Final = ("memory", *_SERVER_SCHEMES, "unix")
+# RFC 3986, appendix B; several hosts are more than the standard library's parser takes.
+_URL: Final = re.compile(r"([^:/?#]*)://([^/?#]*)([^?#]*)(?:\?([^#]*))?(?:#(.*))?", re.DOTALL)
 _SENTINEL_PORT: Final = 26_379
 
 Address = tuple[str, int]
@@ -235,21 +236,22 @@ def parse_url(url: str) -> SessionBackendConfig:
     """
     if not isinstance(cast("object", url), str):
         raise InvalidInputError("url", f"expected str, got {type(url).__name__}")
-    try:
-        parts = urlsplit(url)
-        account, _, places = parts.netloc.rpartition("@")
-        username, _, password = (unquote(part, errors="strict") for part in account.partition(":"))
-        path = unquote(parts.path, errors="strict")
-    except ValueError:
-        raise InvalidInputError("url", "cannot be parsed") from None
-    scheme = parts.scheme
-    if scheme not in _KNOWN_SCHEMES or "://" not in url:
+    parts = _URL.fullmatch(url)
+    scheme = parts[1].lower() if parts else ""
+    if parts is None or scheme not in _KNOWN_SCHEMES:
         known = ", ".join(f"{name}://" for name in _KNOWN_SCHEMES)
         raise InvalidInputError("url", f"unknown scheme; known are {known}")
-    if parts.fragment:
+    if parts[5]:
         raise InvalidInputError("url", "has a #fragment; write %23 for # in a password")
+    query = parts[4] or ""
     if scheme == "memory":
-        return _in_memory(parts)
+        return _in_memory(parts[2], parts[3], query)
+    account, _, places = parts[2].rpartition("@")
+    try:
+        username, _, password = (unquote(part, errors="strict") for part in account.partition(":"))
+        path = unquote(parts[3], errors="strict")
+    except ValueError:
+        raise InvalidInputError("url", "cannot be parsed") from None
     fields: dict[str, Any] = {}  # Any: keyword arguments of differing types, checked below
     if username:
         fields["username"] = username
@@ -271,7 +273,7 @@ def parse_url(url: str) -> SessionBackendConfig:
     is_tls = kind in ("rediss", "valkeys")
     if is_tls:
         known_options |= _TLS_OPTIONS
-    options = _options(parts.query, known_options)
+    options = _options(query, known_options)
     if is_tls:
         fields["tls"] = TlsConfig(**_taken(options, _TLS_OPTIONS))
     if many == "sentinel":
@@ -283,10 +285,10 @@ def parse_url(url: str) -> SessionBackendConfig:
     return config
 
 
-def _in_memory(parts: SplitResult) -> MemoryConfig:
-    if parts.netloc or parts.path not in ("", "/"):
+def _in_memory(place: str, path: str, query: str) -> MemoryConfig:
+    if place or path not in ("", "/"):
         raise InvalidInputError("url", "memory:// takes no host and no path")
-    config = MemoryConfig(**_options(parts.query, _MEMORY_OPTIONS))
+    config = MemoryConfig(**_options(query, _MEMORY_OPTIONS))
     config.check()
     return config
 
@@ -321,7 +323,8 @@ def _address(place: str, many: str) -> Address:
     except ValueError:
         raise InvalidInputError("url", "cannot be parsed") from None
     if not host:
-        raise InvalidInputError("url", "expected a host, or several joined by commas")
+        several = ", or several joined by commas" if many else ""
+        raise InvalidInputError("url", f"expected a host after ://{several}")
     default = _SENTINEL_PORT if many == "sentinel" else 6379
     return host, default if port is None else port
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from greentic_session.testing.servers import (
     redis_binary,
     valkey_binary,
 )
+from greentic_session.testing.topologies import ClusterRig, SentinelRig
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,6 +67,27 @@ def tcp_server_url() -> Iterator[str]:
     """URL of a Valkey server on a port of loopback."""
     with LocalServer(valkey_binary(), tcp=True) as server:
         yield server.tcp_url
+
+
+@pytest.fixture(scope="session")
+def sentinel_url() -> Iterator[str]:
+    """URL of a master with a replica, by the word of three sentinels."""
+    yield from _held(SentinelRig(valkey_binary(), replicas=1))
+
+
+@pytest.fixture(scope="session")
+def cluster_url() -> Iterator[str]:
+    """URL of a cluster of three masters."""
+    yield from _held(ClusterRig(valkey_binary(), replicas=0))
+
+
+def _held(rig: SentinelRig | ClusterRig) -> Iterator[str]:
+    # Each test has a loop of its own; a rig needs one only while it starts and stops.
+    asyncio.run(rig.__aenter__())
+    try:
+        yield rig.url
+    finally:
+        asyncio.run(rig.__aexit__(None, None, None))
 
 
 def _redis_or_skip() -> Path:

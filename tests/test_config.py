@@ -14,6 +14,7 @@ from greentic_session import (
     MemoryConfig,
     RedisConfig,
     RedisSessionStore,
+    SentinelConfig,
     SystemClock,
     TlsConfig,
     create_session_store,
@@ -42,6 +43,36 @@ GOOD: list[tuple[str, MemoryConfig | RedisConfig]] = [
     (
         "unix://:pw@/run/a%20b.sock?db=2",
         RedisConfig(unix_path="/run/a b.sock", db=2, password="pw"),
+    ),
+    (
+        "redis+cluster://u:p%40ss@h1:7000,h2,[::1]:7001?acks=2",
+        RedisConfig(
+            cluster=(("h1", 7000), ("h2", 6379), ("::1", 7001)),
+            username="u",
+            password="p@ss",
+            acks=2,
+        ),
+    ),
+    ("valkeys+cluster://h/0", RedisConfig(cluster=(("h", 6379),), tls=TLS)),
+    (
+        "valkey+sentinel://u:p@h1,h2:7000/my%20master/3",
+        RedisConfig(
+            sentinel=SentinelConfig(
+                addresses=(("h1", 26379), ("h2", 7000)), master_name="my master"
+            ),
+            username="u",
+            password="p",
+            db=3,
+        ),
+    ),
+    (
+        "rediss+sentinel://h1/name?sentinel_username=s&sentinel_password=t&tls_verify=no",
+        RedisConfig(
+            sentinel=SentinelConfig(
+                addresses=(("h1", 26379),), master_name="name", username="s", password="t"
+            ),
+            tls=TlsConfig(verify=False),
+        ),
     ),
     (
         "redis://h?namespace=a:b&deadline=0.5&max_connections=3&max_payload=9&protocol=2",
@@ -73,8 +104,21 @@ BAD = [
     ("memory://host", "url", "no host"),
     ("memory:///path", "url", "no host and no path"),
     ("memory://?namespace=x", "url", "unknown option namespace; known are max_payload, sweep_"),
-    ("redis://", "url", "expected redis://host"),
-    ("redis://h?colour=red", "url", "unknown option colour; known are deadline, max_connections"),
+    ("redis://", "url", "expected a host"),
+    ("redis://h?colour=red", "url", "unknown option colour; known are acks, deadline, max_conn"),
+    ("redis://h?acks=-1", "acks", "whole number"),
+    ("redis://h?acks=101", "acks", "from 0 to 100"),
+    ("redis://h1,h2", "url", "cannot be parsed"),
+    ("redis+cluster://", "url", "expected a host after ://, or several joined by commas"),
+    ("redis+cluster://h1,,h2", "url", "expected a host"),
+    ("redis+cluster://h1:70000", "url", "cannot be parsed"),
+    ("redis+cluster://h1/1", "db", "a cluster has number 0 only"),
+    ("redis+cluster://h1?sentinel_password=x", "url", "unknown option sentinel_password"),
+    ("redis+sentinel://h1:1,h2:2", "url", "expected redis+sentinel://host,host/master_name"),
+    ("redis+sentinel://h1/", "url", "master_name"),
+    ("redis+sentinel://h1/name/one", "db", "whole number"),
+    ("redis+sentinel://h1/name?sentinel_password=", "sentinel_password", "not empty"),
+    ("unix+cluster:///run/socket", "url", "unknown scheme"),
     ("redis://h?tls_verify=no", "url", "unknown option tls_verify"),
     ("rediss://h?tls_verify=maybe", "tls_verify", "yes or no"),
     ("rediss://h?tls_ca_file=/no/such", "ca_file", "is no file"),
@@ -125,6 +169,9 @@ def test_what_is_no_url_and_no_configuration_is_refused(not_a_url: Any) -> None:
         f"mysql://user:{SECRET}@h",
         f"redis://user:1?{SECRET}@h/0",
         f"redis://user:{SECRET}@h#x",
+        f"redis+cluster://user:{SECRET}@h1:bad,h2",
+        f"redis+sentinel://user:{SECRET}@h1,h2",
+        f"redis+sentinel://h1/name?sentinel_password={SECRET}&sentinel_password={SECRET}",
     ],
 )
 def test_a_password_appears_in_no_error(url: str) -> None:
@@ -132,6 +179,40 @@ def test_a_password_appears_in_no_error(url: str) -> None:
         create_session_store(url)
     shown = f"{caught.value} {caught.value!r} {caught.value.__cause__!r}"
     assert SECRET not in shown
+
+
+def test_a_sentinels_password_appears_in_no_repr() -> None:
+    config = RedisConfig.from_url(f"redis+sentinel://h/name?sentinel_password={SECRET}")
+    assert config.sentinel is not None
+    assert config.sentinel.password == SECRET
+    assert SECRET not in repr(config)
+    assert "name" in repr(config)
+
+
+SENTINEL = SentinelConfig(addresses=(("h", 26379),), master_name="mymaster")
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"sentinel": SENTINEL, "cluster": (("h", 1),)}, "unix_path, sentinel, cluster"),
+        ({"sentinel": SENTINEL, "unix_path": "/run/socket"}, "unix_path, sentinel, cluster"),
+        ({"sentinel": "h"}, "sentinel"),
+        ({"sentinel": msgspec.structs.replace(SENTINEL, addresses=())}, "sentinel.addresses"),
+        ({"sentinel": msgspec.structs.replace(SENTINEL, master_name="")}, "sentinel.master_name"),
+        ({"sentinel": msgspec.structs.replace(SENTINEL, password="")}, "sentinel.password"),
+        ({"cluster": [("h", 1)]}, "cluster"),
+        ({"cluster": (("h", 0),)}, "cluster"),
+        ({"cluster": (("", 1),)}, "cluster"),
+        ({"cluster": ("h:1",)}, "cluster"),
+        ({"cluster": (("h", 1),), "db": 1}, "db"),
+        ({"acks": True}, "acks"),
+    ],
+)
+def test_a_bad_place_is_refused_by_name(fields: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        create_session_store(RedisConfig(**fields))
+    assert caught.value.field == field
 
 
 def test_a_password_appears_in_no_repr() -> None:

@@ -57,6 +57,22 @@ class TestValkeyResp2(Contract):
             yield harness
 
 
+class TestSentinel(Contract):
+    """What a master writes is confirmed by a replica."""
+
+    @pytest.fixture
+    async def harness(self, sentinel_url: str) -> AsyncIterator[RedisHarness]:
+        async with RedisHarness(f"{sentinel_url}?acks=1") as harness:
+            yield harness
+
+
+class TestCluster(Contract):
+    @pytest.fixture
+    async def harness(self, cluster_url: str) -> AsyncIterator[RedisHarness]:
+        async with RedisHarness(cluster_url) as harness:
+            yield harness
+
+
 # A backend that this machine lacks is one skipped test that names it and says why, not a thousand.
 if NO_REDIS is None:
 

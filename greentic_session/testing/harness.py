@@ -141,8 +141,7 @@ class RedisHarness(_Harness):
         /,
     ) -> bool:
         suppressed = await super().__aexit__(exc_type, exc, traceback)
-        for name in await self.residue():
-            await self.client.read("DEL", name)
+        await self._each("DEL", await self.residue())
         await self.client.aclose()
         return bool(suppressed)
 
@@ -163,26 +162,31 @@ class RedisHarness(_Harness):
     async def advance(self, secs: float) -> None:
         """As :meth:`StoreHarness.advance`."""
         names = await self.residue()
-        if names:
+        if self.config.cluster:
+            for name in names:
+                await self.client.read("EVAL", _AGE, 1, name, round(secs * 1000), key=name)
+        elif names:
             await self.client.read("EVAL", _AGE, len(names), *names, round(secs * 1000))
 
     async def forget_indexes(self) -> None:
         """As :meth:`StoreHarness.forget_indexes`."""
-        names = [name for name in await self.residue() if name.startswith(self._indexes)]
-        if names:
-            await self.client.read("DEL", *names)
+        names = await self.residue()
+        await self._each("DEL", [name for name in names if name.startswith(self._indexes)])
 
     async def residue(self) -> list[str]:
         """As :meth:`StoreHarness.residue`: the names in the namespace."""
         names: set[str] = set()
-        cursor: bytes | int = 0
+        position = None
         while True:
-            cursor, found = await self.client.read(
-                "SCAN", cursor, "MATCH", f"{self.config.namespace}:*", "COUNT", 1000
-            )
+            pattern = f"{self.config.namespace}:*"
+            found, position = await self.client.scan(pattern, 1000, position)
             names.update(name.decode() for name in found)
-            if int(cursor) == 0:
+            if position is None:
                 return sorted(names)
+
+    async def _each(self, command: str, names: list[str]) -> None:
+        for name in names:  # of many slots, perhaps
+            await self.client.read(command, name, key=name)
 
 
 # Makes every record older, by the expiry that the server has of it: one that a script forgot to
