@@ -362,16 +362,20 @@ class RedisClient:
         """
         confirmed = 0
         while True:
+            is_late = False
             try:
                 confirmed = await wire.confirmed(self._acks, until)
             except ResponseError as error:
                 if str(error).startswith("UNBLOCKED"):  # the server became a replica meanwhile
                     raise WireLostError(sent=True) from None
-                raise DurabilityError(confirmed, self._acks) from None
+                is_late = True  # the account may not ask
+            except WireLostError:
+                is_late = True
+                if asyncio.get_running_loop().time() + self._least_secs < until:
+                    raise
             if confirmed >= self._acks:
                 return
-            loop = asyncio.get_running_loop()
-            if loop.time() + self._least_secs >= until:
+            if is_late or asyncio.get_running_loop().time() + self._least_secs >= until:
                 raise DurabilityError(confirmed, self._acks)
 
     def _enter_loop(self) -> asyncio.AbstractEventLoop:

@@ -7,6 +7,7 @@ import logging
 import re
 from collections import deque
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Final, final
 
 from redis.exceptions import RedisError, ResponseError
@@ -46,6 +47,7 @@ class Node:
     :param config: checked configuration.
     :param address: of the server; ``None`` takes that of ``config``.
     :param greet: what is said on each new connection before others use it; may raise.
+    :param on_silence: called now and then while callers wait and the server says nothing.
     :ivar missing: scripts that the server is known not to have.
     :ivar answered_at: when it was last heard from, on the loop's clock.
     :ivar losses: connections that were lost.
@@ -56,10 +58,12 @@ class Node:
         config: RedisConfig,
         address: Address | None,
         greet: Callable[[AbstractConnection], Awaitable[None]] | None = None,
+        on_silence: Callable[[Node], None] | None = None,
     ) -> None:
         self._config: Final = config
         self.address: Final = address
         self._greet: Final = greet
+        self._on_silence: Final = None if on_silence is None else partial(on_silence, self)
         self._loop: Final = asyncio.get_running_loop()
         self._wires: Final[list[Wire]] = []
         self._ebbing: Final[set[Wire]] = set()
@@ -165,7 +169,7 @@ class Node:
                 if not self._was_reached:
                     self._was_reached = True
                     await _warn_of_eviction(connection)
-            wire = Wire(connection, self._on_free)
+            wire = Wire(connection, self._on_free, self._on_silence)
             self._wires.append(wire)
             self.answered_at = self._loop.time()
         except (RedisError, OSError, EOFError) as caught:

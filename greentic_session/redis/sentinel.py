@@ -64,7 +64,7 @@ class SentinelTopology(LookingTopology):
         old = self._node
         if old is not None and old.address == address:
             return False
-        self._node = Node(self._config, address, _require_master)
+        self._node = Node(self._config, address, _require_master, self._suspect)
         # What was under way at the old one is told so, and repeated at the new one.
         self._replaced(old=() if old is None else (old,), abort=True)
         return True

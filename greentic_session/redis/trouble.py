@@ -70,7 +70,9 @@ class Trouble:
             return 0.0
         redirect = fault.redirect
         if redirect is None:
-            return _pause(self._attempts)
+            # A slot that moves is whole again as soon as a few names have followed.
+            moves = fault.word == "TRYAGAIN"
+            return _pause(1 if moves else self._attempts)
         if redirect.is_ask:
             self.asked = self._topology.node_at(redirect.host, redirect.port, told_by=node)
         return 0.0 if self._attempts <= _FREE_MOVES else _pause(self._attempts)
