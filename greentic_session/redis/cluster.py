@@ -156,9 +156,15 @@ class ClusterTopology(LookingTopology):
             if "cluster support disabled" in str(error):
                 raise UnknownPlaceError("the server is no part of a cluster") from None
             raise
-        shards: list[_Shard] = [
-            (first, last, (master[0], master[1])) for first, last, master, *_ in reply
-        ]
+        try:
+            shards: list[_Shard] = [
+                (int(first), int(last), (master[0], int(master[1])))
+                for first, last, master, *_ in reply
+            ]
+        except (TypeError, ValueError, IndexError):
+            raise UnknownPlaceError(
+                "the answer of a server of the cluster cannot be read"
+            ) from None
         if not shards:
             raise UnknownPlaceError("the cluster has no slots assigned")
         return address, shards

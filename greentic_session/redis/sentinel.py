@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, final
 
+from redis.exceptions import NoPermissionError
+
 from .._compat import override
 from .connecting import ask, ask_once
 from .faults import UnknownPlaceError
@@ -91,12 +93,18 @@ class SentinelTopology(LookingTopology):
             # Who answered is asked first the next time.
             self._addresses.remove(address)
             self._addresses.insert(0, address)
-            host, port = found
-            return host.decode(), int(port)
+            try:
+                host, port = found
+                return host.decode(), int(port)
+            except (TypeError, ValueError):
+                failure = UnknownPlaceError("a sentinel's answer cannot be read")
         raise failure or UnknownPlaceError("no sentinel answered")
 
 
 async def _require_master(connection: AbstractConnection) -> None:
-    role, *_ = await ask(connection, "ROLE")
+    try:
+        role, *_ = await ask(connection, "ROLE")
+    except NoPermissionError:
+        return  # a replica refuses writes, and is left then
     if role != b"master":
         raise UnknownPlaceError("the server that the sentinels name is no master yet")
