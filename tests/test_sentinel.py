@@ -22,6 +22,7 @@ from greentic_session.testing.servers import valkey_binary
 from greentic_session.testing.topologies import SentinelRig
 
 from .fleet import CTX, Fleet, numbered
+from .redis_proxy import Fate, Proxy, first_script_of_each_key
 from .redis_rig import SEED
 
 if TYPE_CHECKING:
@@ -202,3 +203,31 @@ async def test_what_the_sentinels_do_not_know_is_said(
         with pytest.raises(StoreUnavailableError) as caught:
             await store.ping()
         assert caught.value.reason == reason
+
+
+async def test_a_write_whose_reply_was_lost_is_confirmed_too(rig: SentinelRig) -> None:
+    """WAIT speaks of its own connection's writes; the retry, answered from the ring, makes one."""
+    namespace = f"test:{uuid4().hex}"
+    master, replicas = await rig.master(), await rig.replicas()
+    query = f"namespace={namespace}&acks=2"
+    async with (
+        Proxy(master.port, first_script_of_each_key(Fate.LOSE)) as proxy,
+        create_session_store(f"{proxy.url}?{query}&deadline=8") as lossy,
+        create_session_store(f"{proxy.url}?{query}&deadline=1.5") as hasty,
+        store_of(rig, namespace=namespace) as direct,
+    ):
+        await direct.create(numbered(SessionKey("other"), 1))  # the server knows the script
+        cas = await lossy.create(numbered(SessionKey("victim-confirmed"), 1))
+        assert cas.value == 1
+        assert lossy.statistics().retries == 1
+        for replica in replicas:
+            rig.pause(replica)
+        try:
+            with pytest.raises(DurabilityError) as caught:
+                await hasty.create(numbered(SessionKey("victim-unconfirmed"), 1))
+            assert caught.value.confirmed == 0
+            assert hasty.statistics().retries == 1
+        finally:
+            for replica in replicas:
+                rig.resume(replica)
+        assert await direct.get(SessionKey("victim-unconfirmed"), ctx=CTX) is not None

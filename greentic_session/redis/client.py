@@ -319,7 +319,7 @@ class RedisClient:
                     for index, reply in enumerate(replies):  # noqa: B007 - told to `classify`
                         if isinstance(reply, ResponseError):
                             raise reply
-                    if wants_acks and replies[0][0] == Verdict.DONE:
+                    if wants_acks and _is_done(replies[0]):
                         await self._confirm(wire, ends_at)
                 except FAILURES as error:
                     sent = exchange is not None and getattr(error, "sent", True)
@@ -390,6 +390,11 @@ class RedisClient:
             # Counted on from a random start, and so that a forked process has a start of its own.
             self._operation = int.from_bytes(os.urandom(8))
         return loop
+
+
+def _is_done(reply: Reply) -> bool:
+    # A script's shortest answer is a number: that it is done, and when.
+    return isinstance(reply, int) or reply[0] == Verdict.DONE
 
 
 class _MovedOnError(Exception):
