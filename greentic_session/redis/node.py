@@ -10,10 +10,10 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final, final
 
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisError
 
-from .connecting import ask, connect, new_connection
-from .wire import Wire
+from .connecting import ask_all, connect, new_connection
+from .wire import Identity, Wire
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -34,6 +34,7 @@ _SPARE_WIRES: Final = 4
 _STALLED_SECS: Final = 0.025
 """A wire whose oldest exchange has waited longer is passed over for one of a few others."""
 _POLICY: Final = re.compile(r"maxmemory_policy:([a-z-]+)")
+_RUN: Final = re.compile(r"run_id:([0-9a-f]+)")
 
 
 class ClosedError(OSError):
@@ -79,6 +80,10 @@ class Node:
     def connections(self) -> int:
         """How many connections are open."""
         return sum(not wire.is_lost for wire in (*self._wires, *self._ebbing))
+
+    def has(self, wire: Wire) -> bool:
+        """Return whether a wire leads to this server."""
+        return wire in self._wires or wire in self._ebbing
 
     def ready_wire(self, now: float) -> Wire | None:
         """Return a wire that takes an exchange at once."""
@@ -166,10 +171,8 @@ class Node:
                 await connect(connection)
                 if self._greet is not None:
                     await self._greet(connection)
-                if not self._was_reached:
-                    self._was_reached = True
-                    await _warn_of_eviction(connection)
-            wire = Wire(connection, self._on_free, self._on_silence)
+                identity = await self._introduce(connection)
+            wire = Wire(connection, self._on_free, self._on_silence, identity)
             self._wires.append(wire)
             self.answered_at = self._loop.time()
         except (RedisError, OSError, EOFError) as caught:
@@ -179,6 +182,23 @@ class Node:
             if wire is None:
                 await connection.disconnect(nowait=True)
         self._wake(len(self.queue), None if self._wires else error)
+
+    async def _introduce(self, connection: AbstractConnection) -> Identity | None:
+        """Learn how the server calls the connection, and the first time how it treats sessions."""
+        questions: list[tuple[str, ...]] = [("CLIENT", "ID"), ("INFO", "server")]
+        if not self._was_reached:
+            questions.append(("INFO", "memory"))
+        number, server, *more = await ask_all(connection, *questions)
+        self._was_reached = True
+        policy = _POLICY.search(_told(more[0])) if more else None
+        if policy is not None and policy[1] != "noeviction":
+            _LOG.warning(
+                "the server's maxmemory-policy is %s: when its memory is full it drops sessions "
+                "without an error; set it to noeviction",
+                policy[1],
+            )
+        run = _RUN.search(_told(server))
+        return Identity(run[1], number) if run and isinstance(number, int) else None
 
     def _on_free(self, wire: Wire) -> None:
         if wire.is_lost:
@@ -209,16 +229,8 @@ class Node:
                 turn.set_exception(error)
 
 
-async def _warn_of_eviction(connection: AbstractConnection) -> None:
-    """Warn if the server drops keys when its memory is full, which loses sessions in silence."""
-    try:
-        told: object = await ask(connection, "INFO", "memory")
-    except ResponseError:
-        return  # the account may not ask
-    policy = _POLICY.search(told.decode(errors="replace") if isinstance(told, bytes) else str(told))
-    if policy is not None and policy[1] != "noeviction":
-        _LOG.warning(
-            "the server's maxmemory-policy is %s: when its memory is full it drops sessions "
-            "without an error; set it to noeviction",
-            policy[1],
-        )
+def _told(reply: object) -> str:
+    """Return what INFO says; nothing if the account may not ask."""
+    if isinstance(reply, bytes):
+        return reply.decode(errors="replace")
+    return reply if isinstance(reply, str) else ""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final, cast, final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast, final
 
 import hiredis
 from redis.exceptions import ConnectionError as DriverConnectionError
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from redis.asyncio.connection import AbstractConnection
 
-__all__ = ["Exchange", "Wire", "WireLostError"]
+__all__ = ["Exchange", "Identity", "Wire", "WireLostError"]
 
 _EARLY: Final = 8
 """After the first command of a tick has left, so many more leave together, and then the rest.
@@ -50,6 +50,17 @@ class WireLostError(OSError):
         super().__init__("the connection did not answer" if is_late else "the connection was lost")
         self.sent = sent
         self.is_late = is_late
+
+
+class Identity(NamedTuple):
+    """A connection as its server knows it.
+
+    :ivar run: of the server's process.
+    :ivar number: never given to another connection of that process.
+    """
+
+    run: str
+    number: int
 
 
 @final
@@ -86,6 +97,7 @@ class Wire(asyncio.Protocol):
     :param connection: connected; it is an empty shell afterwards.
     :param on_free: called when in-flight commands were answered, or the wire was lost.
     :param on_silence: called when somebody has waited for a while and the server has said nothing.
+    :param identity: the connection's, if the server tells.
     :ivar heard_at: when the server last sent something, on the loop's clock.
     """
 
@@ -94,10 +106,12 @@ class Wire(asyncio.Protocol):
         connection: AbstractConnection,
         on_free: Callable[[Wire], None],
         on_silence: Callable[[], None] | None = None,
+        identity: Identity | None = None,
     ) -> None:
         self._loop: Final = asyncio.get_running_loop()
         self._on_free: Final = on_free
         self._on_silence: Final = on_silence
+        self.identity: Final = identity
         self._waiting: Final[deque[Exchange]] = deque()
         self._out: Final[list[bytes]] = []
         self._unsent = 0
