@@ -107,8 +107,11 @@ def _contained() -> Generator[FoundServer]:
     try:
         from .containers import IMAGE_VARIABLE, ContainerServer, find_image
     except ModuleNotFoundError as error:
-        missing = f"{error.name} is not installed (extra [testing-containers])"
-        raise ServerNotFoundError(missing) from error
+        missing = (error.name or "").partition(".")[0]
+        if missing not in ("docker", "testcontainers"):
+            raise
+        why = f"{missing} is not installed (extra [testing-containers])"
+        raise ServerNotFoundError(why) from error
     with ExitStack() as stack:
         try:
             server = stack.enter_context(ContainerServer(find_image()))
