@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import core, settings
 
+from greentic_session.testing.engine import docker_engine
+from greentic_session.testing.image import build_image
 from greentic_session.testing.ladder import climb, rungs
 from greentic_session.testing.servers import (
     LocalServer,
@@ -146,6 +148,16 @@ def redis_url() -> Iterator[str]:
     """URL of a Redis server of this test process, where there is a ``redis-server`` on PATH."""
     with LocalServer(_redis_or_skip()) as server:
         yield server.url
+
+
+@pytest.fixture(scope="session")
+def engine() -> None:
+    """Skip where no Docker engine answers, else let it have our image."""
+    try:
+        with docker_engine() as client:
+            build_image(client)
+    except ServerNotFoundError as error:
+        pytest.skip(str(error))  # because an engine is more than a newcomer need have
 
 
 @pytest.fixture(params=["valkey", "redis"])

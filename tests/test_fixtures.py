@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from greentic_session.testing.containers import IMAGE_VARIABLE
 from greentic_session.testing.harness import RedisHarness
 from greentic_session.testing.ladder import LADDER_VARIABLE, URL_VARIABLE, climb, rungs
-from greentic_session.testing.servers import ServerNotFoundError
 
 from .redis_rig import session
 from .test_readme import BLOCKS
@@ -65,15 +65,6 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.fixture
-def engine() -> None:
-    try:
-        with climb(["container"]):
-            pass
-    except ServerNotFoundError as error:
-        pytest.skip(str(error))  # because a Docker engine is more than a newcomer need have
-
-
 # --- the ladder ----------------------------------------------------------------------------------
 
 
@@ -82,7 +73,9 @@ def test_a_given_url_is_used(project: Path, valkey_url: str) -> None:
 
 
 @pytest.mark.usefixtures("engine")
-def test_a_container_is_used_before_the_wheel() -> None:
+def test_a_container_is_used_before_the_wheel(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (URL_VARIABLE, LADDER_VARIABLE, IMAGE_VARIABLE):
+        monkeypatch.delenv(name, raising=False)
     with climb() as found:
         assert found.rung == "container"
 

@@ -49,6 +49,7 @@ _COMMAND: Final = ["--save", "", "--appendonly", "no", "--protected-mode", "no"]
 _UNASKED_PULL_SECS: Final = 30.0
 _ASKED_PULL_SECS: Final = 300.0
 _START_SECS: Final = 20.0
+_PUBLISH_SECS: Final = 2.0
 _STOP_SECS: Final = 10.0
 _LOOPBACK: Final = "127.0.0.1"
 
@@ -210,11 +211,15 @@ class ContainerServer:
     def _reached(self, container: DockerContainer) -> str:
         """Wait until the server answers; return the URL at which it does."""
         ends_at = time.monotonic() + _START_SECS
+        settles_at = ends_at
         while time.monotonic() < ends_at:
             details: dict[str, Any] = _details(container)
-            for host, port in _addresses(container, details):
+            for rank, (host, port) in enumerate(_addresses(container, details)):
                 if _answers(host, port):
-                    return f"redis://{host}:{port}"
+                    if rank == 0 or time.monotonic() > settles_at:
+                        return f"redis://{host}:{port}"
+                    # The server is up: the port that leads to it is now, or will never be.
+                    settles_at = min(settles_at, time.monotonic() + _PUBLISH_SECS)
             if details["State"]["Status"] in ("exited", "dead"):
                 break
             time.sleep(0.01)  # a server that has come up tells nobody: it has to be asked again

@@ -7,6 +7,7 @@ Extra: ``[testing-containers]``.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -17,7 +18,7 @@ import tarfile
 from pathlib import Path
 from typing import Any, Final
 
-from docker.errors import ImageNotFound
+from docker.errors import APIError, ImageNotFound
 
 from .engine import ENGINE_ERRORS, docker_engine
 from .servers import ServerNotFoundError, valkey_binary
@@ -54,7 +55,8 @@ def build_image(client: Any) -> str:
         )
     content = _content(valkey_binary())
     digest = _digest(content)
-    if _built_digest(client) == digest:
+    before = _built(client)
+    if before is not None and before.labels.get(_DIGEST_LABEL) == digest:
         return LOCAL_IMAGE
     repository, tag = LOCAL_IMAGE.split(":")
     settings = [*_SETTINGS, f"LABEL {_DIGEST_LABEL}={digest}"]
@@ -62,24 +64,29 @@ def build_image(client: Any) -> str:
     reply = client.api.import_image_from_data(content, repository, tag, changes=settings)
     if (failure := json.loads(reply.splitlines()[-1])).get("error"):
         raise ServerNotFoundError(f"the engine made no image: {failure['error']}")
+    if before is not None:
+        # It has lost its name to the new one. Unless a container runs on it, it is of no use.
+        with contextlib.suppress(APIError):
+            client.images.remove(before.id)
     return LOCAL_IMAGE
 
 
 def is_built(client: Any) -> bool:
     """Tell whether the engine has the image, of the binary that is installed now if any is."""
-    built = _built_digest(client)
+    built = _built(client)
+    if built is None:
+        return False
     try:
-        return built is not None and built == _digest(_content(valkey_binary()))
+        return bool(built.labels.get(_DIGEST_LABEL) == _digest(_content(valkey_binary())))
     except ServerNotFoundError:
         return True
 
 
-def _built_digest(client: Any) -> str | None:
+def _built(client: Any) -> Any:
     try:
-        labels = client.images.get(LOCAL_IMAGE).labels
+        return client.images.get(LOCAL_IMAGE)
     except ImageNotFound:
         return None
-    return str(labels.get(_DIGEST_LABEL, ""))
 
 
 def _digest(content: bytes) -> str:
