@@ -234,22 +234,25 @@ def test_leaves_sessions_behind(session_store_url, valkey_namespace):
 """
 
 
+@pytest.fixture(params=["valkey_url", "cluster_url"])
+def url(request: pytest.FixtureRequest) -> str:
+    return str(request.getfixturevalue(request.param))
+
+
 @pytest.mark.anyio
-async def test_what_a_test_stored_is_removed_and_nothing_else(
-    project: Path, valkey_url: str
-) -> None:
+async def test_what_a_test_stored_is_removed_and_nothing_else(project: Path, url: str) -> None:
     (project / "test_plain.py").write_text(LEAVING)
-    async with RedisHarness(valkey_url) as neighbour:
+    async with RedisHarness(url) as neighbour:
         store = await neighbour.open()
         await store.put(session())
         before = await neighbour.residue()
         assert before
-        given = f"{valkey_url}?protocol=2&namespace={neighbour.config.namespace}"
+        given = f"{url}?protocol=2&namespace={neighbour.config.namespace}"
         told = run(project, environ={URL_VARIABLE: given})
         namespace = told.partition("namespace ")[2].partition(".")[0]
         assert namespace.startswith("test:")
         assert namespace != neighbour.config.namespace
-        async with RedisHarness(valkey_url, namespace=namespace) as theirs:
+        async with RedisHarness(url, namespace=namespace) as theirs:
             assert await theirs.residue() == []
         assert await neighbour.residue() == before
 
