@@ -59,8 +59,8 @@ class Figures(NamedTuple):
     :ivar us: µs per EVALSHA by the server's own count, median of the rounds.
     :ivar ratios: to ``bare``, median of each round's own ratio.
     :ivar field_ratios: to ``bare_fields``.
-    :ivar quiet_us: mean of the quietest quarter of the rounds: the server counts wall time, so a busy
-        machine adds to it, and most to what takes longest.
+    :ivar quiet_us: mean of the quietest quarter of the rounds: the server counts wall time, so a
+        busy machine adds to it, and most to what takes longest.
     """
 
     us: Costs
