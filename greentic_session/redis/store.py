@@ -164,11 +164,11 @@ class RedisSessionStore(AsyncSessionStore[C], SupportsWaits):
 
     @override
     async def _update_cas(self, draft: Draft, expected: Cas, until: float | None) -> Outcome:
-        following = Cas(value=expected.value + 1, incarnation=expected.incarnation)
-        slot = f"op{following.value % 8}"  # see ``lua/record.lua``
-        token = expected.incarnation, expected.value, following.value, slot
+        following = expected.value + 1
+        slot = f"op{following % 8}"  # see ``lua/record.lua``
+        token = expected.incarnation, expected.value, following, slot
         return await self._run(
-            UPDATE_CAS, *_place(draft), *_state(draft), *token, until=until, following=following
+            UPDATE_CAS, *_place(draft), *_state(draft), *token, until=until, expected=expected
         )
 
     @override
@@ -207,7 +207,7 @@ class RedisSessionStore(AsyncSessionStore[C], SupportsWaits):
         key: SessionKey,
         *arguments: Argument,
         until: float | None = None,
-        following: Cas | None = None,
+        expected: Cas | None = None,
     ) -> Outcome:
         until = self._client.deadline() if until is None else until
         names = self._names.of_session(scope, key)
@@ -217,8 +217,8 @@ class RedisSessionStore(AsyncSessionStore[C], SupportsWaits):
             reply = await self._client.run(script, names, (scope, *arguments), until=until)
         except ForeignValueError:
             raise foreign(key) from None
-        if following is not None and type(reply) is int:  # the time alone
-            return Outcome(Verdict.DONE, following.value, following.incarnation, reply)
+        if expected is not None and type(reply) is int:  # the time alone
+            return Outcome(Verdict.DONE, expected.value + 1, expected.incarnation, reply)
         outcome = outcome_of(key, reply)
         if len(reply) > _TOKEN_REPLY:  # the session waits
             await self._waits.follow(

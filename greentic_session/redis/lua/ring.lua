@@ -1,1 +1,3 @@
+-- Where the script remembers itself: see record.lua.
+
 local RING = 'ops'

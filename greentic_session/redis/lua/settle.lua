@@ -30,6 +30,7 @@ end
 if version ~= ARGV[8] or incarnation ~= ARGV[7] then return conflict(ops) end
 local how = ARGV[10]
 if ARGV[13] ~= '' then call('ZCARD', KEYS[3]) end  -- should another type stand there, fail here
+if how ~= 'save' then call('HLEN', KEYS[2]) end  -- and under the lookup's name
 local where = waits_on
 if how == 'finish' then
   keep = ARGV[16]
@@ -38,7 +39,6 @@ else
   if how ~= 'save' then
     -- Nothing refuses HDEL, and once a script has written, the server lets it finish. So a turn can be
     -- completed when memory is full.
-    call('HLEN', KEYS[2])  -- should another type stand there, fail here
     forget_claim()
   end
   if how == 'complete' then call('HDEL', KEYS[1], 'wait', 'since') end
