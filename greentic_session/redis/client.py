@@ -117,7 +117,7 @@ class RedisClient:
         :param until: as in :meth:`read`.
         :raises StoreUnavailableError: by the deadline.
         """
-        return await self._attempts(self._enter_loop(), key, commands, until)
+        return await self._attempts(self._enter_loop(), key, commands, until) if commands else []
 
     async def read_each(
         self, commands: Sequence[Command], *, until: float | None = None
