@@ -69,18 +69,19 @@ class Server:
         self._writers.append(writer)
         self.connections += 1
         try:
-            while chunk := await reader.read(1 << 20):
-                if b"CLIENT" in chunk and b"SETINFO" in chunk:  # the driver's greeting
-                    writer.write(b"+OK\r\n" * chunk.count(b"SETINFO"))
-                    continue
-                if ours := len(re.findall(rb"INFO|\r\nID\r\n", chunk)):  # our own greeting
-                    writer.write(b"-NOPERM no permissions\r\n" * ours)
-                    continue
-                self.chunks.append(chunk)
-                reply = await self._answer(chunk)
-                if reply is None:
-                    return
-                writer.write(reply)
+            with suppress(ConnectionError):  # as the client may end it
+                while chunk := await reader.read(1 << 20):
+                    if b"CLIENT" in chunk and b"SETINFO" in chunk:  # the driver's greeting
+                        writer.write(b"+OK\r\n" * chunk.count(b"SETINFO"))
+                        continue
+                    if ours := len(re.findall(rb"INFO|\r\nID\r\n", chunk)):  # our own greeting
+                        writer.write(b"-NOPERM no permissions\r\n" * ours)
+                        continue
+                    self.chunks.append(chunk)
+                    reply = await self._answer(chunk)
+                    if reply is None:
+                        return
+                    writer.write(reply)
         finally:
             writer.close()
             with suppress(OSError):
