@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -12,8 +11,9 @@ import pytest
 
 from greentic_session import Cas
 from greentic_session.testing.history import Ending, Operation, Verb
-from greentic_session.testing.linearizability import Ruling, check_history
+from greentic_session.testing.linearizability import check_history
 from greentic_session.testing.planting import Flaw, simulate
+from greentic_session.testing.verdict import Ruling
 from greentic_session.testing.version_order import check_versions
 
 from .brute_force import has_an_order
@@ -143,9 +143,8 @@ def test_the_search_agrees_with_trying_every_order() -> None:
     assert blamed > orderly[False] * 0.6
 
 
-# --- by hand -----------------------------------------------------------------------------------------
+# --- by hand --------------------------------------------------------------------------------------
 
-_STAMPS = count(1)
 A1, A2, A3 = (Cas(value=value, incarnation="a" * 32) for value in (1, 2, 3))
 B1 = Cas(value=1, incarnation="b" * 32)
 
@@ -253,9 +252,7 @@ def test_many_writes_of_unknown_outcome_are_no_burden() -> None:
 
 def test_a_violation_is_explained_without_what_was_written() -> None:
     history = planted(Flaw.STALE_READ, random.Random(SEED))
-    stale = next(
-        one for one in history if one.client == "witness" and one.verb is Verb.GET
-    )
+    stale = next(one for one in history if one.client == "witness" and one.verb is Verb.GET)
     for check in (check_history, check_versions):
         verdict = check(history)
         assert stale.number in verdict.operations

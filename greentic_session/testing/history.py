@@ -21,8 +21,7 @@ import os
 import time
 from enum import Enum
 from itertools import count
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Self, final
+from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar, final
 
 import msgspec
 
@@ -32,7 +31,6 @@ from ..errors import (
     DecodeError,
     DurabilityError,
     InvalidInputError,
-    OutcomeUnknownError,
     SessionExistsError,
     SessionNotFoundError,
     StoreUnavailableError,
@@ -41,7 +39,8 @@ from ..errors import (
 from ..model import C, Cas, Session, SessionKey, TenantCtx, Versioned
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
+    from pathlib import Path
     from types import TracebackType
 
     from ..store import AsyncSessionStore
@@ -55,6 +54,8 @@ __all__ = [
     "Verb",
     "merged",
 ]
+
+_T = TypeVar("_T")
 
 MARK_LABEL: Final = "greentic.history.mark"
 """The label of a session that names the operation which wrote it."""
@@ -251,11 +252,7 @@ class History:
         name = type(error).__name__
         if isinstance(error, CasConflictError):
             return self.end(
-                operation,
-                *(Ending.REFUSED,),
-                expected=error.expected,
-                token=error.current,
-                error=name,
+                operation, Ending.REFUSED, expected=error.expected, token=error.current, error=name
             )
         if isinstance(error, (SessionExistsError, SessionNotFoundError)):
             return self.end(operation, Ending.REFUSED, error=name)
@@ -346,9 +343,8 @@ class RecordedStore(Generic[C]):
             operation = self._history.note(operation, before=_mark(before), mark=mark)
             return session
 
-        call = self._store.mutate(key, noted, ctx=ctx, attempts=attempts)
         try:
-            written = await call
+            written = await self._store.mutate(key, noted, ctx=ctx, attempts=attempts)
         except BaseException as error:
             self._history.fail(operation, error)
             raise
@@ -362,9 +358,7 @@ class RecordedStore(Generic[C]):
         self._history.end(operation, Ending.DONE, found=found)
         return found
 
-    async def delete(
-        self, key: SessionKey, *, ctx: TenantCtx, expected: Cas | None = None
-    ) -> bool:
+    async def delete(self, key: SessionKey, *, ctx: TenantCtx, expected: Cas | None = None) -> bool:
         """As :meth:`AsyncSessionStore.delete`."""
         name = _name(ctx, key)
         operation = self._history.begin(self.name, name, Verb.DELETE, expected=expected)
@@ -388,7 +382,7 @@ class RecordedStore(Generic[C]):
         self._history.end(operation, Ending.DONE, token=cas)
         return cas
 
-    async def _followed(self, operation: Operation, call: Awaitable[Any]) -> Any:
+    async def _followed(self, operation: Operation, call: Awaitable[_T]) -> _T:
         try:
             return await call
         except BaseException as error:

@@ -1,5 +1,5 @@
-"""Whether a history has an order: is there a sequence of its operations, each at one instant
-between its invocation and its return, in which every one says what a single session would have said?
+"""Whether a history has an order: a sequence of its operations, each at one instant between its
+invocation and its return, in which every one is told what a single session would have said.
 
 The search is that of Wing and Gong ("Testing and verifying concurrent objects", 1993) with the
 memory of Lowe ("Testing for linearizability", 2017): what was tried is a set of operations and the
@@ -18,62 +18,18 @@ from collections import defaultdict
 from enum import Enum
 from typing import TYPE_CHECKING, Final, final
 
-import msgspec
-
 from .history import Ending, Operation, Verb
+from .verdict import Ruling, Verdict, by_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from ..model import Cas
 
-__all__ = ["DEFAULT_STEPS", "Ruling", "Verdict", "by_key", "check_history", "check_key"]
+__all__ = ["DEFAULT_STEPS", "check_history", "check_key"]
 
 DEFAULT_STEPS: Final = 2_000_000
 """Placements that a search tries before it gives up: some seconds."""
-
-
-class Ruling(Enum):
-    """What a checker found."""
-
-    HOLDS = "holds"
-    VIOLATED = "violated"
-    UNDECIDED = "undecided"
-    """The search was longer than allowed."""
-
-
-@final
-class Verdict(msgspec.Struct, frozen=True, kw_only=True):
-    """What a checker says.
-
-    :ivar ruling: what it found.
-    :ivar explanation: why, naming operations by number, verb and token; never a payload.
-    :ivar operations: numbers of the operations at fault, as far as it can tell.
-    :ivar steps: how much work it was.
-    """
-
-    ruling: Ruling
-    explanation: str = ""
-    operations: tuple[int, ...] = ()
-    steps: int = 0
-
-    @property
-    def holds(self) -> bool:
-        """Whether the history is as it must be. An undecided one does not hold."""
-        return self.ruling is Ruling.HOLDS
-
-    @property
-    def is_violation(self) -> bool:
-        """Whether the history cannot have come about in a store that keeps its promises."""
-        return self.ruling is Ruling.VIOLATED
-
-
-def by_key(operations: Iterable[Operation]) -> dict[str, list[Operation]]:
-    """Return each key's operations, in order of invocation."""
-    keys: defaultdict[str, list[Operation]] = defaultdict(list)
-    for operation in sorted(operations, key=lambda one: (one.invoked_at, one.number)):
-        keys[operation.key].append(operation)
-    return dict(keys)
 
 
 def check_history(operations: Iterable[Operation], *, max_steps: int = DEFAULT_STEPS) -> Verdict:
@@ -171,7 +127,7 @@ class _Search:
             )
 
     def _prune(self, seen: set[str]) -> None:
-        """Let writes that nobody saw, and that do the same, go in the order of their invocations."""
+        """Let writes that nobody saw, and that do the same, go in the order they were invoked."""
         last: dict[tuple[Verb, str, Cas | None], int] = {}
         for move in self._moves:
             if not move.is_unknown or move.mark in seen:
@@ -185,32 +141,16 @@ class _Search:
     def run(self, max_steps: int) -> Verdict:
         if self._clash is not None:
             return self._clash
-        moves = self._moves
-        size = len(moves)
-        # A list of invocations and returns, linked so that those of what is placed can be lifted
-        # out and put back. Entry n < size is a move's invocation, n + size its return.
-        entries = [(move.operation.invoked_at, 0, bit) for bit, move in enumerate(moves)]
-        for bit, move in enumerate(moves):
-            at = move.operation.returned_at
-            if at is not None and not move.is_unknown:
-                entries.append((at, 1, bit + size))  # equal stamps are concurrent
-        entries.sort()
-        head = 2 * size
-        after = [-1] * (head + 1)
-        ahead = [-1] * (head + 1)
-        last = head
-        for _, _, entry in entries:
-            after[last], ahead[entry] = entry, last
-            last = entry
-        open_ends = len(entries) - size
+        moves, size = self._moves, len(self._moves)
+        line = _Line(moves)
         placed = 0
         state: _State = None
         stack: list[tuple[int, _State]] = []
         tried: set[tuple[int, _State]] = set()
         furthest: tuple[int, list[int], _State, int] = (-1, [], None, -1)
         steps = 0
-        entry = after[head]
-        while open_ends:
+        entry = line.first()
+        while line.open_ends:
             if entry < size:
                 steps += 1
                 if steps > max_steps:
@@ -223,13 +163,10 @@ class _Search:
                         tried.add(reached)
                         stack.append((entry, state))
                         placed, state = reached
-                        _lift(entry, ahead, after)
-                        if not move.is_unknown:
-                            _lift(entry + size, ahead, after)
-                            open_ends -= 1
-                        entry = after[head]
+                        line.lift(entry)
+                        entry = line.first()
                         continue
-                entry = after[entry]
+                entry = line.after[entry]
                 continue
             # A return that nothing led up to: what was placed last goes elsewhere.
             at = moves[entry - size].operation.returned_at or 0
@@ -238,13 +175,9 @@ class _Search:
             if not stack:
                 return self._violated(*furthest[1:], steps)
             entry, state = stack.pop()
-            move = moves[entry]
-            placed &= ~move.bit
-            if not move.is_unknown:
-                _put_back(entry + size, ahead, after)
-                open_ends += 1
-            _put_back(entry, ahead, after)
-            entry = after[entry]
+            placed &= ~moves[entry].bit
+            line.put_back(entry)
+            entry = line.after[entry]
         return Verdict(ruling=Ruling.HOLDS, steps=steps)
 
     def _apply(self, move: _Move, state: _State, placed: int) -> _State | _Impossible:
@@ -402,15 +335,58 @@ def _told_something(operations: Sequence[Operation]) -> list[Operation]:
     ]
 
 
-def _lift(entry: int, ahead: list[int], after: list[int]) -> None:
-    before, behind = ahead[entry], after[entry]
-    after[before] = behind
-    if behind >= 0:
-        ahead[behind] = before
+@final
+class _Line:
+    """Invocations and returns in their order, linked: what is placed is lifted out, and put back.
 
+    Entry ``n`` below the number of moves is a move's invocation, that number higher its return.
 
-def _put_back(entry: int, ahead: list[int], after: list[int]) -> None:
-    before, behind = ahead[entry], after[entry]
-    after[before] = entry
-    if behind >= 0:
-        ahead[behind] = entry
+    :ivar after: the entry that follows each.
+    :ivar open_ends: how many returns there are.
+    """
+
+    def __init__(self, moves: Sequence[_Move]) -> None:
+        size = len(moves)
+        entries = [(move.operation.invoked_at, 0, bit) for bit, move in enumerate(moves)]
+        for bit, move in enumerate(moves):
+            at = move.operation.returned_at
+            if at is not None and not move.is_unknown:
+                entries.append((at, 1, bit + size))  # equal stamps are concurrent
+        entries.sort()
+        self._size: Final = size
+        self._ends: Final = [not move.is_unknown for move in moves]
+        self.open_ends = len(entries) - size
+        self.after: Final = [-1] * (2 * size + 1)
+        self._ahead: Final = [-1] * (2 * size + 1)
+        last = 2 * size
+        for _, _, entry in entries:
+            self.after[last], self._ahead[entry] = entry, last
+            last = entry
+
+    def first(self) -> int:
+        return self.after[-1]
+
+    def lift(self, entry: int) -> None:
+        self._unlink(entry)
+        if self._ends[entry]:
+            self._unlink(entry + self._size)
+            self.open_ends -= 1
+
+    def put_back(self, entry: int) -> None:
+        """Undo the last :meth:`lift`."""
+        if self._ends[entry]:
+            self._link(entry + self._size)
+            self.open_ends += 1
+        self._link(entry)
+
+    def _unlink(self, entry: int) -> None:
+        before, behind = self._ahead[entry], self.after[entry]
+        self.after[before] = behind
+        if behind >= 0:
+            self._ahead[behind] = before
+
+    def _link(self, entry: int) -> None:
+        before, behind = self._ahead[entry], self.after[entry]
+        self.after[before] = entry
+        if behind >= 0:
+            self._ahead[behind] = entry

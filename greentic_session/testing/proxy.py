@@ -24,7 +24,7 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING, Final, Self, final
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Iterator, Sequence
+    from collections.abc import Awaitable, Generator, Sequence
     from types import TracebackType
 
 __all__ = [
@@ -140,7 +140,7 @@ class Line:
         return self._fate
 
     @contextmanager
-    def broken(self) -> Iterator[None]:
+    def broken(self) -> Generator[None]:
         """Count requests, and let the one meet its fate, within the block."""
         self._is_broken = True
         try:

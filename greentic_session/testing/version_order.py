@@ -9,7 +9,7 @@ certain life of an incarnation. It checks, for each key:
   refused or not executed, nor of none at all; a write over a token or a mark made the next version.
 * **growth**: each version up to the highest that was told was made by a write that was reported, or
   by one of unknown outcome which can have made it. Successes reported are versions grown.
-* **time**: what began when a version had been told is told that one or a later; a write a later one.
+* **time**: what began when a version had been told is told that one or a later; a write, a later.
 * **lives**: from when an incarnation was first told until somebody is last told of it, nobody finds
   the session absent, removes it, or is told of another incarnation.
 * **conflicts**: nobody is refused for a token that was the stored one; with the rules above, this
@@ -23,10 +23,11 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import defaultdict
 from heapq import heappop, heappush
+from itertools import pairwise
 from typing import TYPE_CHECKING, Final, NamedTuple, final
 
 from .history import Ending, Operation, Verb
-from .linearizability import Ruling, Verdict, by_key
+from .verdict import Ruling, Verdict, by_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -215,9 +216,9 @@ class _KeyCheck:
             elif one.verb is Verb.CREATE:
                 creators.append(one.invoked_at)
             else:
-                version = self._over(one)
-                if version is not None:
-                    over.add(_Version(version.incarnation, version.value + 1))
+                replaced = self._over(one)
+                if replaced is not None:
+                    over.add(_Version(replaced.incarnation, replaced.value + 1))
                 elif one.before in self._writes:
                     anyone.append(one.invoked_at)  # over a version that nobody was told of
         self._fill(gaps, over, anyone, creators)
@@ -278,7 +279,7 @@ class _KeyCheck:
             if _end(first) < last.invoked_at:
                 lives.append((_Life(_end(first), last.invoked_at, first, last), incarnation))
         lives.sort(key=lambda each: each[0].begins)
-        for (life, _), (following, _) in zip(lives, lives[1:], strict=False):
+        for (life, _), (following, _) in pairwise(lives):
             if following.begins < life.ends:
                 raise _Fault(
                     "two incarnations at the same time",
@@ -309,8 +310,7 @@ class _KeyCheck:
         writes = [
             one.invoked_at
             for one in self._all
-            if one.verb in (Verb.CREATE, Verb.PUT)
-            and one.ending in (Ending.DONE, Ending.UNKNOWN)
+            if one.verb in (Verb.CREATE, Verb.PUT) and one.ending in (Ending.DONE, Ending.UNKNOWN)
         ]
         first = min(writes, default=_NEVER)
         for one in self._all:
