@@ -59,7 +59,9 @@ class Fate(Enum):
     LATE = auto()
     """The server executes it; the reply comes when the delay is over."""
     DELAY = auto()
-    """The server gets it when the delay is over, and the connection stays without a reply."""
+    """The server gets it when the delay is over, and the connection ends without a reply."""
+    HOLD = auto()
+    """The server gets it when the delay is over. Nothing else is wrong."""
 
 
 BREAKS: Final = (Fate.REFUSE, Fate.LOSE, Fate.CUT)
@@ -171,7 +173,7 @@ class FaultProxy:
     :param port: the server's.
     :param schedule: chooses the fate of each request.
     :param host: the server's.
-    :param delay_secs: for :attr:`Fate.LATE` and :attr:`Fate.DELAY`.
+    :param delay_secs: for :attr:`Fate.LATE`, :attr:`Fate.DELAY` and :attr:`Fate.HOLD`, in seconds.
     :ivar url: ``redis://`` and where the proxy listens, while it does.
     :ivar port: where on 127.0.0.1 the proxy listens, while it does.
     :ivar met: how many requests have met each fate.
@@ -327,6 +329,8 @@ class FaultProxy:
                 way.server.write(request)
                 await asyncio.Event().wait()  # until the server has answered
             elif fate is not Fate.SWALLOW:
+                if fate is Fate.HOLD:
+                    await asyncio.sleep(self._delay_secs)  # this is the fault
                 way.server.write(request)
                 await way.server.drain()
 
