@@ -33,26 +33,34 @@ def main() -> int:
             print(f"{name:18} {run.nightly:>9,} {run.unit}")
         return 0
     seed = arguments.seed if arguments.seed is not None else random.SystemRandom().getrandbits(32)
-    print(f"seed {seed}, share {arguments.share:g}", flush=True)
+    heading = f"seed {seed}, share {arguments.share:g}"
     status = 0
     for name in arguments.names or RUNS:
-        wanted = max(1, round(RUNS[name].nightly * arguments.share))
-        report = Report(seed, wanted)
-        began_at = time.monotonic()
-        interrupted = False
-        try:
-            asyncio.run(RUNS[name].soak(report))
-        except KeyboardInterrupt:
-            interrupted = True
-        except Exception:  # noqa: BLE001 - the other runs go on
-            traceback.print_exc()
-            report.losses.append("the run broke off")
-        tell(name, report, time.monotonic() - began_at)
+        report = Report(seed, max(1, round(RUNS[name].nightly * arguments.share)))
+        interrupted = ran(name, report, heading)
+        heading = ""
         if report.losses:
             status = 1
         if interrupted:
             return status or INTERRUPTED
     return status
+
+
+def ran(name: str, report: Report, heading: str) -> bool:
+    """Run one of them, tell what came of it, and return whether it was interrupted."""
+    began_at = time.monotonic()
+    interrupted = False
+    try:
+        if heading:
+            print(heading, flush=True)
+        asyncio.run(RUNS[name].soak(report))
+    except KeyboardInterrupt:
+        interrupted = True
+    except Exception:  # noqa: BLE001 - the other runs go on
+        traceback.print_exc()
+        report.losses.append("the run broke off")
+    tell(name, report, time.monotonic() - began_at)
+    return interrupted
 
 
 def parsed() -> argparse.Namespace:

@@ -80,6 +80,7 @@ def test_the_sections_stand_in_their_order() -> None:
         "Keys in Redis",
         "Choosing a backend",
         "Errors",
+        "Testing your own code",
         "Developing",
     ]
 

@@ -39,38 +39,47 @@ KILLS: Final = 16
 
 async def restarts(report: Report) -> None:
     """Kill -9 a server with an append-only file under its writers, and start it again."""
-    dice = report.dice()
     with LocalServer(valkey_binary(), DURABLE, tcp=True) as server:
         while not report.is_over:
-            namespace = f"soak:{uuid4().hex}"
-            history = History()
-            async with store_at(server.url, namespace=namespace, deadline=LONG_SECS) as store:
-                over = asyncio.Event()
-                writers = [
-                    asyncio.create_task(
-                        _write(history.client(store, f"c{number}"), report.dice(number), over)
-                    )
-                    for number in range(WRITERS)
-                ]
-                try:
-                    await asyncio.sleep(dice.uniform(0.005, 0.06))  # somewhere in their midst
-                    server.kill()
-                    killed_at = len(history.operations())
-                    await asyncio.to_thread(server.start)
-                    await until(lambda: len(history.operations()) >= killed_at + 2 * WRITERS)
-                finally:
-                    over.set()
-                    await asyncio.gather(*writers)
-                reader = history.client(store, "reader")
-                for key in KEYS:
-                    await reader.get(key, ctx=CTX)
-                report.tally["retries"] += store.statistics().retries or 0
+            history = await _restarted(server, report)
             for check in (check_versions, check_history):
                 verdict = check(history.operations())
                 report.expect(verdict.holds, verdict.explanation)
             report.tally += Counter(one.ending.value for one in history.operations())
             report.count += 1
             report.faults += 1
+
+
+async def _restarted(server: LocalServer, report: Report) -> History:
+    """What the writers on a server were told that was killed in their midst."""
+    history = History()
+    over = asyncio.Event()
+    namespace = f"soak:{uuid4().hex}"
+    async with store_at(server.url, namespace=namespace, deadline=LONG_SECS) as store:
+        writers = [
+            asyncio.create_task(
+                _write(
+                    history.client(store, f"c{number}"),
+                    report.dice(f"{report.count} {number}"),
+                    over,
+                )
+            )
+            for number in range(WRITERS)
+        ]
+        try:
+            await asyncio.sleep(report.dice(report.count).uniform(0.005, 0.06))  # in their midst
+            server.kill()
+            killed_at = len(history.operations())
+            await asyncio.to_thread(server.start)
+            await until(lambda: len(history.operations()) >= killed_at + 2 * WRITERS)
+        finally:
+            over.set()
+            await asyncio.gather(*writers)
+        reader = history.client(store, "reader")
+        for key in KEYS:
+            await reader.get(key, ctx=CTX)
+        report.tally["retries"] += store.statistics().retries or 0
+    return history
 
 
 async def _write(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from greentic_session.testing.harness import StoreHarness
 
-    from ..wait_rig import Store
+    from ..wait_rig import Registry, Store
     from .report import Report
 
 AT_ONCE: Final = 250
@@ -70,7 +70,7 @@ async def _session(store: Store, number: int, dice: random.Random) -> None:
 
 async def _wait(store: Store, number: int, dice: random.Random) -> None:
     user = f"user {number}"
-    waits: WaitRegistry[object] = WaitRegistry(store)
+    waits: Registry = WaitRegistry(store)
     form = paused(f"wait-{number}", user, ttl_secs=LIFE_SECS)
     for turn in range(dice.randint(1, 3)):
         event_id = f"event {turn}"

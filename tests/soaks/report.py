@@ -25,8 +25,8 @@ class Report:
         self.wanted: Final = wanted
         self.count = 0
         self.faults = 0
-        self.losses: Final[list[str]] = []
-        self.tally: Final[Counter[str]] = Counter()
+        self.losses: list[str] = []
+        self.tally: Counter[str] = Counter()
 
     def dice(self, name: object = "") -> random.Random:
         """Dice of this seed; those of different names fall differently."""
