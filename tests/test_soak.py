@@ -15,15 +15,22 @@ import pytest
 
 from .redis_rig import SEED
 from .soaks.catalogue import RUNS, Run
+from .soaks.report import Report
 
 if TYPE_CHECKING:
     from types import ModuleType
 
-    from .soaks.report import Report
-
 SCRIPT = Path(__file__).parents[1] / "scripts" / "soak.py"
 LINE = re.compile(r"^([a-z-]+): ([0-9,]+) .+, ([0-9,]+) faults met, 0 violations or losses, .* s")
 ON_VALKEY = "histories-valkey"
+GATES = {
+    "cancellations": 20_000,
+    "wire-faults": 2_000,
+    "restarts": 3,
+    "leftovers-memory": 2_000,
+    "leftovers-valkey": 2_000,
+}
+"""How much each change has to pass; histories, checkers and waits have tests of their own."""
 
 
 def command(*arguments: object) -> list[str]:
@@ -49,6 +56,17 @@ def test_every_run_does_its_share() -> None:
         assert line is not None
         assert int(line[2].replace(",", "")) >= max(1, round(RUNS[line[1]].nightly * 0.0001))
         assert int(line[3].replace(",", "")) > 0 or line[1].startswith(("leftovers", "histories"))
+
+
+@pytest.mark.timeout(240)  # seconds; a tenth of that is needed where nothing else runs
+@pytest.mark.anyio
+@pytest.mark.parametrize("name", GATES)
+async def test_the_gate_of_every_change(name: str) -> None:
+    report = Report(SEED, GATES[name])
+    await RUNS[name].soak(report)
+    print(f"GREENTIC_SESSION_TEST_SEED={SEED}: {report.count} {RUNS[name].unit}")  # noqa: T201
+    assert report.losses == []
+    assert report.count >= GATES[name]
 
 
 def test_an_interrupted_soak_says_how_far_it_came() -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable
-from typing import Final, final
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, final
 
 
 @final
@@ -42,5 +42,5 @@ class Report:
             self.losses.append(loss)
 
 
-Soak = Callable[[Report], Awaitable[None]]
+Soak = Callable[[Report], Coroutine[Any, Any, None]]
 """Does ``report.wanted`` of something, and says in the report what came of it."""
