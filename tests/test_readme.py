@@ -50,7 +50,9 @@ def test_the_server_example_runs(valkey_url: str) -> None:
 
 
 @pytest.mark.parametrize("backend", ["memory", "valkey"])
-def test_the_snippets_continue_one_another(backend: str, valkey_url: str) -> None:
+def test_the_snippets_continue_one_another(
+    backend: str, valkey_url: str, tcp_server_url: str
+) -> None:
     url = "memory://" if backend == "memory" else _own_namespace(valkey_url)
     names: dict[str, Any] = {"url": url, "__name__": "readme"}
 
@@ -62,6 +64,8 @@ def test_the_snippets_continue_one_another(backend: str, valkey_url: str) -> Non
             result = eval(code, names)  # noqa: S307 - our own README
             if inspect.iscoroutine(result):
                 await result
+        if backend == "valkey":
+            await names["is_orderly_over_a_bad_line"](int(tcp_server_url.rpartition(":")[2]), 7)
 
     assert len(SNIPPETS) >= 7
     asyncio.run(run())
@@ -80,6 +84,7 @@ def test_the_sections_stand_in_their_order() -> None:
         "Keys in Redis",
         "Choosing a backend",
         "Errors",
+        "Testing your own code",
         "Developing",
     ]
 

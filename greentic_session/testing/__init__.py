@@ -7,4 +7,9 @@
 * :mod:`greentic_session.testing.fixtures`: pytest fixtures: a server, a fresh namespace.
 * :mod:`greentic_session.testing.ladder`: where that server comes from.
 * :mod:`greentic_session.testing.containers`: the same in containers (``[testing-containers]``).
+* :mod:`greentic_session.testing.proxy`: a line that loses, cuts, delays and swallows by schedule.
+* :mod:`greentic_session.testing.history`: records what concurrent clients do and are told.
+* :mod:`greentic_session.testing.linearizability`: searches an order that explains a history.
+* :mod:`greentic_session.testing.version_order`: checks the tokens of a history too long to search.
+* :mod:`greentic_session.testing.planting`: right histories and wrong ones, to test a checker.
 """

@@ -1,0 +1,207 @@
+"""Clients that do this and that to keys, and what they are told: for tests and for the soak."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+import msgspec
+
+from greentic_session import (
+    Cas,
+    CasConflictError,
+    OutcomeUnknownError,
+    Session,
+    SessionExistsError,
+    SessionKey,
+    SessionNotFoundError,
+    StoreUnavailableError,
+)
+from greentic_session.testing.history import History, Verb
+from greentic_session.testing.linearizability import check_history
+from greentic_session.testing.version_order import check_versions
+
+from .redis_rig import CTX, session
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from greentic_session import AsyncSessionStore
+    from greentic_session.testing.history import RecordedStore
+    from greentic_session.testing.verdict import Verdict
+
+    Store = AsyncSessionStore[Any]
+    Recorded = RecordedStore[Any]
+
+CLIENTS: Final = 8
+OPERATIONS: Final = 100
+
+DOCUMENTED: Final = (
+    *(CasConflictError, SessionExistsError, SessionNotFoundError),
+    *(StoreUnavailableError, OutcomeUnknownError),
+)
+"""What a permanent session's own caller may meet. Anything else fails the run as it is."""
+
+WEIGHTS: Final = {
+    Verb.GET: 22,
+    Verb.CREATE: 8,
+    Verb.PUT: 12,
+    Verb.UPDATE_CAS: 32,
+    Verb.MUTATE: 12,
+    Verb.TOUCH: 5,
+    Verb.DELETE: 9,
+}
+
+
+class Clients:
+    """Plays histories of one key each.
+
+    :param stores: which the clients of a key take in turn.
+    :param reader: a store that nothing befalls, for the read at the end.
+    :param cancels: how likely a call is cancelled, 0 to 1.
+    :param deadline_secs: by when every call must end, and a tenth more; ``None`` is not checked.
+    """
+
+    def __init__(
+        self,
+        stores: Sequence[Store],
+        reader: Store,
+        *,
+        cancels: float = 0.0,
+        deadline_secs: float | None = None,
+    ) -> None:
+        self._stores: Final = stores
+        self._reader: Final = reader
+        self._cancels: Final = cancels
+        self._deadline_secs: Final = deadline_secs
+        self._lost_secs = 0.0
+        self._woken_at = 0.0
+        self.tally: Counter[str] = Counter()
+        self.verdicts: list[Verdict] = []
+        self.late: list[str] = []
+
+    async def play(self, histories: range, seed: int, *, at_once: int = 40) -> None:
+        """Play some histories at the same time, check them, and then the next ones.
+
+        :param histories: their numbers.
+        """
+        for start in histories[::at_once]:
+            numbers = range(start, min(start + at_once, histories.stop))
+            played = [History(f"{number}.") for number in numbers]
+            watch = asyncio.create_task(self._watch())
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    for number, history in zip(numbers, played, strict=True):
+                        tasks.create_task(self._history(history, number, seed))
+            finally:
+                watch.cancel()
+            for history in played:
+                self._check(history)
+
+    def _check(self, history: History) -> None:
+        operations = history.operations()
+        self.tally["histories"] += 1
+        self.tally["operations"] += len(operations)
+        for one in operations:
+            self.tally[one.ending.value] += 1
+        for check in (check_history, check_versions):
+            verdict = check(operations)
+            if not verdict.holds:
+                self.verdicts.append(verdict)
+                self.tally[verdict.ruling.value] += 1
+
+    async def _history(self, history: History, number: int, seed: int) -> None:
+        key = SessionKey(f"history-{number}")
+        turns = [OPERATIONS // CLIENTS + (n < OPERATIONS % CLIENTS) for n in range(CLIENTS)]
+        async with asyncio.TaskGroup() as tasks:
+            for client, calls in enumerate(turns):
+                dice = random.Random(f"{seed} {number} {client}")
+                store = history.client(self._stores[client % len(self._stores)], f"c{client}")
+                tasks.create_task(self._client(store, key, dice, calls))
+        await self._read_at_last(history, key)
+
+    async def _read_at_last(self, history: History, key: SessionKey) -> None:
+        reader = history.client(self._reader, "reader")
+        with anyio.fail_after(20):
+            while True:
+                try:
+                    await reader.get(key, ctx=CTX)
+                except StoreUnavailableError:
+                    continue
+                return
+
+    async def _client(
+        self, store: Recorded, key: SessionKey, dice: random.Random, calls: int
+    ) -> None:
+        known = Cas.none()
+        loop = asyncio.get_running_loop()
+        while calls:
+            call = self._call(store, key, dice, known)
+            began_at, lost_secs = loop.time(), self._lost_secs
+            try:
+                if dice.random() < self._cancels:
+                    steps = dice.randrange(12)
+                    calls -= steps > 0  # or it is cancelled before it begins
+                    told = await self._cancelled(call, steps)
+                else:
+                    calls -= 1
+                    told = await call()
+            except CasConflictError as conflict:
+                known = conflict.current
+            except DOCUMENTED:
+                pass
+            else:
+                cas = getattr(told, "cas", told)
+                known = cas if isinstance(cas, Cas) else known
+            secs = loop.time() - began_at
+            if self._deadline_secs is not None and secs > 1.1 * self._deadline_secs:
+                # What the machine itself took from the loop meanwhile is no fault of the call.
+                lost_secs = self._lost_secs - lost_secs + loop.time() - self._woken_at
+                if secs > 1.1 * self._deadline_secs + lost_secs:
+                    self.late.append(f"{secs:.3f} s, of which {lost_secs:.3f} were lost")
+            if dice.random() < 0.3:
+                await asyncio.sleep(0)
+
+    def _call(
+        self, store: Recorded, key: SessionKey, dice: random.Random, known: Cas
+    ) -> Callable[[], Awaitable[object]]:
+        verb = dice.choices([*WEIGHTS], [*WEIGHTS.values()])[0]
+        if verb is Verb.UPDATE_CAS and not known.value:
+            verb = Verb.GET
+        expected = known if known.value and dice.random() < 0.5 else None
+        calls: dict[Verb, Callable[[], Awaitable[object]]] = {
+            Verb.GET: lambda: store.get(key, ctx=CTX),
+            Verb.CREATE: lambda: store.create(session(key)),
+            Verb.PUT: lambda: store.put(session(key)),
+            Verb.UPDATE_CAS: lambda: store.update_cas(session(key), known),
+            Verb.MUTATE: lambda: store.mutate(key, another, ctx=CTX, attempts=3),
+            Verb.TOUCH: lambda: store.touch(key, ctx=CTX),
+            Verb.DELETE: lambda: store.delete(key, ctx=CTX, expected=expected),
+        }
+        return calls[verb]
+
+    async def _cancelled(self, call: Callable[[], Awaitable[object]], steps: int) -> object:
+        """Cancel a call after so many steps of the loop; what it was told if it was faster."""
+        task = asyncio.ensure_future(call())
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+        self.tally["cancelled"] += task.cancelled()
+        return None if task.cancelled() else task.result()
+
+    async def _watch(self) -> None:
+        """Measure what the machine takes from the loop."""
+        loop = asyncio.get_running_loop()
+        while True:
+            self._woken_at = loop.time()
+            await asyncio.sleep(0.005)
+            self._lost_secs += max(0.0, loop.time() - self._woken_at - 0.005)
+
+
+def another(before: Session[Any]) -> Session[Any]:
+    count = before.context.get("count", 0) + 1
+    return msgspec.structs.replace(before, context={**before.context, "count": count})
