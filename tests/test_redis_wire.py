@@ -123,7 +123,7 @@ async def test_a_lone_command_leaves_at_once() -> None:
             call = asyncio.ensure_future(client.read("ECHO", "alone"))
             await asyncio.sleep(0)  # the call's own first step, and nothing after it
             (wire,) = node_of(client)._wires
-            assert wire.in_flight == 1
+            assert len(wire.waiting) == 1
             assert wire._out == []
             assert await call == b"alone"
 
@@ -161,7 +161,7 @@ async def test_cancelled_callers_cost_no_connection_and_cross_no_reply(
         assert crossed == 0
         assert client.in_flight == 0
         await client.read("PING")
-        assert all(wire.in_flight == 0 for wire in node_of(client)._wires)
+        assert all(len(wire.waiting) == 0 for wire in node_of(client)._wires)
         # On a machine that stands still for a moment another wire may be opened, but none is lost.
         assert await received() - before == client.connections - 1
 
@@ -175,7 +175,7 @@ async def test_more_callers_than_room_wait_their_turn(
 
         async def call(number: int) -> None:
             assert int(await client.read("ECHO", number)) == number
-            seen.extend(wire.in_flight for wire in node_of(client)._wires)
+            seen.extend(len(wire.waiting) for wire in node_of(client)._wires)
 
         await asyncio.gather(*(call(number) for number in range(500)))
         assert max(seen) <= 4
@@ -218,7 +218,7 @@ async def test_a_wire_that_stalls_is_passed_over() -> None:
     async with Server(answer) as server, client_of(server.url) as client:
         await client.read("ECHO", "first")
         slow = asyncio.ensure_future(client.read("ECHO", "slow"))
-        await until(lambda: node_of(client)._wires[0].in_flight == 1)
+        await until(lambda: len(node_of(client)._wires[0].waiting) == 1)
         # Whoever calls before the stall is noticed waits; the next have another connection.
         first = asyncio.ensure_future(client.read("ECHO", "quick"))
         await until(lambda: client.connections == 2 or _asked(client))

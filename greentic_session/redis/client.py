@@ -97,16 +97,16 @@ class RedisClient:
         """Return the time of the running loop by which a call that begins now must end."""
         return self._enter_loop().time() + self._config.deadline_secs
 
-    async def read(
+    def read(
         self, *command: Argument, key: str | None = None, until: float | None = None
-    ) -> Reply:
+    ) -> Coroutine[Any, Any, Reply]:  # Any: what asyncio sends into coroutines
         """Run a command that changes nothing.
 
         :param key: the name that says which server is asked; any for ``None``.
         :param until: a :meth:`deadline`; ``None`` is one that begins now.
         :raises StoreUnavailableError: by the deadline.
         """
-        return (await self._attempts(self._enter_loop(), key, (command,), until))[0]
+        return self._attempts(self._enter_loop(), key, (command,), until, is_one=True)
 
     async def read_many(
         self, commands: Sequence[Command], *, key: str, until: float | None = None
@@ -206,7 +206,7 @@ class RedisClient:
         if len(self._topology.nodes) > 1:
             await _at_once(ping, self._topology.nodes)
 
-    async def run(
+    def run(
         self,
         script: Script,
         keys: Sequence[str],
@@ -214,7 +214,7 @@ class RedisClient:
         *,
         until: float | None = None,
         is_hint: bool = False,
-    ) -> Reply:
+    ) -> Coroutine[Any, Any, Reply]:  # Any: as above
         """Run a script that writes, once, however often it takes to hear of it.
 
         :param keys: the names it touches, in one slot.
@@ -243,10 +243,9 @@ class RedisClient:
                 return command, ("EVAL", BARRIER.source, 1, keys[0])
             return (command,)
 
-        replies = await self._attempts(
-            loop, keys[0], commands, until, script=script, wants_acks=wants_acks
+        return self._attempts(
+            loop, keys[0], commands, until, script=script, wants_acks=wants_acks, is_one=True
         )
-        return replies[0]
 
     async def aclose(self) -> None:
         """Close every connection, idle or in use."""
@@ -268,7 +267,8 @@ class RedisClient:
         wants_acks: bool = False,
         at: Node | None = None,
         is_mixed: bool = False,
-    ) -> list[Reply]:
+        is_one: bool = False,
+    ) -> Reply:
         """Try until it is done, refused for good, or too late.
 
         :param key: as in :meth:`read`.
@@ -276,6 +276,7 @@ class RedisClient:
             earlier attempt may have been executed.
         :param at: the server, whatever the key.
         :param is_mixed: whether the commands are of several slots.
+        :param is_one: whether the first reply is returned, and not a list of all of them.
         :raises _MovedOnError: ``at`` holds no sessions any more, or mixed commands were redirected.
         """
         ends_at = loop.time() + self._config.deadline_secs if until is None else until
@@ -333,7 +334,7 @@ class RedisClient:
                 else:
                     if script is not None:
                         node.missing.discard(script)
-                    return replies
+                    return replies[0] if is_one else replies
                 trouble = trouble or Trouble(topology, script)
                 pause = trouble.meet(fault, node, started_at, wire)
                 if self._closed:

@@ -89,15 +89,18 @@ class Node:
         """Return a wire that takes an exchange at once."""
         stalled: Wire | None = None
         for wire in self._wires:
+            waiting = wire.waiting
+            if not waiting:
+                return wire
             if (
                 wire.is_full
-                or wire.in_flight >= _MOST_IN_FLIGHT
+                or len(waiting) >= _MOST_IN_FLIGHT
                 or wire.bytes_in_flight >= _MOST_BYTES_IN_FLIGHT
             ):
                 continue
-            if now - wire.waits_since < _STALLED_SECS:
+            if now - waiting[0].sent_at < _STALLED_SECS:
                 return wire
-            if stalled is None or wire.in_flight < stalled.in_flight:
+            if stalled is None or len(waiting) < len(stalled.waiting):
                 stalled = wire
         if stalled is not None and len(self._wires) < _SPARE_WIRES:
             self._open_another()
@@ -131,7 +134,7 @@ class Node:
         """Let every wire end when its callers have been answered; later callers get new ones."""
         while self._wires:
             wire = self._wires.pop()
-            if wire.in_flight:
+            if wire.waiting:
                 self._ebbing.add(wire)
             else:
                 wire.close()
@@ -210,10 +213,10 @@ class Node:
             return
         self.answered_at = wire.heard_at
         if self._ebbing and wire in self._ebbing:
-            if not wire.in_flight:
+            if not wire.waiting:
                 wire.close()
         elif self.queue and not wire.is_full:
-            self._wake(_MOST_IN_FLIGHT - wire.in_flight)
+            self._wake(_MOST_IN_FLIGHT - len(wire.waiting))
 
     def _wake(self, count: int, error: BaseException | None = None) -> None:
         """Let callers who wait for a wire look for one, or tell them why there is none."""

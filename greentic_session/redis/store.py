@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, cast, final
+from typing import TYPE_CHECKING, Any, Final, cast, final
 
 from .._compat import override
 from ..codec import CodecFactory, JsonCodec
@@ -21,7 +21,7 @@ from .scripts import CREATE, DELETE, PUT, TOUCH, UPDATE_CAS, Script
 from .waits import RedisWaits
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Coroutine, Sequence
 
     from ..config import RedisConfig
     from .client import Argument, Reply, ScanPosition
@@ -159,29 +159,31 @@ class RedisSessionStore(AsyncSessionStore[C], SupportsWaits):
         return await self._run(CREATE, *_place(draft), *_state(draft), mint_incarnation())
 
     @override
-    async def _put(self, draft: Draft) -> Outcome:
-        return await self._run(PUT, *_place(draft), *_state(draft), mint_incarnation())
+    def _put(self, draft: Draft) -> Coroutine[Any, Any, Outcome]:
+        return self._run(PUT, *_place(draft), *_state(draft), mint_incarnation())
 
     @override
-    async def _update_cas(self, draft: Draft, expected: Cas, until: float | None) -> Outcome:
+    def _update_cas(
+        self, draft: Draft, expected: Cas, until: float | None
+    ) -> Coroutine[Any, Any, Outcome]:
         following = expected.value + 1
         slot = f"op{following % 8}"  # see ``lua/record.lua``
         token = expected.incarnation, expected.value, following, slot
-        return await self._run(
+        return self._run(
             UPDATE_CAS, *_place(draft), *_state(draft), *token, until=until, expected=expected
         )
 
     @override
-    async def _touch(
+    def _touch(
         self,
         scope: str,
         key: SessionKey,
         ttl_ms: int | None,
         admission: Admission | None,
         until: float | None,
-    ) -> Outcome:
+    ) -> Coroutine[Any, Any, Outcome]:
         ttl = "" if ttl_ms is None else ttl_ms
-        return await self._run(TOUCH, scope, key, *(admission or ("", "")), ttl, until=until)
+        return self._run(TOUCH, scope, key, *(admission or ("", "")), ttl, until=until)
 
     @override
     async def _delete(

@@ -98,6 +98,7 @@ class Wire(asyncio.Protocol):
     :param on_free: called when in-flight commands were answered, or the wire was lost.
     :param on_silence: called when somebody has waited for a while and the server has said nothing.
     :param identity: the connection's, if the server tells.
+    :ivar waiting: the exchanges that are not answered, the oldest first.
     :ivar heard_at: when the server last sent something, on the loop's clock.
     """
 
@@ -112,7 +113,7 @@ class Wire(asyncio.Protocol):
         self._on_free: Final = on_free
         self._on_silence: Final = on_silence
         self.identity: Final = identity
-        self._waiting: Final[deque[Exchange]] = deque()
+        self.waiting: Final[deque[Exchange]] = deque()
         self._out: Final[list[bytes]] = []
         self._unsent = 0
         self._early = False
@@ -144,19 +145,9 @@ class Wire(asyncio.Protocol):
         if early := bytes(reader._buffer):  # noqa: SLF001 - what came after the handshake
             self.data_received(early)
 
-    @property
-    def in_flight(self) -> int:
-        """How many exchanges are unanswered."""
-        return len(self._waiting)
-
-    @property
-    def waits_since(self) -> float:
-        """Since when the oldest exchange is unanswered, on the loop's clock."""
-        return self._waiting[0].sent_at if self._waiting else self._loop.time()
-
     def send(self, exchange: Exchange, packed: bytes) -> None:
         """Send commands, now or with those that follow within the tick."""
-        waiting = self._waiting
+        waiting = self.waiting
         waiting.append(exchange)
         self.bytes_in_flight += exchange.size
         if self._watch is None or exchange.give_up_at < self._watch_at:
@@ -203,7 +194,7 @@ class Wire(asyncio.Protocol):
         """Give each exchange its replies."""
         self.heard_at = self._loop.time()
         reader = self._reader
-        waiting = self._waiting
+        waiting = self.waiting
         reader.feed(data)
         try:
             while (reply := reader.gets()) is not _NOTHING:
@@ -292,10 +283,10 @@ class Wire(asyncio.Protocol):
     def _look(self) -> None:
         """Give up what is overdue; and the wire, if the server has been silent for as long."""
         self._watch = None
-        if not self._waiting:
+        if not self.waiting:
             return
         now = self._loop.time()
-        oldest = self._waiting[0]
+        oldest = self.waiting[0]
         silent_at = self.heard_at + oldest.give_up_at - oldest.sent_at
         if now >= max(oldest.give_up_at, silent_at):
             self._transport.abort()
@@ -304,7 +295,7 @@ class Wire(asyncio.Protocol):
         if self._on_silence is not None and max(oldest.sent_at, self.heard_at) < now - _SILENT_SECS:
             self._on_silence()
         look_at = max(oldest.give_up_at, silent_at)
-        for exchange in self._waiting:
+        for exchange in self.waiting:
             if exchange.future.done():
                 continue
             if exchange.give_up_at <= now:
@@ -320,12 +311,12 @@ class Wire(asyncio.Protocol):
         self.is_lost = True
         if self._watch is not None:
             self._watch.cancel()
-        first_unsent = len(self._waiting) - self._unsent
-        for number, exchange in enumerate(self._waiting):
+        first_unsent = len(self.waiting) - self._unsent
+        for number, exchange in enumerate(self.waiting):
             if not exchange.future.done():
                 error = WireLostError(sent=number < first_unsent, is_late=is_late)
                 exchange.future.set_exception(error)
-        self._waiting.clear()
+        self.waiting.clear()
         self._out.clear()
         self._unsent = 0
         self._on_free(self)
