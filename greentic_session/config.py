@@ -373,6 +373,8 @@ def _taken(options: dict[str, Any], known: Mapping[str, _Option]) -> dict[str, A
 
 
 def _address(place: str, many: str) -> Address:
+    if "," in place:
+        raise InvalidInputError("url", "names several hosts: use +sentinel:// or +cluster://")
     try:
         parts = urlsplit(f"//{place}")
         host, port = unquote(parts.hostname or "", errors="strict"), parts.port

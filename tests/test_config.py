@@ -108,7 +108,7 @@ BAD = [
     ("redis://h?colour=red", "url", "unknown option colour; known are acks, deadline, max_conn"),
     ("redis://h?acks=-1", "acks", "whole number"),
     ("redis://h?acks=101", "acks", "from 0 to 100"),
-    ("redis://h1,h2", "url", "cannot be parsed"),
+    ("redis://h1,h2", "url", "use +sentinel:// or +cluster://"),
     ("redis+cluster://", "url", "expected a host after ://, or several joined by commas"),
     ("redis+cluster://h1,,h2", "url", "expected a host"),
     ("redis+cluster://h1:70000", "url", "cannot be parsed"),

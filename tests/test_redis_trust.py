@@ -31,6 +31,7 @@ from greentic_session import (
 )
 from greentic_session.testing.harness import RedisHarness
 from greentic_session.testing.servers import LocalServer, valkey_binary
+from greentic_session.testing.topologies import ClusterRig, SentinelRig
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -161,16 +162,72 @@ async def test_a_right_that_a_script_lacks_half_way_leaves_the_outcome_unknown(
                     assert await owner.get(session.key, ctx=CTX) is None
 
 
+LISTED = re.compile(
+    r"account needs\s+`([a-z\s]+)`, for waits also\s+`([a-z\s]+)`, with a cluster `([a-z| ]+)`, "
+    r"with `acks` also\s+`([a-z]+)`.*With Sentinel it should have `([a-z]+)`, "
+    r"and the account on the sentinels\s+`([a-z|-]+)`",
+    re.DOTALL,
+)
+
+
+def listed_rights() -> list[str]:
+    """What the README lists: for all, waits, a cluster, acks, Sentinel, and on the sentinels."""
+    found = LISTED.search((Path(__file__).parent.parent / "README.md").read_text("utf-8"))
+    assert found is not None
+    return list(found.groups())
+
+
+def rule_of(*rights: str) -> list[str]:
+    return ["on", ">pw", "~*", "-@all", *(f"+{command}" for command in " ".join(rights).split())]
+
+
+@pytest.mark.timeout(120)
+async def test_the_rights_that_the_readme_lists_for_a_cluster_are_enough() -> None:
+    everywhere, waits, cluster, acks, *_ = listed_rights()
+    async with ClusterRig(valkey_binary()) as rig:
+        for node in rig.nodes:
+            await node.ask("ACL", "SETUSER", "worker", *rule_of(everywhere, waits, cluster, acks))
+        url = rig.url.replace("redis+cluster://", "redis+cluster://worker:pw@")
+        async with create_session_store(f"{url}?deadline=20&acks=1") as store:
+            first = make()
+            cas = await store.create(first)
+            slot = rig.slot_of(f"{{{first.key}}}")
+            owner = await rig.master_of(slot)
+            target = next(node for node in await rig.masters() if node is not owner)
+
+            async def between(_: str) -> None:
+                assert await store.get(first.key, ctx=CTX) is not None
+
+            await rig.move_slot(slot, target, between)
+            assert (await store.update_cas(first, cas)).value == 2
+            assert await store.delete(first.key, ctx=CTX)
+            await _wait(store)
+
+
+@pytest.mark.timeout(120)
+async def test_the_rights_that_the_readme_lists_for_sentinel_are_enough() -> None:
+    everywhere, _, _, acks, role, on_sentinels = listed_rights()
+    async with SentinelRig(valkey_binary(), replicas=1) as rig:
+        for node in rig.nodes:
+            await node.ask("ACL", "SETUSER", "worker", *rule_of(everywhere, acks, role))
+        for sentinel in rig.sentinels:
+            await sentinel.ask("ACL", "SETUSER", "asker", *rule_of(on_sentinels))
+        url = rig.url.replace("redis+sentinel://", "redis+sentinel://worker:pw@")
+        account = "sentinel_username=asker&sentinel_password="
+        async with create_session_store(f"{url}?{account}pw&deadline=20&acks=1") as store:
+            assert (await store.create(make())).value == 1
+        async with create_session_store(f"{url}?{account}wrong&deadline=1") as store:
+            with pytest.raises(StoreUnavailableError) as caught:
+                await store.ping()
+            assert caught.value.code == "unauthenticated"
+
+
 @pytest.mark.parametrize("protocol", [2, 3])
 async def test_the_rights_that_the_readme_lists_are_enough(protocol: int) -> None:
-    readme = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
-    listed = re.search(r"account needs\s+`([a-z\s]+)`, for waits also\s+`([a-z\s]+)`", readme)
-    assert listed is not None
-    rights = [f"+{command}" for command in f"{listed[1]} {listed[2]}".split()]
+    everywhere, waits, *_ = listed_rights()
     with LocalServer(valkey_binary()) as server:
         async with RedisHarness(server.url) as harness:
-            rule = ("on", ">pw", "~*", "-@all", *rights)
-            await harness.client.read("ACL", "SETUSER", "worker", *rule)
+            await harness.client.read("ACL", "SETUSER", "worker", *rule_of(everywhere, waits))
             url = server.url.replace("unix://", "unix://worker:pw@")
             async with create_session_store(
                 f"{url}?namespace={harness.config.namespace}&deadline=20&protocol={protocol}"

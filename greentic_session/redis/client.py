@@ -221,7 +221,8 @@ class RedisClient:
         """Run a script that writes, once, however often it takes to hear of it.
 
         :param keys: the names it touches, in one slot.
-        :param arguments: what it is given beside operation id and age (ARGV 1 and 2).
+        :param arguments: what it is given beside the operation's id (ARGV 1) and since when an
+            earlier attempt may have been executed (ARGV 2).
         :param until: as in :meth:`read`.
         :param is_hint: whether what it writes may be lost, so that replicas are not waited for.
         :raises StoreUnavailableError: by the deadline; nothing was written.
@@ -233,13 +234,13 @@ class RedisClient:
         operation = f"{self._operation:016x}"
         wants_acks = self._acks > 0 and not is_hint
 
-        def commands(node: Node, age_ms: float | None) -> Sequence[Command]:
+        def commands(node: Node, since_ms: float | None) -> Sequence[Command]:
             head: Command = (
                 ("EVAL", script.source) if script in node.missing else ("EVALSHA", script.sha1)
             )
-            age = "" if age_ms is None else f"{age_ms:.3f}"
-            command = (*head, len(keys), *keys, operation, age, *arguments)
-            if wants_acks and age_ms is not None:
+            since = "" if since_ms is None else f"{since_ms:.3f}"
+            command = (*head, len(keys), *keys, operation, since, *arguments)
+            if wants_acks and since_ms is not None:
                 # WAIT counts from the last write of its own connection, and an attempt that is
                 # answered from the ring writes nothing.
                 return command, ("EVAL", BARRIER.source, 1, keys[0])
@@ -274,8 +275,8 @@ class RedisClient:
         """Try until it is done, refused for good, or too late.
 
         :param key: as in :meth:`read`.
-        :param commands: them, or what returns them for a server, given the age in milliseconds of
-            an earlier attempt that may have been executed.
+        :param commands: them, or what returns them for a server, given since when on its clock an
+            earlier attempt may have been executed.
         :param at: the server, whatever the key.
         :param is_mixed: whether the commands are of several slots.
         :raises _MovedOnError: ``at`` holds no sessions any more, or mixed commands were redirected.
@@ -290,6 +291,7 @@ class RedisClient:
                 give_up_at = attempt_ends_at(started_at, ends_at)
                 exchange: Exchange | None = None
                 node: Node | None = None
+                wire: Wire | None = None
                 index = 0
                 try:
                     if self._closed:
@@ -304,9 +306,12 @@ class RedisClient:
                     wire = None if node.queue else node.ready_wire(started_at)
                     if wire is None:
                         wire = await node.next_wire(give_up_at)
+                    since = None
+                    if trouble is not None and trouble.in_doubt:
+                        wire = trouble.wire_of(node) or wire
+                        since = await self._look_back(trouble, wire, give_up_at)
                     # Only now: time has passed, and another call may have loaded the script.
-                    age = None if trouble is None else trouble.age_ms(loop.time())
-                    given = commands(node, age) if callable(commands) else commands
+                    given = commands(node, since) if callable(commands) else commands
                     if asked is not None:
                         given = [part for command in given for part in (_ASKING, command)]
                     count = len(given)
@@ -322,7 +327,7 @@ class RedisClient:
                     for index, reply in enumerate(replies):  # noqa: B007 - told to `classify`
                         if isinstance(reply, ResponseError):
                             raise reply
-                    if wants_acks and replies[0][0] == Verdict.DONE:
+                    if wants_acks and _is_done(replies[0]):
                         await self._confirm(wire, ends_at)
                 except FAILURES as error:
                     sent = exchange is not None and getattr(error, "sent", True)
@@ -334,7 +339,7 @@ class RedisClient:
                         node.missing.discard(script)
                     return replies
                 trouble = trouble or Trouble(topology, script)
-                pause = trouble.meet(fault, node, started_at)
+                pause = trouble.meet(fault, node, started_at, wire)
                 if self._closed:
                     fault = fault._replace(reason="the store is closed", code="unavailable")
                 elif is_mixed and fault.redirect is not None:
@@ -357,6 +362,24 @@ class RedisClient:
         replies = await self._attempts(loop, None, (command,), until, at=node)
         return cast("tuple[bytes, list[bytes]]", replies[0])
 
+    async def _look_back(self, trouble: Trouble, wire: Wire, give_up_at: float) -> float:
+        """Make sure that no doubtful attempt arrives any more, and return since when one may have
+        been executed, in milliseconds on the server's clock.
+
+        Asked of the server rather than told as an age, since the next attempt may be slow itself.
+        """
+        loop = asyncio.get_running_loop()
+        given: list[Command] = [*trouble.precautions(wire), ("TIME",)]
+        packed = b"".join(map(_pack, given))
+        exchange = Exchange(loop.create_future(), len(given), len(packed), loop.time(), give_up_at)
+        wire.send(exchange, packed)
+        reply: Reply = await exchange.future
+        time: Reply = reply if len(given) == 1 else reply[-1]  # whether it may end them, or not
+        if isinstance(time, ResponseError):
+            raise time
+        elapsed = loop.time() - cast("float", trouble.doubtful_since)
+        return int(time[0]) * 1000 + int(time[1]) / 1000 - elapsed * 1000
+
     async def _confirm(self, wire: Wire, until: float) -> None:
         """Wait until enough replicas have what was written on a wire.
 
@@ -365,16 +388,20 @@ class RedisClient:
         """
         confirmed = 0
         while True:
+            is_late = False
             try:
                 confirmed = await wire.confirmed(self._acks, until)
             except ResponseError as error:
                 if str(error).startswith("UNBLOCKED"):  # the server became a replica meanwhile
                     raise WireLostError(sent=True) from None
-                raise DurabilityError(confirmed, self._acks) from None
+                is_late = True  # the account may not ask
+            except WireLostError:
+                is_late = True
+                if asyncio.get_running_loop().time() + self._least_secs < until:
+                    raise
             if confirmed >= self._acks:
                 return
-            loop = asyncio.get_running_loop()
-            if loop.time() + self._least_secs >= until:
+            if is_late or asyncio.get_running_loop().time() + self._least_secs >= until:
                 raise DurabilityError(confirmed, self._acks)
 
     def _enter_loop(self) -> asyncio.AbstractEventLoop:
@@ -389,6 +416,11 @@ class RedisClient:
             # Counted on from a random start, and so that a forked process has a start of its own.
             self._operation = int.from_bytes(os.urandom(8))
         return loop
+
+
+def _is_done(reply: Reply) -> bool:
+    # A script's shortest answer is a number: that it is done, and when.
+    return isinstance(reply, int) or reply[0] == Verdict.DONE
 
 
 class _MovedOnError(Exception):

@@ -14,6 +14,8 @@ import random
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, cast, final
 
+from redis.exceptions import ResponseError
+
 from .._compat import override
 from .connecting import ask_once
 from .faults import UnknownPlaceError
@@ -72,7 +74,7 @@ class ClusterTopology(LookingTopology):
         address = (host or cast("Address", told_by.address)[0], port)
         node = self._nodes.get(address)
         if node is None:
-            self._nodes[address] = node = Node(self._config, address)
+            node = self._new_node(address)
         return node
 
     @property
@@ -106,7 +108,7 @@ class ClusterTopology(LookingTopology):
             address = (named, port)
             node = self._nodes.get(address)
             if node is None:
-                self._nodes[address] = node = Node(self._config, address)
+                node = self._new_node(address)
             masters.add(node)
             slots[first : last + 1] = [node] * (last + 1 - first)
         changed = slots != self._slots
@@ -118,6 +120,10 @@ class ClusterTopology(LookingTopology):
             # They may be about to answer, unless they are why the map was read.
             self._replaced(old=gone, abort=False)
         return changed
+
+    def _new_node(self, address: Address) -> Node:
+        self._nodes[address] = node = Node(self._config, address, on_silence=self._suspect)
+        return node
 
     async def _shards(self) -> tuple[Address, list[_Shard]]:
         """Ask some servers at once, and take the first answer."""
@@ -144,10 +150,21 @@ class ClusterTopology(LookingTopology):
 
     async def _ask(self, address: Address) -> tuple[Address, list[_Shard]]:
         secs = self._config.deadline_secs / 4
-        reply = await ask_once(self._config, address, "CLUSTER", "SLOTS", secs=secs)
-        shards: list[_Shard] = [
-            (first, last, (master[0], master[1])) for first, last, master, *_ in reply
-        ]
+        try:
+            reply = await ask_once(self._config, address, "CLUSTER", "SLOTS", secs=secs)
+        except ResponseError as error:
+            if "cluster support disabled" in str(error):
+                raise UnknownPlaceError("the server is no part of a cluster") from None
+            raise
+        try:
+            shards: list[_Shard] = [
+                (int(first), int(last), (master[0], int(master[1])))
+                for first, last, master, *_ in reply
+            ]
+        except (TypeError, ValueError, IndexError):
+            raise UnknownPlaceError(
+                "the answer of a server of the cluster cannot be read"
+            ) from None
         if not shards:
             raise UnknownPlaceError("the cluster has no slots assigned")
         return address, shards

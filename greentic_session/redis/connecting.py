@@ -14,6 +14,7 @@ from redis.asyncio.connection import (
 )
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import ResponseError
 from redis.maint_notifications import MaintNotificationsConfig
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from ..config import Address, RedisConfig, SentinelConfig
 
-__all__ = ["ask", "ask_once", "connect", "new_connection"]
+__all__ = ["ask", "ask_all", "ask_once", "connect", "new_connection"]
 
 
 def new_connection(
@@ -76,6 +77,20 @@ async def ask(connection: AbstractConnection, *command: str) -> Any:  # Any: as 
     await send(*command)
     reply: Any = await cast("Callable[[], Awaitable[Any]]", connection.read_response)()  # so, too
     return reply
+
+
+async def ask_all(connection: AbstractConnection, *commands: tuple[str, ...]) -> list[Any]:
+    """Send several commands at once, and return the replies; an error reply is a value here."""
+    send = cast("Callable[..., Awaitable[None]]", connection.send_command)  # as above
+    for command in commands:
+        await send(*command)
+    replies: list[Any] = []  # Any: as in `Reply`
+    for _ in commands:
+        try:
+            replies.append(await cast("Callable[[], Awaitable[Any]]", connection.read_response)())
+        except ResponseError as error:
+            replies.append(error)
+    return replies
 
 
 async def ask_once(

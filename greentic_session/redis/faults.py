@@ -149,6 +149,8 @@ def classify(error: BaseException, *, sent: bool, index: int = 0) -> Fault:
     :param sent: whether bytes of the command may have left.
     :param index: which of the call's commands failed.
     """
+    if isinstance(error, UnknownPlaceError):
+        return Fault(FaultKind.NOT_EXECUTED, error.reason)
     word = _word(error)
     if word is None and not sent:
         # While it connects, the driver wraps the server's refusal in an error of its own.
@@ -162,8 +164,6 @@ def classify(error: BaseException, *, sent: bool, index: int = 0) -> Fault:
         reason = "the server's certificate is not trusted"
         refused = StoreUnavailableError(reason, code="unauthenticated")
         return Fault(FaultKind.PERMANENT, reason, refused.code, refused)
-    if isinstance(error, UnknownPlaceError):
-        return Fault(FaultKind.NOT_EXECUTED, error.reason)
     what = "did not answer in time" if _is_timeout(error) else "closed the connection"
     if sent:
         return Fault(FaultKind.AMBIGUOUS, f"the server {what}", _code(error))
@@ -174,7 +174,8 @@ def _judge_reply(word: str, index: int, *, in_script: bool) -> Fault:
     if word == "NOSCRIPT":
         return Fault(FaultKind.NO_SCRIPT, "the server has lost the script")
     if word in _NOT_EXECUTED:
-        return Fault(FaultKind.NOT_EXECUTED, f"the server answered {word}")
+        where = ", as one of a cluster does" if word == "MOVED" else ""
+        return Fault(FaultKind.NOT_EXECUTED, f"the server answered {word}{where}")
     if word == "MAXCLIENTS":
         return Fault(FaultKind.NOT_EXECUTED, "the server has too many clients")
     reason = f"the server refused the command: {word}"

@@ -7,12 +7,13 @@ import logging
 import re
 from collections import deque
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Final, final
 
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisError
 
-from .connecting import ask, connect, new_connection
-from .wire import Wire
+from .connecting import ask_all, connect, new_connection
+from .wire import Identity, Wire
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -34,6 +35,7 @@ _SPARE_WIRES: Final = 4
 _STALLED_SECS: Final = 0.025
 """A wire whose oldest exchange has waited longer is passed over for one of a few others."""
 _POLICY: Final = re.compile(r"maxmemory_policy:([a-z-]+)")
+_RUN: Final = re.compile(r"run_id:([0-9a-f]+)")
 
 
 class ClosedError(OSError):
@@ -47,6 +49,7 @@ class Node:
     :param config: checked configuration.
     :param address: of the server; ``None`` takes that of ``config``.
     :param greet: what is said on each new connection before others use it; may raise.
+    :param on_silence: called now and then while callers wait and the server says nothing.
     :param host: has the server run.
     :ivar missing: scripts that the server is known not to have.
     :ivar answered_at: when it was last heard from, on the loop's clock.
@@ -58,11 +61,14 @@ class Node:
         config: RedisConfig,
         address: Address | None,
         greet: Callable[[AbstractConnection], Awaitable[None]] | None = None,
+        on_silence: Callable[[Node], None] | None = None,
+        *,
         host: ServerHost | None = None,
     ) -> None:
         self._config: Final = config
         self.address: Final = address
         self._greet: Final = greet
+        self._on_silence: Final = None if on_silence is None else partial(on_silence, self)
         self._host: Final = host
         self._loop: Final = asyncio.get_running_loop()
         self._wires: Final[list[Wire]] = []
@@ -79,6 +85,10 @@ class Node:
     def connections(self) -> int:
         """How many connections are open."""
         return sum(not wire.is_lost for wire in (*self._wires, *self._ebbing))
+
+    def has(self, wire: Wire) -> bool:
+        """Return whether a wire leads to this server."""
+        return wire in self._wires or wire in self._ebbing
 
     def ready_wire(self, now: float) -> Wire | None:
         """Return a wire that takes an exchange at once."""
@@ -168,10 +178,8 @@ class Node:
                 await connect(connection)
                 if self._greet is not None:
                     await self._greet(connection)
-                if not self._was_reached:
-                    self._was_reached = True
-                    await _warn_of_eviction(connection)
-            wire = Wire(connection, self._on_free)
+                identity = await self._introduce(connection)
+            wire = Wire(connection, self._on_free, self._on_silence, identity)
             self._wires.append(wire)
             self.answered_at = self._loop.time()
         except (RedisError, OSError, EOFError) as caught:
@@ -181,6 +189,23 @@ class Node:
             if wire is None:
                 await connection.disconnect(nowait=True)
         self._wake(len(self.queue), None if self._wires else error)
+
+    async def _introduce(self, connection: AbstractConnection) -> Identity | None:
+        """Learn how the server calls the connection, and the first time how it treats sessions."""
+        questions: list[tuple[str, ...]] = [("CLIENT", "ID"), ("INFO", "server")]
+        if not self._was_reached:
+            questions.append(("INFO", "memory"))
+        number, server, *more = await ask_all(connection, *questions)
+        self._was_reached = True
+        policy = _POLICY.search(_told(more[0])) if more else None
+        if policy is not None and policy[1] != "noeviction":
+            _LOG.warning(
+                "the server's maxmemory-policy is %s: when its memory is full it drops sessions "
+                "without an error; set it to noeviction",
+                policy[1],
+            )
+        run = _RUN.search(_told(server))
+        return Identity(run[1], number) if run and isinstance(number, int) else None
 
     def _on_free(self, wire: Wire) -> None:
         if wire.is_lost:
@@ -211,16 +236,8 @@ class Node:
                 turn.set_exception(error)
 
 
-async def _warn_of_eviction(connection: AbstractConnection) -> None:
-    """Warn if the server drops keys when its memory is full, which loses sessions in silence."""
-    try:
-        told: object = await ask(connection, "INFO", "memory")
-    except ResponseError:
-        return  # the account may not ask
-    policy = _POLICY.search(told.decode(errors="replace") if isinstance(told, bytes) else str(told))
-    if policy is not None and policy[1] != "noeviction":
-        _LOG.warning(
-            "the server's maxmemory-policy is %s: when its memory is full it drops sessions "
-            "without an error; set it to noeviction",
-            policy[1],
-        )
+def _told(reply: object) -> str:
+    """Return what INFO says; nothing if the account may not ask."""
+    if isinstance(reply, bytes):
+        return reply.decode(errors="replace")
+    return reply if isinstance(reply, str) else ""

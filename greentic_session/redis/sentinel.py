@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, final
 
+from redis.exceptions import NoPermissionError
+
 from .._compat import override
 from .connecting import ask, ask_once
 from .faults import UnknownPlaceError
@@ -64,7 +66,7 @@ class SentinelTopology(LookingTopology):
         old = self._node
         if old is not None and old.address == address:
             return False
-        self._node = Node(self._config, address, _require_master)
+        self._node = Node(self._config, address, _require_master, self._suspect)
         # What was under way at the old one is told so, and repeated at the new one.
         self._replaced(old=() if old is None else (old,), abort=True)
         return True
@@ -91,12 +93,18 @@ class SentinelTopology(LookingTopology):
             # Who answered is asked first the next time.
             self._addresses.remove(address)
             self._addresses.insert(0, address)
-            host, port = found
-            return host.decode(), int(port)
+            try:
+                host, port = found
+                return host.decode(), int(port)
+            except (TypeError, ValueError):
+                failure = UnknownPlaceError("a sentinel's answer cannot be read")
         raise failure or UnknownPlaceError("no sentinel answered")
 
 
 async def _require_master(connection: AbstractConnection) -> None:
-    role, *_ = await ask(connection, "ROLE")
+    try:
+        role, *_ = await ask(connection, "ROLE")
+    except NoPermissionError:
+        return  # a replica refuses writes, and is left then
     if role != b"master":
         raise UnknownPlaceError("the server that the sentinels name is no master yet")

@@ -175,6 +175,10 @@ class LookingTopology(Topology):
             ends.append(self._task)
         return ends
 
+    def _suspect(self, node: Node) -> None:
+        """Ask about a server that is silent, before those who wait for it give up."""
+        self._start(node, self._loop.time())
+
     def _start(self, suspect: Node | None, since: float) -> asyncio.Task[None]:
         task = self._task
         if task is None or task.done():

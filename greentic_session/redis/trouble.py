@@ -12,14 +12,13 @@ if TYPE_CHECKING:
     from .node import Node
     from .scripts import Script
     from .topology import Topology
+    from .wire import Wire
 
 __all__ = ["Trouble", "attempt_ends_at"]
 
 _FIRST_PAUSE_SECS: Final = 0.005
 _LAST_PAUSE_SECS: Final = 0.1
 _LEAST_ATTEMPT_SECS: Final = 0.1
-_IN_TRANSIT_MS: Final = 0.5
-"""How long an attempt may take from here to where it is executed, for its age there."""
 _FREE_MOVES: Final = 5
 """So many redirections of one call are followed at once."""
 
@@ -31,37 +30,56 @@ class Trouble:
     :param topology: where the call looks for its server.
     :param script: what it runs, if it writes.
     :ivar asked: the server that the next attempt asks, for that one attempt.
+    :ivar doubtful_since: when the first attempt was sent that may have been executed.
     """
 
-    __slots__ = ("_attempts", "_doubtful_since", "_script", "_topology", "asked")
+    __slots__ = ("_attempts", "_left", "_script", "_topology", "asked", "doubtful_since")
 
     def __init__(self, topology: Topology, script: Script | None) -> None:
         self._topology: Final = topology
         self._script: Final = script
         self._attempts = 0
-        self._doubtful_since: float | None = None
+        self._left: list[Wire] = []  # on which attempts went that may still arrive
         self.asked: Node | None = None
+        self.doubtful_since: float | None = None
 
     @property
     def in_doubt(self) -> bool:
         """Whether an attempt may have written."""
-        return self._script is not None and self._doubtful_since is not None
+        return self._script is not None and self.doubtful_since is not None
 
-    def age_ms(self, now: float) -> float | None:
-        """Return for how long an attempt may have been executed; ``None`` if none was."""
-        since = self._doubtful_since
-        return None if since is None else (now - since) * 1000 + _IN_TRANSIT_MS
+    def wire_of(self, node: Node) -> Wire | None:
+        """Return the wire to a server on which a doubtful attempt is still under way: behind it, in
+        the same queue, is the place for the next.
+        """
+        return next((wire for wire in self._left if not wire.is_lost and node.has(wire)), None)
 
-    def meet(self, fault: Fault, node: Node | None, started_at: float) -> float:
+    def precautions(self, wire: Wire) -> list[tuple[str | int, ...]]:
+        """Return commands after which no doubtful attempt can arrive at the server of a wire any
+        more: they end the lost connections there.
+        """
+        here = wire.identity
+        lost = (one.identity for one in self._left if one is not wire)
+        return [
+            ("CLIENT", "KILL", "ID", one.number)
+            for one in lost
+            if one is not None and here is not None and one.run == here.run
+        ]
+
+    def meet(self, fault: Fault, node: Node | None, started_at: float, wire: Wire | None) -> float:
         """Take note of a failed attempt, and return how long to wait before the next, in seconds.
 
         :param node: the server it was meant for, if that was known.
         :param started_at: when it began.
+        :param wire: on which it left, if it did.
         """
         self._attempts += 1
         self.asked = None
-        if fault.kind is FaultKind.AMBIGUOUS and self._doubtful_since is None:
-            self._doubtful_since = started_at
+        if fault.kind is FaultKind.AMBIGUOUS:
+            if self.doubtful_since is None:
+                self.doubtful_since = started_at
+            if wire is not None and wire not in self._left:
+                self._left.append(wire)
         if node is None:
             return _pause(self._attempts)
         self._topology.blame(node, fault)
@@ -70,7 +88,9 @@ class Trouble:
             return 0.0
         redirect = fault.redirect
         if redirect is None:
-            return _pause(self._attempts)
+            # A slot that moves is whole again as soon as a few names have followed.
+            moves = fault.word == "TRYAGAIN"
+            return _pause(1 if moves else self._attempts)
         if redirect.is_ask:
             self.asked = self._topology.node_at(redirect.host, redirect.port, told_by=node)
         return 0.0 if self._attempts <= _FREE_MOVES else _pause(self._attempts)

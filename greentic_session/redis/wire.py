@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final, cast, final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast, final
 
 import hiredis
 from redis.exceptions import ConnectionError as DriverConnectionError
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from redis.asyncio.connection import AbstractConnection
 
-__all__ = ["Exchange", "Wire", "WireLostError"]
+__all__ = ["Exchange", "Identity", "Wire", "WireLostError"]
 
 _EARLY: Final = 8
 """After the first command of a tick has left, so many more leave together, and then the rest.
@@ -31,6 +31,9 @@ _EARLY: Final = 8
 Flushing at the tick's end only makes client and server take turns."""
 _BUFFER_BYTES: Final = 1 << 20
 """What may wait for the socket before the wire counts as full."""
+_SILENT_SECS: Final = 0.25
+_SILENCE_SECS: Final = 0.3
+"""How long until a wire is looked at again whose server may have been replaced in silence."""
 _PATIENCE: Final = 0.8
 """How much of the time for a confirmation the server may wait; the rest is for its answer."""
 _NOTHING: Final = object()
@@ -47,6 +50,17 @@ class WireLostError(OSError):
         super().__init__("the connection did not answer" if is_late else "the connection was lost")
         self.sent = sent
         self.is_late = is_late
+
+
+class Identity(NamedTuple):
+    """A connection as its server knows it.
+
+    :ivar run: of the server's process.
+    :ivar number: never given to another connection of that process.
+    """
+
+    run: str
+    number: int
 
 
 @final
@@ -82,12 +96,22 @@ class Wire(asyncio.Protocol):
 
     :param connection: connected; it is an empty shell afterwards.
     :param on_free: called when in-flight commands were answered, or the wire was lost.
+    :param on_silence: called when somebody has waited for a while and the server has said nothing.
+    :param identity: the connection's, if the server tells.
     :ivar heard_at: when the server last sent something, on the loop's clock.
     """
 
-    def __init__(self, connection: AbstractConnection, on_free: Callable[[Wire], None]) -> None:
+    def __init__(
+        self,
+        connection: AbstractConnection,
+        on_free: Callable[[Wire], None],
+        on_silence: Callable[[], None] | None = None,
+        identity: Identity | None = None,
+    ) -> None:
         self._loop: Final = asyncio.get_running_loop()
         self._on_free: Final = on_free
+        self._on_silence: Final = on_silence
+        self.identity: Final = identity
         self._waiting: Final[deque[Exchange]] = deque()
         self._out: Final[list[bytes]] = []
         self._unsent = 0
@@ -136,7 +160,7 @@ class Wire(asyncio.Protocol):
         waiting.append(exchange)
         self.bytes_in_flight += exchange.size
         if self._watch is None or exchange.give_up_at < self._watch_at:
-            self._watch_until(exchange.give_up_at)
+            self._watch_until(exchange.give_up_at, exchange.sent_at)
         if len(waiting) == 1:
             self._transport.write(packed)
             return
@@ -257,9 +281,11 @@ class Wire(asyncio.Protocol):
         command = b"WAIT %d %d\r\n" % (acks, left_ms)
         self.send(Exchange(reply, 1, len(command), now, self._confirm_by), command)
 
-    def _watch_until(self, at: float) -> None:
+    def _watch_until(self, at: float, now: float) -> None:
         if self._watch is not None:
             self._watch.cancel()
+        if self._on_silence is not None:
+            at = min(at, now + _SILENCE_SECS)
         self._watch_at = at
         self._watch = self._loop.call_at(at, self._look)
 
@@ -275,6 +301,8 @@ class Wire(asyncio.Protocol):
             self._transport.abort()
             self._lose(is_late=True)
             return
+        if self._on_silence is not None and max(oldest.sent_at, self.heard_at) < now - _SILENT_SECS:
+            self._on_silence()
         look_at = max(oldest.give_up_at, silent_at)
         for exchange in self._waiting:
             if exchange.future.done():
@@ -284,7 +312,7 @@ class Wire(asyncio.Protocol):
                 exchange.future.set_exception(WireLostError(sent=True, is_late=True))
             else:
                 look_at = min(look_at, exchange.give_up_at)
-        self._watch_until(look_at)
+        self._watch_until(look_at, now)
 
     def _lose(self, *, is_late: bool) -> None:
         if self.is_lost:

@@ -1,15 +1,19 @@
--- Writes a record's ring again as it is, so that WAIT on this connection speaks of it.
+-- Writes a field of a record again as it is, so that WAIT on this connection speaks of the record.
 --
 -- WAIT counts from the last write of its own connection. When an earlier attempt of a call wrote over
 -- another connection, this one has written nothing yet.
 --
 -- KEYS  1 record
 --
--- Returns 1 if there is a ring, else 0.
+-- Returns 1 if there is a record, or what a delete leaves of one, else 0.
 --
--- Why atomic: a script runs alone, so no newer ring is written over.
+-- Why atomic: a script runs alone, so nothing newer is written over.
 
-local ops = redis.call('HGET', KEYS[1], 'ops')
-if not ops then return 0 end
-redis.call('HSET', KEYS[1], 'ops', ops)
-return 1
+for _, field in ipairs({'cas', 'ops'}) do
+  local value = redis.call('HGET', KEYS[1], field)
+  if value then
+    redis.call('HSET', KEYS[1], field, value)
+    return 1
+  end
+end
+return 0

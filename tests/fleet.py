@@ -1,0 +1,155 @@
+"""Writers that each know what their session must be, while servers come and go."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import Counter
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+from greentic_session import (
+    Cas,
+    CasConflictError,
+    DurabilityError,
+    OutcomeUnknownError,
+    Session,
+    SessionCursor,
+    SessionError,
+    SessionKey,
+    SessionMeta,
+    TenantCtx,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from greentic_session import AsyncSessionStore
+
+    Store = AsyncSessionStore[Any]
+
+CTX = TenantCtx(tenant_id="acme")
+_PAUSE_SECS: Final = 0.002
+
+
+def numbered(key: SessionKey, number: int) -> Session[dict[str, Any]]:
+    return Session(
+        key=key,
+        cursor=SessionCursor(flow_id="fleet", node_id="at sea"),
+        meta=SessionMeta.of(CTX),
+        context={"number": number},
+    )
+
+
+class Writer:
+    """The only writer of its key: each write is a number one higher than the last.
+
+    :ivar acknowledged: the last number that a call said was written, as durably as was asked for.
+    :ivar lost: how many of those were not there when the writer came back.
+    """
+
+    def __init__(self, store: Store, key: SessionKey) -> None:
+        self._store = store
+        self.key = key
+        self.number = 0
+        self.acknowledged = 0
+        self.cas: Cas | None = None
+        self.lost = 0
+        self.told: Counter[str] = Counter()
+        self.took: list[float] = []
+
+    async def write(self) -> None:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        number = self.number = self.number + 1
+        try:
+            if self.cas is None:
+                self.cas = await self._store.create(numbered(self.key, number))
+                assert self.cas.value == 1
+            else:
+                cas = await self._store.update_cas(numbered(self.key, number), self.cas)
+                assert (cas.incarnation, cas.value) == (self.cas.incarnation, self.cas.value + 1)
+                self.cas = cas
+            self.acknowledged = number
+        except CasConflictError as conflict:
+            # Nobody else writes: so the token can only be one of before, and what came after it
+            # is lost.
+            is_old = self.cas is not None and conflict.current.value < self.cas.value
+            self.told["conflict" if is_old else "false conflict"] += 1
+            await self.look()
+        except (DurabilityError, OutcomeUnknownError) as error:
+            self.told[type(error).__name__] += 1
+            await self.look()
+        except SessionError as error:
+            self.told[f"{type(error).__name__}: {error}"] += 1
+        self.took.append(loop.time() - began)
+
+    async def look(self) -> None:
+        """Read what is there, and go on from it."""
+        try:
+            found = await self._store.get(self.key, ctx=CTX)
+        except SessionError as error:
+            self.told[f"get: {type(error).__name__}"] += 1
+            return
+        there: int = found.session.context["number"] if found else 0
+        assert there <= self.number
+        self.lost += max(0, self.acknowledged - there)
+        self.acknowledged = there
+        self.cas = found.cas if found else None
+
+
+class Fleet:
+    """Writers at work on a store.
+
+    :param keys: one writer for each.
+    """
+
+    def __init__(self, store: Store, keys: list[SessionKey]) -> None:
+        self._store = store
+        self.writers = [Writer(store, key) for key in keys]
+
+    @asynccontextmanager
+    async def at_work(self) -> AsyncIterator[None]:
+        """Let all write on and on, from before the block until after it."""
+        leave = asyncio.Event()
+
+        async def work(writer: Writer) -> None:
+            while not leave.is_set():
+                await writer.write()
+                await asyncio.sleep(_PAUSE_SECS)  # so that a laptop can keep up
+
+        async with asyncio.TaskGroup() as tasks:
+            for writer in self.writers:
+                tasks.create_task(work(writer))
+            try:
+                await self.has_written(5)
+                yield
+                await self.has_written(5)
+            finally:
+                leave.set()
+        for writer in self.writers:
+            await writer.look()
+        print(self)  # noqa: T201 - pytest shows it with a failure
+
+    async def has_written(self, more: int) -> None:
+        """Wait until each writer has written so many times more."""
+        goals = [(writer, writer.acknowledged + more) for writer in self.writers]
+        async with asyncio.timeout(40):
+            while any(writer.acknowledged < goal for writer, goal in goals):  # noqa: ASYNC110
+                await asyncio.sleep(0.005)  # nobody tells
+
+    @property
+    def told(self) -> Counter[str]:
+        return sum((writer.told for writer in self.writers), Counter())
+
+    @property
+    def lost(self) -> int:
+        return sum(writer.lost for writer in self.writers)
+
+    def __str__(self) -> str:
+        took = sorted(secs * 1000 for writer in self.writers for secs in writer.took)
+        p50, p99 = took[len(took) // 2], took[math.ceil(len(took) * 0.99) - 1]
+        return (
+            f"{len(took)} writes, {self._store.statistics().retries} retries, {self.lost} lost, "
+            f"p50 {p50:.1f} ms, p99 {p99:.1f} ms, longest {took[-1]:.0f} ms, told {dict(self.told)}"
+        )
