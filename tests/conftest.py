@@ -5,11 +5,16 @@ from __future__ import annotations
 import asyncio
 import os
 import subprocess
+from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import core, settings
 
+from greentic_session.testing.engine import docker_engine
+from greentic_session.testing.image import build_image
+from greentic_session.testing.ladder import climb, rungs
 from greentic_session.testing.servers import (
     LocalServer,
     ServerNotFoundError,
@@ -20,7 +25,6 @@ from greentic_session.testing.topologies import ClusterRig, SentinelRig
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 pytest.register_assert_rewrite("greentic_session.testing.contract")
 
@@ -31,6 +35,44 @@ settings.load_profile("suite")
 core.global_force_seed = SEED  # type: ignore[assignment] # its None is not annotated
 
 URL_VARIABLE = "GREENTIC_SESSION_TEST_URL"
+# What the process that starts the container tells those that run the tests, which must agree on
+# what there is to run.
+CONTAINER_VARIABLE = "GREENTIC_SESSION_TEST_CONTAINER"
+NO_CONTAINER_VARIABLE = "GREENTIC_SESSION_TEST_NO_CONTAINER"
+STARTED = pytest.StashKey[ExitStack]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Start the container that the contract runs on, one for all processes of this run."""
+    if hasattr(config, "workerinput"):
+        return
+    started = config.stash[STARTED] = ExitStack()
+    why = ""
+    try:
+        if not _may_run_the_contract(config):
+            why = "no test that was asked for needs it"
+        elif "container" not in rungs():
+            why = "not on the ladder that was asked for"
+        else:
+            found = started.enter_context(climb(["container"]))
+            os.environ[CONTAINER_VARIABLE] = f"{found.url} {found.origin}"
+    except ServerNotFoundError as error:
+        why = str(error)
+    except (RuntimeError, ValueError) as error:
+        raise pytest.UsageError(str(error)) from error
+    os.environ[NO_CONTAINER_VARIABLE] = why
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Stop what was started."""
+    if STARTED in config.stash:
+        config.stash[STARTED].close()
+        os.environ.pop(CONTAINER_VARIABLE, None)
+
+
+def _may_run_the_contract(config: pytest.Config) -> bool:
+    places = [Path(argument.partition("::")[0]) for argument in config.args]
+    return any(place.is_dir() or place.name == "test_contract.py" for place in places)
 
 
 def _version(binary: Path) -> str:
@@ -50,6 +92,9 @@ def pytest_report_header() -> list[str]:
         lines.append(f"backend redis-server: {_version(redis_binary())}")
     except ServerNotFoundError as error:
         lines.append(f"backend redis-server: skipped, {error}")
+    contained = os.environ.get(CONTAINER_VARIABLE)
+    why = os.environ.get(NO_CONTAINER_VARIABLE)
+    lines.append(f"backend container: {contained or f'skipped, {why}'}")
     given = "given" if os.environ.get(URL_VARIABLE) else "skipped, not set"
     lines.append(f"backend {URL_VARIABLE}: {given}")
     return lines
@@ -103,6 +148,16 @@ def redis_url() -> Iterator[str]:
     """URL of a Redis server of this test process, where there is a ``redis-server`` on PATH."""
     with LocalServer(_redis_or_skip()) as server:
         yield server.url
+
+
+@pytest.fixture(scope="session")
+def engine() -> None:
+    """Skip where no Docker engine answers, else let it have our image."""
+    try:
+        with docker_engine() as client:
+            build_image(client)
+    except ServerNotFoundError as error:
+        pytest.skip(str(error))  # because an engine is more than a newcomer need have
 
 
 @pytest.fixture(params=["valkey", "redis"])

@@ -53,6 +53,7 @@ class Proxy:
         self.before_loss: Callable[[], Awaitable[None]] | None = None
         self.met = dict.fromkeys(Fate, 0)
         self.executed_late = 0
+        self.never_executed = 0
         self.url = ""
 
     async def __aenter__(self) -> Self:
@@ -120,6 +121,8 @@ class Proxy:
                 writer.write(reply[: len(reply) // 2])
                 return
             writer.write(reply)
+        if Fate.DELAY in fates:  # the server had been told to end the connection
+            self.never_executed += 1
 
 
 def first_script_of_each_key(fate: Fate) -> Callable[[bytes], Fate]:

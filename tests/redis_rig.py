@@ -324,8 +324,12 @@ class Bench:
         name = op or f"other {self._calls}"
         names = self.names[: keys_of(script)]
         operation = hashlib.sha256(name.encode()).hexdigest()[:16]
-        parts = *names, operation, *(str(part) for part in (age, FIELD, *arguments))
+        doubt = f"{await self.now_us() / 1000 - float(str(age)):.3f}" if age != "" else ""
+        parts = *names, operation, *(str(part) for part in (doubt, FIELD, *arguments))
         reply = await self.client.read("EVAL", script.source, len(names), *parts)
+        if script is scripts.UPDATE_CAS and type(reply) is int:  # the time alone
+            _owner, _ttl, _body, inc, _version, following, _slot = arguments
+            return [1, str(following).encode(), str(inc).encode(), str(reply).encode()]
         # Integers and bulk strings only: RESP2 and RESP3 carry these alike.
         assert type(reply[0]) is int
         assert all(type(part) is bytes for part in reply[1:])
@@ -338,9 +342,10 @@ class Bench:
         return await self.run(scripts.PUT, owner, ttl, "{}", inc * 32, **call)
 
     async def update(
-        self, version: object, *, inc: str = "a", ttl: int = 0, owner: str = OWNER, **call: Any
+        self, version: int, *, inc: str = "a", ttl: int = 0, owner: str = OWNER, **call: Any
     ) -> Any:
-        return await self.run(scripts.UPDATE_CAS, owner, ttl, "{}", inc * 32, version, **call)
+        token = inc * 32, version, version + 1, f"op{(version + 1) % 8}"
+        return await self.run(scripts.UPDATE_CAS, owner, ttl, "{}", *token, **call)
 
     async def touch(
         self, ttl: object = "", who: tuple[str, str] = (OWNER, "red/"), **call: Any
@@ -416,11 +421,9 @@ class WaitBench(Bench):
         event: str = "",
         **call: Any,
     ) -> Any:
-        token = version, inc * 32
+        token = inc * 32, version, new * 32
         last = floor, event, 3, MEMORY_MS
-        return await self.run(
-            scripts.PAUSE, owner, ttl, "{}", new * 32, *token, scope, *last, **call
-        )
+        return await self.run(scripts.PAUSE, owner, ttl, "{}", *token, scope, *last, **call)
 
     async def claim(
         self,

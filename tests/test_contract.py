@@ -21,6 +21,7 @@ from greentic_session.testing.contract import (
 from greentic_session.testing.harness import MemoryHarness, RedisHarness
 from greentic_session.testing.servers import ServerNotFoundError, redis_binary
 
+from .conftest import CONTAINER_VARIABLE, NO_CONTAINER_VARIABLE
 from .embedded_rig import EmbeddedHarness, worker
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ def _why_no_redis() -> str | None:
 
 URL_VARIABLE = "GREENTIC_SESSION_TEST_URL"
 GIVEN_URL = os.environ.get(URL_VARIABLE, "")
+CONTAINER_URL = os.environ.get(CONTAINER_VARIABLE, "").partition(" ")[0]
+NO_CONTAINER = os.environ.get(NO_CONTAINER_VARIABLE)
 NO_REDIS = _why_no_redis()
 
 
@@ -129,6 +132,20 @@ else:
     # Because Redis itself is a second engine that a newcomer need not have.
     @pytest.mark.skip(reason=f"backend redis-server: {NO_REDIS}")  # not installed here
     def test_redis_server() -> None: ...
+
+
+if CONTAINER_URL:
+
+    class TestContainer(Contract):
+        @pytest.fixture
+        async def harness(self) -> AsyncIterator[RedisHarness]:
+            async with RedisHarness(CONTAINER_URL) as harness:
+                yield harness
+
+else:
+    # Because a Docker engine is more than a newcomer need have.
+    @pytest.mark.skip(reason=f"backend container: {NO_CONTAINER}")  # no engine answers here
+    def test_container() -> None: ...
 
 
 if GIVEN_URL:

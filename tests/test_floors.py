@@ -53,7 +53,9 @@ OUTSIDE: dict[int, frozenset[str]] = {
     3: frozenset(),
     4: frozenset({"msgspec", "anyio"}),
     5: frozenset(),
-    6: frozenset({"msgspec", "anyio", "pytest", "typing_extensions", "hiredis"}),
+    6: frozenset(
+        {"msgspec", "anyio", "pytest", "typing_extensions", "hiredis", "docker", "testcontainers"}
+    ),
 }
 # The rigs speak to their servers without the client that they are there to test.
 DRIVER = {("redis", "redis"), ("redis", "hiredis"), ("testing", "hiredis")}

@@ -389,7 +389,7 @@ class Theatre:
             play = verb(scene)
             await anext(play)
             if fate is Fate.DELAY:
-                await until(lambda: proxy.executed_late == 1)
+                await until(lambda: proxy.executed_late + proxy.never_executed == 1)
             async for _ in play:
                 pass
             assert proxy.met[fate] == 1

@@ -298,10 +298,9 @@ class RedisClient:
                         raise ClosedError
                     if at is not None and at not in topology.nodes:
                         raise _MovedOnError
-                    asked = None if trouble is None else trouble.asked
-                    node = asked or at or topology.node_of(key)
-                    if node is None:
-                        node = await topology.locate(key, give_up_at)
+                    asked: Node | None = None if trouble is None else trouble.asked
+                    found = asked or at or topology.node_of(key)
+                    node = found or await topology.locate(key, give_up_at)
                     # Whoever waits for room goes first.
                     wire = None if node.queue else node.ready_wire(started_at)
                     if wire is None:

@@ -45,19 +45,30 @@ class Script:
         self.sha1: Final = hashlib.sha1(self.source, usedforsecurity=False).hexdigest()
 
 
-CREATE: Final = Script("record", "create")
-PUT: Final = Script("record", "put")
-UPDATE_CAS: Final = Script("update_cas_fast", "record", "conflict", "update_cas")
-TOUCH: Final = Script("record", "touch")
-DELETE: Final = Script("record", "remove", "delete")
+_START: Final = ("ring", "record", "rules")
+_WRITE: Final = ("fold", "write", "lookup")
+_REMOVE: Final = ("fold", "remove", "lookup")
+_WAIT: Final = (*_START, "events", "wait")
 
-PAUSE: Final = Script("record", "conflict", "events", "wait", "pause")
-CLAIM: Final = Script("record", "events", "wait", "claim")
-RENEW: Final = Script("record", "events", "wait", "renew")
-SETTLE: Final = Script("record", "conflict", "remove", "events", "wait", "settle")
-RELEASE: Final = Script("record", "events", "wait", "release")
-DISPLACE: Final = Script("record", "events", "wait", "displace")
-CLEAR: Final = Script("record", "remove", "events", "wait", "clear")
+CREATE: Final = Script(*_START, "create", *_WRITE, "answer")
+PUT: Final = Script(*_START, "put", *_WRITE, "answer")
+# Nearly every call of it ends at `updated_at`, before functions are made.
+UPDATE_CAS: Final = Script(
+    *("slot", "record", "update_cas", "write", "lookup", "updated_at"),
+    *("rules", "conflict", "updated"),
+)
+TOUCH: Final = Script(*_START, "refuse", "touch", "lookup", "reply")
+DELETE: Final = Script(*_START, "refuse", "delete", *_REMOVE, "reply")
+
+PAUSE: Final = Script(*_WAIT, "conflict", "pause", *_WRITE, "paused")
+CLAIM: Final = Script(*_WAIT, "claim", "lookup", "reply")
+RENEW: Final = Script(*_WAIT, "renew", "lookup", "reply")
+SETTLE: Final = Script(
+    *(*_WAIT, "conflict", "settle", "fold", "remove", "write", "lookup", "settled")
+)
+RELEASE: Final = Script(*_WAIT, "release", "lookup", "reply")
+DISPLACE: Final = Script(*_WAIT, "displace")
+CLEAR: Final = Script(*_WAIT, "clear", *_REMOVE, "reply")
 
 ANNOUNCE: Final = Script("index", "announce")
 REINDEX: Final = Script("index", "events", "reindex")

@@ -8,7 +8,7 @@ from .._compat import override
 from ..codec import CodecFactory, JsonCodec
 from ..errors import DecodeError
 from ..model import C, Cas, SessionKey
-from ..record import Admission, Draft, Outcome, Record, mint_incarnation
+from ..record import Admission, Draft, Outcome, Record, Verdict, mint_incarnation
 from ..scanning import Page
 from ..statistics import StoreStatistics
 from ..store import AsyncSessionStore
@@ -177,8 +177,12 @@ class RedisSessionStore(AsyncSessionStore[C], SupportsWaits):
 
     @override
     async def _update_cas(self, draft: Draft, expected: Cas, until: float | None) -> Outcome:
-        token = expected.incarnation, expected.value
-        return await self._run(UPDATE_CAS, *_place(draft), *_state(draft), *token, until=until)
+        following = Cas(value=expected.value + 1, incarnation=expected.incarnation)
+        slot = f"op{following.value % 8}"  # see ``lua/record.lua``
+        token = expected.incarnation, expected.value, following.value, slot
+        return await self._run(
+            UPDATE_CAS, *_place(draft), *_state(draft), *token, until=until, following=following
+        )
 
     @override
     async def _touch(
@@ -216,6 +220,7 @@ class RedisSessionStore(AsyncSessionStore[C], SupportsWaits):
         key: SessionKey,
         *arguments: Argument,
         until: float | None = None,
+        following: Cas | None = None,
     ) -> Outcome:
         until = self._client.deadline() if until is None else until
         names = self._names.of_session(scope, key)
@@ -225,6 +230,8 @@ class RedisSessionStore(AsyncSessionStore[C], SupportsWaits):
             reply = await self._client.run(script, names, (scope, *arguments), until=until)
         except ForeignValueError:
             raise foreign(key) from None
+        if following is not None and type(reply) is int:  # the time alone
+            return Outcome(Verdict.DONE, following.value, following.incarnation, reply)
         outcome = outcome_of(key, reply)
         if len(reply) > _TOKEN_REPLY:  # the session waits
             await self._waits.follow(

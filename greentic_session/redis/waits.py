@@ -129,12 +129,12 @@ class RedisWaits(WaitBackend):
         self, registration: Registration, events: EventMemory, until: float | None
     ) -> WaitOutcome:
         draft, expected, scope_hash, event, floor_us = registration
-        token = ("", "") if expected is None else (expected.value, expected.incarnation)
+        token = ("", "") if expected is None else (expected.incarnation, expected.value)
         reply = await self._run(
             PAUSE,
             draft.scope,
             draft.key,
-            (draft.owner, draft.ttl_ms, draft.body, mint_incarnation(), *token),
+            (draft.owner, draft.ttl_ms, draft.body, *token, mint_incarnation()),
             (scope_hash, floor_us, event, *events),
             until=until,
         )

@@ -122,12 +122,17 @@ class RedisHarness(_Harness):
 
     :param url: of a running server, without options.
     :param deadline_secs: of each call; long, since a test machine may be busy.
+    :param namespace: to empty in the end, if it is not to be a fresh one.
     """
 
-    def __init__(self, url: str, *, deadline_secs: float = 20.0) -> None:
+    def __init__(
+        self, url: str, *, deadline_secs: float = 20.0, namespace: str | None = None
+    ) -> None:
         super().__init__()
         self.config: Final = msgspec.structs.replace(
-            RedisConfig.from_url(url), namespace=f"test:{uuid4().hex}", deadline_secs=deadline_secs
+            RedisConfig.from_url(url),
+            namespace=namespace or f"test:{uuid4().hex}",
+            deadline_secs=deadline_secs,
         )
         self.client: Final = RedisClient(self.config)
         self._indexes: Final = f"{self.config.namespace}:waits:{{"

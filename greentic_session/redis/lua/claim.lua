@@ -14,21 +14,22 @@
 if is_seen(ARGV[7], ARGV[9]) then return {-7} end
 if not live or owner ~= ARGV[4] or waits_on ~= ARGV[5] then return {0} end
 -- The claim that an earlier attempt took, or one that arrived late, has ended since.
-if recall() and not (lease and attempt == ARGV[6]) then return {0} end
-local ends, at, ring = now + ARGV[8], text(now), ops
+if recall(ops) and not (lease and attempt == ARGV[6]) then return {0} end
+local leased, at, ring = now + ARGV[8], text(now), ops
 if lease and now < tonumber(lease) then
   if attempt ~= ARGV[6] then return {-6, lease} end
-  ends, at = math.max(ends, lease), stored[5]
+  leased, at = math.max(leased, lease), stored[5]
 else
   fence, version = after(fence, 0), text(version + 1)
-  ring = remember(version)
+  ring = remember(ops, time, version)
 end
-lease = text(ends)
-local expires, size = expiry(life), lookup_size()
+lease = text(leased)
+expires, ends = life_from(now, life, lease)
+call('HLEN', KEYS[2])  -- should another type stand there, fail here
 -- The expiry goes first, so that a claim is taken when memory is full: see touch.lua.
-expire(KEYS[1], expires)
-redis.call('HSET', KEYS[1], 'cas', version, 'at', at, 'lease', lease, 'attempt', ARGV[6],
+expire(ends)
+call('HSET', KEYS[1], 'cas', version, 'at', at, 'lease', lease, 'attempt', ARGV[6],
   'fence', fence, 'ops', ring)
-mirror(expires, size)
-return told_to_index({1, version, incarnation, at, life, redis.call('HGET', KEYS[1], 'body'), fence,
-  lease, text(ends - now)}, expires)
+added = call('HSET', KEYS[2], field, ends)
+reply = told_to_index({1, version, incarnation, at, life, call('HGET', KEYS[1], 'body'), fence,
+  lease, text(leased - now)}, expires)

@@ -6,11 +6,12 @@
 --       6 keep    ms to keep the ring: see remove.lua
 -- Verdicts: 1 done   0 absent   -5 unknown
 
-local mark, done_at = recall()
+local mark, done_at = recall(ops)
 if mark then return {1, '0', '', done_at} end
-if overrun() then return {-5} end
+if overrun(ops, time) then return {-5} end
 if not live or owner ~= ARGV[4] or waits_on ~= ARGV[5] then return {0} end
-redis.call('ZCARD', KEYS[3])  -- should another type stand there, fail here
-remove(ARGV[6])
-redis.call('DEL', KEYS[3])
-return {1, version, incarnation, text(now)}
+call('HLEN', KEYS[2])  -- should another type stand there, or under the next name, fail here
+call('ZCARD', KEYS[3])
+call('DEL', KEYS[3])
+keep = ARGV[6]
+reply = {1, version, incarnation, text(now)}

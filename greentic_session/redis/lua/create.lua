@@ -7,10 +7,9 @@
 --       7 inc     incarnation to give the record
 -- Verdicts: 1 done   -1 exists   -3 mismatch   -5 unknown
 
-local mark, done_at = recall()
+local mark, done_at = recall(ops)
 if mark then return {1, mark, ARGV[7], done_at} end
-if overrun() then return {-5} end
-if live then
-  return {owner ~= ARGV[4] and -3 or -1}
-end
-return write('1', ARGV[7])
+if overrun(ops, time) then return {-5} end
+if live then return {owner ~= ARGV[4] and -3 or -1} end
+if outlived(ARGV[5]) then return {-5} end
+next_version, inc = '1', ARGV[7]

@@ -10,17 +10,18 @@
 --       8 keep     ms to keep the ring: see remove.lua
 -- Verdicts: 1 done   0 absent   -2 conflict (with the stored token)   -3 mismatch   -4 ambiguous   -5 unknown
 
-local mark, done_at = recall()
+local mark, done_at = recall(ops)
 if mark then return {1, '0', '', done_at} end
-local refusal = refuse(ARGV[4], ARGV[5])
+if overrun(ops, time) then return {-5} end
 if refusal then return {refusal} end
-if overrun() then return {-5} end
 if ARGV[7] ~= '' and (version ~= ARGV[7] or incarnation ~= ARGV[6]) then
   return {-2, version, incarnation}
 end
-local since = waits_on and redis.call('HGET', KEYS[1], 'since')
-redis.call('ZCARD', KEYS[3])  -- should another type stand there, fail here
-remove(ARGV[8])
-redis.call('DEL', KEYS[3])
-if since then return {1, version, incarnation, text(now), waits_on, owner, since} end
-return {1, version, incarnation, text(now)}
+reply = {1, version, incarnation, text(now)}
+if waits_on then
+  reply[5], reply[6], reply[7] = waits_on, owner, call('HGET', KEYS[1], 'since')
+end
+call('HLEN', KEYS[2])  -- should another type stand there, or under the next name, fail here
+call('ZCARD', KEYS[3])
+call('DEL', KEYS[3])
+keep = ARGV[8]

@@ -6,15 +6,15 @@
 -- Returns {1, version, incarnation, at, since, scope or '', expiry}.
 -- Verdicts: 1 done   -5 unknown   -8 claim lost
 
-local mark, done_at = recall()
+local mark, done_at = recall(ops)
 if mark then
-  return told_to_index({1, version or '0', incarnation or '', done_at}, found_expiry())
+  return told_to_index({1, version or '0', incarnation or '', done_at}, live and was or 0)
 end
 if not holds(ARGV[4]) and not (live and lease and attempt == ARGV[5]) then return lost() end
-local size = lookup_size()
+call('HLEN', KEYS[2])  -- should another type stand there, fail here
 forget_claim()
-local expires = expiry(life)
-redis.call('HSET', KEYS[1], 'at', text(now), 'ops', remember('0'))
-expire(KEYS[1], expires)
-mirror(expires, size)
-return told_to_index({1, version, incarnation, text(now)}, expires)
+expires, ends = life_from(now, life)
+call('HSET', KEYS[1], 'at', text(now), 'ops', remember(ops, time, '0'))
+expire(ends)
+added = call('HSET', KEYS[2], field, ends)
+reply = told_to_index({1, version, incarnation, text(now)}, expires)

@@ -7,10 +7,11 @@
 -- Verdicts: 1 done   -8 claim lost. A repeated call renews again, so no trace of it is kept.
 
 if not holds(ARGV[4]) then return {-8} end
-local ends = math.max(now + ARGV[5], lease)
-lease = text(ends)
-local expires, size = expiry(life), lookup_size()
-expire(KEYS[1], expires)
-redis.call('HSET', KEYS[1], 'lease', lease)
-mirror(expires, size)
-return told_to_index({1, lease, text(ends - now)}, expires)
+local leased = math.max(now + ARGV[5], lease)
+lease = text(leased)
+expires, ends = life_from(now, life, lease)
+call('HLEN', KEYS[2])  -- should another type stand there, fail here
+expire(ends)
+call('HSET', KEYS[1], 'lease', lease)
+added = call('HSET', KEYS[2], field, ends)
+reply = told_to_index({1, lease, text(leased - now)}, expires)

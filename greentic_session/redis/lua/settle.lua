@@ -18,42 +18,29 @@
 -- also {..., scope or '', expiry}.
 -- Verdicts: 1 done   -2 conflict (with the stored token)   -5 unknown   -8 claim lost
 
-local mark, done_at = recall()
+local mark, done_at = recall(ops)
 if mark and ARGV[10] == 'save' then
-  return told_to_index({1, mark, ARGV[7], done_at}, found_expiry())
+  return told_to_index({1, mark, ARGV[7], done_at}, live and was or 0)
 end
 if mark then return {1, mark == 'd' and '0' or mark, ARGV[7], done_at, since} end
 if not holds(ARGV[9]) then
   if outlived(ARGV[5]) then return {-5} end
   return lost()
 end
-if version ~= ARGV[8] or incarnation ~= ARGV[7] then return conflict(ARGV[7], ARGV[8]) end
+if version ~= ARGV[8] or incarnation ~= ARGV[7] then return conflict(ops) end
 local how = ARGV[10]
-if ARGV[13] ~= '' then redis.call('ZCARD', KEYS[3]) end  -- should another type stand there, fail here
-if how == 'finish' then
-  remove(ARGV[16])
-  remember_event(ARGV[13], ARGV[14], ARGV[15])
-  return {1, '0', '', text(now), since}
-end
+if ARGV[13] ~= '' then call('ZCARD', KEYS[3]) end  -- should another type stand there, fail here
 local where = waits_on
-waits_on = nil  -- the registry sees to the index
-if how ~= 'save' then
-  -- Nothing refuses HDEL, and once a script has written, the server lets it finish. So a turn can be
-  -- completed when memory is full.
-  lookup_size()
-  forget_claim()
+if how == 'finish' then
+  keep = ARGV[16]
+else
+  waits_on = nil  -- the registry sees to the index
+  if how ~= 'save' then
+    -- Nothing refuses HDEL, and once a script has written, the server lets it finish. So a turn can be
+    -- completed when memory is full.
+    call('HLEN', KEYS[2])  -- should another type stand there, fail here
+    forget_claim()
+  end
+  if how == 'complete' then call('HDEL', KEYS[1], 'wait', 'since') end
+  next_version, inc = text(version + 1), incarnation
 end
-if how == 'complete' then redis.call('HDEL', KEYS[1], 'wait', 'since') end
-local reply = write(text(version + 1), incarnation)
-if how == 'wait' then
-  since = after(since, ARGV[12])
-  redis.call('HSET', KEYS[1], 'wait', ARGV[11], 'since', since)
-  expire(KEYS[1], expiry(ARGV[5]))
-end
-if how == 'save' then
-  waits_on = where
-  return told_to_index(reply, expiry(ARGV[5]))
-end
-remember_event(ARGV[13], ARGV[14], ARGV[15])
-reply[5] = since
-return reply

@@ -6,21 +6,28 @@
 --       6 ttl      new life in ms, 0 never expires; '' keeps the stored one
 -- Verdicts: 1 done   0 absent   -3 mismatch   -4 ambiguous   -5 unknown
 
-local mark, done_at = recall()
-if mark then return done(version or '0', incarnation or '', done_at, found_expiry()) end
-local refusal = refuse(ARGV[4], ARGV[5])
-if refusal == 0 and age ~= '' and (tonumber(ARGV[6]) or 0) ~= 0 and ARGV[6] - age <= 0 then
-  return {-5}  -- an earlier attempt may have ended the record by its short life
+local mark, at = recall(ops)
+if not mark then
+  if refusal == 0 and outlived(ARGV[6]) then
+    return {-5}  -- an earlier attempt may have ended the record by its short life
+  end
+  if overrun(ops, time) then return {-5} end
+  if refusal then return {refusal} end
+  local ttl = ARGV[6] == '' and life or ARGV[6]
+  at = text(now)
+  expires, ends = life_from(now, ttl, lease)
+  call('HLEN', KEYS[2])  -- should another type stand there, fail here
+  -- The expiry goes first: it is no command that a server out of memory refuses, and once a script
+  -- has written, the server lets it finish (Redis docs, "Eval scripts"). So touch works when full.
+  expire(ends)
+  if call('HSET', KEYS[1], 'ttl', ttl, 'at', at, 'ops', remember(ops, time, '0')) > 1 then
+    -- The life had ended by then, the server removed the record, and the fields made it anew.
+    expire(ends)
+  end
+  added = call('HSET', KEYS[2], field, ends)
 end
-if refusal then return {refusal} end
-if overrun() then return {-5} end
-local ttl = ARGV[6] == '' and life or ARGV[6]
-local expires, size = expiry(ttl), lookup_size()
--- The expiry goes first: it is no command that a server out of memory refuses, and once a script
--- has written, the server lets it finish (Redis docs, "Eval scripts"). So touch works when full.
-expire(KEYS[1], expires)
-redis.call('HSET', KEYS[1], 'ttl', ttl, 'at', text(now), 'ops', remember('0'))
--- And again: had the life ended by then, the server removed the record, and the fields made it anew.
-expire(KEYS[1], expires)
-mirror(expires, size)
-return done(version, incarnation, text(now), expires)
+if live and waits_on then
+  reply = {1, version, incarnation, at, waits_on, owner, text(expires or was)}
+else
+  reply = {1, version or '0', incarnation or '', at}
+end

