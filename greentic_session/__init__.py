@@ -13,6 +13,7 @@ from . import keys
 from .clock import Clock, ManualClock, SystemClock
 from .codec import Codec, CodecFactory, JsonCodec, MessagePackCodec, SessionBody
 from .config import (
+    EmbeddedConfig,
     MemoryConfig,
     RedisConfig,
     SentinelConfig,
@@ -79,6 +80,7 @@ __all__ = [
     "DecodeError",
     "DuplicateEventError",
     "DurabilityError",
+    "EmbeddedConfig",
     "ErrorCode",
     "InMemorySessionStore",
     "InvalidInputError",

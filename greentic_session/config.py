@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
 
 from .errors import InvalidInputError
+from .settings import require_bool, require_int, require_secs, require_str
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -19,6 +19,7 @@ __all__ = [
     "DEFAULT_MAX_PAYLOAD_BYTES",
     "DEFAULT_NAMESPACE",
     "Address",
+    "EmbeddedConfig",
     "MemoryConfig",
     "RedisConfig",
     "SentinelConfig",
@@ -30,16 +31,15 @@ __all__ = [
 DEFAULT_MAX_PAYLOAD_BYTES: Final = 1024 * 1024
 DEFAULT_NAMESPACE: Final = "greentic:session"
 
-_MAX_SECS: Final = 86_400
-
 _NAMESPACE: Final = re.compile(r"[A-Za-z0-9._-]+(:[A-Za-z0-9._-]+)*")
+_FSYNC: Final = ("always", "everysec", "no")
 _MANY: Final = ("sentinel", "cluster")
 _SERVER_SCHEMES: Final = tuple(
     name + how
     for how in ("", *(f"+{many}" for many in _MANY))
     for name in ("redis", "rediss", "valkey", "valkeys")
 )
-_KNOWN_SCHEMES: Final = ("memory", *_SERVER_SCHEMES, "unix")
+_KNOWN_SCHEMES: Final = ("memory", *_SERVER_SCHEMES, "unix", "embedded")
 # RFC 3986, appendix B; several hosts are more than the standard library's parser takes.
 _URL: Final = re.compile(r"([^:/?#]*)://([^/?#]*)([^?#]*)(?:\?([^#]*))?(?:#(.*))?", re.DOTALL)
 _SENTINEL_PORT: Final = 26_379
@@ -65,9 +65,9 @@ class MemoryConfig(msgspec.Struct, frozen=True, kw_only=True):
 
         :raises InvalidInputError: naming the first one at fault.
         """
-        _require_int(self.max_payload_bytes, "max_payload_bytes", 1)
-        _require_bool(self.verify, "verify")
-        _require_secs(self.sweep_interval_secs, "sweep_interval_secs")
+        require_int(self.max_payload_bytes, "max_payload_bytes", 1)
+        require_bool(self.verify, "verify")
+        require_secs(self.sweep_interval_secs, "sweep_interval_secs")
 
 
 class TlsConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -172,26 +172,26 @@ class RedisConfig(_HidesPassword, frozen=True, kw_only=True):
 
         :raises InvalidInputError: naming the first one at fault.
         """
-        _require_str(self.host, "host")
-        _require_int(self.port, "port", 1, 65_535)
+        require_str(self.host, "host")
+        require_int(self.port, "port", 1, 65_535)
         for name in ("unix_path", "username", "password"):
             if getattr(self, name) is not None:
-                _require_str(getattr(self, name), name)
+                require_str(getattr(self, name), name)
         if self.tls is not None:
             _check_tls(self.tls)
-        _require_int(self.db, "db", 0)
+        require_int(self.db, "db", 0)
         self._check_place()
-        _require_str(self.namespace, "namespace")
+        require_str(self.namespace, "namespace")
         if len(self.namespace) > 128 or not _NAMESPACE.fullmatch(self.namespace):
             raise InvalidInputError(
                 "namespace", "expected 1 to 128 characters, words of A-Z a-z 0-9 . _ - joined by :"
             )
-        _require_secs(self.deadline_secs, "deadline_secs")
-        _require_int(self.acks, "acks", 0, 100)
-        _require_int(self.max_connections, "max_connections", 1)
-        _require_int(self.max_payload_bytes, "max_payload_bytes", 1)
-        _require_bool(self.verify, "verify")
-        _require_int(self.protocol, "protocol", 2, 3)
+        require_secs(self.deadline_secs, "deadline_secs")
+        require_int(self.acks, "acks", 0, 100)
+        require_int(self.max_connections, "max_connections", 1)
+        require_int(self.max_payload_bytes, "max_payload_bytes", 1)
+        require_bool(self.verify, "verify")
+        require_int(self.protocol, "protocol", 2, 3)
 
     def _check_place(self) -> None:
         sentinel = cast("object", self.sentinel)
@@ -199,10 +199,10 @@ class RedisConfig(_HidesPassword, frozen=True, kw_only=True):
             if not isinstance(sentinel, SentinelConfig):
                 found = type(sentinel).__name__
                 raise InvalidInputError("sentinel", f"expected SentinelConfig, got {found}")
-            _require_str(sentinel.master_name, "sentinel.master_name")
+            require_str(sentinel.master_name, "sentinel.master_name")
             for name in ("username", "password"):
                 if getattr(sentinel, name) is not None:
-                    _require_str(getattr(sentinel, name), f"sentinel.{name}")
+                    require_str(getattr(sentinel, name), f"sentinel.{name}")
             _check_addresses(sentinel.addresses, "sentinel.addresses")
             if not sentinel.addresses:
                 raise InvalidInputError("sentinel.addresses", "expected at least one")
@@ -214,7 +214,52 @@ class RedisConfig(_HidesPassword, frozen=True, kw_only=True):
             raise InvalidInputError("db", "a cluster has number 0 only")
 
 
-SessionBackendConfig = MemoryConfig | RedisConfig
+class EmbeddedConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """A private Valkey in a folder of this machine. The rest is as in :class:`RedisConfig`.
+
+    The process that opens the folder first settles ``fsync``.
+
+    :ivar path: of the folder, absolute; made if only the folder itself is missing.
+    :ivar fsync: when a write is on the disk: ``always``, before it is acknowledged; ``everysec``,
+        within a second or two; ``no``, when the system likes. ``always`` and ``no`` lose no
+        acknowledged write when a process is killed, ``always`` none when the power fails.
+    :ivar start_secs: limit in seconds on the start of the server, its reading of its file included,
+        when the store is entered.
+    """
+
+    path: str
+    fsync: Literal["always", "everysec", "no"] = "always"
+    start_secs: float = 20.0
+    namespace: str = DEFAULT_NAMESPACE
+    deadline_secs: float = 2.0
+    max_connections: int = 32
+    max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES
+    verify: bool = True
+    protocol: int = 3
+
+    def check(self) -> None:
+        """Check every field; no I/O.
+
+        :raises InvalidInputError: naming the first one at fault.
+        """
+        if not require_str(self.path, "path").startswith("/") or not self.path.strip("/"):
+            raise InvalidInputError("path", "expected the absolute path of a folder")
+        if self.fsync not in _FSYNC:
+            raise InvalidInputError("fsync", f"expected one of {', '.join(_FSYNC)}")
+        require_secs(self.start_secs, "start_secs")
+        self.server(self.path).check()
+
+    def server(self, unix_path: str) -> RedisConfig:
+        """Return the configuration of a client of the folder's server.
+
+        :param unix_path: of the server's socket.
+        """
+        names = RedisConfig.__struct_fields__
+        same = {name: getattr(self, name) for name in self.__struct_fields__ if name in names}
+        return RedisConfig(unix_path=unix_path, **same)
+
+
+SessionBackendConfig = MemoryConfig | RedisConfig | EmbeddedConfig
 """Any backend's configuration."""
 
 
@@ -222,6 +267,7 @@ def parse_url(url: str) -> SessionBackendConfig:
     """Return the configuration that a URL stands for.
 
     * ``memory://``
+    * ``embedded:///path/of/a/folder``
     * ``redis://[user:password@]host[:port][/db]``; ``rediss://…`` for TLS
     * ``unix://[user:password@]/path[?db=n]``
     * ``redis+sentinel://[user:password@]host[:port],host[:port],…/master_name[/db]``; ``user`` and
@@ -252,6 +298,8 @@ def parse_url(url: str) -> SessionBackendConfig:
         path = unquote(parts[3], errors="strict")
     except ValueError:
         raise InvalidInputError("url", "cannot be parsed") from None
+    if scheme == "embedded":
+        return _embedded(parts[2], path, query)
     fields: dict[str, Any] = {}  # Any: keyword arguments of differing types, checked below
     if username:
         fields["username"] = username
@@ -289,6 +337,14 @@ def _in_memory(place: str, path: str, query: str) -> MemoryConfig:
     if place or path not in ("", "/"):
         raise InvalidInputError("url", "memory:// takes no host and no path")
     config = MemoryConfig(**_options(query, _MEMORY_OPTIONS))
+    config.check()
+    return config
+
+
+def _embedded(places: str, path: str, query: str) -> EmbeddedConfig:
+    if places or not path.strip("/"):
+        raise InvalidInputError("url", "expected embedded:///path/of/a/folder")
+    config = EmbeddedConfig(path=path, **_options(query, _EMBEDDED_OPTIONS))
     config.check()
     return config
 
@@ -360,7 +416,7 @@ def _secs(text: str, field: str) -> float:
 
 
 def _text(text: str, field: str) -> str:
-    return _require_str(text, field)
+    return require_str(text, field)
 
 
 def _yes_no(text: str, field: str) -> bool:
@@ -386,6 +442,11 @@ _REDIS_OPTIONS: Final[dict[str, _Option]] = {
     "verify": ("verify", _yes_no),
     "protocol": ("protocol", _number),
 }
+_EMBEDDED_OPTIONS: Final[dict[str, _Option]] = {
+    "fsync": ("fsync", _text),
+    "start_timeout": ("start_secs", _secs),
+    **{name: option for name, option in _REDIS_OPTIONS.items() if name != "acks"},
+}
 _SENTINEL_OPTIONS: Final[dict[str, _Option]] = {
     "sentinel_username": ("sentinel username", _text),
     "sentinel_password": ("sentinel password", _text),
@@ -398,14 +459,6 @@ _TLS_OPTIONS: Final[dict[str, _Option]] = {
 }
 
 
-def _require_str(value: object, field: str) -> str:
-    if not isinstance(value, str) or not value:
-        raise InvalidInputError(field, "expected text that is not empty")
-    if re.search("[\x00\ud800-\udfff]", value):
-        raise InvalidInputError(field, "holds NUL or a lone surrogate")
-    return value
-
-
 def _check_addresses(addresses: object, field: str) -> None:
     if not isinstance(addresses, tuple):
         raise InvalidInputError(field, "expected a tuple of (host, port)")
@@ -413,13 +466,8 @@ def _check_addresses(addresses: object, field: str) -> None:
         if not isinstance(address, tuple) or len(cast("tuple[object, ...]", address)) != 2:
             raise InvalidInputError(field, "expected a tuple of (host, port)")
         host, port = cast("tuple[object, object]", address)
-        _require_str(host, field)
-        _require_int(port, field, 1, 65_535)
-
-
-def _require_bool(value: object, field: str) -> None:
-    if not isinstance(value, bool):
-        raise InvalidInputError(field, "expected a bool")
+        require_str(host, field)
+        require_int(port, field, 1, 65_535)
 
 
 def _check_tls(tls: object) -> None:
@@ -427,22 +475,6 @@ def _check_tls(tls: object) -> None:
         raise InvalidInputError("tls", f"expected TlsConfig, got {type(tls).__name__}")
     for name in ("ca_file", "cert_file", "key_file"):
         path = getattr(tls, name)
-        if path is not None and not Path(_require_str(path, name)).is_file():
+        if path is not None and not Path(require_str(path, name)).is_file():
             raise InvalidInputError(name, "is no file")
-    _require_bool(tls.verify, "verify")
-
-
-def _require_int(value: object, field: str, least: int, most: int | None = None) -> None:
-    if type(value) is not int or value < least or (most is not None and value > most):
-        bound = f"of at least {least}" if most is None else f"from {least} to {most}"
-        raise InvalidInputError(field, f"expected a whole number {bound}")
-
-
-def _require_secs(value: object, field: str) -> None:
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, (int, float))
-        or not math.isfinite(value)
-        or not 0 < value <= _MAX_SECS
-    ):
-        raise InvalidInputError(field, f"expected seconds above 0, at most {_MAX_SECS}")
+    require_bool(tls.verify, "verify")

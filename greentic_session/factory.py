@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 from .codec import CodecFactory, JsonCodec
-from .config import MemoryConfig, RedisConfig, SessionBackendConfig, parse_url
+from .config import (
+    EmbeddedConfig,
+    MemoryConfig,
+    RedisConfig,
+    SessionBackendConfig,
+    parse_url,
+)
 from .errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -67,14 +74,22 @@ def create_session_store(
         from .memory import InMemorySessionStore  # noqa: PLC0415 - backends load on first use
 
         return InMemorySessionStore(context_type, config=config, codec=codec, clock=clock)
-    if isinstance(cast("object", config), RedisConfig):
+    if isinstance(config, RedisConfig):
         if clock is not None:
             raise InvalidInputError("clock", "a server's clock cannot be replaced")
         from .redis import RedisSessionStore  # noqa: PLC0415 - backends load on first use
 
         return RedisSessionStore(config, context_type, codec=codec)
+    if isinstance(cast("object", config), EmbeddedConfig):
+        if clock is not None:
+            raise InvalidInputError("clock", "a server's clock cannot be replaced")
+        if sys.platform == "win32":  # has neither the locks nor the server
+            raise InvalidInputError("url_or_config", "no embedded server on this platform")
+        from .embedded import embedded_session_store  # noqa: PLC0415 - backends load on first use
+
+        return embedded_session_store(config, context_type, codec=codec)
     raise InvalidInputError(
-        "url_or_config", f"expected a URL, MemoryConfig or RedisConfig, got {type(config).__name__}"
+        "url_or_config", f"expected a URL or a configuration, got {type(config).__name__}"
     )
 
 

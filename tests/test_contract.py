@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from typing import TYPE_CHECKING
 
 import pytest
 
-from greentic_session.testing.contract import SessionStoreContract, WaitContract
+from greentic_session.testing.contract import (
+    ClosingContract,
+    LeavingContract,
+    MutatingContract,
+    RaceContract,
+    ReadingContract,
+    SessionStoreContract,
+    WaitContract,
+    WritingContract,
+)
 from greentic_session.testing.harness import MemoryHarness, RedisHarness
 from greentic_session.testing.servers import ServerNotFoundError, redis_binary
 
 from .conftest import CONTAINER_VARIABLE, NO_CONTAINER_VARIABLE
+from .embedded_rig import EmbeddedHarness, worker
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
 
 def _why_no_redis() -> str | None:
@@ -58,6 +69,37 @@ class TestValkeyResp2(Contract):
     @pytest.fixture
     async def harness(self, valkey_url: str) -> AsyncIterator[RedisHarness]:
         async with RedisHarness(f"{valkey_url}?protocol=2") as harness:
+            yield harness
+
+
+@pytest.fixture(scope="session")
+def embedded_url() -> Iterator[str]:
+    """URL of a folder that another process holds open."""
+    with tempfile.TemporaryDirectory(prefix="gemb-", dir="/tmp") as parent:
+        url = f"embedded://{parent}/state?deadline=20&fsync=no"
+        with worker(url) as holder:
+            holder.tell("open")
+            assert holder.heard() == "open"
+            yield url
+            holder.tell("close")
+            assert holder.heard() == "closed"
+
+
+class TestEmbedded(
+    ReadingContract,
+    WritingContract,
+    MutatingContract,
+    LeavingContract,
+    RaceContract,
+    ClosingContract,
+):
+    """The server of a folder: what opening, closing and cancellation could spoil. The rest is the
+    server's, as above.
+    """
+
+    @pytest.fixture
+    async def harness(self, embedded_url: str) -> AsyncIterator[EmbeddedHarness]:
+        async with EmbeddedHarness(embedded_url) as harness:
             yield harness
 
 

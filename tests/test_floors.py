@@ -18,6 +18,7 @@ FLOORS: dict[str, int] = {
     "validation": 0,
     "clock": 0,
     "model": 0,
+    "settings": 0,
     "config": 0,
     "codec": 0,
     "schema": 0,
@@ -37,6 +38,8 @@ FLOORS: dict[str, int] = {
     "redis": 2,
     # Wiring is the one place that knows every backend
     "factory": 3,
+    # A server of one's own, and the Redis backend on it
+    "embedded": 3,
     # Services are handed a store.
     "waits": 4,
     # Nobody imports the roof.

@@ -8,6 +8,7 @@ import inspect
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -19,6 +20,7 @@ BLOCKS = re.findall(r"^```python\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
 PROGRAMS = [block for block in BLOCKS if "asyncio.run(" in block]
 SNIPPETS = [block for block in BLOCKS if "asyncio.run(" not in block]
 SERVER_URL = "redis://localhost:6379"
+FOLDER_URL = "embedded:///var/lib/bot/sessions"
 
 
 def _own_namespace(valkey_url: str) -> str:
@@ -44,9 +46,16 @@ def test_the_memory_example_runs_on_a_server(valkey_url: str) -> None:
 
 
 def test_the_server_example_runs(valkey_url: str) -> None:
-    assert len(PROGRAMS) == 2
+    assert len(PROGRAMS) == 3
     assert SERVER_URL in PROGRAMS[1]
     assert _run(PROGRAMS[1].replace(SERVER_URL, _own_namespace(valkey_url))) == ""
+
+
+def test_the_durable_example_runs_and_its_sessions_stay() -> None:
+    with tempfile.TemporaryDirectory(prefix="gemb-", dir="/tmp") as parent:
+        assert PROGRAMS[2].count(FOLDER_URL) == 2
+        assert _run(PROGRAMS[2].replace(FOLDER_URL, f"embedded://{parent}/state?deadline=20")) == ""
+        assert [*Path(parent).glob("state/appendonlydir/*.aof")]
 
 
 @pytest.mark.parametrize("backend", ["memory", "valkey"])
@@ -76,6 +85,7 @@ def test_the_sections_stand_in_their_order() -> None:
     assert re.findall(r"^## (.*)$", README, re.MULTILINE) == [
         "In memory",
         "On Redis or Valkey",
+        "On one machine, durable",
         "The verbs",
         "The fence",
         "Life",
@@ -92,6 +102,11 @@ def test_the_sections_stand_in_their_order() -> None:
 def test_every_option_of_a_url_is_documented() -> None:
     from greentic_session import config
 
-    tables = (config._REDIS_OPTIONS, config._SENTINEL_OPTIONS, config._TLS_OPTIONS)
+    tables = (
+        config._EMBEDDED_OPTIONS,
+        config._REDIS_OPTIONS,
+        config._SENTINEL_OPTIONS,
+        config._TLS_OPTIONS,
+    )
     known = {*config._MEMORY_OPTIONS, *(name for table in tables for name in table)}
     assert [name for name in sorted(known) if f"`{name}`" not in README] == []

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Sequence
 
     from ..config import RedisConfig
+    from .hosting import ServerHost
     from .scripts import Script
 
     _Commands = Sequence["Command"] | Callable[[Node, float | None], Sequence["Command"]]
@@ -73,10 +74,12 @@ class RedisClient:
     """Runs commands and scripts, within the loop that first used it.
 
     :param config: checked configuration.
+    :param host: has the one server run, if it does not by itself.
     """
 
-    def __init__(self, config: RedisConfig) -> None:
+    def __init__(self, config: RedisConfig, host: ServerHost | None = None) -> None:
         self._config: Final = config
+        self._host: Final = host
         self._acks: Final = config.acks
         self._loop: asyncio.AbstractEventLoop | None = None
         self._topology: Topology
@@ -409,7 +412,7 @@ class RedisClient:
         if loop is not self._loop:
             # Wires and waiters belong to the loop that made them.
             self._loop = loop
-            self._topology = _topology(self._config)
+            self._topology = _topology(self._config, self._host)
             # Counted on from a random start, and so that a forked process has a start of its own.
             self._operation = int.from_bytes(os.urandom(8))
         return loop
@@ -424,12 +427,12 @@ class _MovedOnError(Exception):
     """What was asked of a server has come to be elsewhere."""
 
 
-def _topology(config: RedisConfig) -> Topology:
+def _topology(config: RedisConfig, host: ServerHost | None) -> Topology:
     if config.sentinel is not None:
         return SentinelTopology(config, config.sentinel)
     if config.cluster:
         return ClusterTopology(config, config.cluster)
-    return Standalone(config)
+    return Standalone(config, host)
 
 
 async def _at_once(step: Callable[[_T], Coroutine[Any, Any, None]], over: Iterable[_T]) -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from redis.asyncio.connection import AbstractConnection
 
     from ..config import Address, RedisConfig
+    from .hosting import ServerHost
     from .scripts import Script
 
 __all__ = ["ClosedError", "Node"]
@@ -49,6 +50,7 @@ class Node:
     :param address: of the server; ``None`` takes that of ``config``.
     :param greet: what is said on each new connection before others use it; may raise.
     :param on_silence: called now and then while callers wait and the server says nothing.
+    :param host: has the server run.
     :ivar missing: scripts that the server is known not to have.
     :ivar answered_at: when it was last heard from, on the loop's clock.
     :ivar losses: connections that were lost.
@@ -60,11 +62,14 @@ class Node:
         address: Address | None,
         greet: Callable[[AbstractConnection], Awaitable[None]] | None = None,
         on_silence: Callable[[Node], None] | None = None,
+        *,
+        host: ServerHost | None = None,
     ) -> None:
         self._config: Final = config
         self.address: Final = address
         self._greet: Final = greet
         self._on_silence: Final = None if on_silence is None else partial(on_silence, self)
+        self._host: Final = host
         self._loop: Final = asyncio.get_running_loop()
         self._wires: Final[list[Wire]] = []
         self._ebbing: Final[set[Wire]] = set()
@@ -171,6 +176,8 @@ class Node:
         wire: Wire | None = None
         try:
             async with asyncio.timeout(self._config.deadline_secs / 2):
+                if self._host is not None:
+                    await self._host.ensure()
                 await connect(connection)
                 if self._greet is not None:
                     await self._greet(connection)

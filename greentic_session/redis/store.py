@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from ..config import RedisConfig
     from .client import Argument, Reply, ScanPosition
+    from .hosting import ServerHost
 
 __all__ = ["RedisSessionStore"]
 
@@ -45,6 +46,7 @@ class RedisSessionStore(AsyncSessionStore[C], SupportsWaits):
     :param config: where the server is, the namespace and the deadline.
     :param context_type: as in :class:`AsyncSessionStore`.
     :param codec: as in :class:`AsyncSessionStore`.
+    :param host: has the server run, if it does not by itself.
     :raises InvalidInputError: naming the field of ``config`` at fault.
     """
 
@@ -54,6 +56,7 @@ class RedisSessionStore(AsyncSessionStore[C], SupportsWaits):
         context_type: type[C] = cast("type[C]", dict),  # noqa: B008 - a cast is no call
         *,
         codec: CodecFactory = JsonCodec,
+        host: ServerHost | None = None,
     ) -> None:
         config.check()
         super().__init__(
@@ -62,7 +65,8 @@ class RedisSessionStore(AsyncSessionStore[C], SupportsWaits):
             max_payload_bytes=config.max_payload_bytes,
             verify=config.verify,
         )
-        self._client: Final = RedisClient(config)
+        self._host: Final = host
+        self._client: Final = RedisClient(config, host)
         self._names: Final = Names(config.namespace)
         # Longer than an attempt of a call may still be on its way, also from a worker that has
         # another deadline.
@@ -70,8 +74,17 @@ class RedisSessionStore(AsyncSessionStore[C], SupportsWaits):
         self._waits: Final = RedisWaits(self._client, self._names, self._keep_ring_ms)
 
     @override
+    async def _open(self) -> None:
+        if self._host is not None:
+            await self._host.start()
+
+    @override
     async def _aclose(self) -> None:
-        await self._client.aclose()
+        try:
+            await self._client.aclose()
+        finally:
+            if self._host is not None:
+                await self._host.aclose()
 
     @override
     async def _ping(self) -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from ..config import RedisConfig
     from .faults import Fault
+    from .hosting import ServerHost
 
 __all__ = ["FAILURES", "LookingTopology", "Standalone", "Topology"]
 
@@ -70,10 +71,11 @@ class Standalone(Topology):
     """One server at one address.
 
     :param config: checked configuration.
+    :param host: has the server run.
     """
 
-    def __init__(self, config: RedisConfig) -> None:
-        self._node: Final = Node(config, None)
+    def __init__(self, config: RedisConfig, host: ServerHost | None = None) -> None:
+        self._node: Final = Node(config, None, host=host)
 
     @override
     def node_of(self, key: str | None) -> Node:

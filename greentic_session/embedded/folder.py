@@ -1,0 +1,199 @@
+"""The folder of an embedded server: whether it may be used, and the locks in it."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import stat
+from contextlib import suppress
+from typing import Final, final
+
+__all__ = [
+    "KEEPER",
+    "SERVER",
+    "USERS",
+    "Folder",
+    "FolderError",
+    "locked",
+    "short_link",
+    "socket_path",
+]
+
+USERS: Final = "users.lock"
+KEEPER: Final = "keeper.lock"
+SERVER: Final = "server.lock"
+SOCKET: Final = "server.sock"
+
+_MARKER: Final = "greentic-session"
+_FORMAT: Final = b"greentic_session embedded 1\n"
+_LONGEST_SOCKET: Final = 100
+"""Bytes; a socket's address holds 104 of them on macOS, 108 on Linux, the last one NUL."""
+_LINKS: Final = "/tmp/greentic-session"  # noqa: S108 - a folder inside that is the user's alone
+_REASONS: Final = {
+    errno.ENOENT: "stands in a folder that does not exist",
+    errno.ENOTDIR: "is no folder",
+    errno.EACCES: "may not be entered or written by this user",
+    errno.EPERM: "may not be entered or written by this user",
+    errno.EROFS: "is on a file system that is read-only",
+    errno.ENOSPC: "is on a file system that is full",
+    errno.ENAMETOOLONG: "has too long a name",
+    errno.ELOOP: "is a loop of links",
+}
+
+
+class FolderError(Exception):
+    """The folder cannot be used.
+
+    :ivar reason: why, without its path.
+    """
+
+    def __init__(self, reason: str) -> None:
+        self.reason = f"the embedded store's folder {reason}"
+        super().__init__(self.reason)
+
+
+def socket_path(path: str) -> str:
+    """Return a path of the server's socket that fits into a socket's address. No I/O.
+
+    :param path: of the folder, absolute.
+    """
+    direct = f"{path.rstrip('/')}/{SOCKET}"
+    if len(os.fsencode(direct)) <= _LONGEST_SOCKET:
+        return direct
+    return f"{short_link(path)}/{SOCKET}"
+
+
+def locked(fd: int, how: int) -> bool:
+    """Try to lock an open file, and return whether it was done.
+
+    :param how: ``fcntl.LOCK_SH`` or ``fcntl.LOCK_EX``.
+    :raises FolderError: the file system has no locks.
+    """
+    try:
+        fcntl.flock(fd, how | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            return False
+        raise FolderError("is on a file system without locks") from None
+    return True
+
+
+@final
+class Folder:
+    """A folder that was found fit. Close it.
+
+    Created if it is missing, marked as ours if it is empty; refused before anything is touched if
+    it is anything else.
+
+    :param path: absolute.
+    :ivar fd: the folder, open.
+    :raises FolderError: it cannot be used.
+    """
+
+    def __init__(self, path: str) -> None:
+        try:
+            with suppress(FileExistsError):
+                os.mkdir(path, 0o700)
+            self.fd: Final = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise _refused(error) from None
+        try:
+            self._check()
+            _reach(path)
+        except OSError as error:
+            self.close()
+            raise _refused(error) from None
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close it."""
+        os.close(self.fd)
+
+    def open(self, name: str) -> int:
+        """Open a file of locks, made if it is missing.
+
+        :raises FolderError: it cannot be.
+        """
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            return os.open(name, flags, 0o600, dir_fd=self.fd)
+        except OSError as error:
+            raise _refused(error) from None
+
+    def _check(self) -> None:
+        found = os.fstat(self.fd)
+        if found.st_uid != os.geteuid():
+            raise FolderError("belongs to another user")
+        if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise FolderError("may be written by other users: take that right away")
+        if not os.access(".", os.R_OK | os.W_OK | os.X_OK, dir_fd=self.fd):
+            raise OSError(errno.EACCES, "")
+        probe = os.open(".", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.fd)
+        try:
+            locked(probe, fcntl.LOCK_SH)
+        finally:
+            os.close(probe)
+        if self._marked():
+            return
+        # Looked at twice: another process may just have marked it and gone on.
+        if os.listdir(self.fd) and not self._marked():
+            raise FolderError("is not empty, and what is in it is not ours")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        with suppress(FileExistsError):
+            marker = os.open(_MARKER, flags, 0o600, dir_fd=self.fd)
+            try:
+                os.write(marker, _FORMAT)
+            finally:
+                os.close(marker)
+
+    def _marked(self) -> bool:
+        try:
+            marker = os.open(_MARKER, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.fd)
+        except FileNotFoundError:
+            return False
+        try:
+            text = os.read(marker, 2 * len(_FORMAT))
+        finally:
+            os.close(marker)
+        # The beginning of it: whoever makes the mark may be about to write, or was killed.
+        if not _FORMAT.startswith(text):
+            raise FolderError("was made by another version of this library")
+        return True
+
+
+def _refused(error: OSError) -> FolderError:
+    text = os.strerror(error.errno or errno.EIO)
+    return FolderError(_REASONS.get(error.errno or 0, f"cannot be used: {text}"))
+
+
+def short_link(path: str) -> str:
+    """Return a short path that may lead to a folder. No I/O."""
+    digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
+    return f"{_LINKS}-{os.geteuid()}/{digest}"
+
+
+def _reach(path: str) -> None:
+    """Lead a short path to a folder whose own is too long for a socket's address."""
+    link = short_link(path)
+    links = os.path.dirname(link)
+    if not socket_path(path).startswith(f"{links}/"):
+        return
+    with suppress(FileExistsError):
+        os.mkdir(links, 0o700)
+    found = os.lstat(links)
+    # Anybody may make such a name in /tmp, and lead us elsewhere by it.
+    is_ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
+    if not is_ours or stat.S_IMODE(found.st_mode) & 0o077:
+        raise FolderError("has a long path, and the folder for short ones is not this user's alone")
+    with suppress(FileNotFoundError):
+        if os.readlink(link) == path:
+            return
+    made = f"{link}.{os.getpid()}"
+    with suppress(FileNotFoundError):
+        os.unlink(made)
+    os.symlink(path, made)
+    os.replace(made, link)

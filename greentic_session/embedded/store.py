@@ -1,0 +1,42 @@
+"""A store on an embedded server."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+from ..codec import CodecFactory, JsonCodec
+from ..errors import InvalidInputError
+from ..redis import RedisSessionStore
+from .binary import ServerNotFoundError
+from .folder import socket_path
+from .host import EmbeddedHost
+
+if TYPE_CHECKING:
+    from ..config import EmbeddedConfig
+
+__all__ = ["embedded_session_store"]
+
+_T = TypeVar("_T")
+
+
+def embedded_session_store(
+    config: EmbeddedConfig,
+    context_type: type[_T],
+    *,
+    codec: CodecFactory = JsonCodec,
+) -> RedisSessionStore[_T]:
+    """Make a store on the server of a folder. Nothing is started before the first use.
+
+    :param config: the folder, and how it is used.
+    :param context_type: as in :class:`AsyncSessionStore`.
+    :param codec: as in :class:`AsyncSessionStore`.
+    :raises InvalidInputError: naming the field of ``config`` at fault, or ``url_or_config`` if this
+        machine has no server for it.
+    """
+    config.check()
+    try:
+        host = EmbeddedHost(config)
+    except ServerNotFoundError as error:
+        raise InvalidInputError("url_or_config", f"no embedded server: {error}") from None
+    server = config.server(socket_path(config.path))
+    return RedisSessionStore(server, context_type, codec=codec, host=host)

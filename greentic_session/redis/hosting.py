@@ -1,0 +1,29 @@
+"""Who runs the server, where a store does not simply find one."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+__all__ = ["ServerHost"]
+
+
+class ServerHost(ABC):
+    """Has the store's server run for as long as the store is open."""
+
+    @abstractmethod
+    async def start(self) -> None:
+        """Have the server answer. Awaited when the store is entered.
+
+        :raises StoreUnavailableError: it cannot be had.
+        """
+
+    @abstractmethod
+    async def ensure(self) -> None:
+        """Have the server listen. Awaited before each connection, within the limit of that.
+
+        :raises OSError: it cannot be had: the call tries again until its deadline.
+        """
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Need the server no longer. Awaited once, after the connections were closed."""
