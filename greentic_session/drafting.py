@@ -87,8 +87,7 @@ class Drafter(Generic[C]):
         _check_labels(meta.labels)
         _check_cursor(cursor)
         if outbox != ():
-            _check_outbox(outbox)
-            outbox = distinct_entries(outbox)
+            outbox = _fitting_outbox(outbox)
         classes = self._context_classes
         if classes is not None and not isinstance(context, classes):
             raise InvalidInputError(
@@ -98,8 +97,8 @@ class Drafter(Generic[C]):
         body = self._encode(SessionBody(cursor=cursor, meta=meta, context=context, outbox=outbox))
         if len(body) > self._max_payload_bytes:
             raise PayloadTooLargeError(len(body), self._max_payload_bytes)
-        if self._verify and (fault := self._decode(body)[1]) is not None:
-            raise InvalidInputError("session", f"could not be read again: {fault}")
+        if self._verify:
+            self._check_readable(body)
         return Draft(whose.scope, key, whose.owner, ttl_ms, body)
 
     def body(self, key: SessionKey, data: bytes) -> SessionBody[C]:
@@ -107,10 +106,11 @@ class Drafter(Generic[C]):
 
         :raises DecodeError: if they are not of this codec and context type.
         """
-        body, fault = self._decode(data)
-        if body is None:
-            raise DecodeError(key, fault or "")
-        return body
+        try:
+            return self._codec.decode(data)
+        except _UNREADABLE as error:
+            fault = _unreadable(error)
+        raise DecodeError(key, fault)
 
     def versioned(self, key: SessionKey, record: Record) -> Versioned[C]:
         """Return what a read of the record returns.
@@ -121,7 +121,7 @@ class Drafter(Generic[C]):
         body = self.body(key, record.body)
         try:
             return versioned(key, body, cas, record.ttl_ms, record.at_ms)
-        except (msgspec.ValidationError, ValueError, OverflowError):
+        except (msgspec.DecodeError, ValueError, OverflowError):
             raise DecodeError(key, "a field of the stored record is out of range") from None
 
     # The errors of a codec may hold or quote what it worked on. So they are judged where they are
@@ -134,13 +134,18 @@ class Drafter(Generic[C]):
             reason = _unwritable(error)
         raise InvalidInputError("session", reason)
 
-    def _decode(self, data: bytes) -> tuple[SessionBody[C] | None, str | None]:
+    def _check_readable(self, data: bytes) -> None:
         try:
-            return self._codec.decode(data), None
+            self._codec.decode(data)
         except _UNREADABLE as error:
-            return None, _unreadable(error)
+            fault = _unreadable(error)
+        else:
+            return
+        raise InvalidInputError("session", f"could not be read again: {fault}")
 
 
+_uuid_of: Final = msgspec.json.Decoder(UUID).decode
+"""Makes a UUID of its text in quotes, in a quarter of the time that :class:`UUID` takes."""
 _UNWRITABLE: Final = (TypeError, ValueError, OverflowError, RecursionError, AttributeError)
 _UNREADABLE: Final = (msgspec.DecodeError, ValueError, OverflowError, RecursionError)
 
@@ -156,7 +161,7 @@ def versioned(
         context=body.context,
         outbox=body.outbox,
         ttl_secs=ttl_ms / 1000,
-        id=SessionId(msgspec.convert(cas.incarnation, UUID)),
+        id=SessionId(_uuid_of(f'"{cas.incarnation}"')),
         updated_at=datetime.fromtimestamp(at_ms / 1000, UTC),
     )
     return Versioned(session, cas)
@@ -199,8 +204,9 @@ def check_token(expected: object) -> None:
 def _check_labels(labels: object) -> None:
     if type(labels) is not dict:
         raise InvalidInputError("labels", f"expected a dict, got {type(labels).__name__}")
-    if any(type(name) is not str for name in cast("dict[object, object]", labels)):
-        raise InvalidInputError("labels", "a name is not text")
+    for name in cast("dict[object, object]", labels):
+        if type(name) is not str:
+            raise InvalidInputError("labels", "a name is not text")
 
 
 def _check_cursor(cursor: object) -> None:
@@ -217,21 +223,33 @@ def _check_cursor(cursor: object) -> None:
         raise InvalidInputError("cursor", "flow_id, node_id, pack_id or wait_reason is not text")
 
 
-def _check_outbox(outbox: object) -> None:
+def _fitting_outbox(outbox: object) -> tuple[OutboxEntry, ...]:
+    """Return the outbox without its repetitions, checked."""
     if type(outbox) is not tuple:
         raise InvalidInputError("outbox", f"expected a tuple, got {type(outbox).__name__}")
-    for entry in cast("tuple[object, ...]", outbox):
+    entries = cast("tuple[OutboxEntry, ...]", outbox)
+    digests: set[bytes] = set()
+    for entry in entries:
         if (
             type(entry) is not OutboxEntry
             or type(entry.seq) is not int
-            or type(entry.payload_sha256) is not bytes
-            or len(entry.payload_sha256) != 32
-            or not isinstance(cast("object", entry.created_at), datetime)
-            or entry.created_at.utcoffset() is None
+            or type(digest := entry.payload_sha256) is not bytes
+            or len(digest) != 32
+            or not _is_aware(entry.created_at)
         ):
             raise InvalidInputError(
                 "outbox", "an entry is not an OutboxEntry of an int, 32 bytes and an aware time"
             )
+        digests.add(digest)
+    # Effects nearly always differ, and then no pair is repeated.
+    return entries if len(digests) == len(entries) else distinct_entries(entries)
+
+
+def _is_aware(at: object) -> bool:
+    # The first line decides all that the library made or read.
+    return (type(at) is datetime and at.tzinfo is UTC) or (
+        isinstance(at, datetime) and at.utcoffset() is not None
+    )
 
 
 def _names(classes: tuple[type, ...]) -> str:
