@@ -7,8 +7,9 @@ reader could decode.
 from __future__ import annotations
 
 import inspect
+import math
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final, Generic, cast, final
+from typing import TYPE_CHECKING, Any, Final, Generic, cast, final
 from uuid import UUID
 
 import msgspec
@@ -57,9 +58,11 @@ class Drafter(Generic[C]):
         verify: bool,
     ) -> None:
         try:
-            self._codec: Final[Codec[C]] = codec(context_type)
+            made: Codec[C] = codec(context_type)
         except (TypeError, NameError) as error:
             raise InvalidInputError("context_type", str(error)) from error
+        self._encode: Final = made.encode
+        self._decode: Final = made.decode
         # What a codec writes of plain dicts it can read: there is nothing in them to fit.
         self._verify: Final = verify and context_type is not dict
         self._context_classes: Final = context_classes(context_type)
@@ -72,34 +75,43 @@ class Drafter(Generic[C]):
         :raises PayloadTooLargeError: over the limit.
         """
         # Structs trust their types: what was built by hand may hold anything.
-        if not isinstance(cast("object", session), Session):
+        if type(session) is not Session and not isinstance(cast("object", session), Session):
             raise InvalidInputError("session", f"expected Session, got {type(session).__name__}")
-        key = check_key(session.key)
-        meta, cursor, outbox, context = (
-            session.meta,
-            session.cursor,
-            session.outbox,
-            session.context,
-        )
+        key, meta, cursor, context = session.key, session.meta, session.cursor, session.context
+        key = check_key(key)
         if type(meta) is not SessionMeta:
             raise InvalidInputError("meta", f"expected SessionMeta, got {type(meta).__name__}")
         whose = fence.owner_of(meta)
-        _check_labels(meta.labels)
+        labels: object = meta.labels
+        if type(labels) is not dict:
+            raise InvalidInputError("labels", f"expected a dict, got {type(labels).__name__}")
+        for name in cast("dict[object, object]", labels):
+            if type(name) is not str:
+                raise InvalidInputError("labels", "a name is not text")
         _check_cursor(cursor)
-        if outbox != ():
-            outbox = _fitting_outbox(outbox)
+        outbox = _fitting_outbox(session.outbox)
         classes = self._context_classes
         if classes is not None and not isinstance(context, classes):
             raise InvalidInputError(
                 "context", f"expected {_names(classes)}, got {type(context).__name__}"
             )
         ttl_ms = ttl_to_ms(session.ttl_secs)
-        body = self._encode(SessionBody(cursor=cursor, meta=meta, context=context, outbox=outbox))
-        if len(body) > self._max_payload_bytes:
-            raise PayloadTooLargeError(len(body), self._max_payload_bytes)
+        # The errors of a codec may hold or quote what it worked on. So they are judged where they
+        # are caught, and ours are raised after, with no trace of them; here and below.
+        data, fault = b"", ""
+        try:
+            data = self._encode(
+                SessionBody(cursor=cursor, meta=meta, context=context, outbox=outbox)
+            )
+        except _UNWRITABLE as error:
+            fault = _unwritable(error)
+        if fault:
+            raise InvalidInputError("session", fault)
+        if len(data) > self._max_payload_bytes:
+            raise PayloadTooLargeError(len(data), self._max_payload_bytes)
         if self._verify:
-            self._check_readable(body)
-        return Draft(whose.scope, key, whose.owner, ttl_ms, body)
+            self._check_readable(data)
+        return Draft(whose.scope, key, whose.owner, ttl_ms, data)
 
     def body(self, key: SessionKey, data: bytes) -> SessionBody[C]:
         """Return what stored bytes hold.
@@ -107,7 +119,7 @@ class Drafter(Generic[C]):
         :raises DecodeError: if they are not of this codec and context type.
         """
         try:
-            return self._codec.decode(data)
+            return self._decode(data)
         except _UNREADABLE as error:
             fault = _unreadable(error)
         raise DecodeError(key, fault)
@@ -124,19 +136,9 @@ class Drafter(Generic[C]):
         except (msgspec.DecodeError, ValueError, OverflowError):
             raise DecodeError(key, "a field of the stored record is out of range") from None
 
-    # The errors of a codec may hold or quote what it worked on. So they are judged where they are
-    # caught, and ours are raised after, with no trace of them.
-
-    def _encode(self, body: SessionBody[C]) -> bytes:
-        try:
-            return self._codec.encode(body)
-        except _UNWRITABLE as error:
-            reason = _unwritable(error)
-        raise InvalidInputError("session", reason)
-
     def _check_readable(self, data: bytes) -> None:
         try:
-            self._codec.decode(data)
+            self._decode(data)
         except _UNREADABLE as error:
             fault = _unreadable(error)
         else:
@@ -144,6 +146,10 @@ class Drafter(Generic[C]):
         raise InvalidInputError("session", f"could not be read again: {fault}")
 
 
+_new_versioned: Final[Callable[[type[Any], tuple[Session[Any], Cas]], Versioned[Any]]] = cast(
+    "Any", tuple.__new__
+)
+"""What a named tuple's own constructor comes to, after twice the time."""
 _uuid_of: Final = msgspec.json.Decoder(UUID).decode
 """Makes a UUID of its text in quotes, in a quarter of the time that :class:`UUID` takes."""
 _UNWRITABLE: Final = (TypeError, ValueError, OverflowError, RecursionError, AttributeError)
@@ -164,7 +170,7 @@ def versioned(
         id=SessionId(_uuid_of(f'"{cas.incarnation}"')),
         updated_at=datetime.fromtimestamp(at_ms / 1000, UTC),
     )
-    return Versioned(session, cas)
+    return _new_versioned(Versioned, (session, cas))
 
 
 def changed(session: Session[C], change: Callable[[Session[C]], Session[C]]) -> Session[C]:
@@ -201,14 +207,6 @@ def check_token(expected: object) -> None:
         raise InvalidInputError("expected", "is not a token of this library")
 
 
-def _check_labels(labels: object) -> None:
-    if type(labels) is not dict:
-        raise InvalidInputError("labels", f"expected a dict, got {type(labels).__name__}")
-    for name in cast("dict[object, object]", labels):
-        if type(name) is not str:
-            raise InvalidInputError("labels", "a name is not text")
-
-
 def _check_cursor(cursor: object) -> None:
     if type(cursor) is not SessionCursor:
         raise InvalidInputError("cursor", f"expected SessionCursor, got {type(cursor).__name__}")
@@ -228,28 +226,33 @@ def _fitting_outbox(outbox: object) -> tuple[OutboxEntry, ...]:
     if type(outbox) is not tuple:
         raise InvalidInputError("outbox", f"expected a tuple, got {type(outbox).__name__}")
     entries = cast("tuple[OutboxEntry, ...]", outbox)
-    digests: set[bytes] = set()
+    if not entries:
+        return entries
+    is_ascending, before = True, -math.inf
     for entry in entries:
         if (
             type(entry) is not OutboxEntry
-            or type(entry.seq) is not int
+            or type(seq := entry.seq) is not int
             or type(digest := entry.payload_sha256) is not bytes
             or len(digest) != 32
-            or not _is_aware(entry.created_at)
+            # The library's own times are in UTC, and need no further question.
+            or (
+                (type(at := entry.created_at) is not datetime or at.tzinfo is not UTC)
+                and not _is_aware(at)
+            )
         ):
             raise InvalidInputError(
                 "outbox", "an entry is not an OutboxEntry of an int, 32 bytes and an aware time"
             )
-        digests.add(digest)
-    # Effects nearly always differ, and then no pair is repeated.
-    return entries if len(digests) == len(entries) else distinct_entries(entries)
+        if seq <= before:
+            is_ascending = False
+        before = seq
+    # With one entry for each step, as is usual, nothing is repeated.
+    return entries if is_ascending else distinct_entries(entries)
 
 
 def _is_aware(at: object) -> bool:
-    # The first line decides all that the library made or read.
-    return (type(at) is datetime and at.tzinfo is UTC) or (
-        isinstance(at, datetime) and at.utcoffset() is not None
-    )
+    return isinstance(at, datetime) and at.utcoffset() is not None
 
 
 def _names(classes: tuple[type, ...]) -> str:
