@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from sys import intern
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -43,10 +44,11 @@ class Owner(msgspec.Struct, frozen=True, gc=False):
 
 
 def _owner(env: object, tenant_id: object, team_id: object, user_id: object) -> Owner:
-    scope = f"{check_identifier(env, 'env')}/{check_identifier(tenant_id, 'tenant_id')}"
+    # Interned: a store that keeps them keeps one of each, and compares them by identity.
+    scope = intern(f"{check_identifier(env, 'env')}/{check_identifier(tenant_id, 'tenant_id')}")
     team = "" if team_id is None else check_identifier(team_id, "team_id")
     user = "" if user_id is None else check_user(user_id)
-    exact = f"{team}/{user}"
+    exact = intern(f"{team}/{user}")
     return Owner(scope, exact, Admission(exact, f"{team}/"))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sys import getsizeof
 from typing import TYPE_CHECKING, Final, final
 
 import msgspec
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from ..clock import Clock
 
 __all__ = ["Held", "Records", "WaitState"]
+
+_FREED_BYTES: Final = 8 << 20
+"""Up to what size a tenant's empty table is freed at once: to give back that of a million sessions
+holds the loop for milliseconds, so that one stays for those to come."""
 
 
 class WaitState(msgspec.Struct, frozen=True, gc=False):
@@ -63,7 +68,9 @@ class Records:
     def __init__(self, clock: Clock) -> None:
         self.clock: Final = clock
         self._tenants: Final[dict[str, dict[str, Held]]] = {}
-        self._lookup: Final[dict[str, tuple[str, ...]]] = {}
+        # One scope alone, as nearly always, stands there itself: a tuple for each key would be an
+        # object more for each session, and the collector's business.
+        self._lookup: Final[dict[str, str | tuple[str, ...]]] = {}
         self._expiry: Final = ExpiryIndex()
         self.on_forget: Callable[[str, str, Held], None] | None = None
 
@@ -72,7 +79,7 @@ class Records:
         return {
             "sessions": sum(map(len, self._tenants.values())),
             "expiring": len(self._expiry),
-            "tenants": len(self._tenants),
+            "tenants": sum(map(bool, self._tenants.values())),
             "lookups": len(self._lookup),
         }
 
@@ -91,7 +98,7 @@ class Records:
 
     def holders(self, key: str, now_ms: int) -> Iterator[str]:
         """Yield the scopes that hold a live record under the key."""
-        for scope in self._lookup.get(key, ()):
+        for scope in self._scopes(key):
             if self.live(scope, key, now_ms) is not None:
                 yield scope
 
@@ -110,7 +117,8 @@ class Records:
             tenant = self._tenants[scope] = {}
         stored = tenant.get(key)
         if stored is None:
-            self._lookup[key] = (*self._lookup.get(key, ()), scope)
+            others = self._scopes(key)
+            self._lookup[key] = (*others, scope) if others else scope
         elif stored.wait is not None and stored.incarnation != incarnation:
             # Expired, and not swept yet.
             self._tell(scope, key, stored)
@@ -190,15 +198,19 @@ class Records:
     def _forget(self, scope: str, key: str) -> None:
         tenant = self._tenants[scope]
         held = tenant.pop(key)
-        if not tenant:
+        if not tenant and getsizeof(tenant) <= _FREED_BYTES:
             del self._tenants[scope]
-        scopes = tuple(other for other in self._lookup[key] if other != scope)
-        if scopes:
-            self._lookup[key] = scopes
-        else:
+        if self._lookup[key] == scope:
             del self._lookup[key]
+        else:
+            first, *more = (other for other in self._scopes(key) if other != scope)
+            self._lookup[key] = (first, *more) if more else first
         if held.wait is not None:
             self._tell(scope, key, held)
+
+    def _scopes(self, key: str) -> tuple[str, ...]:
+        scopes = self._lookup.get(key, ())
+        return (scopes,) if isinstance(scopes, str) else scopes
 
     def _tell(self, scope: str, key: str, held: Held) -> None:
         if self.on_forget is not None:
