@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sys import getsizeof
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -48,13 +49,13 @@ def test_what_was_returned_stays_when_more_is_encoded(codec: Codec) -> None:
 
 def test_a_large_body_is_not_kept(codec: Codec) -> None:
     codec.encode(body(text="x" * 1_000_000))
-    assert codec._buffer == b""
+    assert getsizeof(codec._buffer) < 1000
     codec.encode(body(text="x"))
-    assert len(codec._buffer) < 1000
+    assert getsizeof(codec._buffer) < 1000
 
 
 def test_a_body_that_fails_half_way_leaves_nothing_behind(codec: Codec) -> None:
     with pytest.raises(TypeError):
         codec.encode(body(text="x" * 1_000_000, fault=object()))
-    assert len(codec._buffer) < 100_000
+    assert getsizeof(codec._buffer) < 100_000
     assert codec.decode(codec.encode(body(n=1))) == body(n=1)
