@@ -230,25 +230,25 @@ def _fitting_outbox(outbox: object) -> tuple[OutboxEntry, ...]:
         return entries
     is_ascending, before = True, -math.inf
     for entry in entries:
-        if (
-            type(entry) is not OutboxEntry
-            or type(seq := entry.seq) is not int
-            or type(digest := entry.payload_sha256) is not bytes
-            or len(digest) != 32
-            # The library's own times are in UTC, and need no further question.
-            or (
-                (type(at := entry.created_at) is not datetime or at.tzinfo is not UTC)
-                and not _is_aware(at)
-            )
-        ):
-            raise InvalidInputError(
-                "outbox", "an entry is not an OutboxEntry of an int, 32 bytes and an aware time"
-            )
+        if type(entry) is not OutboxEntry:
+            raise _unfit_entry()
+        seq, digest, at = entry.seq, entry.payload_sha256, entry.created_at
+        if type(seq) is not int or type(digest) is not bytes or len(digest) != 32:
+            raise _unfit_entry()
+        # The library's own times are in UTC, and need no further question.
+        if (type(at) is not datetime or at.tzinfo is not UTC) and not _is_aware(at):
+            raise _unfit_entry()
         if seq <= before:
             is_ascending = False
         before = seq
     # With one entry for each step, as is usual, nothing is repeated.
     return entries if is_ascending else distinct_entries(entries)
+
+
+def _unfit_entry() -> InvalidInputError:
+    return InvalidInputError(
+        "outbox", "an entry is not an OutboxEntry of an int, 32 bytes and an aware time"
+    )
 
 
 def _is_aware(at: object) -> bool:

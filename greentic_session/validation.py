@@ -96,11 +96,11 @@ def ttl_to_ms(ttl_secs: object, field: str = "ttl_secs") -> int:
     :param field: name of the argument.
     :raises InvalidInputError: naming ``field``.
     """
-    # Nearly every life is one of these two: what a caller writes, and what a read returns.
-    if type(ttl_secs) is int and 0 <= ttl_secs <= MAX_TTL_SECS:
-        return ttl_secs * 1000
+    # Nearly every life is one of these two: what a read returns, and what a caller writes.
     if type(ttl_secs) is float and 0.001 <= ttl_secs <= MAX_TTL_SECS:
         return round(ttl_secs * 1000)
+    if type(ttl_secs) is int and 0 <= ttl_secs <= MAX_TTL_SECS:
+        return ttl_secs * 1000
     if ttl_secs == 0 and type(ttl_secs) is float:
         return 0
     # What rounds to 0 would make a session that should be gone at once live for ever.
