@@ -14,7 +14,6 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from sys import intern
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -43,12 +42,17 @@ class Owner(msgspec.Struct, frozen=True, gc=False):
     admission: Admission
 
 
+@lru_cache(maxsize=1024)
+def _scope(env: str, tenant_id: str) -> str:
+    # The owners of a tenant share this text: a store may keep it with each session.
+    return f"{env}/{tenant_id}"
+
+
 def _owner(env: object, tenant_id: object, team_id: object, user_id: object) -> Owner:
-    # Interned: a store that keeps them keeps one of each, and compares them by identity.
-    scope = intern(f"{check_identifier(env, 'env')}/{check_identifier(tenant_id, 'tenant_id')}")
+    scope = _scope(check_identifier(env, "env"), check_identifier(tenant_id, "tenant_id"))
     team = "" if team_id is None else check_identifier(team_id, "team_id")
     user = "" if user_id is None else check_user(user_id)
-    exact = intern(f"{team}/{user}")
+    exact = f"{team}/{user}"
     return Owner(scope, exact, Admission(exact, f"{team}/"))
 
 
