@@ -14,6 +14,10 @@ from .model import C, Hidden, OutboxEntry, SessionCursor, SessionMeta
 __all__ = ["Codec", "CodecFactory", "JsonCodec", "MessagePackCodec", "SessionBody"]
 
 
+_KEPT_BYTES: Final = 1 << 16
+"""What a codec's buffer may keep; one session of many megabytes is no reason to hold them."""
+
+
 class SessionBody(msgspec.Struct, Generic[C], frozen=True, kw_only=True, omit_defaults=True):
     """What the stored bytes hold. Token, owner, life and time stand beside them in the record.
 
@@ -65,17 +69,18 @@ class JsonCodec(Generic[C]):
     :param context_type: type of :attr:`Session.context`.
     """
 
-    __slots__ = ("_decode", "_encode")
+    __slots__ = ("_buffer", "_decode", "_encode_into")
 
     def __init__(self, context_type: type[C]) -> None:
-        self._encode: Final = msgspec.json.Encoder().encode
+        self._encode_into: Final = msgspec.json.Encoder().encode_into
+        self._buffer: Final = bytearray()
         self._decode: Final[Callable[[bytes], SessionBody[C]]] = msgspec.json.Decoder(
             _body_type(context_type)
         ).decode
 
     def encode(self, body: SessionBody[C]) -> bytes:
         """Return the body as JSON."""
-        return self._encode(body)
+        return _exactly(self._encode_into, body, self._buffer)
 
     def decode(self, data: bytes) -> SessionBody[C]:
         """Return the body that JSON holds."""
@@ -89,21 +94,35 @@ class MessagePackCodec(Generic[C]):
     :param context_type: type of :attr:`Session.context`.
     """
 
-    __slots__ = ("_decode", "_encode")
+    __slots__ = ("_buffer", "_decode", "_encode_into")
 
     def __init__(self, context_type: type[C]) -> None:
-        self._encode: Final = msgspec.msgpack.Encoder().encode
+        self._encode_into: Final = msgspec.msgpack.Encoder().encode_into
+        self._buffer: Final = bytearray()
         self._decode: Final[Callable[[bytes], SessionBody[C]]] = msgspec.msgpack.Decoder(
             _body_type(context_type)
         ).decode
 
     def encode(self, body: SessionBody[C]) -> bytes:
         """Return the body as MessagePack."""
-        return self._encode(body)
+        return _exactly(self._encode_into, body, self._buffer)
 
     def decode(self, data: bytes) -> SessionBody[C]:
         """Return the body that MessagePack holds."""
         return self._decode(data)
+
+
+def _exactly(
+    encode_into: Callable[[object, bytearray], None], body: object, buffer: bytearray
+) -> bytes:
+    # What `encode` returns has outgrown its size on the way, and the allocator keeps the rest: half
+    # a kilobyte for each session of one. A copy out of one buffer is exact, and is made sooner.
+    try:
+        encode_into(body, buffer)
+        return bytes(buffer)
+    finally:
+        if len(buffer) > _KEPT_BYTES:
+            buffer.clear()
 
 
 def _body_type(context_type: type[C]) -> type[SessionBody[C]]:

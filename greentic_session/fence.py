@@ -14,7 +14,9 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from .errors import InvalidInputError, TenantMismatchError
 from .model import SessionMeta, TenantCtx
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Owner", "admit", "admits", "check_presented", "owner_of", "scope_of"]
 
 
-class Owner(NamedTuple):
+class Owner(msgspec.Struct, frozen=True, gc=False):
     """Whose session it is, in the texts that backends store and compare.
 
     :ivar scope: ``env/tenant``: where the record is.
@@ -40,8 +42,14 @@ class Owner(NamedTuple):
     admission: Admission
 
 
+@lru_cache(maxsize=1024)
+def _scope(env: str, tenant_id: str) -> str:
+    # The owners of a tenant share this text: a store may keep it with each session.
+    return f"{env}/{tenant_id}"
+
+
 def _owner(env: object, tenant_id: object, team_id: object, user_id: object) -> Owner:
-    scope = f"{check_identifier(env, 'env')}/{check_identifier(tenant_id, 'tenant_id')}"
+    scope = _scope(check_identifier(env, "env"), check_identifier(tenant_id, "tenant_id"))
     team = "" if team_id is None else check_identifier(team_id, "team_id")
     user = "" if user_id is None else check_user(user_id)
     exact = f"{team}/{user}"
@@ -82,7 +90,12 @@ def admit(ctx: TenantCtx) -> tuple[str, Admission]:
 
     :raises InvalidInputError: as :func:`scope_of`.
     """
-    caller = owner_of(_require_ctx(ctx))
+    if type(ctx) is not TenantCtx:
+        ctx = _require_ctx(ctx)
+    try:
+        caller = _cached_owner(ctx.env, ctx.tenant_id, ctx.team_id, ctx.user_id)
+    except TypeError:
+        caller = owner_of(ctx)
     return caller.scope, caller.admission
 
 

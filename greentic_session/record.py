@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 from uuid import uuid4
 
 import msgspec
@@ -11,7 +11,16 @@ import msgspec
 from .errors import AmbiguousKeyError, OutcomeUnknownError, SessionError, TenantMismatchError
 from .model import Cas
 
-__all__ = ["Admission", "Draft", "Outcome", "Record", "Verdict", "mint_incarnation", "undone"]
+__all__ = [
+    "DONE",
+    "Admission",
+    "Draft",
+    "Outcome",
+    "Record",
+    "Verdict",
+    "mint_incarnation",
+    "undone",
+]
 
 
 def mint_incarnation() -> str:
@@ -76,6 +85,11 @@ class Verdict(IntEnum):
     CLAIMED = -6
     SEEN = -7
     LOST = -8
+
+
+# Python 3.11 runs a function of the enum's for each look-up of a member in its class: on the way of
+# a verb that succeeds, that is a tenth of what the memory backend spends.
+DONE: Final = Verdict.DONE
 
 
 class Outcome(msgspec.Struct, frozen=True, gc=False):

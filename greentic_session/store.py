@@ -26,13 +26,13 @@ from .errors import (
     TenantMismatchError,
 )
 from .model import C, Cas, Session, SessionKey, TenantCtx, Versioned
-from .record import Admission, Draft, Outcome, Record, Verdict, undone
+from .record import DONE, Admission, Draft, Outcome, Record, Verdict, undone
 from .scanning import Page, SessionScan
 from .scoped import ScopedSessionStore
 from .validation import check_key, ttl_to_ms
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from types import TracebackType
     from typing import Self
 
@@ -105,20 +105,17 @@ class AsyncSessionStore(ABC, Generic[C]):
         :raises AmbiguousKeyError: without ``ctx``, if several tenants hold the key.
         :raises DecodeError: the stored bytes are not of the store's session type.
         """
-        self.check_open()
+        if self._closed:
+            self.check_open()
         key = check_key(key)
-        return await self._get(key, ctx, self._deadline())
+        until = self._deadline()
+        scope, admission = fence.admit(ctx) if ctx is not None else await self._sole(key, until)
+        record = None if scope is None else self._read(scope, key, until)
+        if record is not None and not isinstance(record, Record):
+            record = await record
+        return None if record is None else self._opened(key, record, admission)
 
-    async def _get(
-        self, key: SessionKey, ctx: TenantCtx | None, until: float | None
-    ) -> Versioned[C] | None:
-        address = await self._address(key, ctx, until)
-        if address is None:
-            return None
-        scope, admission = address
-        record = await self._read(scope, key, until)
-        if record is None:
-            return None
+    def _opened(self, key: SessionKey, record: Record, admission: Admission | None) -> Versioned[C]:
         if not fence.admits(admission, record.owner):
             raise TenantMismatchError(key)
         return self.drafter.versioned(key, record)
@@ -194,7 +191,8 @@ class AsyncSessionStore(ABC, Generic[C]):
         :raises TenantMismatchError: a live session of another team or user does.
         :raises PayloadTooLargeError: over the store's limit.
         """
-        self.check_open()
+        if self._closed:
+            self.check_open()
         draft = self.drafter.draft(session)
         outcome = await self._create(draft)
         if outcome.verdict is Verdict.EXISTS:
@@ -209,9 +207,13 @@ class AsyncSessionStore(ABC, Generic[C]):
         :raises TenantMismatchError: the live session is another team's or user's.
         :raises PayloadTooLargeError: over the store's limit.
         """
-        self.check_open()
+        if self._closed:
+            self.check_open()
         draft = self.drafter.draft(session)
-        return self._token(draft.key, await self._put(draft))
+        outcome = self._put(draft)
+        if not isinstance(outcome, Outcome):
+            outcome = await outcome
+        return self._token(draft.key, outcome)
 
     @final
     async def update_cas(self, session: Session[C], expected: Cas) -> Cas:
@@ -225,10 +227,15 @@ class AsyncSessionStore(ABC, Generic[C]):
         :raises TenantMismatchError: the live session is another team's or user's.
         :raises PayloadTooLargeError: over the store's limit.
         """
-        self.check_open()
+        if self._closed:
+            self.check_open()
         check_token(expected)
         draft = self.drafter.draft(session)
-        outcome = await self._update_cas(draft, expected, None)
+        outcome = self._update_cas(draft, expected, None)
+        if not isinstance(outcome, Outcome):
+            outcome = await outcome
+        if outcome.verdict is DONE:
+            return self._token(draft.key, outcome)
         if outcome.verdict is Verdict.CONFLICT:
             raise CasConflictError(draft.key, expected, outcome.token)
         return self._token(draft.key, outcome)
@@ -253,7 +260,8 @@ class AsyncSessionStore(ABC, Generic[C]):
         :raises CasConflictError: every attempt met another writer.
         :raises TenantMismatchError: as :meth:`get`; or ``change`` changed the owner.
         """
-        self.check_open()
+        if self._closed:
+            self.check_open()
         key = check_key(key)
         if not callable(cast("object", change)):
             raise InvalidInputError("change", f"expected a function, got {type(change).__name__}")
@@ -262,12 +270,18 @@ class AsyncSessionStore(ABC, Generic[C]):
         until = self._deadline()
         attempt = 0
         while True:
-            found = await self._get(key, ctx, until)
-            if found is None:
+            scope, admission = fence.admit(ctx) if ctx is not None else await self._sole(key, until)
+            record = None if scope is None else self._read(scope, key, until)
+            if record is not None and not isinstance(record, Record):
+                record = await record
+            if record is None:
                 raise SessionNotFoundError(key)
+            found = self._opened(key, record, admission)
             draft = self.drafter.draft(changed(found.session, change))
             body = self.drafter.body(key, draft.body)  # what could not be returned is not written
-            outcome = await self._update_cas(draft, found.cas, until)
+            outcome = self._update_cas(draft, found.cas, until)
+            if not isinstance(outcome, Outcome):
+                outcome = await outcome
             if outcome.verdict is not Verdict.CONFLICT:
                 cas = self._token(key, outcome)
                 return versioned(key, body, cas, draft.ttl_ms, outcome.at_ms)
@@ -294,19 +308,22 @@ class AsyncSessionStore(ABC, Generic[C]):
         :raises TenantMismatchError: wrong team or user in the right tenant.
         :raises AmbiguousKeyError: without ``ctx``, if several tenants hold the key.
         """
-        self.check_open()
+        if self._closed:
+            self.check_open()
         key = check_key(key)
         ttl_ms = None if ttl_secs is None else ttl_to_ms(ttl_secs)
         until = self._deadline()
-        address = await self._address(key, ctx, until)
-        if address is None:
+        scope, admission = fence.admit(ctx) if ctx is not None else await self._sole(key, until)
+        if scope is None:
             return False
-        scope, admission = address
-        outcome = await self._touch(scope, key, ttl_ms, admission, until)
+        outcome = self._touch(scope, key, ttl_ms, admission, until)
+        if not isinstance(outcome, Outcome):
+            outcome = await outcome
+        if outcome.verdict is DONE:
+            return True
         if outcome.verdict is Verdict.ABSENT:
             return False
-        self._token(key, outcome)
-        return True
+        raise undone(key, outcome)
 
     @final
     async def delete(
@@ -322,15 +339,15 @@ class AsyncSessionStore(ABC, Generic[C]):
         :raises TenantMismatchError: wrong team or user in the right tenant.
         :raises AmbiguousKeyError: without ``ctx``, if several tenants hold the key.
         """
-        self.check_open()
+        if self._closed:
+            self.check_open()
         key = check_key(key)
         if expected is not None:
             check_token(expected)
         until = self._deadline()
-        address = await self._address(key, ctx, until)
-        if address is None:
+        scope, admission = fence.admit(ctx) if ctx is not None else await self._sole(key, until)
+        if scope is None:
             return False
-        scope, admission = address
         outcome = await self._delete(scope, key, admission, expected, until)
         if outcome.verdict is Verdict.ABSENT:
             return False
@@ -384,27 +401,25 @@ class AsyncSessionStore(ABC, Generic[C]):
 
     # --- shared steps ------------------------------------------------------------------------
 
-    async def _address(
-        self, key: SessionKey, ctx: TenantCtx | None, until: float | None
-    ) -> tuple[str, Admission | None] | None:
-        if ctx is not None:
-            return fence.admit(ctx)
+    async def _sole(self, key: SessionKey, until: float | None) -> tuple[str | None, None]:
+        """Return the one scope that holds the key, for calls without a caller: no fence then."""
         scopes = await self._holders(key, until)
         if len(scopes) > 1:
             raise AmbiguousKeyError(key)
-        return (scopes[0], None) if scopes else None
+        return (scopes[0] if scopes else None), None
 
     @staticmethod
     def _token(key: str, outcome: Outcome) -> Cas:
-        if outcome.verdict is Verdict.DONE:
-            return outcome.token
+        if outcome.verdict is DONE:
+            return Cas(value=outcome.value, incarnation=outcome.incarnation)
         raise undone(key, outcome)
 
     # --- primitives: what a backend implements -----------------------------------------------
     # Arguments are checked, fenced and encoded. Each primitive that writes is one atomic step,
     # judges in this order (absent or expired, fence, exists or token), and changes nothing unless
     # its verdict is DONE. `until` is what `_deadline` returned when the verb began, for verbs of
-    # several steps; `None` is a verb of this step alone.
+    # several steps; `None` is a verb of this step alone. The primitives that are called most may be
+    # plain functions in a backend that waits for nothing: a coroutine costs as much as its step.
 
     def _deadline(self) -> float | None:
         """Return the time by which a verb that begins now must end, in the backend's own terms."""
@@ -422,7 +437,9 @@ class AsyncSessionStore(ABC, Generic[C]):
         """Return if the backend serves, else raise :class:`StoreUnavailableError`."""
 
     @abstractmethod
-    async def _read(self, scope: str, key: SessionKey, until: float | None) -> Record | None:
+    def _read(
+        self, scope: str, key: SessionKey, until: float | None
+    ) -> Record | Awaitable[Record | None] | None:
         """Return the live record."""
 
     @abstractmethod
@@ -445,22 +462,24 @@ class AsyncSessionStore(ABC, Generic[C]):
         """Write if absent, with a new incarnation; else ``MISMATCH`` or ``EXISTS``."""
 
     @abstractmethod
-    async def _put(self, draft: Draft) -> Outcome:
+    def _put(self, draft: Draft) -> Outcome | Awaitable[Outcome]:
         """Write; over a live record of the same owner the version grows by one."""
 
     @abstractmethod
-    async def _update_cas(self, draft: Draft, expected: Cas, until: float | None) -> Outcome:
+    def _update_cas(
+        self, draft: Draft, expected: Cas, until: float | None
+    ) -> Outcome | Awaitable[Outcome]:
         """Write if the token is ``expected``; else ``MISMATCH`` or ``CONFLICT``."""
 
     @abstractmethod
-    async def _touch(
+    def _touch(
         self,
         scope: str,
         key: SessionKey,
         ttl_ms: int | None,
         admission: Admission | None,
         until: float | None,
-    ) -> Outcome:
+    ) -> Outcome | Awaitable[Outcome]:
         """Restart the life; ``None`` keeps its length.
 
         Without ``admission`` there is no fence, but ``AMBIGUOUS`` if another scope holds a live

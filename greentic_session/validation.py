@@ -96,7 +96,12 @@ def ttl_to_ms(ttl_secs: object, field: str = "ttl_secs") -> int:
     :param field: name of the argument.
     :raises InvalidInputError: naming ``field``.
     """
-    if ttl_secs == 0 and type(ttl_secs) in (int, float):
+    # Nearly every life is one of these two: what a read returns, and what a caller writes.
+    if type(ttl_secs) is float and 0.001 <= ttl_secs <= MAX_TTL_SECS:
+        return round(ttl_secs * 1000)
+    if type(ttl_secs) is int and 0 <= ttl_secs <= MAX_TTL_SECS:
+        return ttl_secs * 1000
+    if ttl_secs == 0 and type(ttl_secs) is float:
         return 0
     # What rounds to 0 would make a session that should be gone at once live for ever.
     return _ms(ttl_secs, field, zero=" (0 is never)")

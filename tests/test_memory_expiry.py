@@ -227,7 +227,7 @@ class TestSweep:
         count = 200_000
         # Through the primitive: what is stored is of no account here, and encoding takes long.
         for number in range(count):
-            await store._put(Draft("default/acme", f"key-{number}", "/", 60_000, b""))
+            store._put(Draft("default/acme", f"key-{number}", "/", 60_000, b""))
         clock.advance(60)
         seen: list[int] = []
         over = False
@@ -376,6 +376,22 @@ class TestSweep:
         assert len(store._records._expiry._times) <= 67
         assert await store.sweep() == 1
         assert not any(sizes(store))
+
+    async def test_a_large_empty_table_is_kept_for_what_comes(
+        self, store: Store, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("greentic_session.memory.records._FREED_BYTES", 5000)
+        await fill(store, 1000, 60)
+        clock.advance(60)
+        assert await store.sweep() == 1000
+        assert sizes(store) == (0, 1, 0, 0, 0, 0, 0, 0, 0)
+        assert store.statistics().tenants == 0
+        assert [one async for one in store.scan(CTX)] == []
+        (key,) = await fill(store, 1, 60)
+        assert store.statistics().tenants == 1
+        found = await store.get(key)
+        assert found is not None
+        assert found.cas.value == 1
 
     async def test_a_write_during_a_sweep_survives_it(
         self,

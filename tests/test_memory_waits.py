@@ -77,6 +77,10 @@ async def displaced(store: Store, claim: WaitOutcome) -> None:
     await store._waits.displace(HOLD.scope, KEY, "scope", claim.since_us, None)
 
 
+async def put(store: Store, _: WaitOutcome) -> None:
+    store._put(draft(15_000))
+
+
 # How many seconds after the claim what happens, and when the life ends: ten seconds, counted from
 # the end of the lease of thirty while the claim is held.
 LIVES: Final[dict[str, tuple[float, Callable[[Store, WaitOutcome], Awaitable[object]], float]]] = {
@@ -96,7 +100,7 @@ LIVES: Final[dict[str, tuple[float, Callable[[Store, WaitOutcome], Awaitable[obj
         30,
     ),
     "displace": (20, displaced, 40),
-    "put": (20, lambda store, _: store._put(draft(15_000)), 45),
+    "put": (20, put, 45),
     "touch": (20, lambda store, _: store.touch(KEY, 2), 32),
     "touch late": (35, lambda store, _: store.touch(KEY), 45),
     "claim late": (35, lambda store, _: claimed(store, "second"), 75),
@@ -116,9 +120,9 @@ async def test_a_claimed_session_is_swept_when_its_life_ends(
     await act(store, claim)
     clock.advance(ends_secs - after_secs - 0.001)
     assert await store.sweep() == 0
-    assert await store._read(HOLD.scope, KEY, None) is not None
+    assert store._read(HOLD.scope, KEY, None) is not None
     clock.advance(0.001)
-    assert await store._read(HOLD.scope, KEY, None) is None
+    assert store._read(HOLD.scope, KEY, None) is None
     assert await store.sweep() == 1
     assert not any(sizes(store)[:6])
     clock.advance(60)

@@ -31,9 +31,9 @@ def _names(who: Whose) -> tuple[str, str, str]:
     """Everything that tells one (env, tenant, team, user, key) from another, as stored."""
     env, tenant, team_id, user_id, session_key = who
     meta = SessionMeta(env=env, tenant_id=tenant, team_id=team_id, user_id=user_id)
-    scope, owner, _ = owner_of(meta)
+    whose = owner_of(meta)
     waits = NAMES.waits(env, tenant, team_id, user_id) if user_id is not None else ""
-    return NAMES.record(scope, session_key), owner, waits
+    return NAMES.record(whose.scope, session_key), whose.owner, waits
 
 
 @given(st.lists(whose, min_size=2, max_size=10, unique=True))

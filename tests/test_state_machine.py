@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from inspect import isawaitable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -43,7 +44,11 @@ def test_every_backend_does_what_the_model_does(valkey_url: str) -> None:
 
 def plant(patch: pytest.MonkeyPatch, name: str, primitive: Callable[..., Awaitable[Any]]) -> None:
     """Put a wrong primitive in the place of the memory backend's, which it gets to call."""
-    right = getattr(InMemorySessionStore, name)
+    primitive_there = getattr(InMemorySessionStore, name)
+
+    async def right(self: Store, *args: Any) -> Any:
+        answer = primitive_there(self, *args)
+        return await answer if isawaitable(answer) else answer
 
     async def planted(self: Store, *args: Any) -> Any:
         return await primitive(self, partial(right, self), *args)
@@ -111,7 +116,7 @@ def open_owner(patch: pytest.MonkeyPatch) -> None:
     owner_of = fence.owner_of
 
     def without_user(who: SessionMeta | TenantCtx) -> fence.Owner:
-        return owner_of(who)._replace(owner=f"{who.team_id or ''}/")
+        return msgspec.structs.replace(owner_of(who), owner=f"{who.team_id or ''}/")
 
     patch.setattr(fence, "owner_of", without_user)
 
@@ -167,7 +172,7 @@ def one_tenant_of_many(patch: pytest.MonkeyPatch) -> None:
 
 def replacing_create(patch: pytest.MonkeyPatch) -> None:
     async def create(self: Store, _right: Any, draft: Draft, *_rest: Any) -> Any:
-        return await self._put(draft)
+        return self._put(draft)
 
     plant(patch, "_create", create)
 

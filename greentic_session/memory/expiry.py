@@ -15,6 +15,16 @@ _SPAN_MS: Final = 1024
 
 
 @final
+class _Bucket(set[Name]):
+    """Records that the index looks at together; each of them keeps this one ``due``."""
+
+    __slots__ = ("due",)
+
+    def __init__(self, due: int) -> None:
+        self.due: Final = due
+
+
+@final
 class ExpiryIndex:
     """A two-level timing wheel over a heap of bucket times.
 
@@ -28,7 +38,7 @@ class ExpiryIndex:
     __slots__ = ("_buckets", "_times")
 
     def __init__(self) -> None:
-        self._buckets: dict[int, set[Name]] = {}
+        self._buckets: dict[int, _Bucket] = {}
         self._times: list[int] = []
 
     def __len__(self) -> int:
@@ -45,11 +55,10 @@ class ExpiryIndex:
             due = expires_ms
         bucket = self._buckets.get(due)
         if bucket is None:
-            self._buckets[due] = {name}
+            bucket = self._buckets[due] = _Bucket(due)
             heapq.heappush(self._times, due)
-        else:
-            bucket.add(name)
-        return due
+        bucket.add(name)
+        return bucket.due
 
     def discard(self, name: Name, due: int) -> None:
         """Take a record out of the bucket that :meth:`add` returned."""

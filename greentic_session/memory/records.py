@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from sys import getsizeof
 from typing import TYPE_CHECKING, Final, final
 
 import msgspec
+from msgspec.structs import force_setattr, replace
 
-from ..record import Draft, Outcome, Record, Verdict
+from ..record import DONE, Draft, Outcome, Record
 from .expiry import ExpiryIndex
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from ..clock import Clock
-    from .expiry import Name
 
 __all__ = ["Held", "Records", "WaitState"]
+
+_FREED_BYTES: Final = 8 << 20
+"""Up to what size a tenant's empty table is freed at once: to give back that of a million sessions
+holds the loop for milliseconds, so that one stays for those to come."""
 
 
 class WaitState(msgspec.Struct, frozen=True, gc=False):
@@ -36,7 +41,10 @@ class WaitState(msgspec.Struct, frozen=True, gc=False):
 
 
 class Held(Record, frozen=True, gc=False):
-    """A record, its wait, and the time at which the expiry index looks at it (0: never)."""
+    """A record, its wait, and the time at which the expiry index looks at it (0: never).
+
+    A touch moves ``at_ms`` where it is; all else that changes is another record.
+    """
 
     due: int = 0
     wait: WaitState | None = None
@@ -60,7 +68,9 @@ class Records:
     def __init__(self, clock: Clock) -> None:
         self.clock: Final = clock
         self._tenants: Final[dict[str, dict[str, Held]]] = {}
-        self._lookup: Final[dict[str, tuple[str, ...]]] = {}
+        # One scope alone, as nearly always, stands there itself: a tuple for each key would be an
+        # object more for each session, and the collector's business.
+        self._lookup: Final[dict[str, str | tuple[str, ...]]] = {}
         self._expiry: Final = ExpiryIndex()
         self.on_forget: Callable[[str, str, Held], None] | None = None
 
@@ -69,7 +79,7 @@ class Records:
         return {
             "sessions": sum(map(len, self._tenants.values())),
             "expiring": len(self._expiry),
-            "tenants": len(self._tenants),
+            "tenants": sum(map(bool, self._tenants.values())),
             "lookups": len(self._lookup),
         }
 
@@ -77,7 +87,10 @@ class Records:
         """Return the record unless it is absent or expired."""
         tenant = self._tenants.get(scope)
         held = None if tenant is None else tenant.get(key)
-        return None if held is None or _expired(held, now_ms) else held
+        # The index looks at no record after its expiry, so before that it need not be worked out.
+        if held is None or now_ms < held.due or not _expired(held, now_ms):
+            return held
+        return None
 
     def keys(self, scope: str) -> list[str]:
         """Return the keys of a scope, those of expired records included."""
@@ -85,7 +98,7 @@ class Records:
 
     def holders(self, key: str, now_ms: int) -> Iterator[str]:
         """Yield the scopes that hold a live record under the key."""
-        for scope in self._lookup.get(key, ()):
+        for scope in self._scopes(key):
             if self.live(scope, key, now_ms) is not None:
                 yield scope
 
@@ -104,31 +117,47 @@ class Records:
             tenant = self._tenants[scope] = {}
         stored = tenant.get(key)
         if stored is None:
-            self._lookup[key] = (*self._lookup.get(key, ()), scope)
+            others = self._scopes(key)
+            self._lookup[key] = (*others, scope) if others else scope
         elif stored.wait is not None and stored.incarnation != incarnation:
             # Expired, and not swept yet.
             self._tell(scope, key, stored)
         ttl_ms = draft.ttl_ms
         begins_ms = now_ms if wait is None else max(now_ms, wait.lease_ms)
         due = self._schedule(
-            (scope, key), stored.due if stored else 0, ttl_ms and begins_ms + ttl_ms, now_ms
+            scope, key, stored.due if stored else 0, ttl_ms and begins_ms + ttl_ms, now_ms
         )
         tenant[key] = Held(value, incarnation, draft.owner, ttl_ms, now_ms, draft.body, due, wait)
-        return Outcome(Verdict.DONE, value, incarnation, now_ms)
+        return Outcome(DONE, value, incarnation, now_ms)
+
+    def rewrite(self, draft: Draft, live: Held, now_ms: int) -> Outcome:
+        """Write the next version of a live record, whose wait stays."""
+        scope, key, wait, ttl_ms = draft.scope, draft.key, live.wait, draft.ttl_ms
+        value, incarnation = live.value + 1, live.incarnation
+        begins_ms = now_ms if wait is None or now_ms >= wait.lease_ms else wait.lease_ms
+        due = live.due
+        if not 0 < due <= begins_ms + ttl_ms or ttl_ms == 0:
+            due = self._schedule(scope, key, due, ttl_ms and begins_ms + ttl_ms, now_ms)
+        self._tenants[scope][key] = Held(
+            value, incarnation, live.owner, ttl_ms, now_ms, draft.body, due, wait
+        )
+        return Outcome(DONE, value, incarnation, now_ms)
 
     def restamp(self, scope: str, key: str, held: Held, ttl_ms: int, now_ms: int) -> None:
         """Start the life of a live record anew."""
+        if ttl_ms == held.ttl_ms and held.due <= now_ms + ttl_ms:
+            # The index looks no later than needed, so this is all, and a touch is little else.
+            force_setattr(held, "at_ms", now_ms)
+            return
         begins_ms = now_ms if held.wait is None else max(now_ms, held.wait.lease_ms)
-        due = self._schedule((scope, key), held.due, ttl_ms and begins_ms + ttl_ms, now_ms)
-        # Written out: `structs.replace` costs ten times as much, and a touch is little else.
-        self._tenants[scope][key] = Held(
-            held.value, held.incarnation, held.owner, ttl_ms, now_ms, held.body, due, held.wait
-        )
+        due = self._schedule(scope, key, held.due, ttl_ms and begins_ms + ttl_ms, now_ms)
+        changed = replace(held, ttl_ms=ttl_ms, at_ms=now_ms, due=due)
+        self._tenants[scope][key] = changed
 
     def rewait(self, scope: str, key: str, held: Held, now_ms: int) -> None:
         """Put a changed copy of a live record in its place."""
-        due = self._schedule((scope, key), held.due, held.expires_ms, now_ms)
-        self._tenants[scope][key] = msgspec.structs.replace(held, due=due)
+        due = self._schedule(scope, key, held.due, held.expires_ms, now_ms)
+        self._tenants[scope][key] = replace(held, due=due)
 
     def remove(self, scope: str, key: str, held: Held) -> None:
         """Remove a record."""
@@ -150,7 +179,7 @@ class Records:
             return True
         # Touched since it was entered: look again when the new life ends.
         again = self._expiry.add(due, held.expires_ms, now_ms)
-        self._tenants[scope][key] = msgspec.structs.replace(held, due=again)
+        self._tenants[scope][key] = replace(held, due=again)
         return False
 
     def clear(self) -> None:
@@ -159,25 +188,29 @@ class Records:
         self._lookup.clear()
         self._expiry.clear()
 
-    def _schedule(self, name: Name, due: int, expires_ms: int, now_ms: int) -> int:
+    def _schedule(self, scope: str, key: str, due: int, expires_ms: int, now_ms: int) -> int:
         if due:
-            if expires_ms and due <= expires_ms:
+            if due <= expires_ms:
                 return due  # the index looks no later than needed: leave the record where it is
-            self._expiry.discard(name, due)
-        return self._expiry.add(name, expires_ms, now_ms) if expires_ms else 0
+            self._expiry.discard((scope, key), due)
+        return self._expiry.add((scope, key), expires_ms, now_ms) if expires_ms else 0
 
     def _forget(self, scope: str, key: str) -> None:
         tenant = self._tenants[scope]
         held = tenant.pop(key)
-        if not tenant:
+        if not tenant and getsizeof(tenant) <= _FREED_BYTES:
             del self._tenants[scope]
-        scopes = tuple(other for other in self._lookup[key] if other != scope)
-        if scopes:
-            self._lookup[key] = scopes
-        else:
+        if self._lookup[key] == scope:
             del self._lookup[key]
+        else:
+            first, *more = (other for other in self._scopes(key) if other != scope)
+            self._lookup[key] = (first, *more) if more else first
         if held.wait is not None:
             self._tell(scope, key, held)
+
+    def _scopes(self, key: str) -> tuple[str, ...]:
+        scopes = self._lookup.get(key, ())
+        return (scopes,) if isinstance(scopes, str) else scopes
 
     def _tell(self, scope: str, key: str, held: Held) -> None:
         if self.on_forget is not None:

@@ -13,7 +13,7 @@ from ..clock import Clock, SystemClock
 from ..codec import CodecFactory, JsonCodec
 from ..config import MemoryConfig
 from ..model import C, Cas, SessionKey
-from ..record import Admission, Draft, Outcome, Record, Verdict, mint_incarnation
+from ..record import DONE, Admission, Draft, Outcome, Record, Verdict, mint_incarnation
 from ..scanning import Page
 from ..statistics import StoreStatistics
 from ..store import AsyncSessionStore
@@ -69,6 +69,7 @@ class InMemorySessionStore(AsyncSessionStore[C], SupportsWaits):
         self._interval_secs: Final = config.sweep_interval_secs
         self._records: Final = Records(SystemClock() if clock is None else clock)
         self._waits: Final = MemoryWaits(self._records)
+        self._now_ms: Final = self._records.clock.now_ms
         self._sweeper: BackgroundTask | None = None
         self._swept = 0
 
@@ -125,13 +126,10 @@ class InMemorySessionStore(AsyncSessionStore[C], SupportsWaits):
                 pause_at = perf_counter() + _SLICE_SECS
         return swept
 
-    def _now_ms(self) -> int:
-        return self._records.clock.now_ms()
-
     # --- reading -----------------------------------------------------------------------------
 
     @override
-    async def _read(self, scope: str, key: SessionKey, until: float | None) -> Record | None:
+    def _read(self, scope: str, key: SessionKey, until: float | None) -> Record | None:
         return self._records.live(scope, key, self._now_ms())
 
     @override
@@ -171,17 +169,17 @@ class InMemorySessionStore(AsyncSessionStore[C], SupportsWaits):
         return _MISMATCH if live.owner != draft.owner else Outcome(Verdict.EXISTS)
 
     @override
-    async def _put(self, draft: Draft) -> Outcome:
+    def _put(self, draft: Draft) -> Outcome:
         now_ms = self._now_ms()
         live = self._records.live(draft.scope, draft.key, now_ms)
         if live is None:
             return self._records.write(draft, 1, mint_incarnation(), now_ms)
         if live.owner != draft.owner:
             return _MISMATCH
-        return self._records.write(draft, live.value + 1, live.incarnation, now_ms, live.wait)
+        return self._records.rewrite(draft, live, now_ms)
 
     @override
-    async def _update_cas(self, draft: Draft, expected: Cas, until: float | None) -> Outcome:
+    def _update_cas(self, draft: Draft, expected: Cas, until: float | None) -> Outcome:
         now_ms = self._now_ms()
         live = self._records.live(draft.scope, draft.key, now_ms)
         if live is None:
@@ -190,10 +188,10 @@ class InMemorySessionStore(AsyncSessionStore[C], SupportsWaits):
             return _MISMATCH
         if live.value != expected.value or live.incarnation != expected.incarnation:
             return Outcome(Verdict.CONFLICT, live.value, live.incarnation)
-        return self._records.write(draft, live.value + 1, live.incarnation, now_ms, live.wait)
+        return self._records.rewrite(draft, live, now_ms)
 
     @override
-    async def _touch(
+    def _touch(
         self,
         scope: str,
         key: SessionKey,
@@ -203,12 +201,13 @@ class InMemorySessionStore(AsyncSessionStore[C], SupportsWaits):
     ) -> Outcome:
         now_ms = self._now_ms()
         live = self._records.live(scope, key, now_ms)
+        if live is None:
+            return _ABSENT
         refusal = self._refusal(live, scope, key, admission, now_ms)
-        if live is None or refusal is not None:
-            return refusal or _ABSENT
-        ttl_ms = live.ttl_ms if ttl_ms is None else ttl_ms
-        self._records.restamp(scope, key, live, ttl_ms, now_ms)
-        return Outcome(Verdict.DONE, live.value, live.incarnation, now_ms)
+        if refusal is not None:
+            return refusal
+        self._records.restamp(scope, key, live, live.ttl_ms if ttl_ms is None else ttl_ms, now_ms)
+        return Outcome(DONE, live.value, live.incarnation, now_ms)
 
     @override
     async def _delete(
@@ -221,27 +220,27 @@ class InMemorySessionStore(AsyncSessionStore[C], SupportsWaits):
     ) -> Outcome:
         now_ms = self._now_ms()
         live = self._records.live(scope, key, now_ms)
+        if live is None:
+            return _ABSENT
         refusal = self._refusal(live, scope, key, admission, now_ms)
-        if live is None or refusal is not None:
-            return refusal or _ABSENT
+        if refusal is not None:
+            return refusal
         if expected is not None and (
             live.value != expected.value or live.incarnation != expected.incarnation
         ):
             return Outcome(Verdict.CONFLICT, live.value, live.incarnation)
         self._records.remove(scope, key, live)
         self._waits.forget_events(scope, key)
-        return Outcome(Verdict.DONE, live.value, live.incarnation, now_ms)
+        return Outcome(DONE, live.value, live.incarnation, now_ms)
 
     def _refusal(
         self,
-        live: Held | None,
+        live: Held,
         scope: str,
         key: str,
         admission: Admission | None,
         now_ms: int,
     ) -> Outcome | None:
-        if live is None:
-            return _ABSENT
         if admission is not None:
             return None if fence.admits(admission, live.owner) else _MISMATCH
         if any(other != scope for other in self._records.holders(key, now_ms)):
