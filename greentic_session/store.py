@@ -191,8 +191,7 @@ class AsyncSessionStore(ABC, Generic[C]):
         :raises TenantMismatchError: a live session of another team or user does.
         :raises PayloadTooLargeError: over the store's limit.
         """
-        if self._closed:
-            self.check_open()
+        self.check_open()
         draft = self.drafter.draft(session)
         outcome = await self._create(draft)
         if outcome.verdict is Verdict.EXISTS:
@@ -260,8 +259,7 @@ class AsyncSessionStore(ABC, Generic[C]):
         :raises CasConflictError: every attempt met another writer.
         :raises TenantMismatchError: as :meth:`get`; or ``change`` changed the owner.
         """
-        if self._closed:
-            self.check_open()
+        self.check_open()
         key = check_key(key)
         if not callable(cast("object", change)):
             raise InvalidInputError("change", f"expected a function, got {type(change).__name__}")
@@ -319,11 +317,9 @@ class AsyncSessionStore(ABC, Generic[C]):
         outcome = self._touch(scope, key, ttl_ms, admission, until)
         if not isinstance(outcome, Outcome):
             outcome = await outcome
-        if outcome.verdict is DONE:
-            return True
-        if outcome.verdict is Verdict.ABSENT:
-            return False
-        raise undone(key, outcome)
+        if outcome.verdict is not DONE and outcome.verdict is not Verdict.ABSENT:
+            raise undone(key, outcome)
+        return outcome.verdict is DONE
 
     @final
     async def delete(
@@ -339,8 +335,7 @@ class AsyncSessionStore(ABC, Generic[C]):
         :raises TenantMismatchError: wrong team or user in the right tenant.
         :raises AmbiguousKeyError: without ``ctx``, if several tenants hold the key.
         """
-        if self._closed:
-            self.check_open()
+        self.check_open()
         key = check_key(key)
         if expected is not None:
             check_token(expected)
