@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import pytest
 
+from greentic_session.testing.ports import BUS_OFFSET, PortClaim
 from greentic_session.testing.servers import (
     LocalServer,
     ServerNotFoundError,
@@ -22,7 +23,6 @@ from greentic_session.testing.topologies import (
     StandaloneRig,
     slot_of,
 )
-from greentic_session.testing.topologies.ports import BUS_OFFSET, PortClaim
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

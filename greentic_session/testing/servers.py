@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self, final
 
 from ..embedded.binary import ServerNotFoundError, valkey_binary
+from .ports import PortClaim
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["LocalServer", "ServerNotFoundError", "redis_binary", "valkey_binary"]
 
 _START_SECS: Final = 20.0
+_DRAWS: Final = 3
+_CLASH: Final = "Address already in use"
 _STOP_SECS: Final = 10.0
 
 
@@ -67,6 +70,7 @@ class LocalServer:
         self._config: Final = config
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._claim: PortClaim | None = None
         self.port = 0
 
     @property
@@ -114,14 +118,20 @@ class LocalServer:
 
         :raises RuntimeError: with the end of its log, if it does not within 20 s.
         """
-        self.launch()
-        ends_at = time.monotonic() + _START_SECS
-        while not self._answers():
-            if not self.is_running or time.monotonic() > ends_at:
-                tail = self.log_tail()
-                self.stop()
+        for draw in range(1, _DRAWS + 1):
+            self.launch()
+            ends_at = time.monotonic() + _START_SECS
+            while not self._answers():
+                if not self.is_running or time.monotonic() > ends_at:
+                    break
+                time.sleep(0.01)  # a server that has come up tells nobody: it has to be asked again
+            else:
+                return
+            tail, has_claim = self.log_tail(), self._claim is not None
+            self.stop()
+            # Somebody who makes no claims was faster: try elsewhere.
+            if draw == _DRAWS or not has_claim or _CLASH not in tail:
                 raise RuntimeError(f"{self._binary.name} did not start:\n{tail}")
-            time.sleep(0.01)  # a server that has come up tells nobody: it has to be asked again
 
     def launch(self) -> None:
         """Start the process, and do not wait for it to answer."""
@@ -131,7 +141,8 @@ class LocalServer:
             if self._config is not None:
                 (self.folder / "server.conf").write_text(self._config, "utf-8")
         if self._tcp and not self.port:
-            self.port = _free_port()
+            self._claim = PortClaim()
+            self.port = self._claim.port
         config = () if self._config is None else (str(self.folder / "server.conf"),)
         arguments = [
             *(str(self._binary), *config, "--port", str(self.port), "--bind", "127.0.0.1"),
@@ -182,6 +193,9 @@ class LocalServer:
                 self._process.kill()
                 self._process.wait(_STOP_SECS)
             self._process = None
+        if self._claim is not None:
+            self._claim.release()
+            self._claim, self.port = None, 0
         if self._folder is not None:
             self._folder.cleanup()
             self._folder = None
@@ -199,10 +213,3 @@ class LocalServer:
 
 def _short_folder() -> str | None:
     return "/tmp" if Path("/tmp").is_dir() else None  # noqa: S108 - a fresh folder is made inside
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -6,9 +6,9 @@ import asyncio
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, final
 
+from ..ports import PortClaim
 from ..servers import LocalServer
 from .link import Argument, RefusedError, Reply, ask
-from .ports import PortClaim
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterable
