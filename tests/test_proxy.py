@@ -133,6 +133,7 @@ async def test_a_request_meets_its_fate(fate: Fate, told: list[bytes], answer: b
 async def test_a_silent_line_stays_open(fate: Fate, told: list[bytes]) -> None:
     async with through(first_of_each("hello", fate)) as (echo, proxy, client):
         client.say(b"hello")
+        await until(lambda: echo.told == told and proxy.met[fate] == 1)
         assert await client.hears_nothing()
         assert echo.told == told
         client.say(b"are you there?")  # and silent for ever

@@ -19,6 +19,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Final, final
 
 from .history import Ending, Operation, Verb
+from .timeline import Timeline
 from .verdict import Ruling, Verdict, by_key
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def check_key(operations: Sequence[Operation], *, max_steps: int = DEFAULT_STEPS
 _State = tuple[str, int, str] | None
 """Incarnation (``""`` while no operation has told it), value and mark; ``None`` is absent."""
 
+_EVER: Final = float("inf")
 _UNSEEN: Final = "?"
 """Stands for the marks that no operation saw: states that differ in them only are the same."""
 
@@ -102,6 +104,9 @@ class _Search:
         self._clash: Verdict | None = None
         # Which operations were told of an incarnation.
         self._tellers: Final[defaultdict[str, int]] = defaultdict(int)
+        # Of those that must be placed, who was told of a version, and of any before it.
+        self._waiting: Final[defaultdict[str, list[tuple[int, int]]]] = defaultdict(list)
+        self._before: Final[dict[tuple[str, float], int]] = {}
         seen: set[str] = set()
         for move in self._moves:
             operation = move.operation
@@ -109,9 +114,12 @@ class _Search:
             token, expected = operation.token, operation.expected
             if expected is not None and not move.is_refused and operation.found:
                 self._tellers[expected.incarnation] |= move.bit  # where it is placed, it is right
+                if not move.is_unknown:
+                    self._waiting[expected.incarnation].append((expected.value, move.bit))
             if token is None or not token.value:
                 continue
             self._tellers[token.incarnation] |= move.bit
+            self._waiting[token.incarnation].append((token.value, move.bit))
             if operation.ending is Ending.DONE and operation.mark:
                 seen.add(operation.mark)
                 self._own(token, operation)
@@ -142,7 +150,12 @@ class _Search:
         if self._clash is not None:
             return self._clash
         moves, size = self._moves, len(self._moves)
-        line = _Line(moves)
+        line = Timeline(
+            [
+                (one.operation.invoked_at, None if one.is_unknown else one.operation.returned_at)
+                for one in moves
+            ]
+        )
         placed = 0
         state: _State = None
         stack: list[tuple[int, _State]] = []
@@ -157,7 +170,9 @@ class _Search:
                     return self._undecided(steps)
                 move = moves[entry]
                 after_it = self._apply(move, state, placed)
-                if after_it is not _Impossible.HERE:
+                if after_it is not _Impossible.HERE and not self._strands(
+                    state, after_it, placed | move.bit
+                ):
                     reached = (placed | move.bit, after_it)
                     if reached not in tried:
                         tried.add(reached)
@@ -280,6 +295,23 @@ class _Search:
             return None
         return token.incarnation, value, mark
 
+    def _strands(self, state: _State, after: _State, placed: int) -> bool:
+        """Whether somebody who must be placed was told of what is left behind for good."""
+        if state is not None and after is None:
+            return bool(self._told_before(state[0], _EVER) & ~placed)
+        if after is None or after is state or not after[0]:
+            return False
+        return bool(self._told_before(after[0], after[1]) & ~placed)
+
+    def _told_before(self, incarnation: str, value: float) -> int:
+        known = self._before.get((incarnation, value))
+        if known is None:
+            known = 0
+            for told, bit in self._waiting.get(incarnation, ()):
+                known |= bit if told < value else 0
+            self._before[incarnation, value] = known
+        return known
+
     # --- what is said ------------------------------------------------------------------------
 
     def _undecided(self, steps: int) -> Verdict:
@@ -289,11 +321,21 @@ class _Search:
     def _violated(self, order: list[int], state: _State, stuck: int, steps: int) -> Verdict:
         operation = self._moves[stuck].operation
         tail = [self._moves[bit].operation for bit in order[-4:]]
-        left = set(range(len(self._moves))).difference(order, (stuck,))
+        placed = sum(self._moves[bit].bit for bit in order)
+        token = operation.token
+        behind = 0
+        if token is not None and token.value:
+            behind = self._told_before(token.incarnation, token.value)
+        elif state is not None:
+            behind = self._told_before(state[0], _EVER)
+        placed |= self._moves[stuck].bit
+        older = [move.operation for move in self._moves if move.bit & behind & ~placed]
         beside = [
-            one
-            for one in (self._moves[bit].operation for bit in sorted(left))
-            if operation.returned_at is None or one.invoked_at <= operation.returned_at
+            one.operation
+            for one in self._moves
+            if not one.bit & placed
+            and one.operation not in older
+            and one.operation.invoked_at <= (operation.returned_at or 0)
         ]
         was = "absent"
         if state is not None:
@@ -305,6 +347,8 @@ class _Search:
             "and ends with:",
             *(f"  {one}" for one in tail),
         ]
+        if older:
+            lines += ["Not in it, and told of what was before:", *(f"  {one}" for one in older[:4])]
         if beside:
             lines += [
                 "Not in it, and invoked before this one returned:",
@@ -313,7 +357,7 @@ class _Search:
         return Verdict(
             ruling=Ruling.VIOLATED,
             explanation="\n".join(lines),
-            operations=(operation.number, *(one.number for one in tail)),
+            operations=(operation.number, *(one.number for one in (*older[:4], *tail))),
             steps=steps,
         )
 
@@ -333,60 +377,3 @@ def _told_something(operations: Sequence[Operation]) -> list[Operation]:
             )
         )
     ]
-
-
-@final
-class _Line:
-    """Invocations and returns in their order, linked: what is placed is lifted out, and put back.
-
-    Entry ``n`` below the number of moves is a move's invocation, that number higher its return.
-
-    :ivar after: the entry that follows each.
-    :ivar open_ends: how many returns there are.
-    """
-
-    def __init__(self, moves: Sequence[_Move]) -> None:
-        size = len(moves)
-        entries = [(move.operation.invoked_at, 0, bit) for bit, move in enumerate(moves)]
-        for bit, move in enumerate(moves):
-            at = move.operation.returned_at
-            if at is not None and not move.is_unknown:
-                entries.append((at, 1, bit + size))  # equal stamps are concurrent
-        entries.sort()
-        self._size: Final = size
-        self._ends: Final = [not move.is_unknown for move in moves]
-        self.open_ends = len(entries) - size
-        self.after: Final = [-1] * (2 * size + 1)
-        self._ahead: Final = [-1] * (2 * size + 1)
-        last = 2 * size
-        for _, _, entry in entries:
-            self.after[last], self._ahead[entry] = entry, last
-            last = entry
-
-    def first(self) -> int:
-        return self.after[-1]
-
-    def lift(self, entry: int) -> None:
-        self._unlink(entry)
-        if self._ends[entry]:
-            self._unlink(entry + self._size)
-            self.open_ends -= 1
-
-    def put_back(self, entry: int) -> None:
-        """Undo the last :meth:`lift`."""
-        if self._ends[entry]:
-            self._link(entry + self._size)
-            self.open_ends += 1
-        self._link(entry)
-
-    def _unlink(self, entry: int) -> None:
-        before, behind = self._ahead[entry], self.after[entry]
-        self.after[before] = behind
-        if behind >= 0:
-            self._ahead[behind] = before
-
-    def _link(self, entry: int) -> None:
-        before, behind = self._ahead[entry], self.after[entry]
-        self.after[before] = entry
-        if behind >= 0:
-            self._ahead[behind] = entry

@@ -345,6 +345,7 @@ class FaultProxy:
                 self.executed_late += 1
                 return
             if Fate.LATE in fates:
+                fates.discard(Fate.LATE)  # what comes after it waits for it, and is late no more
                 await asyncio.sleep(self._delay_secs)  # this is the fault
             if Fate.LOSE in fates:
                 if self.before_loss is not None:
