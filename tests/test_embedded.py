@@ -19,6 +19,7 @@ from greentic_session import (
     StoreUnavailableError,
 )
 from greentic_session.embedded.binary import valkey_binary
+from greentic_session.embedded.folder import Folder
 
 from .embedded_rig import (
     CTX,
@@ -166,6 +167,30 @@ async def test_who_comes_while_the_last_one_leaves_is_served(folder: Path) -> No
         assert not is_locked(users, fcntl.LOCK_SH)  # held as a user holds it
         assert await coming.get(SessionKey(f"turn {turn}"), ctx=CTX)
         await coming.aclose()
+
+
+async def test_nobody_enters_while_the_keeper_leaves(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with store_in(folder):
+        pass
+    opened: list[str] = []
+    plain = Folder.open
+
+    def noted(self: Folder, name: str) -> int:
+        opened.append(name)
+        return plain(self, name)
+
+    monkeypatch.setattr(Folder, "open", noted)
+    store = store_in(folder)
+    with (folder / "users.lock").open("rb") as leaving:
+        fcntl.flock(leaving, fcntl.LOCK_EX)  # as a keeper does from its last user on
+        coming = asyncio.create_task(store.put(session()))
+        await until(lambda: len(opened) >= 3)
+        assert set(opened) == {"users.lock"}  # no keeper was started
+    await coming
+    assert "keeper.lock" in opened
+    await store.aclose()
 
 
 # --- killed --------------------------------------------------------------------------------------
