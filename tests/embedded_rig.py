@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import socket
 import subprocess
 import sys
 import tempfile
+import time
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -44,6 +46,20 @@ def folder() -> Iterator[Path]:
     # Not below the test runner's folder: a socket's path is limited to about 100 bytes.
     with tempfile.TemporaryDirectory(prefix="gemb-", dir="/tmp") as parent:
         yield Path(parent) / "state"
+        # Of workers that were killed, the server is about to go.
+        wait_ends_at = time.monotonic() + 10
+        locks = [*Path(parent).rglob("*.lock")]
+        while any(map(is_locked, locks)) and time.monotonic() < wait_ends_at:
+            time.sleep(0.005)  # a lock tells only who asks
+
+
+def is_locked(path: Path, how: int = fcntl.LOCK_EX) -> bool:
+    with path.open("rb") as lock:
+        try:
+            fcntl.flock(lock, how | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
 
 
 def url_of(folder: Path, **options: object) -> str:
@@ -69,7 +85,10 @@ def server_of(folder: Path) -> int:
 
 def ps(pid: int, field: str) -> str:
     done = subprocess.run(
-        ["ps", "-o", f"{field}=", "-p", str(pid)], check=False, capture_output=True, text=True
+        ["ps", "-ww", "-o", f"{field}=", "-p", str(pid)],
+        check=False,
+        capture_output=True,
+        text=True,
     )
     return done.stdout.strip()
 

@@ -48,15 +48,18 @@ def answer(text: object) -> None:
 def fork(store: AsyncSessionStore[Any], command: str) -> str:
     """Let a forked process do one thing and end, or stay until its parent has ended."""
     lasting, held = os.pipe()
+    ready, tell = os.pipe()
     pid = os.fork()
     if not pid:
         os.close(held)
+        os.write(tell, b".")
         if command == "stay":
             os.read(lasting, 1)
         else:
             answer(asyncio.run(obey(store, command, "forked")))
         os._exit(0)
     os.close(lasting)
+    os.read(ready, 1)  # until it is a process of its own it holds what its parent holds
     if command == "stay":
         return str(pid)
     os.close(held)

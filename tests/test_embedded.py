@@ -7,6 +7,7 @@ import fcntl
 import os
 import shutil
 import signal
+import subprocess
 from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +18,15 @@ from greentic_session import (
     SessionKey,
     StoreUnavailableError,
 )
+from greentic_session.embedded.binary import valkey_binary
+from greentic_session.embedded.folder import Folder
 
 from .embedded_rig import (
     CTX,
     KEY,
     folder,
     is_gone,
+    is_locked,
     keeper_of,
     server_of,
     store_in,
@@ -158,8 +162,35 @@ async def test_who_comes_while_the_last_one_leaves_is_served(folder: Path) -> No
         coming = store_in(folder)
         _, cas = await asyncio.gather(leaving.aclose(), coming.put(session("shared")))
         assert cas.value == turn + 1
+        users = folder / "users.lock"
+        assert is_locked(users)
+        assert not is_locked(users, fcntl.LOCK_SH)  # held as a user holds it
         assert await coming.get(SessionKey(f"turn {turn}"), ctx=CTX)
         await coming.aclose()
+
+
+async def test_nobody_enters_while_the_keeper_leaves(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with store_in(folder):
+        pass
+    opened: list[str] = []
+    plain = Folder.open
+
+    def noted(self: Folder, name: str) -> int:
+        opened.append(name)
+        return plain(self, name)
+
+    monkeypatch.setattr(Folder, "open", noted)
+    store = store_in(folder)
+    with (folder / "users.lock").open("rb") as leaving:
+        fcntl.flock(leaving, fcntl.LOCK_EX)  # as a keeper does from its last user on
+        coming = asyncio.create_task(store.put(session()))
+        await until(lambda: len(opened) >= 3)
+        assert set(opened) == {"users.lock"}  # no keeper was started
+    await coming
+    assert "keeper.lock" in opened
+    await store.aclose()
 
 
 # --- killed --------------------------------------------------------------------------------------
@@ -229,6 +260,49 @@ async def test_no_acknowledged_write_is_lost_when_the_server_is_killed(folder: P
             assert found.cas.value == writer.acknowledged + 1
 
 
+async def test_a_server_that_is_killed_is_started_again_by_its_keeper(folder: Path) -> None:
+    async with store_in(folder) as store:
+        cas = await store.put(session())
+        server = server_of(folder)
+        keeper = keeper_of(server)
+        for turn in range(3):
+            os.kill(server, signal.SIGKILL)
+            cas = await store.update_cas(session(count=turn), cas)
+            following = server_of(folder)
+            assert following != server
+            assert keeper_of(following) == keeper
+            server = following
+
+
+async def test_a_server_without_a_keeper_is_succeeded(folder: Path) -> None:
+    """Where the kernel does not tell a server that its keeper was killed, the next one does."""
+    async with store_in(folder) as store:
+        await store.put(session(count=1))
+    with (folder / "server.lock").open("rb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        orphan = subprocess.Popen(  # noqa: ASYNC220 - it inherits the lock within a moment
+            [
+                *(str(valkey_binary()), "--port", "0", "--unixsocket", "server.sock"),
+                *("--save", "", "--appendonly", "yes", "--appendfsync", "always"),
+            ],
+            cwd=folder,
+            pass_fds=(lock.fileno(),),
+            stdout=subprocess.DEVNULL,
+        )
+    try:
+        await until((folder / "server.sock").exists)
+        async with store_in(folder) as store:
+            assert await asyncio.to_thread(orphan.wait, 10) == 0
+            await store.ping()
+            found = await store.get(KEY, ctx=CTX)
+            assert found is not None
+            assert found.session.context == {"count": 1}
+            assert server_of(folder) != orphan.pid
+    finally:
+        orphan.kill()
+        orphan.wait(10)
+
+
 async def test_a_keeper_that_is_killed_takes_its_server_along(folder: Path) -> None:
     async with store_in(folder) as store:
         cas = await store.put(session())
@@ -284,15 +358,6 @@ async def test_a_server_that_cannot_start_is_given_up_with_a_reason(folder: Path
     manifest.write_bytes(text)
     async with store_in(folder) as store:
         assert await store.get(KEY, ctx=CTX)
-
-
-def is_locked(path: Path) -> bool:
-    with path.open("rb") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        return False
 
 
 async def test_a_start_that_is_cancelled_leaves_nothing(folder: Path) -> None:

@@ -65,6 +65,7 @@ class EmbeddedHost(ServerHost):
     async def start(self) -> None:
         """As :meth:`ServerHost.start`; the server has read its file by then."""
         is_up = False
+        self._launches = 0
         try:
             async with asyncio.timeout(self._start_secs):
                 await self.ensure()
@@ -99,6 +100,8 @@ class EmbeddedHost(ServerHost):
         """Leave. Whoever is the last returns when server and keeper are gone."""
         if self._users is None:
             return
+        with suppress(OSError, FolderError):
+            self._have_keeper_for_the_end()
         self.forget()
         with suppress(TimeoutError, OSError, FolderError):
             async with asyncio.timeout(_LEAVE_SECS):
@@ -145,6 +148,15 @@ class EmbeddedHost(ServerHost):
         finally:
             self._let_go(lock)
 
+    def _have_keeper_for_the_end(self) -> None:
+        """Have somebody end the server, if its keeper was killed and nobody told it."""
+        if self._listens():
+            folder = Folder(self._path)
+            try:
+                self._have_keeper(folder)
+            finally:
+                folder.close()
+
     def _launch(self, folder: Folder, lock: int) -> None:
         if self._launches == _MOST_LAUNCHES:
             self._launches = 0  # somebody may have mended it by the next call
@@ -175,7 +187,6 @@ class EmbeddedHost(ServerHost):
                 return True  # too many wait to be let in
             except OSError:
                 return False
-        self._launches = 0
         return True
 
     async def _answers(self) -> bool:
