@@ -12,7 +12,7 @@ from .plots import plot
 from .results import RESULTS, findings, keep, render, stale
 from .subjects import SUBJECTS, measure
 
-QUICK = Plan(rounds=1, callers=(1, 4), operations=32, records=2000)
+QUICK = Plan(rounds=1, callers=(1, 16), operations=32, records=2000)
 
 
 def arguments() -> argparse.Namespace:
@@ -27,6 +27,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("subjects", nargs="*", metavar="subject")
     parser.add_argument("--rounds", type=int, default=Plan().rounds)
     parser.add_argument(
+        "--operations",
+        type=int,
+        default=Plan().operations,
+        help="of one contender in one round; fewer for a hurried run on a busy machine",
+    )
+    parser.add_argument(
         "--quick", action="store_true", help="a few operations only, to see that it runs"
     )
     parser.add_argument(
@@ -39,8 +45,8 @@ def arguments() -> argparse.Namespace:
     unknown = [name for name in given.subjects if name not in SUBJECTS]
     if unknown:
         parser.error(f"unknown subject {unknown[0]}; known are {', '.join(SUBJECTS)}")
-    if given.rounds < 1:
-        parser.error("at least one round is needed")
+    if given.rounds < 1 or given.operations < 1:
+        parser.error("at least one round of one operation is needed")
     return given
 
 
@@ -53,7 +59,7 @@ def main() -> None:
             raise SystemExit(f"not what was found: {', '.join(wrong)}; run scripts/bench --render")
         return
     subjects = () if given.render else given.subjects or SUBJECTS
-    plan = QUICK if given.quick else Plan(rounds=given.rounds)
+    plan = QUICK if given.quick else Plan(rounds=given.rounds, operations=given.operations)
     for name in subjects:
         print(f"{name}: {SUBJECTS[name]}", file=sys.stderr, flush=True)
         found = measure(name, plan)

@@ -79,7 +79,7 @@ class Recorder:
         """Return them, at the end of the run."""
         return {
             "measured": datetime.now(UTC).strftime("%Y-%m-%d"),
-            "rounds": str(plan.rounds),
+            "rounds": f"{plan.rounds} of {plan.operations} operations",
             "cores": f"{cores()} ({platform.machine()}, {platform.system()})",
             "load before and after": f"{self._load:.1f}, {os.getloadavg()[0]:.1f}",
             "Python": platform.python_version(),

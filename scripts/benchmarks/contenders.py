@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ByHand", "Contender", "Ours", "PerTick", "PlainPool"]
 
+_NAMESPACES: Final = count()
 FIELDS: Final = ("cas", "inc", "owner", "ttl", "at", "body")
 
 
@@ -48,7 +49,7 @@ class Contender(ABC):
 
     def __init__(self, url: str) -> None:
         self.url: Final = url
-        self.namespace: Final = f"bench:{type(self).__name__}"
+        self.namespace: Final = f"bench:{next(_NAMESPACES)}"  # nobody writes another's sessions
         self.runner: Final = self._runner()
 
     def _runner(self) -> asyncio.Runner:

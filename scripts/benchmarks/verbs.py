@@ -193,7 +193,7 @@ def measure(plan: Plan) -> Finding:
     taken: dict[str, dict[int, dict[str, list[Round]]]] = {verb: {} for verb in VERBS}
     latencies: dict[str, dict[int, list[float]]] = {verb: {} for verb in VERBS}
     # Some verbs take several scripts, and what they use up is made first.
-    plan = msgspec.structs.replace(plan, operations=max(8, plan.operations // 4))
+    plan = msgspec.structs.replace(plan, operations=max(8, plan.operations // 2))
     with LocalServer(valkey_binary(), tcp=True) as server, redis.Redis(port=server.port) as admin:
         recorder.engine(server)
         with asyncio.Runner() as runner, asyncio.Runner() as pooled_runner:
