@@ -79,6 +79,7 @@ def test_the_sections_stand_in_their_order() -> None:
         "Waits",
         "Keys in Redis",
         "Choosing a backend",
+        "Speed",
         "Errors",
         "Developing",
     ]

@@ -21,6 +21,7 @@ from greentic_session.codec import JsonCodec, SessionBody
 from greentic_session.redis.names import Names
 from greentic_session.redis.scripts import UPDATE_CAS
 
+from .by_hand import FIELDS, is_done, update_arguments
 from .sessions import CTX, session
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 __all__ = ["ByHand", "Contender", "Ours", "PerTick", "PlainPool"]
 
 _NAMESPACES: Final = count()
-FIELDS: Final = ("cas", "inc", "owner", "ttl", "at", "body")
 
 
 class Contender(ABC):
@@ -167,12 +167,11 @@ class ByHand(Contender):
             version = self._versions[number]
             reply = await evalsha(
                 keys,
-                (
-                    *(f"{next(operations):016x}", "", draft.scope, draft.owner, str(draft.ttl_ms)),
-                    *(codec.encode(body), cas.incarnation, str(version)),
+                update_arguments(
+                    f"{next(operations):016x}", draft, codec.encode(body), cas.incarnation, version
                 ),
             )
-            if reply[0] != 1:
+            if not is_done(reply):
                 raise RuntimeError(f"the script refused: {reply}")
             self._versions[number] = version + 1
 

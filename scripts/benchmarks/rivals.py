@@ -8,7 +8,8 @@ from urllib.parse import urlsplit
 
 from greentic_session.redis.scripts import UPDATE_CAS
 
-from .contenders import FIELDS, ByHand
+from .by_hand import FIELDS
+from .contenders import ByHand
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence

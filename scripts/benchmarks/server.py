@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import socket
-import statistics
 import subprocess
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Final
 
-import hiredis
 import msgspec
 
 from greentic_session import Cas, SessionKey, create_session_store
@@ -22,15 +19,15 @@ from greentic_session.testing.servers import (
     valkey_binary,
 )
 
+from .by_hand import FIELDS, update_arguments
 from .conditions import Recorder, progress
-from .contenders import FIELDS
 from .findings import Finding, Goal, Table
 from .measuring import Spread, drive, short
+from .server_cost import INCARNATION, Line, costs, fill_records, sample
 from .sessions import CTX, session
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path
+    from collections.abc import Sequence
 
     from greentic_session import AsyncSessionStore
 
@@ -38,25 +35,10 @@ if TYPE_CHECKING:
 
 __all__ = ["measure"]
 
-_BATCH: Final = 100
-_CHUNKS: Final = 10
 _BENCHMARK_SECS: Final = 120.0
-_INCARNATION: Final = "a" * 32
 _CALLERS: Final = 256
 _EVERY: Final = "000000000000"
 """What redis-benchmark puts for ``__rand_int__``: twelve digits."""
-
-BARE: Final = """
-if redis.call('HGET', KEYS[1], 'cas') ~= ARGV[1] then return 0 end
-redis.call('HSET', KEYS[1], 'cas', ARGV[2], 'ttl', ARGV[3], 'at', ARGV[4], 'body', ARGV[5],
-  'ops', ARGV[6])
-redis.call('PEXPIRE', KEYS[1], ARGV[3])
-redis.call('PEXPIRE', KEYS[2], ARGV[3])
-return 1
-"""
-"""The least that a compare-and-set with a life can be: it writes the same fields, and no more."""
-
-_RING: Final = "f" * 380
 
 _BARE_NOTE: Final = (
     "The bare script compares one hash field, writes the fields, and gives two keys their life: no "
@@ -67,91 +49,33 @@ _FILL_NOTE: Final = (
     "it has written before, and is refused, which costs the server less."
 )
 
-Call = tuple[str | bytes | int, ...]
-
-
-class Line:
-    """A connection without a client: packs, sends, reads.
-
-    :param port: of the server, on loopback.
-    """
-
-    def __init__(self, port: int) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", port), timeout=60)
-        self._reader = hiredis.Reader()
-        self._pack = cast("Any", hiredis.pack_command)  # Any: untyped there
-
-    def close(self) -> None:
-        """Disconnect."""
-        self._socket.close()
-
-    def run(self, calls: Sequence[Call]) -> list[Any]:
-        """Send commands, a hundred at a time, and return the replies.
-
-        :raises hiredis.ReplyError: if one failed.
-        """
-        replies: list[Any] = []
-        for start in range(0, len(calls), _BATCH):
-            batch = calls[start : start + _BATCH]
-            self._socket.sendall(b"".join(map(self._pack, batch)))
-            due = len(replies) + len(batch)
-            while len(replies) < due:
-                reply = self._reader.gets()
-                if reply is False:
-                    self._reader.feed(self._socket.recv(1 << 20))
-                elif isinstance(reply, Exception):
-                    raise reply
-                else:
-                    replies.append(reply)
-        return replies
-
-    def cost_us(self, calls: Sequence[Call]) -> float:
-        """Run commands, and return what the server says one took, in microseconds.
-
-        :raises RuntimeError: if a script refused.
-        """
-        self.run([("CONFIG", "RESETSTAT")])
-        replies = self.run(calls)
-        refused = [reply for reply in replies if reply != 1 and (reply == 0 or reply[0] != 1)]
-        if refused:
-            raise RuntimeError(f"the script refused: {refused[0]}")
-        (told,) = self.run([("INFO", "commandstats")])
-        for row in told.decode().splitlines():
-            if row.startswith("cmdstat_evalsha:"):
-                return float(row.split("usec_per_call=")[1].split(",")[0])
-        raise RuntimeError("the server counted no EVALSHA")
-
 
 def measure(plan: Plan) -> Finding:
     """Measure each engine that is here, then fill one."""
     recorder = Recorder()
     tables: list[Table] = []
     goals: list[Goal] = []
-    costs: list[tuple[str, ...]] = []
+    rows: list[tuple[str, ...]] = []
     for engine, find in (("Valkey", valkey_binary), ("Redis", redis_binary)):
         try:
             binary = find()
         except ServerNotFoundError as error:
-            costs.append((engine, f"left out: {error}", "", ""))
+            rows.append((engine, f"left out: {error}", ""))
             continue
-        bare, ours = _costs(binary, plan, recorder)
-        ratio = Spread.of([a / b for a, b in zip(ours, bare, strict=True)])
-        progress(f"{engine}: update_cas costs the server {ratio.text()} the bare script")
-        spent = (short(Spread.of(each).median) for each in (ours, bare))
-        costs.append((engine, *spent, ratio.text()))
-        goals.append(
-            Goal(
-                what=f"{engine}: server CPU of `update_cas`, against a bare script",
-                measured=ratio,
-                bound=1.3,
-                at_least=False,
-            )
-        )
+        taken = costs(binary, plan, recorder)
+        for verb, spent in taken.items():
+            ratio = Spread.of([a / b for a, b in zip(spent, taken["bare"], strict=True)])
+            us = short(Spread.of(spent).median)
+            rows.append((f"{engine}: {verb}", us, "1" if verb == "bare" else ratio.text()))
+            if verb == "update_cas":
+                progress(f"{engine}: update_cas costs the server {ratio.text()} the bare script")
+                what = f"{engine}: server CPU of `update_cas`, against a bare script"
+                goals.append(Goal(what=what, measured=ratio, bound=1.3, at_least=False))
     tables.append(
         Table(
             title="Server CPU per write, in µs as the server counts it",
-            columns=("", "update_cas", "bare script", "ratio"),
-            rows=tuple(costs),
+            columns=("", "µs", "against the bare script"),
+            rows=tuple(rows),
             notes=(_BARE_NOTE,),
         )
     )
@@ -166,79 +90,6 @@ def measure(plan: Plan) -> Finding:
         goals=tuple(goals),
         tables=(*tables, fill),
     )
-
-
-# --- what a write costs --------------------------------------------------------------------------
-
-
-def _costs(binary: Path, plan: Plan, recorder: Recorder) -> tuple[list[float], list[float]]:
-    """Return µs per call of the bare script and of ours, one each per round."""
-    keys = [f"{number}" for number in range(max(1, min(500, plan.operations // 4)))]
-    with LocalServer(binary, tcp=True) as server:
-        recorder.engine(server)
-        line = Line(server.port)
-        bare_sha, ours_sha = line.run(
-            [("SCRIPT", "LOAD", BARE), ("SCRIPT", "LOAD", UPDATE_CAS.source)]
-        )
-        names = {side: Names(side) for side in ("bare", "ours")}
-        for side in names.values():
-            _fill_records(line, side, keys)
-        operations = _operations()
-        scope, owner, ttl_ms, body = _written()
-        bare: list[float] = []
-        ours: list[float] = []
-        version = 1
-        for number in range(plan.rounds + 1):
-            chunks: tuple[list[float], list[float]] = ([], [])
-            for at in range(version, version + _CHUNKS):  # short turns: what disturbs, does both
-                plain: list[Call] = []
-                full: list[Call] = []
-                for key in keys:
-                    pair = names["bare"].of_session(scope, key)
-                    fields = (str(at), str(at + 1), ttl_ms, "1763650000000", body, _RING)
-                    plain.append(("EVALSHA", bare_sha, 2, *pair, *fields))
-                    pair = names["ours"].of_session(scope, key)
-                    given = (next(operations), "", scope, owner, ttl_ms, body, _INCARNATION, at)
-                    full.append(("EVALSHA", ours_sha, 2, *pair, *given))
-                chunks[0].append(line.cost_us(plain))
-                chunks[1].append(line.cost_us(full))
-            version += _CHUNKS
-            if number:
-                bare.append(statistics.median(chunks[0]))
-                ours.append(statistics.median(chunks[1]))
-        line.close()
-    return bare, ours
-
-
-def _operations() -> Iterator[str]:
-    number = 0x9F3A_0000_0000_0000
-    while True:
-        number += 1
-        yield f"{number:016x}"
-
-
-def _written() -> tuple[str, str, str, bytes]:
-    """Return scope, owner, ttl in ms and body of the sample session, as the store writes them."""
-    draft = create_session_store("memory://").drafter.draft(session(0))
-    return draft.scope, draft.owner, str(draft.ttl_ms), draft.body
-
-
-def _fill_records(line: Line, names: Names, keys: Sequence[str]) -> None:
-    """Store a session under each key, with version 1 and the same incarnation."""
-    scope, owner, ttl_ms, body = _written()
-    at_ms = line.run([("TIME",)])[0][0].decode() + "000"
-    expires_ms = str(int(at_ms) + int(ttl_ms))
-    calls: list[Call] = []
-    for key in keys:
-        record, lookup = names.record(scope, key), names.lookup(key)
-        fields = ("cas", "1", "inc", _INCARNATION, "owner", owner, "ttl", ttl_ms, "at", at_ms)
-        calls += [
-            ("HSET", record, *fields, "body", body, "ops", _RING),
-            ("PEXPIREAT", record, expires_ms),
-            ("HSET", lookup, scope, expires_ms),
-            ("PEXPIREAT", lookup, expires_ms),
-        ]
-    line.run(calls)
 
 
 # --- how much of a server one process fills ------------------------------------------------------
@@ -262,9 +113,9 @@ def _fill(plan: Plan, recorder: Recorder, goals: list[Goal]) -> Table:
         keys = [f"{number:0{len(_EVERY)}d}" for number in range(records)]
         line.run([("SCRIPT", "LOAD", UPDATE_CAS.source)])
         store = create_session_store(f"{server.tcp_url}?namespace=limit&deadline=20")
-        scope, owner, ttl_ms, body = _written()
-        pair = (names.record(scope, "__rand_int__"), names.lookup("__rand_int__"))
-        given = ("9f3a__rand_int__", "", scope, owner, ttl_ms, body.decode(), _INCARNATION, "1")
+        draft = sample()
+        pair = (names.record(draft.scope, "__rand_int__"), names.lookup("__rand_int__"))
+        given = update_arguments("9f3a__rand_int__", draft, draft.body, INCARNATION, 1)
         commands = {
             "update_cas": ("EVALSHA", UPDATE_CAS.sha1, "2", *pair, *given),
             "get": ("HMGET", pair[0], *FIELDS),
@@ -274,10 +125,10 @@ def _fill(plan: Plan, recorder: Recorder, goals: list[Goal]) -> Table:
             ours: list[float] = []
             for number in range(plan.rounds + 1):
                 if verb == "update_cas" or not number:
-                    _fill_records(line, names, keys)
+                    fill_records(line, names, keys)
                 rate = _benchmark(program, server.port, operations, records, command)
                 if verb == "update_cas":
-                    _fill_records(line, names, keys)
+                    fill_records(line, names, keys)
                 work = _fresh(store, keys, min(_CALLERS, operations), verb)
                 turn = runner.run(drive(work, operations // len(work)))
                 if number:
@@ -322,7 +173,7 @@ def _fresh(
 ) -> list[Operation]:
     """Return callers who each do the verb on sessions of their own, one after the other."""
     sample = session(0)
-    token = Cas(value=1, incarnation=_INCARNATION)
+    token = Cas(value=1, incarnation=INCARNATION)
 
     def reading(mine: Sequence[str]) -> Operation:
         left = iter(mine)
