@@ -33,6 +33,8 @@ __all__ = [
     "timed",
 ]
 
+_TURNS = 8
+
 Operation = Callable[[], Awaitable[object]]
 """What one caller does once."""
 Preparation = Callable[[], Awaitable[Sequence[Operation]]]
@@ -121,10 +123,9 @@ async def drive(operations: Sequence[Operation], each: int) -> Round:
         for _ in range(each):
             await operation()
 
-    with quiet():
-        cpu, started_at = time.process_time(), time.perf_counter()
-        await asyncio.gather(*map(call, operations))
-        secs, cpu_secs = time.perf_counter() - started_at, time.process_time() - cpu
+    cpu, started_at = time.process_time(), time.perf_counter()
+    await asyncio.gather(*map(call, operations))
+    secs, cpu_secs = time.perf_counter() - started_at, time.process_time() - cpu
     return Round(len(operations) * each, secs, cpu_secs)
 
 
@@ -142,22 +143,36 @@ def timed(operation: Operation, into: list[float]) -> Operation:
 def race(
     entries: dict[str, tuple[asyncio.Runner, Preparation]], rounds: int, each: int
 ) -> dict[str, list[Round]]:
-    """Run a warm-up of every entry, then the rounds: one turn of each in every round.
+    """Run a warm-up of every entry, then the rounds.
+
+    A round is dealt out in short turns, one of each entry after the other, so that what disturbs
+    the machine for a moment disturbs them all.
 
     :param entries: by name, the loop it runs on and what its callers do.
-    :param each: operations of one caller in one turn.
+    :param each: operations of one caller in one round.
     """
     taken: dict[str, list[Round]] = {name: [] for name in entries}
+    names = list(entries)
     for number in range(rounds + 1):
-        order = list(entries.items())
-        if number % 2:  # whoever ran after a slow one last time runs before it now
-            order.reverse()
-        for name, (runner, prepare) in order:
-            operations = runner.run(_ready(prepare))
-            turn = runner.run(drive(operations, each))
-            if number:
-                taken[name].append(turn)
+        operations = {
+            name: runner.run(_ready(prepare)) for name, (runner, prepare) in entries.items()
+        }
+        turns: dict[str, list[Round]] = {name: [] for name in names}
+        with quiet():
+            for count in _shares(each):
+                for name in names:
+                    turns[name].append(entries[name][0].run(drive(operations[name], count)))
+                names.reverse()  # whoever ran after a slow one runs before it now
+        if number:
+            for name, some in turns.items():
+                taken[name].append(Round(*map(sum, zip(*some, strict=True))))
     return taken
+
+
+def _shares(each: int) -> list[int]:
+    """Return how many operations of a caller belong to each turn of a round."""
+    turns = min(_TURNS, each)
+    return [each // turns + (number < each % turns) for number in range(turns)]
 
 
 async def _ready(prepare: Preparation) -> Sequence[Operation]:

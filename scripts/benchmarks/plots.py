@@ -46,6 +46,8 @@ def plot(found: Finding, folder: Path) -> str | None:
         )
         for panel, ax in zip(panels, axes[0], strict=True):
             _draw(ax, panel, [c for c in found.curves if c.panel == panel], names)
+        highest = max(point.ratio.median for curve in found.curves for point in curve.points)
+        axes[0][0].set_ylim(0, 1.15 * highest)  # a single round's outlier may lie beyond
         axes[0][0].set_ylabel("throughput, redis.asyncio on a pool = 1")
         handles, labels = axes[0][0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="lower center", ncols=3, frameon=False)
@@ -67,7 +69,7 @@ def _draw(ax: Any, panel: str, curves: Sequence[Curve], names: Sequence[str]) ->
             [point.ratio.least for point in curve.points],
             [point.ratio.most for point in curve.points],
             color=colour,
-            alpha=0.15,
+            alpha=0.1,
             linewidth=0,
         )
         ax.plot(
@@ -82,7 +84,6 @@ def _draw(ax: Any, panel: str, curves: Sequence[Curve], names: Sequence[str]) ->
     ticks = [point.callers for point in curves[0].points]
     ax.set_xscale("log", base=2)
     ax.set_xticks(ticks, [str(tick) for tick in ticks])
-    ax.set_ylim(bottom=0)
     ax.set_xlabel("concurrent callers")
     ax.set_title(panel, loc="left", family="monospace")
     ax.grid(axis="y", alpha=0.3)

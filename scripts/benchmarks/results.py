@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -18,9 +17,8 @@ __all__ = ["README", "RESULTS", "findings", "keep", "render", "stale"]
 
 RESULTS: Final = Path(__file__).parent / "results"
 README: Final = Path(__file__).parent.parent.parent / "README.md"
-_SHOWN: Final = re.compile(
-    r"(?<=<!-- scripts/bench -->\n\n).*?(?=\n<!-- /scripts/bench -->)", re.DOTALL
-)
+_MARKS: Final = ("<!-- scripts/bench -->\n\n", "\n<!-- /scripts/bench -->")
+"""Between these, the README shows the summary."""
 
 
 def findings(folder: Path) -> list[Finding]:
@@ -39,8 +37,11 @@ def keep(found: Finding, folder: Path) -> None:
 def _pages(found: Sequence[Finding], folder: Path) -> dict[Path, str]:
     pages = {folder / "README.md": markdown(found), folder / "summary.md": summary(found)}
     if folder == RESULTS:
-        text = README.read_text("utf-8")
-        pages[README] = _SHOWN.sub(lambda _: summary(found), text)
+        before, start, rest = README.read_text("utf-8").partition(_MARKS[0])
+        _, end, after = rest.partition(_MARKS[1])
+        if not (start and end):
+            raise SystemExit(f"README.md lacks {''.join(_MARKS).split()}")
+        pages[README] = f"{before}{start}{summary(found)}{end}{after}"
     return pages
 
 

@@ -22,7 +22,7 @@ from greentic_session.testing.servers import (
 from .by_hand import FIELDS, update_arguments
 from .conditions import Recorder, progress
 from .findings import Finding, Goal, Table
-from .measuring import Spread, drive, short
+from .measuring import Spread, drive, quiet, short
 from .server_cost import INCARNATION, Line, costs, fill_records, sample
 from .sessions import CTX, session
 
@@ -130,7 +130,8 @@ def _fill(plan: Plan, recorder: Recorder, goals: list[Goal]) -> Table:
                 if verb == "update_cas":
                     fill_records(line, names, keys)
                 work = _fresh(store, keys, min(_CALLERS, operations), verb)
-                turn = runner.run(drive(work, operations // len(work)))
+                with quiet():
+                    turn = runner.run(drive(work, operations // len(work)))
                 if number:
                     theirs.append(rate)
                     ours.append(turn.rate)
