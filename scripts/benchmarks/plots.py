@@ -64,14 +64,15 @@ def _draw(ax: Any, panel: str, curves: Sequence[Curve], names: Sequence[str]) ->
         number = names.index(curve.name)
         callers = [point.callers for point in curve.points]
         colour = _COLOURS[number % len(_COLOURS)]
-        ax.fill_between(
-            callers,
-            [point.ratio.least for point in curve.points],
-            [point.ratio.most for point in curve.points],
-            color=colour,
-            alpha=0.1,
-            linewidth=0,
-        )
+        if number == 0:  # the spread of the others stands in the tables
+            ax.fill_between(
+                callers,
+                [point.ratio.least for point in curve.points],
+                [point.ratio.most for point in curve.points],
+                color=colour,
+                alpha=0.1,
+                linewidth=0,
+            )
         ax.plot(
             callers,
             [point.ratio.median for point in curve.points],
