@@ -112,7 +112,8 @@ def test_the_memory_backend_is_measured_against_its_bare_sum(tmp_path: Path) -> 
     ]
     assert all(re.fullmatch(SPREAD, cells[2]) for name, cells in rows.items() if name)
     assert len(_rows(page, "A sweep of 2,000 expired sessions")) == 5
-    summary = (tmp_path / "summary.md").read_text("utf-8").splitlines()
+    written = (tmp_path / "summary.md").read_text("utf-8")
+    summary = [line for line in written.splitlines() if line.startswith("|")]
     assert len(summary) == 7  # heading, rule, four verbs and the sweep
     assert all(line.endswith(("| yes |", "| no |")) for line in summary[2:])
 
@@ -146,3 +147,12 @@ def test_a_goal_that_is_missed_says_so(room: Any) -> None:
     cheaper = goal(what="cheaper", measured=spread(4.0, 3.0, 9.0), bound=5.0, at_least=False)
     assert faster.row() == ("faster", "4.00x (3.00..9.00)", "at least 5x", "no")
     assert cheaper.row() == ("cheaper", "4.00x (3.00..9.00)", "at most 5x", "yes")
+
+
+def test_figures_of_a_busy_machine_say_so(room: Any) -> None:
+    findings = room("findings")
+    calm = findings.Finding(subject="s", title="T", text="", conditions={})
+    busy = findings.Finding(subject="s", title="T", text="", conditions={}, busy=True)
+    for write in (findings.summary, findings.markdown):
+        assert "was busy" not in write([calm])
+        assert "was busy" in write([calm, busy])

@@ -69,6 +69,7 @@ def measure(plan: Plan) -> Finding:
         "without checks, and a lost reply is the application's to deal with. Closed loop: so many "
         "callers in one process, each with a session of its own.",
         conditions=recorder.conditions(plan),
+        busy=recorder.is_busy(),
         goals=_goals(levels),
         tables=(
             *(_ratio_table(verb, levels[verb], missing, pools) for verb in VERBS),

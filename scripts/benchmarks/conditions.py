@@ -75,6 +75,11 @@ class Recorder:
         if engine not in self._engines:
             self._engines.append(engine)
 
+    def is_busy(self) -> bool:
+        """Return whether the machine had more to do than this, before or after."""
+        # A run itself keeps a client and a server going.
+        return self._load > cores() + 1 or os.getloadavg()[0] > cores() + 2
+
     def conditions(self, plan: Plan) -> dict[str, str]:
         """Return them, at the end of the run."""
         return {

@@ -78,12 +78,14 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     """Everything one subject found in one run.
 
     :ivar conditions: machine, versions, load: what the figures depend on.
+    :ivar busy: whether the machine had other work meanwhile, which makes the figures rough.
     """
 
     subject: str
     title: str
     text: str
     conditions: dict[str, str]
+    busy: bool = False
     goals: tuple[Goal, ...] = ()
     tables: tuple[Table, ...] = ()
     curves: tuple[Curve, ...] = ()
@@ -96,6 +98,7 @@ def grid(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
+_BUSY = "The machine was busy with other work meanwhile: rough figures, to be measured again."
 _GOAL_COLUMNS = ("", "measured", "goal", "met")
 _PREFACE = (
     "Written by `scripts/bench`. Every ratio was measured in one run, in interleaved rounds on "
@@ -106,7 +109,8 @@ _PREFACE = (
 
 def summary(findings: Sequence[Finding]) -> str:
     """Return the goals of all findings as one table: what the README shows."""
-    return grid(_GOAL_COLUMNS, [goal.row() for found in findings for goal in found.goals]) + "\n"
+    table = grid(_GOAL_COLUMNS, [goal.row() for found in findings for goal in found.goals])
+    return f"{table}\n\n{_BUSY}\n" if any(found.busy for found in findings) else f"{table}\n"
 
 
 def markdown(findings: Sequence[Finding]) -> str:
@@ -126,4 +130,6 @@ def markdown(findings: Sequence[Finding]) -> str:
             parts += ["\n".join(f"* {note}" for note in table.notes)] if table.notes else []
         conditions = "; ".join(f"{name} {value}" for name, value in found.conditions.items())
         parts.append(f"Conditions: {conditions}.")
+        if found.busy:
+            parts.append(_BUSY)
     return "\n\n".join(parts) + "\n"

@@ -109,6 +109,7 @@ def measure(plan: Plan) -> Finding:
         "one access of a dictionary, one call of the same codec on the same session (none for "
         "`touch`; two where writes are read back), in turn with the verb.",
         conditions=recorder.conditions(plan),
+        busy=recorder.is_busy(),
         goals=tuple(goals),
         tables=(
             Table(

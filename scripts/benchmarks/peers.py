@@ -66,6 +66,7 @@ def measure(plan: Plan) -> Finding:
         text="Save one conversation's state (0.8 KB of JSON) and load it again. This library does "
         "`update_cas` and a fenced `get`; the others do what they have.",
         conditions=recorder.conditions(plan),
+        busy=recorder.is_busy(),
         tables=(*tables, promises),
     )
 

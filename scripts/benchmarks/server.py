@@ -87,6 +87,7 @@ def measure(plan: Plan) -> Finding:
         "process of this library reaches: `redis-benchmark -c 50 -P 16` sends the same script "
         "with the same arguments, or the same HMGET, from C, and does nothing else.",
         conditions=recorder.conditions(plan),
+        busy=recorder.is_busy(),
         goals=tuple(goals),
         tables=(*tables, fill),
     )

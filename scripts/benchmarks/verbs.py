@@ -226,6 +226,7 @@ def measure(plan: Plan) -> Finding:
         "with `redis.asyncio`'s `BlockingConnectionPool` of 64 in place of its client: the same "
         "checks, encoding and scripts, so what differs is the client alone.",
         conditions=recorder.conditions(plan),
+        busy=recorder.is_busy(),
         tables=(
             Table(
                 title="Throughput, shared connections against a pool",
