@@ -93,6 +93,7 @@ def test_the_sections_stand_in_their_order() -> None:
         "Waits",
         "Keys in Redis",
         "Choosing a backend",
+        "Speed",
         "Errors",
         "Testing your own code",
         "Developing",

@@ -321,12 +321,15 @@ class RedisClient:
                     )
                     wire.send(exchange, packed)
                     reply: Reply = await exchange.future
-                    replies: list[Reply] = [reply] if count == 1 else reply
-                    if asked is not None:
-                        replies = replies[1::2]
-                    for index, reply in enumerate(replies):  # noqa: B007 - told to `classify`
+                    if count == 1:
                         if isinstance(reply, ResponseError):
                             raise reply
+                        replies: list[Reply] = [reply]
+                    else:
+                        replies = reply if asked is None else reply[1::2]
+                        for index, each in enumerate(replies):  # noqa: B007 - told to `classify`
+                            if isinstance(each, ResponseError):
+                                raise each
                     if wants_acks and _is_done(replies[0]):
                         await self._confirm(wire, ends_at)
                 except FAILURES as error:

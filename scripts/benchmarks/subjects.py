@@ -1,0 +1,29 @@
+"""What can be measured. A subject is a module with ``measure(plan) -> Finding``."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Final, cast
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .findings import Finding
+    from .measuring import Plan
+
+__all__ = ["SUBJECTS", "measure"]
+
+SUBJECTS: Final = {
+    "clients": "update_cas and get through this library and through other clients",
+    "verbs": "each verb, on shared connections and on a pool",
+    "server": "what the server spends, and how much of it one process fills",
+    "memory": "the memory backend against the bare sum of what it must do",
+    "peers": "other libraries that keep conversation state",
+}
+"""By module, in the order in which they run and stand in the results."""
+
+
+def measure(subject: str, plan: Plan) -> Finding:
+    """Run one subject. It is imported now: each brings what the others do not need."""
+    module = import_module(f".{subject}", __package__)
+    return cast("Callable[[Plan], Finding]", module.measure)(plan)
