@@ -111,7 +111,7 @@ class RedisSessionStore(AsyncSessionStore[C], SupportsWaits):
     @override
     async def _read(self, scope: str, key: SessionKey, until: float | None) -> Record | None:
         try:
-            name = self._names.record(scope, key)
+            name = self._names.of_session(scope, key)[0]
             reply = await self._client.read("HMGET", name, *_FIELDS, key=name, until=until)
         except ForeignValueError:
             raise foreign(key) from None
@@ -179,11 +179,22 @@ class RedisSessionStore(AsyncSessionStore[C], SupportsWaits):
     def _update_cas(
         self, draft: Draft, expected: Cas, until: float | None
     ) -> Coroutine[Any, Any, Outcome]:
-        following = expected.value + 1
-        slot = f"op{following % 8}"  # see ``lua/record.lua``
-        token = expected.incarnation, expected.value, following, slot
+        scope, key = draft.scope, SessionKey(draft.key)
+        value, incarnation = expected.value, expected.incarnation
+        following = value + 1
         return self._run(
-            UPDATE_CAS, *_place(draft), *_state(draft), *token, until=until, expected=expected
+            UPDATE_CAS,
+            scope,
+            key,
+            draft.owner,
+            draft.ttl_ms,
+            draft.body,
+            incarnation,
+            value,
+            following,
+            f"op{following % 8}",  # see ``lua/record.lua``
+            until=until,
+            expected=expected,
         )
 
     @override
