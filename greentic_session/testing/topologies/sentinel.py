@@ -28,7 +28,9 @@ that made it asks about it."""
 # Sentinels look around every few seconds, made for networks; on loopback they may look often.
 _PERIODS: Final = {
     "INFO-PERIOD": 200,
-    "PING-PERIOD": 100,
+    # What a replica said is good for five of these, and once its master is down it is asked each
+    # second: so this must be more than a fifth of it, or no replica is good enough to be promoted.
+    "PING-PERIOD": 250,
     "ASK-PERIOD": 100,
     "PUBLISH-PERIOD": _MEET_MS,
     # A machine that is busy with other tests would blind them for 30 s otherwise.
