@@ -18,6 +18,7 @@ from greentic_session import (
 )
 from greentic_session.redis import node as node_module
 from greentic_session.redis.client import RedisClient
+from greentic_session.redis.wire import Exchange, WireLostError
 
 from .redis_rig import CTX, SEED, control, session, store_at, until, until_async
 
@@ -306,3 +307,17 @@ async def test_a_server_that_comes_back_is_found_again(server: LocalServer) -> N
             return len(listed.splitlines()) == 1 + client.connections
 
         await until_async(only_ours)
+
+
+async def test_what_is_sent_on_a_wire_that_was_lost_meanwhile_is_told_at_once(
+    server: LocalServer,
+) -> None:
+    async with client_of(server.url) as client:
+        await client.read("PING")
+        (wire,) = node_of(client)._wires
+        wire.close()
+        exchange = Exchange(asyncio.get_running_loop().create_future(), 1, 14, 0.0, 1e9)
+        wire.send(exchange, b"*1\r\n$4\r\nPING\r\n")
+        with pytest.raises(WireLostError) as caught:
+            await exchange.future
+        assert not caught.value.sent

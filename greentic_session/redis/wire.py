@@ -147,6 +147,9 @@ class Wire(asyncio.Protocol):
 
     def send(self, exchange: Exchange, packed: bytes) -> None:
         """Send commands, now or with those that follow within the tick."""
+        if self.is_lost:  # since the caller was given it
+            exchange.future.set_exception(WireLostError(sent=False))
+            return
         waiting = self.waiting
         waiting.append(exchange)
         self.bytes_in_flight += exchange.size
