@@ -1,0 +1,41 @@
+"""The servers that go wrong."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from greentic_session.testing.servers import valkey_binary
+from greentic_session.testing.topologies import ClusterRig, SentinelRig, StandaloneRig
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+
+@pytest.fixture
+async def standalone() -> AsyncIterator[StandaloneRig]:
+    """One Valkey that keeps nothing when it is killed."""
+    async with StandaloneRig(valkey_binary(), options=("--lua-time-limit", "50")) as rig:
+        yield rig
+
+
+@pytest.fixture
+async def durable() -> AsyncIterator[StandaloneRig]:
+    """One Valkey that has written down what it acknowledged."""
+    async with StandaloneRig(valkey_binary(), durable=True) as rig:
+        yield rig
+
+
+@pytest.fixture
+async def sentinels() -> AsyncIterator[SentinelRig]:
+    """A master with two replicas, by the word of three sentinels."""
+    async with SentinelRig(valkey_binary()) as rig:
+        yield rig
+
+
+@pytest.fixture
+async def cluster() -> AsyncIterator[ClusterRig]:
+    """Three masters with a replica each."""
+    async with ClusterRig(valkey_binary()) as rig:
+        yield rig

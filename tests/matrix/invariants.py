@@ -1,0 +1,163 @@
+"""What holds whatever goes wrong, and who sees to it: writers, and workers with waits to resume.
+
+* **I1** the history of each key is linearizable, by the search and by the order of versions;
+* **I2** successes reported are versions grown (one of the rules of the latter);
+* **I3** no acknowledged write is lost at the durability that was promised;
+* **I4** a wait has one turn;
+* **I5** fences never decrease;
+* **I6** no connection, task or lease is left;
+* **I7** every call ends by its deadline and a tenth more;
+* **I8** nobody meets an exception that is not documented: it fails the test as it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final
+from uuid import uuid4
+
+from greentic_session import SessionKey
+from greentic_session.testing.history import History
+from greentic_session.testing.linearizability import check_history
+from greentic_session.testing.version_order import check_versions
+
+from ..fleet import DEADLINE_SECS, Fleet
+from ..history_rig import Clients
+from ..redis_rig import SEED, store_at, until, until_async
+from .waiting import Waiting
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable, Sequence
+
+    from greentic_session import AsyncSessionStore
+    from greentic_session.testing.history import Operation
+    from greentic_session.testing.topologies import Node
+
+    Store = AsyncSessionStore[Any]
+
+WRITERS: Final = 8
+KEYS: Final = tuple(SessionKey(f"writer-{number}") for number in range(WRITERS))
+PAUSE_SECS: Final = 0.003
+
+
+class Company:
+    """Eight clients of each of two sessions, who meet one another, and workers with waits.
+
+    :ivar clients: the former. Their stores are those at the lines that go bad.
+    :ivar waits: the latter.
+    """
+
+    def __init__(
+        self, stores: Sequence[Store], calm: Store, *, deadline_secs: float, cancels: float
+    ) -> None:
+        self.stores: Final = stores
+        self.clients: Final = Clients(
+            stores, calm, cancels=cancels, deadline_secs=deadline_secs, pause_secs=PAUSE_SECS
+        )
+        self.waits: Final = Waiting(stores, calm, self.clients.stopwatch)
+
+    @property
+    def retries(self) -> int:
+        return sum(store.statistics().retries for store in self.stores)
+
+    def assert_unseen(self) -> None:
+        """Nobody was told anything but what rivals tell one another."""
+        met = self.clients.met
+        assert not met["StoreUnavailableError"], met
+        assert not met["OutcomeUnknownError"], met
+        assert not self.waits.told["failed"], self.waits.told
+
+
+@asynccontextmanager
+async def at_work(
+    url: str,
+    calm_url: str = "",
+    *,
+    nodes: Sequence[Node] = (),
+    deadline_secs: float = 8.0,
+    cancels: float = 0.0,
+    namespace: str = "",
+) -> AsyncIterator[Company]:
+    """Let a company work from before the block until after it, and check the invariants.
+
+    :param url: what goes bad.
+    :param calm_url: the same server, by a way that nothing befalls; by default ``url``.
+    :param nodes: the servers, which are to have no connection left when all is over.
+    :param cancels: how likely a client's call is cancelled, 0 to 1.
+    """
+    print(f"GREENTIC_SESSION_TEST_SEED={SEED}")  # noqa: T201 - pytest shows it with a failure
+    namespace = namespace or f"test:{uuid4().hex}"
+    async with nothing_left(nodes):
+        async with AsyncExitStack() as stack:
+            calm = await stack.enter_async_context(store_at(calm_url or url, namespace=namespace))
+            stores = [
+                await stack.enter_async_context(
+                    store_at(url, namespace=namespace, deadline=deadline_secs)
+                )
+                for _ in range(WRITERS)
+            ]
+            company = Company(stores, calm, deadline_secs=deadline_secs, cancels=cancels)
+            async with company.clients.at_work(SEED), company.waits.at_work():
+                yield company
+            print(dict(company.clients.met), dict(company.waits.told))  # noqa: T201 - as above
+            verdicts = company.clients.verdicts
+            assert not verdicts, verdicts[0].explanation  # I1, I2, I3
+            await company.waits.assert_each_once()  # I4, I5
+            assert company.clients.late == []  # I7
+            await until(lambda: all(store.statistics().in_flight == 0 for store in stores))  # I6
+
+
+@asynccontextmanager
+async def fleet_at_work(
+    url: str, nodes: Sequence[Node] = (), *, waits: bool = True, **options: object
+) -> AsyncIterator[tuple[Fleet, Waiting]]:
+    """As :func:`at_work`, of eight writers that are alone with their session each.
+
+    What is read from a master and has no confirmation yet may be gone with it, so that others who
+    read it have no linearizable history over a failover, be it or not that no write was lost:
+    https://redis.io/docs/latest/commands/wait/. Who reads what was acknowledged to itself has.
+
+    :param waits: whether there are workers with waits besides.
+    """
+    namespace = f"test:{uuid4().hex}"
+    history = History()
+    given = "".join(f"&{name}={value}" for name, value in options.items())
+    full = f"{url}?namespace={namespace}&deadline={DEADLINE_SECS}{given}"
+    from greentic_session import create_session_store
+
+    async with nothing_left(nodes):
+        async with create_session_store(full) as store:
+            fleet = Fleet(store, KEYS, history)
+            waiting = Waiting([store], store, fleet.stopwatch)
+            async with fleet.at_work(), AsyncExitStack() as stack:
+                if waits:
+                    await stack.enter_async_context(waiting.at_work())
+                yield fleet, waiting
+            assert_orderly(history.operations())
+            await waiting.assert_each_once()
+            assert fleet.stopwatch.late == []
+            await until(lambda: store.statistics().in_flight == 0)
+
+
+def assert_orderly(operations: Sequence[Operation]) -> None:
+    """I1 to I3."""
+    for check in (check_versions, check_history):
+        verdict = check(operations)
+        assert verdict.holds, verdict.explanation
+
+
+@asynccontextmanager
+async def nothing_left(nodes: Iterable[Node]) -> AsyncIterator[None]:
+    """I6: whoever works within the block leaves no task here, and no connection at the servers."""
+    before = asyncio.all_tasks()
+    yield
+    await until(lambda: asyncio.all_tasks() <= before)
+
+    async def is_alone(node: Node) -> bool:
+        clients: bytes = await node.ask("CLIENT", "LIST", "TYPE", "normal")
+        return len(clients.splitlines()) == 1  # who asks
+
+    for node in nodes:
+        if node.is_live:
+            await until_async(lambda node=node: is_alone(node))  # type: ignore[misc]
