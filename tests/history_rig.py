@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections import Counter
 from contextlib import asynccontextmanager
+from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from greentic_session import AsyncSessionStore
-    from greentic_session.testing.history import RecordedStore
+    from greentic_session.testing.history import Operation, RecordedStore
     from greentic_session.testing.verdict import Verdict
 
     Store = AsyncSessionStore[Any]
@@ -66,6 +67,8 @@ class Clients:
     :param cancels: how likely a call is cancelled, 0 to 1.
     :param deadline_secs: by when every call must end, and a tenth more; ``None`` is not checked.
     :param pause_secs: how long a client rests after some of its calls.
+    :ivar clock: gives the stamps of the histories of :meth:`at_work`.
+    :ivar parts: what to check of each of them, one by one.
     :ivar met: what calls have come to so far: ``done``, or the name of what they raised.
     """
 
@@ -87,6 +90,8 @@ class Clients:
         self.tally: Counter[str] = Counter()
         self.verdicts: list[Verdict] = []
         self.met: Counter[str] = Counter()
+        self.clock: Final = count(1).__next__
+        self.parts: Callable[[list[Operation]], Sequence[list[Operation]]] = lambda whole: [whole]
 
     async def play(self, histories: range, seed: int, *, at_once: int = 40) -> None:
         """Play some histories at the same time, check them, and then the next ones.
@@ -100,7 +105,7 @@ class Clients:
                 for number, history in zip(numbers, played, strict=True):
                     tasks.create_task(self._history(history, number, seed, reads_at_last=True))
             for history in played:
-                self._check(history)
+                self._check(history.operations())
 
     @asynccontextmanager
     async def at_work(self, seed: int, *, lanes: int = 2) -> AsyncIterator[None]:
@@ -113,7 +118,7 @@ class Clients:
 
         async def lane(number: int) -> None:
             while not leave.is_set():
-                history = played[number] = History(f"{number}.")
+                history = played[number] = History(f"{number}.", clock=self.clock)
                 await self._history(history, number, seed)
                 number += lanes
 
@@ -128,7 +133,8 @@ class Clients:
                 leave.set()
         for number, history in played.items():
             await self._read_at_last(history, key_of(number))
-            self._check(history)
+            for part in self.parts(history.operations()):
+                self._check(part)
 
     async def has_done(self, more: int) -> None:
         """Wait until so many calls more have returned."""
@@ -141,8 +147,7 @@ class Clients:
             while self.met[what] < goal:  # noqa: ASYNC110 - nobody tells
                 await asyncio.sleep(0.005)
 
-    def _check(self, history: History) -> None:
-        operations = history.operations()
+    def _check(self, operations: list[Operation]) -> None:
         self.tally["histories"] += 1
         self.tally["operations"] += len(operations)
         for one in operations:

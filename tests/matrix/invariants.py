@@ -17,7 +17,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
-from greentic_session import SessionKey
+from greentic_session import SessionKey, create_session_store
 from greentic_session.testing.history import History
 from greentic_session.testing.linearizability import check_history
 from greentic_session.testing.version_order import check_versions
@@ -77,6 +77,7 @@ async def at_work(
     nodes: Sequence[Node] = (),
     deadline_secs: float = 8.0,
     cancels: float = 0.0,
+    waits: bool = True,
     namespace: str = "",
 ) -> AsyncIterator[Company]:
     """Let a company work from before the block until after it, and check the invariants.
@@ -85,6 +86,7 @@ async def at_work(
     :param calm_url: the same server, by a way that nothing befalls; by default ``url``.
     :param nodes: the servers, which are to have no connection left when all is over.
     :param cancels: how likely a client's call is cancelled, 0 to 1.
+    :param waits: whether there are workers with waits besides.
     """
     print(f"GREENTIC_SESSION_TEST_SEED={SEED}")  # noqa: T201 - pytest shows it with a failure
     namespace = namespace or f"test:{uuid4().hex}"
@@ -98,7 +100,9 @@ async def at_work(
                 for _ in range(WRITERS)
             ]
             company = Company(stores, calm, deadline_secs=deadline_secs, cancels=cancels)
-            async with company.clients.at_work(SEED), company.waits.at_work():
+            async with company.clients.at_work(SEED), AsyncExitStack() as beside:
+                if waits:
+                    await beside.enter_async_context(company.waits.at_work())
                 yield company
             print(dict(company.clients.met), dict(company.waits.told))  # noqa: T201 - as above
             verdicts = company.clients.verdicts
@@ -124,8 +128,6 @@ async def fleet_at_work(
     history = History()
     given = "".join(f"&{name}={value}" for name, value in options.items())
     full = f"{url}?namespace={namespace}&deadline={DEADLINE_SECS}{given}"
-    from greentic_session import create_session_store
-
     async with nothing_left(nodes):
         async with create_session_store(full) as store:
             fleet = Fleet(store, KEYS, history)

@@ -1,11 +1,9 @@
-"""Servers and workers that are killed, or stopped past their lease."""
+"""Servers that are killed: with what they had written down, and without."""
 
 from __future__ import annotations
 
-import asyncio
-import signal
-from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+from uuid import uuid4
 
 import msgspec
 import pytest
@@ -18,20 +16,19 @@ from greentic_session import (
     WaitNotFoundError,
     WaitRegistry,
 )
-from greentic_session.testing.harness import RedisHarness
-from greentic_session.testing.history import Ending, History
+from greentic_session.testing.history import Ending
 
-from ..history_rig import Clients
-from ..redis_rig import CTX, SEED, patiently, session, store_at, until
-from ..wait_rig import BLOCKS, ENDINGS, OPEN_BLOCK, USER, Orders, answered, chat, hired, owner
-from ..wait_rig import paused
-from .invariants import PAUSE_SECS, WRITERS, assert_orderly, at_work, nothing_left
+from ..redis_rig import CTX, patiently, session, store_at
+from ..test_wait_gone import endings, taken, turns_of
+from ..wait_rig import USER, chat
+from .invariants import at_work
 
 if TYPE_CHECKING:
     from greentic_session.testing.history import Operation
+    from greentic_session.testing.servers import LocalServer
     from greentic_session.testing.topologies import StandaloneRig
 
-    from ..wait_rig import Registry, Store, Turn
+    from ..wait_rig import Registry
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(150)]
 
@@ -47,47 +44,32 @@ async def test_kill_9_while_writing_aof_on_restart(durable: StandaloneRig) -> No
 
 
 async def test_kill_9_while_writing_without_persistence(standalone: StandaloneRig) -> None:
-    """What was before the kill and what is after it each has an order, and nothing else."""
-    stamps = count(1)
-    history = History(clock=stamps.__next__)
-    async with nothing_left(standalone.nodes), store_at(standalone.url, deadline=8) as store:
-        clients = Clients([history.client(store, "one")], store, pause_secs=PAUSE_SECS)
-        keys = [SessionKey(f"key-{number}") for number in range(4)]
-        tokens = {key: await store.create(session(f"old {key}")) for key in keys}
-        over = asyncio.Event()
-        async with asyncio.TaskGroup() as tasks:
-            for number in range(WRITERS):
-                client = history.client(store, f"c{number}")
-                key = keys[number % len(keys)]
-                tasks.create_task(clients.play_on(client, key, f"{SEED} {number}", over))
-            await clients.has_done(100)
-            await durable_kill(standalone)
-            killed_at = next(stamps)
-            await standalone.restart(standalone.node)
-            await clients.has_done(100)
-            over.set()
-        reader = history.client(store, "reader")
-        for key in keys:
-            await reader.get(key, ctx=CTX)
-        # Nobody is misled by what is gone: the token says of what there is none any more.
-        for key, token in tokens.items():
-            with pytest.raises(CasConflictError) as conflict:
-                await store.update_cas(session(f"old {key}"), token)
-            assert conflict.value.current == Cas.none()
-    before, after = halves(history.operations(), killed_at)
-    assert_orderly(before)
-    assert_orderly(after)
-
-
-async def durable_kill(rig: StandaloneRig) -> None:
-    await rig.kill(rig.node)
+    """What was before the kill and what is after it each has an order; the two have none."""
+    key = SessionKey("before the kill")
+    namespace = f"test:{uuid4().hex}"
+    async with (
+        store_at(standalone.url, namespace=namespace) as store,
+        at_work(standalone.url, waits=False, namespace=namespace) as company,
+    ):
+        token = await store.create(session(key))
+        await standalone.kill(standalone.node)
+        killed_at = company.clients.clock()
+        company.clients.parts = lambda whole: halves(whole, killed_at)
+        await standalone.restart(standalone.node)
+        await company.clients.has_done(100)
+        # Nobody is misled by what is gone: to go on from it is refused, by a token of nothing.
+        with pytest.raises(CasConflictError) as conflict:
+            await store.update_cas(session(key), token)
+        assert conflict.value.current == Cas.none()
+        assert await store.get(key, ctx=CTX) is None
 
 
 def halves(
     operations: list[Operation], parted_at: int
 ) -> tuple[list[Operation], list[Operation]]:
-    """A history's operations before and after a time; in both, as of unknown outcome, those that
-    were under way at it: which server did them, nobody knows."""
+    """A history's operations before and after a time. Those that were under way at it are in both,
+    as of unknown outcome: nobody knows which server did them.
+    """
     before: list[Operation] = []
     after: list[Operation] = []
     for one in operations:
@@ -103,3 +85,26 @@ def halves(
             before.append(unknown)
             after.append(unknown)
     return before, after
+
+
+async def test_kill_9_while_writing_without_persistence_waits_are_gone_and_fences_higher(
+    server: LocalServer,
+) -> None:
+    async with store_at(server.url, deadline=5) as store:
+        waits: Registry = WaitRegistry(store)
+        turns = await turns_of(waits)
+        highest = max(turn.fence for turn in turns.values())
+        server.kill()
+        server.start()
+        assert await patiently(lambda: waits.list_waits_for_user(CTX, USER)) == []
+        for verb, ending in endings(turns).items():
+            assert await waits.find_wait_by_scope(CTX, USER, chat(verb)) is None
+            with pytest.raises(WaitNotFoundError):
+                await waits.claim(CTX, USER, chat(verb))
+            if verb == "release":
+                assert await ending(store) is False
+                continue
+            with pytest.raises(LeaseLostError):
+                await ending(store)
+        for verb in turns:
+            assert (await taken(waits, verb)).fence > highest
