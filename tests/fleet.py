@@ -117,7 +117,7 @@ class Fleet:
     def __init__(
         self, store: Store, keys: Sequence[SessionKey], history: History | None = None
     ) -> None:
-        self._store = store
+        self.store = store
         self.stopwatch = Stopwatch(DEADLINE_SECS)
         clients = [store if history is None else history.client(store, key) for key in keys]
         self.writers = [
@@ -165,7 +165,7 @@ class Fleet:
     def __str__(self) -> str:
         p50, p99, longest = (self.quantile_secs(share) * 1000 for share in (0.5, 0.99, 1))
         return (
-            f"{len(self.stopwatch.took)} writes, {self._store.statistics().retries} retries, "
+            f"{len(self.stopwatch.took)} writes, {self.store.statistics().retries} retries, "
             f"{self.lost} lost, p50 {p50:.1f} ms, p99 {p99:.1f} ms, longest {longest:.0f} ms, "
             f"told {dict(self.told)}"
         )
