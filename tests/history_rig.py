@@ -67,6 +67,7 @@ class Clients:
     :param cancels: how likely a call is cancelled, 0 to 1.
     :param deadline_secs: by when every call must end, and a tenth more; ``None`` is not checked.
     :param pause_secs: how long a client rests after some of its calls.
+    :param prefix: what the keys begin with, which a number ends.
     :ivar clock: gives the stamps of the histories of :meth:`at_work`.
     :ivar parts: what to check of each of them, one by one.
     :ivar met: what calls have come to so far: ``done``, or the name of what they raised.
@@ -80,11 +81,13 @@ class Clients:
         cancels: float = 0.0,
         deadline_secs: float | None = None,
         pause_secs: float = 0.0,
+        prefix: str = "history-",
     ) -> None:
         self._stores: Final = stores
         self._reader: Final = reader
         self._cancels: Final = cancels
         self._pause_secs: Final = pause_secs
+        self._prefix: Final = prefix
         self.stopwatch: Final = Stopwatch(deadline_secs)
         self.late: Final = self.stopwatch.late
         self.tally: Counter[str] = Counter()
@@ -132,7 +135,7 @@ class Clients:
             finally:
                 leave.set()
         for number, history in played.items():
-            await self._read_at_last(history, key_of(number))
+            await self._read_at_last(history, self._key(number))
             for part in self.parts(history.operations()):
                 self._check(part)
 
@@ -161,7 +164,7 @@ class Clients:
     async def _history(
         self, history: History, number: int, seed: int, *, reads_at_last: bool = False
     ) -> None:
-        key = key_of(number)
+        key = self._key(number)
         turns = [OPERATIONS // CLIENTS + (n < OPERATIONS % CLIENTS) for n in range(CLIENTS)]
         async with asyncio.TaskGroup() as tasks:
             for client, calls in enumerate(turns):
@@ -170,6 +173,9 @@ class Clients:
                 tasks.create_task(self._client(store, key, dice, calls))
         if reads_at_last:
             await self._read_at_last(history, key)
+
+    def _key(self, number: int) -> SessionKey:
+        return SessionKey(f"{self._prefix}{number}")
 
     async def _read_at_last(self, history: History, key: SessionKey) -> None:
         reader = history.client(self._reader, "reader")
@@ -235,10 +241,6 @@ class Clients:
         await asyncio.wait([task])
         self.tally["cancelled"] += task.cancelled()
         return None if task.cancelled() else task.result()
-
-
-def key_of(number: int) -> SessionKey:
-    return SessionKey(f"history-{number}")
 
 
 def another(before: Session[Any]) -> Session[Any]:

@@ -211,14 +211,6 @@ class TestServerRefuses:
             assert found is not None
             assert found.cas == cas
 
-    async def test_too_many_clients_are_waited_for(self, server: LocalServer) -> None:
-        async with store_at(server.url) as store, control(server) as client:
-            await client.read("CONFIG", "SET", "maxclients", "1")
-            call = asyncio.create_task(store.put(session()))
-            await until(lambda: store.statistics().retries > 0)
-            await client.read("CONFIG", "SET", "maxclients", "100")
-            assert (await call).value == 1
-
 
 async def refused_for_certain(
     store: Store, calls: dict[str, Call], word: str, before: Callable[[], object] = bool

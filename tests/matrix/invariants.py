@@ -49,12 +49,10 @@ class Company:
     """
 
     def __init__(
-        self, stores: Sequence[Store], calm: Store, *, deadline_secs: float, cancels: float
+        self, stores: Sequence[Store], calm: Store, **how: Any
     ) -> None:
         self.stores: Final = stores
-        self.clients: Final = Clients(
-            stores, calm, cancels=cancels, deadline_secs=deadline_secs, pause_secs=PAUSE_SECS
-        )
+        self.clients: Final = Clients(stores, calm, pause_secs=PAUSE_SECS, **how)
         self.waits: Final = Waiting(stores, calm, self.clients.stopwatch)
 
     @property
@@ -76,17 +74,17 @@ async def at_work(
     *,
     nodes: Sequence[Node] = (),
     deadline_secs: float = 8.0,
-    cancels: float = 0.0,
     waits: bool = True,
     namespace: str = "",
+    **how: Any,
 ) -> AsyncIterator[Company]:
     """Let a company work from before the block until after it, and check the invariants.
 
     :param url: what goes bad.
     :param calm_url: the same server, by a way that nothing befalls; by default ``url``.
     :param nodes: the servers, which are to have no connection left when all is over.
-    :param cancels: how likely a client's call is cancelled, 0 to 1.
     :param waits: whether there are workers with waits besides.
+    :param how: the clients work, as :class:`Clients` knows it.
     """
     print(f"GREENTIC_SESSION_TEST_SEED={SEED}")  # noqa: T201 - pytest shows it with a failure
     namespace = namespace or f"test:{uuid4().hex}"
@@ -99,11 +97,12 @@ async def at_work(
                 )
                 for _ in range(WRITERS)
             ]
-            company = Company(stores, calm, deadline_secs=deadline_secs, cancels=cancels)
+            company = Company(stores, calm, deadline_secs=deadline_secs, **how)
             async with company.clients.at_work(SEED), AsyncExitStack() as beside:
                 if waits:
                     await beside.enter_async_context(company.waits.at_work())
                 yield company
+            await assert_connected(nodes)
             print(dict(company.clients.met), dict(company.waits.told))  # noqa: T201 - as above
             verdicts = company.clients.verdicts
             assert not verdicts, verdicts[0].explanation  # I1, I2, I3
@@ -139,6 +138,7 @@ async def fleet_at_work(
                 if waits:
                     await stack.enter_async_context(waiting.at_work())
                 yield fleet, waiting
+            await assert_connected(nodes)
             lossy = {f"default/acme/{writer.key}" for writer in fleet.writers if writer.lost}
             assert_orderly([one for one in history.operations() if one.key not in lossy])
             await waiting.assert_each_once()
@@ -160,11 +160,18 @@ async def nothing_left(nodes: Iterable[Node]) -> AsyncIterator[None]:
     yield
     await until(lambda: asyncio.all_tasks() <= before)
 
-    async def is_alone(node: Node) -> bool:
-        told: bytes = await node.ask("CLIENT", "LIST", "TYPE", "normal")
-        others = (b"cmd=client|list", b" name=sentinel-")  # who asks, and who watches
-        return all(any(one in line for one in others) for line in told.splitlines())
-
     for node in nodes:
         if node.is_live:
-            await until_async(lambda node=node: is_alone(node))  # type: ignore[misc]
+            await until_async(lambda node=node: is_left_alone(node))  # type: ignore[misc]
+
+
+async def is_left_alone(node: Node) -> bool:
+    """Tell whether no store is connected: sentinels, other servers and who asks do not count."""
+    told: bytes = await node.ask("CLIENT", "LIST")
+    return b"lib-name=redis-py" not in told
+
+
+async def assert_connected(nodes: Iterable[Node]) -> None:
+    """Else it would say nothing that no connection is left."""
+    told = [await is_left_alone(node) for node in nodes if node.is_live]
+    assert not told or not all(told)
