@@ -76,6 +76,7 @@ async def at_work(
     deadline_secs: float = 8.0,
     waits: bool = True,
     namespace: str = "",
+    protocol: int = 3,
     **how: Any,
 ) -> AsyncIterator[Company]:
     """Let a company work from before the block until after it, and check the invariants.
@@ -93,7 +94,7 @@ async def at_work(
             calm = await stack.enter_async_context(store_at(calm_url or url, namespace=namespace))
             stores = [
                 await stack.enter_async_context(
-                    store_at(url, namespace=namespace, deadline=deadline_secs)
+                    store_at(url, namespace=namespace, deadline=deadline_secs, protocol=protocol)
                 )
                 for _ in range(WRITERS)
             ]
