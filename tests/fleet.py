@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
+from uuid import uuid4
 
 from greentic_session import (
     Cas,
@@ -19,7 +20,9 @@ from greentic_session import (
     SessionKey,
     SessionMeta,
     TenantCtx,
+    create_session_store,
 )
+from greentic_session.testing.topologies import ClusterRig
 
 from .stopwatch import Stopwatch
 
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 
     from greentic_session import AsyncSessionStore
     from greentic_session.testing.history import History, RecordedStore
+    from greentic_session.testing.topologies import Node, SentinelRig
 
     Store = AsyncSessionStore[Any]
     Client = AsyncSessionStore[Any] | RecordedStore[Any]
@@ -45,6 +49,25 @@ def numbered(key: SessionKey, number: int) -> Session[dict[str, Any]]:
         meta=SessionMeta.of(CTX),
         context={"number": number},
     )
+
+
+def slot_of(key: str) -> int:
+    return ClusterRig.slot_of(f"{{{key}}}")
+
+
+async def other_master(rig: ClusterRig, key: str) -> Node:
+    """Return a master that does not have the key's slot."""
+    owner = await rig.master_of(slot_of(key))
+    return next(node for node in await rig.masters() if node is not owner)
+
+
+@asynccontextmanager
+async def store_of(rig: SentinelRig | ClusterRig, **options: object) -> AsyncIterator[Store]:
+    """A store at a rig, with a namespace of its own and a deadline of 8 s unless told otherwise."""
+    given = {"namespace": f"test:{uuid4().hex}", "deadline": 8, **options}
+    query = "&".join(f"{name}={value}" for name, value in given.items())
+    async with create_session_store(f"{rig.url}?{query}") as store:
+        yield store
 
 
 class Writer:

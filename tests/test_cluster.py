@@ -3,35 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import random
-from collections import Counter
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pytest
 
 from greentic_session import (
-    DuplicateEventError,
     SessionKey,
     StoreUnavailableError,
-    WaitClaimedError,
-    WaitNotFoundError,
-    WaitRegistry,
     create_session_store,
 )
 from greentic_session.testing.servers import valkey_binary
 from greentic_session.testing.topologies import ClusterRig, StandaloneRig
 
-from .fleet import CTX, Fleet, numbered
-from .redis_rig import SEED, until_async
-from .wait_rig import Wait, answered, paused
+from .fleet import CTX, numbered, other_master, slot_of, store_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator
 
     from greentic_session import AsyncSessionStore
-    from greentic_session.testing.topologies import Node
 
     Store = AsyncSessionStore[Any]
 
@@ -40,22 +30,10 @@ pytestmark = [pytest.mark.anyio, pytest.mark.timeout(150)]
 KEYS = [SessionKey(f"writer-{number}") for number in range(12)]
 
 
-def slot_of(key: str) -> int:
-    return ClusterRig.slot_of(f"{{{key}}}")
-
-
 @pytest.fixture
 async def rig() -> AsyncIterator[ClusterRig]:
     async with ClusterRig(valkey_binary()) as rig:
         yield rig
-
-
-@asynccontextmanager
-async def store_of(rig: ClusterRig, **options: object) -> AsyncIterator[Store]:
-    given = {"namespace": f"test:{uuid4().hex}", "deadline": 8, **options}
-    query = "&".join(f"{name}={value}" for name, value in given.items())
-    async with create_session_store(f"{rig.url}?{query}") as store:
-        yield store
 
 
 async def test_one_seed_that_lives_is_enough(rig: ClusterRig) -> None:

@@ -12,21 +12,13 @@ from uuid import uuid4
 import pytest
 
 from greentic_session import (
-    CasConflictError,
-    DecodeError,
     OutcomeUnknownError,
     SessionError,
-    SessionExistsError,
-    StoreFullError,
     StoreUnavailableError,
 )
 
 from .redis_rig import (
-    CTX,
     KEY,
-    MADE_UP,
-    NEW_KEY,
-    OTHER_KEY,
     READS,
     WRITES,
     control,

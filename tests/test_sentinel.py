@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pytest
 
 from greentic_session import (
-    Cas,
-    CasConflictError,
     DurabilityError,
     SessionKey,
     StoreUnavailableError,
@@ -21,7 +18,7 @@ from greentic_session import (
 from greentic_session.testing.servers import valkey_binary
 from greentic_session.testing.topologies import SentinelRig
 
-from .fleet import CTX, Fleet, numbered
+from .fleet import CTX, numbered, store_of
 from .redis_proxy import Fate, Proxy, first_script_of_each_key
 from .redis_rig import SEED
 
@@ -41,14 +38,6 @@ KEYS = [SessionKey(f"writer-{number}") for number in range(12)]
 async def rig() -> AsyncIterator[SentinelRig]:
     async with SentinelRig(valkey_binary()) as rig:
         yield rig
-
-
-@asynccontextmanager
-async def store_of(rig: SentinelRig, **options: object) -> AsyncIterator[Store]:
-    given = {"namespace": f"test:{uuid4().hex}", "deadline": 8, **options}
-    query = "&".join(f"{name}={value}" for name, value in given.items())
-    async with create_session_store(f"{rig.url}?{query}") as store:
-        yield store
 
 
 async def test_a_write_that_too_few_replicas_confirm_is_applied_and_says_so(

@@ -17,7 +17,6 @@ from greentic_session import (
     OutcomeUnknownError,
     StoreUnavailableError,
     WaitClaimedError,
-    WaitNotFoundError,
     WaitRegistry,
 )
 from greentic_session.redis.scripts import REINDEX, SETTLE

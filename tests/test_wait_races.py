@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import signal
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,7 +11,6 @@ import anyio
 import pytest
 
 from greentic_session import (
-    Cas,
     CasConflictError,
     DuplicateEventError,
     SessionError,
@@ -24,18 +22,15 @@ from greentic_session.testing.harness import MemoryHarness, RedisHarness
 
 from .redis_rig import SEED, until_async
 from .wait_rig import (
-    BLOCKS,
     CTX,
     ELSEWHERE,
     ENDINGS,
-    OPEN_BLOCK,
     USER,
     Orders,
     Race,
     Wait,
     answered,
     chat,
-    hired,
     owner,
     paused,
 )
@@ -45,7 +40,7 @@ if TYPE_CHECKING:
 
     from greentic_session.testing.harness import StoreHarness
 
-    from .wait_rig import Registry, Store, Turn
+    from .wait_rig import Registry, Store
 
 pytestmark = pytest.mark.anyio
 

@@ -48,9 +48,7 @@ class Company:
     :ivar waits: the latter.
     """
 
-    def __init__(
-        self, stores: Sequence[Store], calm: Store, **how: Any
-    ) -> None:
+    def __init__(self, stores: Sequence[Store], calm: Store, **how: Any) -> None:
         self.stores: Final = stores
         self.clients: Final = Clients(stores, calm, pause_secs=PAUSE_SECS, **how)
         self.waits: Final = Waiting(stores, calm, self.clients.stopwatch)
@@ -89,27 +87,26 @@ async def at_work(
     """
     print(f"GREENTIC_SESSION_TEST_SEED={SEED}")  # noqa: T201 - pytest shows it with a failure
     namespace = namespace or f"test:{uuid4().hex}"
-    async with nothing_left(nodes):
-        async with AsyncExitStack() as stack:
-            calm = await stack.enter_async_context(store_at(calm_url or url, namespace=namespace))
-            stores = [
-                await stack.enter_async_context(
-                    store_at(url, namespace=namespace, deadline=deadline_secs, protocol=protocol)
-                )
-                for _ in range(WRITERS)
-            ]
-            company = Company(stores, calm, deadline_secs=deadline_secs, **how)
-            async with company.clients.at_work(SEED), AsyncExitStack() as beside:
-                if waits:
-                    await beside.enter_async_context(company.waits.at_work())
-                yield company
-            await assert_connected(nodes)
-            print(dict(company.clients.met), dict(company.waits.told))  # noqa: T201 - as above
-            verdicts = company.clients.verdicts
-            assert not verdicts, verdicts[0].explanation  # I1, I2, I3
-            await company.waits.assert_each_once()  # I4, I5
-            assert company.clients.late == []  # I7
-            await until(lambda: all(store.statistics().in_flight == 0 for store in stores))  # I6
+    async with nothing_left(nodes), AsyncExitStack() as stack:
+        calm = await stack.enter_async_context(store_at(calm_url or url, namespace=namespace))
+        stores = [
+            await stack.enter_async_context(
+                store_at(url, namespace=namespace, deadline=deadline_secs, protocol=protocol)
+            )
+            for _ in range(WRITERS)
+        ]
+        company = Company(stores, calm, deadline_secs=deadline_secs, **how)
+        async with company.clients.at_work(SEED), AsyncExitStack() as beside:
+            if waits:
+                await beside.enter_async_context(company.waits.at_work())
+            yield company
+        await assert_connected(nodes)
+        print(dict(company.clients.met), dict(company.waits.told))  # noqa: T201 - as above
+        verdicts = company.clients.verdicts
+        assert not verdicts, verdicts[0].explanation  # I1, I2, I3
+        await company.waits.assert_each_once()  # I4, I5
+        assert company.clients.late == []  # I7
+        await until(lambda: all(store.statistics().in_flight == 0 for store in stores))  # I6
 
 
 @asynccontextmanager
@@ -131,20 +128,19 @@ async def fleet_at_work(
     history = History()
     given = "".join(f"&{name}={value}" for name, value in options.items())
     full = f"{url}?namespace={namespace}&deadline={DEADLINE_SECS}{given}"
-    async with nothing_left(nodes):
-        async with create_session_store(full) as store:
-            fleet = Fleet(store, KEYS, history)
-            waiting = Waiting([store], store, fleet.stopwatch)
-            async with fleet.at_work(), AsyncExitStack() as stack:
-                if waits:
-                    await stack.enter_async_context(waiting.at_work())
-                yield fleet, waiting
-            await assert_connected(nodes)
-            lossy = {f"default/acme/{writer.key}" for writer in fleet.writers if writer.lost}
-            assert_orderly([one for one in history.operations() if one.key not in lossy])
-            await waiting.assert_each_once()
-            assert fleet.stopwatch.late == []
-            await until(lambda: store.statistics().in_flight == 0)
+    async with nothing_left(nodes), create_session_store(full) as store:
+        fleet = Fleet(store, KEYS, history)
+        waiting = Waiting([store], store, fleet.stopwatch)
+        async with fleet.at_work(), AsyncExitStack() as stack:
+            if waits:
+                await stack.enter_async_context(waiting.at_work())
+            yield fleet, waiting
+        await assert_connected(nodes)
+        lossy = {f"default/acme/{writer.key}" for writer in fleet.writers if writer.lost}
+        assert_orderly([one for one in history.operations() if one.key not in lossy])
+        await waiting.assert_each_once()
+        assert fleet.stopwatch.late == []
+        await until(lambda: store.statistics().in_flight == 0)
 
 
 def assert_orderly(operations: Sequence[Operation]) -> None:

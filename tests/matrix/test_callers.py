@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from functools import partial
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -105,10 +106,7 @@ async def test_cancellation_at_every_await_by_a_failing_task_group(
 
         for steps in range(120):
             with pytest.raises(ExceptionGroup) as caught:
-                async with asyncio.TaskGroup() as tasks:
-                    for call in crowd.calls:
-                        tasks.create_task(as_coroutine(call))
-                    tasks.create_task(fail(steps % 24))
+                await together([*crowd.calls, partial(fail, steps % 24)])
             # The failure alone comes through: nobody turned the end of the others into another.
             assert [type(error) for error in caught.value.exceptions] == [ZeroDivisionError]
             await crowd.get()
@@ -117,8 +115,13 @@ async def test_cancellation_at_every_await_by_a_failing_task_group(
     company.assert_unseen()
 
 
-async def as_coroutine(call: Callable[[], Awaitable[object]]) -> None:
-    await call()
+async def together(calls: list[Callable[[], Awaitable[object]]]) -> None:
+    async def one(call: Callable[[], Awaitable[object]]) -> None:
+        await call()
+
+    async with asyncio.TaskGroup() as tasks:
+        for call in calls:
+            tasks.create_task(one(call))
 
 
 # --- too many -------------------------------------------------------------------------------------

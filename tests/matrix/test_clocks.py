@@ -96,9 +96,7 @@ async def test_client_clock_off_by_an_hour_server_clock_jumps_in_memory(secs: in
         assert not clients.verdicts, clients.verdicts[0].explanation
 
 
-async def only_lifetimes_move(
-    store: Store, jump: Callable[[], Awaitable[None]], secs: int
-) -> None:
+async def only_lifetimes_move(store: Store, jump: Callable[[], Awaitable[None]], secs: int) -> None:
     permanent = await store.put(session(FOR_EVER))
     mortal = await store.put(session(FOR_A_WHILE, ttl_secs=LIFE_SECS))
     waits: Registry = WaitRegistry(store)

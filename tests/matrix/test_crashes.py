@@ -64,9 +64,7 @@ async def test_kill_9_while_writing_without_persistence(standalone: StandaloneRi
         assert await store.get(key, ctx=CTX) is None
 
 
-def halves(
-    operations: list[Operation], parted_at: int
-) -> tuple[list[Operation], list[Operation]]:
+def halves(operations: list[Operation], parted_at: int) -> tuple[list[Operation], list[Operation]]:
     """A history's operations before and after a time. Those that were under way at it are in both,
     as of unknown outcome: nobody knows which server did them.
     """

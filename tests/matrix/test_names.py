@@ -97,13 +97,13 @@ async def keep_apart(harness: StoreHarness, several: list[tuple[str, str, str]])
     for (tenant, key), user in owners.items():
         ctx = TenantCtx(tenant_id=tenant, user_id=user)
         listed = await waits.list_waits_for_user(ctx, user)
-        mine = {f"wait {one}" for (owner, one), who in owners.items() if (owner, who) == (tenant, user)}
+        mine = {
+            f"wait {one}" for (owner, one), who in owners.items() if (owner, who) == (tenant, user)
+        }
         assert f"wait {key}" in listed
         assert set(listed) == mine
     for (tenant, key), user in owners.items():
-        assert await store.delete(
-            SessionKey(key), ctx=TenantCtx(tenant_id=tenant, user_id=user)
-        )
+        assert await store.delete(SessionKey(key), ctx=TenantCtx(tenant_id=tenant, user_id=user))
 
 
 CALLS: Final[dict[str, Callable[[Store, str], Awaitable[object]]]] = {

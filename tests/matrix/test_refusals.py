@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from greentic_session import AsyncSessionStore
     from greentic_session.testing.topologies import Node
 
-    from ..wait_rig import Registry
     from ..redis_rig import Call
+    from ..wait_rig import Registry
 
     Store = AsyncSessionStore[Any]
 

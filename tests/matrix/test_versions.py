@@ -22,7 +22,7 @@ from ..wait_rig import USER, answered, chat, paused
 from .invariants import at_work
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
     from greentic_session import AsyncSessionStore
 

@@ -1,4 +1,4 @@
-"""Waits that come into being and are resumed, one after the other, by workers that race for them."""
+"""Waits that come into being one after the other, and workers that race to resume them."""
 
 from __future__ import annotations
 
