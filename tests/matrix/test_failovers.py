@@ -14,25 +14,24 @@ from greentic_session import (
     DurabilityError,
     SessionKey,
 )
-from greentic_session.testing.servers import valkey_binary
-from greentic_session.testing.topologies import SentinelRig
 
 from ..fleet import CTX, Fleet, numbered, other_master, slot_of, store_of
 from ..redis_rig import until_async
+from .conftest import watched
 from .invariants import KEYS, fleet_at_work
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from greentic_session import AsyncSessionStore
-    from greentic_session.testing.topologies import ClusterRig, Node
+    from greentic_session.testing.topologies import ClusterRig, Node, SentinelRig
 
     Store = AsyncSessionStore[Any]
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(150)]
 
 DOWN_AFTER_SECS: Final = 0.5
-"""The silence after which a sentinel takes a server for dead."""
+"""Of the rig: the silence after which a sentinel takes a server for dead."""
 
 
 def assert_unseen(fleet: Fleet) -> None:
@@ -65,7 +64,7 @@ async def test_sentinel_failover_graceful_and_kill_9_killed() -> None:
 
 async def outage_secs() -> float:
     """How long the longest write took of those that met the death of a master."""
-    async with SentinelRig(valkey_binary(), down_after_ms=round(DOWN_AFTER_SECS * 1000)) as rig:
+    async with watched() as rig:
         async with fleet_at_work(rig.url, rig.nodes, acks=1) as (fleet, waits):
             old = await rig.kill_master()
             await rig.until_stable(other_than=old)
