@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
+from uuid import uuid4
 
 from greentic_session import (
     Cas,
@@ -19,16 +20,25 @@ from greentic_session import (
     SessionKey,
     SessionMeta,
     TenantCtx,
+    create_session_store,
 )
+from greentic_session.testing.topologies import ClusterRig
+
+from .stopwatch import Stopwatch
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
     from greentic_session import AsyncSessionStore
+    from greentic_session.testing.history import History, RecordedStore
+    from greentic_session.testing.topologies import Node, SentinelRig
 
     Store = AsyncSessionStore[Any]
+    Client = AsyncSessionStore[Any] | RecordedStore[Any]
 
 CTX = TenantCtx(tenant_id="acme")
+DEADLINE_SECS: Final = 20.0
+"""Of each call of a store that a fleet is handed."""
 _PAUSE_SECS: Final = 0.002
 
 
@@ -41,6 +51,25 @@ def numbered(key: SessionKey, number: int) -> Session[dict[str, Any]]:
     )
 
 
+def slot_of(key: str) -> int:
+    return ClusterRig.slot_of(f"{{{key}}}")
+
+
+async def other_master(rig: ClusterRig, key: str) -> Node:
+    """Return a master that does not have the key's slot."""
+    owner = await rig.master_of(slot_of(key))
+    return next(node for node in await rig.masters() if node is not owner)
+
+
+@asynccontextmanager
+async def store_of(rig: SentinelRig | ClusterRig, **options: object) -> AsyncIterator[Store]:
+    """A store at a rig, with a namespace of its own and a deadline of 8 s unless told otherwise."""
+    given = {"namespace": f"test:{uuid4().hex}", "deadline": 8, **options}
+    query = "&".join(f"{name}={value}" for name, value in given.items())
+    async with create_session_store(f"{rig.url}?{query}") as store:
+        yield store
+
+
 class Writer:
     """The only writer of its key: each write is a number one higher than the last.
 
@@ -48,41 +77,48 @@ class Writer:
     :ivar lost: how many of those were not there when the writer came back.
     """
 
-    def __init__(self, store: Store, key: SessionKey) -> None:
+    def __init__(self, store: Client, key: SessionKey, stopwatch: Stopwatch) -> None:
         self._store = store
+        self._stopwatch = stopwatch
         self.key = key
         self.number = 0
         self.acknowledged = 0
         self.cas: Cas | None = None
+        self._is_astray = False
         self.lost = 0
         self.told: Counter[str] = Counter()
-        self.took: list[float] = []
 
     async def write(self) -> None:
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        number = self.number = self.number + 1
-        try:
-            if self.cas is None:
-                self.cas = await self._store.create(numbered(self.key, number))
-                assert self.cas.value == 1
+        if self._is_astray:
+            await self.look()
+            return
+        with self._stopwatch.timed():
+            try:
+                await self._write()
+            except CasConflictError as conflict:
+                # Nobody else writes: so the token can only be one of before, and what came after
+                # it is lost.
+                is_old = self.cas is not None and conflict.current.value < self.cas.value
+                self.told["conflict" if is_old else "false conflict"] += 1
+            except (DurabilityError, OutcomeUnknownError) as error:
+                self.told[type(error).__name__] += 1
+            except SessionError as error:
+                self.told[f"{type(error).__name__}: {error}"] += 1
+                return
             else:
-                cas = await self._store.update_cas(numbered(self.key, number), self.cas)
-                assert (cas.incarnation, cas.value) == (self.cas.incarnation, self.cas.value + 1)
-                self.cas = cas
-            self.acknowledged = number
-        except CasConflictError as conflict:
-            # Nobody else writes: so the token can only be one of before, and what came after it
-            # is lost.
-            is_old = self.cas is not None and conflict.current.value < self.cas.value
-            self.told["conflict" if is_old else "false conflict"] += 1
-            await self.look()
-        except (DurabilityError, OutcomeUnknownError) as error:
-            self.told[type(error).__name__] += 1
-            await self.look()
-        except SessionError as error:
-            self.told[f"{type(error).__name__}: {error}"] += 1
-        self.took.append(loop.time() - began)
+                return
+        await self.look()
+
+    async def _write(self) -> None:
+        number = self.number = self.number + 1
+        if self.cas is None:
+            self.cas = await self._store.create(numbered(self.key, number))
+            assert self.cas.value == 1
+        else:
+            cas = await self._store.update_cas(numbered(self.key, number), self.cas)
+            assert (cas.incarnation, cas.value) == (self.cas.incarnation, self.cas.value + 1)
+            self.cas = cas
+        self.acknowledged = number
 
     async def look(self) -> None:
         """Read what is there, and go on from it."""
@@ -90,7 +126,9 @@ class Writer:
             found = await self._store.get(self.key, ctx=CTX)
         except SessionError as error:
             self.told[f"get: {type(error).__name__}"] += 1
+            self._is_astray = True
             return
+        self._is_astray = False
         there: int = found.session.context["number"] if found else 0
         assert there <= self.number
         self.lost += max(0, self.acknowledged - there)
@@ -102,11 +140,18 @@ class Fleet:
     """Writers at work on a store.
 
     :param keys: one writer for each.
+    :param history: to record what they do in.
     """
 
-    def __init__(self, store: Store, keys: list[SessionKey]) -> None:
-        self._store = store
-        self.writers = [Writer(store, key) for key in keys]
+    def __init__(
+        self, store: Store, keys: Sequence[SessionKey], history: History | None = None
+    ) -> None:
+        self.store = store
+        self.stopwatch = Stopwatch(DEADLINE_SECS)
+        clients = [store if history is None else history.client(store, key) for key in keys]
+        self.writers = [
+            Writer(client, key, self.stopwatch) for client, key in zip(clients, keys, strict=True)
+        ]
 
     @asynccontextmanager
     async def at_work(self) -> AsyncIterator[None]:
@@ -118,7 +163,7 @@ class Fleet:
                 await writer.write()
                 await asyncio.sleep(_PAUSE_SECS)  # so that a laptop can keep up
 
-        async with asyncio.TaskGroup() as tasks:
+        async with self.stopwatch.running(), asyncio.TaskGroup() as tasks:
             for writer in self.writers:
                 tasks.create_task(work(writer))
             try:
@@ -147,9 +192,13 @@ class Fleet:
         return sum(writer.lost for writer in self.writers)
 
     def __str__(self) -> str:
-        took = sorted(secs * 1000 for writer in self.writers for secs in writer.took)
-        p50, p99 = took[len(took) // 2], took[math.ceil(len(took) * 0.99) - 1]
+        p50, p99, longest = (self.quantile_secs(share) * 1000 for share in (0.5, 0.99, 1))
         return (
-            f"{len(took)} writes, {self._store.statistics().retries} retries, {self.lost} lost, "
-            f"p50 {p50:.1f} ms, p99 {p99:.1f} ms, longest {took[-1]:.0f} ms, told {dict(self.told)}"
+            f"{len(self.stopwatch.took)} writes, {self.store.statistics().retries} retries, "
+            f"{self.lost} lost, p50 {p50:.1f} ms, p99 {p99:.1f} ms, longest {longest:.0f} ms, "
+            f"told {dict(self.told)}"
         )
+
+    def quantile_secs(self, share: float) -> float:
+        """In how many seconds so large a share of the writes has ended."""
+        return sorted(self.stopwatch.took)[math.ceil(len(self.stopwatch.took) * share) - 1]

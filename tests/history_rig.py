@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
+from contextlib import asynccontextmanager
+from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
@@ -25,12 +27,13 @@ from greentic_session.testing.linearizability import check_history
 from greentic_session.testing.version_order import check_versions
 
 from .redis_rig import CTX, session
+from .stopwatch import Stopwatch
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from greentic_session import AsyncSessionStore
-    from greentic_session.testing.history import RecordedStore
+    from greentic_session.testing.history import Operation, RecordedStore
     from greentic_session.testing.verdict import Verdict
 
     Store = AsyncSessionStore[Any]
@@ -63,6 +66,11 @@ class Clients:
     :param reader: a store that nothing befalls, for the read at the end.
     :param cancels: how likely a call is cancelled, 0 to 1.
     :param deadline_secs: by when every call must end, and a tenth more; ``None`` is not checked.
+    :param pause_secs: how long a client rests after some of its calls.
+    :param prefix: what the keys begin with, which a number ends.
+    :ivar clock: gives the stamps of the histories of :meth:`at_work`.
+    :ivar parts: what to check of each of them, one by one.
+    :ivar met: what calls have come to so far: ``done``, or the name of what they raised.
     """
 
     def __init__(
@@ -72,16 +80,21 @@ class Clients:
         *,
         cancels: float = 0.0,
         deadline_secs: float | None = None,
+        pause_secs: float = 0.0,
+        prefix: str = "history-",
     ) -> None:
         self._stores: Final = stores
         self._reader: Final = reader
         self._cancels: Final = cancels
-        self._deadline_secs: Final = deadline_secs
-        self._lost_secs = 0.0
-        self._woken_at = 0.0
+        self._pause_secs: Final = pause_secs
+        self._prefix: Final = prefix
+        self.stopwatch: Final = Stopwatch(deadline_secs)
+        self.late: Final = self.stopwatch.late
         self.tally: Counter[str] = Counter()
         self.verdicts: list[Verdict] = []
-        self.late: list[str] = []
+        self.met: Counter[str] = Counter()
+        self.clock: Final = count(1).__next__
+        self.parts: Callable[[list[Operation]], Sequence[list[Operation]]] = lambda whole: [whole]
 
     async def play(self, histories: range, seed: int, *, at_once: int = 40) -> None:
         """Play some histories at the same time, check them, and then the next ones.
@@ -91,18 +104,53 @@ class Clients:
         for start in histories[::at_once]:
             numbers = range(start, min(start + at_once, histories.stop))
             played = [History(f"{number}.") for number in numbers]
-            watch = asyncio.create_task(self._watch())
-            try:
-                async with asyncio.TaskGroup() as tasks:
-                    for number, history in zip(numbers, played, strict=True):
-                        tasks.create_task(self._history(history, number, seed))
-            finally:
-                watch.cancel()
+            async with self.stopwatch.running(), asyncio.TaskGroup() as tasks:
+                for number, history in zip(numbers, played, strict=True):
+                    tasks.create_task(self._history(history, number, seed, reads_at_last=True))
             for history in played:
-                self._check(history)
+                self._check(history.operations())
 
-    def _check(self, history: History) -> None:
-        operations = history.operations()
+    @asynccontextmanager
+    async def at_work(self, seed: int, *, lanes: int = 2) -> AsyncIterator[None]:
+        """Play one history after the other, from before the block until after it; then check them.
+
+        :param lanes: how many at the same time.
+        """
+        leave = asyncio.Event()
+        played: dict[int, History] = {}
+
+        async def lane(number: int) -> None:
+            while not leave.is_set():
+                history = played[number] = History(f"{number}.", clock=self.clock)
+                await self._history(history, number, seed)
+                number += lanes
+
+        async with self.stopwatch.running(), asyncio.TaskGroup() as tasks:
+            for number in range(lanes):
+                tasks.create_task(lane(number))
+            try:
+                await self.has_done(OPERATIONS // 2)
+                yield
+                await self.has_done(OPERATIONS)
+            finally:
+                leave.set()
+        for number, history in played.items():
+            await self._read_at_last(history, self._key(number))
+            for part in self.parts(history.operations()):
+                self._check(part)
+
+    async def has_done(self, more: int) -> None:
+        """Wait until so many calls more have returned."""
+        await self.has_met("done", more)
+
+    async def has_met(self, what: str, more: int) -> None:
+        """Wait until so many calls more have come to that: see :attr:`met`."""
+        goal = self.met[what] + more
+        async with asyncio.timeout(40):
+            while self.met[what] < goal:  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0.005)
+
+    def _check(self, operations: list[Operation]) -> None:
         self.tally["histories"] += 1
         self.tally["operations"] += len(operations)
         for one in operations:
@@ -114,15 +162,21 @@ class Clients:
                 self.tally[verdict.ruling.value] += 1
                 return
 
-    async def _history(self, history: History, number: int, seed: int) -> None:
-        key = SessionKey(f"history-{number}")
+    async def _history(
+        self, history: History, number: int, seed: int, *, reads_at_last: bool = False
+    ) -> None:
+        key = self._key(number)
         turns = [OPERATIONS // CLIENTS + (n < OPERATIONS % CLIENTS) for n in range(CLIENTS)]
         async with asyncio.TaskGroup() as tasks:
             for client, calls in enumerate(turns):
                 dice = random.Random(f"{seed} {number} {client}")
                 store = history.client(self._stores[client % len(self._stores)], f"c{client}")
                 tasks.create_task(self._client(store, key, dice, calls))
-        await self._read_at_last(history, key)
+        if reads_at_last:
+            await self._read_at_last(history, key)
+
+    def _key(self, number: int) -> SessionKey:
+        return SessionKey(f"{self._prefix}{number}")
 
     async def _read_at_last(self, history: History, key: SessionKey) -> None:
         reader = history.client(self._reader, "reader")
@@ -138,33 +192,28 @@ class Clients:
         self, store: Recorded, key: SessionKey, dice: random.Random, calls: int
     ) -> None:
         known = Cas.none()
-        loop = asyncio.get_running_loop()
         while calls:
             call = self._call(store, key, dice, known)
-            began_at, lost_secs = loop.time(), self._lost_secs
             try:
-                if dice.random() < self._cancels:
-                    steps = dice.randrange(12)
-                    calls -= steps > 0  # or it is cancelled before it begins
-                    told = await self._cancelled(call, steps)
-                else:
-                    calls -= 1
-                    told = await call()
+                with self.stopwatch.timed():
+                    if dice.random() < self._cancels:
+                        steps = dice.randrange(12)
+                        calls -= steps > 0  # or it is cancelled before it begins
+                        told = await self._cancelled(call, steps)
+                    else:
+                        calls -= 1
+                        told = await call()
             except CasConflictError as conflict:
                 known = conflict.current
-            except DOCUMENTED:
-                pass
+                self.met["CasConflictError"] += 1
+            except DOCUMENTED as error:
+                self.met[type(error).__name__] += 1
             else:
+                self.met["done"] += 1
                 cas = getattr(told, "cas", told)
                 known = cas if isinstance(cas, Cas) else known
-            secs = loop.time() - began_at
-            if self._deadline_secs is not None and secs > 1.1 * self._deadline_secs:
-                # What the machine itself took from the loop meanwhile is no fault of the call.
-                lost_secs = self._lost_secs - lost_secs + loop.time() - self._woken_at
-                if secs > 1.1 * self._deadline_secs + lost_secs:
-                    self.late.append(f"{secs:.3f} s, of which {lost_secs:.3f} were lost")
             if dice.random() < 0.3:
-                await asyncio.sleep(0)
+                await asyncio.sleep(self._pause_secs)
 
     def _call(
         self, store: Recorded, key: SessionKey, dice: random.Random, known: Cas
@@ -193,14 +242,6 @@ class Clients:
         await asyncio.wait([task])
         self.tally["cancelled"] += task.cancelled()
         return None if task.cancelled() else task.result()
-
-    async def _watch(self) -> None:
-        """Measure what the machine takes from the loop."""
-        loop = asyncio.get_running_loop()
-        while True:
-            self._woken_at = loop.time()
-            await asyncio.sleep(0.005)
-            self._lost_secs += max(0.0, loop.time() - self._woken_at - 0.005)
 
 
 def another(before: Session[Any]) -> Session[Any]:

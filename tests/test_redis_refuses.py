@@ -12,21 +12,13 @@ from uuid import uuid4
 import pytest
 
 from greentic_session import (
-    CasConflictError,
-    DecodeError,
     OutcomeUnknownError,
     SessionError,
-    SessionExistsError,
-    StoreFullError,
     StoreUnavailableError,
 )
 
 from .redis_rig import (
-    CTX,
     KEY,
-    MADE_UP,
-    NEW_KEY,
-    OTHER_KEY,
     READS,
     WRITES,
     control,
@@ -71,113 +63,6 @@ class TestServerRefuses:
             for call, is_right in steps:
                 await client.read("SCRIPT", "FLUSH")
                 assert is_right(await call())
-
-    async def test_a_storm_of_forgetting_costs_no_write(self, server: LocalServer) -> None:
-        async with store_at(server.url) as store, control(server) as client:
-            over = False
-
-            async def forget() -> None:
-                while not over:
-                    await client.read("SCRIPT", "FLUSH")
-
-            async def count(key: str) -> None:
-                cas = await store.create(session(key))
-                for value in range(2, 42):
-                    cas = await store.update_cas(session(key), cas)
-                    assert cas.value == value
-
-            storm = asyncio.create_task(forget())
-            async with asyncio.TaskGroup() as tasks:
-                for number in range(8):
-                    tasks.create_task(count(f"key-{number}"))
-            over = True
-            await storm
-
-    async def test_a_full_server_takes_no_write_and_does_the_rest(
-        self, server: LocalServer
-    ) -> None:
-        namespace = f"test:{uuid4().hex}"
-        store = store_at(server.url, namespace=namespace)
-        async with store, control(server) as client:
-            cas = await store.put(session(answer=42))
-            await store.put(session(OTHER_KEY))
-            await client.read("CONFIG", "SET", "maxmemory-policy", "noeviction")
-            await client.read("CONFIG", "SET", "maxmemory", "1")
-            before = await snapshot(client, namespace)
-            for call in (
-                lambda: store.put(session()),
-                lambda: store.put(session(NEW_KEY, ttl_secs=5)),
-                lambda: store.create(session(NEW_KEY)),
-                lambda: store.update_cas(session(), cas),
-                lambda: store.mutate(KEY, counted),
-            ):
-                with pytest.raises(StoreFullError):
-                    await call()
-            assert await snapshot(client, namespace) == before
-            with pytest.raises(SessionExistsError):
-                await store.create(session())
-            with pytest.raises(CasConflictError):
-                await store.update_cas(session(), MADE_UP)
-            found = await store.get(KEY)
-            assert found is not None
-            assert found.session.context == {"answer": 42}
-            assert await store.touch(KEY, 50)
-            assert await store.touch(OTHER_KEY, 0, ctx=CTX)
-            found = await store.get(KEY, ctx=CTX)
-            assert found is not None
-            assert found.cas == cas
-            assert found.session.ttl_secs == 50
-            assert await store.delete(KEY, ctx=CTX, expected=cas)
-            assert await store.delete(OTHER_KEY)
-            assert await store.get(KEY, ctx=CTX) is None
-            await client.read("CONFIG", "SET", "maxmemory", "0")
-            assert (await store.create(session())).value == 1
-
-    @pytest.mark.parametrize("name", ["record", "lookup"])
-    async def test_a_name_that_holds_something_else_is_left_alone(
-        self, server: LocalServer, name: str
-    ) -> None:
-        namespace = f"test:{uuid4().hex}"
-        names = {
-            "record": f"{namespace}:default:acme:{{{KEY}}}",
-            "lookup": f"{namespace}:lookup:{{{KEY}}}",
-        }
-        store = store_at(server.url, namespace=namespace)
-        async with store, control(server) as client:
-            token = await store.put(session())
-            await client.read("DEL", names[name])
-            await client.read("RPUSH", names[name], "somebody else's")
-            before = await snapshot(client, namespace)
-            calls: dict[str, Call] = {
-                "put": lambda store: store.put(session()),
-                "put of a life": lambda store: store.put(session(ttl_secs=5)),
-                "update_cas": lambda store: store.update_cas(session(), token),
-                "mutate": lambda store: store.mutate(KEY, counted, ctx=CTX),
-                "touch": lambda store: store.touch(KEY, ctx=CTX),
-                "touch to a life": lambda store: store.touch(KEY, 5, ctx=CTX),
-                "delete": lambda store: store.delete(KEY, ctx=CTX),
-                "touch by lookup": lambda store: store.touch(KEY),
-                "delete by lookup": lambda store: store.delete(KEY),
-                "get by lookup": lambda store: store.get(KEY),
-            }
-            if name == "record":
-                calls |= {
-                    "get": lambda store: store.get(KEY, ctx=CTX),
-                    "get_many": lambda store: store.get_many([KEY], ctx=CTX),
-                    "create": lambda store: store.create(session()),
-                }
-            for verb, call in calls.items():
-                outcome = (await ended(store, {verb: call}))[verb]
-                assert isinstance(outcome, DecodeError), (verb, outcome)
-                assert outcome.key == KEY
-                assert await snapshot(client, namespace) == before, verb
-            # And where there is no record yet.
-            if name == "lookup":
-                await client.read("DEL", names["record"])
-                before = await snapshot(client, namespace)
-                with pytest.raises(DecodeError):
-                    await store.create(session())
-                assert await snapshot(client, namespace) == before
 
     @pytest.mark.parametrize(
         ("rules", "password", "code"),
@@ -317,14 +202,6 @@ class TestServerRefuses:
             found = await patient.get(KEY)
             assert found is not None
             assert found.cas == cas
-
-    async def test_too_many_clients_are_waited_for(self, server: LocalServer) -> None:
-        async with store_at(server.url) as store, control(server) as client:
-            await client.read("CONFIG", "SET", "maxclients", "1")
-            call = asyncio.create_task(store.put(session()))
-            await until(lambda: store.statistics().retries > 0)
-            await client.read("CONFIG", "SET", "maxclients", "100")
-            assert (await call).value == 1
 
 
 async def refused_for_certain(

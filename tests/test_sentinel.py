@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pytest
 
 from greentic_session import (
-    Cas,
-    CasConflictError,
     DurabilityError,
     SessionKey,
     StoreUnavailableError,
@@ -21,7 +18,7 @@ from greentic_session import (
 from greentic_session.testing.servers import valkey_binary
 from greentic_session.testing.topologies import SentinelRig
 
-from .fleet import CTX, Fleet, numbered
+from .fleet import CTX, numbered, store_of
 from .redis_proxy import Fate, Proxy, first_script_of_each_key
 from .redis_rig import SEED
 
@@ -41,100 +38,6 @@ KEYS = [SessionKey(f"writer-{number}") for number in range(12)]
 async def rig() -> AsyncIterator[SentinelRig]:
     async with SentinelRig(valkey_binary()) as rig:
         yield rig
-
-
-@asynccontextmanager
-async def store_of(rig: SentinelRig, **options: object) -> AsyncIterator[Store]:
-    given = {"namespace": f"test:{uuid4().hex}", "deadline": 8, **options}
-    query = "&".join(f"{name}={value}" for name, value in given.items())
-    async with create_session_store(f"{rig.url}?{query}") as store:
-        yield store
-
-
-async def test_sentinel_failover_graceful(rig: SentinelRig) -> None:
-    # The old master goes on until it is told, and so does the replica that is not promoted: only
-    # what every replica has is sure to be had by the one that is.
-    async with store_of(rig, acks=2) as store:
-        fleet = Fleet(store, KEYS)
-        async with fleet.at_work():
-            old = await rig.master()
-            assert await rig.failover() is not old
-        assert fleet.told == {}
-        assert fleet.lost == 0
-
-
-async def test_sentinel_failover_kill_9(rig: SentinelRig) -> None:
-    async with store_of(rig, acks=1) as store:
-        fleet = Fleet(store, KEYS)
-        async with fleet.at_work():
-            old = await rig.kill_master()
-            await rig.until_stable(other_than=old)
-        assert fleet.told == {}
-        assert fleet.lost == 0
-
-
-async def test_sentinel_failover_when_the_master_stands_still(rig: SentinelRig) -> None:
-    async with store_of(rig, acks=1) as store:
-        fleet = Fleet(store, KEYS)
-        async with fleet.at_work():
-            old = await rig.master()
-            rig.pause(old)
-            try:
-                await rig.until_stable(other_than=old)
-                await fleet.has_written(3)
-            finally:
-                rig.resume(old)
-        assert fleet.told == {}
-        assert fleet.lost == 0
-
-
-@pytest.mark.parametrize("acks", [0, 1])
-async def test_failover_with_a_lagging_replica(rig: SentinelRig, acks: int) -> None:
-    """Both replicas stand still while the master goes on; then it dies, and one takes over."""
-    namespace = f"test:{uuid4().hex}"
-    async with (
-        store_of(rig, namespace=namespace, acks=2) as sure,
-        store_of(rig, namespace=namespace, acks=acks, deadline=1.5) as store,
-    ):
-        before = {key: await sure.create(numbered(key, 1)) for key in KEYS}
-        master, replicas = await rig.master(), await rig.replicas()
-        for replica in replicas:
-            rig.pause(replica)
-        # Else what the master sends would wait for them in the sockets, and outlive it.
-        await master.ask("CLIENT", "KILL", "TYPE", "replica")
-        acknowledged: dict[SessionKey, Cas] = {}
-        unconfirmed: list[DurabilityError] = []
-
-        async def write(key: SessionKey) -> None:
-            try:
-                acknowledged[key] = await store.update_cas(numbered(key, 2), before[key])
-            except DurabilityError as error:
-                unconfirmed.append(error)
-
-        await asyncio.gather(*(write(key) for key in KEYS))
-        assert len(acknowledged) + len(unconfirmed) == len(KEYS)
-        assert all((error.confirmed, error.wanted) == (0, 1) for error in unconfirmed)
-        old = await rig.kill_master()
-        for replica in replicas:
-            rig.resume(replica)
-        await rig.until_stable(other_than=old)
-    async with store_of(rig, namespace=namespace) as store:
-        lost = 0
-        for key, cas in acknowledged.items():
-            found = await store.get(key, ctx=CTX)
-            assert found is not None
-            if found.cas == cas:
-                continue
-            lost += 1
-            # Lost, and detected: who goes on from it is told.
-            with pytest.raises(CasConflictError) as conflict:
-                await store.update_cas(numbered(key, 3), cas)
-            assert conflict.value.current == before[key]
-    print(  # noqa: T201 - pytest shows it with a failure
-        f"acks={acks}: {len(acknowledged)} acknowledged,",
-        f"{len(unconfirmed)} not confirmed, {lost} lost",
-    )
-    assert (len(acknowledged), lost) == ((len(KEYS), len(KEYS)) if acks == 0 else (0, 0))
 
 
 async def test_a_write_that_too_few_replicas_confirm_is_applied_and_says_so(

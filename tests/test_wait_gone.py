@@ -17,7 +17,6 @@ from greentic_session import (
     OutcomeUnknownError,
     StoreUnavailableError,
     WaitClaimedError,
-    WaitNotFoundError,
     WaitRegistry,
 )
 from greentic_session.redis.scripts import REINDEX, SETTLE
@@ -74,29 +73,6 @@ def others(waits: Registry) -> tuple[dict[str, Call], dict[str, Call]]:
         "claim": lambda _: waits.claim(CTX, USER, waiting),
         "clear": lambda _: waits.clear_wait(CTX, USER, waiting),
     }, {"register": lambda _: waits.register_wait(CTX, USER, NEW, paused("new"))}
-
-
-async def test_a_server_that_lost_everything_has_no_waits_and_its_fences_are_higher(
-    server: LocalServer,
-) -> None:
-    async with store_at(server.url, deadline=5) as store:
-        waits: Registry = WaitRegistry(store)
-        turns = await turns_of(waits)
-        highest = max(turn.fence for turn in turns.values())
-        server.kill()
-        server.start()
-        assert await patiently(lambda: waits.list_waits_for_user(CTX, USER)) == []
-        for verb, ending in endings(turns).items():
-            assert await waits.find_wait_by_scope(CTX, USER, chat(verb)) is None
-            with pytest.raises(WaitNotFoundError):
-                await waits.claim(CTX, USER, chat(verb))
-            if verb == "release":
-                assert await ending(store) is False
-                continue
-            with pytest.raises(LeaseLostError):
-                await ending(store)
-        for verb in turns:
-            assert (await taken(waits, verb)).fence > highest
 
 
 async def test_endings_under_way_when_the_server_is_killed_are_never_taken_for_done(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import signal
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,7 +11,6 @@ import anyio
 import pytest
 
 from greentic_session import (
-    Cas,
     CasConflictError,
     DuplicateEventError,
     SessionError,
@@ -24,18 +22,15 @@ from greentic_session.testing.harness import MemoryHarness, RedisHarness
 
 from .redis_rig import SEED, until_async
 from .wait_rig import (
-    BLOCKS,
     CTX,
     ELSEWHERE,
     ENDINGS,
-    OPEN_BLOCK,
     USER,
     Orders,
     Race,
     Wait,
     answered,
     chat,
-    hired,
     owner,
     paused,
 )
@@ -45,7 +40,7 @@ if TYPE_CHECKING:
 
     from greentic_session.testing.harness import StoreHarness
 
-    from .wait_rig import Registry, Store, Turn
+    from .wait_rig import Registry, Store
 
 pytestmark = pytest.mark.anyio
 
@@ -196,72 +191,6 @@ async def test_indexes_that_vanish_lose_no_wait_and_double_none(
     await field.assert_resumed_once_each(race)
     assert race.tally["kills"] >= 3
     assert healed["registered again"] + healed["entered again"] > 0
-
-
-# --- stopped past the lease -----------------------------------------------------------------------
-
-
-async def wake_too_late(
-    harness: RedisHarness, store: Store
-) -> tuple[dict[str, dict[str, Any]], dict[str, Cas]]:
-    """What a worker says that was stopped in its turns while others took them, and their tokens."""
-    waits: Registry = WaitRegistry(store)
-    for verb in (*ENDINGS, *BLOCKS):
-        await waits.register_wait(CTX, USER, chat(verb), paused(verb))
-    async with hired(harness, "stale") as worker:
-        await worker.begin(Orders())
-        claims = [await worker.hear() for _ in (*ENDINGS, *BLOCKS)]
-        assert {said["word"] for said in claims} == {"claimed"}
-        worker.send(signal.SIGSTOP)
-        tokens = {
-            said["verb"]: await complete_when_open(waits, said["verb"], said["fence"])
-            for said in claims
-        }
-        worker.send(signal.SIGUSR1)  # which it meets when it wakes
-        worker.send(signal.SIGCONT)
-        told = [await worker.hear() for _ in tokens]
-        assert await worker.ended() == 0
-    return {said["verb"]: said for said in told}, tokens
-
-
-async def test_a_worker_that_slept_past_its_lease_changes_nothing(harness: RedisHarness) -> None:
-    store = await harness.open()
-    told, tokens = await wake_too_late(harness, store)
-    outcomes = {verb: said["outcome"] for verb, said in told.items()}
-    del outcomes[OPEN_BLOCK]
-    assert outcomes.pop("release") == "False"
-    assert set(outcomes.values()) == {"LeaseLostError"}
-    assert not told["block"]["went_on"]
-    assert told["sleeping block"]["was_cancelled"]
-    for verb, token in tokens.items():
-        found = await store.get(paused(verb).key, ctx=owner())
-        assert found is not None
-        assert found.cas == token
-        assert found.session.context == {"turns": ["the winner"]}
-        assert len(found.session.outbox) == 1
-    assert await WaitRegistry(store).list_waits_for_user(CTX, USER) == []
-
-
-async def test_a_block_that_slept_past_its_lease_is_not_left_in_silence(
-    harness: RedisHarness,
-) -> None:
-    told, _ = await wake_too_late(harness, await harness.open())
-    assert told[OPEN_BLOCK]["outcome"] == "LeaseLostError"
-
-
-async def complete_when_open(waits: Registry, verb: str, stale_fence: int) -> Cas:
-    won: list[Turn] = []
-
-    async def claimed() -> bool:
-        try:
-            won.append(await waits.claim(CTX, USER, chat(verb), event_id=verb))
-        except WaitClaimedError:
-            return False
-        return True
-
-    await until_async(claimed)
-    assert won[0].fence > stale_fence
-    return await won[0].complete(answered(won[0].session, "the winner"))
 
 
 # --- the same moment ------------------------------------------------------------------------------

@@ -12,8 +12,8 @@ from greentic_session import OutcomeUnknownError, SessionError, StoreUnavailable
 from greentic_session.testing.proxy import BREAKS, FaultProxy, at_random
 from greentic_session.testing.servers import LocalServer, valkey_binary
 
+from ..matrix.test_callers import cancelled_after
 from ..redis_rig import CTX, Crowd, control, store_at, until_async
-from ..test_redis_cancellation import cancelled_after
 from ..test_redis_lost_replies import Writer
 
 if TYPE_CHECKING:
