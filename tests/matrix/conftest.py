@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -31,21 +30,7 @@ async def durable() -> AsyncIterator[StandaloneRig]:
 @pytest.fixture
 async def sentinels() -> AsyncIterator[SentinelRig]:
     """A master with two replicas, by the word of three sentinels."""
-    async with watched() as rig:
-        yield rig
-
-
-@asynccontextmanager
-async def watched() -> AsyncIterator[SentinelRig]:
-    """A rig whose sentinels fail over at their first attempt, be the machine busy or not.
-
-    They take a replica for good whose INFO is no older than five of their pings, and ask for it
-    every second once the master is gone. With a ping every 100 ms they may find no good one at
-    each of their attempts, which are 6 s apart.
-    """
     async with SentinelRig(valkey_binary()) as rig:
-        for sentinel in rig.sentinels:
-            await sentinel.ask("SENTINEL", "DEBUG", "PING-PERIOD", 250)
         yield rig
 
 

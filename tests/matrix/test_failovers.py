@@ -14,17 +14,18 @@ from greentic_session import (
     DurabilityError,
     SessionKey,
 )
+from greentic_session.testing.servers import valkey_binary
+from greentic_session.testing.topologies import SentinelRig
 
 from ..fleet import CTX, Fleet, numbered, other_master, slot_of, store_of
 from ..redis_rig import until_async
-from .conftest import watched
 from .invariants import KEYS, fleet_at_work
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from greentic_session import AsyncSessionStore
-    from greentic_session.testing.topologies import ClusterRig, Node, SentinelRig
+    from greentic_session.testing.topologies import ClusterRig, Node
 
     Store = AsyncSessionStore[Any]
 
@@ -64,7 +65,7 @@ async def test_sentinel_failover_graceful_and_kill_9_killed() -> None:
 
 async def outage_secs() -> float:
     """How long the longest write took of those that met the death of a master."""
-    async with watched() as rig:
+    async with SentinelRig(valkey_binary()) as rig:
         async with fleet_at_work(rig.url, rig.nodes, acks=1) as (fleet, waits):
             old = await rig.kill_master()
             await rig.until_stable(other_than=old)
