@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Self
 
 import pytest
+from redis.exceptions import ResponseError
 
 from greentic_session import (
     OutcomeUnknownError,
@@ -321,3 +322,28 @@ async def test_what_is_sent_on_a_wire_that_was_lost_meanwhile_is_told_at_once(
         with pytest.raises(WireLostError) as caught:
             await exchange.future
         assert not caught.value.sent
+
+
+@pytest.mark.parametrize(
+    ("answer", "raised"),
+    [
+        (b"-UNBLOCKED force unblock from blocking operation\r\n", "UNBLOCKED"),
+        (b"-NOPERM this user has no permissions\r\n", "NOPERM"),
+    ],
+)
+async def test_replicas_that_cannot_be_asked_are_told_to_each_who_asks(
+    answer: bytes, raised: str
+) -> None:
+    async def refuse(chunk: bytes) -> bytes:
+        return answer if b"WAIT" in chunk else await echoed(chunk)
+
+    async with Server(refuse) as server, client_of(server.url) as client:
+        await client.read("ECHO", "first")
+        (wire,) = node_of(client)._wires
+        until = asyncio.get_running_loop().time() + 20
+        told = await asyncio.gather(
+            *(wire.confirmed(1, until) for _ in range(3)), return_exceptions=True
+        )
+        assert [str(one).split()[0] for one in told] == [raised] * 3
+        assert [type(one) for one in told] == [ResponseError] * 3
+        assert sum(chunk.count(b"WAIT") for chunk in server.chunks) == 1

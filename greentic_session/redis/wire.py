@@ -257,6 +257,8 @@ class Wire(asyncio.Protocol):
 
         def tell(answered: asyncio.Future[int]) -> None:
             error = answered.exception()
+            if error is None and isinstance(answered.result(), ResponseError):
+                error = cast("ResponseError", answered.result())
             for waiter in waiters:
                 if waiter.done():
                     continue
