@@ -1,0 +1,66 @@
+"""Keys that change with the time, so that no session grows for ever."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, cast, final
+
+from .._compat import override
+from ..clock import Clock, SystemClock
+from ..errors import InvalidInputError
+from .strategies import AnyStrategy, KeyStrategy, require_strategy, set_field
+
+if TYPE_CHECKING:
+    from .extraction import SessionKeyExtractor
+
+__all__ = ["TimePartitionedStrategy"]
+
+_MS_PER_HOUR: Final = 3_600_000
+_MAX_HOURS: Final = 100 * 366 * 24
+_SYSTEM_CLOCK: Final = SystemClock()
+
+
+@final
+@dataclass(frozen=True, repr=False)
+class TimePartitionedStrategy(KeyStrategy):
+    """The key of another strategy and the number of a stretch of time: ``order-1-p118055``.
+
+    Stretches are counted from 1970-01-01T00:00:00Z, so they begin at the same instant on every
+    machine (those of 24 hours at midnight UTC) and no two share a number: a session of yesterday is
+    not met again. ``None`` where the other strategy makes no key, or the whole is over 128
+    characters.
+
+    The time is that of the call, not of the message. Make the key once, where the message comes in:
+    before and after the end of a stretch the same message has two keys. Across that end, messages
+    are not ordered.
+
+    :ivar base: makes the key within a stretch.
+    :ivar hours: length of a stretch in whole hours, at least 1.
+    :ivar clock: tells the time; the machine's unless given.
+    :raises InvalidInputError: naming ``base``, ``hours`` or ``clock``.
+    """
+
+    base: AnyStrategy
+    hours: int
+    clock: Clock = _SYSTEM_CLOCK
+
+    def __post_init__(self) -> None:
+        set_field(self, "base", require_strategy(self.base, "base"))
+        hours = cast("object", self.hours)
+        if isinstance(hours, bool) or not isinstance(hours, int):
+            raise InvalidInputError("hours", f"expected int, got {type(hours).__name__}")
+        if not 1 <= hours <= _MAX_HOURS:
+            raise InvalidInputError("hours", f"is not between 1 and {_MAX_HOURS}")
+        if not callable(getattr(self.clock, "now_ms", None)) or isinstance(self.clock, type):
+            raise InvalidInputError("clock", "expected a Clock")
+
+    def __repr__(self) -> str:
+        clock = "" if self.clock is _SYSTEM_CLOCK else f", clock={self.clock!r}"
+        return f"{type(self).__name__}(base={self.base!r}, hours={self.hours!r}{clock})"
+
+    @override
+    def _make_text(self, extractor: SessionKeyExtractor, /) -> str | None:
+        key = cast("KeyStrategy", self.base).generate_key(extractor)
+        if key is None:
+            return None
+        return f"{key}-p{self.clock.now_ms() // (self.hours * _MS_PER_HOUR)}"
