@@ -1,0 +1,35 @@
+"""Ordering: which messages wait for one another, and how each key's are handled in their order."""
+
+from __future__ import annotations
+
+from .extraction import SessionKeyExtractor, extractor_for, text_of
+from .strategies import (
+    AnyStrategy,
+    CompositeKeyStrategy,
+    CustomStrategy,
+    DynamicStrategy,
+    FallbackStrategy,
+    KeyStrategy,
+    NoOrderingStrategy,
+    SessionKeyGenerator,
+    SingleFieldStrategy,
+    strategy_for,
+)
+from .time_partition import TimePartitionedStrategy
+
+__all__ = [
+    "AnyStrategy",
+    "CompositeKeyStrategy",
+    "CustomStrategy",
+    "DynamicStrategy",
+    "FallbackStrategy",
+    "KeyStrategy",
+    "NoOrderingStrategy",
+    "SessionKeyExtractor",
+    "SessionKeyGenerator",
+    "SingleFieldStrategy",
+    "TimePartitionedStrategy",
+    "extractor_for",
+    "strategy_for",
+    "text_of",
+]
