@@ -17,6 +17,7 @@ from greentic_session.testing.servers import valkey_binary
 from greentic_session.testing.topologies import ClusterRig, StandaloneRig
 
 from .fleet import CTX, numbered, other_master, slot_of, store_of
+from .redis_rig import until_async
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -95,3 +96,44 @@ async def _counted(store: Store) -> AsyncIterator[tuple[int, SessionKey]]:
     async for one in store.scan(CTX):
         number += 1
         yield number, one.session.key
+
+
+async def test_a_slot_that_moves_behind_the_scan_hides_nothing(rig: ClusterRig) -> None:
+    """From a master that was not scanned yet to one that was; the scanner does nothing else."""
+    namespace = f"test:{uuid4().hex}"
+    async with (
+        store_of(rig, namespace=namespace) as writer,
+        store_of(rig, namespace=namespace) as scanner,
+    ):
+        keys = [SessionKey(f"session-{number}") for number in range(90)]
+        await asyncio.gather(*(writer.create(numbered(key, 1)) for key in keys))
+        seen: list[SessionKey] = []
+        moved = False
+        async for found in scanner.scan(CTX, batch_size=10):
+            seen.append(found.session.key)
+            if not moved and len(seen) > 20:
+                moved = True
+                first = await rig.master_of(slot_of(seen[0]))
+                for key in [key for key in keys if key not in seen][:12]:
+                    if await rig.master_of(slot_of(key)) is not first:
+                        await rig.move_slot(slot_of(key), first)
+        assert sorted(seen) == sorted(keys)
+
+
+async def test_servers_that_hold_no_slots_any_more_are_left(rig: ClusterRig) -> None:
+    async with store_of(rig) as store:
+        for key in KEYS:
+            await store.create(numbered(key, 1))
+        for _ in range(2):
+            for key in KEYS[:3]:
+                master = await rig.master_of(slot_of(key))
+                (replica,) = await rig.replicas_of(master)
+                await rig.failover(replica)
+                await rig.until_ok()
+            await asyncio.gather(*(store.get(key, ctx=CTX) for key in KEYS))
+
+        async def only_masters() -> bool:
+            await store.get_many(KEYS, ctx=CTX)
+            return len(store._client._topology.nodes) == 3  # type: ignore[attr-defined]
+
+        await until_async(only_masters)

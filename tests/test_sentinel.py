@@ -7,6 +7,7 @@ import random
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+import msgspec
 import pytest
 
 from greentic_session import (
@@ -134,3 +135,49 @@ async def test_a_write_whose_reply_was_lost_is_confirmed_too(rig: SentinelRig) -
             for replica in replicas:
                 rig.resume(replica)
         assert await direct.get(SessionKey("victim-unconfirmed"), ctx=CTX) is not None
+
+
+async def test_reads_do_not_wait_for_replicas(rig: SentinelRig) -> None:
+    """WAIT holds up its connection: so it has one of its own."""
+    async with store_of(rig, acks=1, deadline=8, max_connections=1) as store:
+        key, other = SessionKey("read"), SessionKey("written")
+        await store.create(numbered(key, 1))
+        replicas = await rig.replicas()
+        for replica in replicas:
+            rig.pause(replica)
+        try:
+            write = asyncio.create_task(store.create(numbered(other, 1)))
+            for _ in range(50):
+                assert await store.get(key, ctx=CTX) is not None
+            assert not write.done()
+        finally:
+            for replica in replicas:
+                rig.resume(replica)
+        assert (await write).value == 1
+
+
+async def test_a_full_master_does_not_turn_a_confirmed_retry_into_a_refusal(
+    rig: SentinelRig,
+) -> None:
+    namespace = f"test:{uuid4().hex}"
+    master = await rig.master()
+    async with (
+        Proxy(master.port, first_script_of_each_key(Fate.LOSE)) as proxy,
+        create_session_store(f"{proxy.url}?namespace={namespace}&acks=1&deadline=8") as store,
+        store_of(rig, namespace=namespace) as direct,
+    ):
+        for ttl in (0, 600):
+            key = SessionKey(f"victim-{ttl}")
+            session = msgspec.structs.replace(numbered(key, 1), ttl_secs=ttl)
+            await direct.create(session)
+            await direct.put(session)  # the server knows the script
+
+            async def fill() -> None:
+                await master.ask("CONFIG", "SET", "maxmemory", "1")
+
+            proxy.before_loss = fill
+            assert (await store.put(session)).value == 3
+            await master.ask("CONFIG", "SET", "maxmemory", "0")
+            found = await direct.get(key, ctx=CTX)
+            assert found is not None
+            assert found.cas.value == 3

@@ -178,6 +178,7 @@ class RedisClient:
             )
             if position is None or is_stale:
                 await self._attempts(loop, None, _PING, until)  # so that nodes are known
+                await self._refresh(until)
                 position = ScanPosition(topology.version, starts + 1, (*topology.nodes,), 0)
             command: Command = "SCAN", position.cursor, "MATCH", pattern, "COUNT", count
             try:
@@ -190,6 +191,7 @@ class RedisClient:
             return names, position._replace(cursor=cursor)
         if ahead := position.ahead[1:]:
             return names, position._replace(ahead=ahead, cursor=0)
+        await self._refresh(until)
         is_stale = position.version != topology.version and position.starts < _FRESH_STARTS
         return names, position._replace(version=-1) if is_stale else None
 
@@ -302,13 +304,14 @@ class RedisClient:
                     asked: Node | None = None if trouble is None else trouble.asked
                     found = asked or at or topology.node_of(key)
                     node = found or await topology.locate(key, give_up_at)
+                    wires = node.beside() if wants_acks else node
                     # Whoever waits for room goes first.
-                    wire = None if node.queue else node.ready_wire(started_at)
+                    wire = None if wires.queue else wires.ready_wire(started_at)
                     if wire is None:
-                        wire = await node.next_wire(give_up_at)
+                        wire = await wires.next_wire(give_up_at)
                     since = None
                     if trouble is not None and trouble.in_doubt:
-                        wire = trouble.wire_of(node) or wire
+                        wire = trouble.wire_of(wires) or wire
                         since = await self._look_back(trouble, wire, give_up_at)
                     # Only now: time has passed, and another call may have loaded the script.
                     given = commands(node, since) if callable(commands) else commands
@@ -357,6 +360,14 @@ class RedisClient:
                 self.retries += 1
         finally:
             self.in_flight -= 1
+
+    async def _refresh(self, until: float) -> None:
+        try:
+            await self._topology.refresh(until)
+        except TimeoutError:
+            raise StoreUnavailableError(
+                "the servers are not known in time", code="timeout"
+            ) from None
 
     async def _scan_at(
         self, node: Node, command: Command, until: float

@@ -8,7 +8,6 @@ master of a slot.
 
 from __future__ import annotations
 
-import asyncio
 import binascii
 import random
 from functools import lru_cache
@@ -20,7 +19,7 @@ from .._compat import override
 from .connecting import ask_once
 from .faults import UnknownPlaceError
 from .node import Node
-from .topology import FAILURES, LookingTopology
+from .topology import FAILURES, LookingTopology, first_answer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,8 +31,6 @@ __all__ = ["ClusterTopology", "slot_of"]
 
 _SLOTS: Final = 16_384
 _ASKED_AT_ONCE: Final = 3
-_READ_ANEW_SECS: Final = 1.0
-"""While slots move one by one, each MOVED mends its own; the map is not read for each of them."""
 
 _Shard = tuple[int, int, tuple["bytes | None", int]]
 
@@ -92,8 +89,9 @@ class ClusterTopology(LookingTopology):
             if self._slots[redirect.slot % _SLOTS] is not owner:
                 self._slots[redirect.slot % _SLOTS] = owner
                 self._version += 1
-                if self._loop.time() - self._looked_at > _READ_ANEW_SECS:
-                    self._start(None, 0)
+                # While slots move one by one, each MOVED mends its own, and the map is not read for
+                # each of them.
+                self._look_soon()
             return
         super().blame(node, fault)
 
@@ -135,17 +133,10 @@ class ClusterTopology(LookingTopology):
         failure: BaseException | None = None
         while candidates:
             asked, candidates = candidates[:_ASKED_AT_ONCE], candidates[_ASKED_AT_ONCE:]
-            tasks = {self._loop.create_task(self._ask(address)): address for address in asked}
             try:
-                for done in asyncio.as_completed([*tasks]):
-                    try:
-                        return await done
-                    except FAILURES as error:
-                        failure = error
-            finally:
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
+                return await first_answer(self._ask(address) for address in asked)
+            except FAILURES as error:
+                failure = error
         raise failure or UnknownPlaceError("no server of the cluster answered")
 
     async def _ask(self, address: Address) -> tuple[Address, list[_Shard]]:
@@ -167,4 +158,6 @@ class ClusterTopology(LookingTopology):
             ) from None
         if not shards:
             raise UnknownPlaceError("the cluster has no slots assigned")
+        if not all(0 <= first <= last < _SLOTS for first, last, _ in shards):
+            raise UnknownPlaceError("a server of the cluster tells of slots that there are not")
         return address, shards

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from ..config import Address, RedisConfig, SentinelConfig
 
-__all__ = ["ask", "ask_all", "ask_once", "connect", "new_connection"]
+__all__ = ["ask", "ask_all", "ask_once", "connect", "drop", "new_connection"]
 
 
 def new_connection(
@@ -93,6 +93,14 @@ async def ask_all(connection: AbstractConnection, *commands: tuple[str, ...]) ->
     return replies
 
 
+async def drop(connection: AbstractConnection) -> None:
+    """Break a connection off. TLS would wait for the other side to take its leave."""
+    stream = cast("asyncio.StreamWriter | None", getattr(connection, "_writer", None))
+    if stream is not None:
+        stream.transport.abort()
+    await connection.disconnect(nowait=True)
+
+
 async def ask_once(
     config: RedisConfig,
     address: Address | None,
@@ -111,4 +119,4 @@ async def ask_once(
             await connect(connection)
             return await ask(connection, *command)
     finally:
-        await connection.disconnect(nowait=True)
+        await drop(connection)

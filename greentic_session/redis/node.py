@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Final, final
 
 from redis.exceptions import RedisError
 
-from .connecting import ask_all, connect, new_connection
+from .connecting import ask_all, connect, drop, new_connection
+from .faults import UnknownPlaceError
 from .wire import Identity, Wire
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ _MOST_BYTES_IN_FLIGHT: Final = 8 << 20
 _SPARE_WIRES: Final = 4
 _STALLED_SECS: Final = 0.025
 """A wire whose oldest exchange has waited longer is passed over for one of a few others."""
+_RENEW_SECS: Final = 0.05
 _POLICY: Final = re.compile(r"maxmemory_policy:([a-z-]+)")
 _RUN: Final = re.compile(r"run_id:([0-9a-f]+)")
 
@@ -52,8 +54,6 @@ class Node:
     :param on_silence: called now and then while callers wait and the server says nothing.
     :param host: has the server run.
     :ivar missing: scripts that the server is known not to have.
-    :ivar answered_at: when it was last heard from, on the loop's clock.
-    :ivar losses: connections that were lost.
     """
 
     def __init__(
@@ -76,15 +76,48 @@ class Node:
         self._opening: asyncio.Task[None] | None = None
         self._was_reached = False
         self._closed = False
+        self._renewed_at = 0.0
+        self._beside: Node | None = None
+        self._answered_at = 0.0
+        self._losses = 0
         self.queue: Final[deque[asyncio.Future[None]]] = deque()
         self.missing: Final[set[Script]] = set()
-        self.answered_at = 0.0
-        self.losses = 0
+
+    @property
+    def answered_at(self) -> float:
+        """When the server was last heard from, on the loop's clock."""
+        beside = self._beside
+        return self._answered_at if beside is None else max(self._answered_at, beside.answered_at)
+
+    @property
+    def losses(self) -> int:
+        """Connections that were lost."""
+        return self._losses + (0 if self._beside is None else self._beside.losses)
 
     @property
     def connections(self) -> int:
         """How many connections are open."""
-        return sum(not wire.is_lost for wire in (*self._wires, *self._ebbing))
+        own = sum(not wire.is_lost for wire in (*self._wires, *self._ebbing))
+        return own + (0 if self._beside is None else self._beside.connections)
+
+    def beside(self) -> Node:
+        """Return further wires to the same server, for what replicas are to confirm.
+
+        WAIT holds up all that follows it on its connection, reads among it.
+        """
+        if self._beside is None:
+            on_silence = self._on_silence
+            self._beside = Node(
+                self._config,
+                self.address,
+                self._greet,
+                None if on_silence is None else lambda _: on_silence(),
+                host=self._host,
+            )
+            self._beside._was_reached = self._was_reached  # noqa: SLF001 - one's own kind
+            if self._closed:
+                self._beside.retire()
+        return self._beside
 
     def has(self, wire: Wire) -> bool:
         """Return whether a wire leads to this server."""
@@ -137,6 +170,15 @@ class Node:
 
     def renew(self) -> None:
         """Let every wire end when its callers have been answered; later callers get new ones."""
+        now = self._loop.time()
+        if now - self._renewed_at < _RENEW_SECS:
+            return  # many callers may ask for it at once
+        self._renewed_at = now
+        self._ebb()
+        if self._beside is not None:
+            self._beside.renew()
+
+    def _ebb(self) -> None:
         while self._wires:
             wire = self._wires.pop()
             if wire.waiting:
@@ -147,7 +189,9 @@ class Node:
     def retire(self) -> None:
         """Close when whoever is under way has been answered, and take nobody else."""
         self._refuse()
-        self.renew()
+        self._ebb()
+        if self._beside is not None:
+            self._beside.retire()
 
     def close(self) -> list[asyncio.Future[None]]:
         """Close every connection, idle or in use; return what ends when they have ended."""
@@ -155,7 +199,8 @@ class Node:
         wires = [*self._wires, *self._ebbing]
         for wire in wires:
             wire.close()
-        return [*ends, *(wire.ended for wire in wires)]
+        beside = [] if self._beside is None else self._beside.close()
+        return [*ends, *(wire.ended for wire in wires), *beside]
 
     def _refuse(self) -> list[asyncio.Future[None]]:
         self._closed = True
@@ -184,13 +229,15 @@ class Node:
                 identity = await self._introduce(connection)
             wire = Wire(connection, self._on_free, self._on_silence, identity)
             self._wires.append(wire)
-            self.answered_at = self._loop.time()
+            self._answered_at = self._loop.time()
         except (RedisError, OSError, EOFError) as caught:
             error = caught
+        except (TypeError, ValueError, AttributeError):
+            error = UnknownPlaceError("the server's answer to a greeting cannot be read")
         finally:
             self._opening = None
             if wire is None:
-                await connection.disconnect(nowait=True)
+                await drop(connection)
         self._wake(len(self.queue), None if self._wires else error)
 
     async def _introduce(self, connection: AbstractConnection) -> Identity | None:
@@ -212,13 +259,13 @@ class Node:
 
     def _on_free(self, wire: Wire) -> None:
         if wire.is_lost:
-            self.losses += 1
+            self._losses += 1
             self._ebbing.discard(wire)
             with suppress(ValueError):
                 self._wires.remove(wire)
             self._wake(len(self.queue))  # to open another
             return
-        self.answered_at = wire.heard_at
+        self._answered_at = wire.heard_at
         if self._ebbing and wire in self._ebbing:
             if not wire.waiting:
                 wire.close()

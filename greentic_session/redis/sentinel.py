@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, final
 
-from redis.exceptions import NoPermissionError
+from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
 
 from .._compat import override
 from .connecting import ask, ask_once
 from .faults import UnknownPlaceError
 from .node import Node
-from .topology import FAILURES, LookingTopology
+from .topology import LookingTopology, first_answer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from ..config import Address, RedisConfig, SentinelConfig
 
 __all__ = ["SentinelTopology"]
-
-_ASK_SECS: Final = 0.5
-"""For one sentinel's answer, before the next is asked beside it."""
 
 
 @final
@@ -41,7 +38,6 @@ class SentinelTopology(LookingTopology):
     def __init__(self, config: RedisConfig, sentinel: SentinelConfig) -> None:
         super().__init__(config)
         self._sentinel: Final = sentinel
-        self._addresses = list(sentinel.addresses)
         self._node: Node | None = None
 
     @override
@@ -72,33 +68,31 @@ class SentinelTopology(LookingTopology):
         return True
 
     async def _master_address(self) -> Address:
-        failure: BaseException | None = None
-        for address in [*self._addresses]:
-            try:
-                found: list[bytes] | None = await ask_once(
-                    self._config,
-                    address,
-                    "SENTINEL",
-                    "GET-MASTER-ADDR-BY-NAME",
-                    self._sentinel.master_name,
-                    secs=min(_ASK_SECS, self._config.deadline_secs / 4),
-                    of=self._sentinel,
-                )
-            except FAILURES as error:
-                failure = error
-                continue
-            if found is None:
-                failure = UnknownPlaceError("the sentinels know no master of that name")
-                continue
-            # Who answered is asked first the next time.
-            self._addresses.remove(address)
-            self._addresses.insert(0, address)
-            try:
-                host, port = found
-                return host.decode(), int(port)
-            except (TypeError, ValueError):
-                failure = UnknownPlaceError("a sentinel's answer cannot be read")
-        raise failure or UnknownPlaceError("no sentinel answered")
+        """Ask all sentinels at once: one that hangs shall cost nobody time."""
+        return await first_answer(self._ask(address) for address in self._sentinel.addresses)
+
+    async def _ask(self, sentinel: Address) -> Address:
+        try:
+            found: list[bytes] | None = await ask_once(
+                self._config,
+                sentinel,
+                "SENTINEL",
+                "GET-MASTER-ADDR-BY-NAME",
+                self._sentinel.master_name,
+                secs=self._config.deadline_secs / 4,
+                of=self._sentinel,
+            )
+        except (NoPermissionError, AuthenticationError):
+            raise
+        except ResponseError:
+            raise UnknownPlaceError("a sentinel refused to name the master") from None
+        if found is None:
+            raise UnknownPlaceError("the sentinels know no master of that name")
+        try:
+            host, port = found
+            return host.decode(), int(port)
+        except (TypeError, ValueError, AttributeError):
+            raise UnknownPlaceError("a sentinel's answer cannot be read") from None
 
 
 async def _require_master(connection: AbstractConnection) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, Any, Final, TypeVar, final
 
 from redis.exceptions import RedisError
 
@@ -13,18 +13,20 @@ from .faults import UnknownPlaceError
 from .node import Node
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Coroutine, Iterable, Sequence
 
     from ..config import RedisConfig
     from .faults import Fault
     from .hosting import ServerHost
 
-__all__ = ["FAILURES", "LookingTopology", "Standalone", "Topology"]
+__all__ = ["FAILURES", "LookingTopology", "Standalone", "Topology", "first_answer"]
 
+_T = TypeVar("_T")
 FAILURES: Final = (RedisError, OSError, EOFError)
 """What driver and socket raise; ``TimeoutError`` is an ``OSError``."""
 _LOOK_AGAIN_SECS: Final = 0.1
 _MOST_LOOKS: Final = 100
+_SOON_SECS: Final = 1.0
 
 
 class Topology(ABC):
@@ -41,6 +43,13 @@ class Topology(ABC):
         :param give_up_at: on the loop's clock.
         :raises TimeoutError: at that time.
         :raises OSError: nobody knows.
+        """
+
+    @abstractmethod
+    async def refresh(self, give_up_at: float) -> None:
+        """Make sure of what is known, as far as anybody answers.
+
+        :param give_up_at: on the loop's clock.
         """
 
     @abstractmethod
@@ -88,6 +97,10 @@ class Standalone(Topology):
         return self._node
 
     @override
+    async def refresh(self, give_up_at: float) -> None:
+        """Do nothing: there is no other."""
+
+    @override
     def blame(self, node: Node, fault: Fault) -> None:
         """Connect anew to a server that became a replica: its name may lead to another by now."""
         if fault.word == "READONLY":
@@ -132,7 +145,8 @@ class LookingTopology(Topology):
         self._retired: list[Node] = []
         self._version = 0
         self._why: BaseException | None = None
-        self._looked_at = 0.0
+        self._began_at = self._looked_at = 0.0
+        self._later: asyncio.TimerHandle | None = None
 
     @abstractmethod
     async def _look(self) -> bool:
@@ -153,6 +167,14 @@ class LookingTopology(Topology):
         return node
 
     @override
+    async def refresh(self, give_up_at: float) -> None:
+        """Ask once more, after what may be under way."""
+        asked_at = self._loop.time()
+        async with asyncio.timeout_at(give_up_at):
+            while self._began_at < asked_at:
+                await asyncio.wait((self._start(None, 0),))
+
+    @override
     def blame(self, node: Node, fault: Fault) -> None:
         """Ask whether another server has taken this one's place."""
         if fault.is_of_place:
@@ -170,6 +192,8 @@ class LookingTopology(Topology):
     def close(self) -> list[asyncio.Future[None]]:
         """As :meth:`Topology.close`."""
         ends = [end for node in (*self.nodes, *self._retired) for end in node.close()]
+        if self._later is not None:
+            self._later.cancel()
         if self._task is not None:
             self._task.cancel()
             ends.append(self._task)
@@ -178,6 +202,16 @@ class LookingTopology(Topology):
     def _suspect(self, node: Node) -> None:
         """Ask about a server that is silent, before those who wait for it give up."""
         self._start(node, self._loop.time())
+
+    def _look_soon(self) -> None:
+        """Ask, but not more often than once a second: also after the last of many reasons to."""
+        if self._later is None:
+            at = max(self._loop.time(), self._looked_at + _SOON_SECS)
+            self._later = self._loop.call_at(at, self._look_now)
+
+    def _look_now(self) -> None:
+        self._later = None
+        self._start(None, 0)
 
     def _start(self, suspect: Node | None, since: float) -> asyncio.Task[None]:
         task = self._task
@@ -192,11 +226,14 @@ class LookingTopology(Topology):
         for _ in range(_MOST_LOOKS):
             changed = False
             self._why = None
+            began_at = self._loop.time()
             try:
                 changed = await self._look()
             except FAILURES as error:
                 self._why = error
-            self._looked_at = self._loop.time()
+            except Exception:  # noqa: BLE001 - of whatever shape an answer is, callers are told
+                self._why = UnknownPlaceError("the answer of a server cannot be read")
+            self._looked_at, self._began_at = self._loop.time(), began_at
             if suspect is not None and suspect not in self.nodes:
                 suspect.close()  # whoever waits for its answers asks another
                 return
@@ -212,9 +249,31 @@ class LookingTopology(Topology):
         :param abort: whether callers who wait for their answers are told at once that none comes.
         """
         self._version += 1 + sum(node.losses for node in old)
+        self._retired = [node for node in self._retired if node.connections]
         for node in old:
             if abort:
                 node.close()
             else:
                 node.retire()
             self._retired.append(node)
+
+
+async def first_answer(asked: Iterable[Coroutine[Any, Any, _T]]) -> _T:
+    """Ask several at once, take the first answer, and leave the others alone.
+
+    :raises OSError: none answered, with what the last one failed by.
+    """
+    loop = asyncio.get_running_loop()
+    tasks = [loop.create_task(one) for one in asked]
+    failure: BaseException | None = None
+    try:
+        for done in asyncio.as_completed(tasks):
+            try:
+                return await done
+            except FAILURES as error:
+                failure = error
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    raise failure or UnknownPlaceError("there is nobody to ask")
