@@ -42,6 +42,7 @@ FLOORS: dict[str, int] = {
     "embedded": 3,
     # Services are handed a store.
     "waits": 4,
+    "ordering": 4,
     # Nobody imports the roof.
     "__init__": 5,
     "testing": 6,
