@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, final
 
 import anyio
 import pytest
+from anyio.lowlevel import checkpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sized
 
     from greentic_session.ordering import Discard, SessionDispatcher
 
@@ -60,8 +61,8 @@ class Desk:
 async def until(holds: Callable[[], bool]) -> None:
     """Wait until something holds."""
     with anyio.fail_after(20):
-        while not holds():  # noqa: ASYNC110 - what tests look at tells nobody that it changed
-            await anyio.sleep(0)
+        while not holds():
+            await checkpoint()
 
 
 def check_empty(dispatcher: SessionDispatcher[int]) -> None:
@@ -69,6 +70,7 @@ def check_empty(dispatcher: SessionDispatcher[int]) -> None:
     told = dispatcher.statistics()
     assert (told.lanes, told.waiting, told.running, told.blocked, told.workers) == (0, 0, 0, 0, 0)
     lanes = dispatcher._lanes
-    assert not (lanes._by_key or lanes._loose or lanes._starved or lanes.ready)
+    left: list[Sized] = [lanes._by_key, lanes._loose, lanes._starved, lanes.ready]
     if lanes._ages is not None:
-        assert not (lanes._ages._lane_of or lanes._ages._numbers)
+        left += [lanes._ages._lane_of, lanes._ages._numbers]
+    assert [*map(len, left)] == [0] * len(left)

@@ -123,8 +123,10 @@ async def test_who_never_waits_lets_others_run() -> None:
 @pytest.mark.parametrize("limit", ["key", "total"])
 async def test_reject_refuses_what_is_over_the_limit(limit: str) -> None:
     desk = Desk()
-    bounds = {"per_key": 2} if limit == "key" else {"total": 2}
-    async with SessionDispatcher(desk.handle, overflow="reject", **bounds) as dispatcher:
+    per_key, total = (2, 100) if limit == "key" else (100, 2)
+    async with SessionDispatcher(
+        desk.handle, overflow="reject", per_key=per_key, total=total
+    ) as dispatcher:
         dispatcher.submit_nowait("a", 0)
         await until(lambda: len(desk.begun) == 1)
         await dispatcher.submit("a", 1)
