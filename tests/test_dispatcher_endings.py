@@ -134,7 +134,7 @@ async def test_a_handler_ends_before_the_close_does() -> None:
             await anyio.sleep_forever()
         finally:
             with anyio.CancelScope(shield=True):
-                for _ in range(5):
+                for _turn in range(5):
                     await checkpoint()
                 order.append("cleaned up")
 
