@@ -91,6 +91,7 @@ def test_the_sections_stand_in_their_order() -> None:
         "Life",
         "Outbox",
         "Waits",
+        "Ordering",
         "Keys in Redis",
         "Choosing a backend",
         "Speed",
