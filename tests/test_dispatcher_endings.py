@@ -341,6 +341,48 @@ async def test_cancellations_at_any_step_lose_nothing_and_double_nothing() -> No
         check_empty(dispatcher)
 
 
+async def test_what_stands_behind_a_submitter_that_gives_up_has_its_turn() -> None:
+    """Steps by hand: the second is back before the first, who has room as well, gives up."""
+    desk = Desk()
+    dispatcher = SessionDispatcher(desk.handle, per_key=2)
+    dispatcher.submit_nowait("a", 0)
+    await until(lambda: len(desk.begun) == 1)
+    dispatcher.submit_nowait("a", 1)
+    dispatcher.submit_nowait("a", 2)
+    first, second = dispatcher.submit("a", 3), dispatcher.submit("a", 4)
+    first.send(None)
+    second.send(None)
+    desk.let_all_go()
+    await until(lambda: len(desk.done) == 3)
+    with pytest.raises(StopIteration):
+        second.send(None)
+    assert dispatcher.statistics().waiting == 2
+    with pytest.raises(asyncio.CancelledError):
+        first.throw(asyncio.CancelledError())
+    await until(lambda: len(desk.done) == 4)
+    assert desk.done[-1] == ("a", 4)
+    await dispatcher.aclose()
+    check_empty(dispatcher)
+
+
+async def test_join_ends_when_the_last_submitter_gives_up() -> None:
+    desk = Desk()
+    dispatcher = SessionDispatcher(desk.handle, per_key=1)
+    dispatcher.submit_nowait("a", 0)
+    await until(lambda: len(desk.begun) == 1)
+    dispatcher.submit_nowait("a", 1)
+    last = dispatcher.submit("a", 2)
+    last.send(None)
+    desk.let_all_go()
+    async with anyio.create_task_group() as group:
+        group.start_soon(dispatcher.join)
+        await until(lambda: len(desk.done) == 2)
+        assert dispatcher.statistics().lanes == 1
+        with pytest.raises(asyncio.CancelledError):
+            last.throw(asyncio.CancelledError())
+    check_empty(dispatcher)
+
+
 # --- cancelled handlers --------------------------------------------------------------------------
 
 

@@ -437,6 +437,16 @@ def _due_by_hand(known: Mapping[SessionKey, list[int]], now_ms: int) -> dict[Ses
 
 
 @both
+async def test_sessions_that_come_and_go_leave_nothing_behind() -> None:
+    lifecycle, _ = make()
+    await lifecycle.start(A)
+    for _ in range(1000):
+        await lifecycle.start(B)
+        await lifecycle.stop(B)
+        assert len(lifecycle._looks) <= 2 * 2 + 64
+
+
+@both
 async def test_a_look_costs_what_is_due() -> None:
     class Counting:
         def __init__(self) -> None:

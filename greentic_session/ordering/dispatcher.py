@@ -208,7 +208,6 @@ class SessionDispatcher(Generic[M]):
         self._refuse_handlers()
         self._closing = True
         self._lanes.turn_away()
-        self._look_if_idle()
         try:
             if drain:
                 with anyio.move_on_after(timeout_secs):
@@ -287,7 +286,8 @@ class SessionDispatcher(Generic[M]):
         except asyncio.CancelledError:
             self._workers.pop(number, None)
             if not _is_loop_ending():
-                # Somebody cancelled this task, perhaps the handler: others take over.
+                # What the handler awaited was cancelled, or somebody cancelled this task: another
+                # takes over.
                 self._start_workers()
             raise
         finally:
@@ -305,10 +305,9 @@ class SessionDispatcher(Generic[M]):
                 ended["handled"] += 1
             except Exception as error:  # noqa: BLE001 - whatever a handler lets out
                 await self._failed(lane.key, message, error)
-            except BaseException as error:
+            except BaseException:
                 self._discarded(lane.key, message, "cancelled")
-                if not _is_from_within(error):
-                    raise
+                raise
             finally:
                 self._running -= 1
                 lanes.put_back(lane)
@@ -327,9 +326,6 @@ class SessionDispatcher(Generic[M]):
         except Exception:
             # The handler's own error is in the chain.
             _LOGGER.exception("on_error failed; what waits behind the message goes on")
-        except BaseException as ending:
-            if not _is_from_within(ending):
-                raise
 
     def _discarded(self, key: str | None, message: M, reason: Discard) -> None:
         self._ended[reason] += 1
@@ -362,17 +358,6 @@ class SessionDispatcher(Generic[M]):
                     group.start_soon(worker.stop)
         # One that was stopped before it began never came to strike itself off.
         self._workers.clear()
-
-
-def _is_from_within(error: BaseException) -> bool:
-    """Tell whether a handler ended as cancelled though nobody cancels the task that runs it.
-
-    Only asyncio knows that: who awaits what was cancelled is told so by the same exception.
-    """
-    if not isinstance(error, asyncio.CancelledError):
-        return False
-    task = asyncio.current_task()
-    return task is not None and not task.cancelling()
 
 
 def _is_loop_ending() -> bool:
