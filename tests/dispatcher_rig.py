@@ -69,6 +69,8 @@ def check_empty(dispatcher: SessionDispatcher[int]) -> None:
     """Nothing is left of any message: no lane, no task, no submitter."""
     told = dispatcher.statistics()
     assert (told.lanes, told.waiting, told.running, told.blocked, told.workers) == (0, 0, 0, 0, 0)
+    ended = told.handled + told.failed + told.dropped + told.cancelled + told.closed
+    assert told.accepted == ended
     lanes = dispatcher._lanes
     left: list[Sized] = [lanes._by_key, lanes._loose, lanes._starved, lanes.ready]
     if lanes._ages is not None:

@@ -112,6 +112,28 @@ async def test_closing_without_draining_discards_and_cancels() -> None:
 
 
 @both
+async def test_closing_cancels_an_error_handler_too() -> None:
+    desk = Desk()
+
+    async def fail(_key: str | None, _message: int) -> None:
+        raise ValueError
+
+    async def hang(key: str | None, message: int, error: Exception) -> None:
+        desk.errors.append((key, message, error))
+        await anyio.sleep_forever()
+
+    dispatcher = SessionDispatcher(fail, on_error=hang, on_discard=desk.note_discard)
+    await dispatcher.submit("a", 0)
+    await dispatcher.submit("a", 1)
+    await until(lambda: len(desk.errors) == 1)
+    assert dispatcher.statistics().running == 1
+    await dispatcher.aclose(drain=False)
+    assert desk.discards == [("a", 1, "closed")]
+    assert dispatcher.statistics().failed == 1
+    check_empty(dispatcher)
+
+
+@both
 async def test_a_drain_with_a_limit_cancels_the_rest() -> None:
     desk = Desk()
     dispatcher = SessionDispatcher(desk.handle, concurrency=1, on_discard=desk.note_discard)
@@ -458,7 +480,8 @@ async def test_on_error_that_awaits_what_was_cancelled_does_not_stop_its_lane() 
     assert done == [1]
 
 
-def test_a_loop_that_ends_is_not_held_up_by_what_waits() -> None:
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_loop_that_ends_is_not_held_up_by_what_waits(backend: str) -> None:
     desk = Desk()
     dispatcher = SessionDispatcher(desk.handle, concurrency=2, on_discard=desk.note_discard)
 
@@ -467,7 +490,7 @@ def test_a_loop_that_ends_is_not_held_up_by_what_waits() -> None:
             await dispatcher.submit(f"k{number}", number)
         await until(lambda: len(desk.begun) == 2)
 
-    asyncio.run(main())
+    anyio.run(main, backend=backend)
     assert sorted((m, r) for _, m, r in desk.discards) == [(0, "cancelled"), (1, "cancelled")]
     assert dispatcher.statistics().workers == 0
     assert len(desk.begun) == 2

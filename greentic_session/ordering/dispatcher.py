@@ -38,9 +38,10 @@ _SERVING: Final[ContextVar[object]] = ContextVar("_SERVING", default=None)
 
 
 class DispatcherStatistics(msgspec.Struct, frozen=True, kw_only=True):
-    """What a dispatcher holds and has done. ``accepted`` is the sum of all others that end a
-    message (``handled``, ``failed``, ``dropped``, ``cancelled``, ``closed``) and of ``waiting``
-    and ``running``.
+    """What a dispatcher holds and has done.
+
+    When nothing waits or is in hand, ``accepted`` is the sum of ``handled``, ``failed``,
+    ``dropped``, ``cancelled`` and ``closed``.
 
     :ivar lanes: keys with messages that wait or are in hand, or with submitters that wait; a
         message without a key counts as one.
@@ -48,7 +49,7 @@ class DispatcherStatistics(msgspec.Struct, frozen=True, kw_only=True):
     :ivar running: messages in hand.
     :ivar blocked: submitters that wait for room.
     :ivar workers: tasks that are there to run handlers.
-    :ivar accepted: messages submitted.
+    :ivar accepted: messages that were let in.
     :ivar handled: messages whose handler returned.
     :ivar failed: messages whose handler raised an error.
     :ivar dropped: messages that newer ones took the room of.
@@ -136,6 +137,7 @@ class SessionDispatcher(Generic[M]):
         self._workers: Final[dict[int, BackgroundTask | None]] = {}
         self._started = 0
         self._running = 0
+        self._accepted = 0
         self._ended: dict[Literal["handled", "failed"] | Discard, int] = {
             "handled": 0,
             "failed": 0,
@@ -172,6 +174,7 @@ class SessionDispatcher(Generic[M]):
         if not submitter.has_room:
             raise DispatcherClosedError
         self._lanes.come_back(submitter)
+        self._accepted += 1
         self._start_workers()
 
     def submit_nowait(self, key: str | None, message: M) -> None:
@@ -241,7 +244,7 @@ class SessionDispatcher(Generic[M]):
             running=self._running,
             blocked=lanes.blocked,
             workers=len(self._workers),
-            accepted=sum(ended.values()) + lanes.waiting + self._running,
+            accepted=self._accepted,
             **ended,
         )
 
@@ -255,6 +258,7 @@ class SessionDispatcher(Generic[M]):
         outcome = self._lanes.enter(key, message, may_wait=may_wait)
         if isinstance(outcome, Submitter):
             return outcome
+        self._accepted += 1
         self._start_workers()
         if outcome is not None:
             self._discarded(*outcome, "dropped")
