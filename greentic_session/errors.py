@@ -15,6 +15,8 @@
     ├── WaitClaimedError
     ├── DuplicateEventError
     ├── LeaseLostError
+    ├── DispatcherFullError
+    ├── DispatcherClosedError
     ├── DecodeError
     ├── StoreUnavailableError         not written, as far as the store could find out
     │   └── StoreFullError
@@ -40,6 +42,8 @@ __all__ = [
     "AmbiguousWaitError",
     "CasConflictError",
     "DecodeError",
+    "DispatcherClosedError",
+    "DispatcherFullError",
     "DuplicateEventError",
     "DurabilityError",
     "ErrorCode",
@@ -255,6 +259,30 @@ class LeaseLostError(SessionError):
     def __init__(self, reason: str = "the lease is held no longer") -> None:
         self.reason = reason
         super().__init__(reason)
+
+
+class DispatcherFullError(SessionError):
+    """A dispatcher has no room for the message, and its submitter may not wait. Nothing changed.
+
+    :ivar limit: which limit is reached: ``key``, of the messages that wait under this key, or
+        ``total``, of all that wait.
+    """
+
+    code: ErrorCode = "rate_limited"
+
+    def __init__(self, limit: Literal["key", "total"]) -> None:
+        self.limit = limit
+        whose = "of this key" if limit == "key" else "in all"
+        super().__init__(f"as many messages {whose} wait as may")
+
+
+class DispatcherClosedError(SessionError):
+    """The dispatcher is closed, or closing. The message was not submitted."""
+
+    code: ErrorCode = "unavailable"
+
+    def __init__(self) -> None:
+        super().__init__("the dispatcher is closed")
 
 
 class DecodeError(SessionError):

@@ -118,6 +118,14 @@ def test_the_memory_backend_is_measured_against_its_bare_sum(tmp_path: Path) -> 
     assert all(line.endswith(("| yes |", "| no |")) for line in summary[2:])
 
 
+def test_the_dispatcher_is_measured_against_bare_queues(tmp_path: Path) -> None:
+    done = _bench("dispatcher", "--quick", "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    rows = _rows((tmp_path / "README.md").read_text("utf-8"), "Each message, in µs")
+    assert len(rows) == 6
+    assert all(re.fullmatch(SPREAD, cells[2]) for name, cells in rows.items() if name)
+
+
 def test_a_quick_run_writes_nothing_unless_told_where() -> None:
     before = {path: path.read_bytes() for path in RESULTS.iterdir()}
     done = _bench("peers", "--quick")
@@ -129,7 +137,7 @@ def test_a_quick_run_writes_nothing_unless_told_where() -> None:
 def test_an_unknown_subject_is_refused_with_those_that_are_known() -> None:
     done = _bench("nonsense")
     assert done.returncode == 2
-    assert "known are clients, verbs, server, memory, peers" in done.stderr
+    assert "known are clients, verbs, server, memory, dispatcher, peers" in done.stderr
 
 
 def test_each_round_is_compared_with_its_own(room: Any) -> None:

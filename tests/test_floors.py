@@ -52,7 +52,7 @@ OUTSIDE: dict[int, frozenset[str]] = {
     1: frozenset({"msgspec", "anyio", "trio"}),
     2: frozenset({"msgspec", "anyio", "trio", "redis", "hiredis"}),
     3: frozenset(),
-    4: frozenset({"msgspec", "anyio"}),
+    4: frozenset({"msgspec", "anyio", "opentelemetry"}),
     5: frozenset(),
     6: frozenset(
         {"msgspec", "anyio", "pytest", "typing_extensions", "hiredis", "docker", "testcontainers"}

@@ -215,6 +215,8 @@ EVERY: dict[str, tuple[SessionError, str]] = {
     "WaitClaimedError": (errors.WaitClaimedError(NOW), "conflict"),
     "DuplicateEventError": (errors.DuplicateEventError("e"), "conflict"),
     "LeaseLostError": (errors.LeaseLostError(), "conflict"),
+    "DispatcherFullError": (errors.DispatcherFullError("key"), "rate_limited"),
+    "DispatcherClosedError": (errors.DispatcherClosedError(), "unavailable"),
     "DecodeError": (errors.DecodeError("k", "r"), "internal"),
     "StoreUnavailableError": (errors.StoreUnavailableError("r", code="timeout"), "timeout"),
     "StoreFullError": (errors.StoreFullError(), "unavailable"),

@@ -153,7 +153,7 @@ TEXTS: list[tuple[object, str | None]] = [
 ]
 
 
-@pytest.mark.parametrize(("value", "text"), TEXTS, ids=lambda value: repr(value)[:40])
+@pytest.mark.parametrize(("value", "text"), TEXTS, ids=range(len(TEXTS)))
 def test_the_text_of_a_value(value: object, text: str | None) -> None:
     assert text_of(value) == text
     assert type(text_of(value)) in (str, type(None))

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from .dispatcher import Discard, DispatcherStatistics, SessionDispatcher
 from .extraction import SessionKeyExtractor, extractor_for, text_of
+from .lanes import Overflow
+from .lifecycle import LifecycleHooks, LifecycleLimits, SessionLifecycle
+from .metrics import CloseReason, LifecycleMetrics, SessionMetrics, export_metrics
 from .strategies import (
     AnyStrategy,
     CompositeKeyStrategy,
@@ -19,16 +23,27 @@ from .time_partition import TimePartitionedStrategy
 
 __all__ = [
     "AnyStrategy",
+    "CloseReason",
     "CompositeKeyStrategy",
     "CustomStrategy",
+    "Discard",
+    "DispatcherStatistics",
     "DynamicStrategy",
     "FallbackStrategy",
     "KeyStrategy",
+    "LifecycleHooks",
+    "LifecycleLimits",
+    "LifecycleMetrics",
     "NoOrderingStrategy",
+    "Overflow",
+    "SessionDispatcher",
     "SessionKeyExtractor",
     "SessionKeyGenerator",
+    "SessionLifecycle",
+    "SessionMetrics",
     "SingleFieldStrategy",
     "TimePartitionedStrategy",
+    "export_metrics",
     "extractor_for",
     "strategy_for",
     "text_of",

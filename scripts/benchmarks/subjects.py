@@ -18,6 +18,7 @@ SUBJECTS: Final = {
     "verbs": "each verb, on shared connections and on a pool",
     "server": "what the server spends, and how much of it one process fills",
     "memory": "the memory backend against the bare sum of what it must do",
+    "dispatcher": "a message through the dispatcher, and through a bare queue per key",
     "peers": "other libraries that keep conversation state",
 }
 """By module, in the order in which they run and stand in the results."""

@@ -1,0 +1,388 @@
+"""How long a session may go on: its age, its messages, its silence, and work that does not move."""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import math
+from collections import Counter
+from typing import TYPE_CHECKING, Final, Literal, final
+
+import msgspec
+
+from ..clock import Clock, SystemClock
+from ..errors import InvalidInputError, SessionExistsError, SessionNotFoundError
+from ..validation import check_key, duration_to_ms
+from .metrics import LifecycleMetrics, SessionMetrics
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from ..model import SessionKey
+    from .metrics import CloseReason
+
+    Hook = Callable[[SessionMetrics], Awaitable[object]]
+
+__all__ = ["LifecycleHooks", "LifecycleLimits", "Limit", "SessionLifecycle"]
+
+Limit = Literal["duration", "messages", "idle"]
+"""Why a session should be closed."""
+
+_LOGGER: Final = logging.getLogger(__name__)
+
+
+class LifecycleLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """When a session should be closed. A limit is reached at its very value; ``None`` is none.
+
+    :ivar duration_secs: since its start.
+    :ivar messages: since its start.
+    :ivar idle_secs: since it was last active, while no work is in hand.
+    :ivar stalled_secs: since work in hand last made progress. A session that stalls is reported,
+        not closed.
+    :raises InvalidInputError: naming the field at fault, where a lifecycle is made.
+    """
+
+    duration_secs: float | None = 7200
+    messages: int | None = 1000
+    idle_secs: float | None = 1800
+    stalled_secs: float | None = 300
+
+
+class LifecycleHooks(msgspec.Struct, frozen=True, kw_only=True):
+    """What to call when something happens to a session: coroutine functions, given its metrics.
+
+    An exception of a hook is logged and stops nothing.
+
+    :ivar on_start: it was started.
+    :ivar on_idle: it was idle for as long as it may; before ``on_expire``.
+    :ivar on_stalled: its work has not moved for as long as that may take; once until it moves.
+    :ivar on_expire: one of its limits ended it; before ``on_close``.
+    :ivar on_close: it has ended, whatever the reason, which its metrics name.
+    """
+
+    on_start: Hook | None = None
+    on_idle: Hook | None = None
+    on_stalled: Hook | None = None
+    on_expire: Hook | None = None
+    on_close: Hook | None = None
+
+
+@final
+class _Life:
+    """What is known of a session.
+
+    :ivar look_ms: when to look at it again; what else the heap says of it is stale.
+    """
+
+    __slots__ = ("active_ms", "in_hand", "is_stalled", "key", "look_ms", "messages", "started_ms")
+
+    def __init__(self, key: SessionKey, now_ms: int) -> None:
+        self.key: Final = key
+        self.started_ms: Final = now_ms
+        self.active_ms = now_ms
+        self.messages = 0
+        self.in_hand = 0
+        self.is_stalled = False
+        self.look_ms: float = math.inf
+
+
+@final
+class SessionLifecycle:
+    """Keeps the books of live sessions, and closes those that have gone on for long enough.
+
+    * A session is *active* when it starts, gets a message, is touched, and when work on it begins,
+      moves (:meth:`touch`) or ends. One with work in hand is not idle; without progress for
+      ``stalled_secs`` it is *stalled*.
+    * :meth:`close_due` closes what has reached a limit and has no work in hand: work is not cut
+      off. A session whose work never ends is for ``on_stalled`` to :meth:`stop`.
+    * What a limit costs is in proportion to what reaches it: a call looks at no session before it
+      may be due, and activity costs no search.
+
+    The books are of this process and go with it; nothing of them is in a store. Sessions that
+    several workers serve have a life on each. A step of it is atomic on an event loop; only the
+    hooks are awaited.
+
+    :param limits: of every session.
+    :param hooks: what to call.
+    :param clock: where the time comes from.
+    :raises InvalidInputError: naming the limit at fault.
+    """
+
+    def __init__(
+        self,
+        limits: LifecycleLimits | None = None,
+        *,
+        hooks: LifecycleHooks | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        limits = limits or LifecycleLimits()
+        self._duration_ms: Final = _limit_ms(limits.duration_secs, "duration_secs")
+        self._idle_ms: Final = _limit_ms(limits.idle_secs, "idle_secs")
+        self._stalled_ms: Final = _limit_ms(limits.stalled_secs, "stalled_secs")
+        if limits.messages is not None and (
+            type(limits.messages) is not int or limits.messages < 1
+        ):
+            raise InvalidInputError("messages", "expected an int of at least 1, or None")
+        self._most_messages: Final = math.inf if limits.messages is None else limits.messages
+        self._hooks: Final = hooks or LifecycleHooks()
+        self._clock: Final = clock or SystemClock()
+        self._lives: Final[dict[str, _Life]] = {}
+        self._looks: list[tuple[float, int, _Life]] = []
+        self._entered = 0
+        # Looked at, and still as found: what is due, and what stalls and was not reported.
+        self._due: Final[dict[str, _Life]] = {}
+        self._stalls: Final[dict[str, _Life]] = {}
+        self._since_ms: Final = self._clock.now_ms()
+        self._started = 0
+        self._messages = 0
+        self._closed: Final[Counter[CloseReason]] = Counter()
+        self._stalled_ever = 0
+
+    def __len__(self) -> int:
+        """Return how many sessions are live."""
+        return len(self._lives)
+
+    def __contains__(self, key: object) -> bool:
+        """Tell whether the session is live."""
+        return key in self._lives
+
+    async def start(self, key: SessionKey) -> None:
+        """Start a session's life, then call ``on_start``.
+
+        :raises SessionExistsError: if it is live.
+        :raises InvalidInputError: naming ``key``.
+        """
+        key = check_key(key)
+        if key in self._lives:
+            raise SessionExistsError(key)
+        now_ms = self._clock.now_ms()
+        life = self._lives[key] = _Life(key, now_ms)
+        self._started += 1
+        self._schedule(life)
+        await self._call("on_start", self._metrics_of(life, now_ms))
+
+    def record_message(self, key: SessionKey) -> None:
+        """Count a message, which is activity.
+
+        :raises SessionNotFoundError: if the session is not live.
+        """
+        life = self._require(key)
+        life.messages += 1
+        self._messages += 1
+        self._moved(life)
+
+    def touch(self, key: SessionKey) -> None:
+        """Note that the session is active; while work is in hand: that it makes progress.
+
+        :raises SessionNotFoundError: if the session is not live.
+        """
+        self._moved(self._require(key))
+
+    def begin_work(self, key: SessionKey) -> None:
+        """Note that work on the session is in hand until :meth:`end_work`. Work may overlap.
+
+        :raises SessionNotFoundError: if the session is not live.
+        """
+        life = self._require(key)
+        life.in_hand += 1
+        self._moved(life)
+
+    def end_work(self, key: SessionKey) -> None:
+        """Note that work on the session has ended.
+
+        Nothing happens if the session is not live: somebody stopped it meanwhile.
+
+        :raises InvalidInputError: naming ``key``, if no work is in hand.
+        """
+        life = self._lives.get(key)
+        if life is None:
+            return
+        if not life.in_hand:
+            raise InvalidInputError("key", "no work on the session is in hand")
+        life.in_hand -= 1
+        self._moved(life)
+
+    async def stop(self, key: SessionKey) -> bool:
+        """End a session's life, then call ``on_close``.
+
+        :returns: whether it was live.
+        """
+        life = self._lives.get(key)
+        if life is None:
+            return False
+        await self._close(life, "stopped")
+        return True
+
+    def should_close(self, key: SessionKey) -> Limit | None:
+        """Return which limit the session has reached, work in hand or not, or ``None``.
+
+        Of several: ``duration`` before ``messages`` before ``idle``.
+
+        :raises SessionNotFoundError: if the session is not live.
+        """
+        return self._reached(self._require(key), self._clock.now_ms())
+
+    def due(self) -> list[tuple[SessionKey, Limit]]:
+        """Return the sessions that :meth:`close_due` would close now, and why."""
+        now_ms = self._clock.now_ms()
+        self._look(now_ms)
+        found: list[tuple[SessionKey, Limit]] = []
+        for life in [*self._due.values()]:
+            reason = self._reached(life, now_ms)
+            if reason is None:  # the clock was set back
+                self._schedule(life)
+            else:
+                found.append((life.key, reason))
+        return found
+
+    async def close_due(self) -> list[tuple[SessionKey, Limit]]:
+        """Close what is due, with its hooks, and report what has come to stall.
+
+        A session is closed before its hooks are called, and by one of several callers at once. If
+        this is cancelled, what it has not come to stays due.
+
+        :returns: which sessions were closed, and why.
+        """
+        now_ms = self._clock.now_ms()
+        closed: list[tuple[SessionKey, Limit]] = []
+        due = self.due()
+        for life in [*self._stalls.values()]:
+            if self._stalls.pop(life.key, None) is life:
+                await self._call("on_stalled", self._metrics_of(life, now_ms))
+        for key, reason in due:
+            if key in self._due:  # neither active since, nor closed by another
+                await self._close(self._due[key], reason)
+                closed.append((key, reason))
+        return closed
+
+    def metrics(self) -> LifecycleMetrics:
+        """Return what all sessions come to."""
+        self._look(self._clock.now_ms())
+        return LifecycleMetrics(
+            live=len(self._lives),
+            started=self._started,
+            messages=self._messages,
+            messages_per_sec=_rate(self._messages, self._clock.now_ms() - self._since_ms),
+            closed=dict(self._closed),
+            due=len(self._due),
+            stalled_ever=self._stalled_ever,
+        )
+
+    def metrics_of(self, key: SessionKey) -> SessionMetrics:
+        """Return what is known of a session.
+
+        :raises SessionNotFoundError: if the session is not live.
+        """
+        return self._metrics_of(self._require(key), self._clock.now_ms())
+
+    # --- steps -------------------------------------------------------------------------------
+
+    def _require(self, key: SessionKey) -> _Life:
+        life = self._lives.get(key)
+        if life is None:
+            raise SessionNotFoundError(key)
+        return life
+
+    def _reached(self, life: _Life, now_ms: int) -> Limit | None:
+        if now_ms - life.started_ms >= self._duration_ms:
+            return "duration"
+        if life.messages >= self._most_messages:
+            return "messages"
+        if not life.in_hand and now_ms - life.active_ms >= self._idle_ms:
+            return "idle"
+        return None
+
+    def _stalls_now(self, life: _Life, now_ms: int) -> bool:
+        return bool(life.in_hand) and now_ms - life.active_ms >= self._stalled_ms
+
+    def _moved(self, life: _Life) -> None:
+        life.active_ms = self._clock.now_ms()
+        life.is_stalled = False
+        self._stalls.pop(life.key, None)
+        self._schedule(life)
+
+    def _schedule(self, life: _Life) -> None:
+        """See to it that the session is looked at no later than when it may be due or stall."""
+        self._due.pop(life.key, None)
+        if not life.in_hand:
+            at_ms = min(life.started_ms + self._duration_ms, life.active_ms + self._idle_ms)
+            if life.messages >= self._most_messages:
+                at_ms = -math.inf
+        elif life.is_stalled:
+            at_ms = math.inf  # its next move tells
+        else:
+            at_ms = life.active_ms + self._stalled_ms
+        # An earlier look is let stand: it finds that it is early, and is then entered anew.
+        if at_ms < life.look_ms:
+            life.look_ms = at_ms
+            self._entered += 1
+            heapq.heappush(self._looks, (at_ms, self._entered, life))
+            if len(self._looks) > 2 * len(self._lives) + 64:
+                self._looks = [look for look in self._looks if look[2].look_ms == look[0]]
+                heapq.heapify(self._looks)
+
+    def _look(self, now_ms: int) -> None:
+        while self._looks and self._looks[0][0] <= now_ms:
+            at_ms, _, life = heapq.heappop(self._looks)
+            if life.look_ms != at_ms:
+                continue  # closed, or looked at before
+            life.look_ms = math.inf
+            if not life.in_hand and self._reached(life, now_ms) is not None:
+                self._due[life.key] = life
+                continue
+            if self._stalls_now(life, now_ms) and not life.is_stalled:
+                life.is_stalled = True
+                self._stalled_ever += 1
+                self._stalls[life.key] = life
+            self._schedule(life)
+
+    async def _close(self, life: _Life, reason: CloseReason) -> None:
+        told = self._metrics_of(life, self._clock.now_ms(), reason)
+        del self._lives[life.key]
+        self._due.pop(life.key, None)
+        self._stalls.pop(life.key, None)
+        life.look_ms = math.inf
+        if not self._lives:
+            self._looks.clear()
+        self._closed[reason] += 1
+        if reason == "idle":
+            await self._call("on_idle", told)
+        if reason != "stopped":
+            await self._call("on_expire", told)
+        await self._call("on_close", told)
+
+    async def _call(
+        self,
+        name: Literal["on_start", "on_idle", "on_stalled", "on_expire", "on_close"],
+        told: SessionMetrics,
+    ) -> None:
+        hook: Hook | None = getattr(self._hooks, name)
+        if hook is None:
+            return
+        try:
+            await hook(told)
+        except Exception:
+            _LOGGER.exception("the hook %s failed", name)
+
+    def _metrics_of(
+        self, life: _Life, now_ms: int, reason: CloseReason | None = None
+    ) -> SessionMetrics:
+        age_ms = now_ms - life.started_ms
+        return SessionMetrics(
+            key=life.key,
+            age_secs=age_ms / 1000,
+            idle_secs=0.0 if life.in_hand else (now_ms - life.active_ms) / 1000,
+            messages=life.messages,
+            messages_per_sec=_rate(life.messages, age_ms),
+            in_hand=life.in_hand,
+            is_stalled=self._stalls_now(life, now_ms),
+            closed=reason,
+        )
+
+
+def _limit_ms(secs: float | None, field: str) -> float:
+    return math.inf if secs is None else duration_to_ms(secs, field)
+
+
+def _rate(messages: int, over_ms: int) -> float:
+    return messages * 1000 / over_ms if over_ms > 0 else 0.0

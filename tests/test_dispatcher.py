@@ -1,0 +1,309 @@
+"""Order, turns and errors of a dispatcher, in every host."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, cast
+
+import anyio
+import pytest
+import pytest_asyncio
+
+from greentic_session.errors import DispatcherClosedError, InvalidInputError
+from greentic_session.ordering import SessionDispatcher
+from tests.dispatcher_rig import Desk, both, check_empty, until
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+
+pytestmark = pytest.mark.anyio
+
+
+@both
+async def test_a_key_keeps_its_order_and_has_one_message_in_hand() -> None:
+    desk = Desk()
+    async with SessionDispatcher(desk.handle) as dispatcher:
+        for number in range(5):
+            await dispatcher.submit("a", number)
+        for number in range(5):
+            await until(lambda: len(desk.begun) == number + 1)  # noqa: B023 - awaited in its turn
+            assert dispatcher.statistics().running == 1
+            desk.let_go(number)
+        await dispatcher.join()
+        assert desk.done == [("a", number) for number in range(5)]
+        assert desk.most == 1
+    check_empty(dispatcher)
+
+
+@both
+async def test_keys_run_at_once_up_to_the_limit() -> None:
+    desk = Desk()
+    async with SessionDispatcher(desk.handle, concurrency=3) as dispatcher:
+        for number in range(7):
+            dispatcher.submit_nowait(f"k{number}", number)
+        await until(lambda: len(desk.begun) == 3)
+        told = dispatcher.statistics()
+        assert (told.running, told.waiting, told.workers, told.lanes) == (3, 4, 3, 7)
+        desk.let_all_go()
+    assert (desk.most, len(desk.done)) == (3, 7)
+    check_empty(dispatcher)
+
+
+@both
+async def test_one_key_needs_one_task() -> None:
+    desk = Desk()
+    async with SessionDispatcher(desk.handle) as dispatcher:
+        for number in range(100):
+            dispatcher.submit_nowait("a", number)
+        assert dispatcher.statistics().workers == 1
+        desk.let_all_go()
+    assert [number for _, number in desk.done] == list(range(100))
+
+
+@both
+async def test_messages_without_a_key_run_at_once_within_the_limit() -> None:
+    desk = Desk()
+    async with SessionDispatcher(desk.handle, concurrency=4, per_key=1) as dispatcher:
+        for number in range(6):
+            await dispatcher.submit(None, number)
+        await until(lambda: len(desk.begun) == 4)
+        assert dispatcher.statistics().lanes == 6
+        desk.let_go(3)
+        await until(lambda: len(desk.begun) == 5)
+        assert desk.done == [(None, 3)]
+        desk.let_all_go()
+    assert (desk.most, len(desk.done)) == (4, 6)
+    check_empty(dispatcher)
+
+
+@both
+async def test_keys_take_turns_of_one_message() -> None:
+    order: list[str | None] = []
+
+    async def handle(key: str | None, _: int) -> None:
+        order.append(key)
+
+    async with SessionDispatcher(handle, concurrency=1) as dispatcher:
+        for number in range(5):
+            dispatcher.submit_nowait("busy", number)
+        dispatcher.submit_nowait("b", 0)
+        dispatcher.submit_nowait("b", 1)
+        dispatcher.submit_nowait(None, 0)
+        dispatcher.submit_nowait("c", 0)
+    assert order == ["busy", "b", None, "c", "busy", "b", "busy", "busy", "busy"]
+
+
+@both
+async def test_who_never_waits_lets_others_run() -> None:
+    beside: list[int] = []
+
+    async def handle(_: str | None, message: int) -> None:
+        if len(beside) < 3:
+            await dispatcher.submit("a", message + 1)
+
+    dispatcher = SessionDispatcher(handle, concurrency=1)
+    await dispatcher.submit("a", 0)
+    for turn in range(3):
+        await anyio.lowlevel.checkpoint()
+        beside.append(turn)
+    await dispatcher.aclose()
+    assert dispatcher.statistics().failed == 0
+
+
+# --- errors ---------------------------------------------------------------------------------------
+
+
+@both
+async def test_an_error_comes_before_the_next_message_of_the_key() -> None:
+    seen: list[str] = []
+
+    async def handle(_: str | None, message: int) -> None:
+        seen.append(f"handle {message}")
+        if message % 2:
+            raise ValueError(message)
+
+    async def on_error(_: str | None, message: int, error: Exception) -> None:
+        await anyio.lowlevel.checkpoint()
+        seen.append(f"error {message} {error}")
+
+    async with SessionDispatcher(handle, on_error=on_error) as dispatcher:
+        for number in range(4):
+            await dispatcher.submit("a", number)
+    assert seen == ["handle 0", "handle 1", "error 1 1", "handle 2", "handle 3", "error 3 3"]
+    told = dispatcher.statistics()
+    assert (told.handled, told.failed) == (2, 2)
+    check_empty(dispatcher)
+
+
+@both
+async def test_an_error_nobody_takes_is_logged_without_the_message(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def handle(_: str | None, message: int) -> None:
+        if message == 41:
+            raise ValueError("not to be done")
+
+    async with SessionDispatcher(handle) as dispatcher:
+        await dispatcher.submit("the-key", 41)
+        await dispatcher.submit("the-key", 42)
+    (logged,) = caplog.records
+    assert logged.exc_info is not None
+    assert isinstance(logged.exc_info[1], ValueError)
+    assert "the-key" not in logged.getMessage()
+    assert "41" not in logged.getMessage()
+    assert dispatcher.statistics().handled == 1
+
+
+@both
+async def test_error_and_discard_handlers_that_fail_stop_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def handle(_: str | None, message: int) -> None:
+        if message == 0:
+            raise ValueError("the handler's")
+
+    async def on_error(_key: str | None, _message: int, _error: Exception) -> None:
+        raise KeyError("on_error's")
+
+    def on_discard(_key: str | None, _message: int, _reason: str) -> None:
+        raise LookupError("on_discard's")
+
+    async with SessionDispatcher(
+        handle, per_key=2, overflow="drop_oldest", on_error=on_error, on_discard=on_discard
+    ) as dispatcher:
+        dispatcher.submit_nowait("a", 9)
+        dispatcher.submit_nowait("a", 0)
+        dispatcher.submit_nowait("a", 1)
+    told = dispatcher.statistics()
+    assert (told.handled, told.failed, told.dropped) == (1, 1, 1)
+    dropped, failed = caplog.records
+    assert "dropped" in dropped.getMessage()
+    assert failed.exc_info is not None
+    assert isinstance(failed.exc_info[1], KeyError)
+    assert isinstance(failed.exc_info[1].__context__, ValueError)
+    check_empty(dispatcher)
+
+
+# --- hosts ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def in_an_anyio_fixture() -> AsyncIterator[tuple[SessionDispatcher[int], Desk]]:
+    desk = Desk()
+    async with SessionDispatcher(desk.handle) as dispatcher:
+        yield dispatcher, desk
+    assert len(desk.done) == 3
+
+
+@both
+async def test_in_an_anyio_fixture(
+    in_an_anyio_fixture: tuple[SessionDispatcher[int], Desk],
+) -> None:
+    dispatcher, desk = in_an_anyio_fixture
+    for number in range(3):
+        await dispatcher.submit("a", number)
+    desk.let_all_go()
+
+
+@pytest_asyncio.fixture
+async def in_a_pytest_asyncio_fixture() -> AsyncIterator[tuple[SessionDispatcher[int], Desk]]:
+    desk = Desk()
+    async with SessionDispatcher(desk.handle) as dispatcher:
+        yield dispatcher, desk
+    assert len(desk.done) == 3
+
+
+@pytest.mark.asyncio
+async def test_in_a_pytest_asyncio_fixture(
+    in_a_pytest_asyncio_fixture: tuple[SessionDispatcher[int], Desk],
+) -> None:
+    dispatcher, desk = in_a_pytest_asyncio_fixture
+    for number in range(3):
+        await dispatcher.submit("a", number)
+    desk.let_all_go()
+
+
+@both
+async def test_in_exit_stacks_left_in_another_order() -> None:
+    first, second = Desk(), Desk()
+    async with AsyncExitStack() as inner:
+        async with AsyncExitStack() as outer:
+            one = await inner.enter_async_context(SessionDispatcher(first.handle))
+            two = await outer.enter_async_context(SessionDispatcher(second.handle))
+            for number in range(3):
+                await one.submit("a", number)
+                await two.submit("a", number)
+            second.let_all_go()
+        assert len(second.done) == 3
+        first.let_all_go()
+    assert len(first.done) == 3
+
+
+@both
+async def test_entered_in_one_task_and_left_in_another() -> None:
+    desk = Desk()
+    dispatcher = SessionDispatcher(desk.handle)
+    async with anyio.create_task_group() as group:
+        group.start_soon(dispatcher.__aenter__)
+        group.start_soon(dispatcher.submit, "a", 1)
+        await until(lambda: len(desk.begun) == 1)
+        desk.let_all_go()
+        group.start_soon(dispatcher.aclose)
+    assert desk.done == [("a", 1)]
+    check_empty(dispatcher)
+
+
+def test_handlers_run_in_the_context_of_the_dispatcher() -> None:
+    whose: ContextVar[str] = ContextVar("whose", default="nobody's")
+    seen: list[str] = []
+
+    async def handle(_: str | None, _message: int) -> None:
+        seen.append(whose.get())
+
+    async def main() -> None:
+        whose.set("the maker's")
+        async with SessionDispatcher(handle) as dispatcher:
+            whose.set("a submitter's")
+            await dispatcher.submit("a", 1)
+
+    asyncio.run(main())
+    assert seen == ["the maker's"]
+
+
+@pytest.mark.parametrize(
+    ("field", "arguments"),
+    [
+        ("concurrency", {"concurrency": 0}),
+        ("per_key", {"per_key": True}),
+        ("total", {"total": 1.5}),
+        ("overflow", {"overflow": "drop"}),
+    ],
+)
+def test_bad_arguments_are_refused(field: str, arguments: dict[str, Any]) -> None:
+    with pytest.raises(InvalidInputError) as refused:
+        SessionDispatcher(Desk().handle, **arguments)
+    assert refused.value.field == field
+
+
+@both
+async def test_a_key_is_text_or_none() -> None:
+    dispatcher = SessionDispatcher(Desk().handle)
+    with pytest.raises(InvalidInputError) as refused:
+        await dispatcher.submit(cast("str", 7), 1)
+    assert refused.value.field == "key"
+    check_empty(dispatcher)
+
+
+@both
+async def test_a_closed_dispatcher_takes_nothing() -> None:
+    dispatcher = SessionDispatcher(Desk().handle)
+    await dispatcher.aclose()
+    await dispatcher.aclose()
+    with pytest.raises(DispatcherClosedError):
+        dispatcher.submit_nowait("a", 1)
+    with pytest.raises(DispatcherClosedError):
+        await dispatcher.submit("a", 1)
+    assert dispatcher.statistics().accepted == 0
