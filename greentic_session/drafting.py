@@ -165,7 +165,7 @@ _uuid_of: Final = msgspec.json.Decoder(UUID).decode
 """Makes a UUID of its text in quotes, in a quarter of the time that :class:`UUID` takes."""
 _RAW: Final = "holds a msgspec.Raw, which nothing has checked"
 _UNWRITABLE: Final = (TypeError, ValueError, OverflowError, RecursionError, AttributeError)
-_UNREADABLE: Final = (msgspec.DecodeError, ValueError, OverflowError, RecursionError)
+_UNREADABLE: Final = (msgspec.DecodeError, TypeError, ValueError, OverflowError, RecursionError)
 
 
 def versioned(
