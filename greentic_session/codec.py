@@ -59,8 +59,45 @@ CodecFactory = Callable[[Any], Codec[Any]]
 that the codec's type follows from the type that is passed."""
 
 
+class _BufferedCodec(Generic[C]):
+    # What msgspec's `encode` returns has outgrown its size on the way, and the allocator keeps the
+    # rest: half a kilobyte for each session of one. A copy out of one buffer is exact, and is made
+    # sooner.
+
+    __slots__ = ("_buffer", "_decode", "_encode", "_encode_into")
+
+    def __init__(
+        self,
+        encoder: msgspec.json.Encoder | msgspec.msgpack.Encoder,
+        decode: Callable[[bytes], SessionBody[C]],
+    ) -> None:
+        self._encode: Final = encoder.encode
+        self._encode_into: Final[Callable[[object, bytearray], None]] = encoder.encode_into
+        self._buffer: bytearray | None = bytearray()
+        self._decode: Final = decode
+
+    def encode(self, body: SessionBody[C]) -> bytes:
+        """Return the body's bytes."""
+        # What is encoded may run Python code, a time zone's: it may call this again, or let another
+        # thread in. The buffer is one call's; nothing comes between the two halves of this line.
+        buffer, self._buffer = self._buffer, None
+        if buffer is None:
+            return self._encode(body)
+        try:
+            self._encode_into(body, buffer)
+            return bytes(buffer)
+        finally:
+            if len(buffer) > _KEPT_BYTES:
+                buffer.clear()
+            self._buffer = buffer
+
+    def decode(self, data: bytes) -> SessionBody[C]:
+        """Return the body that :meth:`encode` wrote."""
+        return self._decode(data)
+
+
 @final
-class JsonCodec(Generic[C]):
+class JsonCodec(_BufferedCodec[C]):
     """JSON by msgspec, readable in ``redis-cli``. The default.
 
     JSON has text keys only and no NaN or infinity: numbers as keys come back as text, and numbers
@@ -69,60 +106,25 @@ class JsonCodec(Generic[C]):
     :param context_type: type of :attr:`Session.context`.
     """
 
-    __slots__ = ("_buffer", "_decode", "_encode_into")
+    __slots__ = ()
 
     def __init__(self, context_type: type[C]) -> None:
-        self._encode_into: Final = msgspec.json.Encoder().encode_into
-        self._buffer: Final = bytearray()
-        self._decode: Final[Callable[[bytes], SessionBody[C]]] = msgspec.json.Decoder(
-            _body_type(context_type)
-        ).decode
-
-    def encode(self, body: SessionBody[C]) -> bytes:
-        """Return the body as JSON."""
-        return _exactly(self._encode_into, body, self._buffer)
-
-    def decode(self, data: bytes) -> SessionBody[C]:
-        """Return the body that JSON holds."""
-        return self._decode(data)
+        decoder = msgspec.json.Decoder(_body_type(context_type))
+        super().__init__(msgspec.json.Encoder(), decoder.decode)
 
 
 @final
-class MessagePackCodec(Generic[C]):
+class MessagePackCodec(_BufferedCodec[C]):
     """MessagePack by msgspec: smaller and faster, and bytes need no base64.
 
     :param context_type: type of :attr:`Session.context`.
     """
 
-    __slots__ = ("_buffer", "_decode", "_encode_into")
+    __slots__ = ()
 
     def __init__(self, context_type: type[C]) -> None:
-        self._encode_into: Final = msgspec.msgpack.Encoder().encode_into
-        self._buffer: Final = bytearray()
-        self._decode: Final[Callable[[bytes], SessionBody[C]]] = msgspec.msgpack.Decoder(
-            _body_type(context_type)
-        ).decode
-
-    def encode(self, body: SessionBody[C]) -> bytes:
-        """Return the body as MessagePack."""
-        return _exactly(self._encode_into, body, self._buffer)
-
-    def decode(self, data: bytes) -> SessionBody[C]:
-        """Return the body that MessagePack holds."""
-        return self._decode(data)
-
-
-def _exactly(
-    encode_into: Callable[[object, bytearray], None], body: object, buffer: bytearray
-) -> bytes:
-    # What `encode` returns has outgrown its size on the way, and the allocator keeps the rest: half
-    # a kilobyte for each session of one. A copy out of one buffer is exact, and is made sooner.
-    try:
-        encode_into(body, buffer)
-        return bytes(buffer)
-    finally:
-        if len(buffer) > _KEPT_BYTES:
-            buffer.clear()
+        decoder = msgspec.msgpack.Decoder(_body_type(context_type))
+        super().__init__(msgspec.msgpack.Encoder(), decoder.decode)
 
 
 def _body_type(context_type: type[C]) -> type[SessionBody[C]]:

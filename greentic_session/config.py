@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, cast
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote
 
 import msgspec
 
 from .errors import InvalidInputError
-from .settings import require_bool, require_int, require_secs, require_str
+from .settings import require_bool, require_host, require_int, require_secs, require_str
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -42,6 +43,11 @@ _SERVER_SCHEMES: Final = tuple(
 _KNOWN_SCHEMES: Final = ("memory", *_SERVER_SCHEMES, "unix", "embedded")
 # RFC 3986, appendix B; several hosts are more than the standard library's parser takes.
 _URL: Final = re.compile(r"([^:/?#]*)://([^/?#]*)([^?#]*)(?:\?([^#]*))?(?:#(.*))?", re.DOTALL)
+_PLACE: Final = re.compile(r"(?:\[([^][]*)\]|([^][:]*))(?::([0-9]*))?")
+# What `float` takes, without its underscores, spaces and digits of other scripts.
+_SECS: Final = re.compile(
+    r"[+-]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?|nan|inf)", re.IGNORECASE
+)
 _SENTINEL_PORT: Final = 26_379
 
 Address = tuple[str, int]
@@ -173,7 +179,7 @@ class RedisConfig(_HidesPassword, frozen=True, kw_only=True):
 
         :raises InvalidInputError: naming the first one at fault.
         """
-        require_str(self.host, "host")
+        require_host(self.host, "host")
         require_int(self.port, "port", 1, 65_535)
         for name in ("unix_path", "username", "password"):
             if getattr(self, name) is not None:
@@ -294,11 +300,11 @@ def parse_url(url: str) -> SessionBackendConfig:
     if scheme == "memory":
         return _in_memory(parts[2], parts[3], query)
     account, _, places = parts[2].rpartition("@")
-    try:
-        username, _, password = (unquote(part, errors="strict") for part in account.partition(":"))
-        path = unquote(parts[3], errors="strict")
-    except ValueError:
-        raise InvalidInputError("url", "cannot be parsed") from None
+    # An account before each of several hosts would make all but the last a part of the password.
+    if "," in account and ("+" in scheme or "@" in account):
+        raise InvalidInputError("url", "write %2C for a comma in a password, and the account once")
+    username, _, password = (_plain(part) for part in account.partition(":"))
+    path = _plain(parts[3])
     if scheme == "embedded":
         return _embedded(parts[2], path, query)
     fields: dict[str, Any] = {}  # Any: keyword arguments of differing types, checked below
@@ -376,16 +382,31 @@ def _taken(options: dict[str, Any], known: Mapping[str, _Option]) -> dict[str, A
 def _address(place: str, many: str) -> Address:
     if "," in place:
         raise InvalidInputError("url", "names several hosts: use +sentinel:// or +cluster://")
-    try:
-        parts = urlsplit(f"//{place}")
-        host, port = unquote(parts.hostname or "", errors="strict"), parts.port
-    except ValueError:
-        raise InvalidInputError("url", "cannot be parsed") from None
+    found = _PLACE.fullmatch(place)
+    if found is None:
+        raise _unparsable()
+    address, name, port = found.groups(default="")
+    host = _plain(address or name.lower())
     if not host:
         several = ", or several joined by commas" if many else ""
         raise InvalidInputError("url", f"expected a host after ://{several}")
-    default = _SENTINEL_PORT if many == "sentinel" else 6379
-    return host, default if port is None else port
+    require_host(host, "host")
+    if not port:
+        return host, _SENTINEL_PORT if many == "sentinel" else 6379
+    if len(port) > 5 or int(port) > 65_535:
+        raise _unparsable()
+    return host, int(port)
+
+
+def _plain(quoted: str) -> str:
+    # Ours is raised after the other error is gone: that one quotes what may be a password.
+    with suppress(ValueError):
+        return unquote(quoted, errors="strict")
+    raise _unparsable()
+
+
+def _unparsable() -> InvalidInputError:
+    return InvalidInputError("url", "cannot be parsed")
 
 
 def _options(query: str, known: Mapping[str, _Option]) -> dict[str, Any]:
@@ -410,10 +431,9 @@ def _number(text: str, field: str) -> int:
 
 
 def _secs(text: str, field: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise InvalidInputError(field, "expected seconds") from None
+    if not _SECS.fullmatch(text):
+        raise InvalidInputError(field, "expected seconds")
+    return float(text)
 
 
 def _text(text: str, field: str) -> str:
@@ -467,7 +487,7 @@ def _check_addresses(addresses: object, field: str) -> None:
         if not isinstance(address, tuple) or len(cast("tuple[object, ...]", address)) != 2:
             raise InvalidInputError(field, "expected a tuple of (host, port)")
         host, port = cast("tuple[object, object]", address)
-        require_str(host, field)
+        require_host(host, field)
         require_int(port, field, 1, 65_535)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import math
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, Generic, cast, final
+from typing import TYPE_CHECKING, Any, Final, Generic, cast, final, get_args, get_origin
 from uuid import UUID
 
 import msgspec
@@ -65,11 +65,16 @@ class Drafter(Generic[C]):
         self._decode: Final = made.decode
         # What a codec writes of plain dicts it can read: there is nothing in them to fit.
         self._verify: Final = verify and context_type is not dict
+        self._takes_raw: Final = not _is_of_anything(context_type)
         self._context_classes: Final = context_classes(context_type)
         self._max_payload_bytes: Final = max_payload_bytes
 
     def draft(self, session: Session[C]) -> Draft:
         """Return a session ready to be written.
+
+        :class:`msgspec.Raw` is written as it is, and may be no value or more than one: it is
+        refused as a value of a context that is a dict of anything, and anywhere in the dicts and
+        lists of ``labels``. Not sought deeper in a context, nor in one that has types of its own.
 
         :raises InvalidInputError: naming the field at fault.
         :raises PayloadTooLargeError: over the limit.
@@ -95,6 +100,10 @@ class Drafter(Generic[C]):
             raise InvalidInputError(
                 "context", f"expected {_names(classes)}, got {type(context).__name__}"
             )
+        if not self._takes_raw and msgspec.Raw in map(
+            type, cast("dict[Any, Any]", context).values()
+        ):
+            raise InvalidInputError("context", _RAW)
         ttl_ms = ttl_to_ms(session.ttl_secs)
         # The errors of a codec may hold or quote what it worked on. So they are judged where they
         # are caught, and ours are raised after, with no trace of them; here and below.
@@ -109,6 +118,8 @@ class Drafter(Generic[C]):
             raise InvalidInputError("session", fault)
         if len(data) > self._max_payload_bytes:
             raise PayloadTooLargeError(len(data), self._max_payload_bytes)
+        if labels and _holds_raw(cast("object", labels)):  # encoded, so it has an end
+            raise InvalidInputError("labels", _RAW)
         if self._verify:
             self._check_readable(data)
         return Draft(whose.scope, key, whose.owner, ttl_ms, data)
@@ -152,8 +163,9 @@ _new_versioned: Final[Callable[[type[Any], tuple[Session[Any], Cas]], Versioned[
 """What a named tuple's own constructor comes to, after twice the time."""
 _uuid_of: Final = msgspec.json.Decoder(UUID).decode
 """Makes a UUID of its text in quotes, in a quarter of the time that :class:`UUID` takes."""
+_RAW: Final = "holds a msgspec.Raw, which nothing has checked"
 _UNWRITABLE: Final = (TypeError, ValueError, OverflowError, RecursionError, AttributeError)
-_UNREADABLE: Final = (msgspec.DecodeError, ValueError, OverflowError, RecursionError)
+_UNREADABLE: Final = (msgspec.DecodeError, TypeError, ValueError, OverflowError, RecursionError)
 
 
 def versioned(
@@ -253,6 +265,20 @@ def _unfit_entry() -> InvalidInputError:
 
 def _is_aware(at: object) -> bool:
     return isinstance(at, datetime) and at.utcoffset() is not None
+
+
+def _is_of_anything(context_type: object) -> bool:
+    return context_type is dict or (
+        get_origin(context_type) is dict and get_args(context_type)[1] in (Any, object)
+    )
+
+
+def _holds_raw(value: object) -> bool:
+    if type(value) is dict:
+        return any(map(_holds_raw, cast("dict[object, object]", value).values()))
+    if type(value) in (list, tuple):
+        return any(map(_holds_raw, cast("list[object]", value)))
+    return type(value) is msgspec.Raw
 
 
 def _names(classes: tuple[type, ...]) -> str:

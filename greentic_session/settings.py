@@ -8,7 +8,7 @@ from typing import Final
 
 from .errors import InvalidInputError
 
-__all__ = ["require_bool", "require_int", "require_secs", "require_str"]
+__all__ = ["require_bool", "require_host", "require_int", "require_secs", "require_str"]
 
 _MAX_SECS: Final = 86_400
 
@@ -23,6 +23,17 @@ def require_str(value: object, field: str) -> str:
     if re.search("[\x00\ud800-\udfff]", value):
         raise InvalidInputError(field, "holds NUL or a lone surrogate")
     return value
+
+
+def require_host(value: object, field: str) -> str:
+    """Return the value if it may be a host's name or address.
+
+    :raises InvalidInputError: otherwise.
+    """
+    host = require_str(value, field)
+    if re.search(r"[\s\x00-\x1f\x7f-\x9f]", host):
+        raise InvalidInputError(field, "holds white space or a control character")
+    return host
 
 
 def require_bool(value: object, field: str) -> None:

@@ -32,6 +32,13 @@ GOOD: list[tuple[str, MemoryConfig | RedisConfig]] = [
     ("redis://localhost", RedisConfig()),
     ("valkey://localhost", RedisConfig()),
     ("redis://h:7000/3", RedisConfig(host="h", port=7000, db=3)),
+    ("redis://H:/", RedisConfig(host="h")),
+    ("redis://u:a,b@h", RedisConfig(host="h", username="u", password="a,b")),
+    (
+        "redis+cluster://u:a%2Cb@h1,h2",
+        RedisConfig(cluster=(("h1", 6379), ("h2", 6379)), username="u", password="a,b"),
+    ),
+    ("redis://h?deadline=1.5e0", RedisConfig(host="h", deadline_secs=1.5)),
     ("redis://[::1]:7000/", RedisConfig(host="::1", port=7000)),
     ("redis://u:p%40ss@h", RedisConfig(host="h", username="u", password="p@ss")),
     ("redis://:p%3Aw@h", RedisConfig(host="h", password="p:w")),
@@ -125,6 +132,26 @@ BAD = [
     ("redis://h?deadline=1e17", "deadline_secs", "at most"),
     ("redis://:%ff@h", "url", "cannot be parsed"),
     ("redis://h%00", "host", "NUL"),
+    ("redis://h%20x", "host", "white space"),
+    ("redis://h\nx", "host", "control"),
+    ("redis://h\u3000x", "host", "white space"),
+    ("redis+cluster://h1,h%7F2", "host", "control"),
+    ("redis+sentinel://h1, h2/name", "host", "white space"),
+    ("redis://[::1]x:5", "url", "cannot be parsed"),
+    ("redis://[]:5", "url", "expected a host"),
+    ("redis://[::1", "url", "cannot be parsed"),
+    ("redis://::1", "url", "cannot be parsed"),
+    ("redis://h:\uff11", "url", "cannot be parsed"),
+    ("redis://h:-1", "url", "cannot be parsed"),
+    ("redis://h:" + "9" * 5000, "url", "cannot be parsed"),
+    ("redis+cluster://u:p@h1,u:p@h2", "url", "%2C for a comma in a password"),
+    ("redis+sentinel://u:p@h1,u:p@h2/name", "url", "%2C for a comma in a password"),
+    ("redis://u:p@h1,u:p@h2", "url", "%2C for a comma in a password"),
+    ("redis://h?deadline=1_0", "deadline", "seconds"),
+    ("redis://h?deadline=%201", "deadline", "seconds"),
+    ("redis://h?deadline=\u0661", "deadline", "seconds"),
+    ("redis://h?acks=\u0661", "acks", "whole number"),
+    ("redis://h?acks=1_0", "acks", "whole number"),
     ("redis://h:99999", "url", "cannot be parsed"),
     ("redis://h:0", "port", "from 1 to 65535"),
     ("redis://h/one", "db", "whole number"),
@@ -169,6 +196,11 @@ def test_what_is_no_url_and_no_configuration_is_refused(not_a_url: Any) -> None:
         f"mysql://user:{SECRET}@h",
         f"redis://user:1?{SECRET}@h/0",
         f"redis://user:{SECRET}@h#x",
+        f"redis://user:{SECRET}/@h",
+        f"redis://user:{SECRET}%ff@h",
+        f"redis://[{SECRET}",
+        f"redis://h?deadline={SECRET}",
+        f"redis+cluster://user:{SECRET}@h1,user:{SECRET}@h2",
         f"redis+cluster://user:{SECRET}@h1:bad,h2",
         f"redis+sentinel://user:{SECRET}@h1,h2",
         f"redis+sentinel://h1/name?sentinel_password={SECRET}&sentinel_password={SECRET}",
@@ -177,8 +209,10 @@ def test_what_is_no_url_and_no_configuration_is_refused(not_a_url: Any) -> None:
 def test_a_password_appears_in_no_error(url: str) -> None:
     with pytest.raises(InvalidInputError) as caught:
         create_session_store(url)
-    shown = f"{caught.value} {caught.value!r} {caught.value.__cause__!r}"
-    assert SECRET not in shown
+    error: BaseException | None = caught.value
+    while error is not None:
+        assert SECRET not in f"{error} {error!r} {error.__cause__!r}"
+        error = error.__context__
 
 
 def test_a_sentinels_password_appears_in_no_repr() -> None:
@@ -205,6 +239,8 @@ SENTINEL = SentinelConfig(addresses=(("h", 26379),), master_name="mymaster")
         ({"cluster": (("h", 0),)}, "cluster"),
         ({"cluster": (("", 1),)}, "cluster"),
         ({"cluster": ("h:1",)}, "cluster"),
+        ({"cluster": (("h x", 1),)}, "cluster"),
+        ({"host": "h\n"}, "host"),
         ({"cluster": (("h", 1),), "db": 1}, "db"),
         ({"acks": True}, "acks"),
     ],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Self
 
 import pytest
@@ -184,6 +184,67 @@ async def test_severed_connections_end_at_both_ends() -> None:
         assert await client.hear() == b""
         await until(lambda: echo.open == 0 and proxy.connections == 0)
         assert proxy.accepted == 1
+
+
+LARGE = b"x" * 30_000_000
+"""More than the kernel's buffers on the way take of it."""
+
+
+@asynccontextmanager
+async def deaf_client(
+    schedule: Schedule,
+) -> AsyncIterator[tuple[FaultProxy, asyncio.StreamReader]]:
+    """One that is told more than it reads: the rest is held by the proxy."""
+
+    async def tell(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()
+        with suppress(ConnectionError):
+            writer.write(LARGE)
+            await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(tell, "127.0.0.1", 0)
+    async with server, FaultProxy(server.sockets[0].getsockname()[1], schedule) as proxy:
+        reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port, limit=1000)
+        writer.write(b"hello\n")
+        await until(
+            lambda: any(way.client.transport.get_write_buffer_size() for way in proxy._ways)
+        )
+        yield proxy, reader
+    async with asyncio.timeout(10):
+        while await read(reader):
+            pass
+    writer.close()
+
+
+async def read(reader: asyncio.StreamReader) -> bytes:
+    try:
+        return await reader.read(1 << 20)
+    except ConnectionError:
+        return b""
+
+
+async def test_a_proxy_ends_though_a_client_does_not_read() -> None:
+    async with asyncio.timeout(10), deaf_client(always(Fate.PASS)):
+        pass
+
+
+async def test_what_the_proxy_held_is_lost_when_it_severs() -> None:
+    async with deaf_client(always(Fate.PASS)) as (proxy, reader):
+        assert proxy.sever() == 1
+        got = 0
+        while some := await read(reader):
+            got += len(some)
+        assert got < len(LARGE) // 2
+        await until(lambda: proxy.connections == 0)
+
+
+async def test_what_was_said_before_the_end_arrives() -> None:
+    async with deaf_client(always(Fate.PASS)) as (_, reader):
+        got = 0
+        while some := await read(reader):
+            got += len(some)
+        assert got == len(LARGE)
 
 
 async def test_a_server_that_is_not_there_ends_the_connection() -> None:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, cast
 
-from ..errors import DecodeError
+from ..errors import DecodeError, OutcomeUnknownError, StoreUnavailableError
 from ..record import Outcome, Verdict
 
 if TYPE_CHECKING:
     from .client import Reply
 
-__all__ = ["foreign", "outcome_of", "unreadable"]
+__all__ = ["foreign", "garbled", "outcome_of", "unreadable"]
 
 
+_GARBLED: Final = "the server's answer cannot be read"
 _VERDICTS: Final = {int(verdict): verdict for verdict in Verdict}  # sooner than calling the class
 
 
@@ -20,15 +21,24 @@ def outcome_of(key: str, reply: Reply) -> Outcome:
     """Return the verdict and the token in a script's reply.
 
     :raises DecodeError: if a field of the record is not of its type.
+    :raises OutcomeUnknownError: if no script of ours answers so: who knows what was done.
     """
-    verdict = _VERDICTS[reply[0]]
-    if len(reply) == 1:
-        return Outcome(verdict)
-    value, incarnation, *more = cast("list[bytes]", reply[1:4])
+    try:
+        verdict = _VERDICTS[reply[0]]
+        if len(reply) == 1:
+            return Outcome(verdict)
+        value, incarnation, *more = cast("list[bytes]", reply[1:4])
+    except (TypeError, ValueError, LookupError):
+        raise OutcomeUnknownError(_GARBLED) from None
     try:
         return Outcome(verdict, int(value), incarnation.decode(), int(more[0]) if more else 0)
-    except ValueError:
+    except (TypeError, ValueError, AttributeError):
         raise unreadable(key) from None
+
+
+def garbled() -> StoreUnavailableError:
+    """Return the error for an answer to a read that no Redis or Valkey gives."""
+    return StoreUnavailableError(_GARBLED, code="internal")
 
 
 def unreadable(key: str) -> DecodeError:

@@ -16,7 +16,7 @@ from ..waiting import SupportsWaits
 from .client import Command, RedisClient
 from .faults import ForeignValueError
 from .names import Names
-from .replies import foreign, outcome_of
+from .replies import foreign, garbled, outcome_of, unreadable
 from .scripts import CREATE, DELETE, PUT, TOUCH, UPDATE_CAS, Script
 from .waits import RedisWaits
 
@@ -133,7 +133,10 @@ class RedisSessionStore(AsyncSessionStore[C], SupportsWaits):
         lookup = self._names.lookup(key)
         try:
             reply: list[bytes] = await self._client.read("HKEYS", lookup, key=lookup, until=until)
-            scopes = [scope.decode(errors="replace") for scope in reply]
+            try:
+                scopes = [scope.decode(errors="replace") for scope in reply]
+            except (TypeError, AttributeError):
+                raise garbled() from None
             if len(scopes) < 2:
                 return scopes
             # Some may have expired: the records tell, by the server's clock.
@@ -262,7 +265,10 @@ def _state(draft: Draft) -> tuple[Argument, ...]:
 
 
 def _record(key: str, reply: Reply) -> Record | None:
-    value, incarnation, owner, ttl_ms, at_ms, body = cast("list[bytes | None]", reply)
+    try:
+        value, incarnation, owner, ttl_ms, at_ms, body = cast("list[bytes | None]", reply)
+    except (TypeError, ValueError):
+        raise garbled() from None
     if value is None:
         return None
     if incarnation is None or owner is None or ttl_ms is None or at_ms is None or body is None:
@@ -271,5 +277,5 @@ def _record(key: str, reply: Reply) -> Record | None:
         return Record(
             int(value), incarnation.decode(), owner.decode(), int(ttl_ms), int(at_ms), body
         )
-    except ValueError:
-        raise DecodeError(key, "a field of the stored record is not of its type") from None
+    except (TypeError, ValueError, AttributeError):
+        raise unreadable(key) from None

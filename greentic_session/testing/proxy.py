@@ -161,9 +161,16 @@ class _Way:
         self.is_half_open = False
         self.tasks: set[asyncio.Task[None]] = set()
 
-    def close(self) -> None:
+    def sever(self) -> None:
+        """Break both ends; what has not been sent is lost."""
+        self.client.transport.abort()
+        self.server.transport.abort()
+
+    async def aclose(self) -> None:
+        """End the connection at both ends, once they have what was sent to them."""
         self.client.close()
         self.server.close()
+        await asyncio.gather(self.client.wait_closed(), self.server.wait_closed())
 
 
 @final
@@ -262,42 +269,45 @@ class FaultProxy:
         sound = [way for way in self._ways if not way.is_half_open]
         for way in sound:
             way.is_half_open = True
-            way.server.close()
+            way.server.transport.abort()
         return len(sound)
 
     def sever(self) -> int:
-        """Break all connections, at both ends.
+        """Break all connections, at both ends; what the proxy still held is lost.
 
         :returns: how many that were.
         """
         ways = [*self._ways]
         for way in ways:
-            way.close()
+            way.sever()
         return len(ways)
 
     # --- what becomes of a connection --------------------------------------------------------
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._server is not None and not self._server.is_serving():
+            writer.transport.abort()  # came while the proxy was leaving
+            return
         self.accepted += 1
         task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
         self._serving.add(task)
         task.add_done_callback(self._serving.discard)
+        # Not in `_serve`, which may be cancelled before it begins. A client that does not read must
+        # not keep the proxy: from Python 3.12.1 on, a server's end waits for its connections'.
+        task.add_done_callback(lambda _: writer.transport.abort())
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        way: _Way | None = None
-        try:
-            await self._is_open.wait()
-            with suppress(OSError):  # a server that is gone, a client that left: it breaks
-                behind, ahead = await asyncio.open_connection(*self._upstream)
-                way = _Way(writer, ahead)
-                self._ways.add(way)
+        await self._is_open.wait()
+        with suppress(OSError):  # a server that is gone, a client that left: it breaks
+            behind, ahead = await asyncio.open_connection(*self._upstream)
+            way = _Way(writer, ahead)
+            self._ways.add(way)
+            try:
                 await self._carry(way, reader, behind)
-        finally:
-            if way is None:
-                writer.close()
-            else:
+                await way.aclose()
+            finally:
                 self._ways.discard(way)
-                way.close()
+                way.sever()
 
     async def _carry(
         self, way: _Way, reader: asyncio.StreamReader, behind: asyncio.StreamReader
@@ -322,6 +332,7 @@ class FaultProxy:
             fate = self.schedule(request)
             self.met[fate] += 1
             if fate is Fate.REFUSE:
+                way.sever()
                 return
             way.fates.add(fate)
             if fate is Fate.DELAY:
@@ -343,6 +354,7 @@ class FaultProxy:
                 continue
             if Fate.DELAY in fates:
                 self.executed_late += 1
+                way.sever()
                 return
             if Fate.LATE in fates:
                 fates.discard(Fate.LATE)  # what comes after it waits for it, and is late no more
@@ -350,9 +362,13 @@ class FaultProxy:
             if Fate.LOSE in fates:
                 if self.before_loss is not None:
                     await self.before_loss()
+                way.sever()
                 return
             if Fate.CUT in fates:
+                way.client.transport.set_write_buffer_limits(0)  # so that nothing is left to send
                 way.client.write(reply[: len(reply) // 2])
+                await way.client.drain()
+                way.sever()
                 return
             way.client.write(reply)
             await way.client.drain()
