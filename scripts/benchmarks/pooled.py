@@ -52,20 +52,28 @@ class PooledClient:
         """Return a deadline, which nobody looks at."""
         return 0.0
 
-    async def read(self, *command: Any, until: float | None = None) -> Any:
+    async def read(
+        self, *command: Any, key: str | None = None, until: float | None = None
+    ) -> Any:
         """As the store's client."""
-        del until
+        del key, until
         return await self._client.execute_command(*command)
 
     async def read_many(
-        self, commands: Sequence[tuple[Any, ...]], *, until: float | None = None
+        self,
+        commands: Sequence[tuple[Any, ...]],
+        *,
+        key: str | None = None,
+        until: float | None = None,
     ) -> list[Any]:
         """As the store's client."""
-        del until
+        del key, until
         pipeline = self._client.pipeline(transaction=False)
         for command in commands:
             pipeline.execute_command(*command)
         return await pipeline.execute()
+
+    read_each = read_many
 
     async def run(
         self,
@@ -74,9 +82,10 @@ class PooledClient:
         arguments: Sequence[Any],
         *,
         until: float | None = None,
+        is_hint: bool = False,
     ) -> Any:
         """As the store's client."""
-        del until
+        del until, is_hint
         self._operation += 1
         operation = f"{self._operation:016x}"
         given = (*keys, operation, "", *arguments)
@@ -98,7 +107,7 @@ async def pooled_store(url: str) -> AsyncSessionStore:
     """Return the store."""
     made: list[PooledClient] = []
 
-    def make(config: RedisConfig) -> PooledClient:
+    def make(config: RedisConfig, _host: object = None) -> PooledClient:
         made.append(PooledClient(config))
         return made[-1]
 
