@@ -52,9 +52,7 @@ class PooledClient:
         """Return a deadline, which nobody looks at."""
         return 0.0
 
-    async def read(
-        self, *command: Any, key: str | None = None, until: float | None = None
-    ) -> Any:
+    async def read(self, *command: Any, key: str | None = None, until: float | None = None) -> Any:
         """As the store's client."""
         del key, until
         return await self._client.execute_command(*command)
