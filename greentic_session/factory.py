@@ -12,9 +12,9 @@ from .config import (
     MemoryConfig,
     RedisConfig,
     SessionBackendConfig,
-    parse_url,
 )
 from .errors import InvalidInputError
+from .urls import parse_url
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -61,7 +61,7 @@ def create_session_store(
 
     Hold it with ``async with``. Nothing is connected before the first call.
 
-    :param url_or_config: a URL as :func:`greentic_session.config.parse_url` reads it, or a
+    :param url_or_config: a URL as :func:`greentic_session.urls.parse_url` reads it, or a
         configuration.
     :param context_type: type of :attr:`Session.context`.
     :param codec: makes the codec of that type.

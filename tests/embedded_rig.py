@@ -24,9 +24,10 @@ from greentic_session import (
     TenantCtx,
     create_session_store,
 )
-from greentic_session.config import DEFAULT_MAX_PAYLOAD_BYTES, parse_url
+from greentic_session.config import DEFAULT_MAX_PAYLOAD_BYTES
 from greentic_session.embedded.folder import socket_path
 from greentic_session.testing.harness import RedisHarness
+from greentic_session.urls import parse_url
 
 from .redis_rig import until
 

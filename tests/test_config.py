@@ -20,7 +20,7 @@ from greentic_session import (
     create_session_store,
     from_env,
 )
-from greentic_session.config import parse_url
+from greentic_session.urls import parse_url
 
 SECRET = "correct-horse-battery"
 

@@ -20,10 +20,10 @@ from greentic_session import (
     StoreUnavailableError,
     create_session_store,
 )
-from greentic_session.config import parse_url
 from greentic_session.embedded import binary
 from greentic_session.embedded import folder as folders
 from greentic_session.embedded.folder import Folder, short_link, socket_path
+from greentic_session.urls import parse_url
 
 from .embedded_rig import (
     CTX,

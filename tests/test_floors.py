@@ -20,6 +20,7 @@ FLOORS: dict[str, int] = {
     "model": 0,
     "settings": 0,
     "config": 0,
+    "urls": 0,
     "codec": 0,
     "schema": 0,
     "statistics": 0,

@@ -102,13 +102,13 @@ def test_the_sections_stand_in_their_order() -> None:
 
 
 def test_every_option_of_a_url_is_documented() -> None:
-    from greentic_session import config
+    from greentic_session import urls
 
     tables = (
-        config._EMBEDDED_OPTIONS,
-        config._REDIS_OPTIONS,
-        config._SENTINEL_OPTIONS,
-        config._TLS_OPTIONS,
+        urls._EMBEDDED_OPTIONS,
+        urls._REDIS_OPTIONS,
+        urls._SENTINEL_OPTIONS,
+        urls._TLS_OPTIONS,
     )
-    known = {*config._MEMORY_OPTIONS, *(name for table in tables for name in table)}
+    known = {*urls._MEMORY_OPTIONS, *(name for table in tables for name in table)}
     assert [name for name in sorted(known) if f"`{name}`" not in README] == []
