@@ -102,6 +102,33 @@ def test_clients_are_measured_side_by_side(tmp_path: Path) -> None:
         assert (tmp_path / "clients.png").stat().st_size
 
 
+def test_each_verb_is_measured_beside_a_pool(tmp_path: Path) -> None:
+    done = _bench("verbs", "--quick", "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "README.md").read_text("utf-8")
+    rows = _rows(page, "Throughput, shared connections against a pool")
+    assert rows.pop("callers") == ["1", "16"]
+    assert len(rows) == 9
+    assert all(re.fullmatch(SPREAD, cell) for cells in rows.values() for cell in cells)
+
+
+def test_what_a_write_costs_the_server_is_measured_beside_a_bare_script(tmp_path: Path) -> None:
+    done = _bench("server", "--quick", "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "README.md").read_text("utf-8")
+    rows = _rows(page, "Server CPU per write, in µs as the server counts it")
+    assert rows["Valkey: bare"][1] == "1"
+    assert re.fullmatch(SPREAD, rows["Valkey: update_cas"][1])
+
+
+def test_the_dispatcher_is_measured_beside_bare_queues(tmp_path: Path) -> None:
+    done = _bench("dispatcher", "--quick", "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "README.md").read_text("utf-8")
+    rows = list(_rows(page, "Each message, in µs").values())
+    assert all(re.fullmatch(SPREAD, cells[-1]) for cells in rows[1:])
+
+
 def test_the_memory_backend_is_measured_against_its_bare_sum(tmp_path: Path) -> None:
     done = _bench("memory", "--quick", "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
