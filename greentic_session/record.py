@@ -8,7 +8,13 @@ from uuid import uuid4
 
 import msgspec
 
-from .errors import AmbiguousKeyError, OutcomeUnknownError, SessionError, TenantMismatchError
+from .errors import (
+    AmbiguousKeyError,
+    LeaseLostError,
+    OutcomeUnknownError,
+    SessionError,
+    TenantMismatchError,
+)
 from .model import Cas
 
 __all__ = [
@@ -124,6 +130,8 @@ def undone(key: str, outcome: Outcome) -> SessionError:
         return AmbiguousKeyError(key)
     if outcome.verdict is Verdict.UNKNOWN:
         return OutcomeUnknownError("the record has seen too many writes since to tell")
+    if outcome.verdict is Verdict.LOST:
+        return LeaseLostError()
     return SessionError(f"key {key!r}: the backend answered {outcome.verdict.name}")
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Generic, final
 
-from . import fence
+from .fence import check_presented
 from .model import C
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
+    from .leasing import Fenced
     from .model import Cas, Session, SessionKey, TenantCtx, Versioned
     from .store import AsyncSessionStore
 
@@ -42,18 +43,20 @@ class ScopedSessionStore(Generic[C]):
 
     async def create(self, session: Session[C]) -> Cas:
         """As :meth:`AsyncSessionStore.create`."""
-        fence.check_presented(self.ctx, session)
+        check_presented(self.ctx, session)
         return await self._store.create(session)
 
-    async def put(self, session: Session[C]) -> Cas:
+    async def put(self, session: Session[C], *, fence: Fenced | None = None) -> Cas:
         """As :meth:`AsyncSessionStore.put`."""
-        fence.check_presented(self.ctx, session)
-        return await self._store.put(session)
+        check_presented(self.ctx, session)
+        return await self._store.put(session, fence=fence)
 
-    async def update_cas(self, session: Session[C], expected: Cas) -> Cas:
+    async def update_cas(
+        self, session: Session[C], expected: Cas, *, fence: Fenced | None = None
+    ) -> Cas:
         """As :meth:`AsyncSessionStore.update_cas`."""
-        fence.check_presented(self.ctx, session)
-        return await self._store.update_cas(session, expected)
+        check_presented(self.ctx, session)
+        return await self._store.update_cas(session, expected, fence=fence)
 
     async def mutate(
         self,

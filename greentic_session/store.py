@@ -8,7 +8,7 @@ inherits the contract's tests from :mod:`greentic_session.testing.contract`.
 from __future__ import annotations
 
 import random
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, Generic, cast, final
 
@@ -25,17 +25,20 @@ from .errors import (
     StoreUnavailableError,
     TenantMismatchError,
 )
+from .leasing import Fenced, SupportsFencing, guard_of
 from .model import C, Cas, Session, SessionKey, TenantCtx, Versioned
-from .record import DONE, Admission, Draft, Outcome, Record, Verdict, undone
+from .primitives import StorePrimitives
+from .record import DONE, Admission, Outcome, Record, Verdict, undone
 from .scanning import Page, SessionScan
 from .scoped import ScopedSessionStore
 from .validation import check_key, ttl_to_ms
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Callable
     from types import TracebackType
     from typing import Self
 
+    from .leasing import FencedWrites
     from .statistics import StoreStatistics
 
 __all__ = ["AsyncSessionStore"]
@@ -44,7 +47,7 @@ _FIRST_BACKOFF_SECS: Final = 0.001
 _LAST_BACKOFF_SECS: Final = 0.05
 
 
-class AsyncSessionStore(ABC, Generic[C]):
+class AsyncSessionStore(StorePrimitives, Generic[C]):
     """Keeps sessions for many tenants. One event loop at a time; not for use across threads.
 
     Each write, in one atomic step: checks the fence before it changes anything, stamps
@@ -199,28 +202,39 @@ class AsyncSessionStore(ABC, Generic[C]):
         return self._token(draft.key, outcome)
 
     @final
-    async def put(self, session: Session[C]) -> Cas:
+    async def put(self, session: Session[C], *, fence: Fenced | None = None) -> Cas:
         """Create a session, or replace the live one whatever its token.
 
+        :param session: the new state.
+        :param fence: a lease of this key: write only while it holds.
         :returns: the new token; over an absent or expired session that of a new incarnation.
+        :raises LeaseLostError: the lease has ended, whether or not another holds one.
         :raises TenantMismatchError: the live session is another team's or user's.
         :raises PayloadTooLargeError: over the store's limit.
         """
         if self._closed:
             self.check_open()
         draft = self.drafter.draft(session)
-        outcome = self._put(draft)
+        outcome = (
+            self._put(draft)
+            if fence is None
+            else self._fenced_writes().put(draft, guard_of(fence, draft))
+        )
         if not isinstance(outcome, Outcome):
             outcome = await outcome
         return self._token(draft.key, outcome)
 
     @final
-    async def update_cas(self, session: Session[C], expected: Cas) -> Cas:
+    async def update_cas(
+        self, session: Session[C], expected: Cas, *, fence: Fenced | None = None
+    ) -> Cas:
         """Replace the session if its token is the expected one. Never creates.
 
         :param session: the new state.
         :param expected: the token that the last read or write returned.
+        :param fence: a lease of this key: write only while it holds.
         :returns: the new token.
+        :raises LeaseLostError: the lease has ended, whether or not another holds one.
         :raises CasConflictError: another token is stored; ``Cas.none()`` when the session is
             absent or expired.
         :raises TenantMismatchError: the live session is another team's or user's.
@@ -230,7 +244,11 @@ class AsyncSessionStore(ABC, Generic[C]):
             self.check_open()
         check_token(expected)
         draft = self.drafter.draft(session)
-        outcome = self._update_cas(draft, expected, None)
+        outcome = (
+            self._update_cas(draft, expected, None)
+            if fence is None
+            else self._fenced_writes().update_cas(draft, expected, guard_of(fence, draft))
+        )
         if not isinstance(outcome, Outcome):
             outcome = await outcome
         if outcome.verdict is DONE:
@@ -396,6 +414,11 @@ class AsyncSessionStore(ABC, Generic[C]):
 
     # --- shared steps ------------------------------------------------------------------------
 
+    def _fenced_writes(self) -> FencedWrites:
+        if not isinstance(self, SupportsFencing):
+            raise InvalidInputError("fence", f"{type(self).__name__} keeps no leases")
+        return self.fenced_writes()
+
     async def _sole(self, key: SessionKey, until: float | None) -> tuple[str | None, None]:
         """Return the one scope that holds the key, for calls without a caller: no fence then."""
         scopes = await self._holders(key, until)
@@ -408,89 +431,6 @@ class AsyncSessionStore(ABC, Generic[C]):
         if outcome.verdict is DONE:
             return Cas(value=outcome.value, incarnation=outcome.incarnation)
         raise undone(key, outcome)
-
-    # --- primitives: what a backend implements -----------------------------------------------
-    # Arguments are checked, fenced and encoded. Each primitive that writes is one atomic step,
-    # judges in this order (absent or expired, fence, exists or token), and changes nothing unless
-    # its verdict is DONE. `until` is what `_deadline` returned when the verb began, for verbs of
-    # several steps; `None` is a verb of this step alone. The primitives that are called most may be
-    # plain functions in a backend that waits for nothing: a coroutine costs as much as its step.
-
-    def _deadline(self) -> float | None:
-        """Return the time by which a verb that begins now must end, in the backend's own terms."""
-        return None
-
-    async def _open(self) -> None:
-        """Start what runs while the store is held by ``async with``."""
-
-    @abstractmethod
-    async def _aclose(self) -> None:
-        """Release everything. Called once."""
-
-    @abstractmethod
-    async def _ping(self) -> None:
-        """Return if the backend serves, else raise :class:`StoreUnavailableError`."""
-
-    @abstractmethod
-    def _read(
-        self, scope: str, key: SessionKey, until: float | None
-    ) -> Record | Awaitable[Record | None] | None:
-        """Return the live record."""
-
-    @abstractmethod
-    async def _read_many(self, scope: str, keys: Sequence[SessionKey]) -> Sequence[Record | None]:
-        """Return the live records in the order of ``keys``, which are at least one."""
-
-    @abstractmethod
-    async def _holders(self, key: SessionKey, until: float | None) -> Sequence[str]:
-        """Return the scopes that hold a live record under ``key``."""
-
-    @abstractmethod
-    async def _page(self, scope: str, position: object | None, batch_size: int) -> Page:
-        """Return live records of a scope from ``position`` on (``None``: the start).
-
-        Over all pages each record is given once.
-        """
-
-    @abstractmethod
-    async def _create(self, draft: Draft) -> Outcome:
-        """Write if absent, with a new incarnation; else ``MISMATCH`` or ``EXISTS``."""
-
-    @abstractmethod
-    def _put(self, draft: Draft) -> Outcome | Awaitable[Outcome]:
-        """Write; over a live record of the same owner the version grows by one."""
-
-    @abstractmethod
-    def _update_cas(
-        self, draft: Draft, expected: Cas, until: float | None
-    ) -> Outcome | Awaitable[Outcome]:
-        """Write if the token is ``expected``; else ``MISMATCH`` or ``CONFLICT``."""
-
-    @abstractmethod
-    def _touch(
-        self,
-        scope: str,
-        key: SessionKey,
-        ttl_ms: int | None,
-        admission: Admission | None,
-        until: float | None,
-    ) -> Outcome | Awaitable[Outcome]:
-        """Restart the life; ``None`` keeps its length.
-
-        Without ``admission`` there is no fence, but ``AMBIGUOUS`` if another scope holds a live
-        record under the key.
-        """
-
-    @abstractmethod
-    async def _delete(
-        self,
-        scope: str,
-        key: SessionKey,
-        admission: Admission | None,
-        expected: Cas | None,
-        until: float | None,
-    ) -> Outcome:
-        """Remove; ``admission`` as in :meth:`_touch`."""
 
 
 async def _back_off(attempt: int) -> None:

@@ -32,8 +32,11 @@ FLOORS: dict[str, int] = {
     "keys": 1,
     "scoped": 1,
     "store": 1,
+    "primitives": 1,
+    "leasing": 1,
     "waiting": 1,
     "background": 1,
+    "keeping": 1,
     # Backends never know one another.
     "memory": 2,
     "redis": 2,

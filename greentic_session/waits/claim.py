@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import logging
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from functools import partial
 from typing import TYPE_CHECKING, Final, Generic, NamedTuple, final
 
 import anyio
 
-from ..background import run_to_end, start_background
 from ..drafting import versioned
 from ..errors import (
     CasConflictError,
     InvalidInputError,
     LeaseLostError,
-    SessionError,
     TenantMismatchError,
 )
+from ..keeping import LeaseKeeper
 from ..model import C, Cas, ReplyScope, Session, SessionKey
 from ..record import Draft, Record, Verdict, undone
 from ..validation import duration_to_ms
@@ -27,15 +24,13 @@ from .arguments import hash_of, with_ttl
 from .routing import RELEASE_SECS, Place, Router
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Generator
+    from collections.abc import AsyncGenerator
     from datetime import timedelta
 
     from ..drafting import Drafter
     from ..waiting import WaitOutcome
 
 __all__ = ["Claim", "ClaimTerms"]
-
-_LOGGER: Final = logging.getLogger(__name__)
 
 
 class ClaimTerms(NamedTuple):
@@ -89,11 +84,10 @@ class Claim(Generic[C]):
             outcome.body,
         )
         self._session, self._cas = drafter.versioned(terms.hold.key, record)
-        self._ended = False
-        self._lost = False
-        self._endings: Final[set[anyio.Event]] = set()
         self._lease_until_ms = outcome.lease_ms
-        self._ends_at = terms.sent_at + outcome.left_ms / 1000
+        self._keeper: Final = LeaseKeeper(
+            terms.lease_ms / 1000, terms.sent_at + outcome.left_ms / 1000
+        )
 
     @property
     def key(self) -> SessionKey:
@@ -131,7 +125,7 @@ class Claim(Generic[C]):
     @property
     def ended(self) -> bool:
         """Whether the turn was ended, given back, or found lost."""
-        return self._ended or self._lost
+        return self._keeper.over
 
     async def complete(self, session: Session[C]) -> Cas:
         """Write the session and end its wait.
@@ -183,12 +177,12 @@ class Claim(Generic[C]):
             if place == self._terms.place
             else (RetiredHint(self._terms.place.scope_hash, self.key, self._since_us),)
         )
-        with self._being_ended():
+        with self._keeper.being_ended():
             outcome = await self._router.enter(
                 place, draft, write, event=self._terms.event, left=left, until=until
             )
             self._raise_unless_done(outcome)
-            self._ended = True
+            self._keeper.ended = True
         return outcome.token
 
     async def finish(self) -> None:
@@ -229,7 +223,7 @@ class Claim(Generic[C]):
         outcome = await self._backend.renew(self._terms.hold, lease_ms, self._backend.deadline())
         self._raise_unless_done(outcome)
         self._lease_until_ms = outcome.lease_ms
-        self._ends_at = sent_at + outcome.left_ms / 1000
+        self._keeper.ends_at = sent_at + outcome.left_ms / 1000
         return self.lease_until
 
     async def release(self) -> bool:
@@ -240,13 +234,13 @@ class Claim(Generic[C]):
         if self.ended:
             return False
         self._router.check_open()
-        with self._being_ended():
+        with self._keeper.being_ended():
             outcome = await self._backend.release(self._terms.hold, "", self._backend.deadline())
             if outcome.verdict is Verdict.LOST:
-                self._lost = True
+                self._keeper.lost = True
                 return False
             self._raise_unless_done(outcome)
-            self._ended = True
+            self._keeper.ended = True
         return True
 
     @asynccontextmanager
@@ -260,56 +254,16 @@ class Claim(Generic[C]):
 
         :raises LeaseLostError: on leaving, if the lease was lost.
         """
-        block = anyio.CancelScope()
-        keeper = start_background(partial(self._keep, block), "greentic_session lease")
-
-        async def leave() -> None:
-            await keeper.stop()
-            try:
-                await self.release()
-            except SessionError as error:
-                # How the block ended counts; the wait comes back when the lease ends.
-                _LOGGER.warning("a claimed wait was not given back: %s", error.code)
-
-        try:
-            with block:
-                yield self
-        finally:
-            await run_to_end(leave, "greentic_session release", RELEASE_SECS)
-        if self._lost and not self._ended:
-            raise LeaseLostError
-
-    async def _keep(self, block: anyio.CancelScope) -> None:
-        lease_secs = self._terms.lease_ms / 1000
-        renew_at = self._ends_at - lease_secs * 2 / 3
-        while not self.ended:
-            await anyio.sleep_until(renew_at)
-            # A loop that was held up wakes late, and may still ask.
-            patience_secs = max(self._ends_at - anyio.current_time(), lease_secs / 3)
-            try:
-                with anyio.fail_after(patience_secs):
-                    await self.renew()
-                renew_at = self._ends_at - lease_secs * 2 / 3
-            except LeaseLostError:
-                break
-            except (SessionError, TimeoutError):
-                if anyio.current_time() >= self._ends_at:
-                    break
-                renew_at = anyio.current_time() + lease_secs / 10
-        while self._endings:  # what the store answers there tells whether it was lost
-            await next(iter(self._endings)).wait()
-        if not self._ended:
-            self._lost = True
-            block.cancel()
+        async with self._keeper.kept(
+            self.renew, self.release, name="claimed wait", leave_secs=RELEASE_SECS
+        ):
+            yield self
 
     # --- shared steps ------------------------------------------------------------------------
 
     def _check_held(self) -> None:
         self._router.check_open()
-        if self._ended:
-            raise LeaseLostError("the turn has ended")
-        if self._lost:
-            raise LeaseLostError
+        self._keeper.check_held("the turn")
 
     def _draft(self, session: Session[C]) -> Draft:
         draft = self._drafter.draft(session)
@@ -322,23 +276,13 @@ class Claim(Generic[C]):
     def _settlement(self, how: Settling, draft: Draft | None) -> Settlement:
         return Settlement(self._terms.hold, how, draft, self._cas, self._terms.event)
 
-    @contextmanager
-    def _being_ended(self) -> Generator[None]:
-        ending = anyio.Event()
-        self._endings.add(ending)
-        try:
-            yield
-        finally:
-            self._endings.discard(ending)
-            ending.set()
-
     async def _settle(self, how: Settling, draft: Draft | None, until: float | None) -> WaitOutcome:
-        with self._being_ended():
+        with self._keeper.being_ended():
             outcome = await self._backend.settle(
                 self._settlement(how, draft), self._router.events, until
             )
             self._raise_unless_done(outcome)
-            self._ended = how is not Settling.SAVE
+            self._keeper.ended = how is not Settling.SAVE
         return outcome
 
     async def _leave(self, outcome: WaitOutcome, until: float | None) -> None:
@@ -349,7 +293,7 @@ class Claim(Generic[C]):
         if outcome.verdict is Verdict.DONE:
             return
         if outcome.verdict is Verdict.LOST:
-            self._lost = True
+            self._keeper.lost = True
             raise LeaseLostError
         if outcome.verdict is Verdict.CONFLICT:
             raise CasConflictError(self.key, self._cas, outcome.token)

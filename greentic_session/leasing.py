@@ -1,0 +1,134 @@
+"""Leases: rights that are one holder's for a time, and the numbers by which late holders are told.
+
+A lease that has run out may have passed to somebody else without its holder knowing: a paused
+process learns of it last. So each grant carries a *fence*, a number that grows from one grant of a
+key to the next, and a write that presents one is refused, inside the step that writes, unless that
+very lease holds (M. Kleppmann, "How to do distributed locking").
+
+Fences are at least the store's time in microseconds: so they go on growing where a key's lease has
+left no trace, be it that it ended or that the server came back without its data.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from enum import StrEnum
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from .errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
+    from .model import Cas, SessionKey
+    from .record import Draft, Outcome
+
+__all__ = [
+    "Bell",
+    "Fenced",
+    "FencedWrites",
+    "Guard",
+    "GuardKind",
+    "SupportsBells",
+    "SupportsFencing",
+    "guard_of",
+]
+
+
+class GuardKind(StrEnum):
+    """What a lease was given for: each kind has fences of its own."""
+
+    LOCK = "lock"
+    """By :class:`SessionLocks`."""
+    INBOX = "inbox"
+    """By :class:`SessionInbox`: the turn of a session that has mail."""
+
+
+class Guard(NamedTuple):
+    """A lease, as the backend knows it.
+
+    :ivar kind: what it was given for.
+    :ivar scope: ``env/tenant`` of the key; empty for a lock on the key in all tenants together.
+    :ivar key: what it is a lease of: it guards the session under this key.
+    :ivar fence: number of the grant.
+    """
+
+    kind: GuardKind
+    scope: str
+    key: SessionKey
+    fence: int
+
+
+class Fenced(Protocol):
+    """What guards a write: a :class:`SessionLease` or an inbox's turn."""
+
+    @property
+    def guard(self) -> Guard:
+        """The lease."""
+        ...
+
+
+def guard_of(fence: object, draft: Draft) -> Guard:
+    """Return the lease that is to guard a write.
+
+    :raises InvalidInputError: naming ``fence``, if it is none of this session.
+    """
+    guard: object = getattr(fence, "guard", None)
+    if not isinstance(guard, Guard):
+        raise InvalidInputError("fence", f"expected a lease, got {type(fence).__name__}")
+    if guard.key != draft.key:
+        raise InvalidInputError("fence", "is the lease of another key")
+    if guard.scope not in ("", draft.scope):
+        raise InvalidInputError("fence", "is the lease of another tenant's key")
+    return guard
+
+
+class FencedWrites(ABC):
+    """Writes that are refused, inside the step that writes, when the lease does not hold.
+
+    Both are as the store's primitives of the same name, but for the verdict ``LOST``: the lease
+    has ended, whether or not somebody else holds one. That is judged first.
+    """
+
+    @abstractmethod
+    async def put(self, draft: Draft, guard: Guard) -> Outcome:
+        """As ``_put``."""
+
+    @abstractmethod
+    async def update_cas(self, draft: Draft, expected: Cas, guard: Guard) -> Outcome:
+        """As ``_update_cas``."""
+
+
+class SupportsFencing(ABC):
+    """A store whose writes a lease can guard."""
+
+    @abstractmethod
+    def fenced_writes(self) -> FencedWrites:
+        """Return the writes."""
+
+
+class Bell(ABC):
+    """Wakes one who waits for something that others do.
+
+    A ring is a hint: it may be lost with a connection, or come for nothing. So whoever is woken
+    looks, and nobody sleeps for longer than it can bear to miss a ring.
+    """
+
+    @abstractmethod
+    async def rung(self, timeout_secs: float) -> bool:
+        """Wait until somebody has rung since this returned last, or was made.
+
+        :returns: ``False`` if nobody has within the time.
+        """
+
+
+class SupportsBells(ABC):
+    """A backend at which its users can wait without asking again and again."""
+
+    @abstractmethod
+    def listen(self, topic: str) -> AbstractAsyncContextManager[Bell]:
+        """Have a bell that rings for a topic, from when the block has begun.
+
+        Entering may wait for the backend, as a verb does, and never raises for want of it: a bell
+        that cannot be heard yet is as one whose rings are lost.
+        """
