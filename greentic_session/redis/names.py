@@ -65,6 +65,13 @@ class Names:
         """Return the name of the completed events that hang on a record or an index of waits."""
         return f"{name}:events"
 
+    def bell(self, topic: str) -> str:
+        """Return the channel ``{ns}:bell:{topic}``; the start of all of them for no topic.
+
+        :param topic: of the library's own making, in printable ASCII.
+        """
+        return f"{self._namespace}:bell:{topic}"
+
     def pattern(self, scope: str) -> str:
         """Return what SCAN's MATCH takes to find a scope's records."""
         return f"{self._records(scope)}*}}"
