@@ -19,6 +19,10 @@ class StoreStatistics(msgspec.Struct, frozen=True, kw_only=True):
     :ivar lookups: how many keys the lookup mirror holds in this process.
     :ivar waits: hints that the indexes of waits hold in this process.
     :ivar events: sessions and users of whom completed events are remembered in this process.
+    :ivar mail: letters in the mailboxes of this process.
+    :ivar turns: turns that are held in this process, or whose lease has run out unnoticed.
+    :ivar dead_letters: dead letters in this process.
+    :ivar early: events that are kept in this process until a session waits for them.
     :ivar swept: records that sweeps removed since the store was made.
     :ivar in_flight: calls that wait for a server now.
     :ivar connections: connections to a server that are open now.
@@ -33,6 +37,10 @@ class StoreStatistics(msgspec.Struct, frozen=True, kw_only=True):
     lookups: int | None = None
     waits: int | None = None
     events: int | None = None
+    mail: int | None = None
+    turns: int | None = None
+    dead_letters: int | None = None
+    early: int | None = None
     swept: int = 0
     in_flight: int = 0
     connections: int = 0

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from .dispatcher import Discard, DispatcherStatistics, SessionDispatcher
 from .extraction import SessionKeyExtractor, extractor_for, text_of
+from .inbox import SessionInbox
 from .lanes import Overflow
 from .lifecycle import LifecycleHooks, LifecycleLimits, SessionLifecycle
+from .mail import Admitted, DeadLetter, InboxDepth, InboxLimits, Mail
 from .metrics import CloseReason, LifecycleMetrics, SessionMetrics, export_metrics
 from .strategies import (
     AnyStrategy,
@@ -20,23 +22,31 @@ from .strategies import (
     strategy_for,
 )
 from .time_partition import TimePartitionedStrategy
+from .turns import InboxTurn
 
 __all__ = [
+    "Admitted",
     "AnyStrategy",
     "CloseReason",
     "CompositeKeyStrategy",
     "CustomStrategy",
+    "DeadLetter",
     "Discard",
     "DispatcherStatistics",
     "DynamicStrategy",
     "FallbackStrategy",
+    "InboxDepth",
+    "InboxLimits",
+    "InboxTurn",
     "KeyStrategy",
     "LifecycleHooks",
     "LifecycleLimits",
     "LifecycleMetrics",
+    "Mail",
     "NoOrderingStrategy",
     "Overflow",
     "SessionDispatcher",
+    "SessionInbox",
     "SessionKeyExtractor",
     "SessionKeyGenerator",
     "SessionLifecycle",
