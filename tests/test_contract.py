@@ -10,6 +10,7 @@ import pytest
 
 from greentic_session.testing.contract import (
     ClosingContract,
+    InboxContract,
     LeavingContract,
     MutatingContract,
     RaceContract,
@@ -43,8 +44,8 @@ NO_CONTAINER = os.environ.get(NO_CONTAINER_VARIABLE)
 NO_REDIS = _why_no_redis()
 
 
-class Contract(SessionStoreContract, WaitContract):
-    """Sessions and waits."""
+class Contract(SessionStoreContract, WaitContract, InboxContract):
+    """Sessions, waits and inboxes."""
 
 
 class TestMemory(Contract):

@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 __all__ = ["MemoryHarness", "RedisHarness", "StoreHarness"]
 
 
-_SIZES: Final = ("sessions", "expiring", "tenants", "lookups", "waits", "events")
+_SIZES: Final = (
+    *("sessions", "expiring", "tenants", "lookups", "waits", "events"),
+    *("mail", "turns", "dead_letters", "early"),
+)
 
 
 class StoreHarness(Protocol):

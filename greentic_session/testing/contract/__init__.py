@@ -24,6 +24,7 @@ from .arguments import ArgumentContract
 from .bodies import BodyContract, DecodingContract
 from .closing import ClosingContract
 from .fencing import FencingContract, IsolationContract
+from .inbox import InboxContract
 from .inputs import InputContract
 from .leaving import LeavingContract
 from .life import LifeContract, TouchContract
@@ -47,6 +48,7 @@ __all__ = [
     "ClosingContract",
     "DecodingContract",
     "FencingContract",
+    "InboxContract",
     "InputContract",
     "IsolationContract",
     "LeavingContract",
