@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -13,6 +12,7 @@ from greentic_session.testing.harness import RedisHarness
 from greentic_session.testing.servers import LocalServer, valkey_binary
 
 from .inbox_rig import CTX, handled, inbox_on, key_of
+from .matrix.test_versions import SERVERS, binary_of
 from .redis_proxy import BREAKS, Proxy, at_random
 from .redis_rig import SEED, store_at, until
 
@@ -47,7 +47,7 @@ class Office:
         self._keys = keys
         self._messages = messages
         self._dice = random.Random(SEED)
-        self.versions: Counter[str] = Counter()
+        self.versions: dict[str, list[int]] = {}
         self.taken = 0
 
     @property
@@ -82,8 +82,7 @@ class Office:
                     await turn.renew()
                 count = len(turn.mail)
                 cas = await turn.finish(handled(turn))
-                self.versions[turn.key] += 1
-                assert cas.value == self.versions[turn.key]
+                self.versions.setdefault(turn.key, []).append(cas.value)
                 self.taken += count
 
     async def check(self, store: Store) -> None:
@@ -93,6 +92,8 @@ class Office:
             context: dict[str, Any] = found.session.context
             assert (context["next"], context["strays"]) == (self._messages, [])
             assert context["commits"] == found.cas.value
+            # An answer may come after that to a later turn.
+            assert sorted(self.versions[key_of(number)]) == [*range(1, found.cas.value + 1)]
         async with self._inbox.take("auditor", wait=0) as turn:
             assert turn is None
 
@@ -104,12 +105,12 @@ async def test_reported_is_actual_over_a_bad_line(
     port = int(tcp_server_url.rpartition(":")[2])
     namespace = harness.config.namespace
     # Breaks only: what is swallowed without a word takes a caller its patience.
-    async with Proxy(port, at_random(0.08)) as proxy:
+    async with Proxy(port, at_random(0.1)) as proxy:
         async with store_at(proxy.url, namespace=namespace) as store:
             office = Office(store)
             await office.work()
-            assert store.statistics().retries > 20
-        assert sum(proxy.met[fate] for fate in BREAKS) > 20
+            assert store.statistics().retries > 5
+        assert sum(proxy.met[fate] for fate in BREAKS) > 5
     async with store_at(harness_url(harness), namespace=namespace) as store:
         await office_on(store, office).check(store)
 
@@ -141,6 +142,16 @@ async def test_a_storm_of_forgotten_scripts_is_seen_by_nobody(server: LocalServe
             tasks.create_task(office.work())
         assert forgotten > 20
         await office.check(store)
+
+
+@pytest.mark.parametrize("name", SERVERS)
+async def test_mail_is_handled_alike_on_every_server(name: str) -> None:
+    with LocalServer(binary_of(name)) as server:
+        async with RedisHarness(server.url) as harness:
+            store = await harness.open()
+            office = Office(store, messages=5)
+            await office.work()
+            await office.check(store)
 
 
 async def test_a_server_that_is_killed_and_restarted_with_its_file_loses_nothing() -> None:
