@@ -6,7 +6,7 @@ local function tidy_members()
   local last = 0
   local all = call('HGETALL', KEYS[2])
   for i = 1, #all, 2 do
-    local ends = tonumber(string.match(all[i + 1], '^%d+') or '0')
+    local ends = tonumber(string.match(all[i + 1], '^(%d+):%d+:') or '0')
     if ends <= now then
       call('HDEL', KEYS[2], all[i])
     else
