@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import random
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -15,7 +14,6 @@ from greentic_session import (
     SessionError,
     SessionKey,
     StoreFullError,
-    TenantCtx,
 )
 from greentic_session.ordering import SessionAffinity
 from greentic_session.redis import scripts
@@ -23,18 +21,17 @@ from greentic_session.redis.names import Names
 from greentic_session.testing.harness import RedisHarness
 from greentic_session.testing.servers import LocalServer, valkey_binary
 
+from .affinity_rig import LEASE_MS, VERBS, WORKERS, Caller, steps
 from .redis_proxy import BREAKS, Fate, Proxy, at_random
 from .redis_rig import SEED, snapshot, store_at, until_async
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable
 
     from greentic_session.membership import AffinityBackend
 
 pytestmark = pytest.mark.anyio
 
-WORKERS: Final = ("w1", "w2", "w3")
-LEASE_MS: Final = 600_000
 GRACE_MS: Final = 60_000
 
 
@@ -139,54 +136,6 @@ async def test_calls_that_change_nothing_write_nothing(scripted: Bench) -> None:
 
 # --- a bad line -----------------------------------------------------------------------------------
 
-CTX: Final = TenantCtx(tenant_id="acme")
-
-
-class Model:
-    """The same calls on a store in memory, which no line comes between."""
-
-    def __init__(self, store: Any, group: str) -> None:
-        self.group = group
-        self.backend: AffinityBackend = store.affinity_backend()
-        self.affinity = SessionAffinity(store, group)
-
-    async def do(self, step: tuple[str, str, str]) -> object:
-        """What a step answers, times and fences left out."""
-        verb, name, worker = step
-        key = SessionKey(name)
-        match verb:
-            case "join":
-                attempt = f"{worker}-{name}"
-                return (await self.backend.join(self.group, worker, attempt, LEASE_MS)).verdict
-            case "renew":
-                attempt = f"{worker}-{name}"
-                return (await self.backend.renew(self.group, worker, attempt, LEASE_MS)).verdict
-            case "leave":
-                return await self.backend.leave(self.group, worker, f"{worker}-{name}")
-            case "worker_for" | "placement":
-                verbs = {
-                    "worker_for": self.affinity.worker_for,
-                    "placement": self.affinity.placement,
-                }
-                placement = await verbs[verb](key, ctx=CTX)
-                return placement and (placement.worker, placement.pinned)
-            case "pin":
-                await self.affinity.pin(key, worker, ctx=CTX)
-                return None
-            case "members":
-                return [member.worker for member in await self.affinity.members()]
-            case "keys_of":
-                return sorted([key async for key in self.affinity.keys_of(worker, ctx=CTX)])
-            case _:
-                change: Callable[..., Awaitable[bool]] = getattr(self.affinity, verb)
-                return await change(key, ctx=CTX)
-
-
-VERBS: Final = (
-    *("join", "join", "renew", "leave", "worker_for", "worker_for", "worker_for", "placement"),
-    *("pin", "unpin", "touch", "forget", "members", "keys_of"),
-)
-
 
 @pytest.mark.parametrize("chance", [0.0, 0.25], ids=["good", "bad"])
 async def test_a_bad_line_comes_to_the_same_as_none(tcp_server_url: str, chance: float) -> None:
@@ -199,13 +148,10 @@ async def test_a_bad_line_comes_to_the_same_as_none(tcp_server_url: str, chance:
         done: list[str] = []
 
         async def go(number: int) -> None:
-            dice = random.Random(SEED * 100 + number)
             group = f"group {number}"
-            model, subject = Model(memory, group), Model(store, group)
-            for _ in range(60):
-                step = dice.choice(VERBS), dice.choice("abcd"), dice.choice(WORKERS)
-                expected = await model.do(step)
-                assert await subject.do(step) == expected, (number, step)
+            caller, expected = Caller(store, group), Caller(memory, group)
+            for step in steps(SEED * 100 + number, 60):
+                assert await caller.told(step) == await expected.told(step), (number, step)
                 done.append(step[0])
 
         async with asyncio.timeout(50):

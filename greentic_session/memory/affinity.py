@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple, cast, final
+from typing import TYPE_CHECKING, Final, cast, final
 
+import msgspec
 from anyio.lowlevel import checkpoint
+from msgspec.structs import replace
 
 from .._compat import override
 from ..membership import AffinityBackend, Placed, PlacePage, Seat, SeatOutcome, rendezvous
@@ -22,7 +24,7 @@ __all__ = ["MemoryAffinity"]
 _PAGE: Final = 512
 
 
-class _Held(NamedTuple):
+class _Held(msgspec.Struct, frozen=True, gc=False):
     """A member.
 
     :ivar due: when the expiry index looks at it.
@@ -34,7 +36,7 @@ class _Held(NamedTuple):
     due: int
 
 
-class _Placement(NamedTuple):
+class _Placement(msgspec.Struct, frozen=True, gc=False):
     """Where a key is placed.
 
     :ivar worker: to whom it was given last; empty before.
@@ -109,7 +111,7 @@ class MemoryAffinity(AffinityBackend):
         held = self._held(group, worker, attempt, now_ms)
         if held is None:
             return SeatOutcome(Verdict.LOST)
-        held = held._replace(ends_ms=max(now_ms + lease_ms, held.ends_ms))
+        held = replace(held, ends_ms=max(now_ms + lease_ms, held.ends_ms))
         return self._sit(group, worker, held, now_ms)
 
     @override
@@ -143,7 +145,7 @@ class MemoryAffinity(AffinityBackend):
             chosen = rendezvous(place, live)
         if chosen is None:
             return None
-        at = _Placement(chosen, "", ttl_ms) if at is None else at._replace(worker=chosen)
+        at = _Placement(chosen, "", ttl_ms) if at is None else replace(at, worker=chosen)
         return Placed(chosen, chosen == at.pin, self._keep(group, place, at, now_ms))
 
     @override
@@ -171,7 +173,7 @@ class MemoryAffinity(AffinityBackend):
         at = self._live(group, place, now_ms)
         if at is None:
             return False
-        at = at if ttl_ms is None else at._replace(ttl_ms=ttl_ms)
+        at = at if ttl_ms is None else replace(at, ttl_ms=ttl_ms)
         self._keep(group, place, at, now_ms)
         return True
 
@@ -217,7 +219,7 @@ class MemoryAffinity(AffinityBackend):
         due = self._scheduled(
             self._member_expiry, (group, worker), before.due if before else 0, held.ends_ms, now_ms
         )
-        members[worker] = held._replace(due=due)
+        members[worker] = replace(held, due=due)
         return SeatOutcome(Verdict.DONE, held.fence, held.ends_ms, held.ends_ms - now_ms)
 
     def _live(self, group: str, place: str, now_ms: int) -> _Placement | None:
@@ -247,7 +249,7 @@ class MemoryAffinity(AffinityBackend):
         due = self._scheduled(
             self._place_expiry, (group, place), before.due if before else 0, expires_ms, now_ms
         )
-        places[place] = at._replace(expires_ms=expires_ms, due=due)
+        places[place] = replace(at, expires_ms=expires_ms, due=due)
         return expires_ms
 
     def _drop(self, group: str, place: str, at: _Placement) -> None:
@@ -273,7 +275,7 @@ class MemoryAffinity(AffinityBackend):
             self._forget_member(group, worker)
         else:
             due = self._member_expiry.add(name, held.ends_ms, now_ms)
-            self._members[group][worker] = held._replace(due=due)
+            self._members[group][worker] = replace(held, due=due)
         return True
 
     def _pop_due_place(self, now_ms: int) -> bool:
@@ -286,7 +288,7 @@ class MemoryAffinity(AffinityBackend):
             self._forget_place(group, place)
         else:
             due = self._place_expiry.add(name, at.expires_ms, now_ms)
-            self._places[group][place] = at._replace(due=due)
+            self._places[group][place] = replace(at, due=due)
         return True
 
     def _forget_member(self, group: str, worker: str) -> None:
