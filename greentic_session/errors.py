@@ -15,6 +15,7 @@
     ├── WaitClaimedError
     ├── DuplicateEventError
     ├── LeaseLostError
+    ├── MemberExistsError
     ├── DispatcherFullError
     ├── DispatcherClosedError
     ├── DecodeError
@@ -49,6 +50,7 @@ __all__ = [
     "ErrorCode",
     "InvalidInputError",
     "LeaseLostError",
+    "MemberExistsError",
     "OutcomeUnknownError",
     "PayloadTooLargeError",
     "SessionError",
@@ -259,6 +261,21 @@ class LeaseLostError(SessionError):
     def __init__(self, reason: str = "the lease is held no longer") -> None:
         self.reason = reason
         super().__init__(reason)
+
+
+class MemberExistsError(SessionError):
+    """A live member of the group has the name that a worker wants to join under. Nothing changed.
+
+    :ivar worker: the name.
+    :ivar until: when that member's lease ends unless renewed (aware UTC), by the store's clock.
+    """
+
+    code: ErrorCode = "conflict"
+
+    def __init__(self, worker: str, until: datetime) -> None:
+        self.worker = worker
+        self.until = until
+        super().__init__(f"a member {worker!r} lives until {until.isoformat()}")
 
 
 class DispatcherFullError(SessionError):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from greentic_session.testing.contract import (
+    AffinityContract,
     ClosingContract,
     LeavingContract,
     MutatingContract,
@@ -43,8 +44,8 @@ NO_CONTAINER = os.environ.get(NO_CONTAINER_VARIABLE)
 NO_REDIS = _why_no_redis()
 
 
-class Contract(SessionStoreContract, WaitContract):
-    """Sessions and waits."""
+class Contract(SessionStoreContract, WaitContract, AffinityContract):
+    """Sessions, waits and affinity."""
 
 
 class TestMemory(Contract):

@@ -12,12 +12,14 @@ from .._compat import override
 from ..clock import Clock, SystemClock
 from ..codec import CodecFactory, JsonCodec
 from ..config import MemoryConfig
+from ..membership import SupportsAffinity
 from ..model import C, Cas, SessionKey
 from ..record import DONE, Admission, Draft, Outcome, Record, Verdict, mint_incarnation
 from ..scanning import Page
 from ..statistics import StoreStatistics
 from ..store import AsyncSessionStore
 from ..waiting import SupportsWaits
+from .affinity import MemoryAffinity
 from .records import Records
 from .sweeper import start_sweeper
 from .waits import MemoryWaits
@@ -35,7 +37,7 @@ _SLICE_SECS: Final = 0.0005
 
 
 @final
-class InMemorySessionStore(AsyncSessionStore[C], SupportsWaits):
+class InMemorySessionStore(AsyncSessionStore[C], SupportsWaits, SupportsAffinity):
     """Keeps encoded sessions in dictionaries, under the same rules as a server.
 
     Runs on asyncio and trio. No verb waits for anything, so each is done or not begun when its
@@ -69,6 +71,7 @@ class InMemorySessionStore(AsyncSessionStore[C], SupportsWaits):
         self._interval_secs: Final = config.sweep_interval_secs
         self._records: Final = Records(SystemClock() if clock is None else clock)
         self._waits: Final = MemoryWaits(self._records)
+        self._affinity: Final = MemoryAffinity(self._records.clock)
         self._now_ms: Final = self._records.clock.now_ms
         self._sweeper: BackgroundTask | None = None
         self._swept = 0
@@ -82,6 +85,7 @@ class InMemorySessionStore(AsyncSessionStore[C], SupportsWaits):
     async def _aclose(self) -> None:
         self._records.clear()
         self._waits.forget_all()
+        self._affinity.forget_all()
         if self._sweeper is not None:
             await self._sweeper.stop()
             self._sweeper = None
@@ -99,12 +103,18 @@ class InMemorySessionStore(AsyncSessionStore[C], SupportsWaits):
             swept=self._swept,
             **self._records.sizes(),
             **self._waits.sizes(),
+            **self._affinity.sizes(),
         )
 
     @override
     def wait_backend(self) -> MemoryWaits:
         """As :meth:`SupportsWaits.wait_backend`."""
         return self._waits
+
+    @override
+    def affinity_backend(self) -> MemoryAffinity:
+        """As :meth:`SupportsAffinity.affinity_backend`."""
+        return self._affinity
 
     async def sweep(self) -> int:
         """Remove every expired record.
@@ -117,7 +127,11 @@ class InMemorySessionStore(AsyncSessionStore[C], SupportsWaits):
         pause_at = perf_counter() + _SLICE_SECS
         visited = 0
         now_ms = self._now_ms()
-        while (gone := self._records.pop_due(now_ms)) is not None or self._waits.pop_due(now_ms):
+        while (
+            (gone := self._records.pop_due(now_ms)) is not None
+            or self._waits.pop_due(now_ms)
+            or self._affinity.pop_due(now_ms)
+        ):
             swept += gone is True
             self._swept += gone is True
             visited += 1

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any, Final, cast, final
 from .._compat import override
 from ..codec import CodecFactory, JsonCodec
 from ..errors import DecodeError
+from ..membership import SupportsAffinity
 from ..model import C, Cas, SessionKey
 from ..record import Admission, Draft, Outcome, Record, Verdict, mint_incarnation
 from ..scanning import Page
 from ..statistics import StoreStatistics
 from ..store import AsyncSessionStore
 from ..waiting import SupportsWaits
+from .affinity import RedisAffinity
 from .client import Command, RedisClient
 from .faults import ForeignValueError
 from .names import Names
@@ -36,7 +38,7 @@ _FIELDS: Final = ("cas", "inc", "owner", "ttl", "at", "body")
 
 
 @final
-class RedisSessionStore(AsyncSessionStore[C], SupportsWaits):
+class RedisSessionStore(AsyncSessionStore[C], SupportsWaits, SupportsAffinity):
     """Keeps sessions on a Redis (6.2 or later) or Valkey server, shared by any number of workers.
 
     Runs on asyncio. Connects on first use. Each write is one Lua script on one cluster slot, under
@@ -72,6 +74,7 @@ class RedisSessionStore(AsyncSessionStore[C], SupportsWaits):
         # another deadline.
         self._keep_ring_ms: Final = max(_LEAST_RING_MS, round(2000 * config.deadline_secs))
         self._waits: Final = RedisWaits(self._client, self._names, self._keep_ring_ms)
+        self._affinity: Final = RedisAffinity(self._client, self._names, self._keep_ring_ms)
 
     @override
     async def _open(self) -> None:
@@ -105,6 +108,11 @@ class RedisSessionStore(AsyncSessionStore[C], SupportsWaits):
     def wait_backend(self) -> RedisWaits:
         """As :meth:`SupportsWaits.wait_backend`."""
         return self._waits
+
+    @override
+    def affinity_backend(self) -> RedisAffinity:
+        """As :meth:`SupportsAffinity.affinity_backend`."""
+        return self._affinity
 
     # --- reading -----------------------------------------------------------------------------
 

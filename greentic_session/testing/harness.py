@@ -29,7 +29,16 @@ if TYPE_CHECKING:
 __all__ = ["MemoryHarness", "RedisHarness", "StoreHarness"]
 
 
-_SIZES: Final = ("sessions", "expiring", "tenants", "lookups", "waits", "events")
+_SIZES: Final = (
+    "sessions",
+    "expiring",
+    "tenants",
+    "lookups",
+    "waits",
+    "events",
+    "members",
+    "placements",
+)
 
 
 class StoreHarness(Protocol):
@@ -197,7 +206,9 @@ class RedisHarness(_Harness):
 # Makes every record older, by the expiry that the server has of it: one that a script forgot to
 # set or to clear stays wrong. A record is a hash with a time `at`, the trace of a delete one with a
 # ring `ops` only, a lookup one of expiries, an index of waits one of hints; what is no hash
-# remembers events. Numbers that name a claim or a registration stay: only their order counts.
+# remembers events. A hash of a group of workers begins each value with an expiry; the rest of the
+# group are sets sorted by time. Numbers that name a claim or a registration stay: only their order
+# counts.
 _AGE = r"""
 local by = tonumber(ARGV[1])
 local function text(number) return string.format('%.0f', number) end
@@ -213,6 +224,12 @@ for _, name in ipairs(KEYS) do
   if redis.call('TYPE', name).ok == 'zset' then
     for _, member in ipairs(redis.call('ZRANGE', name, 0, -1)) do
       redis.call('ZINCRBY', name, text(-by), member)
+    end
+  elseif string.find(name, ':affinity:{', 1, true) then
+    local all = redis.call('HGETALL', name)
+    for i = 1, #all, 2 do
+      local aged = string.gsub(all[i + 1], '^%d+', function(ends) return text(ends - by) end)
+      redis.call('HSET', name, all[i], aged)
     end
   else
     local at, ops, lease = unpack(redis.call('HMGET', name, 'at', 'ops', 'lease'))
