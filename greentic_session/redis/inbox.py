@@ -2,8 +2,8 @@
 
 What happens to mail takes steps in two slots, in an order that leaves a hint wherever one dies:
 
-* To admit: a hint that comes due soon (``expect``), the letter (``post``), and the hint is due
-  (``hint``).
+* To admit: the expectation of mail, which comes due soon (``expect``), the letter (``post``), and
+  the hint is due in its place, unless somebody has the session in hand (``hint``).
 * To take: the first hint that is due, put off for a visit (``due``); the turn (``take``). If there
   is none to take, the hint is put off until there may be, or taken out unless it was touched since
   (``hint``).
@@ -13,6 +13,7 @@ What happens to mail takes steps in two slots, in an order that leaves a hint wh
 
 from __future__ import annotations
 
+import secrets
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final, cast, final
@@ -146,15 +147,15 @@ class RedisInbox(InboxBackend):
         until: float | None,
     ) -> Reply:
         """Run a script that may bring mail, between what its index has to be told."""
-        hint: Reply = await self._on_agenda(EXPECT, inbox, (member_of(box), self._grace_ms), until)
+        token = secrets.token_hex(8)
+        expectation = f"{token}!{member_of(box)}"
+        await self._on_agenda(EXPECT, inbox, (expectation, self._grace_ms), until)
         reply = await self._on_mailbox(script, box, suffix, arguments, until)
         waiting, free_ms, worker = reply[1:] if len(reply) > 1 else (b"0", b"", b"")
+        # Who has the session in hand sees the mail when the turn ends.
+        delay_ms = "" if waiting == b"0" or worker else free_ms
         with suppress(*_PASSING):
-            if waiting == b"0":
-                if hint[0] == 1:
-                    await self._hint(inbox, box, hint[1], "", until)
-            elif not worker:
-                await self._hint(inbox, box, "", free_ms, until)
+            await self._hint(inbox, box, "", delay_ms, until, token=token)
         return reply
 
     @override
@@ -381,10 +382,12 @@ class RedisInbox(InboxBackend):
         mark: str | bytes,
         delay_ms: Argument,
         until: float | None,
+        *,
+        token: str = "",
     ) -> None:
         """Say in how many ms a session is due, which rings; or, empty, that it need not be."""
         channel = "" if delay_ms in ("", b"") else self._names.bell(_topic(inbox))
-        await self._on_agenda(HINT, inbox, (member_of(box), mark, delay_ms, channel), until)
+        await self._on_agenda(HINT, inbox, (member_of(box), mark, delay_ms, channel, token), until)
 
     async def _on_agenda(
         self, script: Script, inbox: str, arguments: Sequence[Argument], until: float | None

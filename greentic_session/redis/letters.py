@@ -1,4 +1,4 @@
-"""Letters and turns as they stand in Redis: see ``mailbox.lua``, ``take.lua`` and ``agenda.lua``."""
+"""Letters and turns as they stand in Redis: see ``lua/mailbox.lua``, ``take`` and ``agenda``."""
 
 from __future__ import annotations
 
