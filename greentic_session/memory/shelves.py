@@ -21,6 +21,7 @@ class Shelves(Generic[T]):
 
     def __init__(self) -> None:
         self._shelves: Final[dict[Name, list[tuple[int, T]]]] = {}
+        self._due: Final[dict[Name, int]] = {}
         self._expiry: Final = ExpiryIndex()
 
     def __len__(self) -> int:
@@ -39,7 +40,7 @@ class Shelves(Generic[T]):
         shelf = self._shelves.get(name)
         if shelf is None:
             shelf = self._shelves[name] = []
-            self._expiry.add(name, ends_ms, now_ms)
+            self._due[name] = self._expiry.add(name, ends_ms, now_ms)
         shelf.append((ends_ms, thing))
 
     def remove(self, name: Name, thing: T, now_ms: int) -> bool:
@@ -47,11 +48,13 @@ class Shelves(Generic[T]):
 
         :returns: whether it was there.
         """
-        for place, (ends_ms, one) in enumerate(self._shelves.get(name, ())):
+        shelf = self._shelves.get(name, [])
+        for place, (ends_ms, one) in enumerate(shelf):
             if one == thing and now_ms < ends_ms:
-                del self._shelves[name][place]
-                if not self._shelves[name]:
-                    del self._shelves[name]  # the index finds that out when it looks
+                del shelf[place]
+                if not shelf:
+                    del self._shelves[name]
+                    self._expiry.discard(name, self._due.pop(name))
                 return True
         return False
 
@@ -63,17 +66,19 @@ class Shelves(Generic[T]):
         name = self._expiry.pop_due(now_ms)
         if name is None:
             return False
-        shelf = [kept for kept in self._shelves.get(name, ()) if now_ms < kept[0]]
+        shelf = [kept for kept in self._shelves[name] if now_ms < kept[0]]
         if shelf:
             self._shelves[name] = shelf
-            self._expiry.add(name, min(ends_ms for ends_ms, _ in shelf), now_ms)
+            first_ms = min(ends_ms for ends_ms, _ in shelf)
+            self._due[name] = self._expiry.add(name, first_ms, now_ms)
         else:
-            self._shelves.pop(name, None)
+            del self._shelves[name], self._due[name]
         return True
 
     def clear(self) -> None:
         """Forget everything."""
         self._shelves.clear()
+        self._due.clear()
         self._expiry.clear()
 
 
