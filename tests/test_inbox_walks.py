@@ -1,4 +1,4 @@
-"""The same walk at random through everything an inbox can do, in memory and on a server: the same."""
+"""The same walk at random through all that an inbox can do, in memory and on a server."""
 
 from __future__ import annotations
 
