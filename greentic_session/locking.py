@@ -106,9 +106,7 @@ class LockBackend(ABC):
         """
 
     @abstractmethod
-    async def renew(
-        self, place: LockPlace, lease_ms: int, until: float | None
-    ) -> LockOutcome:
+    async def renew(self, place: LockPlace, lease_ms: int, until: float | None) -> LockOutcome:
         """Let a lease that still runs end later, never sooner: ``DONE`` or ``LOST``."""
 
     @abstractmethod
@@ -121,9 +119,7 @@ class LockBackend(ABC):
         """
 
     @abstractmethod
-    async def holder(
-        self, scope: str, key: SessionKey, until: float | None
-    ) -> LockHolding | None:
+    async def holder(self, scope: str, key: SessionKey, until: float | None) -> LockHolding | None:
         """Return who holds the lock."""
 
     @abstractmethod

@@ -34,6 +34,7 @@ FLOORS: dict[str, int] = {
     "store": 1,
     "primitives": 1,
     "leasing": 1,
+    "locking": 1,
     "waiting": 1,
     "background": 1,
     "keeping": 1,

@@ -6,6 +6,7 @@ from .dispatcher import Discard, DispatcherStatistics, SessionDispatcher
 from .extraction import SessionKeyExtractor, extractor_for, text_of
 from .lanes import Overflow
 from .lifecycle import LifecycleHooks, LifecycleLimits, SessionLifecycle
+from .locks import LockHolder, SessionLease, SessionLocks
 from .metrics import CloseReason, LifecycleMetrics, SessionMetrics, export_metrics
 from .strategies import (
     AnyStrategy,
@@ -34,12 +35,15 @@ __all__ = [
     "LifecycleHooks",
     "LifecycleLimits",
     "LifecycleMetrics",
+    "LockHolder",
     "NoOrderingStrategy",
     "Overflow",
     "SessionDispatcher",
     "SessionKeyExtractor",
     "SessionKeyGenerator",
+    "SessionLease",
     "SessionLifecycle",
+    "SessionLocks",
     "SessionMetrics",
     "SingleFieldStrategy",
     "TimePartitionedStrategy",

@@ -19,6 +19,7 @@ from redis.exceptions import ResponseError
 from ..errors import DurabilityError, StoreUnavailableError
 from ..record import Verdict
 from .cluster import ClusterTopology
+from .connecting import connect, drop, new_connection
 from .faults import ForeignValueError, classify
 from .node import ClosedError, Node
 from .scripts import BARRIER
@@ -29,6 +30,8 @@ from .wire import Exchange, Wire, WireLostError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Sequence
+
+    from redis.asyncio.connection import AbstractConnection
 
     from ..config import RedisConfig
     from .hosting import ServerHost
@@ -251,6 +254,28 @@ class RedisClient:
         return self._attempts(
             loop, keys[0], commands, until, script=script, wants_acks=wants_acks, is_one=True
         )
+
+    async def connection_beside(self) -> AbstractConnection:
+        """Open a connection to any server, greetings included, for the caller alone.
+
+        Under the caller's limit of time.
+
+        :raises OSError: nobody knows a server, or it cannot be reached; or an error of the driver.
+        """
+        loop = self._enter_loop()
+        if self._closed:
+            raise ClosedError
+        give_up_at = loop.time() + self._config.deadline_secs
+        node = self._topology.node_of(None) or await self._topology.locate(None, give_up_at)
+        if self._host is not None:
+            await self._host.ensure()
+        connection = new_connection(self._config, node.address)
+        try:
+            await connect(connection)
+        except BaseException:
+            await drop(connection)
+            raise
+        return connection
 
     async def aclose(self) -> None:
         """Close every connection, idle or in use."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from ..config import Address, RedisConfig, SentinelConfig
 
-__all__ = ["ask", "ask_all", "ask_once", "connect", "drop", "new_connection"]
+__all__ = ["ask", "ask_all", "ask_once", "connect", "drop", "new_connection", "take_over"]
 
 
 def new_connection(
@@ -91,6 +91,21 @@ async def ask_all(connection: AbstractConnection, *commands: tuple[str, ...]) ->
         except ResponseError as error:
             replies.append(error)
     return replies
+
+
+def take_over(connection: AbstractConnection) -> tuple[asyncio.StreamWriter, bytes]:
+    """Take a connection's stream away from the driver, which is left with an empty shell.
+
+    The driver keeps its stream private and offers no other way to its transport. Without it, it
+    takes itself for disconnected, and leaves the transport alone.
+
+    :returns: the stream, to be kept for as long as its transport, and what came early.
+    """
+    stream = cast("asyncio.StreamWriter", getattr(connection, "_writer"))  # noqa: B009
+    reader: Any = getattr(connection, "_reader")  # noqa: B009 # Any: private parts
+    setattr(connection, "_writer", None)  # noqa: B010
+    setattr(connection, "_reader", None)  # noqa: B010
+    return stream, bytes(reader._buffer)  # noqa: SLF001 - what came after the handshake
 
 
 async def drop(connection: AbstractConnection) -> None:

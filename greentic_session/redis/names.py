@@ -87,7 +87,10 @@ class Names:
         return name(guard.scope, guard.key)
 
     def bell(self, topic: str) -> str:
-        """Return ``{ns}:bell:<topic>``, a channel; ``topic`` needs no escape."""
+        """Return the channel ``{ns}:bell:{topic}``; the start of all of them for no topic.
+
+        :param topic: of the library's own making, in printable ASCII.
+        """
         return f"{self._namespace}:bell:{topic}"
 
     def pattern(self, scope: str) -> str:

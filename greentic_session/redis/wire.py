@@ -17,6 +17,7 @@ from redis.exceptions import ConnectionError as DriverConnectionError
 from redis.exceptions import ResponseError
 
 from .._compat import override
+from .connecting import take_over
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -127,12 +128,7 @@ class Wire(asyncio.Protocol):
         self.is_lost = False
         self.ended: Final[asyncio.Future[None]] = self._loop.create_future()
         self.is_full = False
-        # The driver keeps both private and offers no other way to its transport. Without them it
-        # takes itself for disconnected, and leaves the transport alone.
-        self._stream: Final = cast("asyncio.StreamWriter", getattr(connection, "_writer"))  # noqa: B009
-        reader: Any = getattr(connection, "_reader")  # noqa: B009 # Any: private parts
-        setattr(connection, "_writer", None)  # noqa: B010
-        setattr(connection, "_reader", None)  # noqa: B010
+        self._stream, early = take_over(connection)
         self._transport: Final = self._stream.transport
         # An error reply is a value here: those after it are still to be read.
         self._reader: Final = hiredis.Reader(
@@ -142,7 +138,7 @@ class Wire(asyncio.Protocol):
         )
         self._transport.set_write_buffer_limits(_BUFFER_BYTES)
         self._transport.set_protocol(self)
-        if early := bytes(reader._buffer):  # noqa: SLF001 - what came after the handshake
+        if early:
             self.data_received(early)
 
     def send(self, exchange: Exchange, packed: bytes) -> None:

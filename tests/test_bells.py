@@ -1,0 +1,183 @@
+"""Bells: who waits is woken, by that for which it waits, and by nothing that was missed."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+import anyio
+import anyio.lowlevel
+import msgspec
+import pytest
+
+from greentic_session.config import RedisConfig
+from greentic_session.memory.bells import MemoryBells
+from greentic_session.redis.bells import RedisBells
+from greentic_session.redis.client import RedisClient
+from greentic_session.redis.names import Names
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from greentic_session.testing.servers import LocalServer
+
+pytestmark = pytest.mark.anyio
+
+PATIENCE_SECS = 20
+"""For what must come, however busy the machine."""
+A_WHILE_SECS = 0.02
+"""For what must not come."""
+
+
+class Tower:
+    """A store's bells on a server, and a client to ring them and to ask the server."""
+
+    def __init__(self, url: str) -> None:
+        self.config = msgspec.structs.replace(
+            RedisConfig.from_url(url), namespace=f"test:{uuid4().hex}"
+        )
+        self.client = RedisClient(self.config)
+        self.names = Names(self.config.namespace)
+        self.bells = RedisBells(self.client, self.names, PATIENCE_SECS)
+
+    async def ring(self, topic: str) -> None:
+        await self.client.read("PUBLISH", self.names.bell(topic), "1")
+
+    async def has_no_channels(self) -> None:
+        with anyio.fail_after(PATIENCE_SECS):
+            while await self.client.read("PUBSUB", "CHANNELS", self.names.bell("*")):  # noqa: ASYNC110
+                await anyio.sleep(0.005)  # the server tells nobody
+
+
+@asynccontextmanager
+async def tower_at(url: str) -> AsyncIterator[Tower]:
+    tower = Tower(url)
+    try:
+        yield tower
+    finally:
+        await tower.bells.aclose()
+        await tower.client.aclose()
+
+
+@pytest.fixture(params=["RESP2", "RESP3"])
+async def tower(request: pytest.FixtureRequest, tcp_server_url: str) -> AsyncIterator[Tower]:
+    async with tower_at(f"{tcp_server_url}?protocol={request.param[-1]}") as tower:
+        yield tower
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
+async def test_memory_wakes_those_who_listen() -> None:
+    bells = MemoryBells()
+    async with bells.listen("x") as one, bells.listen("x") as two, bells.listen("y") as other:
+        assert not await one.rung(A_WHILE_SECS)
+        bells.ring("x")
+        bells.ring("x")
+        assert await one.rung(0)
+        assert not await one.rung(A_WHILE_SECS)
+        assert await two.rung(PATIENCE_SECS)
+        assert not await other.rung(A_WHILE_SECS)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(other.rung, PATIENCE_SECS)
+            await anyio.lowlevel.checkpoint()
+            bells.ring_all()
+    assert len(bells) == 0
+
+
+async def test_a_ring_wakes_those_who_listen_to_its_topic(tower: Tower) -> None:
+    bells = tower.bells
+    async with bells.listen("x") as one, bells.listen("x") as two, bells.listen("y") as other:
+        assert not await one.rung(A_WHILE_SECS)
+        await tower.ring("x")
+        assert await one.rung(PATIENCE_SECS)
+        assert await two.rung(PATIENCE_SECS)
+        assert not await one.rung(A_WHILE_SECS)
+        assert not await other.rung(A_WHILE_SECS)
+        assert bells.connections == 1
+    await tower.has_no_channels()
+
+
+async def test_who_has_entered_hears_what_is_rung_from_then_on(tower: Tower) -> None:
+    for number in range(50):
+        async with tower.bells.listen(f"topic-{number}") as bell:
+            await tower.ring(f"topic-{number}")
+            assert await bell.rung(PATIENCE_SECS)
+    await tower.has_no_channels()
+
+
+async def test_a_topic_left_and_entered_again_is_heard(tower: Tower) -> None:
+    for _ in range(50):
+        async with tower.bells.listen("x"):
+            pass
+        async with tower.bells.listen("x") as bell:
+            await tower.ring("x")
+            assert await bell.rung(PATIENCE_SECS)
+
+
+async def test_a_lost_connection_rings_all_bells_and_is_made_anew(tower: Tower) -> None:
+    async with tower.bells.listen("x") as one, tower.bells.listen("y") as two:
+        for _ in range(3):
+            await tower.client.read("CLIENT", "KILL", "TYPE", "pubsub")
+            assert await one.rung(PATIENCE_SECS)
+            assert await two.rung(PATIENCE_SECS)
+        await tower.ring("y")
+        assert await two.rung(PATIENCE_SECS)
+        assert not await one.rung(A_WHILE_SECS)
+
+
+async def test_closing_wakes_all_and_leaves_no_connection(tower: Tower) -> None:
+    async with tower.bells.listen("x") as bell:
+        await tower.bells.aclose()
+        assert await bell.rung(PATIENCE_SECS)
+        assert tower.bells.connections == 0
+        async with tower.bells.listen("y") as late:
+            assert not await late.rung(A_WHILE_SECS)
+    await tower.has_no_channels()
+
+
+async def test_an_account_that_may_not_subscribe_is_told_once_and_does_not_wait(
+    tower: Tower, tcp_server_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = f"deaf-{uuid4().hex}"
+    await tower.client.read(*("ACL", "SETUSER", name, "on", ">secret", "~*", "+@all", "-subscribe"))
+    protocol = tower.config.protocol
+    url = tcp_server_url.replace("://", f"://{name}:secret@")
+    try:
+        async with tower_at(f"{url}?protocol={protocol}") as deaf:
+            with anyio.fail_after(PATIENCE_SECS / 2), caplog.at_level(logging.WARNING):
+                async with deaf.bells.listen("x") as bell, deaf.bells.listen("y"):
+                    await tower.client.read("PUBLISH", deaf.names.bell("x"), "1")
+                    assert not await bell.rung(A_WHILE_SECS)
+        told = [line for line in caplog.messages if "subscribe" in line]
+        assert len(told) == 1
+        assert "secret" not in told[0]
+    finally:
+        await tower.client.read("ACL", "DELUSER", name)
+
+
+async def test_without_a_server_a_bell_is_silent_until_there_is_one(server: LocalServer) -> None:
+    tower = Tower(server.tcp_url)
+    tower.bells = RedisBells(tower.client, tower.names, 0.05)
+    server.pause()
+    try:
+        async with tower.bells.listen("x") as bell:
+            assert not await bell.rung(A_WHILE_SECS)
+            server.resume()
+            assert await bell.rung(PATIENCE_SECS)  # to look for what was missed
+            await tower.ring("x")
+            assert await bell.rung(PATIENCE_SECS)
+    finally:
+        server.resume()
+        await tower.bells.aclose()
+        await tower.client.aclose()
+
+
+async def test_a_cluster_passes_rings_on(cluster_url: str) -> None:
+    async with tower_at(cluster_url) as tower, tower.bells.listen("x") as bell:
+        await tower.client.ping()  # so that all its servers are known
+        for node in tower.client._topology.nodes:
+            command = "PUBLISH", tower.names.bell("x"), "1"
+            loop = tower.client._enter_loop()
+            await tower.client._attempts(loop, None, (command,), None, at=node)
+            assert await bell.rung(PATIENCE_SECS)
