@@ -11,6 +11,7 @@ import pytest
 from greentic_session.testing.contract import (
     ClosingContract,
     LeavingContract,
+    LockContract,
     MutatingContract,
     RaceContract,
     ReadingContract,
@@ -43,8 +44,8 @@ NO_CONTAINER = os.environ.get(NO_CONTAINER_VARIABLE)
 NO_REDIS = _why_no_redis()
 
 
-class Contract(SessionStoreContract, WaitContract):
-    """Sessions and waits."""
+class Contract(SessionStoreContract, WaitContract, LockContract):
+    """Sessions, waits and locks."""
 
 
 class TestMemory(Contract):

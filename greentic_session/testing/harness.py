@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["MemoryHarness", "RedisHarness", "StoreHarness"]
 
 
-_SIZES: Final = ("sessions", "expiring", "tenants", "lookups", "waits", "events")
+_SIZES: Final = ("sessions", "expiring", "tenants", "lookups", "waits", "events", "locks")
 
 
 class StoreHarness(Protocol):
@@ -196,8 +196,9 @@ class RedisHarness(_Harness):
 
 # Makes every record older, by the expiry that the server has of it: one that a script forgot to
 # set or to clear stays wrong. A record is a hash with a time `at`, the trace of a delete one with a
-# ring `ops` only, a lookup one of expiries, an index of waits one of hints; what is no hash
-# remembers events. Numbers that name a claim or a registration stay: only their order counts.
+# ring `ops` only, a lookup one of expiries, an index of waits one of hints, a lock one with a lease
+# and the places of those who wait; what is no hash is their queue, or remembers events. Numbers
+# that name a claim, a grant, a ticket or a registration stay: only their order counts.
 _AGE = r"""
 local by = tonumber(ARGV[1])
 local function text(number) return string.format('%.0f', number) end
@@ -210,13 +211,20 @@ local function older(since, marks, expires, key)
 end
 for _, name in ipairs(KEYS) do
   local left = redis.call('PTTL', name)
-  if redis.call('TYPE', name).ok == 'zset' then
+  if redis.call('TYPE', name).ok == 'zset' and string.sub(name, -6) ~= ':queue' then
     for _, member in ipairs(redis.call('ZRANGE', name, 0, -1)) do
       redis.call('ZINCRBY', name, text(-by), member)
     end
   else
-    local at, ops, lease = unpack(redis.call('HMGET', name, 'at', 'ops', 'lease'))
-    if at then
+    local at, ops, lease, fence = unpack(redis.call('HMGET', name, 'at', 'ops', 'lease', 'fence'))
+    if fence and not at then
+      local all = redis.call('HGETALL', name)
+      for i = 1, #all, 2 do
+        if all[i] == 'lease' or all[i] == 'kept' or string.sub(all[i], 1, 2) == 'w:' then
+          redis.call('HSET', name, all[i], text(all[i + 1] - by))
+        end
+      end
+    elseif at then
       redis.call('HSET', name, 'at', text(at - by))
       if lease then redis.call('HSET', name, 'lease', text(lease - by)) end
     elseif not ops then
