@@ -211,8 +211,9 @@ local function older(since, marks, expires, key)
 end
 for _, name in ipairs(KEYS) do
   local left = redis.call('PTTL', name)
-  if redis.call('TYPE', name).ok == 'zset' and string.sub(name, -6) ~= ':queue' then
-    for _, member in ipairs(redis.call('ZRANGE', name, 0, -1)) do
+  if redis.call('TYPE', name).ok == 'zset' then
+    local is_queue = string.sub(name, -6) == ':queue'
+    for _, member in ipairs(is_queue and {} or redis.call('ZRANGE', name, 0, -1)) do
       redis.call('ZINCRBY', name, text(-by), member)
     end
   else

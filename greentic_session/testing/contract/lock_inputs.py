@@ -57,7 +57,7 @@ class LockInputContract:
     """An argument that breaks a rule is refused by every verb, and never quoted."""
 
     @pytest.mark.parametrize("verb", _VERBS)
-    async def test_a_bad_key_is_refused(self, harness: StoreHarness, verb: str) -> None:
+    async def test_a_bad_key_is_not_locked(self, harness: StoreHarness, verb: str) -> None:
         at = await lock_bench(harness)
         for name, key in BAD_KEYS.items():
             error = await refusal(_VERBS[verb](at.locks, key, ANN))
@@ -66,7 +66,7 @@ class LockInputContract:
         assert await harness.residue() == []
 
     @pytest.mark.parametrize("verb", _VERBS)
-    async def test_a_bad_caller_is_refused_by_name(self, harness: StoreHarness, verb: str) -> None:
+    async def test_a_bad_caller_holds_no_lock(self, harness: StoreHarness, verb: str) -> None:
         at = await lock_bench(harness)
         for name, (field, caller) in _BAD_CALLERS.items():
             error = await refusal(_VERBS[verb](at.locks, KEY, caller))
@@ -74,7 +74,7 @@ class LockInputContract:
             assert SECRET not in told(error), name
         assert await harness.residue() == []
 
-    async def test_a_bad_lease_is_refused(self, harness: StoreHarness) -> None:
+    async def test_a_bad_lease_is_not_given(self, harness: StoreHarness) -> None:
         at = await lock_bench(harness)
         for name, lease in {**_BAD_DURATIONS, **_ZERO, **_NONE}.items():
             for verb in (at.locks.hold, at.locks.try_hold):
@@ -85,7 +85,7 @@ class LockInputContract:
                 assert (await refusal(held.renew(lease))).field == "lease", name
             assert (held.until, held.ended) == (until, False)
 
-    async def test_a_bad_wait_is_refused(self, harness: StoreHarness) -> None:
+    async def test_nobody_waits_for_a_bad_time(self, harness: StoreHarness) -> None:
         at = await lock_bench(harness)
         for name, wait in _BAD_DURATIONS.items():
             call = at.locks.hold(KEY, wait=wait).__aenter__()
@@ -95,7 +95,7 @@ class LockInputContract:
                 pass
         await at.assert_free()
 
-    async def test_a_bad_name_is_refused(self, harness: StoreHarness) -> None:
+    async def test_a_holder_has_no_bad_name(self, harness: StoreHarness) -> None:
         store = await harness.open()
         for name, value in _BAD_NAMES.items():
             with pytest.raises(InvalidInputError) as caught:
@@ -103,7 +103,7 @@ class LockInputContract:
             assert caught.value.field == "name", name
             assert SECRET not in told(caught.value), name
 
-    async def test_a_bad_place_is_refused(self, harness: StoreHarness) -> None:
+    async def test_nobody_keeps_a_bad_place(self, harness: StoreHarness) -> None:
         store = await harness.open()
         for name, value in {**_BAD_DURATIONS, **_ZERO, **_NONE}.items():
             with pytest.raises(InvalidInputError) as caught:

@@ -146,11 +146,14 @@ class LockWaitingContract:
     async def test_a_place_lapses(self, harness: StoreHarness) -> None:
         at = await lock_bench(harness)
         await _queued(at, "dead")
-        await harness.advance(_PLACE / 2)
-        assert (await at.ask("dead as well", lease=1)).verdict is Verdict.CLAIMED
+        await at.renew("holder", 3 * _PLACE)
+        await harness.advance(0.6 * _PLACE)
+        for token in ("dead as well", "alive"):
+            assert (await at.ask(token)).verdict is Verdict.CLAIMED
+        await harness.advance(0.5 * _PLACE)
+        await at.leave("holder")
         assert (await at.ask("alive")).verdict is Verdict.CLAIMED
-        await harness.advance(_PLACE * 0.6)
-        # The first has no place any more, the second had its time.
+        await harness.advance(1.2 * _TURN)  # which is the second's: the first has no place any more
         assert (await at.ask("alive")).verdict is DONE
         await at.leave("alive")
         await harness.advance(_PLACE)
