@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import socket
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, cast, final
 
@@ -14,7 +14,13 @@ import msgspec
 
 from .. import fence
 from ..background import run_to_end
-from ..errors import InvalidInputError, LeaseLostError, LockHeldError, StoreUnavailableError
+from ..errors import (
+    InvalidInputError,
+    LeaseLostError,
+    LockHeldError,
+    SessionError,
+    StoreUnavailableError,
+)
 from ..keeping import LeaseKeeper
 from ..leasing import Guard, GuardKind
 from ..locking import LockBid, LockPlace, SupportsLocks
@@ -62,7 +68,10 @@ class SessionLease:
     fence=lease)`` and ``store.update_cas(…, fence=lease)`` write only while it holds.
     """
 
-    __slots__ = ("_backend", "_check_open", "_keeper", "_lease_ms", "_place", "_until_ms", "guard")
+    __slots__ = (
+        *("_backend", "_check_open", "_keeper", "_lease_ms", "_left_at", "_place", "_until_ms"),
+        "guard",
+    )
 
     def __init__(
         self,
@@ -77,6 +86,7 @@ class SessionLease:
         self._place: Final = bid.place
         self._lease_ms: Final = bid.lease_ms
         self._until_ms = outcome.lease_ms
+        self._left_at: float | None = None
         self._keeper: Final = LeaseKeeper(bid.lease_ms / 1000, sent_at + outcome.left_ms / 1000)
         scope, key, _ = bid.place
         self.guard: Final = Guard(GuardKind.LOCK, scope, key, outcome.fence)
@@ -138,7 +148,18 @@ class SessionLease:
             return False
         self._check_open()
         with self._keeper.being_ended():
-            held = await self._backend.leave(self._place, self._until_ms, self._backend.deadline())
+            left_at = self._left_at  # by a call whose answer was not heard
+            if left_at is None:
+                self._left_at = anyio.current_time()
+            try:
+                held = await self._backend.leave(
+                    self._place, self._until_ms, self._backend.deadline()
+                )
+            except StoreUnavailableError:
+                self._left_at = left_at
+                raise
+            if not held and left_at is not None:
+                held = left_at < self._keeper.ends_at  # nothing but that call ended it
             if held:
                 self._keeper.ended = True
             else:
@@ -331,7 +352,8 @@ class SessionLocks:
 
     async def _leave(self, bid: LockBid) -> None:
         async def leave() -> None:
-            await self._backend.leave(bid.place, 0, self._backend.deadline())
+            with suppress(SessionError):  # what could not be given back ends by itself
+                await self._backend.leave(bid.place, 0, self._backend.deadline())
 
         await run_to_end(leave, "greentic_session leaving a lock", _LEAVE_SECS)
 

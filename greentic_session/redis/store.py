@@ -97,8 +97,10 @@ class RedisSessionStore(AsyncSessionStore[C], SupportsWaits, SupportsFencing, Su
     @override
     async def _aclose(self) -> None:
         try:
-            await self._bells.aclose()
-            await self._client.aclose()
+            try:
+                await self._bells.aclose()
+            finally:
+                await self._client.aclose()
         finally:
             if self._host is not None:
                 await self._host.aclose()
