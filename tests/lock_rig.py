@@ -11,6 +11,7 @@ import random
 import signal
 import sys
 import time
+from contextlib import asynccontextmanager
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -24,7 +25,7 @@ from .redis_rig import KEY, session
 from .wait_rig import hired, say
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import AsyncIterator, Iterable
     from contextlib import AbstractAsyncContextManager
 
     from greentic_session import AsyncSessionStore
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     Store = AsyncSessionStore[Any]
 
 STALE_LEASE_SECS: Final = 0.4
-SHORT_PLACE_SECS: Final = 2.0
+SHORT_PLACE_SECS: Final = 4.0
 
 
 class Turn(NamedTuple):
@@ -166,6 +167,31 @@ if __name__ == "__main__":
 
 
 # --- what a test does with them -------------------------------------------------------------------
+
+
+class Pulse:
+    """Tells for how long the loop stood still at most, on a machine with other things to do.
+
+    :ivar longest_secs: that.
+    """
+
+    def __init__(self) -> None:
+        self.longest_secs = 0.0
+
+    @asynccontextmanager
+    async def beating(self) -> AsyncIterator[None]:
+        beat = asyncio.create_task(self._beat())
+        try:
+            yield
+        finally:
+            beat.cancel()
+
+    async def _beat(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            began_at = loop.time()
+            await asyncio.sleep(0.01)  # any time would do
+            self.longest_secs = max(self.longest_secs, loop.time() - began_at)
 
 
 def hired_locker(harness: RedisHarness, job: str) -> AbstractAsyncContextManager[Worker]:

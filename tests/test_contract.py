@@ -19,6 +19,7 @@ from greentic_session.testing.contract import (
     WaitContract,
     WritingContract,
 )
+from greentic_session.testing.contract.lock import LockWaitingContract
 from greentic_session.testing.harness import MemoryHarness, RedisHarness
 from greentic_session.testing.servers import ServerNotFoundError, redis_binary
 
@@ -93,6 +94,7 @@ class TestEmbedded(
     LeavingContract,
     RaceContract,
     ClosingContract,
+    LockWaitingContract,
 ):
     """The server of a folder: what opening, closing and cancellation could spoil. The rest is the
     server's, as above.

@@ -5,28 +5,31 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from uuid import uuid4
 
 import anyio
 import pytest
 
+from greentic_session import LeaseLostError
+from greentic_session.leasing import Guard, GuardKind
 from greentic_session.locking import LockBid, LockPlace, SupportsLocks
 from greentic_session.model import SessionKey
 from greentic_session.ordering import SessionLocks
 from greentic_session.record import DONE
 from greentic_session.redis import scripts
 from greentic_session.testing.harness import MemoryHarness, RedisHarness
+from greentic_session.testing.servers import LocalServer
 
+from .matrix.test_versions import SERVERS, binary_of
 from .redis_proxy import LOSSES, Fate, Proxy
 from .redis_rig import FIELD, KEY, OWNER, SEED, control, session, store_at
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from greentic_session.locking import LockBackend
+    from greentic_session import AsyncSessionStore
     from greentic_session.testing.harness import StoreHarness
-    from greentic_session.testing.servers import LocalServer
 
 pytestmark = pytest.mark.anyio
 
@@ -275,22 +278,26 @@ async def one_turn(store: Any, key: SessionKey) -> list[int]:
 # --- memory and server alike ----------------------------------------------------------------------
 
 
-async def test_memory_and_server_do_the_same(valkey_url: str) -> None:
+@pytest.mark.parametrize("name", SERVERS)
+async def test_memory_and_server_do_the_same(name: str) -> None:
     print(f"GREENTIC_SESSION_TEST_SEED={SEED}")  # noqa: T201 - pytest shows it with a failure
     dice = random.Random(SEED)
-    async with MemoryHarness() as memory, RedisHarness(valkey_url) as server:
-        sides = [await Side.of(memory), await Side.of(server)]
-        for number in range(400):
-            verb, *arguments = dice.choice(MOVES)
-            token = dice.choice("abcdef")
-            one, other = [await getattr(side, verb)(token, *arguments) for side in sides]
-            if verb == "ask":
-                (one, left_ms), (other, its_left_ms) = one, other
-                assert abs(left_ms - its_left_ms) < 5000, f"step {number}"
-            assert one == other, f"step {number}: {verb} {token} {arguments}"
-        for side in sides:
-            await side.advance("", 1000)
-            assert await side.harness.residue() == []
+    with LocalServer(binary_of(name)) as local:
+        async with MemoryHarness() as memory, RedisHarness(local.url) as server:
+            sides = [await Side.of(memory), await Side.of(server)]
+            met: set[object] = set()
+            for number in range(500):
+                verb, *arguments = dice.choice(MOVES)
+                token = dice.choice("abcdef")
+                one, other = [await getattr(side, verb)(token, *arguments) for side in sides]
+                if verb == "ask":
+                    (one, left_ms), (other, its_left_ms) = one, other
+                    assert abs(left_ms - its_left_ms) < 5000, f"step {number}"
+                assert one == other, f"step {number}: {verb} {token} {arguments}"
+                met.add((verb, one))
+            assert {(verb, done) for verb in ("leave", "write") for done in (True, False)} <= met
+            for side in sides:
+                await side.end()
 
 
 # Seconds, so that no two sums of them are close: the server's clock runs on meanwhile.
@@ -299,6 +306,7 @@ MOVES: Final[list[tuple[Any, ...]]] = [
     ("ask", False),
     *[("leave",)] * 3,
     ("renew",),
+    *[("write",)] * 2,
     ("holder",),
     ("advance", 7),
     ("advance", 16),
@@ -309,38 +317,61 @@ MOVES: Final[list[tuple[Any, ...]]] = [
 class Side:
     """One backend's locks."""
 
-    def __init__(self, harness: StoreHarness, backend: LockBackend) -> None:
-        self.harness = harness
-        self._backend = backend
-        self._fence = 0
+    def __init__(self, harness: StoreHarness, store: AsyncSessionStore[Any]) -> None:
+        assert isinstance(store, SupportsLocks)
+        self._harness = harness
+        self._store = store
+        self._backend = store.lock_backend()
+        self._fences = {"": 0}
 
     @classmethod
     async def of(cls, harness: StoreHarness) -> Side:
-        store = await harness.open()
-        assert isinstance(store, SupportsLocks)
-        return cls(harness, store.lock_backend())
+        return cls(harness, await harness.open())
 
     async def ask(self, token: str, queues: bool) -> tuple[object, int]:
         bid = LockBid(self._place(token), token, 40_500, 61_000, queues=queues)
         outcome = await self._backend.lock(bid, None)
-        if outcome.verdict is DONE:
-            assert outcome.fence >= self._fence
-            self._fence = outcome.fence
+        if outcome.verdict is DONE and self._fences.get(token) != outcome.fence:
+            assert outcome.fence > max(self._fences.values())
+            self._fences[token] = outcome.fence
         return outcome.verdict, outcome.left_ms
 
-    async def leave(self, token: str) -> object:
+    async def leave(self, token: str) -> bool:
         return await self._backend.leave(self._place(token), 0, None)
 
     async def renew(self, token: str) -> object:
         return (await self._backend.renew(self._place(token), 40_500, None)).verdict
+
+    async def write(self, token: str) -> bool:
+        try:
+            await self._store.put(session(), fence=Held(self._fences.get(token, 1)))
+        except LeaseLostError:
+            return False
+        return True
 
     async def holder(self, _token: str) -> object:
         found = await self._backend.holder("", KEY, None)
         return found and found.name
 
     async def advance(self, _token: str, secs: float) -> None:
-        await self.harness.advance(secs)
+        await self._harness.advance(secs)
+
+    async def end(self) -> None:
+        """Check that nothing is left when everything has ended."""
+        await self._store.delete(KEY)
+        await self._harness.advance(1000)
+        assert await self._harness.residue() == []
 
     @staticmethod
     def _place(token: str) -> LockPlace:
-        return LockPlace("", SessionKey(KEY), token)
+        return LockPlace("", KEY, token)
+
+
+class Held(NamedTuple):
+    """A lease by its number alone."""
+
+    fence: int
+
+    @property
+    def guard(self) -> Guard:
+        return Guard(GuardKind.LOCK, "", KEY, self.fence)

@@ -17,8 +17,10 @@ local opens = lease + math.ceil(ahead * ARGV[6] / 4)
 if now >= opens then
   fence = whole(math.max(time[1] * 1000000 + time[2], fence + 1, ARGV[8] + 1))
   lease = now + ARGV[5]
-  call('HSET', KEYS[1], 'fence', fence, 'lease', whole(lease), 'by', token, 'name', ARGV[4])
+  -- Goes first: a server that is out of memory refuses neither command, and once a script has written, it
+  -- lets the script finish (Redis docs, "Eval scripts"). So who waits is served when memory is full.
   if rank then forget(token) end
+  call('HSET', KEYS[1], 'fence', fence, 'lease', whole(lease), 'by', token, 'name', ARGV[4])
   see_to_the_end()
   return {1, fence, whole(lease), whole(lease - now)}
 end
@@ -26,9 +28,7 @@ if ARGV[7] == '1' then
   local ends = now + ARGV[6]
   kept = math.max(kept, ends)
   if rank then
-    -- No command that a server out of memory refuses, and once a script has written, the server lets it
-    -- finish (Redis docs, "Eval scripts"). So who waits goes on waiting when memory is full.
-    call('PEXPIREAT', KEYS[2], whole(math.max(lease, kept) - 1))
+    call('PEXPIREAT', KEYS[2], whole(math.max(lease, kept) - 1))  -- goes first, as above
   else
     local last = call('ZRANGE', KEYS[2], '-1', '-1', 'WITHSCORES')
     call('ZADD', KEYS[2], whole((tonumber(last[2]) or 0) + 1), token)
