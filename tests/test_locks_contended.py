@@ -201,7 +201,7 @@ async def test_a_waiter_that_is_killed_costs_a_while_and_no_order(harness: Redis
             doomed.kill()
             await doomed.ended()
     assert sorted(served) == [0, 1, 2, 3]
-    # Each looks once in a fifth of its place's time, and goes before who comes after it by a fourth.
+    # Each looks once in a fifth of its place's time, and has a fourth of it before the next.
     if pulse.longest_secs < SHORT_PLACE_SECS / 20:
         assert served == [0, 1, 2, 3]
     await harness.advance(SHORT_PLACE_SECS)
