@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import anyio
 import msgspec
 
-from greentic_session import LeaseLostError, SessionError, create_session_store
+from greentic_session import LeaseLostError, OutcomeUnknownError, SessionError, create_session_store
 from greentic_session.ordering import SessionLocks
 
 from .redis_rig import KEY, session
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
     Store = AsyncSessionStore[Any]
 
+CUT_OFF: Final = (LeaseLostError, OutcomeUnknownError)
+"""How a turn ends that was too slow. Unknown is the end of a write whose answer was so late that it
+was asked for again, when many others had written since."""
 STALE_LEASE_SECS: Final = 0.4
 SHORT_PLACE_SECS: Final = 4.0
 
@@ -59,7 +62,7 @@ class Orders(msgspec.Struct, frozen=True, kw_only=True):
     """What a worker is told.
 
     :ivar contenders: how many tasks ask for the lock.
-    :ivar turns: how often each is to hold it.
+    :ivar turns: how often each is to hold it; 0 is until the worker gets SIGUSR1.
     :ivar lease: of each, in seconds.
     :ivar seed: of its dice.
     """
@@ -87,13 +90,15 @@ async def contend(store: Store, orders: Orders) -> None:
     """Have many tasks that want the lock."""
     locks = SessionLocks(store)
     dice = random.Random(orders.seed)
+    told = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, told.set)
 
     async def work() -> None:
         turns = 0
-        while turns < orders.turns:
+        while turns < orders.turns or (orders.turns == 0 and not told.is_set()):
             try:
                 turn = await take_turn(store, locks, dice, orders.lease)
-            except LeaseLostError:
+            except CUT_OFF:
                 say("lost")
                 continue
             say("turn", **turn._asdict())
