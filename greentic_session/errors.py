@@ -15,6 +15,7 @@
     ├── WaitClaimedError
     ├── DuplicateEventError
     ├── LeaseLostError
+    ├── LockHeldError
     ├── MemberExistsError
     ├── DispatcherFullError
     ├── DispatcherClosedError
@@ -50,6 +51,7 @@ __all__ = [
     "ErrorCode",
     "InvalidInputError",
     "LeaseLostError",
+    "LockHeldError",
     "MemberExistsError",
     "OutcomeUnknownError",
     "PayloadTooLargeError",
@@ -261,6 +263,22 @@ class LeaseLostError(SessionError):
     def __init__(self, reason: str = "the lease is held no longer") -> None:
         self.reason = reason
         super().__init__(reason)
+
+
+class LockHeldError(SessionError):
+    """The lock is another's, and the caller does not wait (any longer). Nothing was changed.
+
+    :ivar key: what is locked.
+    :ivar until: when the holder's lease ends unless renewed (aware UTC), by the store's clock; past
+        if nobody holds it and others wait for it.
+    """
+
+    code: ErrorCode = "conflict"
+
+    def __init__(self, key: str, until: datetime) -> None:
+        self.key = key
+        self.until = until
+        super().__init__(f"the lock on key {key!r} is held until {until.isoformat()}")
 
 
 class MemberExistsError(SessionError):

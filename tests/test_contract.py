@@ -12,6 +12,7 @@ from greentic_session.testing.contract import (
     AffinityContract,
     ClosingContract,
     LeavingContract,
+    LockContract,
     MutatingContract,
     RaceContract,
     ReadingContract,
@@ -19,6 +20,7 @@ from greentic_session.testing.contract import (
     WaitContract,
     WritingContract,
 )
+from greentic_session.testing.contract.lock import LockWaitingContract
 from greentic_session.testing.harness import MemoryHarness, RedisHarness
 from greentic_session.testing.servers import ServerNotFoundError, redis_binary
 
@@ -44,8 +46,8 @@ NO_CONTAINER = os.environ.get(NO_CONTAINER_VARIABLE)
 NO_REDIS = _why_no_redis()
 
 
-class Contract(SessionStoreContract, WaitContract, AffinityContract):
-    """Sessions, waits and affinity."""
+class Contract(SessionStoreContract, WaitContract, LockContract, AffinityContract):
+    """Sessions, waits, locks and affinity."""
 
 
 class TestMemory(Contract):
@@ -93,6 +95,7 @@ class TestEmbedded(
     LeavingContract,
     RaceContract,
     ClosingContract,
+    LockWaitingContract,
 ):
     """The server of a folder: what opening, closing and cancellation could spoil. The rest is the
     server's, as above.

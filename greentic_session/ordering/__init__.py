@@ -7,6 +7,7 @@ from .dispatcher import Discard, DispatcherStatistics, SessionDispatcher
 from .extraction import SessionKeyExtractor, extractor_for, text_of
 from .lanes import Overflow
 from .lifecycle import LifecycleHooks, LifecycleLimits, SessionLifecycle
+from .locks import LockHolder, SessionLease, SessionLocks
 from .metrics import CloseReason, LifecycleMetrics, SessionMetrics, export_metrics
 from .strategies import (
     AnyStrategy,
@@ -35,6 +36,7 @@ __all__ = [
     "LifecycleHooks",
     "LifecycleLimits",
     "LifecycleMetrics",
+    "LockHolder",
     "Member",
     "Membership",
     "NoOrderingStrategy",
@@ -44,7 +46,9 @@ __all__ = [
     "SessionDispatcher",
     "SessionKeyExtractor",
     "SessionKeyGenerator",
+    "SessionLease",
     "SessionLifecycle",
+    "SessionLocks",
     "SessionMetrics",
     "SingleFieldStrategy",
     "TimePartitionedStrategy",

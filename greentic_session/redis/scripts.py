@@ -22,14 +22,19 @@ __all__ = [
     "CREATE",
     "DELETE",
     "DISPLACE",
+    "LEAVE_LOCK",
+    "LOCK",
     "PAUSE",
     "PUT",
+    "PUT_FENCED",
     "REINDEX",
     "RELEASE",
     "RENEW",
+    "RENEW_LOCK",
     "SETTLE",
     "TOUCH",
     "UPDATE_CAS",
+    "UPDATE_CAS_FENCED",
     "Script",
 ]
 
@@ -65,6 +70,11 @@ UPDATE_CAS: Final = Script(
     *("slot", "record", "update_cas", "write", "lookup", "updated_at"),
     *("rules", "conflict", "updated"),
 )
+PUT_FENCED: Final = Script(*_START, "guard", "guard_put", "put", *_WRITE, "answer")
+UPDATE_CAS_FENCED: Final = Script(
+    *("slot", "record", "rules", "conflict", "guard", "guard_update"),
+    *("update_cas", "write", "lookup", "updated_at", "updated"),
+)
 TOUCH: Final = Script(*_START, "refuse", "touch", "lookup", "reply")
 DELETE: Final = Script(*_START, "refuse", "delete", *_REMOVE, "reply")
 
@@ -77,6 +87,10 @@ SETTLE: Final = Script(
 RELEASE: Final = Script(*_WAIT, "release", "lookup", "reply")
 DISPLACE: Final = Script(*_WAIT, "displace")
 CLEAR: Final = Script(*_WAIT, "clear", *_REMOVE, "reply")
+
+LOCK: Final = Script("lock", "lock_take")
+RENEW_LOCK: Final = Script("lock", "lock_renew")
+LEAVE_LOCK: Final = Script("lock", "lock_leave")
 
 ANNOUNCE: Final = Script("index", "announce")
 REINDEX: Final = Script("index", "events", "reindex")

@@ -28,6 +28,7 @@ from .fencing import FencingContract, IsolationContract
 from .inputs import InputContract
 from .leaving import LeavingContract
 from .life import LifeContract, TouchContract
+from .lock import LockContract
 from .lookup import LookupContract, LookupLifeContract
 from .mutating import MutatingContract
 from .naming import NamingContract
@@ -53,6 +54,7 @@ __all__ = [
     "IsolationContract",
     "LeavingContract",
     "LifeContract",
+    "LockContract",
     "LookupContract",
     "LookupLifeContract",
     "MutatingContract",
