@@ -16,6 +16,7 @@
     ├── DuplicateEventError
     ├── LeaseLostError
     ├── LockHeldError
+    ├── MemberExistsError
     ├── DispatcherFullError
     ├── DispatcherClosedError
     ├── DecodeError
@@ -51,6 +52,7 @@ __all__ = [
     "InvalidInputError",
     "LeaseLostError",
     "LockHeldError",
+    "MemberExistsError",
     "OutcomeUnknownError",
     "PayloadTooLargeError",
     "SessionError",
@@ -277,6 +279,21 @@ class LockHeldError(SessionError):
         self.key = key
         self.until = until
         super().__init__(f"the lock on key {key!r} is held until {until.isoformat()}")
+
+
+class MemberExistsError(SessionError):
+    """A live member of the group has the name that a worker wants to join under. Nothing changed.
+
+    :ivar worker: the name.
+    :ivar until: when that member's lease ends unless renewed (aware UTC), by the store's clock.
+    """
+
+    code: ErrorCode = "conflict"
+
+    def __init__(self, worker: str, until: datetime) -> None:
+        self.worker = worker
+        self.until = until
+        super().__init__(f"a member {worker!r} lives until {until.isoformat()}")
 
 
 class DispatcherFullError(SessionError):

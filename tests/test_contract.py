@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from greentic_session.testing.contract import (
+    AffinityContract,
     ClosingContract,
     LeavingContract,
     LockContract,
@@ -45,8 +46,8 @@ NO_CONTAINER = os.environ.get(NO_CONTAINER_VARIABLE)
 NO_REDIS = _why_no_redis()
 
 
-class Contract(SessionStoreContract, WaitContract, LockContract):
-    """Sessions, waits and locks."""
+class Contract(SessionStoreContract, WaitContract, LockContract, AffinityContract):
+    """Sessions, waits, locks and affinity."""
 
 
 class TestMemory(Contract):

@@ -14,12 +14,14 @@ from ..codec import CodecFactory, JsonCodec
 from ..config import MemoryConfig
 from ..leasing import FencedWrites, GuardKind, SupportsFencing
 from ..locking import SupportsLocks
+from ..membership import SupportsAffinity
 from ..model import C, Cas, SessionKey
 from ..record import DONE, Admission, Draft, Outcome, Record, Verdict, mint_incarnation
 from ..scanning import Page
 from ..statistics import StoreStatistics
 from ..store import AsyncSessionStore
 from ..waiting import SupportsWaits
+from .affinity import MemoryAffinity
 from .bells import MemoryBells
 from .fencing import MemoryFencedWrites
 from .locks import MemoryLocks
@@ -40,7 +42,9 @@ _SLICE_SECS: Final = 0.0005
 
 
 @final
-class InMemorySessionStore(AsyncSessionStore[C], SupportsWaits, SupportsFencing, SupportsLocks):
+class InMemorySessionStore(
+    AsyncSessionStore[C], SupportsWaits, SupportsFencing, SupportsLocks, SupportsAffinity
+):
     """Keeps encoded sessions in dictionaries, under the same rules as a server.
 
     Runs on asyncio and trio. No verb waits for anything, so each is done or not begun when its
@@ -78,6 +82,7 @@ class InMemorySessionStore(AsyncSessionStore[C], SupportsWaits, SupportsFencing,
         self._locks: Final = MemoryLocks(self._records.clock, self._bells)
         self._fenced: Final = MemoryFencedWrites(self._put, self._update_cas)
         self._fenced.is_held[GuardKind.LOCK] = self._locks.is_held
+        self._affinity: Final = MemoryAffinity(self._records.clock)
         self._now_ms: Final = self._records.clock.now_ms
         self._sweeper: BackgroundTask | None = None
         self._swept = 0
@@ -93,6 +98,7 @@ class InMemorySessionStore(AsyncSessionStore[C], SupportsWaits, SupportsFencing,
         self._waits.forget_all()
         self._locks.forget_all()
         self._bells.ring_all()
+        self._affinity.forget_all()
         if self._sweeper is not None:
             await self._sweeper.stop()
             self._sweeper = None
@@ -111,6 +117,7 @@ class InMemorySessionStore(AsyncSessionStore[C], SupportsWaits, SupportsFencing,
             locks=len(self._locks),
             **self._records.sizes(),
             **self._waits.sizes(),
+            **self._affinity.sizes(),
         )
 
     @override
@@ -128,6 +135,11 @@ class InMemorySessionStore(AsyncSessionStore[C], SupportsWaits, SupportsFencing,
         """As :meth:`SupportsFencing.fenced_writes`."""
         return self._fenced
 
+    @override
+    def affinity_backend(self) -> MemoryAffinity:
+        """As :meth:`SupportsAffinity.affinity_backend`."""
+        return self._affinity
+
     async def sweep(self) -> int:
         """Remove every expired record.
 
@@ -143,6 +155,7 @@ class InMemorySessionStore(AsyncSessionStore[C], SupportsWaits, SupportsFencing,
             (gone := self._records.pop_due(now_ms)) is not None
             or self._waits.pop_due(now_ms)
             or self._locks.pop_due(now_ms)
+            or self._affinity.pop_due(now_ms)
         ):
             swept += gone is True
             self._swept += gone is True

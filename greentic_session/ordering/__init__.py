@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .affinity import Member, Membership, Placement, SessionAffinity
 from .dispatcher import Discard, DispatcherStatistics, SessionDispatcher
 from .extraction import SessionKeyExtractor, extractor_for, text_of
 from .lanes import Overflow
@@ -36,8 +37,12 @@ __all__ = [
     "LifecycleLimits",
     "LifecycleMetrics",
     "LockHolder",
+    "Member",
+    "Membership",
     "NoOrderingStrategy",
     "Overflow",
+    "Placement",
+    "SessionAffinity",
     "SessionDispatcher",
     "SessionKeyExtractor",
     "SessionKeyGenerator",

@@ -9,12 +9,14 @@ from ..codec import CodecFactory, JsonCodec
 from ..errors import DecodeError
 from ..leasing import FencedWrites, Guard, SupportsFencing
 from ..locking import SupportsLocks
+from ..membership import SupportsAffinity
 from ..model import C, Cas, SessionKey
 from ..record import Admission, Draft, Outcome, Record, Verdict, mint_incarnation
 from ..scanning import Page
 from ..statistics import StoreStatistics
 from ..store import AsyncSessionStore
 from ..waiting import SupportsWaits
+from .affinity import RedisAffinity
 from .bells import RedisBells
 from .client import Command, RedisClient
 from .faults import ForeignValueError
@@ -49,7 +51,9 @@ _FIELDS: Final = ("cas", "inc", "owner", "ttl", "at", "body")
 
 
 @final
-class RedisSessionStore(AsyncSessionStore[C], SupportsWaits, SupportsFencing, SupportsLocks):
+class RedisSessionStore(
+    AsyncSessionStore[C], SupportsWaits, SupportsFencing, SupportsLocks, SupportsAffinity
+):
     """Keeps sessions on a Redis (6.2 or later) or Valkey server, shared by any number of workers.
 
     Runs on asyncio. Connects on first use. Each write is one Lua script on one cluster slot, under
@@ -88,6 +92,7 @@ class RedisSessionStore(AsyncSessionStore[C], SupportsWaits, SupportsFencing, Su
         self._bells: Final = RedisBells(self._client, self._names, config.deadline_secs)
         self._locks: Final = RedisLocks(self._client, self._names, self._bells)
         self._fenced: Final = _FencedWrites(self._put, self._update_cas)
+        self._affinity: Final = RedisAffinity(self._client, self._names, self._keep_ring_ms)
 
     @override
     async def _open(self) -> None:
@@ -134,6 +139,11 @@ class RedisSessionStore(AsyncSessionStore[C], SupportsWaits, SupportsFencing, Su
     def fenced_writes(self) -> FencedWrites:
         """As :meth:`SupportsFencing.fenced_writes`."""
         return self._fenced
+
+    @override
+    def affinity_backend(self) -> RedisAffinity:
+        """As :meth:`SupportsAffinity.affinity_backend`."""
+        return self._affinity
 
     # --- reading -----------------------------------------------------------------------------
 

@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 __all__ = ["MemoryHarness", "RedisHarness", "StoreHarness"]
 
 
-_SIZES: Final = ("sessions", "expiring", "tenants", "lookups", "waits", "events", "locks")
+_SIZES: Final = (
+    *("sessions", "expiring", "tenants", "lookups", "waits", "events", "locks"),
+    *("members", "placements"),
+)
 
 
 class StoreHarness(Protocol):
@@ -197,8 +200,9 @@ class RedisHarness(_Harness):
 # Makes every record older, by the expiry that the server has of it: one that a script forgot to
 # set or to clear stays wrong. A record is a hash with a time `at`, the trace of a delete one with a
 # ring `ops` only, a lookup one of expiries, an index of waits one of hints, a lock one with a lease
-# and the places of those who wait; what is no hash is their queue, or remembers events. Numbers
-# that name a claim, a grant, a ticket or a registration stay: only their order counts.
+# and the places of those who wait; what is no hash is their queue, or remembers events. A hash of a
+# group of workers begins each value with an expiry; the rest of the group are sets sorted by time.
+# Numbers that name a claim, a grant, a ticket or a registration stay: only their order counts.
 _AGE = r"""
 local by = tonumber(ARGV[1])
 local function text(number) return string.format('%.0f', number) end
@@ -215,6 +219,12 @@ for _, name in ipairs(KEYS) do
     local is_queue = string.sub(name, -6) == ':queue'
     for _, member in ipairs(is_queue and {} or redis.call('ZRANGE', name, 0, -1)) do
       redis.call('ZINCRBY', name, text(-by), member)
+    end
+  elseif string.find(name, ':affinity:{', 1, true) then
+    local all = redis.call('HGETALL', name)
+    for i = 1, #all, 2 do
+      local aged = string.gsub(all[i + 1], '^%d+', function(ends) return text(ends - by) end)
+      redis.call('HSET', name, all[i], aged)
     end
   else
     local at, ops, lease, fence = unpack(redis.call('HMGET', name, 'at', 'ops', 'lease', 'fence'))
