@@ -19,12 +19,12 @@ class StoreStatistics(msgspec.Struct, frozen=True, kw_only=True):
     :ivar lookups: how many keys the lookup mirror holds in this process.
     :ivar waits: hints that the indexes of waits hold in this process.
     :ivar events: sessions and users of whom completed events are remembered in this process.
-    :ivar locks: locks that are held or waited for in this process, ended and not yet swept ones
-        included.
     :ivar members: members of groups of workers in this process, expired and not yet swept ones
         included.
     :ivar placements: keys that are placed or pinned in this process, expired and not yet swept
         ones included.
+    :ivar locks: locks that are held or waited for in this process, ended and not yet swept ones
+        included.
     :ivar swept: records that sweeps removed since the store was made.
     :ivar in_flight: calls that wait for a server now.
     :ivar connections: connections to a server that are open now.
@@ -39,9 +39,9 @@ class StoreStatistics(msgspec.Struct, frozen=True, kw_only=True):
     lookups: int | None = None
     waits: int | None = None
     events: int | None = None
-    locks: int | None = None
     members: int | None = None
     placements: int | None = None
+    locks: int | None = None
     swept: int = 0
     in_flight: int = 0
     connections: int = 0

@@ -78,11 +78,11 @@ class InMemorySessionStore(
         self._interval_secs: Final = config.sweep_interval_secs
         self._records: Final = Records(SystemClock() if clock is None else clock)
         self._waits: Final = MemoryWaits(self._records)
+        self._affinity: Final = MemoryAffinity(self._records.clock)
         self._bells: Final = MemoryBells()
         self._locks: Final = MemoryLocks(self._records.clock, self._bells)
         self._fenced: Final = MemoryFencedWrites(self._put, self._update_cas)
         self._fenced.is_held[GuardKind.LOCK] = self._locks.is_held
-        self._affinity: Final = MemoryAffinity(self._records.clock)
         self._now_ms: Final = self._records.clock.now_ms
         self._sweeper: BackgroundTask | None = None
         self._swept = 0
@@ -96,9 +96,9 @@ class InMemorySessionStore(
     async def _aclose(self) -> None:
         self._records.clear()
         self._waits.forget_all()
+        self._affinity.forget_all()
         self._locks.forget_all()
         self._bells.ring_all()
-        self._affinity.forget_all()
         if self._sweeper is not None:
             await self._sweeper.stop()
             self._sweeper = None
@@ -126,6 +126,11 @@ class InMemorySessionStore(
         return self._waits
 
     @override
+    def affinity_backend(self) -> MemoryAffinity:
+        """As :meth:`SupportsAffinity.affinity_backend`."""
+        return self._affinity
+
+    @override
     def lock_backend(self) -> MemoryLocks:
         """As :meth:`SupportsLocks.lock_backend`."""
         return self._locks
@@ -134,11 +139,6 @@ class InMemorySessionStore(
     def fenced_writes(self) -> FencedWrites:
         """As :meth:`SupportsFencing.fenced_writes`."""
         return self._fenced
-
-    @override
-    def affinity_backend(self) -> MemoryAffinity:
-        """As :meth:`SupportsAffinity.affinity_backend`."""
-        return self._affinity
 
     async def sweep(self) -> int:
         """Remove every expired record.
@@ -154,8 +154,8 @@ class InMemorySessionStore(
         while (
             (gone := self._records.pop_due(now_ms)) is not None
             or self._waits.pop_due(now_ms)
-            or self._locks.pop_due(now_ms)
             or self._affinity.pop_due(now_ms)
+            or self._locks.pop_due(now_ms)
         ):
             swept += gone is True
             self._swept += gone is True

@@ -89,10 +89,10 @@ class RedisSessionStore(
         # another deadline.
         self._keep_ring_ms: Final = max(_LEAST_RING_MS, round(2000 * config.deadline_secs))
         self._waits: Final = RedisWaits(self._client, self._names, self._keep_ring_ms)
+        self._affinity: Final = RedisAffinity(self._client, self._names, self._keep_ring_ms)
         self._bells: Final = RedisBells(self._client, self._names, config.deadline_secs)
         self._locks: Final = RedisLocks(self._client, self._names, self._bells)
         self._fenced: Final = _FencedWrites(self._put, self._update_cas)
-        self._affinity: Final = RedisAffinity(self._client, self._names, self._keep_ring_ms)
 
     @override
     async def _open(self) -> None:
@@ -131,6 +131,11 @@ class RedisSessionStore(
         return self._waits
 
     @override
+    def affinity_backend(self) -> RedisAffinity:
+        """As :meth:`SupportsAffinity.affinity_backend`."""
+        return self._affinity
+
+    @override
     def lock_backend(self) -> RedisLocks:
         """As :meth:`SupportsLocks.lock_backend`."""
         return self._locks
@@ -139,11 +144,6 @@ class RedisSessionStore(
     def fenced_writes(self) -> FencedWrites:
         """As :meth:`SupportsFencing.fenced_writes`."""
         return self._fenced
-
-    @override
-    def affinity_backend(self) -> RedisAffinity:
-        """As :meth:`SupportsAffinity.affinity_backend`."""
-        return self._affinity
 
     # --- reading -----------------------------------------------------------------------------
 

@@ -30,8 +30,15 @@ __all__ = ["MemoryHarness", "RedisHarness", "StoreHarness"]
 
 
 _SIZES: Final = (
-    *("sessions", "expiring", "tenants", "lookups", "waits", "events", "locks"),
-    *("members", "placements"),
+    "sessions",
+    "expiring",
+    "tenants",
+    "lookups",
+    "waits",
+    "events",
+    "members",
+    "placements",
+    "locks",
 )
 
 
@@ -200,9 +207,9 @@ class RedisHarness(_Harness):
 # Makes every record older, by the expiry that the server has of it: one that a script forgot to
 # set or to clear stays wrong. A record is a hash with a time `at`, the trace of a delete one with a
 # ring `ops` only, a lookup one of expiries, an index of waits one of hints, a lock one with a lease
-# and the places of those who wait; what is no hash is their queue, or remembers events. A hash of a
-# group of workers begins each value with an expiry; the rest of the group are sets sorted by time.
-# Numbers that name a claim, a grant, a ticket or a registration stay: only their order counts.
+# and the places of those who wait. A hash of a group of workers begins each value with an expiry.
+# What is no hash is the queue of a lock, or sorted by time. Numbers that name a claim, a grant, a
+# ticket or a registration stay: only their order counts.
 _AGE = r"""
 local by = tonumber(ARGV[1])
 local function text(number) return string.format('%.0f', number) end
