@@ -42,8 +42,8 @@ _PLACE_SECS: Final = 10.0
 _LEAVE_SECS: Final = 5.0
 """Limit on giving back what is held; after that it ends by itself."""
 _ASKS: Final = 5
-"""How often who waits asks again before its place would lapse: the net under a ring that is lost,
-and more than the four parts of a place's time for which the others leave a free lock to it."""
+"""How often who waits asks within the time of its place: the net under a ring that is lost. A free
+lock passes it by after a quarter of that time, so this is more than four."""
 _MAX_NAME_CHARS: Final = 256
 
 
@@ -246,6 +246,7 @@ class SessionLocks:
         :raises StoreUnavailableError: the lock is not held.
         :raises OutcomeUnknownError: on entering; should the lock have been taken, it was given back
             or ends with the lease.
+        :raises DurabilityError: likewise: fewer replicas than asked for know of the holder.
         """
         bid = self._bid(key, lease, ctx)
         wait_secs = None if wait is None else _wait_secs(wait)
@@ -310,29 +311,32 @@ class SessionLocks:
         held = await self._ask(bid)
         if isinstance(held, SessionLease) or wait_secs == 0:
             return held
-        # Only now, since a lock that is free takes one step alone.
-        async with self._backend.listen(bid.place.token) as bell:
-            return await self._wait(bid._replace(queues=True), bell, ends_at)
+        waiter = bid._replace(queues=True)
+        taken = False
+        try:
+            # Only now, since a lock that is free takes one step alone.
+            async with self._backend.listen(bid.place.token) as bell:
+                held = await self._wait(waiter, bell, ends_at)
+            taken = isinstance(held, SessionLease)
+            return held
+        finally:
+            if not taken:
+                await self._leave(bid)
 
     async def _wait(
         self, bid: LockBid, bell: Bell, ends_at: float | None
     ) -> SessionLease | LockOutcome:
-        held: SessionLease | LockOutcome | None = None
-        try:
-            while True:
-                held = await self._ask(bid)
-                if isinstance(held, SessionLease):
+        while True:
+            held = await self._ask(bid)
+            if isinstance(held, SessionLease):
+                return held
+            secs = min(held.left_ms, max(1, self._place_ms // _ASKS)) / 1000
+            if ends_at is not None:
+                left_secs = ends_at - anyio.current_time()
+                if left_secs <= 0:
                     return held
-                secs = min(held.left_ms, max(1, self._place_ms // _ASKS)) / 1000
-                if ends_at is not None:
-                    left_secs = ends_at - anyio.current_time()
-                    if left_secs <= 0:
-                        return held
-                    secs = min(secs, left_secs)
-                await bell.rung(secs)
-        finally:
-            if not isinstance(held, SessionLease):
-                await self._leave(bid)
+                secs = min(secs, left_secs)
+            await bell.rung(secs)
 
     async def _ask(self, bid: LockBid) -> SessionLease | LockOutcome:
         self._store.check_open()
