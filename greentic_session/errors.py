@@ -16,6 +16,7 @@
     ├── DuplicateEventError
     ├── LeaseLostError
     ├── InboxFullError
+    ├── LockHeldError
     ├── MemberExistsError
     ├── DispatcherFullError
     ├── DispatcherClosedError
@@ -52,6 +53,7 @@ __all__ = [
     "InboxFullError",
     "InvalidInputError",
     "LeaseLostError",
+    "LockHeldError",
     "MemberExistsError",
     "OutcomeUnknownError",
     "PayloadTooLargeError",
@@ -276,6 +278,22 @@ class InboxFullError(SessionError):
     def __init__(self, limit: int) -> None:
         self.limit = limit
         super().__init__(f"{limit} messages wait, which is as many as may")
+
+
+class LockHeldError(SessionError):
+    """The lock is another's, and the caller does not wait (any longer). Nothing was changed.
+
+    :ivar key: what is locked.
+    :ivar until: when the holder's lease ends unless renewed (aware UTC), by the store's clock; past
+        if nobody holds it and others wait for it.
+    """
+
+    code: ErrorCode = "conflict"
+
+    def __init__(self, key: str, until: datetime) -> None:
+        self.key = key
+        self.until = until
+        super().__init__(f"the lock on key {key!r} is held until {until.isoformat()}")
 
 
 class MemberExistsError(SessionError):

@@ -27,6 +27,8 @@ class StoreStatistics(msgspec.Struct, frozen=True, kw_only=True):
         included.
     :ivar placements: keys that are placed or pinned in this process, expired and not yet swept
         ones included.
+    :ivar locks: locks that are held or waited for in this process, ended and not yet swept ones
+        included.
     :ivar swept: records that sweeps removed since the store was made.
     :ivar in_flight: calls that wait for a server now.
     :ivar connections: connections to a server that are open now.
@@ -47,6 +49,7 @@ class StoreStatistics(msgspec.Struct, frozen=True, kw_only=True):
     early: int | None = None
     members: int | None = None
     placements: int | None = None
+    locks: int | None = None
     swept: int = 0
     in_flight: int = 0
     connections: int = 0

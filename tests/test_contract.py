@@ -13,6 +13,7 @@ from greentic_session.testing.contract import (
     ClosingContract,
     InboxContract,
     LeavingContract,
+    LockContract,
     MutatingContract,
     RaceContract,
     ReadingContract,
@@ -20,6 +21,7 @@ from greentic_session.testing.contract import (
     WaitContract,
     WritingContract,
 )
+from greentic_session.testing.contract.lock import LockWaitingContract
 from greentic_session.testing.harness import MemoryHarness, RedisHarness
 from greentic_session.testing.servers import ServerNotFoundError, redis_binary
 
@@ -45,8 +47,8 @@ NO_CONTAINER = os.environ.get(NO_CONTAINER_VARIABLE)
 NO_REDIS = _why_no_redis()
 
 
-class Contract(SessionStoreContract, WaitContract, AffinityContract, InboxContract):
-    """Sessions, waits, affinity and inboxes."""
+class Contract(SessionStoreContract, WaitContract, LockContract, AffinityContract, InboxContract):
+    """Sessions, waits, locks, affinity and inboxes."""
 
 
 class TestMemory(Contract):
@@ -94,6 +96,7 @@ class TestEmbedded(
     LeavingContract,
     RaceContract,
     ClosingContract,
+    LockWaitingContract,
 ):
     """The server of a folder: what opening, closing and cancellation could spoil. The rest is the
     server's, as above.

@@ -35,6 +35,7 @@ FLOORS: dict[str, int] = {
     "primitives": 1,
     "leasing": 1,
     "membership": 1,
+    "locking": 1,
     "waiting": 1,
     "mailing": 1,
     "background": 1,

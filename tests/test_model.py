@@ -216,6 +216,7 @@ EVERY: dict[str, tuple[SessionError, str]] = {
     "DuplicateEventError": (errors.DuplicateEventError("e"), "conflict"),
     "LeaseLostError": (errors.LeaseLostError(), "conflict"),
     "MemberExistsError": (errors.MemberExistsError("w", NOW), "conflict"),
+    "LockHeldError": (errors.LockHeldError("k", NOW), "conflict"),
     "DispatcherFullError": (errors.DispatcherFullError("key"), "rate_limited"),
     "DispatcherClosedError": (errors.DispatcherClosedError(), "unavailable"),
     "DecodeError": (errors.DecodeError("k", "r"), "internal"),

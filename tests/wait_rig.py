@@ -259,7 +259,7 @@ class Worker:
     def pid(self) -> int:
         return self._process.pid
 
-    async def begin(self, orders: Orders) -> None:
+    async def begin(self, orders: msgspec.Struct) -> None:
         assert (await self.hear())["word"] == "ready"
         assert self._process.stdin is not None
         self._process.stdin.write(msgspec.json.encode(orders) + b"\n")
@@ -286,11 +286,13 @@ class Worker:
 
 
 @asynccontextmanager
-async def hired(harness: RedisHarness, job: str) -> AsyncIterator[Worker]:
+async def hired(
+    harness: RedisHarness, job: str, program: str = "tests.wait_rig"
+) -> AsyncIterator[Worker]:
     """A worker on the harness's namespace. It does not outlive the block."""
     url = f"unix://{harness.config.unix_path}?namespace={harness.config.namespace}&deadline=20"
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-W", "error", "-m", "tests.wait_rig", url, job),
+        *(sys.executable, "-W", "error", "-m", program, url, job),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         cwd=Path(__file__).parent.parent,

@@ -12,6 +12,8 @@ from .._compat import override
 from ..clock import Clock, SystemClock
 from ..codec import CodecFactory, JsonCodec
 from ..config import MemoryConfig
+from ..leasing import FencedWrites, GuardKind, SupportsFencing
+from ..locking import SupportsLocks
 from ..mailing import SupportsInbox
 from ..membership import SupportsAffinity
 from ..model import C, Cas, SessionKey
@@ -22,7 +24,9 @@ from ..store import AsyncSessionStore
 from ..waiting import SupportsWaits
 from .affinity import MemoryAffinity
 from .bells import MemoryBells
+from .fencing import MemoryFencedWrites
 from .inbox import MemoryInbox
+from .locks import MemoryLocks
 from .records import Records
 from .sweeper import start_sweeper
 from .waits import MemoryWaits
@@ -40,7 +44,14 @@ _SLICE_SECS: Final = 0.0005
 
 
 @final
-class InMemorySessionStore(AsyncSessionStore[C], SupportsWaits, SupportsAffinity, SupportsInbox):
+class InMemorySessionStore(
+    AsyncSessionStore[C],
+    SupportsWaits,
+    SupportsFencing,
+    SupportsLocks,
+    SupportsAffinity,
+    SupportsInbox,
+):
     """Keeps encoded sessions in dictionaries, under the same rules as a server.
 
     Runs on asyncio and trio. No verb waits for anything, so each is done or not begun when its
@@ -74,9 +85,13 @@ class InMemorySessionStore(AsyncSessionStore[C], SupportsWaits, SupportsAffinity
         self._interval_secs: Final = config.sweep_interval_secs
         self._records: Final = Records(SystemClock() if clock is None else clock)
         self._waits: Final = MemoryWaits(self._records)
-        self._bells: Final = MemoryBells()
-        self._inbox: Final = MemoryInbox(self._records, self._waits, self._bells)
         self._affinity: Final = MemoryAffinity(self._records.clock)
+        self._bells: Final = MemoryBells()
+        self._locks: Final = MemoryLocks(self._records.clock, self._bells)
+        self._fenced: Final = MemoryFencedWrites(self._put, self._update_cas)
+        self._fenced.is_held[GuardKind.LOCK] = self._locks.is_held
+        self._inbox: Final = MemoryInbox(self._records, self._waits, self._bells)
+        self._fenced.is_held[GuardKind.INBOX] = self._inbox.is_held
         self._now_ms: Final = self._records.clock.now_ms
         self._sweeper: BackgroundTask | None = None
         self._swept = 0
@@ -91,8 +106,9 @@ class InMemorySessionStore(AsyncSessionStore[C], SupportsWaits, SupportsAffinity
         self._records.clear()
         self._waits.forget_all()
         self._inbox.forget_all()
-        self._bells.ring_all()
         self._affinity.forget_all()
+        self._locks.forget_all()
+        self._bells.ring_all()
         if self._sweeper is not None:
             await self._sweeper.stop()
             self._sweeper = None
@@ -111,6 +127,7 @@ class InMemorySessionStore(AsyncSessionStore[C], SupportsWaits, SupportsAffinity
             **self._inbox.sizes(),
         }
         sizes["events"] += self._inbox.remembered
+        sizes["locks"] = len(self._locks)
         return StoreStatistics(backend="memory", closed=self._closed, swept=self._swept, **sizes)
 
     @override
@@ -128,6 +145,16 @@ class InMemorySessionStore(AsyncSessionStore[C], SupportsWaits, SupportsAffinity
         """As :meth:`SupportsAffinity.affinity_backend`."""
         return self._affinity
 
+    @override
+    def lock_backend(self) -> MemoryLocks:
+        """As :meth:`SupportsLocks.lock_backend`."""
+        return self._locks
+
+    @override
+    def fenced_writes(self) -> FencedWrites:
+        """As :meth:`SupportsFencing.fenced_writes`."""
+        return self._fenced
+
     async def sweep(self) -> int:
         """Remove every expired record.
 
@@ -144,6 +171,7 @@ class InMemorySessionStore(AsyncSessionStore[C], SupportsWaits, SupportsAffinity
             or self._waits.pop_due(now_ms)
             or self._inbox.pop_due(now_ms)
             or self._affinity.pop_due(now_ms)
+            or self._locks.pop_due(now_ms)
         ):
             swept += gone is True
             self._swept += gone is True

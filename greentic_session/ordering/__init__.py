@@ -8,6 +8,7 @@ from .extraction import SessionKeyExtractor, extractor_for, text_of
 from .inbox import SessionInbox
 from .lanes import Overflow
 from .lifecycle import LifecycleHooks, LifecycleLimits, SessionLifecycle
+from .locks import LockHolder, SessionLease, SessionLocks
 from .mail import Admitted, DeadLetter, InboxDepth, InboxLimits, Mail
 from .metrics import CloseReason, LifecycleMetrics, SessionMetrics, export_metrics
 from .strategies import (
@@ -43,6 +44,7 @@ __all__ = [
     "LifecycleHooks",
     "LifecycleLimits",
     "LifecycleMetrics",
+    "LockHolder",
     "Mail",
     "Member",
     "Membership",
@@ -54,7 +56,9 @@ __all__ = [
     "SessionInbox",
     "SessionKeyExtractor",
     "SessionKeyGenerator",
+    "SessionLease",
     "SessionLifecycle",
+    "SessionLocks",
     "SessionMetrics",
     "SingleFieldStrategy",
     "TimePartitionedStrategy",

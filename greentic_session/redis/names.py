@@ -14,6 +14,7 @@ from typing import Final, final
 from urllib.parse import quote, unquote
 
 from ..errors import DecodeError
+from ..leasing import Guard, GuardKind
 from ..model import SessionKey
 
 __all__ = ["Names"]
@@ -72,9 +73,25 @@ class Names:
         """Return the name of the completed events that hang on a record or an index of waits."""
         return f"{name}:events"
 
+    def lock(self, scope: str, key: str) -> str:
+        """Return ``{ns}:{env}:{tenant}:{<key>}:lock``; without a scope ``{ns}:lock:{<key>}``."""
+        if scope:
+            return f"{self.record(scope, key)}:lock"
+        return f"{self._namespace}:lock:{{{escape(key)}}}"
+
+    def of_lock(self, scope: str, key: str) -> tuple[str, str]:
+        """Return :meth:`lock`, and the name of those who wait for it."""
+        lock = self.lock(scope, key)
+        return lock, f"{lock}:queue"
+
     def inbox(self, scope: str, key: str) -> str:
-        """Return the name of what is known of a session's mailbox, ``{record}:inbox``."""
+        """Return ``{ns}:{env}:{tenant}:{<key>}:inbox``."""
         return f"{self.record(scope, key)}:inbox"
+
+    def guard(self, guard: Guard) -> str:
+        """Return the name under which a lease is kept: of a HASH with ``fence`` and ``lease``."""
+        name = self.inbox if guard.kind is GuardKind.INBOX else self.lock
+        return name(guard.scope, guard.key)
 
     def of_mailbox(self, scope: str, key: str) -> tuple[str, ...]:
         """Return :meth:`record`, :meth:`lookup`, :meth:`inbox` and that of the mail in it."""

@@ -30,19 +30,24 @@ __all__ = [
     "GIVE_BACK",
     "HINT",
     "KEEP",
+    "LEAVE_LOCK",
+    "LOCK",
     "MOURN",
     "PAUSE",
     "POST",
     "PROLONG",
     "PUT",
+    "PUT_FENCED",
     "REINDEX",
     "RELEASE",
     "RENEW",
+    "RENEW_LOCK",
     "REPLAY",
     "SETTLE",
     "TAKE",
     "TOUCH",
     "UPDATE_CAS",
+    "UPDATE_CAS_FENCED",
     "Script",
 ]
 
@@ -78,6 +83,11 @@ UPDATE_CAS: Final = Script(
     *("slot", "record", "update_cas", "write", "lookup", "updated_at"),
     *("rules", "conflict", "updated"),
 )
+PUT_FENCED: Final = Script(*_START, "guard", "guard_put", "put", *_WRITE, "answer")
+UPDATE_CAS_FENCED: Final = Script(
+    *("slot", "record", "rules", "conflict", "guard", "guard_update"),
+    *("update_cas", "write", "lookup", "updated_at", "updated"),
+)
 TOUCH: Final = Script(*_START, "refuse", "touch", "lookup", "reply")
 DELETE: Final = Script(*_START, "refuse", "delete", *_REMOVE, "reply")
 
@@ -107,6 +117,9 @@ HINT: Final = Script("agenda", "hint")
 MOURN: Final = Script("mourn")
 KEEP: Final = Script("keep")
 DROP: Final = Script("drop")
+LOCK: Final = Script("lock", "lock_take")
+RENEW_LOCK: Final = Script("lock", "lock_renew")
+LEAVE_LOCK: Final = Script("lock", "lock_leave")
 
 ANNOUNCE: Final = Script("index", "announce")
 REINDEX: Final = Script("index", "events", "reindex")

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Final, cast, final
 from .._compat import override
 from ..codec import CodecFactory, JsonCodec
 from ..errors import DecodeError
+from ..leasing import FencedWrites, Guard, SupportsFencing
+from ..locking import SupportsLocks
 from ..mailing import SupportsInbox
 from ..membership import SupportsAffinity
 from ..model import C, Cas, SessionKey
@@ -20,13 +22,23 @@ from .bells import RedisBells
 from .client import Command, RedisClient
 from .faults import ForeignValueError
 from .inbox import RedisInbox
+from .locks import RedisLocks
 from .names import Names
 from .replies import foreign, garbled, outcome_of, unreadable
-from .scripts import CREATE, DELETE, PUT, TOUCH, UPDATE_CAS, Script
+from .scripts import (
+    CREATE,
+    DELETE,
+    PUT,
+    PUT_FENCED,
+    TOUCH,
+    UPDATE_CAS,
+    UPDATE_CAS_FENCED,
+    Script,
+)
 from .waits import RedisWaits
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
 
     from ..config import RedisConfig
     from .client import Argument, Reply, ScanPosition
@@ -42,7 +54,14 @@ _FIELDS: Final = ("cas", "inc", "owner", "ttl", "at", "body")
 
 
 @final
-class RedisSessionStore(AsyncSessionStore[C], SupportsWaits, SupportsAffinity, SupportsInbox):
+class RedisSessionStore(
+    AsyncSessionStore[C],
+    SupportsWaits,
+    SupportsFencing,
+    SupportsLocks,
+    SupportsAffinity,
+    SupportsInbox,
+):
     """Keeps sessions on a Redis (6.2 or later) or Valkey server, shared by any number of workers.
 
     Runs on asyncio. Connects on first use. Each write is one Lua script on one cluster slot, under
@@ -78,7 +97,9 @@ class RedisSessionStore(AsyncSessionStore[C], SupportsWaits, SupportsAffinity, S
         # another deadline.
         self._keep_ring_ms: Final = max(_LEAST_RING_MS, round(2000 * config.deadline_secs))
         self._waits: Final = RedisWaits(self._client, self._names, self._keep_ring_ms)
+        self._affinity: Final = RedisAffinity(self._client, self._names, self._keep_ring_ms)
         self._bells: Final = RedisBells(self._client, self._names, config.deadline_secs)
+        self._locks: Final = RedisLocks(self._client, self._names, self._bells)
         self._inbox: Final = RedisInbox(
             self._client,
             self._names,
@@ -87,7 +108,7 @@ class RedisSessionStore(AsyncSessionStore[C], SupportsWaits, SupportsAffinity, S
             keep_ms=self._keep_ring_ms,
             grace_ms=max(_LEAST_GRACE_MS, round(2000 * config.deadline_secs)),
         )
-        self._affinity: Final = RedisAffinity(self._client, self._names, self._keep_ring_ms)
+        self._fenced: Final = _FencedWrites(self._put, self._update_cas)
 
     @override
     async def _open(self) -> None:
@@ -97,8 +118,10 @@ class RedisSessionStore(AsyncSessionStore[C], SupportsWaits, SupportsAffinity, S
     @override
     async def _aclose(self) -> None:
         try:
-            await self._client.aclose()
-            await self._bells.aclose()
+            try:
+                await self._bells.aclose()
+            finally:
+                await self._client.aclose()
         finally:
             if self._host is not None:
                 await self._host.aclose()
@@ -132,6 +155,16 @@ class RedisSessionStore(AsyncSessionStore[C], SupportsWaits, SupportsAffinity, S
     def affinity_backend(self) -> RedisAffinity:
         """As :meth:`SupportsAffinity.affinity_backend`."""
         return self._affinity
+
+    @override
+    def lock_backend(self) -> RedisLocks:
+        """As :meth:`SupportsLocks.lock_backend`."""
+        return self._locks
+
+    @override
+    def fenced_writes(self) -> FencedWrites:
+        """As :meth:`SupportsFencing.fenced_writes`."""
+        return self._fenced
 
     # --- reading -----------------------------------------------------------------------------
 
@@ -202,18 +235,19 @@ class RedisSessionStore(AsyncSessionStore[C], SupportsWaits, SupportsAffinity, S
         return await self._run(CREATE, *_place(draft), *_state(draft), mint_incarnation())
 
     @override
-    def _put(self, draft: Draft) -> Coroutine[Any, Any, Outcome]:
-        return self._run(PUT, *_place(draft), *_state(draft), mint_incarnation())
+    def _put(self, draft: Draft, guard: Guard | None = None) -> Coroutine[Any, Any, Outcome]:
+        script = PUT if guard is None else PUT_FENCED
+        return self._run(script, *_place(draft), *_state(draft), mint_incarnation(), guard=guard)
 
     @override
     def _update_cas(
-        self, draft: Draft, expected: Cas, until: float | None
+        self, draft: Draft, expected: Cas, until: float | None, guard: Guard | None = None
     ) -> Coroutine[Any, Any, Outcome]:
         scope, key = draft.scope, SessionKey(draft.key)
         value, incarnation = expected.value, expected.incarnation
         following = value + 1
         return self._run(
-            UPDATE_CAS,
+            UPDATE_CAS if guard is None else UPDATE_CAS_FENCED,
             scope,
             key,
             draft.owner,
@@ -225,6 +259,7 @@ class RedisSessionStore(AsyncSessionStore[C], SupportsWaits, SupportsAffinity, S
             f"op{following % 8}",  # see ``lua/record.lua``
             until=until,
             expected=expected,
+            guard=guard,
         )
 
     @override
@@ -264,11 +299,15 @@ class RedisSessionStore(AsyncSessionStore[C], SupportsWaits, SupportsAffinity, S
         *arguments: Argument,
         until: float | None = None,
         expected: Cas | None = None,
+        guard: Guard | None = None,
     ) -> Outcome:
         until = self._client.deadline() if until is None else until
         names = self._names.of_session(scope, key)
         if script is DELETE:
             names = (*names, self._names.events(names[0]))
+        elif guard is not None:
+            names = (*names, self._names.guard(guard))
+            arguments = (*arguments, guard.fence)
         try:
             reply = await self._client.run(script, names, (scope, *arguments), until=until)
         except ForeignValueError:
@@ -281,6 +320,27 @@ class RedisSessionStore(AsyncSessionStore[C], SupportsWaits, SupportsAffinity, S
                 scope, key, reply[_TOKEN_REPLY:], gone=script is DELETE, until=until
             )
         return outcome
+
+
+@final
+class _FencedWrites(FencedWrites):
+    """The store's writes as a lease's holder calls them."""
+
+    def __init__(
+        self,
+        put: Callable[[Draft, Guard], Coroutine[Any, Any, Outcome]],
+        update_cas: Callable[[Draft, Cas, None, Guard], Coroutine[Any, Any, Outcome]],
+    ) -> None:
+        self._put: Final = put
+        self._update_cas: Final = update_cas
+
+    @override
+    async def put(self, draft: Draft, guard: Guard) -> Outcome:
+        return await self._put(draft, guard)
+
+    @override
+    async def update_cas(self, draft: Draft, expected: Cas, guard: Guard) -> Outcome:
+        return await self._update_cas(draft, expected, None, guard)
 
 
 def _place(draft: Draft) -> tuple[str, SessionKey]:

@@ -32,7 +32,7 @@ __all__ = ["MemoryHarness", "RedisHarness", "StoreHarness"]
 _SIZES: Final = (
     *("sessions", "expiring", "tenants", "lookups", "waits", "events"),
     *("mail", "turns", "dead_letters", "early"),
-    *("members", "placements"),
+    *("members", "placements", "locks"),
 )
 
 
@@ -200,11 +200,11 @@ class RedisHarness(_Harness):
 
 # Makes every record older, by the expiry that the server has of it: one that a script forgot to
 # set or to clear stays wrong. A record is a hash with a time `at`, the trace of a delete one with a
-# ring `ops` only, a lookup one of expiries, an index of waits one of hints, and what is known of a
-# mailbox is told by its name; a sorted set remembers events, or says when sessions of an inbox are
-# due; a list holds letters, which begin with a time. A hash of a group of workers begins each value
-# with an expiry; the rest of the group are sets sorted by time. Numbers that name a claim, a
-# registration or a turn stay: only their order counts.
+# ring `ops` only, a lookup one of expiries, an index of waits one of hints, a lock one with a lease
+# and the places of those who wait, and what is known of a mailbox is told by its name. A hash of a
+# group of workers begins each value with an expiry. A list holds letters, which begin with a time;
+# a sorted set is the queue of a lock, or sorted by time. Numbers that name a claim, a grant, a
+# ticket, a turn or a registration stay: only their order counts.
 _AGE = r"""
 local by = tonumber(ARGV[1])
 local function text(number) return string.format('%.0f', number) end
@@ -218,7 +218,8 @@ end
 for _, name in ipairs(KEYS) do
   local left = redis.call('PTTL', name)
   if redis.call('TYPE', name).ok == 'zset' then
-    for _, member in ipairs(redis.call('ZRANGE', name, 0, -1)) do
+    local is_queue = string.sub(name, -6) == ':queue'
+    for _, member in ipairs(is_queue and {} or redis.call('ZRANGE', name, 0, -1)) do
       redis.call('ZINCRBY', name, text(-by), member)
     end
   elseif redis.call('TYPE', name).ok == 'list' then
@@ -238,8 +239,15 @@ for _, name in ipairs(KEYS) do
       redis.call('HSET', name, all[i], aged)
     end
   else
-    local at, ops, lease = unpack(redis.call('HMGET', name, 'at', 'ops', 'lease'))
-    if at then
+    local at, ops, lease, fence = unpack(redis.call('HMGET', name, 'at', 'ops', 'lease', 'fence'))
+    if fence and not at then
+      local all = redis.call('HGETALL', name)
+      for i = 1, #all, 2 do
+        if all[i] == 'lease' or all[i] == 'kept' or string.sub(all[i], 1, 2) == 'w:' then
+          redis.call('HSET', name, all[i], text(all[i + 1] - by))
+        end
+      end
+    elseif at then
       redis.call('HSET', name, 'at', text(at - by))
       if lease then redis.call('HSET', name, 'lease', text(lease - by)) end
     elseif not ops then

@@ -29,6 +29,7 @@ from .inbox import InboxContract
 from .inputs import InputContract
 from .leaving import LeavingContract
 from .life import LifeContract, TouchContract
+from .lock import LockContract
 from .lookup import LookupContract, LookupLifeContract
 from .mutating import MutatingContract
 from .naming import NamingContract
@@ -55,6 +56,7 @@ __all__ = [
     "IsolationContract",
     "LeavingContract",
     "LifeContract",
+    "LockContract",
     "LookupContract",
     "LookupLifeContract",
     "MutatingContract",

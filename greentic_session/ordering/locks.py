@@ -1,0 +1,388 @@
+"""Locks: one holder of a key at a time, in all processes, under numbers that late writers meet."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final, cast, final
+
+import anyio
+import msgspec
+
+from .. import fence
+from ..background import run_to_end
+from ..errors import (
+    InvalidInputError,
+    LeaseLostError,
+    LockHeldError,
+    SessionError,
+    StoreUnavailableError,
+)
+from ..keeping import LeaseKeeper
+from ..leasing import Guard, GuardKind
+from ..locking import LockBid, LockPlace, SupportsLocks
+from ..record import DONE
+from ..store import AsyncSessionStore
+from ..validation import check_key, duration_to_ms, require_clean_text
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable
+
+    from ..leasing import Bell
+    from ..locking import LockBackend, LockOutcome
+    from ..model import SessionKey, TenantCtx
+
+__all__ = ["LockHolder", "SessionLease", "SessionLocks"]
+
+_LEASE_SECS: Final = 30.0
+_PLACE_SECS: Final = 10.0
+_LEAVE_SECS: Final = 5.0
+"""Limit on giving back what is held; after that it ends by itself."""
+_ASKS: Final = 5
+"""How often who waits asks within the time of its place: the net under a ring that is lost. A free
+lock passes it by after a quarter of that time, so this is more than four."""
+_MAX_NAME_CHARS: Final = 256
+
+
+class LockHolder(msgspec.Struct, frozen=True, kw_only=True):
+    """Who holds a lock.
+
+    :ivar name: as the holder's :class:`SessionLocks` was told to be called.
+    :ivar fence: number of the grant.
+    :ivar until: when the lease ends unless renewed: aware UTC, by the store's clock.
+    """
+
+    name: str
+    fence: int
+    until: datetime
+
+
+@final
+class SessionLease:
+    """A lock that is held, until the block around it ends or its lease is lost.
+
+    Made by :meth:`SessionLocks.hold` and :meth:`SessionLocks.try_hold`. ``store.put(…,
+    fence=lease)`` and ``store.update_cas(…, fence=lease)`` write only while it holds.
+    """
+
+    __slots__ = (
+        *("_backend", "_check_open", "_keeper", "_lease_ms", "_left_at", "_place", "_until_ms"),
+        "guard",
+    )
+
+    def __init__(
+        self,
+        backend: LockBackend,
+        check_open: Callable[[], None],
+        bid: LockBid,
+        outcome: LockOutcome,
+        sent_at: float,
+    ) -> None:
+        self._backend: Final = backend
+        self._check_open: Final = check_open
+        self._place: Final = bid.place
+        self._lease_ms: Final = bid.lease_ms
+        self._until_ms = outcome.lease_ms
+        self._left_at: float | None = None
+        self._keeper: Final = LeaseKeeper(bid.lease_ms / 1000, sent_at + outcome.left_ms / 1000)
+        scope, key, _ = bid.place
+        self.guard: Final = Guard(GuardKind.LOCK, scope, key, outcome.fence)
+
+    @property
+    def key(self) -> SessionKey:
+        """What is locked."""
+        return self.guard.key
+
+    @property
+    def fence(self) -> int:
+        """Number of this grant: higher than that of every earlier one of the key.
+
+        Pass it on to what is written elsewhere under the lock, and let that refuse lower ones.
+        """
+        return self.guard.fence
+
+    @property
+    def until(self) -> datetime:
+        """When the lease ends unless renewed: aware UTC, by the store's clock."""
+        return datetime.fromtimestamp(self._until_ms / 1000, UTC)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the lock was given back, or its lease found lost."""
+        return self._keeper.over
+
+    async def renew(self, lease: timedelta | float | None = None) -> datetime:
+        """Let the lease begin anew; it never gets shorter.
+
+        :param lease: its length, seconds or a :class:`datetime.timedelta`; ``None`` is the first
+            one.
+        :returns: :attr:`until`.
+        :raises LeaseLostError: the lease had run out, whether or not another holds the lock since,
+            or the lock was given back.
+        :raises StoreUnavailableError: nothing changed.
+        :raises OutcomeUnknownError: renewed or not.
+        """
+        lease_ms = self._lease_ms if lease is None else duration_to_ms(lease, "lease")
+        self._check_open()
+        self._keeper.check_held("the lock")
+        sent_at = anyio.current_time()
+        outcome = await self._backend.renew(self._place, lease_ms, self._backend.deadline())
+        if outcome.verdict is not DONE:
+            self._keeper.lost = True
+            raise LeaseLostError
+        self._until_ms = outcome.lease_ms
+        self._keeper.ends_at = sent_at + outcome.left_ms / 1000
+        return self.until
+
+    async def release(self) -> bool:
+        """Give the lock back at once, before the block ends.
+
+        :returns: ``False`` if it was held no longer.
+        :raises StoreUnavailableError: it was not given back; it ends with its lease.
+        :raises OutcomeUnknownError: given back or not; it ends with its lease.
+        """
+        if self.ended:
+            return False
+        self._check_open()
+        with self._keeper.being_ended():
+            left_at = self._left_at  # by a call whose answer was not heard
+            if left_at is None:
+                self._left_at = anyio.current_time()
+            try:
+                held = await self._backend.leave(
+                    self._place, self._until_ms, self._backend.deadline()
+                )
+            except StoreUnavailableError:
+                self._left_at = left_at
+                raise
+            if not held and left_at is not None:
+                held = left_at < self._keeper.ends_at  # nothing but that call ended it
+            if held:
+                self._keeper.ended = True
+            else:
+                self._keeper.lost = True
+        return held
+
+    @asynccontextmanager
+    async def kept(self) -> AsyncGenerator[SessionLease]:
+        """Renew the lease while the block runs, and give the lock back at its end.
+
+        :raises LeaseLostError: on leaving, if the lease was lost.
+        """
+        async with self._keeper.kept(self.renew, self.release, name="lock", leave_secs=_LEAVE_SECS):
+            yield self
+
+
+@final
+class SessionLocks:
+    """Locks on session keys, each of one holder at a time, on any store of this library.
+
+    Layered on a store, which stays the caller's to open and close. All on the same backend share
+    their locks. A lock is its holder's for the time of its lease, which is renewed while the block
+    runs; should the holder die, the lock is free when the lease has run out. A paused process
+    learns of that last, so let what is written under a lock carry the lease's
+    :attr:`~SessionLease.fence`.
+
+    * Who waits is served in order of coming. One that died is passed over after a quarter of
+      ``place``, as is one that cannot ask the store for so long.
+    * A lock belongs to the block that holds it: the same task that asks again waits for itself.
+    * With ``ctx`` the lock is on the key in that env and tenant; without, on the key alone: these
+      are locks apart. No session need exist under the key.
+    * Keys that nobody holds or waits for cost nothing.
+
+    Each verb may raise :class:`InvalidInputError` before any I/O, and
+    :class:`StoreUnavailableError`.
+
+    :param store: the sessions; of a backend that can keep locks, as those of this library can.
+    :param name: of this holder, for people: see :meth:`holder`. Host and process by default.
+    :param place: for how long who waits keeps its place without a sign of life, seconds or a
+        :class:`datetime.timedelta`; let all on the same backend agree.
+    """
+
+    def __init__(
+        self,
+        store: AsyncSessionStore[Any],  # Any: locks do not look at contexts
+        *,
+        name: str | None = None,
+        place: timedelta | float = _PLACE_SECS,
+    ) -> None:
+        given = cast("object", store)
+        if not isinstance(given, AsyncSessionStore) or not isinstance(given, SupportsLocks):
+            raise InvalidInputError("store", f"{type(store).__name__} cannot keep locks")
+        if name is None:
+            name = f"{socket.gethostname()}:{os.getpid()}"[:_MAX_NAME_CHARS]
+        self._store: Final = store
+        self._backend: Final = given.lock_backend()
+        self._name: Final = require_clean_text(name, "name", _MAX_NAME_CHARS)
+        self._place_ms: Final = duration_to_ms(place, "place")
+        self._held: Final[dict[str, SessionLease]] = {}
+
+    @asynccontextmanager
+    async def hold(
+        self,
+        key: SessionKey,
+        lease: timedelta | float = _LEASE_SECS,
+        wait: timedelta | float | None = None,
+        *,
+        ctx: TenantCtx | None = None,
+    ) -> AsyncGenerator[SessionLease]:
+        """Hold the lock while the block runs, after waiting for those who came before.
+
+        The lease is renewed at a third of its length. When it is lost, the block is cancelled,
+        once. That takes a cancel scope, so the block is left in the task that entered it, and inner
+        blocks before outer ones (anyio docs, "Cancellation and timeouts"). Leaving gives the lock
+        back, also if the task is cancelled. Who is cancelled while waiting leaves nothing behind.
+
+        :param key: what to lock.
+        :param lease: how long the lock is kept without a sign of life of the holder: seconds or a
+            :class:`datetime.timedelta`.
+        :param wait: how long to wait at most, likewise; ``None`` for ever, 0 not at all.
+        :param ctx: the caller; gives env and tenant.
+        :raises LockHeldError: the lock was another's for all of ``wait``.
+        :raises LeaseLostError: on leaving, if the lease was lost and the block raised nothing else.
+        :raises StoreUnavailableError: the lock is not held.
+        :raises OutcomeUnknownError: on entering; should the lock have been taken, it was given back
+            or ends with the lease.
+        :raises DurabilityError: likewise: fewer replicas than asked for know of the holder.
+        """
+        bid = self._bid(key, lease, ctx)
+        wait_secs = None if wait is None else _wait_secs(wait)
+        held = await self._take(bid, wait_secs)
+        if not isinstance(held, SessionLease):
+            raise LockHeldError(bid.place.key, _time(held.lease_ms))
+        async with self._keeping(bid, held):
+            yield held
+
+    @asynccontextmanager
+    async def try_hold(
+        self,
+        key: SessionKey,
+        lease: timedelta | float = _LEASE_SECS,
+        *,
+        ctx: TenantCtx | None = None,
+    ) -> AsyncGenerator[SessionLease | None]:
+        """Hold the lock while the block runs, if it is free and nobody waits for it.
+
+        :param key: as in :meth:`hold`.
+        :param lease: as in :meth:`hold`.
+        :param ctx: as in :meth:`hold`.
+        :returns: for the block, ``None`` if the lock is another's.
+        :raises: as :meth:`hold`, but for :class:`LockHeldError`.
+        """
+        bid = self._bid(key, lease, ctx)
+        held = await self._take(bid, 0)
+        if not isinstance(held, SessionLease):
+            yield None
+            return
+        async with self._keeping(bid, held):
+            yield held
+
+    async def holder(self, key: SessionKey, *, ctx: TenantCtx | None = None) -> LockHolder | None:
+        """Return who holds the lock now, ``None`` if nobody does.
+
+        :param key: as in :meth:`hold`.
+        :param ctx: as in :meth:`hold`.
+        """
+        self._store.check_open()
+        scope, key = _scope(ctx), check_key(key)
+        found = await self._backend.holder(scope, key, self._backend.deadline())
+        if found is None:
+            return None
+        return LockHolder(name=found.name, fence=found.fence, until=_time(found.lease_ms))
+
+    def held(self) -> tuple[SessionLease, ...]:
+        """Return what the blocks of this object hold, as far as they know. No I/O."""
+        return tuple(lease for lease in self._held.values() if not lease.ended)
+
+    # --- shared steps ------------------------------------------------------------------------
+
+    def _bid(self, key: SessionKey, lease: timedelta | float, ctx: TenantCtx | None) -> LockBid:
+        self._store.check_open()
+        place = LockPlace(_scope(ctx), check_key(key), secrets.token_urlsafe(16))
+        lease_ms = duration_to_ms(lease, "lease")
+        return LockBid(place, self._name, lease_ms, self._place_ms, queues=False)
+
+    async def _take(self, bid: LockBid, wait_secs: float | None) -> SessionLease | LockOutcome:
+        """Take the lock, or tell who holds it when the time is up."""
+        ends_at = None if wait_secs is None else anyio.current_time() + wait_secs
+        held = await self._ask(bid)
+        if isinstance(held, SessionLease) or wait_secs == 0:
+            return held
+        waiter = bid._replace(queues=True)
+        taken = False
+        try:
+            # Only now, since a lock that is free takes one step alone.
+            async with self._backend.listen(bid.place.token) as bell:
+                held = await self._wait(waiter, bell, ends_at)
+            taken = isinstance(held, SessionLease)
+            return held
+        finally:
+            if not taken:
+                await self._leave(bid)
+
+    async def _wait(
+        self, bid: LockBid, bell: Bell, ends_at: float | None
+    ) -> SessionLease | LockOutcome:
+        while True:
+            held = await self._ask(bid)
+            if isinstance(held, SessionLease):
+                return held
+            secs = min(held.left_ms, max(1, self._place_ms // _ASKS)) / 1000
+            if ends_at is not None:
+                left_secs = ends_at - anyio.current_time()
+                if left_secs <= 0:
+                    return held
+                secs = min(secs, left_secs)
+            await bell.rung(secs)
+
+    async def _ask(self, bid: LockBid) -> SessionLease | LockOutcome:
+        self._store.check_open()
+        sent_at = anyio.current_time()
+        outcome = None
+        try:
+            outcome = await self._backend.lock(bid, self._backend.deadline())
+        except StoreUnavailableError:
+            raise  # nothing was taken
+        except BaseException:
+            if not bid.queues:
+                await self._leave(bid)  # who waits does so anyway
+            raise
+        if outcome.verdict is not DONE:
+            return outcome
+        return SessionLease(self._backend, self._store.check_open, bid, outcome, sent_at)
+
+    async def _leave(self, bid: LockBid) -> None:
+        async def leave() -> None:
+            with suppress(SessionError):  # what could not be given back ends by itself
+                await self._backend.leave(bid.place, 0, self._backend.deadline())
+
+        await run_to_end(leave, "greentic_session leaving a lock", _LEAVE_SECS)
+
+    @asynccontextmanager
+    async def _keeping(self, bid: LockBid, lease: SessionLease) -> AsyncGenerator[None]:
+        token = bid.place.token
+        self._held[token] = lease
+        try:
+            async with lease.kept():
+                yield
+        finally:
+            del self._held[token]
+
+
+def _scope(ctx: TenantCtx | None) -> str:
+    return "" if ctx is None else fence.scope_of(ctx)
+
+
+def _wait_secs(wait: timedelta | float) -> float:
+    if wait == 0 and type(wait) in (int, float):
+        return 0
+    if wait == timedelta(0):
+        return 0
+    return duration_to_ms(wait, "wait") / 1000
+
+
+def _time(ms: int) -> datetime:
+    return datetime.fromtimestamp(ms / 1000, UTC)

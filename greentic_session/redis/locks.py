@@ -1,0 +1,123 @@
+"""Locks on one Redis or Valkey server."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, cast, final
+
+from .._compat import override
+from ..errors import OutcomeUnknownError, StoreUnavailableError
+from ..locking import LockBackend, LockBid, LockHolding, LockOutcome, LockPlace
+from ..record import DONE, Verdict
+from .faults import ForeignValueError
+from .replies import garbled
+from .scripts import LEAVE_LOCK, LOCK, RENEW_LOCK, Script
+
+if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
+    from ..leasing import Bell, SupportsBells
+    from ..model import SessionKey
+    from .client import Argument, RedisClient
+    from .names import Names
+
+__all__ = ["RedisLocks"]
+
+
+@final
+class RedisLocks(LockBackend):
+    """The steps on locks, each one script in the slot of the key's session.
+
+    :param client: of the store.
+    :param names: of the store.
+    :param bells: of the store.
+    """
+
+    def __init__(self, client: RedisClient, names: Names, bells: SupportsBells) -> None:
+        self._client: Final = client
+        self._names: Final = names
+        self._bells: Final = bells
+        # So that one process sees fences grow even where a clock was set back, or another server
+        # with another clock has taken over.
+        self._fence = 0
+
+    @override
+    def deadline(self) -> float:
+        return self._client.deadline()
+
+    @override
+    async def lock(self, bid: LockBid, until: float | None) -> LockOutcome:
+        verdict, *told = await self._run(
+            LOCK,
+            bid.place,
+            *(bid.name, bid.lease_ms, bid.place_ms, int(bid.queues), self._fence),
+            until=until,
+        )
+        if verdict is not DONE:
+            lease_ms, left_ms = told
+            return LockOutcome(verdict, 0, lease_ms, left_ms)
+        fence, lease_ms, left_ms = told
+        self._fence = max(self._fence, fence)
+        return LockOutcome(DONE, fence, lease_ms, left_ms)
+
+    @override
+    async def renew(self, place: LockPlace, lease_ms: int, until: float | None) -> LockOutcome:
+        verdict, *told = await self._run(RENEW_LOCK, place, lease_ms, until=until)
+        return LockOutcome(verdict, 0, *told)
+
+    @override
+    async def leave(self, place: LockPlace, lease_ms: int, until: float | None) -> bool:
+        # Replicas are not waited for: should this be lost, the lease or the place ends by itself.
+        verdict, *_ = await self._run(
+            LEAVE_LOCK, place, lease_ms, self._names.bell(""), until=until, is_hint=True
+        )
+        return verdict is DONE
+
+    @override
+    async def holder(self, scope: str, key: SessionKey, until: float | None) -> LockHolding | None:
+        name = self._names.lock(scope, key)
+        try:
+            fields, time = cast(
+                "tuple[list[bytes | None], tuple[bytes, bytes]]",
+                await self._client.read_many(
+                    [("HMGET", name, "name", "fence", "lease", "by"), ("TIME",)],
+                    key=name,
+                    until=until,
+                ),
+            )
+        except ForeignValueError:
+            raise _foreign() from None
+        try:
+            held_by, fence, lease, by = fields
+            now_ms = int(time[0]) * 1000 + int(time[1]) // 1000
+            if by is None or now_ms >= int(lease or 0):
+                return None
+            return LockHolding((held_by or b"").decode(), int(fence or 0), int(lease or 0))
+        except (TypeError, ValueError, AttributeError):
+            raise garbled() from None
+
+    @override
+    def listen(self, token: str) -> AbstractAsyncContextManager[Bell]:
+        return self._bells.listen(token)
+
+    async def _run(
+        self,
+        script: Script,
+        place: LockPlace,
+        *arguments: Argument,
+        until: float | None,
+        is_hint: bool = False,
+    ) -> tuple[Verdict, *tuple[int, ...]]:
+        names = self._names.of_lock(place.scope, place.key)
+        parts = (place.token, *arguments)
+        try:
+            reply = await self._client.run(script, names, parts, until=until, is_hint=is_hint)
+        except ForeignValueError:
+            raise _foreign() from None
+        try:
+            return Verdict(reply[0]), *map(int, reply[1:])
+        except (TypeError, ValueError, LookupError):
+            raise OutcomeUnknownError("the server's answer cannot be read") from None
+
+
+def _foreign() -> StoreUnavailableError:
+    return StoreUnavailableError("the name of a lock holds another type of value", code="internal")

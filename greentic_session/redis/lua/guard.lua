@@ -1,0 +1,7 @@
+-- Shared by the writes that a lease guards; put after rules.lua. The last of ARGV is the fence.
+--
+-- KEYS  3 guard   HASH  fence   number of the newest grant
+--                       lease   when its lease ends (ms since the epoch)
+
+local granted = call('HMGET', KEYS[3], 'fence', 'lease')
+local is_held = granted[1] == ARGV[#ARGV] and now < (tonumber(granted[2]) or 0)
