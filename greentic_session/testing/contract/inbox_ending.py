@@ -16,6 +16,7 @@ from ...errors import (
     TenantMismatchError,
 )
 from ...model import Cas, OutboxEntry
+from ...ordering import SessionLocks
 from .inbox_bench import LEASE, OWNER, PATIENCE, InboxBench, counted, desk
 from .observing import kept
 from .samples import GLOBEX, KEY, LIFE, PART, ctx, evolve, session
@@ -248,6 +249,55 @@ class InboxEndingContract:
                     assert await turn.release() is False
             await at.drain()
         assert (await at.record()).cas.incarnation == cas.incarnation
+
+    async def test_a_turn_guards_writes_by_the_stores_own_verbs(
+        self, harness: StoreHarness
+    ) -> None:
+        at = await desk(harness)
+        await at.admit("e1")
+        async with at.turn() as turn:
+            cas = await at.store.put(session(context={"n": 1}), fence=turn)
+            cas = await at.store.update_cas(session(context={"n": 2}), cas, fence=turn)
+            with pytest.raises(InvalidInputError):
+                await at.store.put(session("other"), fence=turn)
+            with pytest.raises(CasConflictError) as caught:  # the token has moved
+                await turn.finish(session(context={"n": 3}))
+            assert caught.value.current == cas
+            await turn.finish()
+        async with kept(at.store):
+            with pytest.raises(LeaseLostError):
+                await at.store.put(session(context={"n": 4}), fence=turn)
+            await at.admit("e2")
+            async with at.turn() as later:
+                assert later.fence > turn.fence
+                with pytest.raises(LeaseLostError):
+                    await at.store.update_cas(session(context={"n": 4}), cas, fence=turn)
+
+    async def test_a_turn_whose_lease_has_ended_guards_no_write(
+        self, harness: StoreHarness
+    ) -> None:
+        at = await desk(harness)
+        await at.admit("e1")
+        async with at.doomed() as turn:
+            await at.die(turn)
+            with pytest.raises(LeaseLostError):
+                await at.store.put(session(), fence=turn)
+            assert await at.store.get(KEY, ctx=OWNER) is None
+            assert not await turn.release()
+
+    async def test_a_lock_is_no_turn(self, harness: StoreHarness) -> None:
+        at = await desk(harness)
+        locks = SessionLocks(at.store)
+        await at.admit("e1")
+        async with locks.hold(KEY, ctx=OWNER) as lease, at.turn() as turn:
+            assert lease.guard != turn.guard
+            await at.store.put(session(), fence=lease)
+            await at.store.put(session(), fence=turn)
+            assert await lease.release()
+            with pytest.raises(LeaseLostError):
+                await at.store.put(session(), fence=lease)
+            await at.store.put(session(), fence=turn)
+            await turn.finish()
 
     async def test_a_turn_left_open_is_given_back_at_once(self, harness: StoreHarness) -> None:
         at = await desk(harness)
