@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -15,11 +16,14 @@ from greentic_session import (
     StoreUnavailableError,
     WaitRegistry,
 )
+from greentic_session.mailing import EarlyPlace
 from greentic_session.testing.contract.inbox_bench import InboxBench, counted, desk
 from greentic_session.testing.contract.samples import KEY, ctx, session
 from greentic_session.testing.harness import RedisHarness
+from greentic_session.waiting import EventMemory, WaitOwner
 
-from .redis_rig import snapshot
+from .redis_rig import snapshot, store_at
+from .test_redis_answers import answering
 from .test_wait_refuses import empty, fill
 
 if TYPE_CHECKING:
@@ -205,3 +209,42 @@ async def test_a_hint_that_is_not_ours_is_taken_out(harness: RedisHarness) -> No
     await at.admit("e1")
     assert await at.handle() == ["e1"]
     assert (await at.inbox.depth()).sessions == 0
+
+
+# --- something else answers -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"+OK\r\n", b":1\r\n", b"*1\r\n*1\r\n:1\r\n", b"*1\r\n:99\r\n", b"*2\r\n:1\r\n+x\r\n"],
+    ids=["text", "number", "list", "verdict", "more"],
+)
+async def test_an_answer_of_another_shape_is_an_error_of_this_library(answer: bytes) -> None:
+    place = EarlyPlace(WaitOwner("default/acme", "/ann"), CHAT.scope_hash())
+    memory = EventMemory(10, 1000)
+    verbs: dict[str, Verb] = {
+        "admit": ADMITTING["admit"],
+        "finish": WORKING["finish"],
+        "dead": OTHERS["dead"],
+        "depth": OTHERS["depth"],
+        "keep": lambda at: at.inbox._backend.keep(place, "e1", b"", memory, None),
+        "kept": lambda at: at.inbox._backend.kept(place, memory, None),
+    }
+    async with answering(answer) as url, store_at(url, deadline=1) as store:
+        harness: Any = None  # of none of its servers
+        at = InboxBench(harness, store)
+        for name, verb in verbs.items():
+            async with asyncio.timeout(20):
+                outcome = await outcome_of(verb, at)
+            if isinstance(outcome, SessionError):
+                kinds = (StoreUnavailableError, OutcomeUnknownError, DecodeError)
+                assert isinstance(outcome, kinds), name
+            else:
+                assert name in ("dead", "depth", "keep", "kept"), name
+
+
+async def outcome_of(verb: Verb, at: InboxBench) -> object:
+    try:
+        return await verb(at)
+    except SessionError as error:  # anything else fails the test as it is
+        return error

@@ -22,7 +22,13 @@ import anyio
 
 from .._compat import override
 from ..background import run_to_end
-from ..errors import DecodeError, OutcomeUnknownError, SessionError, StoreUnavailableError
+from ..errors import (
+    DecodeError,
+    DurabilityError,
+    OutcomeUnknownError,
+    SessionError,
+    StoreUnavailableError,
+)
 from ..mailing import Grant, InboxBackend, InboxSize, Nothing, PostOutcome
 from ..record import Outcome, Verdict, mint_incarnation
 from .faults import ForeignValueError
@@ -36,7 +42,7 @@ from .letters import (
     packed,
     stored,
 )
-from .replies import foreign, garbled, outcome_of, unreadable
+from .replies import being_read, foreign, garbled, outcome_of
 from .scripts import (
     COMMIT,
     DISCARD,
@@ -128,13 +134,11 @@ class RedisInbox(InboxBackend):
             (*admission, event_id, packed(event_id, payload), most, *events, self._keep_ms),
             until=until,
         )
-        try:
+        with being_read():
             verdict = Verdict(reply[0])
             if len(reply) == 1:
                 return PostOutcome(verdict)
             return PostOutcome(verdict, waiting=int(reply[1]), worker=reply[3].decode())
-        except (ValueError, LookupError):
-            raise unreadable(box.key) from None
 
     async def _posted(
         self,
@@ -151,7 +155,8 @@ class RedisInbox(InboxBackend):
         expectation = f"{token}!{member_of(box)}"
         await self._on_agenda(EXPECT, inbox, (expectation, self._grace_ms), until)
         reply = await self._on_mailbox(script, box, suffix, arguments, until)
-        waiting, free_ms, worker = reply[1:] if len(reply) > 1 else (b"0", b"", b"")
+        with being_read():
+            waiting, free_ms, worker = reply[1:] if len(reply) > 1 else (b"0", b"", b"")
         # Who has the session in hand sees the mail when the turn ends.
         delay_ms = "" if waiting == b"0" or worker else free_ms
         with suppress(*_PASSING):
@@ -163,10 +168,11 @@ class RedisInbox(InboxBackend):
         visit_ms = min(bid.lease_ms, self._grace_ms)
         for _ in range(_STALE_HINTS):
             found: Reply = await self._on_agenda(DUE, bid.inbox, (visit_ms,), until)
-            if found[0] == 0:
-                return Nothing(int(found[1]) / 1000 if len(found) > 1 else None)
-            member, mark = found[1:]
-            box = mailbox_of(member)
+            with being_read():
+                if found[0] == 0:
+                    return Nothing(int(found[1]) / 1000 if len(found) > 1 else None)
+                member, mark = found[1:]
+                box = mailbox_of(member)
             if box is None:  # not of this library's making: nobody misses it
                 index = self._names.agenda(bid.inbox)
                 await self._client.read("ZREM", index, member, key=index, until=until)
@@ -175,7 +181,7 @@ class RedisInbox(InboxBackend):
             if isinstance(taken, Grant):
                 return taken
             with suppress(*_PASSING):
-                await self._hint(bid.inbox, box, mark, taken, until)
+                await self._hint(bid.inbox, box, mark, taken, until, rings=False)
         return Nothing(0)
 
     async def _claim(
@@ -188,17 +194,23 @@ class RedisInbox(InboxBackend):
         run = partial(self._on_mailbox, TAKE, box, ":dead")
         try:
             reply: Reply = await run((*terms, "", *rest), until)
-            if reply[0] == _BURY:
+            verdict = _first(reply)
+            if verdict == _BURY:
                 # The index first: a dead letter that no index leads to would not be found.
                 index = f"{self._names.agenda(bid.inbox)}:dead"
                 await self._on_index(MOURN, index, (member_of(box), bid.dead_ms), until)
                 reply = await run((*terms, 1, *rest), until)
-            if reply[0] != Verdict.DONE:
-                told: bytes = reply[1] if reply[0] == Verdict.CLAIMED else b""
+                verdict = _first(reply)
+            if verdict != Verdict.DONE:
+                with being_read():
+                    told: bytes = reply[1] if verdict == Verdict.CLAIMED else b""
                 return told
             return grant_of(bid.inbox, box, mark.decode(), reply[1:])
         except DecodeError:
             await self._forsake(bid.inbox, box, by, _UNREADABLE_REST_MS)
+            raise
+        except DurabilityError:  # it was taken
+            await self._forsake(bid.inbox, box, by, "")
             raise
         except anyio.get_cancelled_exc_class():
             await self._forsake(bid.inbox, box, by, "")  # should it have been taken
@@ -217,7 +229,8 @@ class RedisInbox(InboxBackend):
     async def renew(self, hold: TurnHold, lease_ms: int, until: float | None) -> tuple[int, int]:
         terms = (hold.fence, lease_ms, self._keep_ms)
         reply = await self._on_mailbox(PROLONG, hold.box, "", terms, until)
-        return (int(reply[1]), int(reply[2])) if reply[0] == Verdict.DONE else (0, 0)
+        with being_read():
+            return (int(reply[1]), int(reply[2])) if reply[0] == Verdict.DONE else (0, 0)
 
     @override
     async def commit(self, commitment: Commitment, until: float | None) -> Outcome:
@@ -237,13 +250,15 @@ class RedisInbox(InboxBackend):
             ),
             until,
         )
-        if reply[0] != Verdict.DONE:
+        if _first(reply) != Verdict.DONE:
             return outcome_of(key, reply)
         outcome = outcome_of(key, reply[:4])
+        with being_read():
+            is_empty = reply[4] == b"0"
         if len(reply) > 5:  # the session waits
             await self._waits.follow(scope, key, reply[5:], gone=removes, until=until)
         if ends:
-            delay_ms = "" if reply[4] == b"0" else 0
+            delay_ms = "" if is_empty else 0
             with suppress(*_PASSING):
                 await self._hint(hold.inbox, hold.box, hold.mark, delay_ms, until)
         return outcome
@@ -262,13 +277,13 @@ class RedisInbox(InboxBackend):
         until: float | None,
     ) -> bool:
         reply = await self._on_mailbox(GIVE_BACK, box, "", (*terms, self._keep_ms), until)
-        if reply[0] == Verdict.UNKNOWN:
-            raise OutcomeUnknownError("the mailbox has seen too much since to tell")
-        if reply[0] == Verdict.DONE:
+        if not _is_done(reply):
+            return False
+        with being_read():
             delay_ms = "" if reply[1] == b"0" else terms[-1] or 0
-            with suppress(*_PASSING):
-                await self._hint(inbox, box, mark, delay_ms, until)
-        return bool(reply[0] == Verdict.DONE)
+        with suppress(*_PASSING):
+            await self._hint(inbox, box, mark, delay_ms, until)
+        return True
 
     @override
     async def size(self, inbox: str, until: float | None) -> InboxSize:
@@ -279,9 +294,11 @@ class RedisInbox(InboxBackend):
             )
             now_ms = f"{int(secs) * 1000 + int(us) / 1000:.3f}"
             due = await self._client.read("ZCOUNT", index, "-inf", now_ms, key=index, until=until)
+            return InboxSize(int(sessions), min(int(sessions), int(due)))
         except ForeignValueError:
             raise _foreign_index() from None
-        return InboxSize(sessions, min(sessions, due))
+        except (TypeError, ValueError):
+            raise garbled() from None
 
     # --- dead letters ------------------------------------------------------------------------
 
@@ -295,16 +312,17 @@ class RedisInbox(InboxBackend):
             members, (secs, _) = await self._client.read_many(
                 [("ZRANGE", index, start, start + _PAGE - 1), ("TIME",)], key=index
             )
+            since_ms = int(secs) * 1000 - dead_ms
+            boxes = [box for member in members if (box := mailbox_of(member)) is not None]
         except ForeignValueError:
             raise _foreign_index() from None
-        found = (mailbox_of(member) for member in members)
-        boxes = [box for box in found if box is not None]
+        except (TypeError, ValueError, AttributeError):
+            raise garbled() from None
         names = [f"{self._names.inbox(*box)}:dead" for box in boxes]
         try:
             replies = await self._client.read_each([("LRANGE", name, 0, -1) for name in names])
         except ForeignValueError as error:
             raise foreign(boxes[error.index].key) from None
-        since_ms = int(secs) * 1000 - dead_ms
         letters = [
             mail
             for box, reply in zip(boxes, replies, strict=True)
@@ -320,15 +338,14 @@ class RedisInbox(InboxBackend):
         letter = packed(mail.letter.event_id, mail.letter.payload)
         terms = (entry_of(mail), letter, mail.died_ms, dead_ms, most, self._keep_ms)
         reply = await self._posted(REPLAY, inbox, mail.box, ":dead", terms, until=until)
-        return Outcome(Verdict(reply[0]))
+        with being_read():
+            return Outcome(Verdict(reply[0]))
 
     @override
     async def discard(self, mail: DeadMail, until: float | None) -> bool:
         terms = (entry_of(mail), self._keep_ms)
         reply = await self._on_mailbox(DISCARD, mail.box, ":dead", terms, until)
-        if reply[0] == Verdict.UNKNOWN:
-            raise OutcomeUnknownError("the mailbox has seen too much since to tell")
-        return bool(reply[0] == Verdict.DONE)
+        return _is_done(reply)
 
     # --- events that came before their wait --------------------------------------------------
 
@@ -343,7 +360,8 @@ class RedisInbox(InboxBackend):
     ) -> Outcome:
         terms = (packed(event_id, b""), payload, *events)
         reply = await self._on_index(KEEP, self._early(place), terms, until, is_hint=False)
-        return Outcome(Verdict(reply[0]))
+        with being_read():
+            return Outcome(Verdict(reply[0]))
 
     @override
     async def kept(
@@ -354,12 +372,11 @@ class RedisInbox(InboxBackend):
             entries, (secs, us) = await self._client.read_many(
                 [("LRANGE", name, 0, -1), ("TIME",)], key=name, until=until
             )
+            since_ms = int(secs) * 1000 + int(us) // 1000 - events.ttl_ms
+            letters = [letter_of(entry) for entry in entries]
         except ForeignValueError:
             raise _foreign_index() from None
-        since_ms = int(secs) * 1000 + int(us) // 1000 - events.ttl_ms
-        try:
-            letters = [letter_of(entry) for entry in entries]
-        except ValueError:
+        except (TypeError, ValueError, AttributeError):
             raise garbled() from None
         return [letter for letter in letters if letter.at_ms > since_ms]
 
@@ -384,9 +401,10 @@ class RedisInbox(InboxBackend):
         until: float | None,
         *,
         token: str = "",
+        rings: bool = True,
     ) -> None:
-        """Say in how many ms a session is due, which rings; or, empty, that it need not be."""
-        channel = "" if delay_ms in ("", b"") else self._names.bell(_topic(inbox))
+        """Say in how many ms a session is due, and ring; or, empty, that it need not be."""
+        channel = self._names.bell(_topic(inbox)) if rings and delay_ms not in ("", b"") else ""
         await self._on_agenda(HINT, inbox, (member_of(box), mark, delay_ms, channel, token), until)
 
     async def _on_agenda(
@@ -429,6 +447,18 @@ class RedisInbox(InboxBackend):
 
 def _topic(inbox: str) -> str:
     return f"inbox:{inbox}"
+
+
+def _first(reply: Reply) -> int:
+    with being_read():
+        return int(reply[0])
+
+
+def _is_done(reply: Reply) -> bool:
+    verdict = _first(reply)
+    if verdict == Verdict.UNKNOWN:
+        raise OutcomeUnknownError("the mailbox has seen too much since to tell")
+    return verdict == Verdict.DONE
 
 
 def _foreign_index() -> StoreUnavailableError:

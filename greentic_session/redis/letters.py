@@ -67,7 +67,7 @@ def dead_mail_of(box: Mailbox, entry: bytes) -> DeadMail:
     try:
         died_ms, attempts, told = entry.split(b":", 2)
         return DeadMail(box, letter_of(told), int(died_ms), int(attempts))
-    except ValueError:
+    except (ValueError, AttributeError):
         raise unreadable(box.key) from None
 
 
@@ -76,8 +76,8 @@ def grant_of(inbox: str, box: Mailbox, mark: str, told: list[bytes]) -> Grant:
 
     :raises DecodeError: a field of the record, or a letter, is not of this library's making.
     """
-    fence, lease, left, tries, version, incarnation, owner, life, at, body, *letters = told
     try:
+        fence, lease, left, tries, version, incarnation, owner, life, at, body, *letters = told
         record = None
         if version:
             record = Record(
@@ -91,5 +91,5 @@ def grant_of(inbox: str, box: Mailbox, mark: str, told: list[bytes]) -> Grant:
             int(tries),
             record,
         )
-    except ValueError:
+    except (TypeError, ValueError, AttributeError):
         raise unreadable(box.key) from None

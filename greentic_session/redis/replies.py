@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, cast
 
 from ..errors import DecodeError, OutcomeUnknownError, StoreUnavailableError
 from ..record import Outcome, Verdict
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from .client import Reply
 
-__all__ = ["foreign", "garbled", "outcome_of", "unreadable"]
+__all__ = ["being_read", "foreign", "garbled", "outcome_of", "unreadable"]
 
 
 _GARBLED: Final = "the server's answer cannot be read"
@@ -34,6 +37,18 @@ def outcome_of(key: str, reply: Reply) -> Outcome:
         return Outcome(verdict, int(value), incarnation.decode(), int(more[0]) if more else 0)
     except (TypeError, ValueError, AttributeError):
         raise unreadable(key) from None
+
+
+@contextmanager
+def being_read() -> Generator[None]:
+    """Read a script's answer in a block.
+
+    :raises OutcomeUnknownError: if no script of ours answers so: who knows what was done.
+    """
+    try:
+        yield
+    except (TypeError, ValueError, LookupError, AttributeError):
+        raise OutcomeUnknownError(_GARBLED) from None
 
 
 def garbled() -> StoreUnavailableError:
