@@ -129,11 +129,13 @@ class TurnHold(NamedTuple):
     :ivar inbox: where it was taken.
     :ivar box: whose mail.
     :ivar fence: number of the turn, higher than that of every earlier one of the session.
+    :ivar mark: what the backend wants to be told again when the turn ends.
     """
 
     inbox: str
     box: Mailbox
     fence: int
+    mark: str = ""
 
 
 class Grant(NamedTuple):
@@ -158,7 +160,8 @@ class Grant(NamedTuple):
 class Nothing(NamedTuple):
     """There is no turn to take now.
 
-    :ivar due_secs: in how many seconds there may be one; ``None`` if nothing is known of any.
+    :ivar due_secs: in how many seconds there may be one, 0 being at once: look again. ``None`` if
+        nothing is known of any.
     """
 
     due_secs: float | None
@@ -298,14 +301,20 @@ class InboxBackend(ABC):
 
     @abstractmethod
     async def dead(
-        self, inbox: str, position: object | None
+        self, inbox: str, dead_ms: int, position: object | None
     ) -> tuple[Sequence[DeadMail], object | None]:
-        """Return dead letters from ``position`` on (``None``: the start), and what follows."""
+        """Return dead letters from ``position`` on (``None``: the start), and what follows.
+
+        :param dead_ms: how long they are kept, in milliseconds.
+        """
 
     @abstractmethod
-    async def replay(self, inbox: str, mail: DeadMail, most: int, until: float | None) -> Outcome:
+    async def replay(
+        self, inbox: str, mail: DeadMail, dead_ms: int, most: int, until: float | None
+    ) -> Outcome:
         """Put a dead letter at the end of its mailbox, as a new one; ring.
 
+        :param dead_ms: how long dead letters are kept, in milliseconds.
         :param most: how many letters may wait there.
         :returns: ``ABSENT`` if it is not there; ``FULL``; ``DONE``.
         """

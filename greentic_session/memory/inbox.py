@@ -233,7 +233,7 @@ class MemoryInbox(InboxBackend):
 
     @override
     async def dead(
-        self, inbox: str, position: object | None
+        self, inbox: str, dead_ms: int, position: object | None
     ) -> tuple[Sequence[DeadMail], object | None]:
         now_ms = self._now_ms()
         found = [
@@ -245,7 +245,9 @@ class MemoryInbox(InboxBackend):
         return found, None
 
     @override
-    async def replay(self, inbox: str, mail: DeadMail, most: int, until: float | None) -> Outcome:
+    async def replay(
+        self, inbox: str, mail: DeadMail, dead_ms: int, most: int, until: float | None
+    ) -> Outcome:
         now_ms = self._now_ms()
         name = mail.box
         if (inbox, mail) not in self._dead.of(name, now_ms):

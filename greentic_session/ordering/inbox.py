@@ -230,11 +230,15 @@ class SessionInbox(Generic[C]):
 
     async def _look(self, bid: Bid) -> tuple[InboxTurn[C] | None, float]:
         """Return a turn if there is one now, and in how many seconds to look again."""
-        sent_at = anyio.current_time()
-        taken = await self._backend.take(bid, self._backend.deadline())
-        if not isinstance(taken, Grant):
-            due_secs = _LOOK_SECS if taken.due_secs is None else taken.due_secs
-            return None, max(0.001, min(due_secs, _LOOK_SECS))
+        while True:
+            sent_at = anyio.current_time()
+            taken = await self._backend.take(bid, self._backend.deadline())
+            if isinstance(taken, Grant):
+                break
+            if taken.due_secs is None:
+                return None, _LOOK_SECS
+            if taken.due_secs > 0:
+                return None, min(taken.due_secs, _LOOK_SECS)
         try:
             return InboxTurn(self._terms, taken, sent_at), 0
         except DecodeError:
@@ -258,7 +262,7 @@ class SessionInbox(Generic[C]):
         position: object | None = None
         while True:
             self._store.check_open()
-            found, position = await self._backend.dead(self._name, position)
+            found, position = await self._backend.dead(self._name, self._limits.dead_ms, position)
             for mail in found:
                 yield dead_letter_of(mail)
             if position is None:
@@ -274,7 +278,7 @@ class SessionInbox(Generic[C]):
         mail = dead_mail_of(*_checked(letter))
         limits = self._limits
         outcome = await self._backend.replay(
-            self._name, mail, limits.mail, self._backend.deadline()
+            self._name, mail, limits.dead_ms, limits.mail, self._backend.deadline()
         )
         if outcome.verdict is Verdict.FULL:
             raise InboxFullError(limits.mail)

@@ -11,15 +11,28 @@ __all__ = [
     "BARRIER",
     "CLAIM",
     "CLEAR",
+    "COMMIT",
     "CREATE",
     "DELETE",
+    "DISCARD",
     "DISPLACE",
+    "DROP",
+    "DUE",
+    "EXPECT",
+    "GIVE_BACK",
+    "HINT",
+    "KEEP",
+    "MOURN",
     "PAUSE",
+    "POST",
+    "PROLONG",
     "PUT",
     "REINDEX",
     "RELEASE",
     "RENEW",
+    "REPLAY",
     "SETTLE",
+    "TAKE",
     "TOUCH",
     "UPDATE_CAS",
     "Script",
@@ -69,6 +82,23 @@ SETTLE: Final = Script(
 RELEASE: Final = Script(*_WAIT, "release", "lookup", "reply")
 DISPLACE: Final = Script(*_WAIT, "displace")
 CLEAR: Final = Script(*_WAIT, "clear", *_REMOVE, "reply")
+
+_MAIL: Final = (*_START, "mailbox")
+
+POST: Final = Script(*_MAIL, "events", "post")
+TAKE: Final = Script(*_MAIL, "take")
+PROLONG: Final = Script(*_MAIL, "prolong")
+COMMIT: Final = Script(*_MAIL, "commit", "fold", "remove", "write", "lookup", "committed")
+GIVE_BACK: Final = Script(*_MAIL, "give_back")
+REPLAY: Final = Script(*_MAIL, "replay")
+DISCARD: Final = Script(*_MAIL, "discard")
+
+EXPECT: Final = Script("agenda", "expect")
+DUE: Final = Script("agenda", "due")
+HINT: Final = Script("agenda", "hint")
+MOURN: Final = Script("mourn")
+KEEP: Final = Script("keep")
+DROP: Final = Script("drop")
 
 ANNOUNCE: Final = Script("index", "announce")
 REINDEX: Final = Script("index", "events", "reindex")

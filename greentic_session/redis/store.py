@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING, Any, Final, cast, final
 from .._compat import override
 from ..codec import CodecFactory, JsonCodec
 from ..errors import DecodeError
+from ..mailing import SupportsInbox
 from ..model import C, Cas, SessionKey
 from ..record import Admission, Draft, Outcome, Record, Verdict, mint_incarnation
 from ..scanning import Page
 from ..statistics import StoreStatistics
 from ..store import AsyncSessionStore
 from ..waiting import SupportsWaits
+from .bells import RedisBells
 from .client import Command, RedisClient
 from .faults import ForeignValueError
+from .inbox import RedisInbox
 from .names import Names
 from .replies import foreign, garbled, outcome_of, unreadable
 from .scripts import CREATE, DELETE, PUT, TOUCH, UPDATE_CAS, Script
@@ -30,13 +33,14 @@ if TYPE_CHECKING:
 __all__ = ["RedisSessionStore"]
 
 _LEAST_RING_MS: Final = 10_000
+_LEAST_GRACE_MS: Final = 1000
 _TOKEN_REPLY: Final = 4
 """Length of a reply that tells of a token only."""
 _FIELDS: Final = ("cas", "inc", "owner", "ttl", "at", "body")
 
 
 @final
-class RedisSessionStore(AsyncSessionStore[C], SupportsWaits):
+class RedisSessionStore(AsyncSessionStore[C], SupportsWaits, SupportsInbox):
     """Keeps sessions on a Redis (6.2 or later) or Valkey server, shared by any number of workers.
 
     Runs on asyncio. Connects on first use. Each write is one Lua script on one cluster slot, under
@@ -72,6 +76,15 @@ class RedisSessionStore(AsyncSessionStore[C], SupportsWaits):
         # another deadline.
         self._keep_ring_ms: Final = max(_LEAST_RING_MS, round(2000 * config.deadline_secs))
         self._waits: Final = RedisWaits(self._client, self._names, self._keep_ring_ms)
+        self._bells: Final = RedisBells(self._client, self._names, config.deadline_secs)
+        self._inbox: Final = RedisInbox(
+            self._client,
+            self._names,
+            self._bells,
+            self._waits,
+            keep_ms=self._keep_ring_ms,
+            grace_ms=max(_LEAST_GRACE_MS, round(2000 * config.deadline_secs)),
+        )
 
     @override
     async def _open(self) -> None:
@@ -82,6 +95,7 @@ class RedisSessionStore(AsyncSessionStore[C], SupportsWaits):
     async def _aclose(self) -> None:
         try:
             await self._client.aclose()
+            await self._bells.aclose()
         finally:
             if self._host is not None:
                 await self._host.aclose()
@@ -97,7 +111,7 @@ class RedisSessionStore(AsyncSessionStore[C], SupportsWaits):
             backend="redis",
             closed=self._closed,
             in_flight=self._client.in_flight,
-            connections=self._client.connections,
+            connections=self._client.connections + self._bells.connections,
             retries=self._client.retries,
         )
 
@@ -105,6 +119,11 @@ class RedisSessionStore(AsyncSessionStore[C], SupportsWaits):
     def wait_backend(self) -> RedisWaits:
         """As :meth:`SupportsWaits.wait_backend`."""
         return self._waits
+
+    @override
+    def inbox_backend(self) -> RedisInbox:
+        """As :meth:`SupportsInbox.inbox_backend`."""
+        return self._inbox
 
     # --- reading -----------------------------------------------------------------------------
 

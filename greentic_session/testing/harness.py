@@ -199,8 +199,10 @@ class RedisHarness(_Harness):
 
 # Makes every record older, by the expiry that the server has of it: one that a script forgot to
 # set or to clear stays wrong. A record is a hash with a time `at`, the trace of a delete one with a
-# ring `ops` only, a lookup one of expiries, an index of waits one of hints; what is no hash
-# remembers events. Numbers that name a claim or a registration stay: only their order counts.
+# ring `ops` only, a lookup one of expiries, an index of waits one of hints, and what is known of a
+# mailbox is told by its name; a sorted set remembers events, or says when sessions of an inbox are
+# due; a list holds letters, which begin with a time. Numbers that name a claim, a registration or a
+# turn stay: only their order counts.
 _AGE = r"""
 local by = tonumber(ARGV[1])
 local function text(number) return string.format('%.0f', number) end
@@ -216,6 +218,16 @@ for _, name in ipairs(KEYS) do
   if redis.call('TYPE', name).ok == 'zset' then
     for _, member in ipairs(redis.call('ZRANGE', name, 0, -1)) do
       redis.call('ZINCRBY', name, text(-by), member)
+    end
+  elseif redis.call('TYPE', name).ok == 'list' then
+    for i, letter in ipairs(redis.call('LRANGE', name, 0, -1)) do
+      local at, rest = string.match(letter, '^(%d+)(:.*)$')
+      redis.call('LSET', name, i - 1, text(at - by) .. rest)
+    end
+  elseif string.find(name, '}:inbox$') then
+    for _, field in ipairs({'lease', 'rest'}) do
+      local ends = redis.call('HGET', name, field)
+      if ends then redis.call('HSET', name, field, text(ends - by)) end
     end
   else
     local at, ops, lease = unpack(redis.call('HMGET', name, 'at', 'ops', 'lease'))

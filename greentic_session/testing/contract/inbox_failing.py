@@ -238,7 +238,7 @@ class InboxFailingContract:
         assert await at.is_idle()
         first, second = await at.dead()
         await harness.advance(6 * LIFE)
-        assert await at.dead() == [second]
+        assert [letter.event_id for letter in await at.dead()] == [second.event_id]
         assert await at.inbox.replay(first) is False
         await harness.advance(6 * LIFE)
         assert await at.dead() == []
