@@ -7,14 +7,14 @@ order, many people at once. Asks each person for a name, an e-mail address and a
     python telegram_worker.py --url redis://localhost --sent /tmp/1 --pace 20
     python telegram_worker.py --url redis://localhost/1 --sent /tmp/3 --processes 3 --die-at 20
 
-Kill the second at any moment and start it again. The third loses one of its three processes in the
-middle of a turn. In the end all print the same.
+Kill the second at any moment and start it again. The third loses one of its three processes, each
+with four workers, in the middle of a turn. In the end all print the same.
 
-* Exactly once: an update is admitted to the mail of its conversation, and later it is known, by
-  whichever process it comes again. One worker at a time has a turn of the conversation. It saves
-  the next state together with the update's number, and ends its turn in one step: the conversation
-  has its new state, or is gone, and the mail is gone.
-* In order: mail is handed out in the order in which it was admitted, each update when the one
+* Exactly once: an update that was admitted to its conversation's mail is known for two days; should
+  it come again, by whichever process, it is a repeat. One worker at a time has a turn of the
+  conversation. It saves the next state together with the update's number, and ends its turn in one
+  step: the conversation waits for the next answer, or is gone, and the update is out of the mail.
+* In order: the mail is handed out in the order in which it was admitted, each update when the one
   before is done. If a process is killed in its turn, the update stays where it is, ahead of all
   that came later, and is handed to another worker when the dead one's lease ends.
 * At least once: a reply goes out after it was saved with the state (``pending``) and before the
@@ -309,7 +309,7 @@ def in_sequence(updates: Iterable[Update]) -> Iterator[Update]:
 
 
 async def admit(inbox: SessionInbox[Onboarding], said: Said) -> Admitted:
-    """Put an update into its conversation's mail, once; it is confirmed when this has returned."""
+    """Put an update into its conversation's mail, once; it may be confirmed when this returned."""
     mail = msgspec.json.encode(said)
     return await inbox.admit(said.key, str(said.update_id), mail, ctx=said.owner)
 
