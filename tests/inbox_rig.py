@@ -292,8 +292,8 @@ class Fifo:
         async with asyncio.timeout(patience_secs), asyncio.TaskGroup() as tasks:
             for place in range(self._processes):
                 tasks.create_task(self._station(place))
-            while not await self._is_handled(store):
-                await asyncio.sleep(0.2)  # nobody tells: a killed worker does not
+            while not await self._is_handled(store):  # noqa: ASYNC110 - a killed worker tells nothing
+                await asyncio.sleep(0.2)
             self._over.set()
 
     async def _is_handled(self, store: Store) -> bool:

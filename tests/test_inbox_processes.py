@@ -1,4 +1,4 @@
-"""Messages of many sessions, handled by workers that are killed: per session in order, each once."""
+"""Messages of many sessions and workers that are killed: per session in order, each once."""
 
 from __future__ import annotations
 

@@ -2,7 +2,8 @@
 --
 -- KEYS  1 index   ZSET  env/tenant/key of a session that may have mail -> when it is to be looked at (ms since the
 --                       epoch, with three digits after the point)
--- ARGV  1, 2      as for other scripts; not needed here: a repeated call comes to the same, or is harmless
+-- ARGV  1, 2      as for other scripts; not needed here, but for due.lua: a repeated call comes to the same, or
+--                 is harmless
 --       3 member  the session (not with due.lua)
 --
 -- Why atomic: a script runs alone. The index is a hint: what counts is what a mailbox says of itself. A

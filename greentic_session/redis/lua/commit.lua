@@ -19,16 +19,20 @@
 -- Verdicts: 1 done   -2 conflict (with the stored token)   -3 mismatch   -5 unknown   -8 turn lost
 -- A repeated call finds itself in the box's ring.
 
+local how = ARGV[10]
 local mark, done_at = recall(own)
 if mark then
-  reply = {1, mark == 'd' and '0' or mark, mark == '1' and ARGV[14] or ARGV[7], done_at, text(waiting)}
+  local at_version, at_inc = mark, mark == '1' and ARGV[14] or ARGV[7]
+  if mark == 'd' then at_version, at_inc = '0', '' end
+  if how == 'leave' then at_version = ARGV[8] end
+  reply = {1, at_version, at_inc, done_at, text(waiting)}
   if live and waits_on and mark ~= 'd' then
     reply[6], reply[7], reply[8] = waits_on, owner, text(was)
   end
   return reply
 end
 if not holds(ARGV[9]) then return lost() end
-local how, made = ARGV[10], '0'
+local made = '0'
 if how ~= 'leave' then
   if live and how == 'write' and owner ~= ARGV[4] then return {-3} end
   local at_version, at_inc = live and version or '0', live and incarnation or ''
