@@ -16,6 +16,7 @@
     ├── DuplicateEventError
     ├── LeaseLostError
     ├── InboxFullError
+    ├── MemberExistsError
     ├── DispatcherFullError
     ├── DispatcherClosedError
     ├── DecodeError
@@ -51,6 +52,7 @@ __all__ = [
     "InboxFullError",
     "InvalidInputError",
     "LeaseLostError",
+    "MemberExistsError",
     "OutcomeUnknownError",
     "PayloadTooLargeError",
     "SessionError",
@@ -274,6 +276,21 @@ class InboxFullError(SessionError):
     def __init__(self, limit: int) -> None:
         self.limit = limit
         super().__init__(f"{limit} messages wait, which is as many as may")
+
+
+class MemberExistsError(SessionError):
+    """A live member of the group has the name that a worker wants to join under. Nothing changed.
+
+    :ivar worker: the name.
+    :ivar until: when that member's lease ends unless renewed (aware UTC), by the store's clock.
+    """
+
+    code: ErrorCode = "conflict"
+
+    def __init__(self, worker: str, until: datetime) -> None:
+        self.worker = worker
+        self.until = until
+        super().__init__(f"a member {worker!r} lives until {until.isoformat()}")
 
 
 class DispatcherFullError(SessionError):

@@ -5,9 +5,10 @@ beside the session's record, so that a turn's end (state, outbox, mail handled, 
 
 An inbox's *index* says which sessions have mail, and when each is to be looked at. It may live
 elsewhere than the mailboxes, so it is a hint: a step on it and a step on a mailbox are two steps,
-and a process can die between them. Therefore a hint is entered before the mail, is moved ahead
-while somebody looks at its session, and is taken out only by who found the mailbox empty, unless
-it was touched since. A hint that leads to nothing costs one look; mail without a hint cannot be.
+and a process can die between them. Therefore a hint is entered before the mail, and no look that
+comes too early takes it out; it is put off while somebody looks at its session, and taken out by
+who found the mailbox empty, unless it was touched since. A hint that leads to nothing costs one
+look; mail without a hint cannot be.
 """
 
 from __future__ import annotations

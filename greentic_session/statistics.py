@@ -23,6 +23,10 @@ class StoreStatistics(msgspec.Struct, frozen=True, kw_only=True):
     :ivar turns: turns that are held in this process, or whose lease has run out unnoticed.
     :ivar dead_letters: dead letters in this process.
     :ivar early: events that are kept in this process until a session waits for them.
+    :ivar members: members of groups of workers in this process, expired and not yet swept ones
+        included.
+    :ivar placements: keys that are placed or pinned in this process, expired and not yet swept
+        ones included.
     :ivar swept: records that sweeps removed since the store was made.
     :ivar in_flight: calls that wait for a server now.
     :ivar connections: connections to a server that are open now.
@@ -41,6 +45,8 @@ class StoreStatistics(msgspec.Struct, frozen=True, kw_only=True):
     turns: int | None = None
     dead_letters: int | None = None
     early: int | None = None
+    members: int | None = None
+    placements: int | None = None
     swept: int = 0
     in_flight: int = 0
     connections: int = 0

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from greentic_session.testing.contract import (
+    AffinityContract,
     ClosingContract,
     InboxContract,
     LeavingContract,
@@ -44,8 +45,8 @@ NO_CONTAINER = os.environ.get(NO_CONTAINER_VARIABLE)
 NO_REDIS = _why_no_redis()
 
 
-class Contract(SessionStoreContract, WaitContract, InboxContract):
-    """Sessions, waits and inboxes."""
+class Contract(SessionStoreContract, WaitContract, AffinityContract, InboxContract):
+    """Sessions, waits, affinity and inboxes."""
 
 
 class TestMemory(Contract):

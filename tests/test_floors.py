@@ -34,6 +34,7 @@ FLOORS: dict[str, int] = {
     "store": 1,
     "primitives": 1,
     "leasing": 1,
+    "membership": 1,
     "waiting": 1,
     "mailing": 1,
     "background": 1,

@@ -215,6 +215,7 @@ EVERY: dict[str, tuple[SessionError, str]] = {
     "WaitClaimedError": (errors.WaitClaimedError(NOW), "conflict"),
     "DuplicateEventError": (errors.DuplicateEventError("e"), "conflict"),
     "LeaseLostError": (errors.LeaseLostError(), "conflict"),
+    "MemberExistsError": (errors.MemberExistsError("w", NOW), "conflict"),
     "DispatcherFullError": (errors.DispatcherFullError("key"), "rate_limited"),
     "DispatcherClosedError": (errors.DispatcherClosedError(), "unavailable"),
     "DecodeError": (errors.DecodeError("k", "r"), "internal"),

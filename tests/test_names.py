@@ -47,6 +47,7 @@ def test_no_two_tuples_share_a_name(several: list[Whose]) -> None:
     kinds = [set(addresses.values()), set(waiting.values())]
     kinds.append({NAMES.lookup(who[4]) for who in several})
     kinds += [{NAMES.events(name) for name in kind} for kind in kinds[:2]]
+    kinds += [{NAMES.affinity(who[4])[part] for who in several} for part in range(4)]
     assert len(set.union(*kinds)) == sum(map(len, kinds))
 
 

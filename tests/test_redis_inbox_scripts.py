@@ -78,6 +78,15 @@ class MailBench(Bench):
     async def due(self, visit: int = 5000, **call: Any) -> Any:
         return await self.agenda(scripts.DUE, visit, **call)
 
+    async def expect(self, token: str, grace: int) -> None:
+        assert await self.agenda(scripts.EXPECT, f"{token}!{self.member}", grace) == [1]
+
+    async def hint(
+        self, mark: bytes = b"", *, delay: object = "", token: str = "", member: str = ""
+    ) -> None:
+        terms = (member or self.member, mark.decode(), delay, "", token)
+        assert await self.agenda(scripts.HINT, *terms) == [1]
+
     async def agenda(self, script: scripts.Script, *arguments: object, age: object = "") -> Any:
         doubt = f"{await self.now_us() / 1000 - float(str(age)):.3f}" if age != "" else ""
         parts = (str(part) for part in ("op", doubt, *arguments))
@@ -256,31 +265,56 @@ async def test_a_hint_is_put_off_for_a_visit_and_taken_out_unless_it_was_touched
     bench: MailBench,
 ) -> None:
     assert await bench.due() == [0]
-    assert (await bench.agenda(scripts.EXPECT, bench.member, 0))[0] == 1
+    await bench.hint(delay=0)
     _, member, mark = await bench.due()
     assert member.decode() == bench.member
     none, ms = await bench.due()
     assert none == 0
     assert 0 < int(ms) <= 5000
-    assert (await bench.agenda(scripts.EXPECT, bench.member, 5000))[0] == 0
-    await bench.agenda(scripts.HINT, bench.member, mark.decode(), "", "")
+    await bench.hint(delay=9000)  # touched
+    await bench.hint(mark)
     assert await bench.client.read("ZCARD", bench.index) == 1
-    _, mark = await bench.agenda(scripts.EXPECT, bench.member, 5000)
-    await bench.agenda(scripts.HINT, bench.member, mark.decode(), "", "")
+    assert 0 < int((await bench.due())[1]) <= 5000
+    await bench.hint(delay=0)
+    _, _, mark = await bench.due()
+    await bench.hint(mark)
     assert await bench.client.read("ZCARD", bench.index) == 0
 
 
 async def test_a_hint_is_due_no_later_than_others_have_said(bench: MailBench) -> None:
-    await bench.agenda(scripts.HINT, bench.member, "", 1000, "")
-    await bench.agenda(scripts.HINT, bench.member, "", 9000, "")
+    await bench.hint(delay=1000)
+    await bench.hint(delay=9000)
     assert 0 < int((await bench.due())[1]) <= 1000
-    await bench.agenda(scripts.HINT, bench.member, "", 0, "")
-    assert (await bench.due())[0] == 1
+    await bench.hint(delay=0)
+    _, _, mark = await bench.due()
+    await bench.hint(mark, delay=9000)  # but by who has looked
+    assert 5000 < int((await bench.due())[1]) <= 9000
+
+
+async def test_an_expectation_outlasts_every_look(bench: MailBench) -> None:
+    await bench.expect("aa", 5000)
+    await bench.hint(delay=0)
+    _, _, mark = await bench.due()
+    await bench.hint(mark)  # there was nothing
+    assert await bench.client.read("ZCARD", bench.index) == 1
+    assert 0 < int((await bench.due(age=1000))[1]) <= 5000
+    await bench.hint(token="aa")
+    assert await bench.due() == [0]
+    await bench.expect("bb", 0)
+    assert (await bench.due())[1].decode() == bench.member
+    await bench.hint(token="bb")  # too late, and so without effect on the session
+    assert 0 < int((await bench.due())[1]) <= 5000
+
+
+async def test_a_key_is_not_taken_for_an_expectation(bench: MailBench) -> None:
+    for member in ("abc/acme/aa!x", "abc/acme/x"):
+        await bench.hint(member=member, delay=0)
+        assert (await bench.due())[1].decode() == member
 
 
 async def test_a_repeated_look_finds_again_what_the_first_was_given(bench: MailBench) -> None:
     for name in "ab":
-        await bench.agenda(scripts.EXPECT, f"{FIELD}/{name}", 0)
+        await bench.hint(member=f"{FIELD}/{name}", delay=0)
     given = [(await bench.due())[1] for _ in range(2)]
     again = [(await bench.due(age=1000))[1], (await bench.due())[1]]
     assert sorted(again) == sorted(given)

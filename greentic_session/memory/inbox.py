@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from contextlib import AbstractAsyncContextManager
 
-    from ..leasing import Bell
+    from ..leasing import Bell, Guard
     from ..mailing import Bid, Commitment, EarlyPlace, Posting
     from ..waiting import EventMemory
     from .bells import MemoryBells
@@ -100,10 +100,10 @@ class MemoryInbox(InboxBackend):
         """Of how many sessions event ids are known."""
         return len(self._seen)
 
-    def fence_of(self, scope: str, key: str) -> int:
-        """Return the number of the turn that is held, 0 if none is."""
-        box = self._boxes.get((scope, key))
-        return box.fence if box is not None and self._now_ms() < box.lease_ms else 0
+    def is_held(self, guard: Guard) -> bool:
+        """Tell whether a turn is held."""
+        box = self._boxes.get(Mailbox(guard.scope, guard.key))
+        return box is not None and box.fence == guard.fence and self._now_ms() < box.lease_ms
 
     def pop_due(self, now_ms: int) -> bool:
         """Look at something that may have come to its end.

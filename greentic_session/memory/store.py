@@ -13,12 +13,14 @@ from ..clock import Clock, SystemClock
 from ..codec import CodecFactory, JsonCodec
 from ..config import MemoryConfig
 from ..mailing import SupportsInbox
+from ..membership import SupportsAffinity
 from ..model import C, Cas, SessionKey
 from ..record import DONE, Admission, Draft, Outcome, Record, Verdict, mint_incarnation
 from ..scanning import Page
 from ..statistics import StoreStatistics
 from ..store import AsyncSessionStore
 from ..waiting import SupportsWaits
+from .affinity import MemoryAffinity
 from .bells import MemoryBells
 from .inbox import MemoryInbox
 from .records import Records
@@ -38,7 +40,7 @@ _SLICE_SECS: Final = 0.0005
 
 
 @final
-class InMemorySessionStore(AsyncSessionStore[C], SupportsWaits, SupportsInbox):
+class InMemorySessionStore(AsyncSessionStore[C], SupportsWaits, SupportsAffinity, SupportsInbox):
     """Keeps encoded sessions in dictionaries, under the same rules as a server.
 
     Runs on asyncio and trio. No verb waits for anything, so each is done or not begun when its
@@ -74,6 +76,7 @@ class InMemorySessionStore(AsyncSessionStore[C], SupportsWaits, SupportsInbox):
         self._waits: Final = MemoryWaits(self._records)
         self._bells: Final = MemoryBells()
         self._inbox: Final = MemoryInbox(self._records, self._waits, self._bells)
+        self._affinity: Final = MemoryAffinity(self._records.clock)
         self._now_ms: Final = self._records.clock.now_ms
         self._sweeper: BackgroundTask | None = None
         self._swept = 0
@@ -89,6 +92,7 @@ class InMemorySessionStore(AsyncSessionStore[C], SupportsWaits, SupportsInbox):
         self._waits.forget_all()
         self._inbox.forget_all()
         self._bells.ring_all()
+        self._affinity.forget_all()
         if self._sweeper is not None:
             await self._sweeper.stop()
             self._sweeper = None
@@ -100,7 +104,12 @@ class InMemorySessionStore(AsyncSessionStore[C], SupportsWaits, SupportsInbox):
     @override
     def statistics(self) -> StoreStatistics:
         """As :meth:`AsyncSessionStore.statistics`."""
-        sizes = {**self._records.sizes(), **self._waits.sizes(), **self._inbox.sizes()}
+        sizes = {
+            **self._records.sizes(),
+            **self._waits.sizes(),
+            **self._affinity.sizes(),
+            **self._inbox.sizes(),
+        }
         sizes["events"] += self._inbox.remembered
         return StoreStatistics(backend="memory", closed=self._closed, swept=self._swept, **sizes)
 
@@ -113,6 +122,11 @@ class InMemorySessionStore(AsyncSessionStore[C], SupportsWaits, SupportsInbox):
     def inbox_backend(self) -> MemoryInbox:
         """As :meth:`SupportsInbox.inbox_backend`."""
         return self._inbox
+
+    @override
+    def affinity_backend(self) -> MemoryAffinity:
+        """As :meth:`SupportsAffinity.affinity_backend`."""
+        return self._affinity
 
     async def sweep(self) -> int:
         """Remove every expired record.
@@ -129,6 +143,7 @@ class InMemorySessionStore(AsyncSessionStore[C], SupportsWaits, SupportsInbox):
             (gone := self._records.pop_due(now_ms)) is not None
             or self._waits.pop_due(now_ms)
             or self._inbox.pop_due(now_ms)
+            or self._affinity.pop_due(now_ms)
         ):
             swept += gone is True
             self._swept += gone is True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .affinity import Member, Membership, Placement, SessionAffinity
 from .dispatcher import Discard, DispatcherStatistics, SessionDispatcher
 from .extraction import SessionKeyExtractor, extractor_for, text_of
 from .inbox import SessionInbox
@@ -43,8 +44,12 @@ __all__ = [
     "LifecycleLimits",
     "LifecycleMetrics",
     "Mail",
+    "Member",
+    "Membership",
     "NoOrderingStrategy",
     "Overflow",
+    "Placement",
+    "SessionAffinity",
     "SessionDispatcher",
     "SessionInbox",
     "SessionKeyExtractor",

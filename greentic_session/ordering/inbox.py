@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Final, Generic, cast, final
 
 import anyio
 
 from .. import fence
-from ..errors import DecodeError, InboxFullError, InvalidInputError
+from ..errors import DecodeError, InboxFullError, InvalidInputError, SessionError
 from ..mailing import (
     Bid,
     EarlyPlace,
@@ -243,7 +243,8 @@ class SessionInbox(Generic[C]):
             return InboxTurn(self._terms, taken, sent_at), 0
         except DecodeError:
             rest_ms = self._terms.rest_after(taken.attempt)
-            await self._backend.release(taken.hold, rest_ms, self._backend.deadline())
+            with suppress(SessionError):  # else it comes back with its lease
+                await self._backend.release(taken.hold, rest_ms, self._backend.deadline())
             raise
 
     async def depth(self) -> InboxDepth:
@@ -256,6 +257,9 @@ class SessionInbox(Generic[C]):
 
     async def dead_letters(self) -> AsyncIterator[DeadLetter]:
         """Iterate over the messages that were tried too often, those of a session in their order.
+
+        Each that is there from first to last is given; those of a session that gets another one
+        meanwhile, perhaps twice.
 
         :raises DecodeError: what stands under a name of this library is none of its own.
         """

@@ -2,8 +2,8 @@
 
 What happens to mail takes steps in two slots, in an order that leaves a hint wherever one dies:
 
-* To admit: a hint that comes due soon (``expect``), the letter (``post``), and the hint is due
-  (``hint``).
+* To admit: the expectation of mail, which comes due soon (``expect``), the letter (``post``), and
+  the hint is due in its place, unless somebody has the session in hand (``hint``).
 * To take: the first hint that is due, put off for a visit (``due``); the turn (``take``). If there
   is none to take, the hint is put off until there may be, or taken out unless it was touched since
   (``hint``).
@@ -13,6 +13,7 @@ What happens to mail takes steps in two slots, in an order that leaves a hint wh
 
 from __future__ import annotations
 
+import secrets
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final, cast, final
@@ -22,20 +23,19 @@ import anyio
 from .._compat import override
 from ..background import run_to_end
 from ..errors import DecodeError, OutcomeUnknownError, SessionError, StoreUnavailableError
-from ..mailing import (
-    DeadMail,
-    Grant,
-    InboxBackend,
-    InboxSize,
-    Letter,
-    Mailbox,
-    Nothing,
-    PostOutcome,
-    TurnHold,
-)
-from ..model import SessionKey
-from ..record import Outcome, Record, Verdict, mint_incarnation
+from ..mailing import Grant, InboxBackend, InboxSize, Nothing, PostOutcome
+from ..record import Outcome, Verdict, mint_incarnation
 from .faults import ForeignValueError
+from .letters import (
+    dead_mail_of,
+    entry_of,
+    grant_of,
+    letter_of,
+    mailbox_of,
+    member_of,
+    packed,
+    stored,
+)
 from .replies import foreign, garbled, outcome_of, unreadable
 from .scripts import (
     COMMIT,
@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from ..leasing import Bell
-    from ..mailing import Bid, Commitment, EarlyPlace, Posting
+    from ..mailing import Bid, Commitment, DeadMail, EarlyPlace, Letter, Mailbox, Posting, TurnHold
     from ..waiting import EventMemory
     from .bells import RedisBells
     from .client import Argument, RedisClient, Reply
@@ -125,7 +125,7 @@ class RedisInbox(InboxBackend):
             inbox,
             box,
             ":seen",
-            (*admission, event_id, _packed(event_id, payload), most, *events, self._keep_ms),
+            (*admission, event_id, packed(event_id, payload), most, *events, self._keep_ms),
             until=until,
         )
         try:
@@ -147,15 +147,15 @@ class RedisInbox(InboxBackend):
         until: float | None,
     ) -> Reply:
         """Run a script that may bring mail, between what its index has to be told."""
-        hint: Reply = await self._on_agenda(EXPECT, inbox, (_member(box), self._grace_ms), until)
+        token = secrets.token_hex(8)
+        expectation = f"{token}!{member_of(box)}"
+        await self._on_agenda(EXPECT, inbox, (expectation, self._grace_ms), until)
         reply = await self._on_mailbox(script, box, suffix, arguments, until)
         waiting, free_ms, worker = reply[1:] if len(reply) > 1 else (b"0", b"", b"")
+        # Who has the session in hand sees the mail when the turn ends.
+        delay_ms = "" if waiting == b"0" or worker else free_ms
         with suppress(*_PASSING):
-            if waiting == b"0":
-                if hint[0] == 1:
-                    await self._hint(inbox, box, hint[1], "", until)
-            elif not worker:
-                await self._hint(inbox, box, "", free_ms, until)
+            await self._hint(inbox, box, "", delay_ms, until, token=token)
         return reply
 
     @override
@@ -166,7 +166,7 @@ class RedisInbox(InboxBackend):
             if found[0] == 0:
                 return Nothing(int(found[1]) / 1000 if len(found) > 1 else None)
             member, mark = found[1:]
-            box = _mailbox_of(member)
+            box = mailbox_of(member)
             if box is None:  # not of this library's making: nobody misses it
                 index = self._names.agenda(bid.inbox)
                 await self._client.read("ZREM", index, member, key=index, until=until)
@@ -191,12 +191,12 @@ class RedisInbox(InboxBackend):
             if reply[0] == _BURY:
                 # The index first: a dead letter that no index leads to would not be found.
                 index = f"{self._names.agenda(bid.inbox)}:dead"
-                await self._on_index(MOURN, index, (_member(box), bid.dead_ms), until)
+                await self._on_index(MOURN, index, (member_of(box), bid.dead_ms), until)
                 reply = await run((*terms, 1, *rest), until)
             if reply[0] != Verdict.DONE:
                 told: bytes = reply[1] if reply[0] == Verdict.CLAIMED else b""
                 return told
-            return _grant(bid.inbox, box, mark.decode(), reply[1:])
+            return grant_of(bid.inbox, box, mark.decode(), reply[1:])
         except DecodeError:
             await self._forsake(bid.inbox, box, by, _UNREADABLE_REST_MS)
             raise
@@ -297,7 +297,7 @@ class RedisInbox(InboxBackend):
             )
         except ForeignValueError:
             raise _foreign_index() from None
-        found = (_mailbox_of(member) for member in members)
+        found = (mailbox_of(member) for member in members)
         boxes = [box for box in found if box is not None]
         names = [f"{self._names.inbox(*box)}:dead" for box in boxes]
         try:
@@ -309,7 +309,7 @@ class RedisInbox(InboxBackend):
             mail
             for box, reply in zip(boxes, replies, strict=True)
             for entry in reply
-            if (mail := _dead_mail(box, entry)).died_ms > since_ms
+            if (mail := dead_mail_of(box, entry)).died_ms > since_ms
         ]
         return letters, start + _PAGE if len(members) == _PAGE else None
 
@@ -317,14 +317,14 @@ class RedisInbox(InboxBackend):
     async def replay(
         self, inbox: str, mail: DeadMail, dead_ms: int, most: int, until: float | None
     ) -> Outcome:
-        letter = _packed(mail.letter.event_id, mail.letter.payload)
-        terms = (_entry(mail), letter, mail.died_ms, dead_ms, most, self._keep_ms)
+        letter = packed(mail.letter.event_id, mail.letter.payload)
+        terms = (entry_of(mail), letter, mail.died_ms, dead_ms, most, self._keep_ms)
         reply = await self._posted(REPLAY, inbox, mail.box, ":dead", terms, until=until)
         return Outcome(Verdict(reply[0]))
 
     @override
     async def discard(self, mail: DeadMail, until: float | None) -> bool:
-        terms = (_entry(mail), self._keep_ms)
+        terms = (entry_of(mail), self._keep_ms)
         reply = await self._on_mailbox(DISCARD, mail.box, ":dead", terms, until)
         if reply[0] == Verdict.UNKNOWN:
             raise OutcomeUnknownError("the mailbox has seen too much since to tell")
@@ -341,7 +341,7 @@ class RedisInbox(InboxBackend):
         events: EventMemory,
         until: float | None,
     ) -> Outcome:
-        terms = (_packed(event_id, b""), payload, *events)
+        terms = (packed(event_id, b""), payload, *events)
         reply = await self._on_index(KEEP, self._early(place), terms, until, is_hint=False)
         return Outcome(Verdict(reply[0]))
 
@@ -358,14 +358,14 @@ class RedisInbox(InboxBackend):
             raise _foreign_index() from None
         since_ms = int(secs) * 1000 + int(us) // 1000 - events.ttl_ms
         try:
-            letters = [_letter(entry) for entry in entries]
+            letters = [letter_of(entry) for entry in entries]
         except ValueError:
             raise garbled() from None
         return [letter for letter in letters if letter.at_ms > since_ms]
 
     @override
     async def drop(self, place: EarlyPlace, letters: Sequence[Letter], until: float | None) -> None:
-        entries = [_stored(letter) for letter in letters]
+        entries = [stored(letter) for letter in letters]
         await self._on_index(DROP, self._early(place), entries, until)
 
     # --- shared steps ------------------------------------------------------------------------
@@ -382,10 +382,12 @@ class RedisInbox(InboxBackend):
         mark: str | bytes,
         delay_ms: Argument,
         until: float | None,
+        *,
+        token: str = "",
     ) -> None:
         """Say in how many ms a session is due, which rings; or, empty, that it need not be."""
         channel = "" if delay_ms in ("", b"") else self._names.bell(_topic(inbox))
-        await self._on_agenda(HINT, inbox, (_member(box), mark, delay_ms, channel), until)
+        await self._on_agenda(HINT, inbox, (member_of(box), mark, delay_ms, channel, token), until)
 
     async def _on_agenda(
         self, script: Script, inbox: str, arguments: Sequence[Argument], until: float | None
@@ -427,70 +429,6 @@ class RedisInbox(InboxBackend):
 
 def _topic(inbox: str) -> str:
     return f"inbox:{inbox}"
-
-
-def _member(box: Mailbox) -> str:
-    return f"{box.scope}/{box.key}"
-
-
-def _mailbox_of(member: bytes) -> Mailbox | None:
-    try:
-        env, tenant_id, key = member.decode().split("/", 2)
-    except ValueError:
-        return None
-    return Mailbox(f"{env}/{tenant_id}", SessionKey(key))
-
-
-def _packed(event_id: str, payload: bytes) -> bytes:
-    name = event_id.encode()
-    return b"%d:%b%b" % (len(name), name, payload)
-
-
-def _stored(letter: Letter) -> bytes:
-    return b"%d:%b" % (letter.at_ms, _packed(letter.event_id, letter.payload))
-
-
-def _letter(stored: bytes) -> Letter:
-    """Return a stored letter.
-
-    :raises ValueError: it is none.
-    """
-    at_ms, length, rest = stored.split(b":", 2)
-    end = int(length)
-    return Letter(rest[:end].decode(), rest[end:], int(at_ms))
-
-
-def _entry(mail: DeadMail) -> bytes:
-    return b"%d:%d:%b" % (mail.died_ms, mail.attempts, _stored(mail.letter))
-
-
-def _dead_mail(box: Mailbox, entry: bytes) -> DeadMail:
-    try:
-        died_ms, attempts, stored = entry.split(b":", 2)
-        return DeadMail(box, _letter(stored), int(died_ms), int(attempts))
-    except ValueError:
-        raise unreadable(box.key) from None
-
-
-def _grant(inbox: str, box: Mailbox, mark: str, told: list[bytes]) -> Grant:
-    """Return what the end of ``lua/take.lua`` tells."""
-    fence, lease, left, tries, version, incarnation, owner, life, at, body, *mail = told
-    try:
-        record = None
-        if version:
-            record = Record(
-                int(version), incarnation.decode(), owner.decode(), int(life), int(at), body
-            )
-        return Grant(
-            TurnHold(inbox, box, int(fence), mark),
-            int(lease),
-            int(left),
-            tuple(map(_letter, mail)),
-            int(tries),
-            record,
-        )
-    except ValueError:
-        raise unreadable(box.key) from None
 
 
 def _foreign_index() -> StoreUnavailableError:

@@ -61,6 +61,13 @@ class Names:
         owner = ":".join(escape(part) for part in (env, tenant_id, team_id or "", user_id))
         return f"{self._namespace}:waits:{{{owner}}}"
 
+    def affinity(self, group: str) -> tuple[str, ...]:
+        """Return ``{ns}:affinity:{<group>}:ops``, and the same with ``members``, ``places`` and
+        ``ends``.
+        """
+        start = f"{self._namespace}:affinity:{{{escape(group)}}}"
+        return f"{start}:ops", f"{start}:members", f"{start}:places", f"{start}:ends"
+
     def events(self, name: str) -> str:
         """Return the name of the completed events that hang on a record or an index of waits."""
         return f"{name}:events"

@@ -7,6 +7,14 @@ from importlib.resources import files
 from typing import Final, final
 
 __all__ = [
+    "AFFINITY_ASSIGN",
+    "AFFINITY_FORGET",
+    "AFFINITY_JOIN",
+    "AFFINITY_LEAVE",
+    "AFFINITY_PIN",
+    "AFFINITY_RENEW",
+    "AFFINITY_TOUCH",
+    "AFFINITY_UNPIN",
     "ANNOUNCE",
     "BARRIER",
     "CLAIM",
@@ -102,4 +110,16 @@ DROP: Final = Script("drop")
 
 ANNOUNCE: Final = Script("index", "announce")
 REINDEX: Final = Script("index", "events", "reindex")
+_SEATS: Final = ("affinity", "seats")
+_PLACES: Final = ("affinity", "places")
+
+AFFINITY_JOIN: Final = Script(*_SEATS, "affinity_join")
+AFFINITY_RENEW: Final = Script(*_SEATS, "affinity_renew")
+AFFINITY_LEAVE: Final = Script(*_SEATS, "affinity_leave")
+AFFINITY_ASSIGN: Final = Script(*_PLACES, "affinity_assign")
+AFFINITY_PIN: Final = Script(*_PLACES, "affinity_pin")
+AFFINITY_UNPIN: Final = Script(*_PLACES, "affinity_unpin")
+AFFINITY_TOUCH: Final = Script(*_PLACES, "affinity_touch")
+AFFINITY_FORGET: Final = Script(*_PLACES, "affinity_forget")
+
 BARRIER: Final = Script("barrier")

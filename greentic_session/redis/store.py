@@ -8,12 +8,14 @@ from .._compat import override
 from ..codec import CodecFactory, JsonCodec
 from ..errors import DecodeError
 from ..mailing import SupportsInbox
+from ..membership import SupportsAffinity
 from ..model import C, Cas, SessionKey
 from ..record import Admission, Draft, Outcome, Record, Verdict, mint_incarnation
 from ..scanning import Page
 from ..statistics import StoreStatistics
 from ..store import AsyncSessionStore
 from ..waiting import SupportsWaits
+from .affinity import RedisAffinity
 from .bells import RedisBells
 from .client import Command, RedisClient
 from .faults import ForeignValueError
@@ -40,7 +42,7 @@ _FIELDS: Final = ("cas", "inc", "owner", "ttl", "at", "body")
 
 
 @final
-class RedisSessionStore(AsyncSessionStore[C], SupportsWaits, SupportsInbox):
+class RedisSessionStore(AsyncSessionStore[C], SupportsWaits, SupportsAffinity, SupportsInbox):
     """Keeps sessions on a Redis (6.2 or later) or Valkey server, shared by any number of workers.
 
     Runs on asyncio. Connects on first use. Each write is one Lua script on one cluster slot, under
@@ -85,6 +87,7 @@ class RedisSessionStore(AsyncSessionStore[C], SupportsWaits, SupportsInbox):
             keep_ms=self._keep_ring_ms,
             grace_ms=max(_LEAST_GRACE_MS, round(2000 * config.deadline_secs)),
         )
+        self._affinity: Final = RedisAffinity(self._client, self._names, self._keep_ring_ms)
 
     @override
     async def _open(self) -> None:
@@ -124,6 +127,11 @@ class RedisSessionStore(AsyncSessionStore[C], SupportsWaits, SupportsInbox):
     def inbox_backend(self) -> RedisInbox:
         """As :meth:`SupportsInbox.inbox_backend`."""
         return self._inbox
+
+    @override
+    def affinity_backend(self) -> RedisAffinity:
+        """As :meth:`SupportsAffinity.affinity_backend`."""
+        return self._affinity
 
     # --- reading -----------------------------------------------------------------------------
 

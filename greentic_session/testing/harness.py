@@ -32,6 +32,7 @@ __all__ = ["MemoryHarness", "RedisHarness", "StoreHarness"]
 _SIZES: Final = (
     *("sessions", "expiring", "tenants", "lookups", "waits", "events"),
     *("mail", "turns", "dead_letters", "early"),
+    *("members", "placements"),
 )
 
 
@@ -201,8 +202,9 @@ class RedisHarness(_Harness):
 # set or to clear stays wrong. A record is a hash with a time `at`, the trace of a delete one with a
 # ring `ops` only, a lookup one of expiries, an index of waits one of hints, and what is known of a
 # mailbox is told by its name; a sorted set remembers events, or says when sessions of an inbox are
-# due; a list holds letters, which begin with a time. Numbers that name a claim, a registration or a
-# turn stay: only their order counts.
+# due; a list holds letters, which begin with a time. A hash of a group of workers begins each value
+# with an expiry; the rest of the group are sets sorted by time. Numbers that name a claim, a
+# registration or a turn stay: only their order counts.
 _AGE = r"""
 local by = tonumber(ARGV[1])
 local function text(number) return string.format('%.0f', number) end
@@ -228,6 +230,12 @@ for _, name in ipairs(KEYS) do
     for _, field in ipairs({'lease', 'rest'}) do
       local ends = redis.call('HGET', name, field)
       if ends then redis.call('HSET', name, field, text(ends - by)) end
+    end
+  elseif string.find(name, ':affinity:{', 1, true) then
+    local all = redis.call('HGETALL', name)
+    for i = 1, #all, 2 do
+      local aged = string.gsub(all[i + 1], '^%d+', function(ends) return text(ends - by) end)
+      redis.call('HSET', name, all[i], aged)
     end
   else
     local at, ops, lease = unpack(redis.call('HMGET', name, 'at', 'ops', 'lease'))

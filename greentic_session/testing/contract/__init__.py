@@ -20,6 +20,7 @@ sleeps, and none relies on being within seconds of an expiry: a server's clock r
 from __future__ import annotations
 
 from .absence import AbsenceContract
+from .affinity import AffinityContract
 from .arguments import ArgumentContract
 from .bodies import BodyContract, DecodingContract
 from .closing import ClosingContract
@@ -43,6 +44,7 @@ from .writing import StampingContract, WritingContract
 
 __all__ = [
     "AbsenceContract",
+    "AffinityContract",
     "ArgumentContract",
     "BodyContract",
     "ClosingContract",

@@ -163,6 +163,16 @@ class InboxAdmittingContract:
             assert (turn.tenant.env, turn.tenant.tenant_id) == (OWNER.env, OWNER.tenant_id)
             await turn.finish()
 
+    @pytest.mark.parametrize("key", ["a/b", "/", "a:{b}", "%7B*?[]", "é😀", " "], ids=ascii)
+    async def test_any_key_is_a_key(self, harness: StoreHarness, key: str) -> None:
+        at = await desk(harness, attempts=1)
+        await at.admit("e1", "e2", key=key)
+        await at.fail()
+        async with at.turn() as turn:
+            assert (turn.key, [mail.event_id for mail in turn.mail]) == (key, ["e2"])
+            await turn.finish()
+        assert [(letter.key, letter.event_id) for letter in await at.dead()] == [(key, "e1")]
+
     async def test_many_at_once_come_in_once_each(self, harness: StoreHarness) -> None:
         at = await desk(harness)
         peer = await at.peer()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+import anyio
 import pytest
 
 from ...errors import InboxFullError
 from ...model import ReplyScope
 from ...ordering import InboxLimits
 from ...waits import WaitRegistry
-from .inbox_bench import InboxBench, desk
+from .inbox_bench import PATIENCE, InboxBench, desk
 from .samples import GLOBEX, KEY, LIFE, ctx, session
 
 if TYPE_CHECKING:
@@ -144,3 +145,29 @@ class InboxEarlyContract:
         assert await _deliver(at, "second") is None  # the session waits nowhere just now
         await _wait(at)
         assert await _collect(at) == 1
+
+    async def test_neither_is_lost_when_both_come_at_once(self, harness: StoreHarness) -> None:
+        at = await desk(harness)
+        peer = await at.peer()
+        for number in range(10):
+            scope, key = ReplyScope(conversation=f"chat {number}"), f"session-{number}"
+
+            async def wait(scope: ReplyScope = scope, key: str = key) -> None:
+                await _wait(at, key, scope)
+                await _collect(at, scope)
+
+            async def answer(scope: ReplyScope = scope) -> None:
+                await _deliver(peer, "e1", scope)
+                await _deliver(peer, "e2", scope)
+
+            with anyio.fail_after(PATIENCE):
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(wait)
+                    tasks.start_soon(answer)
+            told: list[str] = []
+            async with at.turn() as turn:
+                assert turn.key == key
+                told = [mail.event_id for mail in turn.mail]
+                await turn.finish()
+            assert told == ["e1", "e2"]
+        assert await at.is_idle()

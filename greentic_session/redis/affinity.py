@@ -1,0 +1,227 @@
+"""Workers and the keys placed among them, on one Redis or Valkey server."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final, cast, final
+
+from .._compat import override
+from ..errors import OutcomeUnknownError, StoreUnavailableError
+from ..membership import AffinityBackend, Placed, PlacePage, Seat, SeatOutcome
+from ..record import Verdict
+from .faults import ForeignValueError
+from .replies import garbled
+from .scripts import (
+    AFFINITY_ASSIGN,
+    AFFINITY_FORGET,
+    AFFINITY_JOIN,
+    AFFINITY_LEAVE,
+    AFFINITY_PIN,
+    AFFINITY_RENEW,
+    AFFINITY_TOUCH,
+    AFFINITY_UNPIN,
+    Script,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import TypeVar
+
+    from .client import Argument, Command, RedisClient, Reply
+    from .names import Names
+
+    T = TypeVar("T")
+
+__all__ = ["RedisAffinity"]
+
+_SEAT: Final = re.compile(rb"([0-9]+):([0-9]+):.*", re.DOTALL)
+_PLACE: Final = re.compile(rb"([0-9]+):[0-9]+:([^\n]*)\n([^\n]*)")
+"""The values of ``lua/affinity.lua``, which passes over others, too."""
+_PAGE: Final = 512
+
+
+@final
+class RedisAffinity(AffinityBackend):
+    """The steps of affinity: each that writes is one script, and a group is in one slot.
+
+    :param client: of the store.
+    :param names: of the store.
+    :param grace_ms: longer than any call may be under way, in milliseconds.
+    """
+
+    def __init__(self, client: RedisClient, names: Names, grace_ms: int) -> None:
+        self._client: Final = client
+        self._names: Final = names
+        self._grace_ms: Final = grace_ms
+
+    # --- members -----------------------------------------------------------------------------
+
+    @override
+    async def join(self, group: str, worker: str, attempt: str, lease_ms: int) -> SeatOutcome:
+        reply = await self._run(AFFINITY_JOIN, group, worker, attempt, lease_ms)
+        return _told(_seated, reply)
+
+    @override
+    async def renew(self, group: str, worker: str, attempt: str, lease_ms: int) -> SeatOutcome:
+        reply = await self._run(AFFINITY_RENEW, group, worker, attempt, lease_ms)
+        return _told(_seated, reply)
+
+    @override
+    async def leave(self, group: str, worker: str, attempt: str) -> bool:
+        return _told(_is_done, await self._run(AFFINITY_LEAVE, group, worker, attempt))
+
+    @override
+    async def members(self, group: str) -> list[Seat]:
+        time, members = await self._read(group, ("TIME",), ("HGETALL", self._members(group)))
+        try:
+            return list(_seats(members, _ms(time)))
+        except (TypeError, ValueError, LookupError, AttributeError):
+            raise garbled() from None
+
+    # --- places ------------------------------------------------------------------------------
+
+    @override
+    async def assign(self, group: str, place: str, ttl_ms: int) -> Placed | None:
+        return _told(_assigned, await self._run(AFFINITY_ASSIGN, group, place, ttl_ms))
+
+    @override
+    async def pin(self, group: str, place: str, worker: str, ttl_ms: int) -> None:
+        _told(_is_done, await self._run(AFFINITY_PIN, group, place, worker, ttl_ms))
+
+    @override
+    async def unpin(self, group: str, place: str, ttl_ms: int) -> bool:
+        return _told(_is_done, await self._run(AFFINITY_UNPIN, group, place, ttl_ms))
+
+    @override
+    async def touch(self, group: str, place: str, ttl_ms: int | None) -> bool:
+        ttl = "" if ttl_ms is None else ttl_ms
+        return _told(_is_done, await self._run(AFFINITY_TOUCH, group, place, ttl))
+
+    @override
+    async def forget(self, group: str, place: str) -> bool:
+        return _told(_is_done, await self._run(AFFINITY_FORGET, group, place))
+
+    @override
+    async def find(self, group: str, place: str) -> Placed | None:
+        time, members, found = await self._read(
+            group,
+            ("TIME",),
+            ("HGETALL", self._members(group)),
+            ("HGET", self._places(group), place),
+        )
+        try:
+            now_ms = _ms(time)
+            return _placed(found or b"", {seat.worker for seat in _seats(members, now_ms)}, now_ms)
+        except (TypeError, ValueError, LookupError, AttributeError):
+            raise garbled() from None
+
+    @override
+    async def page(self, group: str, worker: str, position: object | None) -> PlacePage:
+        # A place may be given again while the server's table is resized: `seen` are those given.
+        cursor, seen = (
+            (b"0", set[str]()) if position is None else cast("tuple[bytes, set[str]]", position)
+        )
+        time, members, reply = await self._read(
+            group,
+            ("TIME",),
+            ("HGETALL", self._members(group)),
+            ("HSCAN", self._places(group), cursor, "COUNT", _PAGE),
+        )
+        places: list[str] = []
+        try:
+            cursor, found = cast("tuple[bytes, Reply]", reply)
+            now_ms = _ms(time)
+            live = {seat.worker for seat in _seats(members, now_ms)}
+            for name, line in _pairs(found):
+                place = name.decode(errors="replace")
+                placed = _placed(line, live, now_ms) if place not in seen else None
+                if placed is not None and placed.worker == worker:
+                    places.append(place)
+            seen.update(places)
+            return PlacePage(places, (cursor, seen) if int(cursor) else None)
+        except (TypeError, ValueError, LookupError, AttributeError):
+            raise garbled() from None
+
+    # --- shared steps ------------------------------------------------------------------------
+
+    def _members(self, group: str) -> str:
+        return self._names.affinity(group)[1]
+
+    def _places(self, group: str) -> str:
+        return self._names.affinity(group)[2]
+
+    async def _run(self, script: Script, group: str, *arguments: Argument) -> Reply:
+        names = self._names.affinity(group)
+        try:
+            return await self._client.run(script, names, (self._grace_ms, *arguments))
+        except ForeignValueError:
+            raise _foreign() from None
+
+    async def _read(self, group: str, *commands: Command) -> list[Reply]:
+        try:
+            return await self._client.read_many(commands, key=self._members(group))
+        except ForeignValueError:
+            raise _foreign() from None
+
+
+def _told(read: Callable[[Reply], T], reply: Reply) -> T:
+    """Return what a script's answer says.
+
+    :raises OutcomeUnknownError: if no script of ours answers so: who knows what was done.
+    """
+    try:
+        return read(reply)
+    except (TypeError, ValueError, LookupError, AttributeError):
+        raise OutcomeUnknownError("the server's answer cannot be read") from None
+
+
+def _is_done(reply: Reply) -> bool:
+    return Verdict(reply[0]) is Verdict.DONE
+
+
+def _seated(reply: Reply) -> SeatOutcome:
+    verdict = Verdict(reply[0])
+    if verdict is Verdict.CLAIMED:
+        return SeatOutcome(verdict, ends_ms=int(reply[1]))
+    return SeatOutcome(verdict, *map(int, reply[1:4]))
+
+
+def _assigned(reply: Reply) -> Placed | None:
+    if not _is_done(reply):
+        return None
+    _, worker, pinned, expires_ms = reply
+    return Placed(worker.decode(), pinned == 1, int(expires_ms))
+
+
+def _ms(time: Reply) -> int:
+    return int(time[0]) * 1000 + int(time[1]) // 1000
+
+
+def _pairs(reply: Reply) -> Iterator[tuple[bytes, bytes]]:
+    if isinstance(reply, dict):  # RESP3
+        yield from cast("dict[bytes, bytes]", reply).items()
+    else:
+        yield from zip(reply[::2], reply[1::2], strict=True)
+
+
+def _seats(reply: Reply, now_ms: int) -> Iterator[Seat]:
+    for worker, line in _pairs(reply):
+        found = _SEAT.fullmatch(line)
+        if found is not None and now_ms < int(found[1]):
+            yield Seat(worker.decode(errors="replace"), int(found[2]), int(found[1]))
+
+
+def _placed(line: bytes, live: set[str], now_ms: int) -> Placed | None:
+    found = _PLACE.fullmatch(line)
+    if found is None or now_ms >= int(found[1]):
+        return None
+    worker, pin = found[2].decode(errors="replace"), found[3].decode(errors="replace")
+    if pin in live:
+        return Placed(pin, pinned=True, expires_ms=int(found[1]))
+    return Placed(worker, pinned=False, expires_ms=int(found[1])) if worker in live else None
+
+
+def _foreign() -> StoreUnavailableError:
+    return StoreUnavailableError(
+        "a name of a group of workers holds another type of value", code="internal"
+    )
