@@ -15,6 +15,7 @@
     ├── WaitClaimedError
     ├── DuplicateEventError
     ├── LeaseLostError
+    ├── InboxFullError
     ├── LockHeldError
     ├── MemberExistsError
     ├── DispatcherFullError
@@ -49,6 +50,7 @@ __all__ = [
     "DuplicateEventError",
     "DurabilityError",
     "ErrorCode",
+    "InboxFullError",
     "InvalidInputError",
     "LeaseLostError",
     "LockHeldError",
@@ -263,6 +265,19 @@ class LeaseLostError(SessionError):
     def __init__(self, reason: str = "the lease is held no longer") -> None:
         self.reason = reason
         super().__init__(reason)
+
+
+class InboxFullError(SessionError):
+    """As many messages wait as may, of one session or for one reply scope. Nothing was changed.
+
+    :ivar limit: how many that is.
+    """
+
+    code: ErrorCode = "rate_limited"
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        super().__init__(f"{limit} messages wait, which is as many as may")
 
 
 class LockHeldError(SessionError):

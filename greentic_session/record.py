@@ -91,6 +91,7 @@ class Verdict(IntEnum):
     CLAIMED = -6
     SEEN = -7
     LOST = -8
+    FULL = -9
 
 
 # Python 3.11 runs a function of the enum's for each look-up of a member in its class: on the way of

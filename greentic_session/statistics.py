@@ -19,6 +19,10 @@ class StoreStatistics(msgspec.Struct, frozen=True, kw_only=True):
     :ivar lookups: how many keys the lookup mirror holds in this process.
     :ivar waits: hints that the indexes of waits hold in this process.
     :ivar events: sessions and users of whom completed events are remembered in this process.
+    :ivar mail: letters in the mailboxes of this process.
+    :ivar turns: turns that are held in this process, or whose lease has run out unnoticed.
+    :ivar dead_letters: dead letters in this process.
+    :ivar early: events that are kept in this process until a session waits for them.
     :ivar members: members of groups of workers in this process, expired and not yet swept ones
         included.
     :ivar placements: keys that are placed or pinned in this process, expired and not yet swept
@@ -39,6 +43,10 @@ class StoreStatistics(msgspec.Struct, frozen=True, kw_only=True):
     lookups: int | None = None
     waits: int | None = None
     events: int | None = None
+    mail: int | None = None
+    turns: int | None = None
+    dead_letters: int | None = None
+    early: int | None = None
     members: int | None = None
     placements: int | None = None
     locks: int | None = None

@@ -309,7 +309,7 @@ class Bench:
         self.record = f"{self._namespace}:default:acme:{{{KEY}}}"
         self.lookup = f"{self._namespace}:lookup:{{{KEY}}}"
         self.events = f"{self.record}:events"
-        self.names = (self.record, self.lookup, self.events)
+        self.names: tuple[str, ...] = (self.record, self.lookup, self.events)
         self._calls = 0
 
     async def run(

@@ -11,6 +11,7 @@ import pytest
 from greentic_session.testing.contract import (
     AffinityContract,
     ClosingContract,
+    InboxContract,
     LeavingContract,
     LockContract,
     MutatingContract,
@@ -46,8 +47,8 @@ NO_CONTAINER = os.environ.get(NO_CONTAINER_VARIABLE)
 NO_REDIS = _why_no_redis()
 
 
-class Contract(SessionStoreContract, WaitContract, LockContract, AffinityContract):
-    """Sessions, waits, locks and affinity."""
+class Contract(SessionStoreContract, WaitContract, LockContract, AffinityContract, InboxContract):
+    """Sessions, waits, locks, affinity and inboxes."""
 
 
 class TestMemory(Contract):

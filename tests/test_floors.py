@@ -37,6 +37,7 @@ FLOORS: dict[str, int] = {
     "membership": 1,
     "locking": 1,
     "waiting": 1,
+    "mailing": 1,
     "background": 1,
     "keeping": 1,
     # Backends never know one another.

@@ -14,6 +14,7 @@ from ..codec import CodecFactory, JsonCodec
 from ..config import MemoryConfig
 from ..leasing import FencedWrites, GuardKind, SupportsFencing
 from ..locking import SupportsLocks
+from ..mailing import SupportsInbox
 from ..membership import SupportsAffinity
 from ..model import C, Cas, SessionKey
 from ..record import DONE, Admission, Draft, Outcome, Record, Verdict, mint_incarnation
@@ -24,6 +25,7 @@ from ..waiting import SupportsWaits
 from .affinity import MemoryAffinity
 from .bells import MemoryBells
 from .fencing import MemoryFencedWrites
+from .inbox import MemoryInbox
 from .locks import MemoryLocks
 from .records import Records
 from .sweeper import start_sweeper
@@ -43,7 +45,12 @@ _SLICE_SECS: Final = 0.0005
 
 @final
 class InMemorySessionStore(
-    AsyncSessionStore[C], SupportsWaits, SupportsFencing, SupportsLocks, SupportsAffinity
+    AsyncSessionStore[C],
+    SupportsWaits,
+    SupportsFencing,
+    SupportsLocks,
+    SupportsAffinity,
+    SupportsInbox,
 ):
     """Keeps encoded sessions in dictionaries, under the same rules as a server.
 
@@ -78,11 +85,13 @@ class InMemorySessionStore(
         self._interval_secs: Final = config.sweep_interval_secs
         self._records: Final = Records(SystemClock() if clock is None else clock)
         self._waits: Final = MemoryWaits(self._records)
-        self._affinity: Final = MemoryAffinity(self._records.clock)
         self._bells: Final = MemoryBells()
         self._locks: Final = MemoryLocks(self._records.clock, self._bells)
+        self._affinity: Final = MemoryAffinity(self._records.clock)
+        self._inbox: Final = MemoryInbox(self._records, self._waits, self._bells)
         self._fenced: Final = MemoryFencedWrites(self._put, self._update_cas)
         self._fenced.is_held[GuardKind.LOCK] = self._locks.is_held
+        self._fenced.is_held[GuardKind.INBOX] = self._inbox.is_held
         self._now_ms: Final = self._records.clock.now_ms
         self._sweeper: BackgroundTask | None = None
         self._swept = 0
@@ -96,8 +105,9 @@ class InMemorySessionStore(
     async def _aclose(self) -> None:
         self._records.clear()
         self._waits.forget_all()
-        self._affinity.forget_all()
         self._locks.forget_all()
+        self._affinity.forget_all()
+        self._inbox.forget_all()
         self._bells.ring_all()
         if self._sweeper is not None:
             await self._sweeper.stop()
@@ -110,20 +120,25 @@ class InMemorySessionStore(
     @override
     def statistics(self) -> StoreStatistics:
         """As :meth:`AsyncSessionStore.statistics`."""
-        return StoreStatistics(
-            backend="memory",
-            closed=self._closed,
-            swept=self._swept,
-            locks=len(self._locks),
+        sizes = {
             **self._records.sizes(),
             **self._waits.sizes(),
             **self._affinity.sizes(),
-        )
+            **self._inbox.sizes(),
+            "locks": len(self._locks),
+        }
+        sizes["events"] += self._inbox.remembered
+        return StoreStatistics(backend="memory", closed=self._closed, swept=self._swept, **sizes)
 
     @override
     def wait_backend(self) -> MemoryWaits:
         """As :meth:`SupportsWaits.wait_backend`."""
         return self._waits
+
+    @override
+    def inbox_backend(self) -> MemoryInbox:
+        """As :meth:`SupportsInbox.inbox_backend`."""
+        return self._inbox
 
     @override
     def affinity_backend(self) -> MemoryAffinity:
@@ -154,6 +169,7 @@ class InMemorySessionStore(
         while (
             (gone := self._records.pop_due(now_ms)) is not None
             or self._waits.pop_due(now_ms)
+            or self._inbox.pop_due(now_ms)
             or self._affinity.pop_due(now_ms)
             or self._locks.pop_due(now_ms)
         ):

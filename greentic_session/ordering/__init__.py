@@ -5,9 +5,11 @@ from __future__ import annotations
 from .affinity import Member, Membership, Placement, SessionAffinity
 from .dispatcher import Discard, DispatcherStatistics, SessionDispatcher
 from .extraction import SessionKeyExtractor, extractor_for, text_of
+from .inbox import SessionInbox
 from .lanes import Overflow
 from .lifecycle import LifecycleHooks, LifecycleLimits, SessionLifecycle
 from .locks import LockHolder, SessionLease, SessionLocks
+from .mail import Admitted, DeadLetter, InboxDepth, InboxLimits, Mail
 from .metrics import CloseReason, LifecycleMetrics, SessionMetrics, export_metrics
 from .strategies import (
     AnyStrategy,
@@ -22,21 +24,28 @@ from .strategies import (
     strategy_for,
 )
 from .time_partition import TimePartitionedStrategy
+from .turns import InboxTurn
 
 __all__ = [
+    "Admitted",
     "AnyStrategy",
     "CloseReason",
     "CompositeKeyStrategy",
     "CustomStrategy",
+    "DeadLetter",
     "Discard",
     "DispatcherStatistics",
     "DynamicStrategy",
     "FallbackStrategy",
+    "InboxDepth",
+    "InboxLimits",
+    "InboxTurn",
     "KeyStrategy",
     "LifecycleHooks",
     "LifecycleLimits",
     "LifecycleMetrics",
     "LockHolder",
+    "Mail",
     "Member",
     "Membership",
     "NoOrderingStrategy",
@@ -44,6 +53,7 @@ __all__ = [
     "Placement",
     "SessionAffinity",
     "SessionDispatcher",
+    "SessionInbox",
     "SessionKeyExtractor",
     "SessionKeyGenerator",
     "SessionLease",

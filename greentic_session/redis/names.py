@@ -93,6 +93,24 @@ class Names:
         name = self.inbox if guard.kind is GuardKind.INBOX else self.lock
         return name(guard.scope, guard.key)
 
+    def of_mailbox(self, scope: str, key: str) -> tuple[str, ...]:
+        """Return :meth:`record`, :meth:`lookup`, :meth:`inbox` and that of the mail in it."""
+        return _of_mailbox(self, scope, key)
+
+    def agenda(self, inbox: str) -> str:
+        """Return the name of an inbox's index, ``{ns}:inbox:{<name>}``."""
+        return f"{self._namespace}:inbox:{{{escape(inbox)}}}"
+
+    def early(
+        self, env: str, tenant_id: str, team_id: str | None, user_id: str, scope_hash: str
+    ) -> str:
+        """Return the name of the events that are kept for a wait, ``{ns}:early:{<owner>}:<hash>``.
+
+        The owner is as in :meth:`waits`.
+        """
+        owner = ":".join(escape(part) for part in (env, tenant_id, team_id or "", user_id))
+        return f"{self._namespace}:early:{{{owner}}}:{scope_hash}"
+
     def bell(self, topic: str) -> str:
         """Return the channel ``{ns}:bell:{topic}``; the start of all of them for no topic.
 
@@ -126,3 +144,9 @@ class Names:
 def _of_session(names: Names, scope: str, key: str) -> tuple[str, ...]:
     # A session that is written once is often written again soon.
     return names.record(scope, key), names.lookup(key)
+
+
+@lru_cache(maxsize=8192)
+def _of_mailbox(names: Names, scope: str, key: str) -> tuple[str, ...]:
+    record, lookup = names.of_session(scope, key)
+    return record, lookup, f"{record}:inbox", f"{record}:inbox:mail"

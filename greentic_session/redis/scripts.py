@@ -19,19 +19,32 @@ __all__ = [
     "BARRIER",
     "CLAIM",
     "CLEAR",
+    "COMMIT",
     "CREATE",
     "DELETE",
+    "DISCARD",
     "DISPLACE",
+    "DROP",
+    "DUE",
+    "EXPECT",
+    "GIVE_BACK",
+    "HINT",
+    "KEEP",
     "LEAVE_LOCK",
     "LOCK",
+    "MOURN",
     "PAUSE",
+    "POST",
+    "PROLONG",
     "PUT",
     "PUT_FENCED",
     "REINDEX",
     "RELEASE",
     "RENEW",
     "RENEW_LOCK",
+    "REPLAY",
     "SETTLE",
+    "TAKE",
     "TOUCH",
     "UPDATE_CAS",
     "UPDATE_CAS_FENCED",
@@ -91,6 +104,22 @@ CLEAR: Final = Script(*_WAIT, "clear", *_REMOVE, "reply")
 LOCK: Final = Script("lock", "lock_take")
 RENEW_LOCK: Final = Script("lock", "lock_renew")
 LEAVE_LOCK: Final = Script("lock", "lock_leave")
+_MAIL: Final = (*_START, "mailbox")
+
+POST: Final = Script(*_MAIL, "events", "post")
+TAKE: Final = Script(*_MAIL, "take")
+PROLONG: Final = Script(*_MAIL, "prolong")
+COMMIT: Final = Script(*_MAIL, "commit", "fold", "remove", "write", "lookup", "committed")
+GIVE_BACK: Final = Script(*_MAIL, "give_back")
+REPLAY: Final = Script(*_MAIL, "replay")
+DISCARD: Final = Script(*_MAIL, "discard")
+
+EXPECT: Final = Script("agenda", "expect")
+DUE: Final = Script("agenda", "due")
+HINT: Final = Script("agenda", "hint")
+MOURN: Final = Script("mourn")
+KEEP: Final = Script("keep")
+DROP: Final = Script("drop")
 
 ANNOUNCE: Final = Script("index", "announce")
 REINDEX: Final = Script("index", "events", "reindex")

@@ -9,6 +9,7 @@ from ..codec import CodecFactory, JsonCodec
 from ..errors import DecodeError
 from ..leasing import FencedWrites, Guard, SupportsFencing
 from ..locking import SupportsLocks
+from ..mailing import SupportsInbox
 from ..membership import SupportsAffinity
 from ..model import C, Cas, SessionKey
 from ..record import Admission, Draft, Outcome, Record, Verdict, mint_incarnation
@@ -20,6 +21,7 @@ from .affinity import RedisAffinity
 from .bells import RedisBells
 from .client import Command, RedisClient
 from .faults import ForeignValueError
+from .inbox import RedisInbox
 from .locks import RedisLocks
 from .names import Names
 from .replies import foreign, garbled, outcome_of, unreadable
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
 __all__ = ["RedisSessionStore"]
 
 _LEAST_RING_MS: Final = 10_000
+_LEAST_GRACE_MS: Final = 1000
 _TOKEN_REPLY: Final = 4
 """Length of a reply that tells of a token only."""
 _FIELDS: Final = ("cas", "inc", "owner", "ttl", "at", "body")
@@ -52,7 +55,12 @@ _FIELDS: Final = ("cas", "inc", "owner", "ttl", "at", "body")
 
 @final
 class RedisSessionStore(
-    AsyncSessionStore[C], SupportsWaits, SupportsFencing, SupportsLocks, SupportsAffinity
+    AsyncSessionStore[C],
+    SupportsWaits,
+    SupportsFencing,
+    SupportsLocks,
+    SupportsAffinity,
+    SupportsInbox,
 ):
     """Keeps sessions on a Redis (6.2 or later) or Valkey server, shared by any number of workers.
 
@@ -89,9 +97,17 @@ class RedisSessionStore(
         # another deadline.
         self._keep_ring_ms: Final = max(_LEAST_RING_MS, round(2000 * config.deadline_secs))
         self._waits: Final = RedisWaits(self._client, self._names, self._keep_ring_ms)
-        self._affinity: Final = RedisAffinity(self._client, self._names, self._keep_ring_ms)
         self._bells: Final = RedisBells(self._client, self._names, config.deadline_secs)
         self._locks: Final = RedisLocks(self._client, self._names, self._bells)
+        self._inbox: Final = RedisInbox(
+            self._client,
+            self._names,
+            self._bells,
+            self._waits,
+            keep_ms=self._keep_ring_ms,
+            grace_ms=max(_LEAST_GRACE_MS, round(2000 * config.deadline_secs)),
+        )
+        self._affinity: Final = RedisAffinity(self._client, self._names, self._keep_ring_ms)
         self._fenced: Final = _FencedWrites(self._put, self._update_cas)
 
     @override
@@ -129,6 +145,11 @@ class RedisSessionStore(
     def wait_backend(self) -> RedisWaits:
         """As :meth:`SupportsWaits.wait_backend`."""
         return self._waits
+
+    @override
+    def inbox_backend(self) -> RedisInbox:
+        """As :meth:`SupportsInbox.inbox_backend`."""
+        return self._inbox
 
     @override
     def affinity_backend(self) -> RedisAffinity:

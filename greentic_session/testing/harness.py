@@ -30,14 +30,9 @@ __all__ = ["MemoryHarness", "RedisHarness", "StoreHarness"]
 
 
 _SIZES: Final = (
-    "sessions",
-    "expiring",
-    "tenants",
-    "lookups",
-    "waits",
-    "events",
-    "members",
-    "placements",
+    *("sessions", "expiring", "tenants", "lookups", "waits", "events"),
+    *("mail", "turns", "dead_letters", "early"),
+    *("members", "placements"),
     "locks",
 )
 
@@ -207,9 +202,9 @@ class RedisHarness(_Harness):
 # Makes every record older, by the expiry that the server has of it: one that a script forgot to
 # set or to clear stays wrong. A record is a hash with a time `at`, the trace of a delete one with a
 # ring `ops` only, a lookup one of expiries, an index of waits one of hints, a lock one with a lease
-# and the places of those who wait. A hash of a group of workers begins each value with an expiry.
-# What is no hash is the queue of a lock, or sorted by time. Numbers that name a claim, a grant, a
-# ticket or a registration stay: only their order counts.
+# and the places of those who wait; a mailbox, or a group of workers, is known by its name. A sorted
+# set is the queue of a lock, or sorted by time; a list holds letters, which begin with one. Numbers
+# that name a claim, a grant, a ticket, a registration or a turn stay: only their order counts.
 _AGE = r"""
 local by = tonumber(ARGV[1])
 local function text(number) return string.format('%.0f', number) end
@@ -226,6 +221,16 @@ for _, name in ipairs(KEYS) do
     local is_queue = string.sub(name, -6) == ':queue'
     for _, member in ipairs(is_queue and {} or redis.call('ZRANGE', name, 0, -1)) do
       redis.call('ZINCRBY', name, text(-by), member)
+    end
+  elseif redis.call('TYPE', name).ok == 'list' then
+    for i, letter in ipairs(redis.call('LRANGE', name, 0, -1)) do
+      local at, rest = string.match(letter, '^(%d+)(:.*)$')
+      redis.call('LSET', name, i - 1, text(at - by) .. rest)
+    end
+  elseif string.find(name, '}:inbox$') then
+    for _, field in ipairs({'lease', 'rest'}) do
+      local ends = redis.call('HGET', name, field)
+      if ends then redis.call('HSET', name, field, text(ends - by)) end
     end
   elseif string.find(name, ':affinity:{', 1, true) then
     local all = redis.call('HGETALL', name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from . import deaths, histories, leftovers, lines
+from . import deaths, histories, leftovers, lines, mail
 
 if TYPE_CHECKING:
     from .report import Soak
@@ -33,6 +33,7 @@ RUNS: Final[dict[str, Run]] = {
     "wire-faults": Run(100_000, "wire faults", lines.faults),
     "restarts": Run(200, "kills of a server with AOF", deaths.restarts),
     "resumes": Run(100_000, "waits", deaths.resumes),
+    "fifo": Run(1_000_000, "messages", mail.fifo),
     "leftovers-memory": Run(100_000, "lives", leftovers.in_memory),
     "leftovers-valkey": Run(100_000, "lives", leftovers.on_valkey),
 }

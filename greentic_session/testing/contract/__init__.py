@@ -25,6 +25,7 @@ from .arguments import ArgumentContract
 from .bodies import BodyContract, DecodingContract
 from .closing import ClosingContract
 from .fencing import FencingContract, IsolationContract
+from .inbox import InboxContract
 from .inputs import InputContract
 from .leaving import LeavingContract
 from .life import LifeContract, TouchContract
@@ -50,6 +51,7 @@ __all__ = [
     "ClosingContract",
     "DecodingContract",
     "FencingContract",
+    "InboxContract",
     "InputContract",
     "IsolationContract",
     "LeavingContract",

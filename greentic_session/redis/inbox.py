@@ -1,0 +1,437 @@
+"""Inboxes on one Redis or Valkey server.
+
+What happens to mail takes steps in two slots, in an order that leaves a hint wherever one dies:
+
+* To admit: the expectation of mail, which comes due soon (``expect``), the letter (``post``), and
+  the hint is due in its place, unless somebody has the session in hand (``hint``).
+* To take: the first hint that is due, put off for a visit (``due``); the turn (``take``). If there
+  is none to take, the hint is put off until there may be, or taken out unless it was touched since
+  (``hint``).
+* To end a turn: the session, its mail and the lease (``commit``, ``give_back``); the hint is due if
+  mail is left, or taken out unless it was touched since (``hint``).
+"""
+
+from __future__ import annotations
+
+import secrets
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Final, cast, final
+
+import anyio
+
+from .._compat import override
+from ..background import run_to_end
+from ..errors import DecodeError, OutcomeUnknownError, SessionError, StoreUnavailableError
+from ..mailing import Grant, InboxBackend, InboxSize, Nothing, PostOutcome
+from ..record import Outcome, Verdict, mint_incarnation
+from .faults import ForeignValueError
+from .letters import (
+    dead_mail_of,
+    entry_of,
+    grant_of,
+    letter_of,
+    mailbox_of,
+    member_of,
+    packed,
+    stored,
+)
+from .replies import foreign, garbled, outcome_of, unreadable
+from .scripts import (
+    COMMIT,
+    DISCARD,
+    DROP,
+    DUE,
+    EXPECT,
+    GIVE_BACK,
+    HINT,
+    KEEP,
+    MOURN,
+    POST,
+    PROLONG,
+    REPLAY,
+    TAKE,
+    Script,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from contextlib import AbstractAsyncContextManager
+
+    from ..leasing import Bell
+    from ..mailing import Bid, Commitment, DeadMail, EarlyPlace, Letter, Mailbox, Posting, TurnHold
+    from ..waiting import EventMemory
+    from .bells import RedisBells
+    from .client import Argument, RedisClient, Reply
+    from .names import Names
+    from .waits import RedisWaits
+
+__all__ = ["RedisInbox"]
+
+_BURY: Final = -10
+_STALE_HINTS: Final = 32
+"""How many hints that lead to nothing a call looks at."""
+_UNREADABLE_REST_MS: Final = 10_000
+_FORSAKE_SECS: Final = 5.0
+_PAGE: Final = 64
+_PASSING: Final = (StoreUnavailableError, OutcomeUnknownError)
+"""What may keep a hint from being changed now: it comes due by itself."""
+
+
+@final
+class RedisInbox(InboxBackend):
+    """The steps of inboxes, each one script in one slot.
+
+    :param client: of the store.
+    :param names: of the store.
+    :param bells: of the store.
+    :param waits: of the store; their index follows what is written here.
+    :param keep_ms: longer than any call may be under way, in milliseconds.
+    :param grace_ms: how long a caller may take from one of its steps to the next, in milliseconds.
+    """
+
+    def __init__(
+        self,
+        client: RedisClient,
+        names: Names,
+        bells: RedisBells,
+        waits: RedisWaits,
+        *,
+        keep_ms: int,
+        grace_ms: int,
+    ) -> None:
+        self._client: Final = client
+        self._names: Final = names
+        self._bells: Final = bells
+        self._waits: Final = waits
+        self._keep_ms: Final = keep_ms
+        self._grace_ms: Final = grace_ms
+
+    @override
+    def deadline(self) -> float:
+        return self._client.deadline()
+
+    @override
+    def listen(self, inbox: str) -> AbstractAsyncContextManager[Bell]:
+        return self._bells.listen(_topic(inbox))
+
+    # --- mailboxes ---------------------------------------------------------------------------
+
+    @override
+    async def post(self, posting: Posting, until: float | None) -> PostOutcome:
+        inbox, box, admission, event_id, payload, most, events = posting
+        reply = await self._posted(
+            POST,
+            inbox,
+            box,
+            ":seen",
+            (*admission, event_id, packed(event_id, payload), most, *events, self._keep_ms),
+            until=until,
+        )
+        try:
+            verdict = Verdict(reply[0])
+            if len(reply) == 1:
+                return PostOutcome(verdict)
+            return PostOutcome(verdict, waiting=int(reply[1]), worker=reply[3].decode())
+        except (ValueError, LookupError):
+            raise unreadable(box.key) from None
+
+    async def _posted(
+        self,
+        script: Script,
+        inbox: str,
+        box: Mailbox,
+        suffix: str,
+        arguments: Sequence[Argument],
+        *,
+        until: float | None,
+    ) -> Reply:
+        """Run a script that may bring mail, between what its index has to be told."""
+        token = secrets.token_hex(8)
+        expectation = f"{token}!{member_of(box)}"
+        await self._on_agenda(EXPECT, inbox, (expectation, self._grace_ms), until)
+        reply = await self._on_mailbox(script, box, suffix, arguments, until)
+        waiting, free_ms, worker = reply[1:] if len(reply) > 1 else (b"0", b"", b"")
+        # Who has the session in hand sees the mail when the turn ends.
+        delay_ms = "" if waiting == b"0" or worker else free_ms
+        with suppress(*_PASSING):
+            await self._hint(inbox, box, "", delay_ms, until, token=token)
+        return reply
+
+    @override
+    async def take(self, bid: Bid, until: float | None) -> Grant | Nothing:
+        visit_ms = min(bid.lease_ms, self._grace_ms)
+        for _ in range(_STALE_HINTS):
+            found: Reply = await self._on_agenda(DUE, bid.inbox, (visit_ms,), until)
+            if found[0] == 0:
+                return Nothing(int(found[1]) / 1000 if len(found) > 1 else None)
+            member, mark = found[1:]
+            box = mailbox_of(member)
+            if box is None:  # not of this library's making: nobody misses it
+                index = self._names.agenda(bid.inbox)
+                await self._client.read("ZREM", index, member, key=index, until=until)
+                continue
+            taken = await self._claim(bid, box, mark, until)
+            if isinstance(taken, Grant):
+                return taken
+            with suppress(*_PASSING):
+                await self._hint(bid.inbox, box, mark, taken, until)
+        return Nothing(0)
+
+    async def _claim(
+        self, bid: Bid, box: Mailbox, mark: bytes, until: float | None
+    ) -> Grant | bytes:
+        """Take the turn, or return in how many ms it may be taken, empty if there is no mail."""
+        by = mint_incarnation()
+        terms = (by, bid.worker, bid.lease_ms, bid.most, bid.attempts)
+        rest = (bid.dead_ms, self._keep_ms)
+        run = partial(self._on_mailbox, TAKE, box, ":dead")
+        try:
+            reply: Reply = await run((*terms, "", *rest), until)
+            if reply[0] == _BURY:
+                # The index first: a dead letter that no index leads to would not be found.
+                index = f"{self._names.agenda(bid.inbox)}:dead"
+                await self._on_index(MOURN, index, (member_of(box), bid.dead_ms), until)
+                reply = await run((*terms, 1, *rest), until)
+            if reply[0] != Verdict.DONE:
+                told: bytes = reply[1] if reply[0] == Verdict.CLAIMED else b""
+                return told
+            return grant_of(bid.inbox, box, mark.decode(), reply[1:])
+        except DecodeError:
+            await self._forsake(bid.inbox, box, by, _UNREADABLE_REST_MS)
+            raise
+        except anyio.get_cancelled_exc_class():
+            await self._forsake(bid.inbox, box, by, "")  # should it have been taken
+            raise
+
+    async def _forsake(self, inbox: str, box: Mailbox, by: str, rest_ms: int | str) -> None:
+        """Give a turn back for a caller who will not, and who may have been cancelled."""
+
+        async def release() -> None:
+            with suppress(SessionError):
+                await self._release(inbox, box, ("", by, rest_ms), "", self.deadline())
+
+        await run_to_end(release, "greentic_session end of inbox turn", _FORSAKE_SECS)
+
+    @override
+    async def renew(self, hold: TurnHold, lease_ms: int, until: float | None) -> tuple[int, int]:
+        terms = (hold.fence, lease_ms, self._keep_ms)
+        reply = await self._on_mailbox(PROLONG, hold.box, "", terms, until)
+        return (int(reply[1]), int(reply[2])) if reply[0] == Verdict.DONE else (0, 0)
+
+    @override
+    async def commit(self, commitment: Commitment, until: float | None) -> Outcome:
+        hold, draft, removes, expected, handled, in_hand, ends = commitment
+        scope, key = hold.box
+        state: tuple[Argument, ...] = ("", "", "")
+        how = "remove" if removes else "leave"
+        if draft is not None:
+            state, how = (draft.owner, draft.ttl_ms, draft.body), "write"
+        reply = await self._on_mailbox(
+            COMMIT,
+            hold.box,
+            "",
+            (
+                *(*state, expected.incarnation, expected.value, hold.fence, how),
+                *(handled, in_hand, "1" if ends else "", mint_incarnation(), self._keep_ms),
+            ),
+            until,
+        )
+        if reply[0] != Verdict.DONE:
+            return outcome_of(key, reply)
+        outcome = outcome_of(key, reply[:4])
+        if len(reply) > 5:  # the session waits
+            await self._waits.follow(scope, key, reply[5:], gone=removes, until=until)
+        if ends:
+            delay_ms = "" if reply[4] == b"0" else 0
+            with suppress(*_PASSING):
+                await self._hint(hold.inbox, hold.box, hold.mark, delay_ms, until)
+        return outcome
+
+    @override
+    async def release(self, hold: TurnHold, rest_ms: int | None, until: float | None) -> bool:
+        terms = (hold.fence, "", "" if rest_ms is None else rest_ms)
+        return await self._release(hold.inbox, hold.box, terms, hold.mark, until)
+
+    async def _release(
+        self,
+        inbox: str,
+        box: Mailbox,
+        terms: tuple[Argument, ...],
+        mark: str,
+        until: float | None,
+    ) -> bool:
+        reply = await self._on_mailbox(GIVE_BACK, box, "", (*terms, self._keep_ms), until)
+        if reply[0] == Verdict.UNKNOWN:
+            raise OutcomeUnknownError("the mailbox has seen too much since to tell")
+        if reply[0] == Verdict.DONE:
+            delay_ms = "" if reply[1] == b"0" else terms[-1] or 0
+            with suppress(*_PASSING):
+                await self._hint(inbox, box, mark, delay_ms, until)
+        return bool(reply[0] == Verdict.DONE)
+
+    @override
+    async def size(self, inbox: str, until: float | None) -> InboxSize:
+        index = self._names.agenda(inbox)
+        try:
+            sessions, (secs, us) = await self._client.read_many(
+                [("ZCARD", index), ("TIME",)], key=index, until=until
+            )
+            now_ms = f"{int(secs) * 1000 + int(us) / 1000:.3f}"
+            due = await self._client.read("ZCOUNT", index, "-inf", now_ms, key=index, until=until)
+        except ForeignValueError:
+            raise _foreign_index() from None
+        return InboxSize(sessions, min(sessions, due))
+
+    # --- dead letters ------------------------------------------------------------------------
+
+    @override
+    async def dead(
+        self, inbox: str, dead_ms: int, position: object | None
+    ) -> tuple[Sequence[DeadMail], object | None]:
+        index = f"{self._names.agenda(inbox)}:dead"
+        start = cast("int", position or 0)
+        try:
+            members, (secs, _) = await self._client.read_many(
+                [("ZRANGE", index, start, start + _PAGE - 1), ("TIME",)], key=index
+            )
+        except ForeignValueError:
+            raise _foreign_index() from None
+        found = (mailbox_of(member) for member in members)
+        boxes = [box for box in found if box is not None]
+        names = [f"{self._names.inbox(*box)}:dead" for box in boxes]
+        try:
+            replies = await self._client.read_each([("LRANGE", name, 0, -1) for name in names])
+        except ForeignValueError as error:
+            raise foreign(boxes[error.index].key) from None
+        since_ms = int(secs) * 1000 - dead_ms
+        letters = [
+            mail
+            for box, reply in zip(boxes, replies, strict=True)
+            for entry in reply
+            if (mail := dead_mail_of(box, entry)).died_ms > since_ms
+        ]
+        return letters, start + _PAGE if len(members) == _PAGE else None
+
+    @override
+    async def replay(
+        self, inbox: str, mail: DeadMail, dead_ms: int, most: int, until: float | None
+    ) -> Outcome:
+        letter = packed(mail.letter.event_id, mail.letter.payload)
+        terms = (entry_of(mail), letter, mail.died_ms, dead_ms, most, self._keep_ms)
+        reply = await self._posted(REPLAY, inbox, mail.box, ":dead", terms, until=until)
+        return Outcome(Verdict(reply[0]))
+
+    @override
+    async def discard(self, mail: DeadMail, until: float | None) -> bool:
+        terms = (entry_of(mail), self._keep_ms)
+        reply = await self._on_mailbox(DISCARD, mail.box, ":dead", terms, until)
+        if reply[0] == Verdict.UNKNOWN:
+            raise OutcomeUnknownError("the mailbox has seen too much since to tell")
+        return bool(reply[0] == Verdict.DONE)
+
+    # --- events that came before their wait --------------------------------------------------
+
+    @override
+    async def keep(
+        self,
+        place: EarlyPlace,
+        event_id: str,
+        payload: bytes,
+        events: EventMemory,
+        until: float | None,
+    ) -> Outcome:
+        terms = (packed(event_id, b""), payload, *events)
+        reply = await self._on_index(KEEP, self._early(place), terms, until, is_hint=False)
+        return Outcome(Verdict(reply[0]))
+
+    @override
+    async def kept(
+        self, place: EarlyPlace, events: EventMemory, until: float | None
+    ) -> Sequence[Letter]:
+        name = self._early(place)
+        try:
+            entries, (secs, us) = await self._client.read_many(
+                [("LRANGE", name, 0, -1), ("TIME",)], key=name, until=until
+            )
+        except ForeignValueError:
+            raise _foreign_index() from None
+        since_ms = int(secs) * 1000 + int(us) // 1000 - events.ttl_ms
+        try:
+            letters = [letter_of(entry) for entry in entries]
+        except ValueError:
+            raise garbled() from None
+        return [letter for letter in letters if letter.at_ms > since_ms]
+
+    @override
+    async def drop(self, place: EarlyPlace, letters: Sequence[Letter], until: float | None) -> None:
+        entries = [stored(letter) for letter in letters]
+        await self._on_index(DROP, self._early(place), entries, until)
+
+    # --- shared steps ------------------------------------------------------------------------
+
+    def _early(self, place: EarlyPlace) -> str:
+        env, tenant_id = place.whose.scope.split("/")
+        team_id, user_id = place.whose.owner.split("/", 1)
+        return self._names.early(env, tenant_id, team_id, user_id, place.scope_hash)
+
+    async def _hint(
+        self,
+        inbox: str,
+        box: Mailbox,
+        mark: str | bytes,
+        delay_ms: Argument,
+        until: float | None,
+        *,
+        token: str = "",
+    ) -> None:
+        """Say in how many ms a session is due, which rings; or, empty, that it need not be."""
+        channel = "" if delay_ms in ("", b"") else self._names.bell(_topic(inbox))
+        await self._on_agenda(HINT, inbox, (member_of(box), mark, delay_ms, channel, token), until)
+
+    async def _on_agenda(
+        self, script: Script, inbox: str, arguments: Sequence[Argument], until: float | None
+    ) -> Reply:
+        return await self._on_index(script, self._names.agenda(inbox), arguments, until)
+
+    async def _on_index(
+        self,
+        script: Script,
+        name: str,
+        arguments: Sequence[Argument],
+        until: float | None,
+        *,
+        is_hint: bool = True,
+    ) -> Reply:
+        try:
+            return await self._client.run(script, (name,), arguments, until=until, is_hint=is_hint)
+        except ForeignValueError:
+            raise _foreign_index() from None
+
+    async def _on_mailbox(
+        self,
+        script: Script,
+        box: Mailbox,
+        suffix: str,
+        arguments: Sequence[Argument],
+        until: float | None,
+    ) -> Reply:
+        names = self._names.of_mailbox(*box)
+        if suffix:
+            names = (*names, f"{names[2]}{suffix}")
+        elif script is COMMIT:
+            names = (*names, self._names.events(names[0]))
+        try:
+            return await self._client.run(script, names, (box.scope, *arguments), until=until)
+        except ForeignValueError:
+            raise foreign(box.key) from None
+
+
+def _topic(inbox: str) -> str:
+    return f"inbox:{inbox}"
+
+
+def _foreign_index() -> StoreUnavailableError:
+    return StoreUnavailableError(
+        "the name of an inbox's index holds another type of value", code="internal"
+    )

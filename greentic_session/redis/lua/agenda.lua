@@ -1,0 +1,26 @@
+-- Shared start of the scripts on the index of an inbox.
+--
+-- KEYS  1 index   ZSET  env/tenant/key of a session that may have mail -> when it is to be looked at (ms since the
+--                       epoch, with three digits after the point)
+--                       token!env/tenant/key, an expectation: somebody is about to bring mail -> when the session
+--                       is to be looked at, should he not come to say more
+-- ARGV  1, 2      as for other scripts; not needed here, but for due.lua: a repeated call comes to the same, or
+--                 is harmless
+--       3 member  the session (not with due.lua)
+--
+-- Why atomic: a script runs alone. The index is a hint: what counts is what a mailbox says of itself. A
+-- session's score changes with whatever happens to its hint, so that who looked at the session and found
+-- nothing takes the hint out only if nothing has happened to it since. An expectation goes when its maker says
+-- so, or its time has come: so no look in between, which finds no mail yet, leaves the mail without a hint.
+
+local time = redis.call('TIME')
+local now = time[1] * 1000 + time[2] / 1000
+
+local function score(at)
+  return string.format('%.3f', at)
+end
+
+-- Whom an expectation is about, nil if it is none: no env holds a `!`.
+local function expected(member)
+  return string.match(member, '^%x+!(.+)$')
+end

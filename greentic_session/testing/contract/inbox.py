@@ -1,0 +1,38 @@
+"""The contract suite on inboxes: inherit :class:`InboxContract`, give it a ``harness`` fixture.
+
+.. code-block:: python
+
+    class TestInboxesOnMyStore(InboxContract):
+        @pytest.fixture
+        async def harness(self) -> AsyncIterator[MyHarness]:
+            async with MyHarness() as harness:
+                yield harness
+
+For stores that can keep inboxes (:class:`greentic_session.mailing.SupportsInbox`), and waits. The
+fixture and the rest are as for :class:`SessionStoreContract`. Each class can be inherited by
+itself.
+"""
+
+from __future__ import annotations
+
+from .inbox_admitting import InboxAdmittingContract
+from .inbox_early import InboxEarlyContract
+from .inbox_ending import InboxEndingContract
+from .inbox_failing import InboxFailingContract
+from .inbox_inputs import InboxInputContract
+from .inbox_leaving import InboxLeavingContract
+from .inbox_taking import InboxTakingContract
+
+__all__ = ["InboxContract"]
+
+
+class InboxContract(
+    InboxAdmittingContract,
+    InboxTakingContract,
+    InboxEndingContract,
+    InboxFailingContract,
+    InboxEarlyContract,
+    InboxInputContract,
+    InboxLeavingContract,
+):
+    """Everything that an inbox must do on every store that can keep one."""
