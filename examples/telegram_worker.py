@@ -1,4 +1,4 @@
-"""An onboarding bot: each question pauses its flow, and any worker of any process takes it up.
+"""An onboarding bot: what people say is mail for their conversations, and any worker takes it up.
 
 Reads Telegram ``Update`` objects, one a line, as a webhook gets them: some twice, some out of
 order, many people at once. Asks each person for a name, an e-mail address and a plan. Here::
@@ -7,22 +7,22 @@ order, many people at once. Asks each person for a name, an e-mail address and a
     python telegram_worker.py --url redis://localhost --sent /tmp/1 --pace 20
     python telegram_worker.py --url redis://localhost/1 --sent /tmp/3 --processes 3 --die-at 20
 
-Kill the second at any moment and start it again. The third loses one of its three processes in the
-middle of a turn. In the end all print the same.
+Kill the second at any moment and start it again. The third loses one of its three processes, each
+with four workers, in the middle of a turn. In the end all print the same.
 
-* Exactly once: a flow waits for one person in one chat, its :class:`ReplyScope`. An update claims
-  the wait, so one worker has the flow. It saves the next state together with the update's number,
-  and ends its turn in one step: the flow waits again, or is gone, and the ``update_id`` is a
-  completed event. Later it is a duplicate, whichever process gets it.
-* In order: the next update of a conversation is delivered when the one before is confirmed, which
-  it is when :meth:`Bot.handle` has returned. If a process is killed, what it has not confirmed is
-  delivered to another, which finds the wait claimed until the dead one's lease ends.
+* Exactly once: an update that was admitted to its conversation's mail is known for two days; should
+  it come again, by whichever process, it is a repeat. One worker at a time has a turn of the
+  conversation. It saves the next state together with the update's number, and ends its turn in one
+  step: the conversation waits for the next answer, or is gone, and the update is out of the mail.
+* In order: the mail is handed out in the order in which it was admitted, each update when the one
+  before is done. If a process is killed in its turn, the update stays where it is, ahead of all
+  that came later, and is handed to another worker when the dead one's lease ends.
 * At least once: a reply goes out after it was saved with the state (``pending``) and before the
-  flow waits for the answer. Whoever is killed in between leaves a reply that was sent or was not,
-  and the next worker sends it again, before all else. No store can close this gap, only the
-  receiver, by refusing what it has. :class:`Gateway` does, by session key, step and SHA-256 of the
-  reply (the step's outbox entry), so here each arrives exactly once. Telegram's ``sendMessage``
-  takes no such name: straight to Telegram it is at least once.
+  turn ends. Whoever is killed in between leaves a reply that was sent or was not, and the next
+  worker sends it again, before all else. No store can close this gap, only the receiver, by
+  refusing what it has. :class:`Gateway` does, by session key, step and SHA-256 of the reply (the
+  step's outbox entry), so here each arrives exactly once. Telegram's ``sendMessage`` takes no such
+  name: straight to Telegram it is at least once.
 """
 
 from __future__ import annotations
@@ -45,37 +45,28 @@ import msgspec
 from msgspec.structs import replace
 
 from greentic_session import (
-    AsyncSessionStore,
-    Cas,
-    CasConflictError,
-    Claim,
-    DuplicateEventError,
     LeaseLostError,
     OutcomeUnknownError,
-    ReplyScope,
     Session,
     SessionCursor,
     SessionKey,
     SessionMeta,
     TenantCtx,
-    WaitClaimedError,
-    WaitNotFoundError,
-    WaitRegistry,
     create_session_store,
 )
 from greentic_session.keys import telegram_update_to_session_key
+from greentic_session.ordering import Admitted, InboxLimits, InboxTurn, SessionInbox
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
-
-    Handler = Callable[["Said"], Awaitable[None]]
+    from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 
 BOT_ID: Final = 7012345678
 BOT_NAME: Final = "acme_welcome_bot"
+TENANT: Final = TenantCtx(tenant_id="acme")
 LOOK_AHEAD: Final = 8  # how many early updates may wait for a late one
-LOOK_AGAIN_SECS: Final = 0.05  # at a wait that another worker holds
-# Telegram repeats an update for a day, so completed ones must be known for longer; and after a week
-# without updates it numbers them anew, so by then no flow may be left.
+LOOK_AGAIN_SECS: Final = 0.05  # at mail that is not done yet
+# Telegram repeats an update for a day, so admitted ones must be known for longer; and after a week
+# without updates it numbers them anew, so by then no conversation may be left.
 TTL_SECS: Final = 2 * 24 * 3600
 EMAIL: Final = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s.]{2,}")
 PLANS: Final = ("basic", "pro")
@@ -120,7 +111,7 @@ class Update(msgspec.Struct, frozen=True):
 
 
 class Said(msgspec.Struct, frozen=True):
-    """What a person said to this bot."""
+    """What a person said to this bot: the mail."""
 
     update_id: int
     chat: Chat
@@ -131,6 +122,11 @@ class Said(msgspec.Struct, frozen=True):
     def key(self) -> SessionKey:
         """The session of this person in this chat."""
         return telegram_update_to_session_key(BOT_ID, self.chat.id, self.user.id)
+
+    @property
+    def owner(self) -> TenantCtx:
+        """Whose session that is."""
+        return TenantCtx(tenant_id=TENANT.tenant_id, user_id=str(self.user.id))
 
 
 class Onboarding(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -226,7 +222,7 @@ def respond(node: str, known: Onboarding, said: Said) -> tuple[str, Onboarding, 
         return "done", known, f"Welcome, {known.name}! {plan}"
     if node == "plan":
         return node, known, f"Please choose {' or '.join(PLANS)}."
-    return node, known, ""  # registered, but its /start has not come through
+    return node, known, ""
 
 
 def step(session: Session[Onboarding], said: Said) -> Session[Onboarding]:
@@ -242,59 +238,53 @@ def step(session: Session[Onboarding], said: Said) -> Session[Onboarding]:
 
 
 class Bot(NamedTuple):
-    """A worker: takes any update of anybody, beside any number of others on the same store."""
+    """Takes any conversation's mail, beside any number of others on the same store."""
 
-    store: AsyncSessionStore[Onboarding]
-    waits: WaitRegistry[Onboarding]
+    inbox: SessionInbox[Onboarding]
     gateway: Gateway
-    lease_secs: float = 3
 
-    async def handle(self, said: Said) -> None:
-        """See an update through; it may be confirmed when this has returned, and only then."""
-        user_id, scope = str(said.user.id), ReplyScope(conversation=str(said.chat.id))
-        ctx = TenantCtx(tenant_id="acme", user_id=user_id)
-        event_id = str(said.update_id)
+    @asynccontextmanager
+    async def working(self, workers: int) -> AsyncGenerator[None]:
+        """Have so many workers take turns while the block runs."""
+        async with anyio.create_task_group() as tasks:
+            for number in range(workers):
+                tasks.start_soon(self._work, f"{os.getpid()}-{number}")
+            yield
+            tasks.cancel_scope.cancel()  # a turn that is under way is given back
+
+    async def _work(self, name: str) -> None:
         while True:
-            try:
-                async with self.waits.resume(
-                    ctx, user_id, scope, event_id=event_id, lease=self.lease_secs
-                ) as turn:
-                    await self._take(turn, said, scope)
-                    return
-            except DuplicateEventError:
-                return  # completed before, by whichever worker
-            except WaitNotFoundError:
-                if said.text != "/start":
-                    return  # nobody asked for it
-                await self._register(ctx, scope, said)  # and resume it, with this update
-            except WaitClaimedError:
-                await anyio.sleep(LOOK_AGAIN_SECS)  # until the turn ends, or a dead worker's lease
-            except (LeaseLostError, OutcomeUnknownError):
-                continue  # the next look shows how far the turn came
+            with suppress(LeaseLostError, OutcomeUnknownError):  # what is not done comes again
+                # One update a turn, so that the turn's end is that update's: removing the session
+                # removes no /start behind it.
+                async with self.inbox.take(name, most=1) as turn:
+                    if turn is not None:
+                        await self.handle(turn)
 
-    async def _register(self, ctx: TenantCtx, scope: ReplyScope, said: Said) -> None:
-        fresh = Session(
-            key=said.key,
-            cursor=SessionCursor(flow_id="onboarding", node_id="new"),
-            meta=SessionMeta.of(ctx),
-            context=Onboarding(),
-            ttl_secs=TTL_SECS,
-        )
-        # A session that is there by now waits on as it is.
-        session, cas = await self.store.get(said.key, ctx=ctx) or (fresh, Cas.none())
-        with suppress(CasConflictError):  # another worker was first
-            await self.waits.register_wait(ctx, str(said.user.id), scope, session, expected=cas)
-
-    async def _take(self, turn: Claim[Onboarding], said: Said, scope: ReplyScope) -> None:
-        session = self._send_pending(turn.session, said.chat)  # left by a worker that was killed
+    async def handle(self, turn: InboxTurn[Onboarding]) -> None:
+        """See an update through, and end the turn."""
+        said = msgspec.json.decode(turn.mail[0].payload, type=Said)
+        session = turn.session
+        if session is None:
+            if said.text != "/start":
+                await turn.finish()  # nobody asked for it
+                return
+            session = Session(
+                key=said.key,
+                cursor=SessionCursor(flow_id="onboarding", node_id="new"),
+                meta=SessionMeta.of(said.owner),
+                context=Onboarding(),
+                ttl_secs=TTL_SECS,
+            )
+        session = self._send_pending(session, said.chat)  # left by a worker that was killed
         if session.context.last_update_id < said.update_id:  # not saved by it, nor too old
             session = step(session, said)
-            await turn.save(session)
+            await turn.commit(session, handled=0)
             session = self._send_pending(session, said.chat)
         if session.cursor.node_id == "done":
-            await turn.finish()
+            await turn.remove()
         else:
-            await turn.wait_again(session, scope)
+            await turn.finish(session)
 
     def _send_pending(self, session: Session[Onboarding], chat: Chat) -> Session[Onboarding]:
         if reply := session.context.pending:
@@ -318,28 +308,27 @@ def in_sequence(updates: Iterable[Update]) -> Iterator[Update]:
     yield from (update for _, _, update in sorted(early))
 
 
+async def admit(inbox: SessionInbox[Onboarding], said: Said) -> Admitted:
+    """Put an update into its conversation's mail, once; it may be confirmed when this returned."""
+    mail = msgspec.json.encode(said)
+    return await inbox.admit(said.key, str(said.update_id), mail, ctx=said.owner)
+
+
 async def run(
-    handle: Handler, gateway: Gateway, updates: Sequence[Update], workers: int = 4, pace: float = 0
+    inbox: SessionInbox[Onboarding], gateway: Gateway, updates: Sequence[Update], pace: float = 0
 ) -> str:
-    """Deliver all updates; return who was sent what, which is the same for every run."""
+    """Deliver all updates, see them done, and return who was sent what: the same for every run."""
     people: dict[tuple[int, int], Said] = {}
-    latest: dict[SessionKey, anyio.Event] = {}
-    slots = anyio.Semaphore(workers)
-
-    async def deliver(said: Said, before: anyio.Event | None, confirmed: anyio.Event) -> None:
-        if before is not None:
-            await before.wait()
-        await handle(said)
-        confirmed.set()
-        slots.release()
-
-    async with anyio.create_task_group() as tasks:
-        for said in filter(None, map(said_in, in_sequence(updates))):
-            people[said.chat.id, said.user.id] = said
-            before, latest[said.key] = latest.get(said.key), anyio.Event()
-            await slots.acquire()
-            tasks.start_soon(deliver, said, before, latest[said.key])
-            await anyio.sleep(pace)
+    for said in filter(None, map(said_in, in_sequence(updates))):
+        people[said.chat.id, said.user.id] = said
+        await admit(inbox, said)
+        await anyio.sleep(pace)
+    for said in people.values():
+        # It is known by now, so this only tells how much mail its conversation still has.
+        while (await admit(inbox, said)).waiting:  # noqa: ASYNC110 - done by any process
+            await anyio.sleep(LOOK_AGAIN_SECS)
+    async for letter in inbox.dead_letters():
+        print(f"given up: {letter}", file=sys.stderr, flush=True)
     gateway.send()
     lines: list[str] = []
     for _, said in sorted(people.items()):
@@ -353,30 +342,30 @@ async def run(
 
 
 @asynccontextmanager
-async def worker_processes(command: Sequence[str], count: int) -> AsyncGenerator[Handler]:
-    """Start worker processes, and give what hands each update to the next one that is free."""
-    put, take = anyio.create_memory_object_stream[anyio.abc.Process](count)
+async def worker_processes(command: Sequence[str], count: int) -> AsyncGenerator[None]:
+    """Have worker processes take turns; they end when this block does, or this process."""
     living = count
 
-    async def handle(said: Said) -> None:
+    async def watch(process: anyio.abc.Process) -> None:
         nonlocal living
-        while living:
-            process = await take.receive()
-            assert process.stdin and process.stdout  # noqa: S101, PT018 - open_process made them
-            with suppress(anyio.EndOfStream, anyio.BrokenResourceError, ConnectionError):
-                await process.stdin.send(msgspec.json.encode(said) + b"\n")
-                await process.stdout.receive(1)
-                return put.send_nowait(process)
-            living -= 1
-            end = f"ended with {await process.wait()}, update {said.update_id} is delivered again"
-            print(f"a worker {end}: {living} of {count} go on", file=sys.stderr, flush=True)
-        raise RuntimeError("no worker is left")
+        end = f"ended with {await process.wait()}, its turns are taken again after their leases"
+        living -= 1
+        print(f"a process {end}: {living} of {count} go on", file=sys.stderr, flush=True)
+        if not living:
+            raise RuntimeError("no worker is left")
 
-    async with put, take, AsyncExitStack() as stack:
-        for _ in range(count):
-            process = await anyio.open_process(command, stderr=None)
-            put.send_nowait(await stack.enter_async_context(process))
-        yield handle
+    async with AsyncExitStack() as stack:
+        processes = [
+            await stack.enter_async_context(
+                await anyio.open_process(command, stdout=None, stderr=None)
+            )
+            for _ in range(count)
+        ]
+        async with anyio.create_task_group() as tasks:
+            for process in processes:
+                tasks.start_soon(watch, process)
+            yield
+            tasks.cancel_scope.cancel()
 
 
 async def main() -> None:
@@ -387,9 +376,9 @@ async def main() -> None:
     option("--url", default="memory://", help="session store (%(default)s)")
     option("--updates", type=Path, default=recorded, help="file of updates")
     option("--sent", type=Path, help="log of sent messages, kept between runs")
-    option("--workers", type=int, choices=range(1, 65), default=4, metavar="N", help="at a time")
+    option("--workers", type=int, choices=range(1, 65), default=4, metavar="N", help="per process")
     option("--processes", type=int, choices=range(1, 65), default=1, metavar="M")
-    option("--lease", type=float, default=3, help="life of a dead worker's claim, in s")
+    option("--lease", type=float, default=3, help="life of a dead worker's turn, in s")
     option("--die-at", type=int, nargs="+", default=(), metavar="N", help="--sent lines to die at")
     option("--pace", type=float, default=0, help="pause between updates, in ms")
     option("--work", action="store_true", help=argparse.SUPPRESS)  # as one of the processes
@@ -398,19 +387,20 @@ async def main() -> None:
         parser.error("processes need what they can share: --url redis://… and --sent FILE")
     updates = msgspec.json.Decoder(Update).decode_lines(args.updates.read_bytes())
     gateway = Gateway(args.sent, args.die_at)
-    if args.processes > 1 and not args.work:
-        command = (sys.executable, *sys.argv, "--work")
-        async with worker_processes(command, args.processes) as handle:
-            print(await run(handle, gateway, updates, args.workers, args.pace / 1000))
-        return
     async with create_session_store(args.url, context_type=Onboarding) as store:
-        bot = Bot(store, WaitRegistry(store, events_ttl=TTL_SECS), gateway, args.lease)
-        if not args.work:
-            print(await run(bot.handle, gateway, updates, args.workers, args.pace / 1000))
+        limits = InboxLimits(events_ttl_secs=TTL_SECS)
+        bot = Bot(SessionInbox(store, TENANT, lease=args.lease, limits=limits), gateway)
+        if args.work:
+            async with bot.working(args.workers):
+                await anyio.wait_readable(sys.stdin)  # its end is that of who started this process
             return
-        async for line in anyio.wrap_file(sys.stdin.buffer):
-            await bot.handle(msgspec.json.decode(line, type=Said))
-            print(flush=True)  # confirmed
+        taking_turns = (
+            bot.working(args.workers)
+            if args.processes == 1
+            else worker_processes((sys.executable, *sys.argv, "--work"), args.processes)
+        )
+        async with taking_turns:
+            print(await run(bot.inbox, gateway, updates, args.pace / 1000))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ import msgspec
 import pytest
 import redis
 
-from greentic_session import WaitNotFoundError, WaitRegistry, create_session_store
+from greentic_session import create_session_store
+from greentic_session.ordering import SessionInbox
 
 from .test_examples import MESSAGES, imported, output_of, recorded_updates
 
@@ -35,14 +36,21 @@ def worker() -> Iterator[ModuleType]:
         yield module
 
 
-class PowerCutError(Exception):
-    """Stands for a kill at one exact point."""
+class PowerCutError(BaseException):
+    """Stands for a kill at one exact point, which says nothing of the mail in hand."""
+
+
+class FailureError(Exception):
+    """Stands for a failure, after which the mail in hand rests."""
 
 
 class MortalGateway:
     """Lets each life send one new reply: the cut comes right after it, or before the next one."""
 
-    def __init__(self, gateway: Any, *, after_sending: bool) -> None:
+    def __init__(
+        self, gateway: Any, *, after_sending: bool, cut: type[BaseException] = PowerCutError
+    ) -> None:
+        self.cut = cut
         self.sent: dict[object, object] = gateway.sent
         self.attempts: list[object] = []
         self.lives = 0
@@ -63,19 +71,35 @@ class MortalGateway:
         before = len(self.sent)
         new = any(reply.name not in self.sent for reply in replies)
         if new and not self._may_send:
-            raise PowerCutError
+            raise self.cut
         self.attempts += [reply.name for reply in replies]
         self._gateway.send(*replies)
         assert len(self.sent) == before + new
         self._may_send = self._may_send and not new
         if new and self._after_sending:
-            raise PowerCutError
+            raise self.cut
 
 
 def bot_of(
-    worker: ModuleType, store: AsyncSessionStore[Any], gateway: Any, lease_secs: float = 3
+    worker: ModuleType, store: AsyncSessionStore[Any], gateway: Any, attempts: int = 5
 ) -> Any:
-    return worker.Bot(store, WaitRegistry(store), gateway, lease_secs)
+    inbox = SessionInbox(store, worker.TENANT, attempts=attempts, retry_delay=0.001)
+    return worker.Bot(inbox, gateway)
+
+
+async def run(worker: ModuleType, bot: Any, updates: list[Any]) -> str:
+    async with bot.working(4):
+        report: str = await worker.run(bot.inbox, bot.gateway, updates)
+    return report
+
+
+async def hear(worker: ModuleType, bot: Any, *conversation: Any) -> None:
+    """Admit what was said, and take turns until all of it is done."""
+    for said in conversation:
+        await worker.admit(bot.inbox, said)
+    while (await worker.admit(bot.inbox, conversation[0])).waiting:
+        async with bot.inbox.take("worker", most=1) as turn:
+            await bot.handle(turn)
 
 
 @pytest.mark.parametrize("after_sending", [True, False], ids=["unsettled", "unsent"])
@@ -89,12 +113,10 @@ def test_worker_stopped_at_every_reply(worker: ModuleType, after_sending: bool) 
             while True:
                 bot = bot_of(worker, store, gateway.new_life())
                 try:
-                    report: str = await worker.run(bot.handle, gateway, updates)
-                except ExceptionGroup as cuts:
+                    return await run(worker, bot, updates)
+                except BaseExceptionGroup as cuts:
                     _, others = cuts.split(PowerCutError)
                     assert others is None
-                else:
-                    return report
 
     assert anyio.run(live_again_until_done) == expected.rstrip("\n")
     assert gateway.lives == MESSAGES + after_sending
@@ -111,7 +133,7 @@ def test_same_words_in_a_later_session_are_another_reply(worker: ModuleType) -> 
 
     async def run_in_new_sessions(updates: list[Any]) -> None:
         async with create_session_store("memory://", context_type=worker.Onboarding) as store:
-            await worker.run(bot_of(worker, store, gateway).handle, gateway, updates)
+            await run(worker, bot_of(worker, store, gateway), updates)
 
     for count, batch in enumerate((updates, later), start=1):
         anyio.run(run_in_new_sessions, batch)
@@ -139,7 +161,7 @@ class TestOneConversation:
             async with create_session_store(url, context_type=worker.Onboarding) as store:
                 bot = bot_of(worker, store, gateway)
                 for update_id, text in conversation:
-                    await bot.handle(self.said(worker, update_id, text))
+                    await hear(worker, bot, self.said(worker, update_id, text))
 
         anyio.run(talk)
         assert [sent.text for sent in gateway.sent.values()] == [
@@ -148,22 +170,30 @@ class TestOneConversation:
         ]
 
     @pytest.mark.parametrize("after_sending", [True, False], ids=["unsettled", "unsent"])
+    @pytest.mark.parametrize("attempts", [1, 2], ids=["given-up", "again"])
     def test_reply_of_a_dead_worker_goes_out_first(
-        self, worker: ModuleType, url: str, after_sending: bool
+        self, worker: ModuleType, url: str, attempts: int, after_sending: bool
     ) -> None:
-        """Even if its update comes again only after the next: what was told is what is known."""
+        """Even if its update was given up, and comes again after the next: what was told counts."""
         gateway = worker.Gateway()
-        mortal = MortalGateway(gateway, after_sending=after_sending)
-        answer = self.said(worker, 2, "Ana")
+        mortal = MortalGateway(gateway, after_sending=after_sending, cut=FailureError)
+        start, answer, next_answer = (
+            self.said(worker, number, text)
+            for number, text in enumerate(("/start", "Ana", "ana@"), start=1)
+        )
 
         async def talk() -> None:
             async with create_session_store(url, context_type=worker.Onboarding) as store:
-                bot = bot_of(worker, store, gateway)
-                await bot.handle(self.said(worker, 1, "/start"))
-                with pytest.raises(PowerCutError):
-                    await bot_of(worker, store, mortal.spent()).handle(answer)
-                for said in (self.said(worker, 3, "ana@"), answer):
-                    await bot.handle(said)
+                bot = bot_of(worker, store, gateway, attempts)
+                await hear(worker, bot, start)
+                with pytest.raises(FailureError):
+                    await hear(worker, bot._replace(gateway=mortal.spent()), answer)
+                await hear(worker, bot, next_answer)
+                letters = [letter async for letter in bot.inbox.dead_letters()]
+                assert [letter.event_id for letter in letters] == ["2"] * (attempts == 1)
+                for letter in letters:
+                    assert await bot.inbox.replay(letter)
+                await hear(worker, bot, next_answer)
 
         anyio.run(talk)
         assert [sent.text for sent in gateway.sent.values()] == [
@@ -172,74 +202,73 @@ class TestOneConversation:
             "That is not an e-mail address. Please try again.",
         ]
 
-    def test_start_that_looked_too_early_changes_nothing(
-        self, worker: ModuleType, url: str
-    ) -> None:
-        """Its worker finds no wait, and is held up while another registers the flow and goes on."""
-        gateway = worker.Gateway()
-        conversation = [(1, "/start"), (2, "Ana"), (3, "ana@beete.example"), (4, "pro")]
+    def test_start_behind_the_end_begins_anew(self, worker: ModuleType, url: str) -> None:
+        """Also if both were there when the turn was taken: the end takes no other mail with it."""
+        attempts: list[Any] = []
 
-        class EarlyWaits:
-            def __init__(self, waits: Any) -> None:
-                self.register_wait = waits.register_wait
-                self._looks = [self.look_too_early, waits.resume]
+        class CountingGateway(worker.Gateway):  # type: ignore[misc, name-defined]
+            def send(self, *replies: Any) -> None:
+                attempts.extend(replies)
+                super().send(*replies)
 
-            def resume(self, *args: Any, **options: Any) -> Any:
-                return self._looks.pop(0)(*args, **options)
-
-            def look_too_early(self, *_args: Any, **_options: Any) -> Any:
-                raise WaitNotFoundError
+        gateway = CountingGateway()
+        texts = ("/start", "Ana", "ana@beete.example", "pro", "/start", "Bea")
 
         async def talk() -> None:
             async with create_session_store(url, context_type=worker.Onboarding) as store:
                 bot = bot_of(worker, store, gateway)
-                early = bot._replace(waits=EarlyWaits(bot.waits))
-                for update_id, text in conversation:
-                    await bot.handle(self.said(worker, update_id, text))
-                    if update_id == 2:
-                        await early.handle(self.said(worker, 1, "/start"))
+                saids = [self.said(worker, *numbered) for numbered in enumerate(texts, start=1)]
+                await hear(worker, bot, *saids)
 
         anyio.run(talk)
         assert [sent.text for sent in gateway.sent.values()][2:] == [
             "Which plan, basic or pro?",
             "Welcome, Ana! ana@beete.example is on the pro plan.",
+            "Hi Ana! What shall we call you?",
+            "Hello Bea. What is your e-mail address?",
         ]
+        assert len(attempts) == len(texts)  # nobody died, so nothing is sent again
 
     def test_start_meets_itself(self, worker: ModuleType, url: str) -> None:
         gateway = worker.Gateway()
         start = self.said(worker, 1, "/start")
+        admitted: list[Any] = []
+
+        async def admit(bot: Any) -> None:
+            admitted.append(await worker.admit(bot.inbox, start))
 
         async def talk() -> None:
-            async with (
-                create_session_store(url, context_type=worker.Onboarding) as store,
-                anyio.create_task_group() as tasks,
-            ):
-                for _ in range(16):
-                    tasks.start_soon(bot_of(worker, store, gateway).handle, start)
+            async with create_session_store(url, context_type=worker.Onboarding) as store:
+                bot = bot_of(worker, store, gateway)
+                async with bot.working(16), anyio.create_task_group() as tasks:
+                    for _ in range(16):
+                        tasks.start_soon(admit, bot_of(worker, store, gateway))
+                await hear(worker, bot, start)
 
         anyio.run(talk)
+        assert sum(told.is_new for told in admitted) == 1
         assert [sent.text for sent in gateway.sent.values()] == ["Hi Ana! What shall we call you?"]
 
 
-def test_start_mends_a_lost_index(worker: ModuleType, server: str) -> None:
-    """A session that no index leads to is found again, not waited for until it expires."""
+def test_repeat_mends_a_lost_index(worker: ModuleType, server: str) -> None:
+    """Mail that no index leads to is found again when anything of its conversation comes."""
     gateway = worker.Gateway()
     socket, options = server.removeprefix("unix://").split("?")
     namespace = options.rpartition("=")[2]
-    said = TestOneConversation.said
+    start = TestOneConversation.said(worker, 1, "/start")
 
     async def talk() -> None:
         async with create_session_store(server, context_type=worker.Onboarding) as store:
             bot = bot_of(worker, store, gateway)
-            await bot.handle(said(worker, 1, "/start"))
+            await worker.admit(bot.inbox, start)
             with redis.Redis(unix_socket_path=socket) as client:
-                assert client.delete(*client.scan_iter(f"{namespace}:waits:*"))
-            await bot.handle(said(worker, 2, "Ana"))  # ignored, since nothing waits
-            await bot.handle(said(worker, 3, "/start"))
-            await bot.handle(said(worker, 4, "Ana"))
+                assert client.delete(*client.scan_iter(f"{namespace}:inbox:*"))
+            async with bot.inbox.take("worker", wait=0) as turn:
+                assert turn is None
+            await hear(worker, bot, start)
 
     anyio.run(talk)
-    assert [sent.text.partition(" ")[0] for sent in gateway.sent.values()] == ["Hi", "Hi", "Hello"]
+    assert [sent.text for sent in gateway.sent.values()] == ["Hi Ana! What shall we call you?"]
 
 
 def test_log_is_read_under_its_lock(

@@ -21,12 +21,8 @@ import anyio
 import msgspec
 import pytest
 
-from greentic_session import (
-    ReplyScope,
-    TenantCtx,
-    WaitRegistry,
-    create_session_store,
-)
+from greentic_session import TenantCtx, create_session_store
+from greentic_session.ordering import SessionInbox
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,10 +41,13 @@ QUICKSTART = """\
 """
 MESSAGES = 54
 FLOWS = 10  # of nine conversations: one person onboards twice
-# The example as a program whose worker processes die at chosen moments: each process takes one line
-# of the plan, `moment turn`, and the file system sees to it that no other does.
+# The example as a program whose processes die, or are stopped, at chosen moments: each line of the
+# plan, `moment turn signal`, hits the first of them that comes to that moment from that turn of all
+# on; the file system sees to it that it hits no other. Without a plan each conversation goes round
+# the processes: who had one of its last two turns gives it back.
 DOOMED = """\
-import importlib.util, os, signal, sys
+import importlib.util, os, sys
+from contextlib import suppress
 from pathlib import Path
 
 import anyio
@@ -57,33 +56,33 @@ spec = importlib.util.spec_from_file_location("telegram_worker_example", os.envi
 example = importlib.util.module_from_spec(spec)
 sys.modules[spec.name] = example
 spec.loader.exec_module(example)
-plan = Path(os.environ["PLAN"])
-doom, turns = ("", 0), 0
-if "--work" in sys.argv:
-    for number, line in enumerate(plan.read_text().splitlines()):
-        try:
-            plan.with_name(f"taken-{number}").touch(exist_ok=False)
-        except FileExistsError:
-            continue
-        moment, turn = line.split()
-        doom = (moment, int(turn))
-        break
+folder = Path(__file__).parent
+plan = [line.split() for line in (folder / "plan").read_text().splitlines()]
 
 
 def live_through(moment):
-    if doom[0] == moment and turns >= doom[1]:
-        os.kill(os.getpid(), signal.SIGKILL)
+    turns = (folder / "turns").read_bytes().count(b"\\n")
+    for number, (when, turn, what) in enumerate(plan):
+        if when == moment and int(turn) <= turns:
+            with suppress(FileExistsError), (folder / f"hit-{number}").open("x") as hit:
+                hit.write(str(os.getpid()))
+                hit.flush()
+                os.kill(os.getpid(), int(what))
 
 
 class Bot(example.Bot):
-    async def _take(self, turn, said, scope):
-        global turns
-        turns += 1
-        with plan.with_name("turns").open("a") as log:
-            log.write(f"{os.getpid()} {said.key}\\n")
-        live_through("claimed")
-        await super()._take(turn, said, scope)
-        live_through("settled")
+    async def handle(self, turn):
+        last = folder / f"last-{turn.key}"
+        pids = last.read_text().split() if last.exists() else []
+        if not plan and str(os.getpid()) in pids[-2:]:
+            await turn.release()
+            return await anyio.sleep(0.01)  # while another of the processes takes it
+        last.write_text(" ".join([*pids, str(os.getpid())]))
+        with (folder / "turns").open("a") as log:
+            log.write("turn\\n")
+        live_through("taken")
+        await super().handle(turn)
+        live_through("ended")
 
 
 class Gateway(example.Gateway):
@@ -124,8 +123,8 @@ def output_of(name: str, *args: object, **variables: str) -> str:
     return done.stdout
 
 
-def started(name: str, *args: object) -> subprocess.Popen[str]:
-    command, environment = program(name, *args)
+def started(name: str | Path, *args: object, **variables: str) -> subprocess.Popen[str]:
+    command, environment = program(name, *args, **variables)
     return subprocess.Popen(
         command,
         env=environment,
@@ -263,33 +262,30 @@ def test_two_programs_share_the_work(server: str, tmp_path: Path, expected: str)
 # --- its processes ------------------------------------------------------------------------------
 
 
-def run_doomed(folder: Path, server: str, *plan: str) -> subprocess.CompletedProcess[str]:
-    """Run three worker processes, of which the first die as planned."""
+def doomed(folder: Path, *plan: str) -> dict[str, str]:
+    """Write the program whose processes meet their plan; return the variables that it wants."""
     (folder / "plan").write_text("\n".join(plan))
     (folder / "doomed.py").write_text(DOOMED)
-    return ended(
-        folder / "doomed.py",
-        *("--url", server, "--sent", folder / "sent.jsonl", "--processes", 3, "--lease", 0.3),
-        EXAMPLE=str(EXAMPLES / "telegram_worker.py"),
-        PLAN=str(folder / "plan"),
-    )
+    return {"EXAMPLE": str(EXAMPLES / "telegram_worker.py")}
+
+
+def run_doomed(folder: Path, server: str, *plan: str) -> subprocess.CompletedProcess[str]:
+    """Run three worker processes, some of which die as planned."""
+    variables = doomed(folder, *plan)
+    log = folder / "sent.jsonl"
+    args = ("--url", server, "--sent", log, "--processes", 3)
+    how = ("--lease", 0.3, "--workers", 2) if plan else ("--workers", 1)
+    return ended(folder / "doomed.py", *args, *how, **variables)
 
 
 async def assert_nothing_left(url: str, example: ModuleType) -> None:
-    """No session, no wait, no claim: every flow came to its end."""
-    people = {
-        (said.chat.id, said.user.id)
-        for said in map(example.said_in, recorded_updates(example))
-        if said is not None
-    }
+    """No session, no mail, none given up: every conversation came to its end."""
     async with create_session_store(url, context_type=example.Onboarding) as store:
         assert [found async for found in store.scan(TenantCtx(tenant_id="acme"))] == []
-        waits = WaitRegistry(store)
-        for chat_id, user_id in people:
-            ctx = TenantCtx(tenant_id="acme", user_id=str(user_id))
-            assert await waits.list_waits_for_user(ctx, str(user_id)) == []
-            scope = ReplyScope(conversation=str(chat_id))
-            assert await waits.find_wait_by_scope(ctx, str(user_id), scope) is None
+        inbox = SessionInbox(store, example.TENANT)
+        assert [letter async for letter in inbox.dead_letters()] == []
+        async with inbox.take("nobody", wait=0) as turn:
+            assert turn is None
 
 
 def test_processes_share_each_conversation(
@@ -299,20 +295,19 @@ def test_processes_share_each_conversation(
     assert (done.stdout, done.stderr) == (expected, "")
     assert_each_once_in_order(tmp_path / "sent.jsonl")
     anyio.run(assert_nothing_left, server, worker)
-    turns: dict[str, set[str]] = defaultdict(set)
-    for line in (tmp_path / "turns").read_text().splitlines():
-        pid, key = line.split()
-        turns[key].add(pid)
-    assert len(set.union(*turns.values())) == 3
-    assert sum(len(pids) > 1 for pids in turns.values()) >= 5
+    rounds = [log.read_text().split() for log in tmp_path.glob("last-*")]
+    assert len(rounds) == 9
+    assert {pid for pids in rounds for pid in pids} == set(max(rounds, key=len)[:3])
+    for pids in rounds:
+        assert all(len({*pids[at : at + 3]}) == len(pids[at : at + 3]) for at in range(len(pids)))
 
 
 def deaths() -> list[tuple[str, str]]:
     """Two processes die in each run: at every moment of a turn, in turns drawn with the seed."""
     draw = random.Random(os.environ["GREENTIC_SESSION_TEST_SEED"])
-    moments = ["claimed", "saved", "sent", "settled"] * 3
+    moments = ["taken", "saved", "sent", "ended"] * 3
     draw.shuffle(moments)
-    drawn = [f"{moment} {draw.randint(1, 14)}" for moment in moments]
+    drawn = [f"{moment} {draw.randint(1, 40)} {signal.SIGKILL:d}" for moment in moments]
     return list(zip(drawn[::2], drawn[1::2], strict=True))
 
 
@@ -322,7 +317,7 @@ def test_two_of_three_processes_killed_in_a_turn(
 ) -> None:
     done = run_doomed(tmp_path, server, *plan)
     assert (done.returncode, done.stdout) == (0, expected), done.stderr
-    assert done.stderr.count("a worker ended with -9, update ") == 2
+    assert done.stderr.count("a process ended with -9, ") == 2
     assert done.stderr.count("\n") == 2
     assert_each_once_in_order(tmp_path / "sent.jsonl")
     anyio.run(assert_nothing_left, server, worker)
@@ -352,6 +347,23 @@ def test_reader_killed_and_run_again(
         reader.kill()
         # Its workers are still in their turns.
         assert output_of("telegram_worker.py", *args) == expected
+    assert_each_once_in_order(log)
+    anyio.run(assert_nothing_left, server, worker)
+
+
+@pytest.mark.parametrize("moment", ["taken", "saved"])
+def test_process_stopped_past_its_lease(
+    server: str, tmp_path: Path, moment: str, expected: str, worker: ModuleType
+) -> None:
+    """Others end the turns that it has; when it goes on, it neither tells nor changes anything."""
+    variables = doomed(tmp_path, f"{moment} 10 {signal.SIGSTOP:d}")
+    log = tmp_path / "sent.jsonl"
+    args = ("--url", server, "--sent", log, "--processes", 3, "--lease", 0.3)
+    with started(tmp_path / "doomed.py", *args, **variables) as reader:
+        wait_for_lines(log, MESSAGES, reader)
+        os.kill(int((tmp_path / "hit-0").read_text()), signal.SIGCONT)
+        outputs = reader.communicate(timeout=20)
+    assert outputs == (expected, "")
     assert_each_once_in_order(log)
     anyio.run(assert_nothing_left, server, worker)
 

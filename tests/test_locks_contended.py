@@ -264,19 +264,15 @@ async def test_fences_grow_though_the_server_loses_its_data() -> None:
             store_at(server.url, namespace="n") as two,
         ):
             at_work = Contention([one, two], 10)
-            last = 0
             async with at_work.under_way():
                 for _ in range(3):
-                    seen = len(at_work.turns)
                     await at_work.has_taken(20)
-                    fences = [turn.fence for turn in at_work.turns[seen:]]
-                    assert fences == sorted(set(fences))
-                    assert fences[0] > last
                     server.restart()
-                    # Who was inside then may have ended its turn meanwhile.
-                    last = max(turn.fence for turn in at_work.turns)
-            fences = [turn.fence for turn in at_work.turns]
-            assert len(set(fences)) == len(fences)
+            # By when they began: who was inside as the server went may have left after others came.
+            turns = sorted(at_work.turns, key=lambda turn: turn.entered_ns)
+            fences = [turn.fence for turn in turns]
+            assert len(fences) >= 60
+            assert fences == sorted(set(fences))
         async with control(server) as client:
             names: list[bytes] = await client.read("KEYS", "n:*")
             assert not [name for name in names if b"lock" in name]

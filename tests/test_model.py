@@ -217,6 +217,7 @@ EVERY: dict[str, tuple[SessionError, str]] = {
     "LeaseLostError": (errors.LeaseLostError(), "conflict"),
     "MemberExistsError": (errors.MemberExistsError("w", NOW), "conflict"),
     "LockHeldError": (errors.LockHeldError("k", NOW), "conflict"),
+    "InboxFullError": (errors.InboxFullError(9), "rate_limited"),
     "DispatcherFullError": (errors.DispatcherFullError("key"), "rate_limited"),
     "DispatcherClosedError": (errors.DispatcherClosedError(), "unavailable"),
     "DecodeError": (errors.DecodeError("k", "r"), "internal"),

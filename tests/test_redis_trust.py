@@ -17,6 +17,7 @@ from greentic_session import (
     AmbiguousKeyError,
     DecodeError,
     DuplicateEventError,
+    LockHeldError,
     OutcomeUnknownError,
     ReplyScope,
     Session,
@@ -29,6 +30,7 @@ from greentic_session import (
     create_session_store,
     new_session_key,
 )
+from greentic_session.ordering import InboxLimits, SessionAffinity, SessionInbox, SessionLocks
 from greentic_session.testing.harness import RedisHarness
 from greentic_session.testing.servers import LocalServer, valkey_binary
 from greentic_session.testing.topologies import ClusterRig, SentinelRig
@@ -163,7 +165,9 @@ async def test_a_right_that_a_script_lacks_half_way_leaves_the_outcome_unknown(
 
 
 LISTED = re.compile(
-    r"account needs\s+`([a-z\s]+)`, for waits also\s+`([a-z\s]+)`, with a cluster `([a-z| ]+)`, "
+    r"account needs\s+`([a-z\s]+)`, for waits also\s+`([a-z\s]+)`, "
+    r"for ordering also\s+`([a-z\s]+)`\s+"
+    r"and the channels `{ns}(:bell:\*)`.*, with a cluster `([a-z| ]+)`, "
     r"with `acks` also\s+`([a-z]+)`.*With Sentinel it should have `([a-z]+)`, "
     r"and the account on the sentinels\s+`([a-z|-]+)`",
     re.DOTALL,
@@ -171,7 +175,9 @@ LISTED = re.compile(
 
 
 def listed_rights() -> list[str]:
-    """What the README lists: for all, waits, a cluster, acks, Sentinel, and on the sentinels."""
+    """What the README lists: for all, waits, ordering and its channels, a cluster, acks, Sentinel,
+    and on the sentinels.
+    """
     found = LISTED.search((Path(__file__).parent.parent / "README.md").read_text("utf-8"))
     assert found is not None
     return list(found.groups())
@@ -183,10 +189,11 @@ def rule_of(*rights: str) -> list[str]:
 
 @pytest.mark.timeout(120)
 async def test_the_rights_that_the_readme_lists_for_a_cluster_are_enough() -> None:
-    everywhere, waits, cluster, acks, *_ = listed_rights()
+    everywhere, waits, ordering, channels, cluster, acks, *_ = listed_rights()
     async with ClusterRig(valkey_binary()) as rig:
         for node in rig.nodes:
-            await node.ask("ACL", "SETUSER", "worker", *rule_of(everywhere, waits, cluster, acks))
+            rights = rule_of(everywhere, waits, ordering, cluster, acks)
+            await node.ask("ACL", "SETUSER", "worker", *rights, f"&greentic:session{channels}")
         url = rig.url.replace("redis+cluster://", "redis+cluster://worker:pw@")
         async with create_session_store(f"{url}?deadline=20&acks=1") as store:
             first = make()
@@ -202,11 +209,12 @@ async def test_the_rights_that_the_readme_lists_for_a_cluster_are_enough() -> No
             assert (await store.update_cas(first, cas)).value == 2
             assert await store.delete(first.key, ctx=CTX)
             await _wait(store)
+            await _order(store)
 
 
 @pytest.mark.timeout(120)
 async def test_the_rights_that_the_readme_lists_for_sentinel_are_enough() -> None:
-    everywhere, _, _, acks, role, on_sentinels = listed_rights()
+    everywhere, *_, acks, role, on_sentinels = listed_rights()
     async with SentinelRig(valkey_binary(), replicas=1) as rig:
         for node in rig.nodes:
             await node.ask("ACL", "SETUSER", "worker", *rule_of(everywhere, acks, role))
@@ -224,10 +232,12 @@ async def test_the_rights_that_the_readme_lists_for_sentinel_are_enough() -> Non
 
 @pytest.mark.parametrize("protocol", [2, 3])
 async def test_the_rights_that_the_readme_lists_are_enough(protocol: int) -> None:
-    everywhere, waits, *_ = listed_rights()
+    everywhere, waits, ordering, channels, *_ = listed_rights()
     with LocalServer(valkey_binary()) as server:
         async with RedisHarness(server.url) as harness:
-            await harness.client.read("ACL", "SETUSER", "worker", *rule_of(everywhere, waits))
+            rights = rule_of(everywhere, waits, ordering)
+            rights.append(f"&{harness.config.namespace}{channels}")
+            await harness.client.read("ACL", "SETUSER", "worker", *rights)
             url = server.url.replace("unix://", "unix://worker:pw@")
             async with create_session_store(
                 f"{url}?namespace={harness.config.namespace}&deadline=20&protocol={protocol}"
@@ -250,6 +260,7 @@ async def test_the_rights_that_the_readme_lists_are_enough(protocol: int) -> Non
                 assert await store.delete(first.key, ctx=CTX)
                 assert await store.delete(second.key)
                 await _wait(store)
+                await _order(store)
 
 
 async def _wait(store: AsyncSessionStore[dict[str, Any]]) -> None:
@@ -276,6 +287,54 @@ async def _wait(store: AsyncSessionStore[dict[str, Any]]) -> None:
     assert await waits.clear_wait(ann, "ann", there)
     await waits.register_wait(ann, "ann", there, second)
     await (await waits.claim(ann, "ann", there, event_id="3")).finish()
+
+
+async def _order(store: AsyncSessionStore[dict[str, Any]]) -> None:
+    """Go through every step of locks, affinity and inboxes."""
+    key, session = new_session_key(), make(ttl_secs=9)
+    locks, affinity = SessionLocks(store), SessionAffinity(store)
+    async with locks.hold(key, ctx=CTX) as lease:
+        with pytest.raises(LockHeldError):
+            async with locks.hold(key, wait=0.02, ctx=CTX):
+                pass
+        await lease.renew()
+        await store.put(msgspec.structs.replace(session, key=key), fence=lease)
+        await lease.release()
+    async with affinity.member("one"):
+        assert await affinity.worker_for(key) is not None
+        await affinity.pin(key, "two")
+        assert await affinity.unpin(key)
+        assert await affinity.touch(key)
+        assert [found async for found in affinity.keys_of("one")] == [key]
+        assert await affinity.placement(key) is not None
+        assert len(await affinity.members()) == 1
+        assert await affinity.forget(key)
+    limits = InboxLimits(mail=3, events=3)
+    inbox = SessionInbox(store, CTX, attempts=1, retry_delay=0.001, limits=limits)
+    for number in range(2):
+        await inbox.admit(session.key, f"{number}", b"")
+    assert (await inbox.depth()).sessions == 1
+    async with inbox.take("w", most=1) as turn:
+        assert turn is not None
+        await turn.renew()
+        await turn.commit(session, 1)
+        for number in range(2, 4):
+            await inbox.admit(session.key, f"{number}", b"")
+        await turn.release()
+    with pytest.raises(ZeroDivisionError):
+        async with inbox.take("w"):
+            raise ZeroDivisionError
+    async with inbox.take("w") as turn:
+        assert turn is not None
+        await turn.remove()
+    (letter,) = [found async for found in inbox.dead_letters()]
+    assert await inbox.replay(letter)
+    assert not await inbox.discard(letter)
+    ann, here = TenantCtx(tenant_id="acme", user_id="ann"), ReplyScope(conversation="here")
+    assert await inbox.deliver(ann, "ann", here, "early", b"") is None
+    waiting = msgspec.structs.replace(make(ttl_secs=9), meta=SessionMeta.of(ann))
+    await WaitRegistry(store).register_wait(ann, "ann", here, waiting)
+    assert await inbox.collect(ann, "ann", here) == 1
 
 
 async def test_a_right_to_scripts_that_is_lacking_is_clean() -> None:

@@ -85,12 +85,12 @@ class InMemorySessionStore(
         self._interval_secs: Final = config.sweep_interval_secs
         self._records: Final = Records(SystemClock() if clock is None else clock)
         self._waits: Final = MemoryWaits(self._records)
-        self._affinity: Final = MemoryAffinity(self._records.clock)
         self._bells: Final = MemoryBells()
         self._locks: Final = MemoryLocks(self._records.clock, self._bells)
+        self._affinity: Final = MemoryAffinity(self._records.clock)
+        self._inbox: Final = MemoryInbox(self._records, self._waits, self._bells)
         self._fenced: Final = MemoryFencedWrites(self._put, self._update_cas)
         self._fenced.is_held[GuardKind.LOCK] = self._locks.is_held
-        self._inbox: Final = MemoryInbox(self._records, self._waits, self._bells)
         self._fenced.is_held[GuardKind.INBOX] = self._inbox.is_held
         self._now_ms: Final = self._records.clock.now_ms
         self._sweeper: BackgroundTask | None = None
@@ -105,9 +105,9 @@ class InMemorySessionStore(
     async def _aclose(self) -> None:
         self._records.clear()
         self._waits.forget_all()
-        self._inbox.forget_all()
-        self._affinity.forget_all()
         self._locks.forget_all()
+        self._affinity.forget_all()
+        self._inbox.forget_all()
         self._bells.ring_all()
         if self._sweeper is not None:
             await self._sweeper.stop()
@@ -125,9 +125,9 @@ class InMemorySessionStore(
             **self._waits.sizes(),
             **self._affinity.sizes(),
             **self._inbox.sizes(),
+            "locks": len(self._locks),
         }
         sizes["events"] += self._inbox.remembered
-        sizes["locks"] = len(self._locks)
         return StoreStatistics(backend="memory", closed=self._closed, swept=self._swept, **sizes)
 
     @override

@@ -97,7 +97,6 @@ class RedisSessionStore(
         # another deadline.
         self._keep_ring_ms: Final = max(_LEAST_RING_MS, round(2000 * config.deadline_secs))
         self._waits: Final = RedisWaits(self._client, self._names, self._keep_ring_ms)
-        self._affinity: Final = RedisAffinity(self._client, self._names, self._keep_ring_ms)
         self._bells: Final = RedisBells(self._client, self._names, config.deadline_secs)
         self._locks: Final = RedisLocks(self._client, self._names, self._bells)
         self._inbox: Final = RedisInbox(
@@ -108,6 +107,7 @@ class RedisSessionStore(
             keep_ms=self._keep_ring_ms,
             grace_ms=max(_LEAST_GRACE_MS, round(2000 * config.deadline_secs)),
         )
+        self._affinity: Final = RedisAffinity(self._client, self._names, self._keep_ring_ms)
         self._fenced: Final = _FencedWrites(self._put, self._update_cas)
 
     @override

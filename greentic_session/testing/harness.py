@@ -32,7 +32,8 @@ __all__ = ["MemoryHarness", "RedisHarness", "StoreHarness"]
 _SIZES: Final = (
     *("sessions", "expiring", "tenants", "lookups", "waits", "events"),
     *("mail", "turns", "dead_letters", "early"),
-    *("members", "placements", "locks"),
+    *("members", "placements"),
+    "locks",
 )
 
 
@@ -201,10 +202,9 @@ class RedisHarness(_Harness):
 # Makes every record older, by the expiry that the server has of it: one that a script forgot to
 # set or to clear stays wrong. A record is a hash with a time `at`, the trace of a delete one with a
 # ring `ops` only, a lookup one of expiries, an index of waits one of hints, a lock one with a lease
-# and the places of those who wait, and what is known of a mailbox is told by its name. A hash of a
-# group of workers begins each value with an expiry. A list holds letters, which begin with a time;
-# a sorted set is the queue of a lock, or sorted by time. Numbers that name a claim, a grant, a
-# ticket, a turn or a registration stay: only their order counts.
+# and the places of those who wait; a mailbox, or a group of workers, is known by its name. A sorted
+# set is the queue of a lock, or sorted by time; a list holds letters, which begin with one. Numbers
+# that name a claim, a grant, a ticket, a registration or a turn stay: only their order counts.
 _AGE = r"""
 local by = tonumber(ARGV[1])
 local function text(number) return string.format('%.0f', number) end
