@@ -22,6 +22,7 @@ from .cluster import ClusterTopology
 from .connecting import connect, drop, new_connection
 from .faults import ForeignValueError, classify
 from .node import ClosedError, Node
+from .replies import garbled
 from .scripts import BARRIER
 from .sentinel import SentinelTopology
 from .topology import FAILURES, Standalone, Topology
@@ -186,11 +187,14 @@ class RedisClient:
             command: Command = "SCAN", position.cursor, "MATCH", pattern, "COUNT", count
             try:
                 cursor, names = await self._scan_at(position.ahead[0], command, until)
+                goes_on, names = int(cursor) != 0, list(names)
+            except (TypeError, ValueError):
+                raise garbled() from None
             except _MovedOnError:
                 position = position._replace(version=-1, starts=min(starts, _FRESH_STARTS - 1))
                 continue
             break
-        if int(cursor):
+        if goes_on:
             return names, position._replace(cursor=cursor)
         if ahead := position.ahead[1:]:
             return names, position._replace(ahead=ahead, cursor=0)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, cast, final
 
 from .._compat import override
-from ..errors import OutcomeUnknownError, StoreUnavailableError
+from ..errors import StoreUnavailableError
 from ..locking import LockBackend, LockBid, LockHolding, LockOutcome, LockPlace
 from ..record import DONE, Verdict
 from .faults import ForeignValueError
-from .replies import garbled
+from .replies import being_read, garbled
 from .scripts import LEAVE_LOCK, LOCK, RENEW_LOCK, Script
 
 if TYPE_CHECKING:
@@ -52,10 +52,11 @@ class RedisLocks(LockBackend):
             *(bid.name, bid.lease_ms, bid.place_ms, int(bid.queues), self._fence),
             until=until,
         )
-        if verdict is not DONE:
-            lease_ms, left_ms = told
-            return LockOutcome(verdict, 0, lease_ms, left_ms)
-        fence, lease_ms, left_ms = told
+        with being_read():
+            if verdict is not DONE:
+                lease_ms, left_ms = told
+                return LockOutcome(verdict, 0, lease_ms, left_ms)
+            fence, lease_ms, left_ms = told
         self._fence = max(self._fence, fence)
         return LockOutcome(DONE, fence, lease_ms, left_ms)
 
@@ -113,10 +114,8 @@ class RedisLocks(LockBackend):
             reply = await self._client.run(script, names, parts, until=until, is_hint=is_hint)
         except ForeignValueError:
             raise _foreign() from None
-        try:
+        with being_read():
             return Verdict(reply[0]), *map(int, reply[1:])
-        except (TypeError, ValueError, LookupError):
-            raise OutcomeUnknownError("the server's answer cannot be read") from None
 
 
 def _foreign() -> StoreUnavailableError:
