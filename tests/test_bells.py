@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -208,6 +209,32 @@ async def test_connections_that_end_at_once_are_made_at_leisure(server: LocalSer
         assert proxy.met[Fate.REFUSE] < 20
         proxy.schedule = always(Fate.PASS)
         await heard(bell)
+
+
+@pytest.mark.parametrize(
+    "answer", [b"_\r\n", b"*1\r\n:3\r\n", b"*2\r\n:1\r\n:2\r\n", b"HTTP/1.1 400\r\n\r\n"]
+)
+async def test_what_is_no_server_is_asked_again(
+    answer: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while request := await reader.read(1000):
+                asked.append(request)
+                writer.write(8 * answer)
+                await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as listener:
+        port = listener.sockets[0].getsockname()[1]
+        async with (
+            tower_at(f"redis://:secret@127.0.0.1:{port}?protocol=3") as tower,
+            tower.bells.listen("x"),
+        ):
+            await until(lambda: len(asked) > 2)
+    assert caplog.messages == []
 
 
 async def test_a_cluster_passes_rings_on(cluster_url: str) -> None:

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 __all__ = ["RedisBells"]
 
 _LOG: Final = logging.getLogger("greentic_session")
-_FAILURES: Final = (RedisError, OSError, EOFError)
+_FAILURES: Final = (RedisError, OSError, EOFError, TypeError, ValueError, AttributeError)
+"""The last three are the driver's, when a greeting is answered in another shape."""
 _HEARTBEAT_SECS: Final = 5.0
 """How often a silent server is asked for a sign of life; without one the connection is given up."""
 _LINGER_SECS: Final = 10.0
@@ -118,8 +119,11 @@ class _Ear(asyncio.Protocol):
                 if isinstance(told, ResponseError):
                     self._on_refused()
                 elif isinstance(told, list):  # a push, or an array in RESP2
-                    kind, channel, *_ = cast("list[bytes]", told)  # `pong` has two parts as well
-                    self._on_told(kind, channel)
+                    match cast("list[object]", told):
+                        case [bytes() as kind, bytes() as channel, *_]:
+                            self._on_told(kind, channel)  # `pong` has two parts as well
+                        case _:
+                            pass
         except DriverConnectionError:
             self.close()
 
