@@ -17,6 +17,7 @@ from greentic_session.config import RedisConfig
 from greentic_session.memory.bells import MemoryBells
 from greentic_session.redis.bells import RedisBells
 from greentic_session.redis.client import RedisClient
+from greentic_session.redis.cluster import ClusterTopology
 from greentic_session.redis.names import Names
 from greentic_session.testing.proxy import always
 
@@ -246,3 +247,16 @@ async def test_a_cluster_passes_rings_on(cluster_url: str) -> None:
             loop = tower.client._enter_loop()
             await tower.client._attempts(loop, None, (command,), None, at=node)
             assert await bell.rung(PATIENCE_SECS)
+
+
+async def test_a_dead_server_of_a_cluster_is_left_for_another(cluster_url: str) -> None:
+    """Though nobody else asks for anything that it held."""
+    async with tower_at(cluster_url) as tower:
+        await tower.client.ping()  # so that all its servers are known
+        topology = tower.client._topology
+        assert isinstance(topology, ClusterTopology)
+        dead = topology.node_at("127.0.0.1", 1, told_by=topology.nodes[0])
+        topology._nodes = {("127.0.0.1", 1): dead, **topology._nodes}
+        assert topology.node_of(None) is dead
+        async with tower.bells.listen("x") as bell:
+            await heard(bell)

@@ -272,17 +272,17 @@ class RedisClient:
 
         :raises OSError: nobody knows a server, or it cannot be reached; or an error of the driver.
         """
-        loop = self._enter_loop()
+        until = self.deadline()
         if self._closed:
             raise ClosedError
-        give_up_at = loop.time() + self._config.deadline_secs
-        node = self._topology.node_of(None) or await self._topology.locate(None, give_up_at)
+        node = self._topology.node_of(None) or await self._topology.locate(None, until)
         if self._host is not None:
             await self._host.ensure()
         connection = new_connection(self._config, node.address)
         try:
             await connect(connection)
-        except BaseException:
+        except BaseException as error:
+            self._topology.blame(node, classify(error, sent=False))
             await drop(connection)
             raise
         return connection
