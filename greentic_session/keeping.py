@@ -81,9 +81,9 @@ class LeaseKeeper:
         """Renew the lease at a third of it while the block runs, and leave it at the end.
 
         When the lease is lost (the backend says so, or the time ended and it could not be asked),
-        the block is cancelled, once. That takes a cancel scope, so the block is left in the task
-        that entered it, and inner blocks before outer ones (anyio docs, "Cancellation and
-        timeouts").
+        the block is cancelled by a cancel scope: what it still awaits ends at once, unless it is
+        shielded; and the block is left in the task that entered it, inner blocks before outer ones
+        (anyio docs, "Cancellation and timeouts").
 
         :param renew: renews it, and sets :attr:`ends_at`; :class:`LeaseLostError` ends the block,
             any other error of this library is tried again while time is left.

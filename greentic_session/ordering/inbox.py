@@ -187,7 +187,7 @@ class SessionInbox(Generic[C]):
         (a cancellation is none), the head of the mail was tried in vain: the session rests for a
         while, and then the head is handed out by itself, so that it alone is blamed for what it
         does. While the block runs, the lease is renewed; if it is lost all the same, the block is
-        cancelled, once, and so is best left in the task that entered it.
+        cancelled, as :meth:`SessionLocks.hold` does it.
 
         :param worker: names the worker, for people; 1 to 128 characters.
         :param most: how many messages to be handed at most, 1 to 10000.

@@ -231,10 +231,11 @@ class SessionLocks:
     ) -> AsyncGenerator[SessionLease]:
         """Hold the lock while the block runs, after waiting for those who came before.
 
-        The lease is renewed at a third of its length. When it is lost, the block is cancelled,
-        once. That takes a cancel scope, so the block is left in the task that entered it, and inner
-        blocks before outer ones (anyio docs, "Cancellation and timeouts"). Leaving gives the lock
-        back, also if the task is cancelled. Who is cancelled while waiting leaves nothing behind.
+        The lease is renewed at a third of its length. When it is lost, the block is cancelled by a
+        cancel scope: what it still awaits ends at once, unless it is shielded; and the block is
+        left in the task that entered it, inner blocks before outer ones (anyio docs, "Cancellation
+        and timeouts"). Leaving gives the lock back, also if the task is cancelled. Who is cancelled
+        while waiting leaves nothing behind.
 
         :param key: what to lock.
         :param lease: how long the lock is kept without a sign of life of the holder: seconds or a
