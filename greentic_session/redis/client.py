@@ -280,9 +280,11 @@ class RedisClient:
             await self._host.ensure()
         connection = new_connection(self._config, node.address)
         try:
-            await connect(connection)
+            async with asyncio.timeout(self._config.deadline_secs / 2):
+                await connect(connection)
         except BaseException as error:
-            self._topology.blame(node, classify(error, sent=False))
+            if isinstance(error, FAILURES):
+                self._topology.blame(node, classify(error, sent=False))
             await drop(connection)
             raise
         return connection
@@ -292,8 +294,7 @@ class RedisClient:
         self._closed = True
         with suppress(StoreUnavailableError):
             self._enter_loop()  # those of another loop went with it
-            ends = self._topology.close()
-            if ends:
+            if ends := self._topology.close():
                 await asyncio.wait(ends, timeout=_CLOSE_SECS)
 
     async def _attempts(  # noqa: PLR0915 - each part of its own would cost every call a coroutine
@@ -422,8 +423,7 @@ class RedisClient:
     async def _scan_at(
         self, node: Node, command: Command, until: float
     ) -> tuple[bytes, list[bytes]]:
-        loop = self._enter_loop()
-        replies = await self._attempts(loop, None, (command,), until, at=node)
+        replies = await self._attempts(self._enter_loop(), None, (command,), until, at=node)
         return cast("tuple[bytes, list[bytes]]", replies[0])
 
     async def _look_back(self, trouble: Trouble, wire: Wire, give_up_at: float) -> float:
