@@ -6,7 +6,8 @@ key to the next, and a write that presents one is refused, inside the step that 
 very lease holds (M. Kleppmann, "How to do distributed locking").
 
 Fences are at least the store's time in microseconds: so they go on growing where a key's lease has
-left no trace, be it that it ended or that the server came back without its data.
+left no trace, be it that it ended or that the server came back without its data. Then, that is as
+true as the clocks of servers that succeed one another agree.
 """
 
 from __future__ import annotations
