@@ -67,9 +67,8 @@ class RedisLocks(LockBackend):
 
     @override
     async def leave(self, place: LockPlace, lease_ms: int, until: float | None) -> bool:
-        # Replicas are not waited for: should this be lost, the lease or the place ends by itself.
         verdict, *_ = await self._run(
-            LEAVE_LOCK, place, lease_ms, self._names.bell(""), until=until, is_hint=True
+            LEAVE_LOCK, place, lease_ms, self._names.bell(""), until=until
         )
         return verdict is DONE
 
@@ -106,12 +105,18 @@ class RedisLocks(LockBackend):
         place: LockPlace,
         *arguments: Argument,
         until: float | None,
-        is_hint: bool = False,
     ) -> tuple[Verdict, *tuple[int, ...]]:
         names = self._names.of_lock(place.scope, place.key)
         parts = (place.token, *arguments)
         try:
-            reply = await self._client.run(script, names, parts, until=until, is_hint=is_hint)
+            reply = await self._client.run(
+                *(script, names, parts),
+                until=until,
+                # Should leaving be lost with its server, the lease or the place ends by itself.
+                is_hint=script is LEAVE_LOCK,
+                grants=place.token if script is LOCK else "",
+                ends=place.token if script is LEAVE_LOCK else "",
+            )
         except ForeignValueError:
             raise _foreign() from None
         with being_read():
