@@ -18,15 +18,14 @@ from redis.exceptions import ResponseError
 
 from ..errors import DurabilityError, OutcomeUnknownError, StoreUnavailableError
 from ..record import Verdict
-from .cluster import ClusterTopology
 from .connecting import connect, drop, new_connection
 from .faults import ForeignValueError, classify
 from .node import ClosedError, Node
 from .replies import garbled
 from .scripts import BARRIER
-from .sentinel import SentinelTopology
-from .topology import FAILURES, Standalone, Topology, at_once
+from .topology import FAILURES, Topology, at_once
 from .trouble import Trouble, attempt_ends_at
+from .whereabouts import topology_of
 from .wire import Exchange, Wire, WireLostError
 
 if TYPE_CHECKING:
@@ -481,7 +480,7 @@ class RedisClient:
             # Wires and waiters belong to the loop that made them.
             self._loop = loop
             self._unheard.clear()
-            self._topology = _topology(self._config, self._host)
+            self._topology = topology_of(self._config, self._host)
             # Counted on from a random start, and so that a forked process has a start of its own.
             self._operation = int.from_bytes(os.urandom(8))
         return loop
@@ -494,11 +493,3 @@ def _is_done(reply: Reply) -> bool:
 
 class _MovedOnError(Exception):
     """What was asked of a server has come to be elsewhere."""
-
-
-def _topology(config: RedisConfig, host: ServerHost | None) -> Topology:
-    if config.sentinel is not None:
-        return SentinelTopology(config, config.sentinel)
-    if config.cluster:
-        return ClusterTopology(config, config.cluster)
-    return Standalone(config, host)
