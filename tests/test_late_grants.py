@@ -10,14 +10,15 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
+import msgspec
 import pytest
 
-from greentic_session import SessionKey
+from greentic_session import ReplyScope, SessionKey, SessionMeta, TenantCtx, WaitRegistry
 from greentic_session.ordering import SessionAffinity, SessionLocks
 from greentic_session.testing.proxy import first_of_each
 
 from .redis_proxy import Fate, Proxy
-from .redis_rig import CTX, KEY, store_at, until
+from .redis_rig import CTX, KEY, session, store_at, until
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -25,8 +26,11 @@ if TYPE_CHECKING:
     from greentic_session import AsyncSessionStore
     from greentic_session.testing.servers import LocalServer
 
+    Act = Callable[[AsyncSessionStore[Any], str], Awaitable[None]]
+
 pytestmark = pytest.mark.anyio
 
+ANN: Final = TenantCtx(tenant_id="acme", user_id="ann")
 DELAY_SECS: Final = 0.3
 STALLED_SECS: Final = 0.03
 """After so long without an answer, a connection is passed over for another."""
@@ -42,10 +46,27 @@ async def join(store: AsyncSessionStore[Any], name: str) -> None:
         pass
 
 
-@pytest.mark.parametrize("grant", [hold, join], ids=lambda grant: grant.__name__)
-async def test_what_comes_late_is_given_back(
-    server: LocalServer, grant: Callable[[AsyncSessionStore[Any], str], Awaitable[None]]
-) -> None:
+async def resume(store: AsyncSessionStore[Any], name: str) -> None:
+    async with WaitRegistry(store).resume(ANN, "ann", ReplyScope(conversation=name)):
+        pass
+
+
+async def nothing(_store: AsyncSessionStore[Any], _name: str) -> None:
+    pass
+
+
+async def register(store: AsyncSessionStore[Any], name: str) -> None:
+    waiting = msgspec.structs.replace(session(name), meta=SessionMeta.of(ANN))
+    scope = ReplyScope(conversation=name)
+    await WaitRegistry(store).register_wait(ANN, "ann", scope, waiting)
+
+
+@pytest.mark.parametrize(
+    ("prepare", "grant"),
+    [(nothing, hold), (nothing, join), (register, resume)],
+    ids=["lock", "membership", "wait"],
+)
+async def test_what_comes_late_is_given_back(server: LocalServer, prepare: Act, grant: Act) -> None:
     namespace = f"test:{uuid4().hex}"
     names = (f"held up {number}" for number in count())
     late = first_of_each("held up [0-9]+", Fate.HOLD)
@@ -55,6 +76,7 @@ async def test_what_comes_late_is_given_back(
         Proxy(server.port, late, delay_secs=DELAY_SECS) as proxy,
         store_at(proxy.url, namespace=namespace) as far,
     ):
+        await prepare(near, "other")
         await grant(near, "other")  # so that the server knows the scripts
         while proxy.connections < 2:
             async with asyncio.TaskGroup() as tasks:
@@ -63,6 +85,7 @@ async def test_what_comes_late_is_given_back(
                 tasks.create_task(far.get(KEY, ctx=CTX))
         while True:
             name, held_up = next(names), proxy.met[Fate.HOLD]
+            await prepare(near, name)
             asking = asyncio.ensure_future(grant(far, name))
             await until(lambda: proxy.met[Fate.HOLD] > held_up)  # noqa: B023 - within the turn
             await asyncio.sleep(STALLED_SECS)

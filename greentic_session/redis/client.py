@@ -52,6 +52,7 @@ _CLOSE_SECS: Final = 1.0
 """How long closing waits for the sockets to be closed, which takes the loop a tick or two."""
 _FRESH_STARTS: Final = 3
 """So often a scan starts anew because names may have come to be elsewhere."""
+_MOST_UNHEARD: Final = 256
 _ASKING: Final[Command] = ("ASKING",)
 _PING: Final[tuple[Command]] = (("PING",),)
 
@@ -411,6 +412,8 @@ class RedisClient:
                     trouble.leave(wire, exchange.sent_at)
                 if trouble.in_doubt:
                     self._unheard[grants] = trouble
+                    if len(self._unheard) > _MOST_UNHEARD:  # nobody gave the oldest back
+                        del self._unheard[next(iter(self._unheard))]
             raise
         finally:
             self.in_flight -= 1

@@ -149,6 +149,7 @@ class RedisWaits(WaitBackend):
             hold.key,
             (hold.owner, scope_hash, attempt, event, lease_ms, events.ttl_ms),
             until=until,
+            grants=attempt,
         )
         with being_read():
             verdict = Verdict(reply[0])
@@ -209,7 +210,7 @@ class RedisWaits(WaitBackend):
     @override
     async def release(self, hold: Hold, attempt: str, until: float | None) -> WaitOutcome:
         terms = (hold.fence, attempt)
-        reply = await self._run(RELEASE, hold.scope, hold.key, terms, until=until)
+        reply = await self._run(RELEASE, hold.scope, hold.key, terms, until=until, ends=attempt)
         await self._extend(hold, reply[4:], until)
         return _written(hold.key, reply[:4])
 
@@ -351,12 +352,16 @@ class RedisWaits(WaitBackend):
         key: str,
         *arguments: Sequence[Argument],
         until: float | None,
+        grants: str = "",
+        ends: str = "",
     ) -> Reply:
         record = self._names.record(scope, key)
         names = record, self._names.lookup(key), self._names.events(record)
         parts = (scope, *(part for group in arguments for part in group))
         try:
-            return await self._client.run(script, names, parts, until=until)
+            return await self._client.run(
+                script, names, parts, until=until, grants=grants, ends=ends
+            )
         except ForeignValueError:
             raise foreign(key) from None
 
