@@ -175,7 +175,9 @@ class Commitment(NamedTuple):
     :ivar draft: the state to write; ``None`` writes none.
     :ivar removes: whether the session is removed.
     :ivar expected: the token that the turn has seen last; ``Cas.none()`` is an absent session.
-    :ivar handled: how many letters go from the head.
+    :ivar handled: how many of the turn's letters, from the first, are done with by now: those that
+        are still there go. Counted from the start of the turn, for its holder may not know whether
+        an earlier step was done.
     :ivar in_hand: how many of the turn's letters are left; the next of them is tried from now on.
     :ivar ends: whether the turn ends.
     """

@@ -50,9 +50,10 @@ class _Box:
     :ivar worker: who took it.
     :ivar tries: how often the head was tried, the turn that is held included.
     :ivar rest_ms: when the head may be tried again.
+    :ivar done: how many letters of the newest turn have gone.
     """
 
-    __slots__ = ("fence", "lease_ms", "mail", "rest_ms", "tries", "whose", "worker")
+    __slots__ = ("done", "fence", "lease_ms", "mail", "rest_ms", "tries", "whose", "worker")
 
     def __init__(self, whose: Mailbox) -> None:
         self.whose: Final = whose
@@ -62,6 +63,7 @@ class _Box:
         self.worker = ""
         self.tries = 0
         self.rest_ms = 0
+        self.done = 0
 
 
 @final
@@ -198,12 +200,12 @@ class MemoryInbox(InboxBackend):
         outcome = self._write(commitment, now_ms)
         if outcome.verdict is not Verdict.DONE:
             return outcome
-        for _ in range(min(handled, len(box.mail))):
-            box.mail.popleft()
-        if handled:
-            box.tries = 1 if in_hand else 0
+        if handled > box.done:
+            for _ in range(min(handled - box.done, len(box.mail))):
+                box.mail.popleft()
+            box.done = handled
+            box.tries = 1 if in_hand and not ends else 0
         if ends:
-            box.tries = 0 if handled else box.tries
             self._give_back(hold, box, now_ms)
         elif not box.mail:
             self._lapses.add(hold.box, box.lease_ms, now_ms)
@@ -333,7 +335,8 @@ class MemoryInbox(InboxBackend):
 
     def _grant(self, bid: Bid, box: _Box, now_ms: int) -> Grant:
         self._fence = box.fence = max(now_ms * 1000, self._fence + 1)
-        box.lease_ms, box.worker, box.rest_ms = now_ms + bid.lease_ms, bid.worker, 0
+        box.lease_ms, box.worker = now_ms + bid.lease_ms, bid.worker
+        box.rest_ms = box.done = 0
         self._queues[bid.inbox].move(box.whose, box.lease_ms)
         return Grant(
             TurnHold(bid.inbox, box.whose, box.fence),

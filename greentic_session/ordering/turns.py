@@ -80,6 +80,7 @@ class InboxTurn(Generic[C]):
         head, *others = grant.letters
         self._mail = (mail_of(head, grant.attempt), *(mail_of(letter, 1) for letter in others))
         self._lease_until_ms = grant.lease_ms
+        self._handled = 0
         self._has_failed = False
         self._keeper: Final = LeaseKeeper(terms.lease_ms / 1000, sent_at + grant.left_ms / 1000)
 
@@ -266,7 +267,10 @@ class InboxTurn(Generic[C]):
         in_hand = len(self._mail) - handled
         with self._keeper.being_ended():
             outcome = await backend.commit(
-                Commitment(self._hold, draft, removes, self._cas, handled, in_hand, ends),
+                Commitment(
+                    *(self._hold, draft, removes, self._cas),
+                    *(self._handled + handled, in_hand, ends),
+                ),
                 backend.deadline(),
             )
             if outcome.verdict is Verdict.LOST:
@@ -276,5 +280,6 @@ class InboxTurn(Generic[C]):
             if outcome.verdict is not Verdict.DONE:
                 raise undone(self.key, outcome)
             self._mail = self._mail[handled:]
+            self._handled += handled
             self._keeper.ended = ends
         return outcome

@@ -38,7 +38,7 @@ if not (held and by == ARGV[4]) then
     if told[1] then tidy(ARGV[11]) end
     return {0}
   end
-  call('HDEL', KEYS[3], 'rest')  -- not refused either
+  call('HDEL', KEYS[3], 'rest', 'done')  -- not refused either
   tries = tries + 1
   fence = string.format('%.0f', math.max(time[1] * 1000000 + time[2], fence + 1))
   leased, held = now + ARGV[6], true
