@@ -93,6 +93,10 @@ class Posting(NamedTuple):
     most: int
     events: EventMemory
 
+    def __repr__(self) -> str:
+        """Return the inbox and the size: a payload is somebody's message."""
+        return f"Posting({self.inbox!r}, {len(self.payload)} bytes)"
+
 
 class PostOutcome(Outcome, frozen=True, gc=False):
     """The end of a posting.

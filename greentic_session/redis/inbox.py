@@ -42,7 +42,7 @@ from .letters import (
     packed,
     stored,
 )
-from .replies import being_read, foreign, garbled, outcome_of
+from .replies import being_read, foreign, garbled, outcome_of, scored
 from .scripts import (
     COMMIT,
     DISCARD,
@@ -307,13 +307,20 @@ class RedisInbox(InboxBackend):
         self, inbox: str, dead_ms: int, position: object | None
     ) -> tuple[Sequence[DeadMail], object | None]:
         index = f"{self._names.agenda(inbox)}:dead"
-        start = cast("int", position or 0)
+        # A session that gets another dead letter moves to the end of the index. So where others are
+        # now says nothing of where to go on: their times do, and which of the last were given.
+        start, given = cast("tuple[int, frozenset[bytes]]", position or (0, frozenset()))
+        most = len(given) + _PAGE
+        page = "ZRANGEBYSCORE", index, start, "+inf", "WITHSCORES", "LIMIT", 0, most
         try:
-            members, (secs, _) = await self._client.read_many(
-                [("ZRANGE", index, start, start + _PAGE - 1), ("TIME",)], key=index
-            )
-            since_ms = int(secs) * 1000 - dead_ms
-            boxes = [box for member in members if (box := mailbox_of(member)) is not None]
+            reply, (secs, us) = await self._client.read_many([page, ("TIME",)], key=index)
+            since_ms = int(secs) * 1000 + int(us) // 1000 - dead_ms
+            entries = scored(reply)
+            boxes = [
+                box
+                for member, _ in entries
+                if member not in given and (box := mailbox_of(member)) is not None
+            ]
         except ForeignValueError:
             raise _foreign_index() from None
         except (TypeError, ValueError, AttributeError):
@@ -329,7 +336,10 @@ class RedisInbox(InboxBackend):
             for entry in reply
             if (mail := dead_mail_of(box, entry)).died_ms > since_ms
         ]
-        return letters, start + _PAGE if len(members) == _PAGE else None
+        if len(entries) < most:
+            return letters, None
+        last = entries[-1][1]
+        return letters, (last, frozenset(member for member, at in entries if at == last))
 
     @override
     async def replay(
