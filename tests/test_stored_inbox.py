@@ -91,7 +91,6 @@ async def test_a_letter_in_hand(rig: Rig) -> None:
     before = await rig.now_ms()
     async with rig.inbox.take("worker-1") as turn:
         after = await rig.now_ms()
-        assert turn is not None
         box = await rig.hash(BOX)
         assert list(box) == ["posts", "fence", "lease", "by", "worker", "tries"]
         assert box["fence"] == str(turn.fence)

@@ -205,6 +205,8 @@ class MemoryInbox(InboxBackend):
                 box.mail.popleft()
             box.done = handled
             box.tries = 1 if in_hand and not ends else 0
+        elif ends:
+            box.tries = max(0, box.tries - 1)  # the head is left: this was no attempt at it
         if ends:
             self._give_back(hold, box, now_ms)
         elif not box.mail:

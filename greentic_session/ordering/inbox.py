@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Final, Generic, cast, final
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Final, Generic, cast, final, overload
 
 import anyio
 
@@ -38,7 +39,7 @@ from .turns import InboxTurn, TurnTerms
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
-    from datetime import timedelta
+    from contextlib import AbstractAsyncContextManager
 
     from ..mailing import InboxBackend
     from ..model import ReplyScope, TenantCtx
@@ -167,14 +168,23 @@ class SessionInbox(Generic[C]):
 
     # --- working -----------------------------------------------------------------------------
 
-    @asynccontextmanager
-    async def take(
+    @overload
+    def take(
+        self, worker: str, *, most: int = 100, wait: None = None
+    ) -> AbstractAsyncContextManager[InboxTurn[C]]: ...
+
+    @overload
+    def take(
+        self, worker: str, *, most: int = 100, wait: timedelta | float | None
+    ) -> AbstractAsyncContextManager[InboxTurn[C] | None]: ...
+
+    def take(
         self,
         worker: str,
         *,
         most: int = 100,
         wait: timedelta | float | None = None,
-    ) -> AsyncGenerator[InboxTurn[C] | None]:
+    ) -> AbstractAsyncContextManager[InboxTurn[C] | None]:
         """Take the next session that has mail, of whatever tenant, for a block.
 
         .. code-block:: python
@@ -193,16 +203,22 @@ class SessionInbox(Generic[C]):
         :param most: how many messages to be handed at most, 1 to 10000.
         :param wait: how long to wait for mail, a :class:`datetime.timedelta` or seconds; 0 is not
             at all, ``None`` is for ever. Whoever waits sleeps until it is woken.
-        :returns: the turn; ``None`` if there was no mail in time.
+        :returns: the turn; ``None`` if there was no mail in time, which takes a ``wait``.
         :raises LeaseLostError: on leaving, if the lease was lost meanwhile.
         :raises DecodeError: the session cannot be read; that was an attempt at its mail.
         """
+        return self._take(worker, most, wait)
+
+    @asynccontextmanager
+    async def _take(
+        self, worker: str, most: int, wait: timedelta | float | None
+    ) -> AsyncGenerator[InboxTurn[C] | None]:
         self._store.check_open()
         worker = require_clean_text(worker, "worker", _MAX_WORKER_CHARS)
         require_int(most, "most", 1, _MOST_MAIL)
         ends_at = math.inf
         if wait is not None:
-            is_zero = wait == 0 and not isinstance(wait, bool)
+            is_zero = wait in (0, timedelta(0)) and not isinstance(wait, bool)
             patience_ms = 0 if is_zero else duration_to_ms(wait, "wait")
             ends_at = anyio.current_time() + patience_ms / 1000
         terms = self._terms
@@ -376,14 +392,18 @@ class SessionInbox(Generic[C]):
     # --- shared steps ------------------------------------------------------------------------
 
     def _fitting(self, payload: bytes) -> bytes:
-        given = cast("object", payload)
-        if not isinstance(given, bytes):
-            raise InvalidInputError("payload", f"expected bytes, got {type(given).__name__}")
-        if len(given) > self._limits.payload_bytes:
+        size = len(_require_bytes(payload))
+        if size > self._limits.payload_bytes:
             raise InvalidInputError(
-                "payload", f"{len(given)} bytes, over the limit of {self._limits.payload_bytes}"
+                "payload", f"{size} bytes, over the limit of {self._limits.payload_bytes}"
             )
-        return given
+        return payload
+
+
+def _require_bytes(payload: object) -> bytes:
+    if not isinstance(payload, bytes):
+        raise InvalidInputError("payload", f"expected bytes, got {type(payload).__name__}")
+    return payload
 
 
 def _checked(letter: DeadLetter) -> tuple[DeadLetter, str]:
@@ -394,4 +414,11 @@ def _checked(letter: DeadLetter) -> tuple[DeadLetter, str]:
     if not isinstance(cast("object", letter), DeadLetter):
         raise InvalidInputError("letter", f"expected DeadLetter, got {type(letter).__name__}")
     check_key(letter.key)
+    require_clean_text(letter.event_id, "event_id", _MAX_ID_CHARS)
+    _require_bytes(letter.payload)
+    for field, at in (("admitted_at", letter.admitted_at), ("died_at", letter.died_at)):
+        given = cast("object", at)
+        if not isinstance(given, datetime) or given.utcoffset() is None:
+            raise InvalidInputError(field, "expected an aware datetime")
+    require_int(letter.attempts, "attempts", 1)
     return letter, fence.scope_of(letter.tenant)

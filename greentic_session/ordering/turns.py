@@ -149,9 +149,7 @@ class InboxTurn(Generic[C]):
         :raises PayloadTooLargeError: over the store's limit.
         """
         self._check_held()
-        if type(handled) is not int or not 0 <= handled <= len(self._mail):
-            raise InvalidInputError("handled", f"expected an int from 0 to {len(self._mail)}")
-        return await self._commit(session, handled, ends=False)
+        return await self._commit(session, self._checked(handled), ends=False)
 
     async def finish(self, session: Session[C] | None = None) -> Cas:
         """Write the session, drop all of the turn's mail and end the turn, in one step.
@@ -163,16 +161,20 @@ class InboxTurn(Generic[C]):
         self._check_held()
         return await self._commit(session, len(self._mail), ends=True)
 
-    async def remove(self) -> None:
-        """Remove the session, drop all of the turn's mail and end the turn, in one step.
+    async def remove(self, handled: int | None = None) -> None:
+        """Remove the session, drop mail that was handled and end the turn, in one step.
 
-        Mail that came meanwhile stays, and is taken next, without a session.
+        All other mail stays, and is taken next, without a session; this was no attempt at it.
 
+        :param handled: how many messages of :attr:`mail`, from its head, are done with; ``None`` is
+            all of them. Those behind them may be for the session after this.
         :raises LeaseLostError: the turn has ended, or its lease has.
         :raises CasConflictError: something else wrote the session meanwhile; the turn goes on.
         """
         self._check_held()
-        await self._settle(None, len(self._mail), removes=True, ends=True)
+        count = len(self._mail) if handled is None else self._checked(handled)
+        await self._settle(None, count, removes=True, ends=True)
+        self._session, self._cas = None, Cas.none()
 
     async def renew(self) -> datetime:
         """Let the lease begin anew; the block of :meth:`SessionInbox.take` sees to that itself.
@@ -222,6 +224,11 @@ class InboxTurn(Generic[C]):
     def _check_held(self) -> None:
         self._terms.check_open()
         self._keeper.check_held("the turn")
+
+    def _checked(self, handled: int) -> int:
+        if type(handled) is not int or not 0 <= handled <= len(self._mail):
+            raise InvalidInputError("handled", f"expected an int from 0 to {len(self._mail)}")
+        return handled
 
     def _lose(self) -> None:
         self._keeper.lost = True

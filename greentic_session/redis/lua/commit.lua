@@ -50,6 +50,8 @@ if drops > 0 then
   waiting = math.max(0, waiting - drops)
   tries = ARGV[13] == '' and ARGV[12] ~= '0' and 1 or 0
   call('HSET', KEYS[3], 'done', ARGV[11])
+elseif ARGV[13] ~= '' then
+  tries = math.max(0, tries - 1)  -- the head is left: this was no attempt at it
 end
 if how == 'write' then
   next_version, inc = text(ARGV[8] + 1), live and incarnation or ARGV[14]
