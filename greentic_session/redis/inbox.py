@@ -159,8 +159,11 @@ class RedisInbox(InboxBackend):
             waiting, free_ms, worker = reply[1:] if len(reply) > 1 else (b"0", b"", b"")
         # Who has the session in hand sees the mail when the turn ends.
         delay_ms = "" if waiting == b"0" or worker else free_ms
-        with suppress(*_PASSING):
+        try:
             await self._hint(inbox, box, "", delay_ms, until, token=token)
+        except _PASSING:
+            if self._client.confirms_apart:  # perhaps the expectation is lost as well
+                raise OutcomeUnknownError("the index of the inbox was not reached") from None
         return reply
 
     @override
@@ -198,7 +201,8 @@ class RedisInbox(InboxBackend):
             if verdict == _BURY:
                 # The index first: a dead letter that no index leads to would not be found.
                 index = f"{self._names.agenda(bid.inbox)}:dead"
-                await self._on_index(MOURN, index, (member_of(box), bid.dead_ms), until)
+                terms_of_index = (member_of(box), bid.dead_ms)
+                await self._on_index(MOURN, index, terms_of_index, until, is_hint=False)
                 reply = await run((*terms, 1, *rest), until)
                 verdict = _first(reply)
             if verdict != Verdict.DONE:
@@ -415,7 +419,10 @@ class RedisInbox(InboxBackend):
     ) -> None:
         """Say in how many ms a session is due, and ring; or, empty, that it need not be."""
         channel = self._names.bell(_topic(inbox)) if rings and delay_ms not in ("", b"") else ""
-        await self._on_agenda(HINT, inbox, (member_of(box), mark, delay_ms, channel, token), until)
+        terms = (member_of(box), mark, delay_ms, channel, token)
+        # On one server, whoever has the mail has what was written before it: its expectation.
+        is_hint = not token or not self._client.confirms_apart
+        await self._on_index(HINT, self._names.agenda(inbox), terms, until, is_hint=is_hint)
 
     async def _on_agenda(
         self, script: Script, inbox: str, arguments: Sequence[Argument], until: float | None
