@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from greentic_session.testing.harness import RedisHarness
+from greentic_session.testing.proxy import always
 from greentic_session.testing.servers import LocalServer, valkey_binary
 
 from .inbox_rig import CTX, handled, inbox_on, key_of
 from .matrix.test_versions import SERVERS, binary_of
-from .redis_proxy import BREAKS, Proxy, at_random
+from .redis_proxy import BREAKS, Fate, Proxy, at_random
 from .redis_rig import SEED, store_at, until
 
 if TYPE_CHECKING:
@@ -123,6 +124,24 @@ def office_on(store: Store, before: Office) -> Office:
     after = Office(store, before._keys, before._messages)
     after.versions = before.versions
     return after
+
+
+async def test_a_slow_line_is_no_bar_to_a_turn_behind_many_hints_that_lead_to_nothing(
+    harness: RedisHarness, tcp_server_url: str
+) -> None:
+    index = f"{harness.config.namespace}:inbox:{{inbox}}"
+    for number in range(34):
+        await harness.client.read("ZADD", index, 1, f"default/acme/gone {number}", key=index)
+    await inbox_on(await harness.open()).admit(key_of(0), "event 0", b"0")
+    port = int(tcp_server_url.rpartition(":")[2])
+    # All looks together take longer than a call may; each by itself takes a small part of that.
+    async with (
+        Proxy(port, always(Fate.HOLD), delay_secs=0.015) as proxy,
+        store_at(proxy.url, namespace=harness.config.namespace, deadline=1) as store,
+        inbox_on(store).take("worker", wait=0) as turn,
+    ):
+        assert turn is not None
+        assert turn.key == key_of(0)
 
 
 async def test_a_storm_of_forgotten_scripts_is_seen_by_nobody(server: LocalServer) -> None:

@@ -75,8 +75,6 @@ if TYPE_CHECKING:
 __all__ = ["RedisInbox"]
 
 _BURY: Final = -10
-_STALE_HINTS: Final = 32
-"""How many hints that lead to nothing a call looks at."""
 _UNREADABLE_REST_MS: Final = 10_000
 _FORSAKE_SECS: Final = 5.0
 _PAGE: Final = 64
@@ -169,22 +167,21 @@ class RedisInbox(InboxBackend):
     @override
     async def take(self, bid: Bid, until: float | None) -> Grant | Nothing:
         visit_ms = min(bid.lease_ms, self._grace_ms)
-        for _ in range(_STALE_HINTS):
-            found: Reply = await self._on_agenda(DUE, bid.inbox, (visit_ms,), until)
-            with being_read():
-                if found[0] == 0:
-                    return Nothing(int(found[1]) / 1000 if len(found) > 1 else None)
-                member, mark = found[1:]
-                box = mailbox_of(member)
-            if box is None:  # not of this library's making: nobody misses it
-                index = self._names.agenda(bid.inbox)
-                await self._client.read("ZREM", index, member, key=index, until=until)
-                continue
-            taken = await self._claim(bid, box, mark, until)
-            if isinstance(taken, Grant):
-                return taken
-            with suppress(*_PASSING):
-                await self._hint(bid.inbox, box, mark, taken, until, rings=False)
+        found: Reply = await self._on_agenda(DUE, bid.inbox, (visit_ms,), until)
+        with being_read():
+            if found[0] == 0:
+                return Nothing(int(found[1]) / 1000 if len(found) > 1 else None)
+            member, mark = found[1:]
+            box = mailbox_of(member)
+        if box is None:  # not of this library's making: nobody misses it
+            index = self._names.agenda(bid.inbox)
+            await self._client.read("ZREM", index, member, key=index, until=until)
+            return Nothing(0)
+        taken = await self._claim(bid, box, mark, until)
+        if isinstance(taken, Grant):
+            return taken
+        with suppress(*_PASSING):
+            await self._hint(bid.inbox, box, mark, taken, until, rings=False)
         return Nothing(0)
 
     async def _claim(
