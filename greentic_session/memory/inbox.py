@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from itertools import islice
+from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Final, final
 
 from .._compat import override
-from ..fence import admits
+from ..fence import admission_of, admits
 from ..mailing import (
     DeadMail,
     Grant,
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from ..leasing import Bell, Guard
     from ..mailing import Bid, Commitment, EarlyPlace, Posting
+    from ..record import Record
     from ..waiting import EventMemory
     from .bells import MemoryBells
     from .expiry import Name
@@ -161,7 +162,8 @@ class MemoryInbox(InboxBackend):
         if waiting >= posting.most:
             return PostOutcome(Verdict.FULL, waiting=waiting, worker=worker)
         self._seen.add(name, posting.event_id, posting.events, now_ms)
-        self._append(posting.inbox, name, posting.event_id, posting.payload, now_ms)
+        letter = Letter(posting.event_id, posting.payload, now_ms, posting.admission.exact)
+        self._append(posting.inbox, name, letter, now_ms)
         return PostOutcome(Verdict.DONE, waiting=waiting + 1, worker=worker)
 
     @override
@@ -260,7 +262,7 @@ class MemoryInbox(InboxBackend):
         if box is not None and len(box.mail) >= most:
             return Outcome(Verdict.FULL)
         self._dead.remove(name, (inbox, mail), now_ms)
-        self._append(inbox, name, mail.letter.event_id, mail.letter.payload, now_ms)
+        self._append(inbox, name, mail.letter._replace(at_ms=now_ms), now_ms)
         return Outcome(Verdict.DONE)
 
     @override
@@ -290,7 +292,8 @@ class MemoryInbox(InboxBackend):
             return Outcome(Verdict.SEEN)
         if len(kept) >= events.most:
             return Outcome(Verdict.FULL)
-        self._early.add(name, Letter(event_id, payload, now_ms), now_ms + events.ttl_ms, now_ms)
+        letter = Letter(event_id, payload, now_ms, place.whose.owner)
+        self._early.add(name, letter, now_ms + events.ttl_ms, now_ms)
         return Outcome(Verdict.DONE)
 
     @override
@@ -310,13 +313,11 @@ class MemoryInbox(InboxBackend):
     def _now_ms(self) -> int:
         return self._records.clock.now_ms()
 
-    def _append(
-        self, inbox: str, name: Mailbox, event_id: str, payload: bytes, now_ms: int
-    ) -> None:
+    def _append(self, inbox: str, name: Mailbox, letter: Letter, now_ms: int) -> None:
         box = self._boxes.get(name)
         if box is None:
             box = self._boxes[name] = _Box(name)
-        box.mail.append(Letter(event_id, payload, now_ms))
+        box.mail.append(letter)
         queue = self._queues.setdefault(inbox, DueQueue())
         if name not in queue:
             queue.move(name, max(now_ms, box.lease_ms, box.rest_ms))
@@ -324,11 +325,13 @@ class MemoryInbox(InboxBackend):
             self._bells.ring(_topic(inbox))
 
     def _try_head(self, bid: Bid, box: _Box, now_ms: int) -> bool:
-        """Count an attempt at the head, or at the next one if the head has had all of its own.
+        """Count an attempt at the head, or at the first that has not had all of its own and is for
+        the session.
 
         :returns: ``False`` if no mail is left.
         """
-        if box.mail and box.tries >= bid.attempts:
+        live = self._records.live(*box.whose, now_ms)
+        while box.mail and (box.tries >= bid.attempts or not _is_for(live, box.mail[0])):
             dead = DeadMail(box.whose, box.mail.popleft(), now_ms, box.tries)
             self._dead.add(box.whose, (bid.inbox, dead), now_ms + bid.dead_ms, now_ms)
             box.tries = 0
@@ -340,13 +343,21 @@ class MemoryInbox(InboxBackend):
         box.lease_ms, box.worker = now_ms + bid.lease_ms, bid.worker
         box.rest_ms = box.done = 0
         self._queues[bid.inbox].move(box.whose, box.lease_ms)
+        live = self._records.live(*box.whose, now_ms)
+        first = box.mail[0].owner
+
+        def follows(letter: Letter) -> bool:
+            # Whose session it will be is not known where there is none: one caller's at a time.
+            return letter.owner == first or (live is not None and _is_for(live, letter))
+
+        letters = islice(box.mail, bid.most if box.tries == 1 else 1)
         return Grant(
             TurnHold(bid.inbox, box.whose, box.fence),
             box.lease_ms,
             bid.lease_ms,
-            tuple(islice(box.mail, bid.most if box.tries == 1 else 1)),
+            tuple(takewhile(follows, letters)),
             box.tries,
-            self._records.live(*box.whose, now_ms),
+            live,
         )
 
     def _held(self, hold: TurnHold, now_ms: int) -> _Box | None:
@@ -386,6 +397,10 @@ class MemoryInbox(InboxBackend):
             queue.discard(name)
             if not queue:
                 del self._queues[inbox]
+
+
+def _is_for(live: Record | None, letter: Letter) -> bool:
+    return live is None or admits(admission_of(letter.owner), live.owner)
 
 
 def _topic(inbox: str) -> str:

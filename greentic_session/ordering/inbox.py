@@ -65,6 +65,7 @@ class SessionInbox(Generic[C]):
     * A message is tried again after a failure or its worker's death: ``attempts`` times as the head
       of its mailbox, then it goes to the dead letters, and those behind it go on. Sessions that
       wait to be tried again hold up no others.
+    * A turn has mail of callers to whom its session is open; if there is none yet, of one caller.
     * Sessions take turns: the one that has been due for longest is next.
 
     Layered on a store, which stays the caller's to open and close. Any number of inboxes, in any
@@ -131,8 +132,9 @@ class SessionInbox(Generic[C]):
     ) -> Admitted:
         """Put a message at the end of a session's mail, unless its event is known.
 
-        The session need not be there. Should this raise, or its caller die, do it again: a message
-        that came in is known, and its takers are woken again.
+        The session need not be there. A message for one that comes to be later, and is not open to
+        the caller, goes to the dead letters. Should this raise, or its caller die, do it again: a
+        message that came in is known, and its takers are woken again.
 
         :param key: the session's key.
         :param event_id: names the message, as the channel does; 1 to 512 characters.
@@ -272,7 +274,7 @@ class SessionInbox(Generic[C]):
     # --- dead letters ------------------------------------------------------------------------
 
     async def dead_letters(self) -> AsyncIterator[DeadLetter]:
-        """Iterate over the messages that were tried too often, those of a session in their order.
+        """Iterate over the messages that were given up, those of a session in their order.
 
         Each that is there from first to last is given; those of a session that gets another one
         meanwhile, perhaps twice.
@@ -406,8 +408,8 @@ def _require_bytes(payload: object) -> bytes:
     return payload
 
 
-def _checked(letter: DeadLetter) -> tuple[DeadLetter, str]:
-    """Return a dead letter and its ``env/tenant``.
+def _checked(letter: DeadLetter) -> tuple[DeadLetter, fence.Owner]:
+    """Return a dead letter and whose it is.
 
     :raises InvalidInputError: naming ``letter``, or its field at fault.
     """
@@ -420,5 +422,6 @@ def _checked(letter: DeadLetter) -> tuple[DeadLetter, str]:
         given = cast("object", at)
         if not isinstance(given, datetime) or given.utcoffset() is None:
             raise InvalidInputError(field, "expected an aware datetime")
-    require_int(letter.attempts, "attempts", 1)
-    return letter, fence.scope_of(letter.tenant)
+    require_int(letter.attempts, "attempts", 0)
+    fence.admit(letter.ctx)
+    return letter, fence.owner_of(letter.ctx)

@@ -9,12 +9,13 @@ import anyio
 
 from ..drafting import versioned
 from ..errors import CasConflictError, InvalidInputError, TenantMismatchError
+from ..fence import ctx_of
 from ..keeping import LeaseKeeper
 from ..leasing import Guard, GuardKind
 from ..mailing import Commitment
 from ..model import C, Cas, Session, SessionKey, TenantCtx
 from ..record import Verdict, undone
-from .mail import Mail, mail_of, tenant_of, time_of
+from .mail import Mail, mail_of, time_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -78,7 +79,11 @@ class InboxTurn(Generic[C]):
         if grant.record is not None:
             self._session, self._cas = terms.drafter.versioned(grant.hold.box.key, grant.record)
         head, *others = grant.letters
-        self._mail = (mail_of(head, grant.attempt), *(mail_of(letter, 1) for letter in others))
+        scope = grant.hold.box.scope
+        self._mail = (
+            mail_of(scope, head, grant.attempt),
+            *(mail_of(scope, letter, 1) for letter in others),
+        )
         self._lease_until_ms = grant.lease_ms
         self._handled = 0
         self._has_failed = False
@@ -92,7 +97,7 @@ class InboxTurn(Generic[C]):
     @property
     def tenant(self) -> TenantCtx:
         """Env and tenant of the session, without team and user."""
-        return tenant_of(self._hold.box.scope)
+        return ctx_of(self._hold.box.scope, "/")
 
     @property
     def session(self) -> Session[C] | None:

@@ -124,12 +124,13 @@ class RedisInbox(InboxBackend):
     @override
     async def post(self, posting: Posting, until: float | None) -> PostOutcome:
         inbox, box, admission, event_id, payload, most, events = posting
+        letter = packed(admission.exact, event_id, payload)
         reply = await self._posted(
             POST,
             inbox,
             box,
             ":seen",
-            (*admission, event_id, packed(event_id, payload), most, *events, self._keep_ms),
+            (*admission, event_id, letter, most, *events, self._keep_ms),
             until=until,
         )
         with being_read():
@@ -346,7 +347,7 @@ class RedisInbox(InboxBackend):
     async def replay(
         self, inbox: str, mail: DeadMail, dead_ms: int, most: int, until: float | None
     ) -> Outcome:
-        letter = packed(mail.letter.event_id, mail.letter.payload)
+        letter = packed(mail.letter.owner, mail.letter.event_id, mail.letter.payload)
         terms = (entry_of(mail), letter, mail.died_ms, dead_ms, most, self._keep_ms)
         reply = await self._posted(REPLAY, inbox, mail.box, ":dead", terms, until=until)
         with being_read():
@@ -369,7 +370,7 @@ class RedisInbox(InboxBackend):
         events: EventMemory,
         until: float | None,
     ) -> Outcome:
-        terms = (packed(event_id, b""), payload, *events)
+        terms = (packed(place.whose.owner, event_id, b""), payload, *events)
         reply = await self._on_index(KEEP, self._early(place), terms, until, is_hint=False)
         with being_read():
             return Outcome(Verdict(reply[0]))

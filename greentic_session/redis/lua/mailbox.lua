@@ -2,8 +2,8 @@
 --
 -- KEYS  1 record, 2 lookup: see record.lua
 --       3 box    HASH  fence lease by worker tries rest done ops posts
---       4 mail   LIST  letters, the head first: `at:length:id payload` without the blank; at is ms since the
---                      epoch, length that of the event's id in bytes
+--       4 mail   LIST  letters, the head first: `at:length:owner length:id payload` without the blanks; at is ms
+--                      since the epoch, owner the team/user of who admitted it, length that of what follows in bytes
 --       5        each script's own
 -- ARGV  1 op, 2 doubt, 3 field: see record.lua
 --

@@ -100,7 +100,7 @@ class InboxFailingContract:
         assert await at.handle() == ["e2"]
         (letter,) = await at.dead()
         assert (letter.key, letter.event_id, letter.payload) == (KEY, "e1", b"poison")
-        assert (letter.tenant.env, letter.tenant.tenant_id) == ("default", "acme")
+        assert letter.ctx == OWNER
         assert letter.attempts == attempts
         assert letter.died_at >= letter.admitted_at
         assert await at.told() == ["e2"]
@@ -218,7 +218,7 @@ class InboxFailingContract:
         assert await at.is_idle()
         letters = await at.dead()
         assert len(letters) == 12
-        assert {(one.tenant.tenant_id, one.key) for one in letters} == {
+        assert {(one.ctx.tenant_id, one.key) for one in letters} == {
             (owner.tenant_id, key) for owner in (ctx(), other) for key in "abc"
         }
         for tenant_id in ("acme", GLOBEX):
@@ -226,7 +226,7 @@ class InboxFailingContract:
                 mine = [
                     one.event_id
                     for one in letters
-                    if (one.tenant.tenant_id, one.key) == (tenant_id, key)
+                    if (one.ctx.tenant_id, one.key) == (tenant_id, key)
                 ]
                 assert mine == ["e1", "e2"]
 

@@ -33,15 +33,14 @@ _BAD_IDS: Final[dict[str, Any]] = {
 }
 _BAD_COUNTS: Final = (0, -1, 1.0, True, "3", None, 1_000_001)
 _BAD_FIELDS: Final[dict[str, tuple[Any, ...]]] = {
-    "tenant": (None, SECRET),
+    "ctx": (None, SECRET),
     "key": ("", None, 7),
     "event_id": tuple(_BAD_IDS.values()),
     "payload": (None, SECRET),
     "admitted_at": (None, SECRET, datetime(2026, 1, 1), timedelta(0)),  # noqa: DTZ001
     "died_at": (None, SECRET, datetime(2026, 1, 1), 7),  # noqa: DTZ001
-    "attempts": (None, SECRET, 0, -1, 1.0, True),
+    "attempts": (None, SECRET, -1, 1.0, True),
 }
-_NAMED: Final = {"tenant": "ctx"}
 _BAD_NAMES: Final = ("", "a:b", "{a}", "ä", "x" * 129, 7, None, "a b")
 
 _BAD_OPTIONS: Final[dict[str, tuple[Any, ...]]] = {
@@ -125,7 +124,7 @@ class InboxInputContract:
                 assert (await refusal(call(wrong))).field == "letter"
         now = datetime.now(UTC)
         letter = DeadLetter(
-            tenant=OWNER,
+            ctx=OWNER,
             key=KEY,
             event_id="e1",
             payload=b"",
@@ -138,7 +137,7 @@ class InboxInputContract:
                 bad = msgspec.structs.replace(letter, **{field: wrong})
                 for call in (at.inbox.replay, at.inbox.discard):
                     error = await refusal(call(bad))
-                    assert error.field == _NAMED.get(field, field), wrong
+                    assert error.field == field, wrong
                     assert SECRET not in told(error)
         assert await at.inbox.discard(letter) is False
 
