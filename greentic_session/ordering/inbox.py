@@ -74,7 +74,8 @@ class SessionInbox(Generic[C]):
     let all of it come by one.
 
     Any verb may raise :class:`InvalidInputError` (before any I/O), :class:`StoreUnavailableError`
-    (nothing written) and, if it writes, :class:`StoreFullError` and :class:`OutcomeUnknownError`.
+    (nothing written) and, if it writes, :class:`StoreFullError`, :class:`OutcomeUnknownError` and,
+    where ``acks`` are asked for, :class:`DurabilityError` (written; a message to admit is in).
 
     :param store: the sessions; of a backend that can keep inboxes, as those of this library can.
     :param ctx: the caller, for whose sessions messages are admitted.
@@ -332,14 +333,15 @@ class SessionInbox(Generic[C]):
         An answer may be faster than the flow that is about to wait for it. So the event is kept
         first, then the wait is looked for; who registers a wait calls :meth:`collect` after it.
         Whichever of both comes second finds the other's. Events come into the mailbox in the order
-        in which they were kept, each once.
+        in which they were kept, each once. Event ids are known of one session: what the channel
+        delivers again when another session waits there goes to that one.
 
         :param ctx: the caller, as in :class:`WaitRegistry`.
         :param user_id: whose reply it is.
         :param scope: where it is anchored.
         :param event_id: as in :meth:`admit`.
         :param payload: as in :meth:`admit`.
-        :returns: ``None`` if it is kept.
+        :returns: ``None`` if it is kept, or if somebody else has just admitted it.
         :raises InboxFullError: as many events are kept there as may, or the session's mailbox is
             full: then it is kept.
         """
