@@ -81,9 +81,9 @@ class LeaseKeeper:
         """Renew the lease at a third of it while the block runs, and leave it at the end.
 
         When the lease is lost (the backend says so, or the time ended and it could not be asked),
-        the block is cancelled, once. That takes a cancel scope, so the block is left in the task
-        that entered it, and inner blocks before outer ones (anyio docs, "Cancellation and
-        timeouts").
+        the block is cancelled by a cancel scope: what it still awaits ends at once, unless it is
+        shielded; and the block is left in the task that entered it, inner blocks before outer ones
+        (anyio docs, "Cancellation and timeouts").
 
         :param renew: renews it, and sets :attr:`ends_at`; :class:`LeaseLostError` ends the block,
             any other error of this library is tried again while time is left.
@@ -115,20 +115,22 @@ class LeaseKeeper:
     async def _keep(self, block: anyio.CancelScope, renew: Callable[[], Awaitable[object]]) -> None:
         lease_secs = self._lease_secs
         renew_at = self.ends_at - lease_secs * 2 / 3
+        late_secs = lease_secs / 3  # a loop that was held up wakes late, and may still ask
         while not self.over:
             await anyio.sleep_until(renew_at)
-            # A loop that was held up wakes late, and may still ask.
-            patience_secs = max(self.ends_at - anyio.current_time(), lease_secs / 3)
+            patience_secs = max(self.ends_at - anyio.current_time(), late_secs)
+            if patience_secs <= 0:
+                break
             try:
                 with anyio.fail_after(patience_secs):
                     await renew()
                 renew_at = self.ends_at - lease_secs * 2 / 3
+                late_secs = lease_secs / 3
             except LeaseLostError:
                 break
             except (SessionError, TimeoutError):
-                if anyio.current_time() >= self.ends_at:
-                    break
-                renew_at = anyio.current_time() + lease_secs / 10
+                renew_at = min(anyio.current_time() + lease_secs / 10, self.ends_at)
+                late_secs = 0.0  # who asked in vain is not late
         while self._endings:  # what the store answers there tells whether it was lost
             await next(iter(self._endings)).wait()
         if not self.ended:

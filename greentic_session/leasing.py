@@ -6,7 +6,8 @@ key to the next, and a write that presents one is refused, inside the step that 
 very lease holds (M. Kleppmann, "How to do distributed locking").
 
 Fences are at least the store's time in microseconds: so they go on growing where a key's lease has
-left no trace, be it that it ended or that the server came back without its data.
+left no trace, be it that it ended or that the server came back without its data. Then, that is as
+true as the clocks of servers that succeed one another agree.
 """
 
 from __future__ import annotations
@@ -111,14 +112,15 @@ class Bell(ABC):
     """Wakes one who waits for something that others do.
 
     A ring is a hint: it may be lost with a connection, or come for nothing. So whoever is woken
-    looks, and nobody sleeps for longer than it can bear to miss a ring.
+    looks, and nobody sleeps for longer than it can bear to miss a ring. A bell rings by itself when
+    it begins to be heard, and whenever it is heard again, for what was missed until then.
     """
 
     @abstractmethod
     async def rung(self, timeout_secs: float) -> bool:
-        """Wait until somebody has rung since this returned last, or was made.
+        """Wait until the bell has rung since this returned last, or since it was made.
 
-        :returns: ``False`` if nobody has within the time.
+        :returns: ``False`` if it has not within the time.
         """
 
 
@@ -127,8 +129,8 @@ class SupportsBells(ABC):
 
     @abstractmethod
     def listen(self, topic: str) -> AbstractAsyncContextManager[Bell]:
-        """Have a bell that rings for a topic, from when the block has begun.
+        """Have a bell that rings for a topic while the block runs.
 
-        Entering may wait for the backend, as a verb does, and never raises for want of it: a bell
-        that cannot be heard yet is as one whose rings are lost.
+        Entering waits for nothing, and never raises for want of the backend: a bell that cannot be
+        heard yet is as one whose rings are lost.
         """

@@ -20,6 +20,7 @@ __all__ = ["MemoryBells"]
 class _MemoryBell(Bell):
     def __init__(self) -> None:
         self._rung = anyio.Event()
+        self.ring()  # it is heard from now on
 
     def ring(self) -> None:
         self._rung.set()

@@ -217,8 +217,7 @@ class SessionAffinity:
 
         The lease is renewed at a third of it while the block runs. When it is lost all the same (it
         ended before the store could be asked, and the name may have passed on), the block is
-        cancelled, once. That takes a cancel scope, so the block is left in the task that entered
-        it, and inner blocks before outer ones.
+        cancelled, as :meth:`SessionLocks.hold` does it.
 
         What leaving cannot tell the store, the end of the lease does. If joining fails with an
         unknown outcome, or is cancelled, the name is given back as well as can be.

@@ -200,7 +200,7 @@ class SessionInbox(Generic[C]):
         (a cancellation is none), the head of the mail was tried in vain: the session rests for a
         while, and then the head is handed out by itself, so that it alone is blamed for what it
         does. While the block runs, the lease is renewed; if it is lost all the same, the block is
-        cancelled, once, and so is best left in the task that entered it.
+        cancelled, as :meth:`SessionLocks.hold` does it.
 
         :param worker: names the worker, for people; 1 to 128 characters.
         :param most: how many messages to be handed at most, 1 to 10000.
@@ -235,17 +235,17 @@ class SessionInbox(Generic[C]):
 
     async def _next(self, bid: Bid, ends_at: float) -> InboxTurn[C] | None:
         backend = self._backend
-        turn, _ = await self._look(bid)
+        turn, due_secs = await self._look(bid)
         if turn is not None or anyio.current_time() >= ends_at:
             return turn
         async with backend.listen(self._name) as bell:
             while True:
-                self._store.check_open()
-                turn, due_secs = await self._look(bid)
                 left_secs = ends_at - anyio.current_time()
                 if turn is not None or left_secs <= 0:
                     return turn
                 await bell.rung(min(left_secs, due_secs))
+                self._store.check_open()
+                turn, due_secs = await self._look(bid)
 
     async def _look(self, bid: Bid) -> tuple[InboxTurn[C] | None, float]:
         """Return a turn if there is one now, and in how many seconds to look again."""

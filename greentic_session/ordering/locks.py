@@ -23,7 +23,7 @@ from ..errors import (
 )
 from ..keeping import LeaseKeeper
 from ..leasing import Guard, GuardKind
-from ..locking import LockBid, LockPlace, SupportsLocks
+from ..locking import LockBid, LockOutcome, LockPlace, SupportsLocks
 from ..record import DONE
 from ..store import AsyncSessionStore
 from ..validation import check_key, duration_to_ms, require_clean_text
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
     from ..leasing import Bell
-    from ..locking import LockBackend, LockOutcome
+    from ..locking import LockBackend
     from ..model import SessionKey, TenantCtx
 
 __all__ = ["LockHolder", "SessionLease", "SessionLocks"]
@@ -231,10 +231,11 @@ class SessionLocks:
     ) -> AsyncGenerator[SessionLease]:
         """Hold the lock while the block runs, after waiting for those who came before.
 
-        The lease is renewed at a third of its length. When it is lost, the block is cancelled,
-        once. That takes a cancel scope, so the block is left in the task that entered it, and inner
-        blocks before outer ones (anyio docs, "Cancellation and timeouts"). Leaving gives the lock
-        back, also if the task is cancelled. Who is cancelled while waiting leaves nothing behind.
+        The lease is renewed at a third of its length. When it is lost, the block is cancelled by a
+        cancel scope: what it still awaits ends at once, unless it is shielded; and the block is
+        left in the task that entered it, inner blocks before outer ones (anyio docs, "Cancellation
+        and timeouts"). Leaving gives the lock back, also if the task is cancelled. Who is cancelled
+        while waiting leaves nothing behind.
 
         :param key: what to lock.
         :param lease: how long the lock is kept without a sign of life of the holder: seconds or a
@@ -308,28 +309,28 @@ class SessionLocks:
     async def _take(self, bid: LockBid, wait_secs: float | None) -> SessionLease | LockOutcome:
         """Take the lock, or tell who holds it when the time is up."""
         ends_at = None if wait_secs is None else anyio.current_time() + wait_secs
-        held = await self._ask(bid)
-        if isinstance(held, SessionLease) or wait_secs == 0:
-            return held
-        waiter = bid._replace(queues=True)
-        taken = False
+        bid = bid._replace(queues=wait_secs != 0)
+        must_leave = True
         try:
-            # Only now, since a lock that is free takes one step alone.
-            async with self._backend.listen(bid.place.token) as bell:
-                held = await self._wait(waiter, bell, ends_at)
-            taken = isinstance(held, SessionLease)
+            try:
+                held = await self._ask(bid)
+            except StoreUnavailableError:
+                must_leave = False  # nothing was taken
+                raise
+            if isinstance(held, LockOutcome) and bid.queues:
+                # Only now, since a lock that is free needs no bell.
+                async with self._backend.listen(bid.place.token) as bell:
+                    held = await self._wait(bid, held, bell, ends_at)
+            must_leave = isinstance(held, LockOutcome) and bid.queues
             return held
         finally:
-            if not taken:
+            if must_leave:
                 await self._leave(bid)
 
     async def _wait(
-        self, bid: LockBid, bell: Bell, ends_at: float | None
+        self, bid: LockBid, held: LockOutcome, bell: Bell, ends_at: float | None
     ) -> SessionLease | LockOutcome:
         while True:
-            held = await self._ask(bid)
-            if isinstance(held, SessionLease):
-                return held
             secs = min(held.left_ms, max(1, self._place_ms // _ASKS)) / 1000
             if ends_at is not None:
                 left_secs = ends_at - anyio.current_time()
@@ -337,19 +338,15 @@ class SessionLocks:
                     return held
                 secs = min(secs, left_secs)
             await bell.rung(secs)
+            found = await self._ask(bid)
+            if isinstance(found, SessionLease):
+                return found
+            held = found
 
     async def _ask(self, bid: LockBid) -> SessionLease | LockOutcome:
         self._store.check_open()
         sent_at = anyio.current_time()
-        outcome = None
-        try:
-            outcome = await self._backend.lock(bid, self._backend.deadline())
-        except StoreUnavailableError:
-            raise  # nothing was taken
-        except BaseException:
-            if not bid.queues:
-                await self._leave(bid)  # who waits does so anyway
-            raise
+        outcome = await self._backend.lock(bid, self._backend.deadline())
         if outcome.verdict is not DONE:
             return outcome
         return SessionLease(self._backend, self._store.check_open, bid, outcome, sent_at)

@@ -58,7 +58,7 @@ class RedisAffinity(AffinityBackend):
 
     @override
     async def join(self, group: str, worker: str, attempt: str, lease_ms: int) -> SeatOutcome:
-        reply = await self._run(AFFINITY_JOIN, group, worker, attempt, lease_ms)
+        reply = await self._run(AFFINITY_JOIN, group, worker, attempt, lease_ms, grants=attempt)
         return _told(_seated, reply)
 
     @override
@@ -68,7 +68,8 @@ class RedisAffinity(AffinityBackend):
 
     @override
     async def leave(self, group: str, worker: str, attempt: str) -> bool:
-        return _told(_is_done, await self._run(AFFINITY_LEAVE, group, worker, attempt))
+        reply = await self._run(AFFINITY_LEAVE, group, worker, attempt, ends=attempt)
+        return _told(_is_done, reply)
 
     @override
     async def members(self, group: str) -> list[Seat]:
@@ -150,10 +151,12 @@ class RedisAffinity(AffinityBackend):
     def _places(self, group: str) -> str:
         return self._names.affinity(group)[2]
 
-    async def _run(self, script: Script, group: str, *arguments: Argument) -> Reply:
-        names = self._names.affinity(group)
+    async def _run(
+        self, script: Script, group: str, *arguments: Argument, grants: str = "", ends: str = ""
+    ) -> Reply:
+        names, parts = self._names.affinity(group), (self._grace_ms, *arguments)
         try:
-            return await self._client.run(script, names, (self._grace_ms, *arguments))
+            return await self._client.run(script, names, parts, grants=grants, ends=ends)
         except ForeignValueError:
             raise _foreign() from None
 

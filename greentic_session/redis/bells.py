@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 __all__ = ["RedisBells"]
 
 _LOG: Final = logging.getLogger("greentic_session")
-_FAILURES: Final = (RedisError, OSError, EOFError)
+_FAILURES: Final = (RedisError, OSError, EOFError, TypeError, ValueError, AttributeError)
+"""The last three are the driver's, when a greeting is answered in another shape."""
 _HEARTBEAT_SECS: Final = 5.0
 """How often a silent server is asked for a sign of life; without one the connection is given up."""
 _LINGER_SECS: Final = 10.0
@@ -48,7 +49,6 @@ _pack: Final = cast("Callable[[tuple[str, ...]], bytes]", getattr(hiredis, "pack
 class _RedisBell(Bell):
     def __init__(self) -> None:
         self._rung = asyncio.Event()
-        self.is_early = True  # its owner does not listen yet, so has missed nothing
 
     def ring(self) -> None:
         self._rung.set()
@@ -70,7 +70,7 @@ class _Topic:
 
     def __init__(self) -> None:
         self.bells: Final[list[_RedisBell]] = []
-        self.is_heard: Final = asyncio.Event()
+        self.is_heard = False
 
 
 @final
@@ -119,8 +119,11 @@ class _Ear(asyncio.Protocol):
                 if isinstance(told, ResponseError):
                     self._on_refused()
                 elif isinstance(told, list):  # a push, or an array in RESP2
-                    kind, channel, *_ = cast("list[bytes]", told)  # `pong` has two parts as well
-                    self._on_told(kind, channel)
+                    match cast("list[object]", told):
+                        case [bytes() as kind, bytes() as channel, *_]:
+                            self._on_told(kind, channel)  # `pong` has two parts as well
+                        case _:
+                            pass
         except DriverConnectionError:
             self.close()
 
@@ -136,7 +139,7 @@ class RedisBells(SupportsBells):
 
     :param client: knows where the servers are.
     :param names: of the namespace.
-    :param secs: how long :meth:`listen` waits at most for the server to know of a topic.
+    :param secs: how long making a connection may take.
     """
 
     def __init__(self, client: RedisClient, names: Names, secs: float) -> None:
@@ -169,17 +172,13 @@ class RedisBells(SupportsBells):
                 self._ear.say("SUBSCRIBE", channel)
         bell = _RedisBell()
         listened.bells.append(bell)
+        if listened.is_heard or self._closed:
+            bell.ring()
+        elif self._task is None or self._task.done():
+            self._task = asyncio.get_running_loop().create_task(
+                self._keep_listening(), name="greentic_session bells"
+            )
         try:
-            if self._closed:
-                listened.is_heard.set()
-            elif self._task is None or self._task.done():
-                self._task = asyncio.get_running_loop().create_task(
-                    self._keep_listening(), name="greentic_session bells"
-                )
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._secs):
-                    await listened.is_heard.wait()
-            bell.is_early = False
             yield bell
         finally:
             listened.bells.remove(bell)
@@ -215,27 +214,35 @@ class RedisBells(SupportsBells):
             try:
                 ear = await self._open()
             except _FAILURES:
-                # Not at once, and not all processes at the same time.
-                await asyncio.sleep(random.uniform(pause_secs / 2, pause_secs))
-                pause_secs = min(2 * pause_secs, _LAST_PAUSE_SECS)
-                continue
-            self._ear = ear
-            try:
-                for topic in self._topics.values():
-                    topic.is_heard.clear()
-                if self._topics:
-                    ear.say("SUBSCRIBE", *self._topics)
-                if not await self._hear(ear):
+                pass
+            else:
+                heard_from = loop.time()
+                if not await self._hear_until_lost(ear):
                     return
-                pause_secs = _FIRST_PAUSE_SECS
-            finally:
-                self._ear = None
-                ear.close()
+                if loop.time() - heard_from > _LAST_PAUSE_SECS:
+                    pause_secs = _FIRST_PAUSE_SECS
+            # Not at once, for what is between may end each connection that subscribes; and not all
+            # processes at the same time.
+            await asyncio.sleep(random.uniform(pause_secs / 2, pause_secs))
+            pause_secs = min(2 * pause_secs, _LAST_PAUSE_SECS)
 
     async def _open(self) -> _Ear:
         async with asyncio.timeout(self._secs):
             connection = await self._client.connection_beside()
         return _Ear(connection, self._on_told, self._on_refused)
+
+    async def _hear_until_lost(self, ear: _Ear) -> bool:
+        """Have an ear, as :meth:`_hear` says, and close it."""
+        self._ear = ear
+        try:
+            if self._topics:
+                ear.say("SUBSCRIBE", *self._topics)
+            return await self._hear(ear)
+        finally:
+            self._ear = None
+            ear.close()
+            for topic in self._topics.values():
+                topic.is_heard = False
 
     async def _hear(self, ear: _Ear) -> bool:
         """Listen until the connection has ended, the server is silent, or nobody listens any more.
@@ -259,10 +266,8 @@ class RedisBells(SupportsBells):
         if topic is None:
             return
         if kind == b"subscribe":
-            topic.is_heard.set()
-            for bell in topic.bells:
-                if not bell.is_early:
-                    bell.ring()  # for what was missed meanwhile
+            topic.is_heard = True
+            self._ring((topic,))  # for what was missed until now
         elif kind == b"message":
             self._ring((topic,))
 
@@ -273,8 +278,6 @@ class RedisBells(SupportsBells):
                 "the server does not let this account subscribe to channels: whoever waits looks "
                 "now and then instead of being woken"
             )
-        for topic in self._topics.values():
-            topic.is_heard.set()
 
     @staticmethod
     def _ring(topics: Iterable[_Topic]) -> None:

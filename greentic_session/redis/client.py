@@ -11,25 +11,25 @@ from __future__ import annotations
 import asyncio
 import os
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar, cast, final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast, final
 
 import hiredis
 from redis.exceptions import ResponseError
 
-from ..errors import DurabilityError, StoreUnavailableError
+from ..errors import DurabilityError, OutcomeUnknownError, StoreUnavailableError
 from ..record import Verdict
-from .cluster import ClusterTopology
 from .connecting import connect, drop, new_connection
 from .faults import ForeignValueError, classify
 from .node import ClosedError, Node
+from .replies import garbled
 from .scripts import BARRIER
-from .sentinel import SentinelTopology
-from .topology import FAILURES, Standalone, Topology
+from .topology import FAILURES, Topology, at_once
 from .trouble import Trouble, attempt_ends_at
+from .whereabouts import topology_of
 from .wire import Exchange, Wire, WireLostError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
 
     from redis.asyncio.connection import AbstractConnection
 
@@ -43,7 +43,6 @@ __all__ = ["Command", "RedisClient", "Reply"]
 
 Argument = str | bytes | int
 Command = tuple[Argument, ...]
-_T = TypeVar("_T")
 Reply = Any  # Any: whatever RESP carries; each caller knows the type of its command's reply
 
 # Declared there for tuples of one.
@@ -88,6 +87,7 @@ class RedisClient:
         self._topology: Topology
         self._least_secs: Final = min(0.02, config.deadline_secs / 10)
         self._operation = 0
+        self._unheard: Final[dict[str, Trouble]] = {}  # of grants that may have been made
         self._closed = False
         self.in_flight = 0
         self.retries = 0
@@ -152,7 +152,7 @@ class RedisClient:
             except ForeignValueError as error:
                 raise ForeignValueError(indexes[error.index]) from None
             except _MovedOnError:
-                await _at_once(fetch, [[index] for index in indexes])
+                await at_once(fetch, [[index] for index in indexes])
                 return
             for index, reply in zip(indexes, found, strict=True):
                 replies[index] = reply
@@ -162,7 +162,7 @@ class RedisClient:
             parts.setdefault(self._topology.node_of(str(command[1])), []).append(index)
         unknown = parts.pop(None, ())
         groups = [*parts.values(), *([index] for index in unknown)]
-        await (fetch(groups[0]) if len(groups) == 1 else _at_once(fetch, groups))
+        await (fetch(groups[0]) if len(groups) == 1 else at_once(fetch, groups))
         return replies
 
     async def scan(
@@ -191,11 +191,14 @@ class RedisClient:
             command: Command = "SCAN", position.cursor, "MATCH", pattern, "COUNT", count
             try:
                 cursor, names = await self._scan_at(position.ahead[0], command, until)
+                goes_on, names = int(cursor) != 0, list(names)
+            except (TypeError, ValueError):
+                raise garbled() from None
             except _MovedOnError:
                 position = position._replace(version=-1, starts=min(starts, _FRESH_STARTS - 1))
                 continue
             break
-        if int(cursor):
+        if goes_on:
             return names, position._replace(cursor=cursor)
         if ahead := position.ahead[1:]:
             return names, position._replace(ahead=ahead, cursor=0)
@@ -217,7 +220,7 @@ class RedisClient:
                 await self._attempts(loop, None, _PING, until, at=node)
 
         if len(self._topology.nodes) > 1:
-            await _at_once(ping, self._topology.nodes)
+            await at_once(ping, self._topology.nodes)
 
     def run(
         self,
@@ -227,6 +230,8 @@ class RedisClient:
         *,
         until: float | None = None,
         is_hint: bool = False,
+        grants: str = "",
+        ends: str = "",
     ) -> Coroutine[Any, Any, Reply]:  # Any: as above
         """Run a script that writes, once, however often it takes to hear of it.
 
@@ -235,6 +240,9 @@ class RedisClient:
             earlier attempt may have been executed (ARGV 2).
         :param until: as in :meth:`read`.
         :param is_hint: whether what it writes may be lost, so that replicas are not waited for.
+        :param grants: a name of the caller's own for what it is granted. Should nobody hear of the
+            grant, as when the caller was cancelled, it reaches the server before what ends it.
+        :param ends: by that name, what is given back.
         :raises StoreUnavailableError: by the deadline; nothing was written.
         :raises OutcomeUnknownError: by the deadline; it may have been executed.
         :raises DurabilityError: it was executed, and too few replicas confirmed it.
@@ -257,7 +265,12 @@ class RedisClient:
             return (command,)
 
         return self._attempts(
-            loop, keys[0], commands, until, script=script, wants_acks=wants_acks, is_one=True
+            *(loop, keys[0], commands, until),
+            script=script,
+            wants_acks=wants_acks,
+            grants=grants,
+            earlier=self._unheard.pop(ends, None),
+            is_one=True,
         )
 
     async def connection_beside(self) -> AbstractConnection:
@@ -267,17 +280,19 @@ class RedisClient:
 
         :raises OSError: nobody knows a server, or it cannot be reached; or an error of the driver.
         """
-        loop = self._enter_loop()
+        until = self.deadline()
         if self._closed:
             raise ClosedError
-        give_up_at = loop.time() + self._config.deadline_secs
-        node = self._topology.node_of(None) or await self._topology.locate(None, give_up_at)
+        node = self._topology.node_of(None) or await self._topology.locate(None, until)
         if self._host is not None:
             await self._host.ensure()
         connection = new_connection(self._config, node.address)
         try:
-            await connect(connection)
-        except BaseException:
+            async with asyncio.timeout(self._config.deadline_secs / 2):
+                await connect(connection)
+        except BaseException as error:
+            if isinstance(error, FAILURES):
+                self._topology.blame(node, classify(error, sent=False))
             await drop(connection)
             raise
         return connection
@@ -287,8 +302,7 @@ class RedisClient:
         self._closed = True
         with suppress(StoreUnavailableError):
             self._enter_loop()  # those of another loop went with it
-            ends = self._topology.close()
-            if ends:
+            if ends := self._topology.close():
                 await asyncio.wait(ends, timeout=_CLOSE_SECS)
 
     async def _attempts(  # noqa: PLR0915 - each part of its own would cost every call a coroutine
@@ -300,6 +314,8 @@ class RedisClient:
         *,
         script: Script | None = None,
         wants_acks: bool = False,
+        grants: str = "",
+        earlier: Trouble | None = None,
         at: Node | None = None,
         is_mixed: bool = False,
         is_one: bool = False,
@@ -309,6 +325,7 @@ class RedisClient:
         :param key: as in :meth:`read`.
         :param commands: them, or what returns them for a server, given since when on its clock an
             earlier attempt may have been executed.
+        :param earlier: that of a call whose attempts are to arrive before this one's, or never.
         :param at: the server, whatever the key.
         :param is_mixed: whether the commands are of several slots.
         :param is_one: whether the first reply is returned, and not a list of all of them.
@@ -317,14 +334,15 @@ class RedisClient:
         ends_at = loop.time() + self._config.deadline_secs if until is None else until
         topology = self._topology
         trouble: Trouble | None = None
+        exchange: Exchange | None = None
+        wire: Wire | None = None
         self.in_flight += 1
         try:
             while True:
                 started_at = loop.time()
                 give_up_at = attempt_ends_at(started_at, ends_at)
-                exchange: Exchange | None = None
+                exchange = wire = None
                 node: Node | None = None
-                wire: Wire | None = None
                 index = 0
                 try:
                     if self._closed:
@@ -343,6 +361,9 @@ class RedisClient:
                     if trouble is not None and trouble.in_doubt:
                         wire = trouble.wire_of(wires) or wire
                         since = await self._look_back(trouble, wire, give_up_at)
+                    elif earlier is not None:
+                        wire = earlier.wire_of(node) or wire
+                        await self._look_back(earlier, wire, give_up_at)
                     # Only now: time has passed, and another call may have loaded the script.
                     given = commands(node, since) if callable(commands) else commands
                     if asked is not None:
@@ -388,6 +409,14 @@ class RedisClient:
                 if loop.time() >= ends_at:  # a busy loop woke this call late: send nothing more
                     raise trouble.given_up(fault) from cause
                 self.retries += 1
+        except (asyncio.CancelledError, OutcomeUnknownError):
+            if grants:
+                trouble = trouble or Trouble(topology, script)
+                if exchange is not None:
+                    trouble.leave(wire, exchange.sent_at)
+                if trouble.in_doubt:
+                    self._unheard[grants] = trouble
+            raise
         finally:
             self.in_flight -= 1
 
@@ -402,8 +431,7 @@ class RedisClient:
     async def _scan_at(
         self, node: Node, command: Command, until: float
     ) -> tuple[bytes, list[bytes]]:
-        loop = self._enter_loop()
-        replies = await self._attempts(loop, None, (command,), until, at=node)
+        replies = await self._attempts(self._enter_loop(), None, (command,), until, at=node)
         return cast("tuple[bytes, list[bytes]]", replies[0])
 
     async def _look_back(self, trouble: Trouble, wire: Wire, give_up_at: float) -> float:
@@ -456,7 +484,8 @@ class RedisClient:
         if loop is not self._loop:
             # Wires and waiters belong to the loop that made them.
             self._loop = loop
-            self._topology = _topology(self._config, self._host)
+            self._unheard.clear()
+            self._topology = topology_of(self._config, self._host)
             # Counted on from a random start, and so that a forked process has a start of its own.
             self._operation = int.from_bytes(os.urandom(8))
         return loop
@@ -469,21 +498,3 @@ def _is_done(reply: Reply) -> bool:
 
 class _MovedOnError(Exception):
     """What was asked of a server has come to be elsewhere."""
-
-
-def _topology(config: RedisConfig, host: ServerHost | None) -> Topology:
-    if config.sentinel is not None:
-        return SentinelTopology(config, config.sentinel)
-    if config.cluster:
-        return ClusterTopology(config, config.cluster)
-    return Standalone(config, host)
-
-
-async def _at_once(step: Callable[[_T], Coroutine[Any, Any, None]], over: Iterable[_T]) -> None:
-    """Take a step for each, and raise the first error as it is."""
-    try:
-        async with asyncio.TaskGroup() as tasks:
-            for each in over:
-                tasks.create_task(step(each))
-    except ExceptionGroup as group:
-        raise group.exceptions[0] from None

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, cast, final
 
 from .._compat import override
-from ..errors import OutcomeUnknownError, StoreUnavailableError
+from ..errors import StoreUnavailableError
 from ..locking import LockBackend, LockBid, LockHolding, LockOutcome, LockPlace
 from ..record import DONE, Verdict
 from .faults import ForeignValueError
-from .replies import garbled
+from .replies import being_read, garbled
 from .scripts import LEAVE_LOCK, LOCK, RENEW_LOCK, Script
 
 if TYPE_CHECKING:
@@ -52,10 +52,11 @@ class RedisLocks(LockBackend):
             *(bid.name, bid.lease_ms, bid.place_ms, int(bid.queues), self._fence),
             until=until,
         )
-        if verdict is not DONE:
-            lease_ms, left_ms = told
-            return LockOutcome(verdict, 0, lease_ms, left_ms)
-        fence, lease_ms, left_ms = told
+        with being_read():
+            if verdict is not DONE:
+                lease_ms, left_ms = told
+                return LockOutcome(verdict, 0, lease_ms, left_ms)
+            fence, lease_ms, left_ms = told
         self._fence = max(self._fence, fence)
         return LockOutcome(DONE, fence, lease_ms, left_ms)
 
@@ -66,9 +67,8 @@ class RedisLocks(LockBackend):
 
     @override
     async def leave(self, place: LockPlace, lease_ms: int, until: float | None) -> bool:
-        # Replicas are not waited for: should this be lost, the lease or the place ends by itself.
         verdict, *_ = await self._run(
-            LEAVE_LOCK, place, lease_ms, self._names.bell(""), until=until, is_hint=True
+            LEAVE_LOCK, place, lease_ms, self._names.bell(""), until=until
         )
         return verdict is DONE
 
@@ -105,18 +105,22 @@ class RedisLocks(LockBackend):
         place: LockPlace,
         *arguments: Argument,
         until: float | None,
-        is_hint: bool = False,
     ) -> tuple[Verdict, *tuple[int, ...]]:
         names = self._names.of_lock(place.scope, place.key)
         parts = (place.token, *arguments)
         try:
-            reply = await self._client.run(script, names, parts, until=until, is_hint=is_hint)
+            reply = await self._client.run(
+                *(script, names, parts),
+                until=until,
+                # Should leaving be lost with its server, the lease or the place ends by itself.
+                is_hint=script is LEAVE_LOCK,
+                grants=place.token if script is LOCK else "",
+                ends=place.token if script is LEAVE_LOCK else "",
+            )
         except ForeignValueError:
             raise _foreign() from None
-        try:
+        with being_read():
             return Verdict(reply[0]), *map(int, reply[1:])
-        except (TypeError, ValueError, LookupError):
-            raise OutcomeUnknownError("the server's answer cannot be read") from None
 
 
 def _foreign() -> StoreUnavailableError:

@@ -121,7 +121,9 @@ class Node:
 
     def has(self, wire: Wire) -> bool:
         """Return whether a wire leads to this server."""
-        return wire in self._wires or wire in self._ebbing
+        if wire in self._wires or wire in self._ebbing:
+            return True
+        return self._beside is not None and self._beside.has(wire)
 
     def ready_wire(self, now: float) -> Wire | None:
         """Return a wire that takes an exchange at once."""

@@ -13,7 +13,15 @@ if TYPE_CHECKING:
 
     from .client import Reply
 
-__all__ = ["being_read", "foreign", "garbled", "outcome_of", "scored", "unreadable"]
+__all__ = [
+    "being_looked_at",
+    "being_read",
+    "foreign",
+    "garbled",
+    "outcome_of",
+    "scored",
+    "unreadable",
+]
 
 
 _GARBLED: Final = "the server's answer cannot be read"
@@ -49,6 +57,18 @@ def being_read() -> Generator[None]:
         yield
     except (TypeError, ValueError, LookupError, AttributeError):
         raise OutcomeUnknownError(_GARBLED) from None
+
+
+@contextmanager
+def being_looked_at() -> Generator[None]:
+    """Read the answer to a command that changed nothing in a block.
+
+    :raises StoreUnavailableError: if no Redis or Valkey answers so.
+    """
+    try:
+        yield
+    except (TypeError, ValueError, LookupError, AttributeError):
+        raise garbled() from None
 
 
 def garbled() -> StoreUnavailableError:

@@ -13,13 +13,13 @@ from .faults import UnknownPlaceError
 from .node import Node
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterable, Sequence
+    from collections.abc import Callable, Coroutine, Iterable, Sequence
 
     from ..config import RedisConfig
     from .faults import Fault
     from .hosting import ServerHost
 
-__all__ = ["FAILURES", "LookingTopology", "Standalone", "Topology", "first_answer"]
+__all__ = ["FAILURES", "LookingTopology", "Standalone", "Topology", "at_once", "first_answer"]
 
 _T = TypeVar("_T")
 FAILURES: Final = (RedisError, OSError, EOFError)
@@ -277,3 +277,13 @@ async def first_answer(asked: Iterable[Coroutine[Any, Any, _T]]) -> _T:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
     raise failure or UnknownPlaceError("there is nobody to ask")
+
+
+async def at_once(step: Callable[[_T], Coroutine[Any, Any, None]], over: Iterable[_T]) -> None:
+    """Take a step for each, and raise the first error as it is."""
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            for each in over:
+                tasks.create_task(step(each))
+    except ExceptionGroup as group:
+        raise group.exceptions[0] from None

@@ -66,6 +66,17 @@ class Trouble:
             if one is not None and here is not None and one.run == here.run
         ]
 
+    def leave(self, wire: Wire | None, started_at: float) -> None:
+        """Take note of an attempt that may still arrive.
+
+        :param wire: on which it left, if it did.
+        :param started_at: when it began.
+        """
+        if self.doubtful_since is None:
+            self.doubtful_since = started_at
+        if wire is not None and wire not in self._left:
+            self._left.append(wire)
+
     def meet(self, fault: Fault, node: Node | None, started_at: float, wire: Wire | None) -> float:
         """Take note of a failed attempt, and return how long to wait before the next, in seconds.
 
@@ -76,10 +87,7 @@ class Trouble:
         self._attempts += 1
         self.asked = None
         if fault.kind is FaultKind.AMBIGUOUS:
-            if self.doubtful_since is None:
-                self.doubtful_since = started_at
-            if wire is not None and wire not in self._left:
-                self._left.append(wire)
+            self.leave(wire, started_at)
         if node is None:
             return _pause(self._attempts)
         self._topology.blame(node, fault)

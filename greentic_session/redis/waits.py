@@ -30,7 +30,7 @@ from ..waiting import (
     WaitOwner,
 )
 from .faults import ForeignValueError
-from .replies import foreign, scored, unreadable
+from .replies import being_looked_at, being_read, foreign, scored, unreadable
 from .scripts import (
     ANNOUNCE,
     CLAIM,
@@ -150,8 +150,8 @@ class RedisWaits(WaitBackend):
             (hold.owner, scope_hash, attempt, event, lease_ms, events.ttl_ms),
             until=until,
         )
-        verdict = Verdict(reply[0])
-        try:
+        with being_read():
+            verdict = Verdict(reply[0])
             if verdict is Verdict.CLAIMED:
                 return WaitOutcome(verdict, lease_ms=int(reply[1]))
             if verdict is not Verdict.DONE:
@@ -159,6 +159,7 @@ class RedisWaits(WaitBackend):
             value, incarnation, at, life, body, fence, lease, left, since, *_ = cast(
                 "list[bytes]", reply[1:]
             )
+        try:
             outcome = WaitOutcome(
                 verdict,
                 int(value),
@@ -171,7 +172,7 @@ class RedisWaits(WaitBackend):
                 lease_ms=int(lease),
                 left_ms=int(left),
             )
-        except ValueError:
+        except (TypeError, ValueError, AttributeError):
             raise unreadable(hold.key) from None
         if outcome.ttl_ms:
             await self._extend(hold, reply[9:], until)
@@ -180,10 +181,12 @@ class RedisWaits(WaitBackend):
     @override
     async def renew(self, hold: Hold, lease_ms: int, until: float | None) -> WaitOutcome:
         reply = await self._run(RENEW, hold.scope, hold.key, (hold.fence, lease_ms), until=until)
-        if reply[0] != Verdict.DONE:
-            return WaitOutcome(Verdict(reply[0]))
+        with being_read():
+            if reply[0] != Verdict.DONE:
+                return WaitOutcome(Verdict(reply[0]))
+            outcome = WaitOutcome(Verdict.DONE, lease_ms=int(reply[1]), left_ms=int(reply[2]))
         await self._extend(hold, reply[3:], until)
-        return WaitOutcome(Verdict.DONE, lease_ms=int(reply[1]), left_ms=int(reply[2]))
+        return outcome
 
     @override
     async def settle(
@@ -228,7 +231,8 @@ class RedisWaits(WaitBackend):
             )
         except ForeignValueError as error:
             raise foreign(keys[error.index]) from None
-        return [event for reply in replies for event in _events(reply)]
+        with being_looked_at():
+            return [event for reply in replies for event in _events(reply)]
 
     @override
     async def clear(
@@ -286,9 +290,10 @@ class RedisWaits(WaitBackend):
             )
         except ForeignValueError:
             raise _foreign_index() from None
-        now_ms = int(time[0]) * 1000 + int(time[1]) // 1000
-        seen = seen_at is not None and now_ms < float(seen_at) + events.ttl_ms
-        return Hints(_hints(lines or b""), seen)
+        with being_looked_at():
+            now_ms = int(time[0]) * 1000 + int(time[1]) // 1000
+            seen = seen_at is not None and now_ms < float(seen_at) + events.ttl_ms
+            return Hints(_hints(lines or b""), seen)
 
     @override
     async def all_hints(self, whose: WaitOwner, until: float | None) -> Sequence[tuple[str, Hint]]:
@@ -299,23 +304,25 @@ class RedisWaits(WaitBackend):
             )
         except ForeignValueError:
             raise _foreign_index() from None
-        pairs = (
-            reply.items()  # RESP3
-            if isinstance(reply, dict)
-            else zip(reply[::2], reply[1::2], strict=True)
-        )
-        return [(scope.decode(), hint) for scope, lines in pairs for hint in _hints(lines)]
+        with being_looked_at():
+            pairs = (
+                reply.items()  # RESP3
+                if isinstance(reply, dict)
+                else zip(reply[::2], reply[1::2], strict=True)
+            )
+            return [(scope.decode(), hint) for scope, lines in pairs for hint in _hints(lines)]
 
     @override
     async def announce(
         self, whose: WaitOwner, scope_hash: str, key: SessionKey, ttl_ms: int, until: float | None
     ) -> Announcement:
         reply = await self._run_on_index(ANNOUNCE, whose, (scope_hash, key, ttl_ms), until=until)
-        others = [
-            Hint(SessionKey(key.decode()), int(since), 0)
-            for since, key in zip(reply[2::2], reply[3::2], strict=True)
-        ]
-        return Announcement(reply[0].decode(), reply[1] == 1, others)
+        with being_read():
+            others = [
+                Hint(SessionKey(key.decode()), int(since), 0)
+                for since, key in zip(reply[2::2], reply[3::2], strict=True)
+            ]
+            return Announcement(reply[0].decode(), reply[1] == 1, others)
 
     @override
     async def reindex(
@@ -371,11 +378,12 @@ class RedisWaits(WaitBackend):
 
 
 def _written(key: str, reply: Reply) -> WaitOutcome:
-    verdict = Verdict(reply[0])
-    if len(reply) == 1:
-        return WaitOutcome(verdict)
-    told = cast("list[bytes]", reply[1:])
-    value, incarnation, at, since, left = (*told, *_UNTOLD[len(told) :])
+    with being_read():
+        verdict = Verdict(reply[0])
+        if len(reply) == 1:
+            return WaitOutcome(verdict)
+        told = cast("list[bytes]", reply[1:])
+        value, incarnation, at, since, left = (*told, *_UNTOLD[len(told) :])
     try:
         return WaitOutcome(
             verdict,
@@ -385,12 +393,13 @@ def _written(key: str, reply: Reply) -> WaitOutcome:
             since_us=int(since),
             moved_from=left.decode(),
         )
-    except ValueError:
+    except (TypeError, ValueError, AttributeError):
         raise unreadable(key) from None
 
 
 def _standing(key: str, reply: Reply) -> Standing | None:
-    owner, ttl, at, lease, scope_hash, since = cast("list[bytes | None]", reply)
+    with being_looked_at():
+        owner, ttl, at, lease, scope_hash, since = cast("list[bytes | None]", reply)
     if owner is None or ttl is None or at is None:
         return None
     try:
@@ -398,7 +407,7 @@ def _standing(key: str, reply: Reply) -> Standing | None:
         expires_ms = max(int(at), int(lease or 0)) + life if life else 0
         waits_on = (scope_hash or b"").decode()
         return Standing(owner.decode(), waits_on, int(since or 0), expires_ms)
-    except ValueError:
+    except (TypeError, ValueError, AttributeError):
         raise unreadable(key) from None
 
 

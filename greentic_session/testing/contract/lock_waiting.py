@@ -201,6 +201,8 @@ class LockWaitingContract:
         at = await lock_bench(harness)
         other = await at.peer()
         async with other.backend.listen("b") as bell, other.backend.listen("c") as later:
+            assert await bell.rung(PATIENCE_SECS) is True  # it is heard
+            assert await later.rung(PATIENCE_SECS) is True
             if left == "the lock":
                 await _queued(at, "b", "c")
                 assert await bell.rung(0) is False
@@ -216,6 +218,7 @@ class LockWaitingContract:
     async def test_nobody_is_rung_for_in_vain(self, harness: StoreHarness) -> None:
         at = await lock_bench(harness)
         async with at.backend.listen("b") as bell:
+            assert await bell.rung(PATIENCE_SECS) is True  # it is heard
             await _queued(at, "a", "b")
             await at.leave("a")  # the lock is held still
             await at.leave("stranger")

@@ -1,0 +1,89 @@
+"""A lease that cannot be renewed: its block ends when the lease does, and no later.
+
+On trio with a clock that jumps to whatever comes next, so that times are exact.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import anyio
+import pytest
+from trio.testing import MockClock
+
+from greentic_session import LeaseLostError, StoreUnavailableError
+from greentic_session.keeping import LeaseKeeper
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> object:
+    return "trio", {"clock": MockClock(autojump_threshold=0)}
+
+
+async def cut_off_at(lease_secs: float, renew: Callable[[], Awaitable[object]]) -> float:
+    """Keep a lease that begins now, and return how old it was when its block was cancelled."""
+    began_at = anyio.current_time()
+    keeper = LeaseKeeper(lease_secs, began_at + lease_secs)
+    ages: list[float] = []
+
+    async def leave() -> None:
+        pass
+
+    async def block() -> None:
+        async with keeper.kept(renew, leave, name="test", leave_secs=1):
+            try:
+                await anyio.sleep_forever()
+            finally:
+                ages.append(anyio.current_time() - began_at)
+
+    with pytest.raises(LeaseLostError):
+        await block()
+    return ages[0]
+
+
+@pytest.mark.parametrize("call_secs", [0, 0.5, 2, 3, 7, 100])
+@pytest.mark.parametrize("lease_secs", [1, 6, 30])
+async def test_a_block_ends_with_its_lease_if_the_store_is_away(
+    lease_secs: float, call_secs: float
+) -> None:
+    async def renew() -> None:
+        await anyio.sleep(call_secs)
+        raise StoreUnavailableError("away")
+
+    assert await cut_off_at(lease_secs, renew) == pytest.approx(lease_secs)
+
+
+async def test_the_store_is_asked_again_while_time_is_left() -> None:
+    asked_at: list[float] = []
+    began_at = anyio.current_time()
+
+    async def renew() -> None:
+        asked_at.append(anyio.current_time() - began_at)
+        raise StoreUnavailableError("away")
+
+    assert await cut_off_at(30, renew) == pytest.approx(30)
+    assert asked_at == pytest.approx([10, 13, 16, 19, 22, 25, 28])
+
+
+async def test_a_loop_that_was_held_up_may_still_ask() -> None:
+    """Whoever had not begun to ask in time does so, since the lease may be nobody else's yet."""
+    began_at = anyio.current_time()
+    keeper = LeaseKeeper(30, began_at - 1)  # as if the loop had stood still since
+    asked = anyio.Event()
+
+    async def renew() -> None:
+        await anyio.sleep(5)
+        keeper.ends_at = anyio.current_time() + 30
+        asked.set()
+
+    async def leave() -> None:
+        keeper.ended = True
+
+    async with keeper.kept(renew, leave, name="test", leave_secs=1):
+        await asked.wait()
+    assert not keeper.lost
