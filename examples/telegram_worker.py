@@ -258,8 +258,7 @@ class Bot(NamedTuple):
                 # One update a turn, so that the turn's end is that update's: removing the session
                 # removes no /start behind it.
                 async with self.inbox.take(name, most=1) as turn:
-                    if turn is not None:
-                        await self.handle(turn)
+                    await self.handle(turn)
 
     async def handle(self, turn: InboxTurn[Onboarding]) -> None:
         """See an update through, and end the turn."""

@@ -26,7 +26,16 @@ from .validation import check_identifier, check_user
 if TYPE_CHECKING:
     from .model import Session
 
-__all__ = ["Owner", "admit", "admits", "check_presented", "owner_of", "scope_of"]
+__all__ = [
+    "Owner",
+    "admission_of",
+    "admit",
+    "admits",
+    "check_presented",
+    "ctx_of",
+    "owner_of",
+    "scope_of",
+]
 
 
 class Owner(msgspec.Struct, frozen=True, gc=False):
@@ -53,7 +62,7 @@ def _owner(env: object, tenant_id: object, team_id: object, user_id: object) -> 
     team = "" if team_id is None else check_identifier(team_id, "team_id")
     user = "" if user_id is None else check_user(user_id)
     exact = f"{team}/{user}"
-    return Owner(scope, exact, Admission(exact, f"{team}/"))
+    return Owner(scope, exact, admission_of(exact))
 
 
 # Texts that compare equal give equal owners, whatever their class; what is refused is not kept.
@@ -97,6 +106,18 @@ def admit(ctx: TenantCtx) -> tuple[str, Admission]:
     except TypeError:
         caller = owner_of(ctx)
     return caller.scope, caller.admission
+
+
+def admission_of(owner: str) -> Admission:
+    """Return which records a caller with an owner's text may act on."""
+    return Admission(owner, owner[: owner.index("/") + 1])
+
+
+def ctx_of(scope: str, owner: str) -> TenantCtx:
+    """Return the caller whose texts these are, without attributes."""
+    env, _, tenant_id = scope.partition("/")
+    team, _, user = owner.partition("/")
+    return TenantCtx(tenant_id=tenant_id, env=env, team_id=team or None, user_id=user or None)
 
 
 def admits(admission: Admission | None, owner: str) -> bool:

@@ -62,11 +62,13 @@ class Letter(NamedTuple):
     :ivar event_id: names it, as the channel does.
     :ivar payload: opaque bytes.
     :ivar at_ms: when it was admitted, milliseconds since the epoch by the store's clock.
+    :ivar owner: team and user of who admitted it, as :mod:`greentic_session.fence` writes them.
     """
 
     event_id: str
     payload: bytes
     at_ms: int
+    owner: str
 
     def __repr__(self) -> str:
         """Return the sizes: a payload is somebody's message."""
@@ -92,6 +94,10 @@ class Posting(NamedTuple):
     payload: bytes
     most: int
     events: EventMemory
+
+    def __repr__(self) -> str:
+        """Return the inbox and the size: a payload is somebody's message."""
+        return f"Posting({self.inbox!r}, {len(self.payload)} bytes)"
 
 
 class PostOutcome(Outcome, frozen=True, gc=False):
@@ -145,7 +151,8 @@ class Grant(NamedTuple):
     :ivar hold: the turn.
     :ivar lease_ms: when its lease ends, milliseconds since the epoch by the store's clock.
     :ivar left_ms: how much of the lease was left when it was taken.
-    :ivar letters: the mail, in order, at least one; the head alone if that was tried before.
+    :ivar letters: the mail, in order, at least one; the head alone if that was tried before. All of
+        callers to whom the session is open; if there is none, all of the same caller.
     :ivar attempt: which attempt at the head this is; 1 is the first.
     :ivar record: the session; ``None`` if there is none.
     """
@@ -175,7 +182,9 @@ class Commitment(NamedTuple):
     :ivar draft: the state to write; ``None`` writes none.
     :ivar removes: whether the session is removed.
     :ivar expected: the token that the turn has seen last; ``Cas.none()`` is an absent session.
-    :ivar handled: how many letters go from the head.
+    :ivar handled: how many of the turn's letters, from the first, are done with by now: those that
+        are still there go. Counted from the start of the turn, for its holder may not know whether
+        an earlier step was done.
     :ivar in_hand: how many of the turn's letters are left; the next of them is tried from now on.
     :ivar ends: whether the turn ends.
     """
@@ -190,7 +199,7 @@ class Commitment(NamedTuple):
 
 
 class DeadMail(NamedTuple):
-    """A letter that was tried too often.
+    """A letter that was tried too often, or might not be handed out.
 
     :ivar box: whose.
     :ivar letter: as it was.
@@ -261,7 +270,8 @@ class InboxBackend(ABC):
         """Take the turn of the session that has been due for longest.
 
         Counts an attempt at the head of its mail. A head that was tried as often as it may be goes
-        to the dead letters, and the next one is the head.
+        to the dead letters, and the next one is the head; so does one of a caller to whom the live
+        session is not open: it came before that session, else it had been refused.
 
         :raises DecodeError: a session's record, or its mailbox, is not of this library's making.
             It is not due again for a while.

@@ -146,7 +146,6 @@ async def take(inbox: Inbox, seed: int, name: str) -> None:
     while True:
         try:
             async with inbox.take(name, most=MOST) as turn:
-                assert turn is not None
                 say("taken", key=turn.key, fence=turn.fence, mail=len(turn.mail))
                 if dice.random() < 0.01:
                     fail()

@@ -9,10 +9,12 @@ from uuid import uuid4
 import pytest
 
 from greentic_session import (
+    DurabilityError,
     SessionKey,
     StoreUnavailableError,
     create_session_store,
 )
+from greentic_session.ordering import SessionInbox
 from greentic_session.testing.servers import valkey_binary
 from greentic_session.testing.topologies import ClusterRig, StandaloneRig
 
@@ -137,3 +139,29 @@ async def test_servers_that_hold_no_slots_any_more_are_left(rig: ClusterRig) -> 
             return len(store._client._topology.nodes) == 3  # type: ignore[attr-defined]
 
         await until_async(only_masters)
+
+
+async def test_mail_is_as_durable_as_what_leads_to_it(rig: ClusterRig) -> None:
+    async with store_of(rig, namespace="n", acks=1, deadline=2) as store:
+        inbox = SessionInbox(store, CTX, attempts=1)
+        index = await rig.master_of(rig.slot_of("n:inbox:{inbox}"))
+        (replica,) = await rig.replicas_of(index)
+        keys = [key for key in KEYS if await rig.master_of(slot_of(key)) is not index]
+        await inbox.admit(keys[0], "poison", b"")
+        with pytest.raises(ZeroDivisionError):
+            async with inbox.take("worker"):
+                raise ZeroDivisionError
+        rig.pause(replica)
+        try:
+            # The replica that would take over knows of no mail, and of no dead letter.
+            with pytest.raises(DurabilityError):
+                await inbox.admit(keys[1], "e1", b"")
+            with pytest.raises(DurabilityError):
+                async with inbox.take("worker"):
+                    pass
+        finally:
+            rig.resume(replica)
+        assert not (await inbox.admit(keys[1], "e1", b"")).is_new
+        async with inbox.take("worker", wait=20) as turn:
+            assert turn is not None
+            await turn.finish()

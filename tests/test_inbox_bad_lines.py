@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from greentic_session.testing.harness import RedisHarness
+from greentic_session.testing.proxy import always
 from greentic_session.testing.servers import LocalServer, valkey_binary
 
 from .inbox_rig import CTX, handled, inbox_on, key_of
 from .matrix.test_versions import SERVERS, binary_of
-from .redis_proxy import BREAKS, Proxy, at_random
+from .redis_proxy import BREAKS, Fate, Proxy, at_random
 from .redis_rig import SEED, store_at, until
 
 if TYPE_CHECKING:
@@ -125,6 +126,24 @@ def office_on(store: Store, before: Office) -> Office:
     return after
 
 
+async def test_a_slow_line_is_no_bar_to_a_turn_behind_many_hints_that_lead_to_nothing(
+    harness: RedisHarness, tcp_server_url: str
+) -> None:
+    index = f"{harness.config.namespace}:inbox:{{inbox}}"
+    for number in range(34):
+        await harness.client.read("ZADD", index, 1, f"default/acme/gone {number}", key=index)
+    await inbox_on(await harness.open()).admit(key_of(0), "event 0", b"0")
+    port = int(tcp_server_url.rpartition(":")[2])
+    # All looks together take longer than a call may; each by itself takes a small part of that.
+    async with (
+        Proxy(port, always(Fate.HOLD), delay_secs=0.015) as proxy,
+        store_at(proxy.url, namespace=harness.config.namespace, deadline=1) as store,
+        inbox_on(store).take("worker", wait=0) as turn,
+    ):
+        assert turn is not None
+        assert turn.key == key_of(0)
+
+
 async def test_a_storm_of_forgotten_scripts_is_seen_by_nobody(server: LocalServer) -> None:
     async with RedisHarness(server.url) as harness:
         store = await harness.open()
@@ -180,7 +199,6 @@ async def test_takers_that_wait_leave_the_server_alone() -> None:
             async def wait(number: int) -> None:
                 inbox = inbox_on(stores[number % 2], lease=60)
                 async with inbox.take(f"taker {number}") as turn:
-                    assert turn is not None
                     woken.append(turn.key)
                     await turn.finish(handled(turn))
 

@@ -43,7 +43,7 @@ class MailBench(Bench):
         return await self.run(script, *arguments, **call)
 
     async def post(self, event: str = "e1", *, full: int = 100, **call: Any) -> Any:
-        letter = f"{len(event)}:{event}hello"
+        letter = f"{len(OWNER)}:{OWNER}{len(event)}:{event}hello"
         limits = (full, 100, MEMORY_MS, KEEP_MS)
         return await self.mail(scripts.POST, *MINE, event, letter, *limits, **call)
 
@@ -102,7 +102,7 @@ class MailBench(Bench):
     async def letters(self) -> list[bytes]:
         """The ids of the events in the mailbox."""
         letters: list[bytes] = await self.client.read("LRANGE", f"{self.box}:mail", 0, -1)
-        return [letter.split(b":", 2)[2].removesuffix(b"hello") for letter in letters]
+        return [letter.split(b":", 3)[3].removesuffix(b"hello") for letter in letters]
 
 
 @pytest.fixture

@@ -315,7 +315,6 @@ async def _order(store: AsyncSessionStore[dict[str, Any]]) -> None:
         await inbox.admit(session.key, f"{number}", b"")
     assert (await inbox.depth()).sessions == 1
     async with inbox.take("w", most=1) as turn:
-        assert turn is not None
         await turn.renew()
         await turn.commit(session, 1)
         for number in range(2, 4):
@@ -325,7 +324,6 @@ async def _order(store: AsyncSessionStore[dict[str, Any]]) -> None:
         async with inbox.take("w"):
             raise ZeroDivisionError
     async with inbox.take("w") as turn:
-        assert turn is not None
         await turn.remove()
     (letter,) = [found async for found in inbox.dead_letters()]
     assert await inbox.replay(letter)

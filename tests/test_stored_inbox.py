@@ -75,7 +75,7 @@ async def test_a_letter_that_waits(rig: Rig) -> None:
     (letter,) = await rig.read("LRANGE", f"{BOX}:mail", 0, -1)
     at, rest = letter.split(b":", 1)
     assert before <= int(at) <= after
-    assert rest == b"7:event:1\0:hello"
+    assert rest == b"15:support/Ann:{1}7:event:1\0:hello"
     ((event_id, seen_at),) = await rig.read("ZRANGE", f"{BOX}:seen", 0, -1, "WITHSCORES")
     assert (event_id, int(seen_at)) == (b"event:1", int(at))
     assert await rig.read("PEXPIRETIME", f"{BOX}:seen") == int(at) + DAY_MS - 1
@@ -91,7 +91,6 @@ async def test_a_letter_in_hand(rig: Rig) -> None:
     before = await rig.now_ms()
     async with rig.inbox.take("worker-1") as turn:
         after = await rig.now_ms()
-        assert turn is not None
         box = await rig.hash(BOX)
         assert list(box) == ["posts", "fence", "lease", "by", "worker", "tries"]
         assert box["fence"] == str(turn.fence)
@@ -132,7 +131,7 @@ async def test_a_session_at_rest_and_a_dead_letter(rig: Rig) -> None:
     died_at, tries, letter = entry.split(b":", 2)
     assert before <= int(died_at) <= after
     assert tries == b"1"
-    assert letter.endswith(b":7:event:1\0:hello")
+    assert letter.endswith(b":15:support/Ann:{1}7:event:1\0:hello")
     assert await rig.read("PEXPIRETIME", f"{BOX}:dead") == int(died_at) + 30 * DAY_MS - 1
     ((member, entered_at),) = await rig.read("ZRANGE", f"{INDEX}:dead", 0, -1, "WITHSCORES")
     assert member == MEMBER
@@ -148,5 +147,5 @@ async def test_an_event_that_came_early(rig: Rig) -> None:
     (letter,) = await rig.read("LRANGE", name, 0, -1)
     at, rest = letter.split(b":", 1)
     assert before <= int(at) <= await rig.now_ms()
-    assert rest == b"7:event:1hello"
+    assert rest == b"15:support/Ann:{1}7:event:1hello"
     assert await rig.read("PEXPIRETIME", name) == int(at) + 60_000 - 1

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from itertools import islice
+from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Final, final
 
 from .._compat import override
-from ..fence import admits
+from ..fence import admission_of, admits
 from ..mailing import (
     DeadMail,
     Grant,
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from ..leasing import Bell, Guard
     from ..mailing import Bid, Commitment, EarlyPlace, Posting
+    from ..record import Record
     from ..waiting import EventMemory
     from .bells import MemoryBells
     from .expiry import Name
@@ -50,9 +51,10 @@ class _Box:
     :ivar worker: who took it.
     :ivar tries: how often the head was tried, the turn that is held included.
     :ivar rest_ms: when the head may be tried again.
+    :ivar done: how many letters of the newest turn have gone.
     """
 
-    __slots__ = ("fence", "lease_ms", "mail", "rest_ms", "tries", "whose", "worker")
+    __slots__ = ("done", "fence", "lease_ms", "mail", "rest_ms", "tries", "whose", "worker")
 
     def __init__(self, whose: Mailbox) -> None:
         self.whose: Final = whose
@@ -62,6 +64,7 @@ class _Box:
         self.worker = ""
         self.tries = 0
         self.rest_ms = 0
+        self.done = 0
 
 
 @final
@@ -159,7 +162,8 @@ class MemoryInbox(InboxBackend):
         if waiting >= posting.most:
             return PostOutcome(Verdict.FULL, waiting=waiting, worker=worker)
         self._seen.add(name, posting.event_id, posting.events, now_ms)
-        self._append(posting.inbox, name, posting.event_id, posting.payload, now_ms)
+        letter = Letter(posting.event_id, posting.payload, now_ms, posting.admission.exact)
+        self._append(posting.inbox, name, letter, now_ms)
         return PostOutcome(Verdict.DONE, waiting=waiting + 1, worker=worker)
 
     @override
@@ -198,12 +202,14 @@ class MemoryInbox(InboxBackend):
         outcome = self._write(commitment, now_ms)
         if outcome.verdict is not Verdict.DONE:
             return outcome
-        for _ in range(min(handled, len(box.mail))):
-            box.mail.popleft()
-        if handled:
-            box.tries = 1 if in_hand else 0
+        if handled > box.done:
+            for _ in range(min(handled - box.done, len(box.mail))):
+                box.mail.popleft()
+            box.done = handled
+            box.tries = 1 if in_hand and not ends else 0
+        elif ends:
+            box.tries = max(0, box.tries - 1)  # the head is left: this was no attempt at it
         if ends:
-            box.tries = 0 if handled else box.tries
             self._give_back(hold, box, now_ms)
         elif not box.mail:
             self._lapses.add(hold.box, box.lease_ms, now_ms)
@@ -256,7 +262,7 @@ class MemoryInbox(InboxBackend):
         if box is not None and len(box.mail) >= most:
             return Outcome(Verdict.FULL)
         self._dead.remove(name, (inbox, mail), now_ms)
-        self._append(inbox, name, mail.letter.event_id, mail.letter.payload, now_ms)
+        self._append(inbox, name, mail.letter._replace(at_ms=now_ms), now_ms)
         return Outcome(Verdict.DONE)
 
     @override
@@ -286,7 +292,8 @@ class MemoryInbox(InboxBackend):
             return Outcome(Verdict.SEEN)
         if len(kept) >= events.most:
             return Outcome(Verdict.FULL)
-        self._early.add(name, Letter(event_id, payload, now_ms), now_ms + events.ttl_ms, now_ms)
+        letter = Letter(event_id, payload, now_ms, place.whose.owner)
+        self._early.add(name, letter, now_ms + events.ttl_ms, now_ms)
         return Outcome(Verdict.DONE)
 
     @override
@@ -306,13 +313,11 @@ class MemoryInbox(InboxBackend):
     def _now_ms(self) -> int:
         return self._records.clock.now_ms()
 
-    def _append(
-        self, inbox: str, name: Mailbox, event_id: str, payload: bytes, now_ms: int
-    ) -> None:
+    def _append(self, inbox: str, name: Mailbox, letter: Letter, now_ms: int) -> None:
         box = self._boxes.get(name)
         if box is None:
             box = self._boxes[name] = _Box(name)
-        box.mail.append(Letter(event_id, payload, now_ms))
+        box.mail.append(letter)
         queue = self._queues.setdefault(inbox, DueQueue())
         if name not in queue:
             queue.move(name, max(now_ms, box.lease_ms, box.rest_ms))
@@ -320,11 +325,13 @@ class MemoryInbox(InboxBackend):
             self._bells.ring(_topic(inbox))
 
     def _try_head(self, bid: Bid, box: _Box, now_ms: int) -> bool:
-        """Count an attempt at the head, or at the next one if the head has had all of its own.
+        """Count an attempt at the head, or at the first that has not had all of its own and is for
+        the session.
 
         :returns: ``False`` if no mail is left.
         """
-        if box.mail and box.tries >= bid.attempts:
+        live = self._records.live(*box.whose, now_ms)
+        while box.mail and (box.tries >= bid.attempts or not _is_for(live, box.mail[0])):
             dead = DeadMail(box.whose, box.mail.popleft(), now_ms, box.tries)
             self._dead.add(box.whose, (bid.inbox, dead), now_ms + bid.dead_ms, now_ms)
             box.tries = 0
@@ -333,15 +340,24 @@ class MemoryInbox(InboxBackend):
 
     def _grant(self, bid: Bid, box: _Box, now_ms: int) -> Grant:
         self._fence = box.fence = max(now_ms * 1000, self._fence + 1)
-        box.lease_ms, box.worker, box.rest_ms = now_ms + bid.lease_ms, bid.worker, 0
+        box.lease_ms, box.worker = now_ms + bid.lease_ms, bid.worker
+        box.rest_ms = box.done = 0
         self._queues[bid.inbox].move(box.whose, box.lease_ms)
+        live = self._records.live(*box.whose, now_ms)
+        first = box.mail[0].owner
+
+        def follows(letter: Letter) -> bool:
+            # Whose session it will be is not known where there is none: one caller's at a time.
+            return letter.owner == first or (live is not None and _is_for(live, letter))
+
+        letters = islice(box.mail, bid.most if box.tries == 1 else 1)
         return Grant(
             TurnHold(bid.inbox, box.whose, box.fence),
             box.lease_ms,
             bid.lease_ms,
-            tuple(islice(box.mail, bid.most if box.tries == 1 else 1)),
+            tuple(takewhile(follows, letters)),
             box.tries,
-            self._records.live(*box.whose, now_ms),
+            live,
         )
 
     def _held(self, hold: TurnHold, now_ms: int) -> _Box | None:
@@ -381,6 +397,10 @@ class MemoryInbox(InboxBackend):
             queue.discard(name)
             if not queue:
                 del self._queues[inbox]
+
+
+def _is_for(live: Record | None, letter: Letter) -> bool:
+    return live is None or admits(admission_of(letter.owner), live.owner)
 
 
 def _topic(inbox: str) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Final, Generic, cast, final
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Final, Generic, cast, final, overload
 
 import anyio
 
@@ -38,7 +39,7 @@ from .turns import InboxTurn, TurnTerms
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
-    from datetime import timedelta
+    from contextlib import AbstractAsyncContextManager
 
     from ..mailing import InboxBackend
     from ..model import ReplyScope, TenantCtx
@@ -64,6 +65,7 @@ class SessionInbox(Generic[C]):
     * A message is tried again after a failure or its worker's death: ``attempts`` times as the head
       of its mailbox, then it goes to the dead letters, and those behind it go on. Sessions that
       wait to be tried again hold up no others.
+    * A turn has mail of callers to whom its session is open; if there is none yet, of one caller.
     * Sessions take turns: the one that has been due for longest is next.
 
     Layered on a store, which stays the caller's to open and close. Any number of inboxes, in any
@@ -72,7 +74,8 @@ class SessionInbox(Generic[C]):
     let all of it come by one.
 
     Any verb may raise :class:`InvalidInputError` (before any I/O), :class:`StoreUnavailableError`
-    (nothing written) and, if it writes, :class:`StoreFullError` and :class:`OutcomeUnknownError`.
+    (nothing written) and, if it writes, :class:`StoreFullError`, :class:`OutcomeUnknownError` and,
+    where ``acks`` are asked for, :class:`DurabilityError` (written; a message to admit is in).
 
     :param store: the sessions; of a backend that can keep inboxes, as those of this library can.
     :param ctx: the caller, for whose sessions messages are admitted.
@@ -130,8 +133,9 @@ class SessionInbox(Generic[C]):
     ) -> Admitted:
         """Put a message at the end of a session's mail, unless its event is known.
 
-        The session need not be there. Should this raise, or its caller die, do it again: a message
-        that came in is known, and its takers are woken again.
+        The session need not be there. A message for one that comes to be later, and is not open to
+        the caller, goes to the dead letters. Should this raise, or its caller die, do it again: a
+        message that came in is known, and its takers are woken again.
 
         :param key: the session's key.
         :param event_id: names the message, as the channel does; 1 to 512 characters.
@@ -167,14 +171,23 @@ class SessionInbox(Generic[C]):
 
     # --- working -----------------------------------------------------------------------------
 
-    @asynccontextmanager
-    async def take(
+    @overload
+    def take(
+        self, worker: str, *, most: int = 100, wait: None = None
+    ) -> AbstractAsyncContextManager[InboxTurn[C]]: ...
+
+    @overload
+    def take(
+        self, worker: str, *, most: int = 100, wait: timedelta | float | None
+    ) -> AbstractAsyncContextManager[InboxTurn[C] | None]: ...
+
+    def take(
         self,
         worker: str,
         *,
         most: int = 100,
         wait: timedelta | float | None = None,
-    ) -> AsyncGenerator[InboxTurn[C] | None]:
+    ) -> AbstractAsyncContextManager[InboxTurn[C] | None]:
         """Take the next session that has mail, of whatever tenant, for a block.
 
         .. code-block:: python
@@ -193,16 +206,22 @@ class SessionInbox(Generic[C]):
         :param most: how many messages to be handed at most, 1 to 10000.
         :param wait: how long to wait for mail, a :class:`datetime.timedelta` or seconds; 0 is not
             at all, ``None`` is for ever. Whoever waits sleeps until it is woken.
-        :returns: the turn; ``None`` if there was no mail in time.
+        :returns: the turn; ``None`` if there was no mail in time, which takes a ``wait``.
         :raises LeaseLostError: on leaving, if the lease was lost meanwhile.
         :raises DecodeError: the session cannot be read; that was an attempt at its mail.
         """
+        return self._take(worker, most, wait)
+
+    @asynccontextmanager
+    async def _take(
+        self, worker: str, most: int, wait: timedelta | float | None
+    ) -> AsyncGenerator[InboxTurn[C] | None]:
         self._store.check_open()
         worker = require_clean_text(worker, "worker", _MAX_WORKER_CHARS)
         require_int(most, "most", 1, _MOST_MAIL)
         ends_at = math.inf
         if wait is not None:
-            is_zero = wait == 0 and not isinstance(wait, bool)
+            is_zero = wait in (0, timedelta(0)) and not isinstance(wait, bool)
             patience_ms = 0 if is_zero else duration_to_ms(wait, "wait")
             ends_at = anyio.current_time() + patience_ms / 1000
         terms = self._terms
@@ -256,7 +275,7 @@ class SessionInbox(Generic[C]):
     # --- dead letters ------------------------------------------------------------------------
 
     async def dead_letters(self) -> AsyncIterator[DeadLetter]:
-        """Iterate over the messages that were tried too often, those of a session in their order.
+        """Iterate over the messages that were given up, those of a session in their order.
 
         Each that is there from first to last is given; those of a session that gets another one
         meanwhile, perhaps twice.
@@ -314,14 +333,15 @@ class SessionInbox(Generic[C]):
         An answer may be faster than the flow that is about to wait for it. So the event is kept
         first, then the wait is looked for; who registers a wait calls :meth:`collect` after it.
         Whichever of both comes second finds the other's. Events come into the mailbox in the order
-        in which they were kept, each once.
+        in which they were kept, each once. Event ids are known of one session: what the channel
+        delivers again when another session waits there goes to that one.
 
         :param ctx: the caller, as in :class:`WaitRegistry`.
         :param user_id: whose reply it is.
         :param scope: where it is anchored.
         :param event_id: as in :meth:`admit`.
         :param payload: as in :meth:`admit`.
-        :returns: ``None`` if it is kept.
+        :returns: ``None`` if it is kept, or if somebody else has just admitted it.
         :raises InboxFullError: as many events are kept there as may, or the session's mailbox is
             full: then it is kept.
         """
@@ -376,22 +396,34 @@ class SessionInbox(Generic[C]):
     # --- shared steps ------------------------------------------------------------------------
 
     def _fitting(self, payload: bytes) -> bytes:
-        given = cast("object", payload)
-        if not isinstance(given, bytes):
-            raise InvalidInputError("payload", f"expected bytes, got {type(given).__name__}")
-        if len(given) > self._limits.payload_bytes:
+        size = len(_require_bytes(payload))
+        if size > self._limits.payload_bytes:
             raise InvalidInputError(
-                "payload", f"{len(given)} bytes, over the limit of {self._limits.payload_bytes}"
+                "payload", f"{size} bytes, over the limit of {self._limits.payload_bytes}"
             )
-        return given
+        return payload
 
 
-def _checked(letter: DeadLetter) -> tuple[DeadLetter, str]:
-    """Return a dead letter and its ``env/tenant``.
+def _require_bytes(payload: object) -> bytes:
+    if not isinstance(payload, bytes):
+        raise InvalidInputError("payload", f"expected bytes, got {type(payload).__name__}")
+    return payload
+
+
+def _checked(letter: DeadLetter) -> tuple[DeadLetter, fence.Owner]:
+    """Return a dead letter and whose it is.
 
     :raises InvalidInputError: naming ``letter``, or its field at fault.
     """
     if not isinstance(cast("object", letter), DeadLetter):
         raise InvalidInputError("letter", f"expected DeadLetter, got {type(letter).__name__}")
     check_key(letter.key)
-    return letter, fence.scope_of(letter.tenant)
+    require_clean_text(letter.event_id, "event_id", _MAX_ID_CHARS)
+    _require_bytes(letter.payload)
+    for field, at in (("admitted_at", letter.admitted_at), ("died_at", letter.died_at)):
+        given = cast("object", at)
+        if not isinstance(given, datetime) or given.utcoffset() is None:
+            raise InvalidInputError(field, "expected an aware datetime")
+    require_int(letter.attempts, "attempts", 0)
+    fence.admit(letter.ctx)
+    return letter, fence.owner_of(letter.ctx)

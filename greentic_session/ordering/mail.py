@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from ..errors import InvalidInputError
+from ..fence import ctx_of
 from ..mailing import DeadMail, Letter, Mailbox
-from ..model import SessionKey, TenantCtx
+from ..model import SessionKey, TenantCtx  # noqa: TC001 - msgspec reads them
 from ..settings import require_int
 from ..validation import duration_to_ms
 from ..waiting import EventMemory
+
+if TYPE_CHECKING:
+    from ..fence import Owner
 
 __all__ = [
     "Admitted",
@@ -24,7 +28,7 @@ __all__ = [
     "dead_letter_of",
     "dead_mail_of",
     "mail_of",
-    "tenant_of",
+    "time_of",
 ]
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -112,6 +116,7 @@ class Admitted(msgspec.Struct, frozen=True, kw_only=True):
 class Mail(msgspec.Struct, frozen=True, kw_only=True):
     """A message in a turn.
 
+    :ivar ctx: who admitted it, without attributes.
     :ivar event_id: names it, as its admitter did.
     :ivar payload: as it was admitted.
     :ivar admitted_at: when, aware UTC, by the store's clock.
@@ -119,6 +124,7 @@ class Mail(msgspec.Struct, frozen=True, kw_only=True):
         every message behind the head has.
     """
 
+    ctx: TenantCtx
     event_id: str
     payload: bytes
     admitted_at: datetime
@@ -133,18 +139,19 @@ class Mail(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
-    """A message that was tried as often as it may be.
+    """A message that was tried as often as it may be, or that came too soon: before a session that
+    is not open to who admitted it.
 
-    :ivar tenant: env and tenant of its session.
+    :ivar ctx: who admitted it, without attributes.
     :ivar key: of its session.
     :ivar event_id: names it, as its admitter did.
     :ivar payload: as it was admitted.
     :ivar admitted_at: when, aware UTC, by the store's clock.
     :ivar died_at: when it was given up.
-    :ivar attempts: how often it was tried.
+    :ivar attempts: how often it was tried; 0 if it came too soon.
     """
 
-    tenant: TenantCtx
+    ctx: TenantCtx
     key: SessionKey
     event_id: str
     payload: bytes
@@ -155,7 +162,7 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     def __repr__(self) -> str:
         """Return everything but the payload, which is somebody's message."""
         return (
-            f"DeadLetter(tenant={self.tenant.env}/{self.tenant.tenant_id}, key={self.key!r}, "
+            f"DeadLetter(tenant={self.ctx.env}/{self.ctx.tenant_id}, key={self.key!r}, "
             f"event_id={self.event_id!r}, {len(self.payload)} bytes, "
             f"died_at={self.died_at.isoformat()}, attempts={self.attempts})"
         )
@@ -177,15 +184,10 @@ def time_of(at_ms: int) -> datetime:
     return _EPOCH + at_ms * _MS
 
 
-def tenant_of(scope: str) -> TenantCtx:
-    """Return env and tenant of ``env/tenant``."""
-    env, _, tenant_id = scope.partition("/")
-    return TenantCtx(tenant_id=tenant_id, env=env)
-
-
-def mail_of(letter: Letter, attempt: int) -> Mail:
+def mail_of(scope: str, letter: Letter, attempt: int) -> Mail:
     """Return a stored message as its worker sees it."""
     return Mail(
+        ctx=ctx_of(scope, letter.owner),
         event_id=letter.event_id,
         payload=letter.payload,
         admitted_at=time_of(letter.at_ms),
@@ -196,7 +198,7 @@ def mail_of(letter: Letter, attempt: int) -> Mail:
 def dead_letter_of(mail: DeadMail) -> DeadLetter:
     """Return a stored dead letter as an operator sees it."""
     return DeadLetter(
-        tenant=tenant_of(mail.box.scope),
+        ctx=ctx_of(mail.box.scope, mail.letter.owner),
         key=mail.box.key,
         event_id=mail.letter.event_id,
         payload=mail.letter.payload,
@@ -206,11 +208,11 @@ def dead_letter_of(mail: DeadMail) -> DeadLetter:
     )
 
 
-def dead_mail_of(letter: DeadLetter, scope: str) -> DeadMail:
+def dead_mail_of(letter: DeadLetter, whose: Owner) -> DeadMail:
     """Return what :func:`dead_letter_of` was given.
 
-    :param scope: ``env/tenant`` of the letter's tenant, checked.
+    :param whose: texts of the letter's ``ctx``, checked.
     """
     admitted_ms, died_ms = ((at - _EPOCH) // _MS for at in (letter.admitted_at, letter.died_at))
-    stored = Letter(letter.event_id, letter.payload, admitted_ms)
-    return DeadMail(Mailbox(scope, letter.key), stored, died_ms, letter.attempts)
+    stored = Letter(letter.event_id, letter.payload, admitted_ms, whose.owner)
+    return DeadMail(Mailbox(whose.scope, letter.key), stored, died_ms, letter.attempts)

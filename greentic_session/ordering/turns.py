@@ -9,12 +9,13 @@ import anyio
 
 from ..drafting import versioned
 from ..errors import CasConflictError, InvalidInputError, TenantMismatchError
+from ..fence import ctx_of
 from ..keeping import LeaseKeeper
 from ..leasing import Guard, GuardKind
 from ..mailing import Commitment
 from ..model import C, Cas, Session, SessionKey, TenantCtx
 from ..record import Verdict, undone
-from .mail import Mail, mail_of, tenant_of, time_of
+from .mail import Mail, mail_of, time_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -78,8 +79,13 @@ class InboxTurn(Generic[C]):
         if grant.record is not None:
             self._session, self._cas = terms.drafter.versioned(grant.hold.box.key, grant.record)
         head, *others = grant.letters
-        self._mail = (mail_of(head, grant.attempt), *(mail_of(letter, 1) for letter in others))
+        scope = grant.hold.box.scope
+        self._mail = (
+            mail_of(scope, head, grant.attempt),
+            *(mail_of(scope, letter, 1) for letter in others),
+        )
         self._lease_until_ms = grant.lease_ms
+        self._handled = 0
         self._has_failed = False
         self._keeper: Final = LeaseKeeper(terms.lease_ms / 1000, sent_at + grant.left_ms / 1000)
 
@@ -91,7 +97,7 @@ class InboxTurn(Generic[C]):
     @property
     def tenant(self) -> TenantCtx:
         """Env and tenant of the session, without team and user."""
-        return tenant_of(self._hold.box.scope)
+        return ctx_of(self._hold.box.scope, "/")
 
     @property
     def session(self) -> Session[C] | None:
@@ -148,9 +154,7 @@ class InboxTurn(Generic[C]):
         :raises PayloadTooLargeError: over the store's limit.
         """
         self._check_held()
-        if type(handled) is not int or not 0 <= handled <= len(self._mail):
-            raise InvalidInputError("handled", f"expected an int from 0 to {len(self._mail)}")
-        return await self._commit(session, handled, ends=False)
+        return await self._commit(session, self._checked(handled), ends=False)
 
     async def finish(self, session: Session[C] | None = None) -> Cas:
         """Write the session, drop all of the turn's mail and end the turn, in one step.
@@ -162,16 +166,20 @@ class InboxTurn(Generic[C]):
         self._check_held()
         return await self._commit(session, len(self._mail), ends=True)
 
-    async def remove(self) -> None:
-        """Remove the session, drop all of the turn's mail and end the turn, in one step.
+    async def remove(self, handled: int | None = None) -> None:
+        """Remove the session, drop mail that was handled and end the turn, in one step.
 
-        Mail that came meanwhile stays, and is taken next, without a session.
+        All other mail stays, and is taken next, without a session; this was no attempt at it.
 
+        :param handled: how many messages of :attr:`mail`, from its head, are done with; ``None`` is
+            all of them. Those behind them may be for the session after this.
         :raises LeaseLostError: the turn has ended, or its lease has.
         :raises CasConflictError: something else wrote the session meanwhile; the turn goes on.
         """
         self._check_held()
-        await self._settle(None, len(self._mail), removes=True, ends=True)
+        count = len(self._mail) if handled is None else self._checked(handled)
+        await self._settle(None, count, removes=True, ends=True)
+        self._session, self._cas = None, Cas.none()
 
     async def renew(self) -> datetime:
         """Let the lease begin anew; the block of :meth:`SessionInbox.take` sees to that itself.
@@ -222,6 +230,11 @@ class InboxTurn(Generic[C]):
         self._terms.check_open()
         self._keeper.check_held("the turn")
 
+    def _checked(self, handled: int) -> int:
+        if type(handled) is not int or not 0 <= handled <= len(self._mail):
+            raise InvalidInputError("handled", f"expected an int from 0 to {len(self._mail)}")
+        return handled
+
     def _lose(self) -> None:
         self._keeper.lost = True
         self._keeper.check_held("the turn")
@@ -266,7 +279,10 @@ class InboxTurn(Generic[C]):
         in_hand = len(self._mail) - handled
         with self._keeper.being_ended():
             outcome = await backend.commit(
-                Commitment(self._hold, draft, removes, self._cas, handled, in_hand, ends),
+                Commitment(
+                    *(self._hold, draft, removes, self._cas),
+                    *(self._handled + handled, in_hand, ends),
+                ),
                 backend.deadline(),
             )
             if outcome.verdict is Verdict.LOST:
@@ -276,5 +292,6 @@ class InboxTurn(Generic[C]):
             if outcome.verdict is not Verdict.DONE:
                 raise undone(self.key, outcome)
             self._mail = self._mail[handled:]
+            self._handled += handled
             self._keeper.ended = ends
         return outcome

@@ -100,6 +100,11 @@ class RedisClient:
             return 0
         return sum(node.connections for node in self._topology.nodes)
 
+    @property
+    def confirms_apart(self) -> bool:
+        """Whether replicas confirm writes, and those of different slots may be other replicas."""
+        return self._acks > 0 and bool(self._config.cluster)
+
     def deadline(self) -> float:
         """Return the time of the running loop by which a call that begins now must end."""
         return self._enter_loop().time() + self._config.deadline_secs

@@ -42,7 +42,7 @@ from .letters import (
     packed,
     stored,
 )
-from .replies import being_read, foreign, garbled, outcome_of
+from .replies import being_read, foreign, garbled, outcome_of, scored
 from .scripts import (
     COMMIT,
     DISCARD,
@@ -75,8 +75,6 @@ if TYPE_CHECKING:
 __all__ = ["RedisInbox"]
 
 _BURY: Final = -10
-_STALE_HINTS: Final = 32
-"""How many hints that lead to nothing a call looks at."""
 _UNREADABLE_REST_MS: Final = 10_000
 _FORSAKE_SECS: Final = 5.0
 _PAGE: Final = 64
@@ -126,12 +124,13 @@ class RedisInbox(InboxBackend):
     @override
     async def post(self, posting: Posting, until: float | None) -> PostOutcome:
         inbox, box, admission, event_id, payload, most, events = posting
+        letter = packed(admission.exact, event_id, payload)
         reply = await self._posted(
             POST,
             inbox,
             box,
             ":seen",
-            (*admission, event_id, packed(event_id, payload), most, *events, self._keep_ms),
+            (*admission, event_id, letter, most, *events, self._keep_ms),
             until=until,
         )
         with being_read():
@@ -159,29 +158,31 @@ class RedisInbox(InboxBackend):
             waiting, free_ms, worker = reply[1:] if len(reply) > 1 else (b"0", b"", b"")
         # Who has the session in hand sees the mail when the turn ends.
         delay_ms = "" if waiting == b"0" or worker else free_ms
-        with suppress(*_PASSING):
+        try:
             await self._hint(inbox, box, "", delay_ms, until, token=token)
+        except _PASSING:
+            if self._client.confirms_apart:  # perhaps the expectation is lost as well
+                raise OutcomeUnknownError("the index of the inbox was not reached") from None
         return reply
 
     @override
     async def take(self, bid: Bid, until: float | None) -> Grant | Nothing:
         visit_ms = min(bid.lease_ms, self._grace_ms)
-        for _ in range(_STALE_HINTS):
-            found: Reply = await self._on_agenda(DUE, bid.inbox, (visit_ms,), until)
-            with being_read():
-                if found[0] == 0:
-                    return Nothing(int(found[1]) / 1000 if len(found) > 1 else None)
-                member, mark = found[1:]
-                box = mailbox_of(member)
-            if box is None:  # not of this library's making: nobody misses it
-                index = self._names.agenda(bid.inbox)
-                await self._client.read("ZREM", index, member, key=index, until=until)
-                continue
-            taken = await self._claim(bid, box, mark, until)
-            if isinstance(taken, Grant):
-                return taken
-            with suppress(*_PASSING):
-                await self._hint(bid.inbox, box, mark, taken, until, rings=False)
+        found: Reply = await self._on_agenda(DUE, bid.inbox, (visit_ms,), until)
+        with being_read():
+            if found[0] == 0:
+                return Nothing(int(found[1]) / 1000 if len(found) > 1 else None)
+            member, mark = found[1:]
+            box = mailbox_of(member)
+        if box is None:  # not of this library's making: nobody misses it
+            index = self._names.agenda(bid.inbox)
+            await self._client.read("ZREM", index, member, key=index, until=until)
+            return Nothing(0)
+        taken = await self._claim(bid, box, mark, until)
+        if isinstance(taken, Grant):
+            return taken
+        with suppress(*_PASSING):
+            await self._hint(bid.inbox, box, mark, taken, until, rings=False)
         return Nothing(0)
 
     async def _claim(
@@ -198,7 +199,8 @@ class RedisInbox(InboxBackend):
             if verdict == _BURY:
                 # The index first: a dead letter that no index leads to would not be found.
                 index = f"{self._names.agenda(bid.inbox)}:dead"
-                await self._on_index(MOURN, index, (member_of(box), bid.dead_ms), until)
+                terms_of_index = (member_of(box), bid.dead_ms)
+                await self._on_index(MOURN, index, terms_of_index, until, is_hint=False)
                 reply = await run((*terms, 1, *rest), until)
                 verdict = _first(reply)
             if verdict != Verdict.DONE:
@@ -307,13 +309,20 @@ class RedisInbox(InboxBackend):
         self, inbox: str, dead_ms: int, position: object | None
     ) -> tuple[Sequence[DeadMail], object | None]:
         index = f"{self._names.agenda(inbox)}:dead"
-        start = cast("int", position or 0)
+        # A session that gets another dead letter moves to the end of the index. So where others are
+        # now says nothing of where to go on: their times do, and which of the last were given.
+        start, given = cast("tuple[int, frozenset[bytes]]", position or (0, frozenset()))
+        most = len(given) + _PAGE
+        page = "ZRANGEBYSCORE", index, start, "+inf", "WITHSCORES", "LIMIT", 0, most
         try:
-            members, (secs, _) = await self._client.read_many(
-                [("ZRANGE", index, start, start + _PAGE - 1), ("TIME",)], key=index
-            )
-            since_ms = int(secs) * 1000 - dead_ms
-            boxes = [box for member in members if (box := mailbox_of(member)) is not None]
+            reply, (secs, us) = await self._client.read_many([page, ("TIME",)], key=index)
+            since_ms = int(secs) * 1000 + int(us) // 1000 - dead_ms
+            entries = scored(reply)
+            boxes = [
+                box
+                for member, _ in entries
+                if member not in given and (box := mailbox_of(member)) is not None
+            ]
         except ForeignValueError:
             raise _foreign_index() from None
         except (TypeError, ValueError, AttributeError):
@@ -329,13 +338,16 @@ class RedisInbox(InboxBackend):
             for entry in reply
             if (mail := dead_mail_of(box, entry)).died_ms > since_ms
         ]
-        return letters, start + _PAGE if len(members) == _PAGE else None
+        if len(entries) < most:
+            return letters, None
+        last = entries[-1][1]
+        return letters, (last, frozenset(member for member, at in entries if at == last))
 
     @override
     async def replay(
         self, inbox: str, mail: DeadMail, dead_ms: int, most: int, until: float | None
     ) -> Outcome:
-        letter = packed(mail.letter.event_id, mail.letter.payload)
+        letter = packed(mail.letter.owner, mail.letter.event_id, mail.letter.payload)
         terms = (entry_of(mail), letter, mail.died_ms, dead_ms, most, self._keep_ms)
         reply = await self._posted(REPLAY, inbox, mail.box, ":dead", terms, until=until)
         with being_read():
@@ -358,7 +370,7 @@ class RedisInbox(InboxBackend):
         events: EventMemory,
         until: float | None,
     ) -> Outcome:
-        terms = (packed(event_id, b""), payload, *events)
+        terms = (packed(place.whose.owner, event_id, b""), payload, *events)
         reply = await self._on_index(KEEP, self._early(place), terms, until, is_hint=False)
         with being_read():
             return Outcome(Verdict(reply[0]))
@@ -405,7 +417,10 @@ class RedisInbox(InboxBackend):
     ) -> None:
         """Say in how many ms a session is due, and ring; or, empty, that it need not be."""
         channel = self._names.bell(_topic(inbox)) if rings and delay_ms not in ("", b"") else ""
-        await self._on_agenda(HINT, inbox, (member_of(box), mark, delay_ms, channel, token), until)
+        terms = (member_of(box), mark, delay_ms, channel, token)
+        # On one server, whoever has the mail has what was written before it: its expectation.
+        is_hint = not token or not self._client.confirms_apart
+        await self._on_index(HINT, self._names.agenda(inbox), terms, until, is_hint=is_hint)
 
     async def _on_agenda(
         self, script: Script, inbox: str, arguments: Sequence[Argument], until: float | None

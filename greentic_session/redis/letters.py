@@ -33,15 +33,15 @@ def mailbox_of(member: bytes) -> Mailbox | None:
     return Mailbox(f"{env}/{tenant_id}", SessionKey(key))
 
 
-def packed(event_id: str, payload: bytes) -> bytes:
+def packed(owner: str, event_id: str, payload: bytes) -> bytes:
     """Return a letter without its time."""
-    name = event_id.encode()
-    return b"%d:%b%b" % (len(name), name, payload)
+    whose, name = owner.encode(), event_id.encode()
+    return b"%d:%b%d:%b%b" % (len(whose), whose, len(name), name, payload)
 
 
 def stored(letter: Letter) -> bytes:
     """Return a letter as it is stored."""
-    return b"%d:%b" % (letter.at_ms, packed(letter.event_id, letter.payload))
+    return b"%d:%b" % (letter.at_ms, packed(letter.owner, letter.event_id, letter.payload))
 
 
 def letter_of(told: bytes) -> Letter:
@@ -50,8 +50,10 @@ def letter_of(told: bytes) -> Letter:
     :raises ValueError: it is none.
     """
     at_ms, length, rest = told.split(b":", 2)
-    end = int(length)
-    return Letter(rest[:end].decode(), rest[end:], int(at_ms))
+    owner, rest = rest[: int(length)].decode(), rest[int(length) :]
+    length, rest = rest.split(b":", 1)
+    event_id, payload = rest[: int(length)].decode(), rest[int(length) :]
+    return Letter(event_id, payload, int(at_ms), owner)
 
 
 def entry_of(mail: DeadMail) -> bytes:

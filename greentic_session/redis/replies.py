@@ -13,7 +13,15 @@ if TYPE_CHECKING:
 
     from .client import Reply
 
-__all__ = ["being_looked_at", "being_read", "foreign", "garbled", "outcome_of", "unreadable"]
+__all__ = [
+    "being_looked_at",
+    "being_read",
+    "foreign",
+    "garbled",
+    "outcome_of",
+    "scored",
+    "unreadable",
+]
 
 
 _GARBLED: Final = "the server's answer cannot be read"
@@ -66,6 +74,16 @@ def being_looked_at() -> Generator[None]:
 def garbled() -> StoreUnavailableError:
     """Return the error for an answer to a read that no Redis or Valkey gives."""
     return StoreUnavailableError(_GARBLED, code="internal")
+
+
+def scored(reply: Reply) -> list[tuple[bytes, int]]:
+    """Return a sorted set's members and scores, which come in pairs (RESP3) or in turn (RESP2).
+
+    :raises TypeError: or :class:`ValueError`, if it is no such answer.
+    """
+    in_pairs = reply and isinstance(reply[0], list)
+    pairs = reply if in_pairs else zip(reply[::2], reply[1::2], strict=True)
+    return [(member, int(float(score))) for member, score in pairs]
 
 
 def unreadable(key: str) -> DecodeError:

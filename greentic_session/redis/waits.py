@@ -30,7 +30,7 @@ from ..waiting import (
     WaitOwner,
 )
 from .faults import ForeignValueError
-from .replies import being_looked_at, being_read, foreign, unreadable
+from .replies import being_looked_at, being_read, foreign, scored, unreadable
 from .scripts import (
     ANNOUNCE,
     CLAIM,
@@ -417,10 +417,7 @@ def _standing(key: str, reply: Reply) -> Standing | None:
 
 
 def _events(reply: Reply) -> list[SeenEvent]:
-    """Return the members of a sorted set, which come in pairs (RESP3) or in turn (RESP2)."""
-    in_pairs = reply and isinstance(reply[0], list)
-    pairs = reply if in_pairs else zip(reply[::2], reply[1::2], strict=True)
-    return [SeenEvent(digest.decode(), int(float(at_ms))) for digest, at_ms in pairs]
+    return [SeenEvent(digest.decode(), at_ms) for digest, at_ms in scored(reply)]
 
 
 def _hints(lines: bytes) -> list[Hint]:

@@ -9,7 +9,8 @@
 --       8 cas      version expected, '0' for an absent record
 --       9 fence    number of the turn
 --      10 how      write, remove or leave
---      11 handled  how many letters go from the head
+--      11 handled  how many of the turn's letters are done with by now, counted from the start of the turn: an
+--                  earlier call, of whose end the caller did not hear, may have dropped some of them
 --      12 in hand  how many of the turn's letters are left
 --      13 ends     1 if the turn ends, else ''
 --      14 new      incarnation to give a new record
@@ -43,10 +44,14 @@ end
 -- Nothing refuses HDEL, and once a script has written, the server lets it finish. So a turn can be ended
 -- when memory is full.
 call('HDEL', KEYS[3], 'rest')
-if ARGV[11] ~= '0' then
-  call('LTRIM', KEYS[4], ARGV[11], '-1')
-  waiting = math.max(0, waiting - ARGV[11])
+local drops = ARGV[11] - done
+if drops > 0 then
+  call('LTRIM', KEYS[4], text(drops), '-1')
+  waiting = math.max(0, waiting - drops)
   tries = ARGV[13] == '' and ARGV[12] ~= '0' and 1 or 0
+  call('HSET', KEYS[3], 'done', ARGV[11])
+elseif ARGV[13] ~= '' then
+  tries = math.max(0, tries - 1)  -- the head is left: this was no attempt at it
 end
 if how == 'write' then
   next_version, inc = text(ARGV[8] + 1), live and incarnation or ARGV[14]
@@ -61,7 +66,7 @@ elseif how == 'remove' and live then
 end
 if ARGV[13] ~= '' then
   held = false
-  call('HDEL', KEYS[3], 'lease', 'by', 'worker')
+  call('HDEL', KEYS[3], 'lease', 'by', 'worker', 'done')
 end
 call('HSET', KEYS[3], 'ops', remember(own, time, made), 'tries', text(tries))
 tidy(ARGV[15])

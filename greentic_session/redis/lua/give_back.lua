@@ -11,7 +11,7 @@
 if recall(own) then return {1, text(waiting)} end
 if not holds(ARGV[4]) and not (held and by == ARGV[5]) then return lost() end
 held = false
-call('HDEL', KEYS[3], 'lease', 'by', 'worker')  -- first, since nothing refuses it
+call('HDEL', KEYS[3], 'lease', 'by', 'worker', 'done')  -- first, since nothing refuses it
 if ARGV[6] == '' then
   tries = math.max(0, tries - 1)
 elseif ARGV[6] ~= '0' then

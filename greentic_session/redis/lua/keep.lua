@@ -2,7 +2,7 @@
 --
 -- KEYS  1 early    LIST  events, the oldest first: as the letters in mailbox.lua
 -- ARGV  1, 2       as for other scripts; not needed here: a repeated call finds its own event
---       3 id       `length:id` of the event
+--       3 id       `length:owner length:id` of the event, without the blank
 --       4 payload  opaque bytes
 --       5 most     how many may be kept
 --       6 memory   ms to keep them

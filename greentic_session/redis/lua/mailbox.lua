@@ -1,9 +1,9 @@
 -- Shared start of the scripts on a session's mailbox; put after record.lua and rules.lua.
 --
 -- KEYS  1 record, 2 lookup: see record.lua
---       3 box    HASH  fence lease by worker tries rest ops posts
---       4 mail   LIST  letters, the head first: `at:length:id payload` without the blank; at is ms since the
---                      epoch, length that of the event's id in bytes
+--       3 box    HASH  fence lease by worker tries rest done ops posts
+--       4 mail   LIST  letters, the head first: `at:length:owner length:id payload` without the blanks; at is ms
+--                      since the epoch, owner the team/user of who admitted it, length that of what follows in bytes
 --       5        each script's own
 -- ARGV  1 op, 2 doubt, 3 field: see record.lua
 --
@@ -15,15 +15,17 @@
 --    worker   who has it, for people
 --    tries    how often the head was tried, the turn that is held included
 --    rest     ms since the epoch: the head is not to be tried before; there after a failure
+--    done     how many letters of the newest turn have gone; 0 if it is not there
 --    ops      the ring of the steps of who has the turn, posts that of the others: see record.lua
 -- A box without mail and lease keeps its rings for a while, so that a later attempt of a call finds its
 -- answer, and goes then.
 --
 -- Verdicts, beside those of record.lua: -9 full. Why atomic: a script runs alone.
 
-local told = call('HMGET', KEYS[3], 'fence', 'lease', 'by', 'worker', 'tries', 'rest', 'ops', 'posts')
+local told = call('HMGET', KEYS[3], 'fence', 'lease', 'by', 'worker', 'tries', 'rest', 'done', 'ops', 'posts')
 local fence, leased, by, worker = told[1] or '0', tonumber(told[2] or 0), told[3], told[4] or ''
-local tries, rest, own, posts = tonumber(told[5] or 0), tonumber(told[6] or 0), told[7] or '', told[8] or ''
+local tries, rest, done = tonumber(told[5] or 0), tonumber(told[6] or 0), tonumber(told[7] or 0)
+local own, posts = told[8] or '', told[9] or ''
 local held = now < leased
 local waiting = call('LLEN', KEYS[4])
 
@@ -43,7 +45,7 @@ local function tidy(kept)
   elseif held then  -- should its worker die, nobody comes to look
     call('PEXPIREAT', KEYS[3], text(leased + kept))
   else
-    call('HDEL', KEYS[3], 'lease', 'by', 'worker', 'tries', 'rest')
+    call('HDEL', KEYS[3], 'lease', 'by', 'worker', 'tries', 'rest', 'done')
     call('PEXPIRE', KEYS[3], kept)
   end
 end

@@ -5,7 +5,7 @@
 -- ARGV  4 exact    owner whose live session may get it: the caller's own
 --       5 shared   owner whose session may get it as well: the caller's team without a user
 --       6 event    its id
---       7 letter   `length:id payload` without the blank
+--       7 letter   without its time, of the owner of ARGV 4: see mailbox.lua
 --       8 full     how many letters may wait
 --       9 most     how many ids to remember
 --      10 memory   ms to remember them

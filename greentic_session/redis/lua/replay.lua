@@ -3,7 +3,7 @@
 -- KEYS, ARGV 1-3, why atomic: see mailbox.lua.
 -- KEYS  5 dead     LIST  see take.lua
 -- ARGV  4 entry    the dead letter, as it stands there
---       5 letter   `length:id payload` without the blank: the end of it
+--       5 letter   without its time: the end of it
 --       6 died     ms since the epoch: the start of it
 --       7 memory   ms for which dead letters are kept
 --       8 full     how many letters may wait

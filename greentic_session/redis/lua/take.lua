@@ -6,9 +6,11 @@
 -- ARGV  4 by        names this attempt
 --       5 worker    who takes it
 --       6 lease     ms
---       7 most      letters to hand out; the head alone if it was tried before
+--       7 most      letters to hand out; the head alone if it was tried before; none behind one that is not for
+--                   the session
 --       8 attempts  how often a head may be tried
---       9 bury      1 if a head that has had them may go to the dead letters: the index of these knows of it
+--       9 bury      1 if a head that has had them, or is not for the session, may go to the dead letters: the
+--                   index of these knows of it
 --      10 memory    ms to keep dead letters
 --      11 keep      ms to keep the rings of an empty box
 -- Returns {1, fence, lease end in ms, ms left, tries, version, incarnation, owner, life, at, body, letter, ...},
@@ -16,10 +18,21 @@
 -- Verdicts: 1 done   0 no mail   -6 in hand, or at rest   -10 the head is to be buried
 -- A repeated call finds its own attempt: what it did is not done again.
 
+-- Whose a letter is.
+local function whose(letter)
+  local _, last, length = string.find(letter, '^%d+:(%d+):')
+  return last and string.sub(letter, last + 1, last + length)
+end
+
+-- The fence, as post.lua judges it, for a session that came to be since: see fence.py.
+local function admits(admitter)
+  return not live or not admitter or owner == admitter or owner == string.match(admitter, '^[^/]*/')
+end
+
 if not (held and by == ARGV[4]) then
   if held then return {-6, text(leased - now)} end
   if rest > now then return {-6, text(rest - now)} end
-  if waiting > 0 and tries >= tonumber(ARGV[8]) then
+  while waiting > 0 and (tries >= tonumber(ARGV[8]) or not admits(whose(call('LINDEX', KEYS[4], '0')))) do
     if ARGV[9] == '' then return {-10} end
     call('LLEN', KEYS[5])  -- should another type stand there, fail here
     -- Nothing refuses LPOP, and once a script has written, the server lets it finish. So mail is taken, and
@@ -38,7 +51,7 @@ if not (held and by == ARGV[4]) then
     if told[1] then tidy(ARGV[11]) end
     return {0}
   end
-  call('HDEL', KEYS[3], 'rest')  -- not refused either
+  call('HDEL', KEYS[3], 'rest', 'done')  -- not refused either
   tries = tries + 1
   fence = string.format('%.0f', math.max(time[1] * 1000000 + time[2], fence + 1))
   leased, held = now + ARGV[6], true
@@ -55,8 +68,12 @@ if live then
 else
   for _ = 1, 6 do answer[#answer + 1] = '' end
 end
-local last = tries > 1 and '0' or text(ARGV[7] - 1)
-for _, letter in ipairs(call('LRANGE', KEYS[4], '0', last)) do
+local letters = call('LRANGE', KEYS[4], '0', tries > 1 and '0' or text(ARGV[7] - 1))
+local first = whose(letters[1] or '')
+for _, letter in ipairs(letters) do
+  local admitter = whose(letter)
+  -- Whose session it will be is not known where there is none: so one caller's mail at a time.
+  if admitter ~= first and (not live or not admits(admitter)) then break end
   answer[#answer + 1] = letter
 end
 return answer

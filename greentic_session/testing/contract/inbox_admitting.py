@@ -149,6 +149,48 @@ class InboxAdmittingContract:
         assert await at.is_idle()
         assert (await at.admit("e1", owner=owner)).is_new
 
+    async def test_mail_does_not_outrun_the_fence(self, harness: StoreHarness) -> None:
+        at = await desk(harness)
+        ann, bob = ctx(team_id="red", user_id="ann"), ctx(team_id="red", user_id="bob")
+        await at.admit("b1", "b2", owner=bob)  # there is no session yet
+        await at.admit("a1", owner=ann)
+        await at.admit("b3", owner=bob)
+        await at.store.put(session(owner=ann))
+        async with at.turn() as turn:
+            assert turn.session is not None
+            assert [(mail.event_id, mail.ctx) for mail in turn.mail] == [("a1", ann)]
+            await turn.remove()
+        # To whom the session is not open, it is as if it had been there before.
+        letters = await at.dead()
+        assert [(one.event_id, one.ctx, one.attempts) for one in letters] == [
+            ("b1", bob, 0),
+            ("b2", bob, 0),
+        ]
+        assert await at.handle() == ["b3"]
+        assert await at.inbox.replay(letters[0])
+        assert await at.inbox.discard(letters[1])
+        await at.store.delete(KEY, ctx=OWNER)
+        assert await at.handle() == ["b1"]
+
+    async def test_a_turn_without_a_session_has_the_mail_of_one(
+        self, harness: StoreHarness
+    ) -> None:
+        at = await desk(harness)
+        ann, bob = ctx(team_id="red", user_id="ann"), ctx(team_id="red", user_id="bob")
+        await at.admit("a1", "a2", owner=ann)
+        await at.admit("b1", owner=bob)
+        await at.admit("a3", owner=ann)
+        async with at.turn() as turn:
+            assert [mail.event_id for mail in turn.mail] == ["a1", "a2"]
+            assert [mail.ctx for mail in turn.mail] == [ann, ann]
+            await turn.finish(session(owner=ctx(team_id="red")))
+        async with at.turn() as turn:  # which is open to all of the team
+            assert [(mail.event_id, mail.ctx.user_id) for mail in turn.mail] == [
+                ("b1", "bob"),
+                ("a3", "ann"),
+            ]
+            await turn.finish()
+
     async def test_who_may_touch_a_session_may_write_to_it(self, harness: StoreHarness) -> None:
         at = await desk(harness)
         await at.store.put(session(owner=ctx(team_id="red")))

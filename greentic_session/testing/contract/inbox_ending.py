@@ -123,6 +123,34 @@ class InboxEndingContract:
             await turn.remove()
         assert await at.store.get(KEY, ctx=OWNER) is None
 
+    @pytest.mark.parametrize("handled", [0, 1, 2])
+    async def test_remove_leaves_mail_that_is_not_handled(
+        self, harness: StoreHarness, handled: int
+    ) -> None:
+        at = await desk(harness)
+        await at.store.put(session())
+        await at.admit("e1", "e2", "e3")
+        async with at.turn() as turn:
+            await turn.commit(counted(turn), 1)
+            await turn.remove(handled=handled)
+            assert turn.ended
+            assert [mail.event_id for mail in turn.mail] == ["e2", "e3"][handled:]
+            assert (turn.session, turn.cas) == (None, Cas.none())
+        assert await at.store.get(KEY, ctx=OWNER) is None
+        told = await at.drain()
+        assert told == ([(KEY, ["e2", "e3"][handled:])] if handled < 2 else [])
+
+    async def test_no_more_is_removed_than_there_is(self, harness: StoreHarness) -> None:
+        at = await desk(harness)
+        await at.admit("e1", "e2")
+        async with at.turn() as turn:
+            wrong: Any
+            for wrong in (-1, 3, 1.0, True):
+                with pytest.raises(InvalidInputError) as caught:
+                    await turn.remove(handled=wrong)
+                assert caught.value.field == "handled"
+            assert not turn.ended
+
     async def test_the_outbox_goes_with_the_state_once_each(self, harness: StoreHarness) -> None:
         at = await desk(harness)
         await at.admit("e1", "e2")

@@ -11,8 +11,11 @@ import pytest
 
 from ...codec import Codec, JsonCodec, SessionBody
 from ...errors import DecodeError, InboxFullError
+from ...fence import admit
+from ...mailing import Mailbox, Posting
 from ...ordering import InboxLimits
-from .inbox_bench import REST, FailedError, InboxBench, counted, desk, fail
+from ...waiting import EventMemory
+from .inbox_bench import OWNER, REST, FailedError, InboxBench, counted, desk, fail
 from .samples import GLOBEX, KEY, LIFE, SECRET, ctx, session
 
 if TYPE_CHECKING:
@@ -97,7 +100,7 @@ class InboxFailingContract:
         assert await at.handle() == ["e2"]
         (letter,) = await at.dead()
         assert (letter.key, letter.event_id, letter.payload) == (KEY, "e1", b"poison")
-        assert (letter.tenant.env, letter.tenant.tenant_id) == ("default", "acme")
+        assert letter.ctx == OWNER
         assert letter.attempts == attempts
         assert letter.died_at >= letter.admitted_at
         assert await at.told() == ["e2"]
@@ -215,7 +218,7 @@ class InboxFailingContract:
         assert await at.is_idle()
         letters = await at.dead()
         assert len(letters) == 12
-        assert {(one.tenant.tenant_id, one.key) for one in letters} == {
+        assert {(one.ctx.tenant_id, one.key) for one in letters} == {
             (owner.tenant_id, key) for owner in (ctx(), other) for key in "abc"
         }
         for tenant_id in ("acme", GLOBEX):
@@ -223,9 +226,29 @@ class InboxFailingContract:
                 mine = [
                     one.event_id
                     for one in letters
-                    if (one.tenant.tenant_id, one.key) == (tenant_id, key)
+                    if (one.ctx.tenant_id, one.key) == (tenant_id, key)
                 ]
                 assert mine == ["e1", "e2"]
+
+    async def test_no_dead_letter_is_passed_over_while_others_die_and_end(
+        self, harness: StoreHarness
+    ) -> None:
+        at = await desk(harness, attempts=1)
+        keys = [f"k{number:03}" for number in range(150)]
+        for key in keys:
+            await at.admit("e1", key=key)
+            await at.fail()
+        assert await at.is_idle()
+        listed: dict[str, int] = {}
+        async for letter in at.inbox.dead_letters():
+            listed[letter.key] = listed.get(letter.key, 0) + 1
+            if len(listed) in (1, 100):
+                for key in keys[:3]:  # they are the newest then
+                    await at.admit(f"later {len(listed)}", key=key)
+                    await at.fail()
+                assert await at.is_idle()
+        assert sorted(listed) == keys
+        assert all(count == 1 for key, count in listed.items() if key not in keys[:3])
 
     async def test_dead_letters_end_by_themselves(self, harness: StoreHarness) -> None:
         at = await desk(harness, attempts=1, limits=InboxLimits(dead_ttl_secs=10 * LIFE))
@@ -242,6 +265,15 @@ class InboxFailingContract:
         assert await at.inbox.replay(first) is False
         await harness.advance(6 * LIFE)
         assert await at.dead() == []
+
+    async def test_a_dead_letter_ends_at_its_own_instant(self, harness: StoreHarness) -> None:
+        at = await desk(harness, attempts=1, limits=InboxLimits(dead_ttl_secs=LIFE))
+        for event_id in ("e1", "e2"):
+            await at.admit(event_id)
+            await at.fail()
+            assert await at.is_idle()
+            await harness.advance(LIFE / 2)
+        assert [letter.event_id for letter in await at.dead()] == ["e2"]
 
     async def test_a_session_that_cannot_be_read_is_an_attempt(self, harness: StoreHarness) -> None:
         codec = _Moody()
@@ -260,6 +292,10 @@ class InboxFailingContract:
     async def test_no_message_is_told_by_what_describes_it(self, harness: StoreHarness) -> None:
         at = await desk(harness, attempts=1)
         await at.admit("e1", payload=SECRET.encode())
+        box, memory = Mailbox("default/acme", KEY), EventMemory(1, 1)
+        admission = admit(OWNER)[1]
+        posting = Posting("inbox", box, admission, "e1", SECRET.encode(), 1, memory)
+        assert SECRET not in repr(posting)
         async with at.turn() as turn:
             assert SECRET not in repr(turn.mail)
         await at.fail()

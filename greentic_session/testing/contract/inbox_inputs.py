@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
 import pytest
 
 from ...errors import InvalidInputError, StoreUnavailableError
 from ...model import ReplyScope
-from ...ordering import InboxLimits, SessionInbox
+from ...ordering import DeadLetter, InboxLimits, SessionInbox
 from ...store import AsyncSessionStore
 from ...validation import MAX_TTL_SECS
 from .inbox_bench import OWNER, desk
@@ -31,6 +32,15 @@ _BAD_IDS: Final[dict[str, Any]] = {
     "bytes": SECRET.encode(),
 }
 _BAD_COUNTS: Final = (0, -1, 1.0, True, "3", None, 1_000_001)
+_BAD_FIELDS: Final[dict[str, tuple[Any, ...]]] = {
+    "ctx": (None, SECRET),
+    "key": ("", None, 7),
+    "event_id": tuple(_BAD_IDS.values()),
+    "payload": (None, SECRET),
+    "admitted_at": (None, SECRET, datetime(2026, 1, 1), timedelta(0)),  # noqa: DTZ001
+    "died_at": (None, SECRET, datetime(2026, 1, 1), 7),  # noqa: DTZ001
+    "attempts": (None, SECRET, -1, 1.0, True),
+}
 _BAD_NAMES: Final = ("", "a:b", "{a}", "ä", "x" * 129, 7, None, "a b")
 
 _BAD_OPTIONS: Final[dict[str, tuple[Any, ...]]] = {
@@ -112,6 +122,24 @@ class InboxInputContract:
         for wrong in (None, SECRET, KEY):
             for call in (at.inbox.replay, at.inbox.discard):
                 assert (await refusal(call(wrong))).field == "letter"
+        now = datetime.now(UTC)
+        letter = DeadLetter(
+            ctx=OWNER,
+            key=KEY,
+            event_id="e1",
+            payload=b"",
+            admitted_at=now,
+            died_at=now,
+            attempts=1,
+        )
+        for field, values in _BAD_FIELDS.items():
+            for wrong in values:
+                bad = msgspec.structs.replace(letter, **{field: wrong})
+                for call in (at.inbox.replay, at.inbox.discard):
+                    error = await refusal(call(bad))
+                    assert error.field == field, wrong
+                    assert SECRET not in told(error)
+        assert await at.inbox.discard(letter) is False
 
     @pytest.mark.parametrize("field", _BAD_OPTIONS)
     async def test_a_bad_inbox_is_refused(self, harness: StoreHarness, field: str) -> None:

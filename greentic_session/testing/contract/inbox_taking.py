@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import anyio
@@ -25,8 +26,9 @@ class InboxTakingContract:
     async def test_without_mail_there_is_no_turn(self, harness: StoreHarness) -> None:
         at = await desk(harness)
         assert await at.is_idle()
-        async with at.take(wait=0.01) as turn:
-            assert turn is None
+        for wait in (0, 0.0, timedelta(0), 0.01):
+            async with at.inbox.take("worker-1", wait=wait) as turn:
+                assert turn is None
 
     async def test_a_turn_has_the_mail_in_order_and_the_state(self, harness: StoreHarness) -> None:
         at = await desk(harness)

@@ -1,0 +1,71 @@
+"""Endings whose answer was lost for good: what is done after them drops no mail twice."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from greentic_session import OutcomeUnknownError
+from greentic_session.testing.contract.inbox_bench import counted, desk
+from greentic_session.testing.harness import RedisHarness
+
+from .test_inbox_crashes import Mortal
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from greentic_session.ordering import InboxTurn
+    from greentic_session.testing.contract.inbox_bench import InboxBench
+
+    Turn = InboxTurn[Any]
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def at(valkey_url: str) -> AsyncIterator[InboxBench]:
+    async with RedisHarness(valkey_url) as harness:
+        yield await desk(harness)
+
+
+class Deaf(Mortal):
+    """The line of a process that has its steps done, and hears of none."""
+
+    async def run(self, *arguments: Any, **options: Any) -> Any:
+        await super().run(*arguments, **options)
+        raise OutcomeUnknownError("not heard")
+
+
+async def unheard(at: InboxBench, step: Callable[[], Awaitable[object]]) -> None:
+    backend: Any = at.inbox._backend
+    line = backend._client
+    backend._client = Deaf(line, None)
+    try:
+        with pytest.raises(OutcomeUnknownError):
+            await step()
+    finally:
+        backend._client = line
+
+
+@pytest.mark.parametrize("state", [True, False], ids=["state", "mail alone"])
+async def test_mail_that_came_meanwhile_is_not_dropped(at: InboxBench, *, state: bool) -> None:
+    await at.admit("e1", "e2")
+    async with at.turn() as turn:
+        await unheard(at, lambda: turn.commit(counted(turn) if state else None, 1))
+        await at.admit("e3")
+        await turn.finish()
+    assert await at.handle() == ["e3"]
+
+
+async def test_a_commit_may_be_repeated(at: InboxBench) -> None:
+    await at.admit("e1", "e2", "e3")
+    async with at.turn() as turn:
+        await turn.commit(None, 1)
+        await unheard(at, lambda: turn.commit(None, 1))
+        await turn.commit(None, 1)
+        assert [mail.event_id for mail in turn.mail] == ["e3"]
+    async with at.turn() as turn:
+        assert [(mail.event_id, mail.attempt) for mail in turn.mail] == [("e3", 1)]
+        await turn.finish()
+    assert await at.is_idle()
