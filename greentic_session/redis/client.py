@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast, final
+from typing import TYPE_CHECKING, Any, Final, cast, final
 
 import hiredis
 from redis.exceptions import ResponseError
@@ -23,7 +23,7 @@ from .faults import ForeignValueError, classify
 from .node import ClosedError, Node
 from .replies import garbled
 from .scripts import BARRIER
-from .topology import FAILURES, Topology, at_once
+from .topology import FAILURES, ScanPosition, Topology, at_once
 from .trouble import Trouble, attempt_ends_at
 from .whereabouts import topology_of
 from .wire import Exchange, Wire, WireLostError
@@ -55,21 +55,6 @@ _FRESH_STARTS: Final = 3
 _MOST_UNHEARD: Final = 256
 _ASKING: Final[Command] = ("ASKING",)
 _PING: Final[tuple[Command]] = (("PING",),)
-
-
-class ScanPosition(NamedTuple):
-    """Where a scan goes on.
-
-    :ivar version: of the topology when it began.
-    :ivar starts: how often it began.
-    :ivar ahead: servers not yet done, the one under way first.
-    :ivar cursor: of that one.
-    """
-
-    version: int
-    starts: int
-    ahead: tuple[Node, ...]
-    cursor: bytes | int
 
 
 @final

@@ -41,8 +41,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
     from ..config import RedisConfig
-    from .client import Argument, Reply, ScanPosition
+    from .client import Argument, Reply
     from .hosting import ServerHost
+    from .topology import ScanPosition
 
 __all__ = ["RedisSessionStore"]
 

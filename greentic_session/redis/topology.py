@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, Final, TypeVar, final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar, final
 
 from redis.exceptions import RedisError
 
@@ -19,7 +19,15 @@ if TYPE_CHECKING:
     from .faults import Fault
     from .hosting import ServerHost
 
-__all__ = ["FAILURES", "LookingTopology", "Standalone", "Topology", "at_once", "first_answer"]
+__all__ = [
+    "FAILURES",
+    "LookingTopology",
+    "ScanPosition",
+    "Standalone",
+    "Topology",
+    "at_once",
+    "first_answer",
+]
 
 _T = TypeVar("_T")
 FAILURES: Final = (RedisError, OSError, EOFError)
@@ -73,6 +81,21 @@ class Topology(ABC):
     @abstractmethod
     def close(self) -> list[asyncio.Future[None]]:
         """Close every connection; return what ends when they have ended."""
+
+
+class ScanPosition(NamedTuple):
+    """Where a scan goes on.
+
+    :ivar version: of the topology when it began.
+    :ivar starts: how often it began.
+    :ivar ahead: servers not yet done, the one under way first.
+    :ivar cursor: of that one.
+    """
+
+    version: int
+    starts: int
+    ahead: tuple[Node, ...]
+    cursor: bytes | int
 
 
 @final

@@ -47,8 +47,9 @@ from .scripts import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .client import Argument, RedisClient, Reply, ScanPosition
+    from .client import Argument, RedisClient, Reply
     from .names import Names
+    from .topology import ScanPosition
 
 __all__ = ["RedisWaits"]
 
