@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from greentic_session import ReplyScope, SessionKey, SessionMeta, TenantCtx, WaitRegistry
-from greentic_session.ordering import SessionAffinity, SessionLocks
+from greentic_session.ordering import SessionAffinity, SessionInbox, SessionLocks
 from greentic_session.testing.proxy import first_of_each
 
 from .redis_proxy import Fate, Proxy
@@ -61,10 +61,23 @@ async def register(store: AsyncSessionStore[Any], name: str) -> None:
     await WaitRegistry(store).register_wait(ANN, "ann", scope, waiting)
 
 
+async def admit(store: AsyncSessionStore[Any], name: str) -> None:
+    await inbox_of(store, name).admit(SessionKey(name), "event", b"")
+
+
+async def take(store: AsyncSessionStore[Any], name: str) -> None:
+    async with inbox_of(store, name).take("worker"):
+        pass
+
+
+def inbox_of(store: AsyncSessionStore[Any], name: str) -> SessionInbox[Any]:
+    return SessionInbox(store, CTX, name=name.replace(" ", "-"))
+
+
 @pytest.mark.parametrize(
     ("prepare", "grant"),
-    [(nothing, hold), (nothing, join), (register, resume)],
-    ids=["lock", "membership", "wait"],
+    [(nothing, hold), (nothing, join), (register, resume), (admit, take)],
+    ids=["lock", "membership", "wait", "turn"],
 )
 async def test_what_comes_late_is_given_back(server: LocalServer, prepare: Act, grant: Act) -> None:
     namespace = f"test:{uuid4().hex}"

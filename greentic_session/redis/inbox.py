@@ -192,7 +192,7 @@ class RedisInbox(InboxBackend):
         by = mint_incarnation()
         terms = (by, bid.worker, bid.lease_ms, bid.most, bid.attempts)
         rest = (bid.dead_ms, self._keep_ms)
-        run = partial(self._on_mailbox, TAKE, box, ":dead")
+        run = partial(self._on_mailbox, TAKE, box, ":dead", grants=by)
         try:
             reply: Reply = await run((*terms, "", *rest), until)
             verdict = _first(reply)
@@ -274,11 +274,13 @@ class RedisInbox(InboxBackend):
         self,
         inbox: str,
         box: Mailbox,
-        terms: tuple[Argument, ...],
+        terms: tuple[int | str, str, int | str],
         mark: str,
         until: float | None,
     ) -> bool:
-        reply = await self._on_mailbox(GIVE_BACK, box, "", (*terms, self._keep_ms), until)
+        _, by, _ = terms
+        given = (*terms, self._keep_ms)
+        reply = await self._on_mailbox(GIVE_BACK, box, "", given, until, ends=by)
         if not _is_done(reply):
             return False
         with being_read():
@@ -448,6 +450,9 @@ class RedisInbox(InboxBackend):
         suffix: str,
         arguments: Sequence[Argument],
         until: float | None,
+        *,
+        grants: str = "",
+        ends: str = "",
     ) -> Reply:
         names = self._names.of_mailbox(*box)
         if suffix:
@@ -455,7 +460,9 @@ class RedisInbox(InboxBackend):
         elif script is COMMIT:
             names = (*names, self._names.events(names[0]))
         try:
-            return await self._client.run(script, names, (box.scope, *arguments), until=until)
+            return await self._client.run(
+                *(script, names, (box.scope, *arguments)), until=until, grants=grants, ends=ends
+            )
         except ForeignValueError:
             raise foreign(box.key) from None
 
