@@ -81,9 +81,11 @@ class PooledClient:
         *,
         until: float | None = None,
         is_hint: bool = False,
+        grants: str = "",
+        ends: str = "",
     ) -> Any:
         """As the store's client."""
-        del until, is_hint
+        del until, is_hint, grants, ends
         self._operation += 1
         operation = f"{self._operation:016x}"
         given = (*keys, operation, "", *arguments)
