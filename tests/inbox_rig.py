@@ -9,17 +9,13 @@ standard input.
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import random
 import signal
 import sys
 from collections import Counter
-from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import anyio
 import msgspec
 
 from greentic_session import (
@@ -34,12 +30,14 @@ from greentic_session import (
 )
 from greentic_session.ordering import InboxLimits, SessionInbox
 
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+from .wait_rig import hired, say
 
+if TYPE_CHECKING:
     from greentic_session import AsyncSessionStore
     from greentic_session.ordering import InboxTurn
     from greentic_session.testing.harness import RedisHarness
+
+    from .wait_rig import Worker
 
     Store = AsyncSessionStore[Any]
     Inbox = SessionInbox[Any]
@@ -112,11 +110,6 @@ def inbox_on(store: Store, **options: Any) -> Inbox:
         **options,
     }
     return SessionInbox(store, CTX, **given)
-
-
-def say(word: str, **told: object) -> None:
-    # One write per line: a kill leaves no half of one.
-    os.write(1, json.dumps({"word": word, **told}).encode() + b"\n")
 
 
 async def admit(inbox: Inbox, orders: Orders) -> None:
@@ -192,62 +185,6 @@ if __name__ == "__main__":
 # --- what a test does with them -------------------------------------------------------------------
 
 
-class Worker:
-    """A worker process of this test."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self._process = process
-        self.was_killed = False
-
-    async def tell(self, line: bytes) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(line + b"\n")
-
-    async def hear(self) -> dict[str, Any]:
-        """What the worker says next; nothing if it has ended."""
-        assert self._process.stdout is not None
-        line = await self._process.stdout.readline()
-        said: dict[str, Any] = json.loads(line) if line else {}
-        return said
-
-    def send(self, number: signal.Signals) -> None:
-        self._process.send_signal(number)
-
-    def kill(self) -> None:
-        self.was_killed = True
-        self.send(signal.SIGKILL)
-
-    def end(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-
-    async def ended(self) -> int:
-        self.end()
-        return await self._process.wait()
-
-
-@asynccontextmanager
-async def hired(harness: RedisHarness) -> AsyncIterator[Worker]:
-    """A worker on the harness's namespace. It does not outlive the block."""
-    url = f"unix://{harness.config.unix_path}?namespace={harness.config.namespace}&deadline=20"
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-W", "error", "-m", "tests.inbox_rig", url),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        cwd=Path(__file__).parent.parent,
-    )
-    worker = Worker(process)
-    try:
-        yield worker
-    finally:
-        with anyio.CancelScope(shield=True):
-            if process.returncode is None:
-                process.kill()
-            while await worker.hear():
-                pass
-            await worker.ended()
-
-
 class Fifo:
     """Workers that admit and handle the messages of many sessions, some of which are killed.
 
@@ -305,12 +242,11 @@ class Fifo:
         keys = tuple(range(place, self._keys, self._processes))
         first = 0
         while not self._over.is_set():
-            async with hired(self._harness) as worker:
-                assert (await worker.hear())["word"] == "ready"
+            async with hired(self._harness, program="tests.inbox_rig") as worker:
                 self._hired += 1
                 seed = self._seed + 100 * self._hired
                 orders = Orders(keys=keys, first=first, rounds=self._rounds, seed=seed)
-                await worker.tell(msgspec.json.encode(orders))
+                await worker.begin(orders)
                 first = await self._follow(worker, first)
                 code = await worker.ended()
                 assert code == (-signal.SIGKILL if worker.was_killed else 0)

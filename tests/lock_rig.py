@@ -201,7 +201,7 @@ class Pulse:
 
 def hired_locker(harness: RedisHarness, job: str) -> AbstractAsyncContextManager[Worker]:
     """A worker on the harness's namespace. It does not outlive the block."""
-    return hired(harness, job, "tests.lock_rig")
+    return hired(harness, job, program="tests.lock_rig")
 
 
 def assert_one_at_a_time(turns: Iterable[Turn]) -> None:

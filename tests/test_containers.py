@@ -186,7 +186,7 @@ def test_where_no_port_is_published_its_own_address_will_do(
         address = own(client.api.inspect_container(server.container_id))
         if not containers._answers(*address):
             # Because an engine in a virtual machine shows us its ports and nothing else.
-            pytest.skip("containers have no address that this machine can reach")  # see above
+            pytest.skip("containers have no address that this machine can reach")  # as in a VM
     monkeypatch.setattr(
         containers, "_addresses", lambda _, details: iter([("127.0.0.1", 1), own(details)])
     )

@@ -22,6 +22,7 @@ from greentic_session.testing.contract.samples import KEY, ctx, session
 from greentic_session.testing.harness import RedisHarness
 from greentic_session.waiting import EventMemory, WaitOwner
 
+from .inbox_acts import release, remove
 from .redis_rig import snapshot, store_at
 from .test_redis_answers import answering
 from .test_wait_refuses import empty, fill
@@ -53,16 +54,6 @@ async def commit(at: InboxBench) -> None:
     async with at.turn() as turn:
         await turn.commit(counted(turn), 1)
         await turn.renew()
-
-
-async def remove(at: InboxBench) -> None:
-    async with at.turn() as turn:
-        await turn.remove()
-
-
-async def release(at: InboxBench) -> None:
-    async with at.turn() as turn:
-        await turn.release()
 
 
 async def replay(at: InboxBench) -> None:

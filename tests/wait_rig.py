@@ -278,21 +278,25 @@ class Worker:
         self.was_killed = True
         self.send(signal.SIGKILL)
 
-    async def ended(self) -> int:
-        """Wait for the end of the process, and return its exit code."""
+    def end(self) -> None:
+        """Close the worker's standard input."""
         assert self._process.stdin is not None
         self._process.stdin.close()
+
+    async def ended(self) -> int:
+        """Wait for the end of the process, and return its exit code."""
+        self.end()
         return await self._process.wait()
 
 
 @asynccontextmanager
 async def hired(
-    harness: RedisHarness, job: str, program: str = "tests.wait_rig"
+    harness: RedisHarness, *job: str, program: str = "tests.wait_rig"
 ) -> AsyncIterator[Worker]:
     """A worker on the harness's namespace. It does not outlive the block."""
     url = f"unix://{harness.config.unix_path}?namespace={harness.config.namespace}&deadline=20"
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-W", "error", "-m", program, url, job),
+        *(sys.executable, "-W", "error", "-m", program, url, *job),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         cwd=Path(__file__).parent.parent,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import cache
 from importlib.resources import files
 from typing import Final, final
 
@@ -52,6 +53,12 @@ __all__ = [
 ]
 
 
+@cache
+def _text(name: str) -> str:
+    # Most are part of several scripts, and all of them are read at import.
+    return files(__package__ or "").joinpath("lua", f"{name}.lua").read_text("utf-8")
+
+
 @final
 class Script:
     """A script and the digest by which a server knows it.
@@ -63,10 +70,7 @@ class Script:
     __slots__ = ("sha1", "source")
 
     def __init__(self, *parts: str) -> None:
-        folder = files(__package__ or "").joinpath("lua")
-        self.source: Final = "\n".join(
-            folder.joinpath(f"{name}.lua").read_text("utf-8") for name in parts
-        ).encode()
+        self.source: Final = "\n".join(map(_text, parts)).encode()
         # Not a secret: EVALSHA is defined by SHA-1.
         self.sha1: Final = hashlib.sha1(self.source, usedforsecurity=False).hexdigest()
 
