@@ -47,7 +47,6 @@ SEED: Final = int(os.environ.get("GREENTIC_SESSION_TEST_SEED", "20240229"))
 CTX: Final = TenantCtx(tenant_id="acme")
 KEY: Final = SessionKey("conversation")
 NEW_KEY: Final = SessionKey("new")
-OTHER_KEY: Final = SessionKey("other")
 MADE_UP: Final = Cas(value=1, incarnation="0" * 32)
 LONG_SECS: Final = 20.0
 SHORT_SECS: Final = 0.4

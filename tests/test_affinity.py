@@ -29,7 +29,6 @@ VECTORS: Final[list[dict[str, Any]]] = json.loads(
 )
 WORKERS: Final = tuple(f"worker-{number}" for number in range(10))
 KEYS: Final = tuple(f"conversation-{number}" for number in range(10_000))
-EVEN: Final = len(KEYS) / len(WORKERS)
 
 
 # --- the hash -------------------------------------------------------------------------------------
