@@ -11,6 +11,7 @@ from ...errors import StoreUnavailableError, TenantMismatchError
 from ...model import ReplyScope
 from ...ordering import InboxLimits
 from .inbox_bench import LEASE, OWNER, PATIENCE, counted, desk
+from .observing import asleep
 from .samples import KEY, ctx, session
 
 if TYPE_CHECKING:
@@ -119,6 +120,6 @@ class InboxLeavingContract:
         with anyio.fail_after(PATIENCE):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(work)
-                await anyio.wait_all_tasks_blocked()
+                await asleep(at.store)
                 await at.store.aclose()
         assert ends == ["closed"]

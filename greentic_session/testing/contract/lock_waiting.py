@@ -12,6 +12,7 @@ import pytest
 from ...errors import LockHeldError, StoreUnavailableError
 from ...record import DONE, Verdict
 from .lock_bench import LEASE, PATIENCE_SECS, PLACE_MS, lock_bench
+from .observing import asleep
 from .samples import KEY, LIFE
 
 if TYPE_CHECKING:
@@ -282,5 +283,6 @@ class LockWaitingContract:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(wait)
                 await at.until_waiting(1)
+                await asleep(at.store)
                 await at.store.aclose()
         assert ends == ["the store is closed"]

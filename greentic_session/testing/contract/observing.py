@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 
@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from ...model import SessionKey, TenantCtx, Versioned
     from ...store import AsyncSessionStore
 
-__all__ = ["everything", "kept", "refusal", "require", "told"]
+__all__ = ["asleep", "everything", "kept", "refusal", "require", "told"]
+
+_PATIENCE_SECS: Final = 20
+"""For what others do, however busy the machine is: so that a test ends."""
 
 
 async def require(
@@ -51,6 +54,17 @@ async def kept(store: AsyncSessionStore[Any], *owners: TenantCtx) -> AsyncGenera
     before = [await everything(store, owner) for owner in tenants]
     yield
     assert [await everything(store, owner) for owner in tenants] == before
+
+
+async def asleep(store: AsyncSessionStore[Any]) -> None:
+    """Wait until whoever waits on a store sleeps: no call is under way, and none is about to be.
+
+    What comes next in the same step meets nobody who asks a server.
+    """
+    await anyio.wait_all_tasks_blocked()
+    with anyio.fail_after(_PATIENCE_SECS):
+        while store.statistics().in_flight:  # noqa: ASYNC110 - nobody tells when that changes
+            await anyio.sleep(0.001)
 
 
 async def refusal(call: Awaitable[object]) -> InvalidInputError:
