@@ -19,18 +19,14 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from .errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from contextlib import AbstractAsyncContextManager
-
     from .model import Cas, SessionKey
     from .record import Draft, Outcome
 
 __all__ = [
-    "Bell",
     "Fenced",
     "FencedWrites",
     "Guard",
     "GuardKind",
-    "SupportsBells",
     "SupportsFencing",
     "guard_of",
 ]
@@ -106,31 +102,3 @@ class SupportsFencing(ABC):
     @abstractmethod
     def fenced_writes(self) -> FencedWrites:
         """Return the writes."""
-
-
-class Bell(ABC):
-    """Wakes one who waits for something that others do.
-
-    A ring is a hint: it may be lost with a connection, or come for nothing. So whoever is woken
-    looks, and nobody sleeps for longer than it can bear to miss a ring. A bell rings by itself when
-    it begins to be heard, and whenever it is heard again, for what was missed until then.
-    """
-
-    @abstractmethod
-    async def rung(self, timeout_secs: float) -> bool:
-        """Wait until the bell has rung since this returned last, or since it was made.
-
-        :returns: ``False`` if it has not within the time.
-        """
-
-
-class SupportsBells(ABC):
-    """A backend at which its users can wait without asking again and again."""
-
-    @abstractmethod
-    def listen(self, topic: str) -> AbstractAsyncContextManager[Bell]:
-        """Have a bell that rings for a topic while the block runs.
-
-        Entering waits for nothing, and never raises for want of the backend: a bell that cannot be
-        heard yet is as one whose rings are lost.
-        """

@@ -15,7 +15,7 @@ import msgspec
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
-    from .leasing import Bell
+    from .bells import Bell
     from .model import SessionKey
     from .record import Verdict
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from contextlib import AbstractAsyncContextManager
 
-    from .leasing import Bell
+    from .bells import Bell
     from .model import Cas, SessionKey
     from .record import Admission, Draft, Record
     from .waiting import EventMemory, WaitOwner

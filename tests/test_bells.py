@@ -27,7 +27,7 @@ from .redis_rig import until
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from greentic_session.leasing import Bell
+    from greentic_session.bells import Bell
     from greentic_session.testing.servers import LocalServer
 
 pytestmark = pytest.mark.anyio
@@ -81,16 +81,21 @@ async def tower(request: pytest.FixtureRequest, tcp_server_url: str) -> AsyncIte
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
-async def test_memory_wakes_those_who_listen() -> None:
+async def test_memory_wakes_one_who_listens_for_each_ring() -> None:
     bells = MemoryBells()
     async with bells.listen("x") as one, bells.listen("x") as two, bells.listen("y") as other:
         await heard(one, two, other)
+        assert (one.is_first, two.is_first, other.is_first) == (True, False, True)
         assert not await one.rung(A_WHILE_SECS)
         bells.ring("x")
-        bells.ring("x")
+        assert await one.rung(0)
+        assert not await two.rung(A_WHILE_SECS)
+        for _ in range(3):
+            bells.ring("x")
         assert await one.rung(0)
         assert not await one.rung(A_WHILE_SECS)
         assert await two.rung(PATIENCE_SECS)
+        assert not await two.rung(0)
         assert not await other.rung(A_WHILE_SECS)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(other.rung, PATIENCE_SECS)
@@ -99,14 +104,46 @@ async def test_memory_wakes_those_who_listen() -> None:
     assert len(bells) == 0
 
 
-async def test_a_ring_wakes_those_who_listen_to_its_topic(tower: Tower) -> None:
+@pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
+async def test_whoever_goes_has_the_first_of_the_others_woken() -> None:
+    bells = MemoryBells()
+    async with bells.listen("x") as one, bells.listen("x") as two:
+        async with bells.listen("x") as three:
+            await heard(one, two, three)
+            bells.ring("x")  # for the first, who is busy
+        assert await one.rung(0)
+        assert await two.rung(0)  # since three has gone
+        async with bells.listen("x"):
+            pass
+        assert await one.rung(0)
+        assert not await two.rung(A_WHILE_SECS)
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
+async def test_when_the_first_has_gone_the_next_is_the_first() -> None:
+    bells = MemoryBells()
+    first, second = bells.listen("x"), bells.listen("x")
+    await first.__aenter__()
+    async with second as next_one:
+        await heard(next_one)
+        assert not next_one.is_first
+        await first.__aexit__(None, None, None)
+        assert next_one.is_first
+        assert await next_one.rung(0)
+
+
+async def test_a_ring_wakes_one_who_listens_to_its_topic(tower: Tower) -> None:
     bells = tower.bells
     async with bells.listen("x") as one, bells.listen("x") as two, bells.listen("y") as other:
         await heard(one, two, other)
         assert not await one.rung(A_WHILE_SECS)
         await tower.ring("x")
         assert await one.rung(PATIENCE_SECS)
+        assert not await two.rung(A_WHILE_SECS)
+        await tower.ring("x")
+        await tower.ring("x")
         assert await two.rung(PATIENCE_SECS)
+        assert await one.rung(0)
         assert not await one.rung(A_WHILE_SECS)
         assert not await other.rung(A_WHILE_SECS)
         assert bells.connections == 1

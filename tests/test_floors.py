@@ -39,6 +39,7 @@ FLOORS: dict[str, int] = {
     "waiting": 1,
     "mailing": 1,
     "background": 1,
+    "bells": 1,
     "keeping": 1,
     # Backends never know one another.
     "memory": 2,

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from contextlib import AbstractAsyncContextManager
 
-    from ..leasing import Bell, Guard
+    from ..bells import Bell
+    from ..leasing import Guard
     from ..mailing import Bid, Commitment, EarlyPlace, Posting
     from ..record import Record
     from ..waiting import EventMemory

@@ -12,8 +12,9 @@ from .expiry import ExpiryIndex
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
+    from ..bells import Bell
     from ..clock import Clock
-    from ..leasing import Bell, Guard
+    from ..leasing import Guard
     from ..model import SessionKey
     from .bells import MemoryBells
     from .expiry import Name

@@ -243,7 +243,7 @@ class SessionInbox(Generic[C]):
                 left_secs = ends_at - anyio.current_time()
                 if turn is not None or left_secs <= 0:
                     return turn
-                await bell.rung(min(left_secs, due_secs))
+                await bell.rung(min(left_secs, due_secs if bell.is_first else _LOOK_SECS))
                 self._store.check_open()
                 turn, due_secs = await self._look(bid)
 

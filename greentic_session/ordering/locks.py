@@ -31,7 +31,7 @@ from ..validation import check_key, duration_to_ms, require_clean_text
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
-    from ..leasing import Bell
+    from ..bells import Bell
     from ..locking import LockBackend
     from ..model import SessionKey, TenantCtx
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final, cast, final
 
 import hiredis
@@ -18,11 +18,11 @@ from redis.exceptions import ConnectionError as DriverConnectionError
 from redis.exceptions import RedisError, ResponseError
 
 from .._compat import override
-from ..leasing import Bell, SupportsBells
+from ..bells import Bell, Listeners, SupportsBells
 from .connecting import take_over
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterable
+    from collections.abc import AsyncGenerator, Callable
 
     from redis.asyncio.connection import AbstractConnection
 
@@ -46,30 +46,11 @@ _pack: Final = cast("Callable[[tuple[str, ...]], bytes]", getattr(hiredis, "pack
 
 
 @final
-class _RedisBell(Bell):
-    def __init__(self) -> None:
-        self._rung = asyncio.Event()
-
-    def ring(self) -> None:
-        self._rung.set()
-
-    @override
-    async def rung(self, timeout_secs: float) -> bool:
-        if not self._rung.is_set():
-            with suppress(TimeoutError):
-                async with asyncio.timeout(timeout_secs):
-                    await self._rung.wait()
-        was_rung = self._rung.is_set()
-        self._rung.clear()
-        return was_rung
-
-
-@final
 class _Topic:
     """Who listens to a topic, and whether the server knows."""
 
     def __init__(self) -> None:
-        self.bells: Final[list[_RedisBell]] = []
+        self.listeners: Final = Listeners()
         self.is_heard = False
 
 
@@ -170,19 +151,16 @@ class RedisBells(SupportsBells):
             listened = topics[channel] = _Topic()
             if self._ear is not None:
                 self._ear.say("SUBSCRIBE", channel)
-        bell = _RedisBell()
-        listened.bells.append(bell)
-        if listened.is_heard or self._closed:
-            bell.ring()
-        elif self._task is None or self._task.done():
+        is_rung = listened.is_heard or self._closed
+        if not is_rung and (self._task is None or self._task.done()):
             self._task = asyncio.get_running_loop().create_task(
                 self._keep_listening(), name="greentic_session bells"
             )
         try:
-            yield bell
+            with listened.listeners.joined(is_rung=is_rung) as bell:
+                yield bell
         finally:
-            listened.bells.remove(bell)
-            if not listened.bells:
+            if not listened.listeners:
                 del topics[channel]
                 if self._ear is not None and topics is self._topics:
                     self._ear.say("UNSUBSCRIBE", channel)
@@ -190,7 +168,8 @@ class RedisBells(SupportsBells):
     async def aclose(self) -> None:
         """Close the connection; nobody is rung for any more. All who wait are woken."""
         self._closed = True
-        self._ring(self._topics.values())
+        for topic in self._topics.values():
+            topic.listeners.ring_all()
         task, self._task = self._task, None
         if task is not None and self._loop is asyncio.get_running_loop():
             task.cancel()
@@ -267,9 +246,9 @@ class RedisBells(SupportsBells):
             return
         if kind == b"subscribe":
             topic.is_heard = True
-            self._ring((topic,))  # for what was missed until now
+            topic.listeners.ring_all()  # for what was missed until now
         elif kind == b"message":
-            self._ring((topic,))
+            topic.listeners.ring()
 
     def _on_refused(self) -> None:
         if not self._was_refused:
@@ -278,9 +257,3 @@ class RedisBells(SupportsBells):
                 "the server does not let this account subscribe to channels: whoever waits looks "
                 "now and then instead of being woken"
             )
-
-    @staticmethod
-    def _ring(topics: Iterable[_Topic]) -> None:
-        for topic in topics:
-            for bell in topic.bells:
-                bell.ring()

@@ -64,7 +64,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from contextlib import AbstractAsyncContextManager
 
-    from ..leasing import Bell
+    from ..bells import Bell
     from ..mailing import Bid, Commitment, DeadMail, EarlyPlace, Letter, Mailbox, Posting, TurnHold
     from ..waiting import EventMemory
     from .bells import RedisBells

@@ -15,7 +15,7 @@ from .scripts import LEAVE_LOCK, LOCK, RENEW_LOCK, Script
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
-    from ..leasing import Bell, SupportsBells
+    from ..bells import Bell, SupportsBells
     from ..model import SessionKey
     from .client import Argument, RedisClient
     from .names import Names

@@ -22,6 +22,7 @@ from .inbox_failing import InboxFailingContract
 from .inbox_inputs import InboxInputContract
 from .inbox_leaving import InboxLeavingContract
 from .inbox_taking import InboxTakingContract
+from .inbox_waking import InboxWakingContract
 
 __all__ = ["InboxContract"]
 
@@ -29,6 +30,7 @@ __all__ = ["InboxContract"]
 class InboxContract(
     InboxAdmittingContract,
     InboxTakingContract,
+    InboxWakingContract,
     InboxEndingContract,
     InboxFailingContract,
     InboxEarlyContract,

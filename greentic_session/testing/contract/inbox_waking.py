@@ -1,0 +1,101 @@
+"""Waiting for mail: each message wakes one, and none is forgotten with who was woken."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import anyio
+import pytest
+
+from .inbox_bench import PATIENCE, counted, desk
+from .observing import asleep
+from .samples import KEY
+
+if TYPE_CHECKING:
+    from ..harness import StoreHarness
+    from .inbox_bench import InboxBench
+
+
+class _Taker:
+    """A worker that waits for one turn, and holds it until it is told to go.
+
+    :ivar key: whose turn it has.
+    :ivar took: is set when it has one.
+    :ivar leave: to be set when it may go.
+    :ivar scope: of its task.
+    """
+
+    def __init__(self, at: InboxBench) -> None:
+        self.at = at
+        self.key = ""
+        self.took = anyio.Event()
+        self.leave = anyio.Event()
+        self.scope = anyio.CancelScope()
+
+    async def run(self) -> None:
+        with self.scope:
+            async with self.at.inbox.take("worker-1") as turn:
+                self.key = turn.key
+                self.took.set()
+                await self.leave.wait()
+                await turn.finish(counted(turn))
+
+
+@pytest.mark.anyio
+class InboxWakingContract:
+    """Whoever waits is woken for what there is to do, whatever becomes of the others who wait."""
+
+    async def test_as_many_are_woken_as_there_is_work_for(self, harness: StoreHarness) -> None:
+        at = await desk(harness)
+        peer = await at.peer()
+        takers = [_Taker(one) for one in (at, at, at, peer, peer)]
+        with anyio.fail_after(PATIENCE):
+            async with anyio.create_task_group() as tasks:
+                for taker in takers:
+                    tasks.start_soon(taker.run)
+                await asleep(at.store)
+                for number in range(5):
+                    await at.admit("e1", key=f"k{number}")
+                for taker in takers:
+                    await taker.took.wait()  # while the others hold theirs
+                for taker in takers:
+                    taker.leave.set()
+        assert sorted(taker.key for taker in takers) == [f"k{number}" for number in range(5)]
+
+    async def test_mail_is_not_forgotten_with_who_was_woken_for_it(
+        self, harness: StoreHarness
+    ) -> None:
+        at = await desk(harness)
+        takers = [_Taker(at) for _ in range(5)]
+        with anyio.fail_after(PATIENCE):
+            async with anyio.create_task_group() as tasks:
+                for taker in takers:
+                    tasks.start_soon(taker.run)
+                    await asleep(at.store)
+                await at.admit("e1")
+                for taker in takers[:-1]:
+                    taker.scope.cancel()
+                    await anyio.lowlevel.checkpoint()
+                await takers[-1].took.wait()
+                takers[-1].leave.set()
+        assert await at.told() == ["e1"]
+
+    async def test_somebody_keeps_the_time_of_what_rests(self, harness: StoreHarness) -> None:
+        rest_secs = 0.2
+        at = await desk(harness, retry_delay=rest_secs)
+        await at.admit("e1")
+        assert await at.fail() == (["e1"], 1)
+        takers = [_Taker(at) for _ in range(3)]
+        with anyio.fail_after(PATIENCE):
+            async with anyio.create_task_group() as tasks:
+                for taker in takers:
+                    tasks.start_soon(taker.run)
+                    await asleep(at.store)
+                await at.admit("e1", key="other")  # for who has waited for longest
+                await takers[0].took.wait()
+                await harness.advance(rest_secs)
+                await takers[1].took.wait()
+                for taker in takers[:2]:
+                    taker.leave.set()
+                takers[2].scope.cancel()
+        assert {taker.key for taker in takers[:2]} == {KEY, "other"}
