@@ -268,7 +268,10 @@ class LeaseLostError(SessionError):
 
 
 class InboxFullError(SessionError):
-    """As many messages wait as may, of one session or for one reply scope. Nothing was changed.
+    """As many messages wait as may, of one session or for one reply scope.
+
+    Nothing was changed, but that :meth:`SessionInbox.deliver` keeps an event whose session has a
+    full mailbox. The same message may be brought again.
 
     :ivar limit: how many that is.
     """

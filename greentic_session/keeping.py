@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, final
 import anyio
 
 from .background import run_to_end, start_background
-from .errors import LeaseLostError, SessionError
+from .errors import DurabilityError, LeaseLostError, SessionError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
@@ -59,12 +59,18 @@ class LeaseKeeper:
             raise LeaseLostError
 
     @contextmanager
-    def being_ended(self) -> Generator[None]:
-        """Say that an ending is under way: its answer tells whether the lease was lost."""
+    def being_ended(self, *, ends: bool = True) -> Generator[None]:
+        """Say that an ending is under way: its answer tells whether the lease was lost.
+
+        :param ends: whether it ends the lease if it is done, also if too few replicas know of it.
+        """
         ending = anyio.Event()
         self._endings.add(ending)
         try:
             yield
+        except DurabilityError:
+            self.ended = ends
+            raise
         finally:
             self._endings.discard(ending)
             ending.set()

@@ -355,14 +355,23 @@ class InboxBackend(ABC):
         """
 
     @abstractmethod
-    async def kept(
-        self, place: EarlyPlace, events: EventMemory, until: float | None
-    ) -> Sequence[Letter]:
-        """Return the events that are kept at a place, in order."""
+    async def assign(
+        self, place: EarlyPlace, key: SessionKey, events: EventMemory, until: float | None
+    ) -> Sequence[tuple[SessionKey, Letter]]:
+        """Have each event that is kept at a place be for this session, unless it is for another.
+
+        An event and the mailbox that it comes into may live in different places, so that a process
+        can die between two steps. What it is for is said first: so no other session gets it as
+        well.
+
+        :returns: the events in order, each with whom it is for.
+        """
 
     @abstractmethod
-    async def drop(self, place: EarlyPlace, letters: Sequence[Letter], until: float | None) -> None:
-        """Keep these events no longer."""
+    async def drop(
+        self, place: EarlyPlace, key: SessionKey, letter: Letter, until: float | None
+    ) -> None:
+        """Keep an event no longer that is for this session."""
 
 
 class SupportsInbox(ABC):

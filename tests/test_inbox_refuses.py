@@ -219,7 +219,7 @@ async def test_an_answer_of_another_shape_is_an_error_of_this_library(answer: by
         "dead": OTHERS["dead"],
         "depth": OTHERS["depth"],
         "keep": lambda at: at.inbox._backend.keep(place, "e1", b"", memory, None),
-        "kept": lambda at: at.inbox._backend.kept(place, memory, None),
+        "assign": lambda at: at.inbox._backend.assign(place, KEY, memory, None),
     }
     async with answering(answer) as url, store_at(url, deadline=1) as store:
         harness: Any = None  # of none of its servers
@@ -231,7 +231,7 @@ async def test_an_answer_of_another_shape_is_an_error_of_this_library(answer: by
                 kinds = (StoreUnavailableError, OutcomeUnknownError, DecodeError)
                 assert isinstance(outcome, kinds), name
             else:
-                assert name in ("dead", "depth", "keep", "kept"), name
+                assert name in ("dead", "depth", "keep", "assign"), name
 
 
 async def outcome_of(verb: Verb, at: InboxBench) -> object:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import anyio
 import pytest
 
 from greentic_session import OutcomeUnknownError
-from greentic_session.testing.contract.inbox_bench import counted, desk
+from greentic_session.redis.scripts import TAKE
+from greentic_session.testing.contract.inbox_bench import LEASE, counted, desk
 from greentic_session.testing.harness import RedisHarness
 
 from .test_inbox_crashes import Mortal
@@ -69,3 +71,27 @@ async def test_a_commit_may_be_repeated(at: InboxBench) -> None:
         assert [(mail.event_id, mail.attempt) for mail in turn.mail] == [("e3", 1)]
         await turn.finish()
     assert await at.is_idle()
+
+
+async def test_what_was_taken_unheard_is_given_back_and_was_no_attempt(
+    at: InboxBench,
+) -> None:
+    """Not by who asked, whose time is up: beside it."""
+    backend: Any = at.inbox._backend
+    line = backend._client
+    await at.admit("e1")
+
+    class HearsWhatIsDue(Deaf):
+        async def run(self, script: Any, *arguments: Any, **options: Any) -> Any:
+            if script is TAKE:
+                backend._client = line  # from now on it hears all
+                return await super().run(script, *arguments, **options)
+            return await line.run(script, *arguments, **options)
+
+    backend._client = HearsWhatIsDue(line, None)
+    with pytest.raises(OutcomeUnknownError):
+        await at.is_idle()
+    with anyio.fail_after(LEASE / 2):
+        async with at.inbox.take("worker-2") as turn:
+            assert [(mail.event_id, mail.attempt) for mail in turn.mail] == [("e1", 1)]
+            await turn.finish()

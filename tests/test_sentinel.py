@@ -9,13 +9,18 @@ from uuid import uuid4
 
 import msgspec
 import pytest
+from msgspec.structs import replace as evolve
 
 from greentic_session import (
     DurabilityError,
+    ReplyScope,
     SessionKey,
+    SessionMeta,
     StoreUnavailableError,
+    WaitRegistry,
     create_session_store,
 )
+from greentic_session.ordering import SessionInbox
 from greentic_session.testing.servers import valkey_binary
 from greentic_session.testing.topologies import SentinelRig
 
@@ -181,3 +186,32 @@ async def test_a_full_master_does_not_turn_a_confirmed_retry_into_a_refusal(
             found = await direct.get(key, ctx=CTX)
             assert found is not None
             assert found.cas.value == 3
+
+
+async def test_a_turn_that_no_replica_confirmed_has_ended(rig: SentinelRig) -> None:
+    async with store_of(rig, acks=1, deadline=1) as store:
+        inbox = SessionInbox(store, CTX, lease=60)
+        waits: WaitRegistry[Any] = WaitRegistry(store)
+        scope, ann = ReplyScope(conversation="unconfirmed"), evolve(CTX, user_id="ann")
+        state = numbered(SessionKey("turn"), 1)
+        waiting = evolve(numbered(SessionKey("claim"), 1), meta=SessionMeta.of(ann))
+        await waits.register_wait(ann, "ann", scope, waiting)
+        await inbox.admit(state.key, "e1", b"")
+        await inbox.admit(state.key, "e2", b"")
+        replicas = await rig.replicas()
+        async with inbox.take("worker", most=1) as turn, waits.resume(ann, "ann", scope) as claim:
+            for replica in replicas:
+                rig.pause(replica)
+            try:
+                with pytest.raises(DurabilityError):
+                    await turn.finish(state)
+                with pytest.raises(DurabilityError):
+                    await claim.complete(claim.session)
+            finally:
+                for replica in replicas:
+                    rig.resume(replica)
+            assert (turn.ended, turn.mail, claim.ended) == (True, (), True)
+        async with inbox.take("worker") as turn:  # at once
+            assert [mail.event_id for mail in turn.mail] == ["e2"]
+            assert turn.cas.value == 1
+            await turn.finish()

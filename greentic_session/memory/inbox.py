@@ -19,6 +19,7 @@ from ..mailing import (
     PostOutcome,
     TurnHold,
 )
+from ..model import SessionKey
 from ..record import Outcome, Verdict, mint_incarnation
 from .expiry import ExpiryIndex
 from .queues import DueQueue
@@ -69,6 +70,21 @@ class _Box:
 
 
 @final
+class _Early:
+    """An event that came before its wait.
+
+    :ivar letter: the event.
+    :ivar key: whose it is, once a session was found for it; empty until then.
+    """
+
+    __slots__ = ("key", "letter")
+
+    def __init__(self, letter: Letter) -> None:
+        self.letter: Final = letter
+        self.key = SessionKey("")
+
+
+@final
 class MemoryInbox(InboxBackend):
     """The steps of inboxes. None of them waits for anything.
 
@@ -85,7 +101,7 @@ class MemoryInbox(InboxBackend):
         self._queues: Final[dict[str, DueQueue]] = {}
         self._seen: Final = SeenIds()
         self._dead: Final[Shelves[tuple[str, DeadMail]]] = Shelves()
-        self._early: Final[Shelves[Letter]] = Shelves()
+        self._early: Final[Shelves[_Early]] = Shelves()
         # Of turns that go on without mail: nobody comes to look when their worker has died.
         self._lapses: Final = ExpiryIndex()
         self._fence = 0
@@ -257,12 +273,13 @@ class MemoryInbox(InboxBackend):
     ) -> Outcome:
         now_ms = self._now_ms()
         name = mail.box
-        if (inbox, mail) not in self._dead.of(name, now_ms):
+        found = [dead for dead in self._dead.of(name, now_ms) if dead[1] == mail]
+        if not found:
             return Outcome(Verdict.ABSENT)
         box = self._boxes.get(name)
         if box is not None and len(box.mail) >= most:
             return Outcome(Verdict.FULL)
-        self._dead.remove(name, (inbox, mail), now_ms)
+        self._dead.remove(name, found[0], now_ms)
         self._append(inbox, name, mail.letter._replace(at_ms=now_ms), now_ms)
         return Outcome(Verdict.DONE)
 
@@ -289,25 +306,32 @@ class MemoryInbox(InboxBackend):
         now_ms = self._now_ms()
         name = _name_of(place)
         kept = self._early.of(name, now_ms)
-        if any(letter.event_id == event_id for letter in kept):
+        if any(early.letter.event_id == event_id for early in kept):
             return Outcome(Verdict.SEEN)
         if len(kept) >= events.most:
             return Outcome(Verdict.FULL)
         letter = Letter(event_id, payload, now_ms, place.whose.owner)
-        self._early.add(name, letter, now_ms + events.ttl_ms, now_ms)
+        self._early.add(name, _Early(letter), now_ms + events.ttl_ms, now_ms)
         return Outcome(Verdict.DONE)
 
     @override
-    async def kept(
-        self, place: EarlyPlace, events: EventMemory, until: float | None
-    ) -> Sequence[Letter]:
-        return self._early.of(_name_of(place), self._now_ms())
+    async def assign(
+        self, place: EarlyPlace, key: SessionKey, events: EventMemory, until: float | None
+    ) -> Sequence[tuple[SessionKey, Letter]]:
+        kept = self._early.of(_name_of(place), self._now_ms())
+        for early in kept:
+            early.key = early.key or key
+        return [(early.key, early.letter) for early in kept]
 
     @override
-    async def drop(self, place: EarlyPlace, letters: Sequence[Letter], until: float | None) -> None:
+    async def drop(
+        self, place: EarlyPlace, key: SessionKey, letter: Letter, until: float | None
+    ) -> None:
         now_ms = self._now_ms()
-        for letter in letters:
-            self._early.remove(_name_of(place), letter, now_ms)
+        name = _name_of(place)
+        for early in self._early.of(name, now_ms):
+            if (early.key, early.letter) == (key, letter):
+                self._early.remove(name, early, now_ms)
 
     # --- shared steps ------------------------------------------------------------------------
 

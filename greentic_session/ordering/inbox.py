@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Final, Generic, cast, final, overload
 import anyio
 
 from .. import fence
-from ..errors import DecodeError, InboxFullError, InvalidInputError, SessionError
+from ..errors import (
+    DecodeError,
+    InboxFullError,
+    InvalidInputError,
+    SessionError,
+    TenantMismatchError,
+)
 from ..mailing import (
     Bid,
     EarlyPlace,
@@ -197,9 +203,11 @@ class SessionInbox(Generic[C]):
                 await turn.finish(state)
 
         If the block leaves the turn open, it is given back at once. If it leaves by an exception
-        (a cancellation is none), the head of the mail was tried in vain: the session rests for a
-        while, and then the head is handed out by itself, so that it alone is blamed for what it
-        does. While the block runs, the lease is renewed; if it is lost all the same, the block is
+        (``SystemExit`` is one, that its task was cancelled or interrupted is none), the head of the
+        mail was tried in vain: the session rests for a while, and then the head is handed out by
+        itself, so that it alone is blamed for what it does.
+
+        While the block runs, the lease is renewed; if it is lost all the same, the block is
         cancelled, as :meth:`SessionLocks.hold` does it.
 
         :param worker: names the worker, for people; 1 to 128 characters.
@@ -278,7 +286,8 @@ class SessionInbox(Generic[C]):
         """Iterate over the messages that were given up, those of a session in their order.
 
         Each that is there from first to last is given; those of a session that gets another one
-        meanwhile, perhaps twice.
+        meanwhile, perhaps twice. A message that was tried for the last time comes here when a taker
+        looks at its session next.
 
         :raises DecodeError: what stands under a name of this library is none of its own.
         """
@@ -293,6 +302,8 @@ class SessionInbox(Generic[C]):
 
     async def replay(self, letter: DeadLetter) -> bool:
         """Put a dead letter at the end of its session's mail, to be tried as if it were new.
+
+        It comes by this inbox, whichever gave it up.
 
         :returns: ``False`` if it is a dead letter no longer.
         :raises InboxFullError: as many messages of this session wait as may.
@@ -333,8 +344,8 @@ class SessionInbox(Generic[C]):
         An answer may be faster than the flow that is about to wait for it. So the event is kept
         first, then the wait is looked for; who registers a wait calls :meth:`collect` after it.
         Whichever of both comes second finds the other's. Events come into the mailbox in the order
-        in which they were kept, each once. Event ids are known of one session: what the channel
-        delivers again when another session waits there goes to that one.
+        in which they were kept, each once, and to one session. Event ids are known of one session:
+        what the channel delivers again when another session waits there goes to that one.
 
         :param ctx: the caller, as in :class:`WaitRegistry`.
         :param user_id: whose reply it is.
@@ -342,22 +353,20 @@ class SessionInbox(Generic[C]):
         :param event_id: as in :meth:`admit`.
         :param payload: as in :meth:`admit`.
         :returns: ``None`` if it is kept, or if somebody else has just admitted it.
-        :raises InboxFullError: as many events are kept there as may, or the session's mailbox is
-            full: then it is kept.
+        :raises InboxFullError: as many events are kept there as may and no session waits; or the
+            waiting session's mailbox is full: then the event is kept. Either way, deliver it again.
         """
         self._store.check_open()
         place = EarlyPlace(owner_of(ctx, user_id), hash_of(scope))
         event_id = require_clean_text(event_id, "event_id", _MAX_ID_CHARS)
         payload = self._fitting(payload)
-        limits = self._limits
-        outcome = await self._backend.keep(
-            place, event_id, payload, limits.early, self._backend.deadline()
-        )
-        if outcome.verdict is Verdict.FULL:
-            raise InboxFullError(limits.early.most)
-        if outcome.verdict not in (Verdict.DONE, Verdict.SEEN):
-            raise undone("", outcome)
+        has_room = await self._keep(place, event_id, payload)
         moved = await self._move(ctx, user_id, scope, place)
+        if not has_room and moved:  # those that were kept had somebody to go to by now
+            has_room = await self._keep(place, event_id, payload)
+            moved = await self._move(ctx, user_id, scope, place)
+        if not has_room:
+            raise InboxFullError(self._limits.early.most)
         return moved.get(event_id)
 
     async def collect(self, ctx: TenantCtx, user_id: str, scope: ReplyScope) -> int:
@@ -373,6 +382,16 @@ class SessionInbox(Generic[C]):
         moved = await self._move(ctx, user_id, scope, place)
         return sum(admitted.is_new for admitted in moved.values())
 
+    async def _keep(self, place: EarlyPlace, event_id: str, payload: bytes) -> bool:
+        """Keep an event, unless as many are kept there as may."""
+        backend = self._backend
+        outcome = await backend.keep(
+            place, event_id, payload, self._limits.early, backend.deadline()
+        )
+        if outcome.verdict not in (Verdict.DONE, Verdict.SEEN, Verdict.FULL):
+            raise undone("", outcome)
+        return outcome.verdict is not Verdict.FULL
+
     async def _move(
         self, ctx: TenantCtx, user_id: str, scope: ReplyScope, place: EarlyPlace
     ) -> dict[str, Admitted]:
@@ -380,17 +399,22 @@ class SessionInbox(Generic[C]):
         if key is None:
             return {}
         backend = self._backend
-        letters = await backend.kept(place, self._limits.early, backend.deadline())
-        box = Mailbox(place.whose.scope, key)
+        events = await backend.assign(place, key, self._limits.early, backend.deadline())
         _, admission = fence.admit(presenting(ctx, user_id))
         moved: dict[str, Admitted] = {}
         # One after the other, and gone only when admitted: whoever else moves them at the same time
         # admits each after those before it, and the second of both finds its event known.
-        for letter in letters:
-            moved[letter.event_id] = await self._admit(
-                box, admission, letter.event_id, letter.payload
-            )
-            await backend.drop(place, (letter,), backend.deadline())
+        for whose, letter in events:
+            box = Mailbox(place.whose.scope, whose)
+            try:
+                admitted = await self._admit(box, admission, letter.event_id, letter.payload)
+            except TenantMismatchError:
+                if whose == key:
+                    raise
+                # Found for a session that has gone since: another's has its key now.
+            else:
+                moved[letter.event_id] = admitted
+            await backend.drop(place, whose, letter, backend.deadline())
         return moved
 
     # --- shared steps ------------------------------------------------------------------------

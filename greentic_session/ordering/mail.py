@@ -172,7 +172,8 @@ class InboxDepth(msgspec.Struct, frozen=True, kw_only=True):
     """How much there is to do, as far as the inbox's index knows: a hint.
 
     :ivar sessions: how many sessions have mail or are in hand; some may have neither any more.
-    :ivar due: how many of them may be taken now. The others are in hand, or rest after a failure.
+    :ivar due: how many of them a taker would look at now: those with mail that nobody works on, and
+        some that have been in hand for a while. The others are in hand, or rest after a failure.
     """
 
     sessions: int

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final, Generic, NamedTuple, final
+from typing import TYPE_CHECKING, Final, Generic, NamedTuple, cast, final
 
 import anyio
 
 from ..drafting import versioned
-from ..errors import CasConflictError, InvalidInputError, TenantMismatchError
+from ..errors import CasConflictError, DurabilityError, InvalidInputError, TenantMismatchError
 from ..fence import ctx_of
 from ..keeping import LeaseKeeper
 from ..leasing import Guard, GuardKind
@@ -68,7 +69,8 @@ class InboxTurn(Generic[C]):
 
     Any of them may raise :class:`StoreUnavailableError` (nothing written; the turn goes on) and
     :class:`OutcomeUnknownError` (written or not: read the session, or leave by the exception, and
-    the mail that is left is tried again).
+    the mail that is left is tried again). Where ``acks`` are asked for, those that write may raise
+    :class:`DurabilityError`: done, but for :attr:`session` and :attr:`cas`, which nobody told.
     """
 
     def __init__(self, terms: TurnTerms[C], grant: Grant, sent_at: float) -> None:
@@ -220,8 +222,8 @@ class InboxTurn(Generic[C]):
         ):
             try:
                 yield self
-            except Exception:  # a cancellation is none: it says nothing of the mail
-                self._has_failed = True
+            except BaseException as error:
+                self._has_failed = _is_failure(error)
                 raise
 
     # --- shared steps ------------------------------------------------------------------------
@@ -277,21 +279,37 @@ class InboxTurn(Generic[C]):
     ) -> Outcome:
         backend = self._terms.backend
         in_hand = len(self._mail) - handled
-        with self._keeper.being_ended():
-            outcome = await backend.commit(
-                Commitment(
-                    *(self._hold, draft, removes, self._cas),
-                    *(self._handled + handled, in_hand, ends),
-                ),
-                backend.deadline(),
-            )
+        commitment = Commitment(
+            *(self._hold, draft, removes, self._cas), *(self._handled + handled, in_hand, ends)
+        )
+        with self._keeper.being_ended(ends=ends):
+            try:
+                outcome = await backend.commit(commitment, backend.deadline())
+            except DurabilityError:
+                self._let_go(handled)
+                raise
             if outcome.verdict is Verdict.LOST:
                 self._lose()
             if outcome.verdict is Verdict.CONFLICT:
                 raise CasConflictError(self.key, self._cas, outcome.token)
             if outcome.verdict is not Verdict.DONE:
                 raise undone(self.key, outcome)
-            self._mail = self._mail[handled:]
-            self._handled += handled
+            self._let_go(handled)
             self._keeper.ended = ends
         return outcome
+
+    def _let_go(self, handled: int) -> None:
+        self._mail = self._mail[handled:]
+        self._handled += handled
+
+
+def _is_failure(error: BaseException) -> bool:
+    """Tell whether an error says something of the mail, and not of who was cancelled meanwhile."""
+    if isinstance(error, BaseExceptionGroup):
+        several = cast("BaseExceptionGroup[BaseException]", error)
+        return any(map(_is_failure, several.exceptions))
+    if not isinstance(error, anyio.get_cancelled_exc_class()):
+        return not isinstance(error, (KeyboardInterrupt, GeneratorExit))
+    # Nobody cancelled the block: what it awaited was cancelled, or said so.
+    task = asyncio.current_task() if isinstance(error, asyncio.CancelledError) else None
+    return task is not None and not task.cancelling()

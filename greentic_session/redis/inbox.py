@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final, cast, final
 import anyio
 
 from .._compat import override
-from ..background import run_to_end
+from ..background import run_to_end, start_background
 from ..errors import (
     DecodeError,
     DurabilityError,
@@ -30,6 +30,7 @@ from ..errors import (
     StoreUnavailableError,
 )
 from ..mailing import Grant, InboxBackend, InboxSize, Nothing, PostOutcome
+from ..model import SessionKey
 from ..record import Outcome, Verdict, mint_incarnation
 from .faults import ForeignValueError
 from .letters import (
@@ -42,15 +43,17 @@ from .letters import (
     packed,
     stored,
 )
+from .mail_steps import MailSteps, foreign_index, topic_of
 from .replies import being_read, foreign, garbled, outcome_of, scored
 from .scripts import (
+    ASSIGN,
     COMMIT,
     DISCARD,
     DROP,
     DUE,
     EXPECT,
+    FORGO,
     GIVE_BACK,
-    HINT,
     KEEP,
     MOURN,
     POST,
@@ -77,13 +80,15 @@ __all__ = ["RedisInbox"]
 _BURY: Final = -10
 _UNREADABLE_REST_MS: Final = 10_000
 _FORSAKE_SECS: Final = 5.0
+_MARGIN_MS: Final = 1000
+"""How long forgoing may take to the server. If longer, what was put off comes due by itself."""
 _PAGE: Final = 64
 _PASSING: Final = (StoreUnavailableError, OutcomeUnknownError)
 """What may keep a hint from being changed now: it comes due by itself."""
 
 
 @final
-class RedisInbox(InboxBackend):
+class RedisInbox(MailSteps, InboxBackend):
     """The steps of inboxes, each one script in one slot.
 
     :param client: of the store.
@@ -104,8 +109,7 @@ class RedisInbox(InboxBackend):
         keep_ms: int,
         grace_ms: int,
     ) -> None:
-        self._client: Final = client
-        self._names: Final = names
+        super().__init__(client, names)
         self._bells: Final = bells
         self._waits: Final = waits
         self._keep_ms: Final = keep_ms
@@ -117,7 +121,7 @@ class RedisInbox(InboxBackend):
 
     @override
     def listen(self, inbox: str) -> AbstractAsyncContextManager[Bell]:
-        return self._bells.listen(_topic(inbox))
+        return self._bells.listen(topic_of(inbox))
 
     # --- mailboxes ---------------------------------------------------------------------------
 
@@ -153,7 +157,11 @@ class RedisInbox(InboxBackend):
         token = secrets.token_hex(8)
         expectation = f"{token}!{member_of(box)}"
         await self._on_agenda(EXPECT, inbox, (expectation, self._grace_ms), until)
-        reply = await self._on_mailbox(script, box, suffix, arguments, until)
+        try:
+            reply = await self._on_mailbox(script, box, suffix, arguments, until)
+        except DurabilityError:  # the mail is in
+            await self._hint(inbox, box, "", 0, until, token=token)
+            raise
         with being_read():
             waiting, free_ms, worker = reply[1:] if len(reply) > 1 else (b"0", b"", b"")
         # Who has the session in hand sees the mail when the turn ends.
@@ -167,8 +175,8 @@ class RedisInbox(InboxBackend):
 
     @override
     async def take(self, bid: Bid, until: float | None) -> Grant | Nothing:
-        visit_ms = min(bid.lease_ms, self._grace_ms)
-        found: Reply = await self._on_agenda(DUE, bid.inbox, (visit_ms,), until)
+        by = mint_incarnation()
+        found: Reply = await self._first_due(bid, by, until)
         with being_read():
             if found[0] == 0:
                 return Nothing(int(found[1]) / 1000 if len(found) > 1 else None)
@@ -178,18 +186,36 @@ class RedisInbox(InboxBackend):
             index = self._names.agenda(bid.inbox)
             await self._client.read("ZREM", index, member, key=index, until=until)
             return Nothing(0)
-        taken = await self._claim(bid, box, mark, until)
+        taken = await self._claim(bid, box, mark, by, until)
         if isinstance(taken, Grant):
             return taken
         with suppress(*_PASSING):
             await self._hint(bid.inbox, box, mark, taken, until, rings=False)
         return Nothing(0)
 
+    async def _first_due(self, bid: Bid, by: str, until: float | None) -> Reply:
+        """Return which session is due, put off for a visit, as ``due.lua`` does."""
+        visit_ms = min(bid.lease_ms, self._grace_ms)
+        index = self._names.agenda(bid.inbox)
+        asked_at = anyio.current_time()
+        try:
+            return await self._on_index(DUE, index, (visit_ms,), until, grants=by)
+        except anyio.get_cancelled_exc_class():
+            # Else nobody would look at it for as long as a visit may take.
+            age_ms = round((anyio.current_time() - asked_at) * 1000) + _MARGIN_MS
+            terms = (visit_ms, age_ms, self._names.bell(topic_of(bid.inbox)))
+
+            async def forgo() -> None:
+                with suppress(SessionError):
+                    await self._on_index(FORGO, index, terms, self.deadline(), ends=by)
+
+            await run_to_end(forgo, "greentic_session end of a look", _FORSAKE_SECS)
+            raise
+
     async def _claim(
-        self, bid: Bid, box: Mailbox, mark: bytes, until: float | None
+        self, bid: Bid, box: Mailbox, mark: bytes, by: str, until: float | None
     ) -> Grant | bytes:
         """Take the turn, or return in how many ms it may be taken, empty if there is no mail."""
-        by = mint_incarnation()
         terms = (by, bid.worker, bid.lease_ms, bid.most, bid.attempts)
         rest = (bid.dead_ms, self._keep_ms)
         run = partial(self._on_mailbox, TAKE, box, ":dead", grants=by)
@@ -209,21 +235,27 @@ class RedisInbox(InboxBackend):
                 return told
             return grant_of(bid.inbox, box, mark.decode(), reply[1:])
         except DecodeError:
-            await self._forsake(bid.inbox, box, by, _UNREADABLE_REST_MS)
+            await self._forsake(bid.inbox, box, mark, by, _UNREADABLE_REST_MS)
             raise
-        except DurabilityError:  # it was taken
-            await self._forsake(bid.inbox, box, by, "")
+        except (DurabilityError, anyio.get_cancelled_exc_class()):  # it was taken, or may have been
+            await self._forsake(bid.inbox, box, mark, by, "")
             raise
-        except anyio.get_cancelled_exc_class():
-            await self._forsake(bid.inbox, box, by, "")  # should it have been taken
+        except OutcomeUnknownError:
+            # Likewise, but the caller has waited long enough.
+            forsake = partial(self._forsake, bid.inbox, box, mark, by, "")
+            start_background(forsake, "greentic_session end of a lost inbox turn")
             raise
 
-    async def _forsake(self, inbox: str, box: Mailbox, by: str, rest_ms: int | str) -> None:
+    async def _forsake(
+        self, inbox: str, box: Mailbox, mark: bytes, by: str, rest_ms: int | str
+    ) -> None:
         """Give a turn back for a caller who will not, and who may have been cancelled."""
 
         async def release() -> None:
             with suppress(SessionError):
-                await self._release(inbox, box, ("", by, rest_ms), "", self.deadline())
+                until = self.deadline()
+                if not await self._release(inbox, box, ("", by, rest_ms), "", until):
+                    await self._hint(inbox, box, mark, 0, until)  # it was not taken: let others
 
         await run_to_end(release, "greentic_session end of inbox turn", _FORSAKE_SECS)
 
@@ -242,16 +274,17 @@ class RedisInbox(InboxBackend):
         how = "remove" if removes else "leave"
         if draft is not None:
             state, how = (draft.owner, draft.ttl_ms, draft.body), "write"
-        reply = await self._on_mailbox(
-            COMMIT,
-            hold.box,
-            "",
-            (
-                *(*state, expected.incarnation, expected.value, hold.fence, how),
-                *(handled, in_hand, "1" if ends else "", mint_incarnation(), self._keep_ms),
-            ),
-            until,
+        terms = (
+            *(*state, expected.incarnation, expected.value, hold.fence, how),
+            *(handled, in_hand, "1" if ends else "", mint_incarnation(), self._keep_ms),
         )
+        try:
+            reply = await self._on_mailbox(COMMIT, hold.box, "", terms, until)
+        except DurabilityError:  # the turn is over, and there may be mail
+            if ends:
+                with suppress(*_PASSING):
+                    await self._hint(hold.inbox, hold.box, hold.mark, 0, until)
+            raise
         if _first(reply) != Verdict.DONE:
             return outcome_of(key, reply)
         outcome = outcome_of(key, reply[:4])
@@ -300,7 +333,7 @@ class RedisInbox(InboxBackend):
             due = await self._client.read("ZCOUNT", index, "-inf", now_ms, key=index, until=until)
             return InboxSize(int(sessions), min(int(sessions), int(due)))
         except ForeignValueError:
-            raise _foreign_index() from None
+            raise foreign_index() from None
         except (TypeError, ValueError):
             raise garbled() from None
 
@@ -326,7 +359,7 @@ class RedisInbox(InboxBackend):
                 if member not in given and (box := mailbox_of(member)) is not None
             ]
         except ForeignValueError:
-            raise _foreign_index() from None
+            raise foreign_index() from None
         except (TypeError, ValueError, AttributeError):
             raise garbled() from None
         names = [f"{self._names.inbox(*box)}:dead" for box in boxes]
@@ -378,97 +411,28 @@ class RedisInbox(InboxBackend):
             return Outcome(Verdict(reply[0]))
 
     @override
-    async def kept(
-        self, place: EarlyPlace, events: EventMemory, until: float | None
-    ) -> Sequence[Letter]:
-        name = self._early(place)
-        try:
-            entries, (secs, us) = await self._client.read_many(
-                [("LRANGE", name, 0, -1), ("TIME",)], key=name, until=until
-            )
-            since_ms = int(secs) * 1000 + int(us) // 1000 - events.ttl_ms
-            letters = [letter_of(entry) for entry in entries]
-        except ForeignValueError:
-            raise _foreign_index() from None
-        except (TypeError, ValueError, AttributeError):
-            raise garbled() from None
-        return [letter for letter in letters if letter.at_ms > since_ms]
+    async def assign(
+        self, place: EarlyPlace, key: SessionKey, events: EventMemory, until: float | None
+    ) -> Sequence[tuple[SessionKey, Letter]]:
+        terms = (key, events.ttl_ms)
+        reply = await self._on_index(ASSIGN, self._early(place), terms, until, is_hint=False)
+        with being_read():
+            _, *told = reply
+            return [
+                (SessionKey(whose.decode()), letter_of(letter))
+                for whose, letter in zip(told[::2], told[1::2], strict=True)
+            ]
 
     @override
-    async def drop(self, place: EarlyPlace, letters: Sequence[Letter], until: float | None) -> None:
-        entries = [stored(letter) for letter in letters]
-        await self._on_index(DROP, self._early(place), entries, until)
-
-    # --- shared steps ------------------------------------------------------------------------
+    async def drop(
+        self, place: EarlyPlace, key: SessionKey, letter: Letter, until: float | None
+    ) -> None:
+        await self._on_index(DROP, self._early(place), (key, stored(letter)), until)
 
     def _early(self, place: EarlyPlace) -> str:
         env, tenant_id = place.whose.scope.split("/")
         team_id, user_id = place.whose.owner.split("/", 1)
         return self._names.early(env, tenant_id, team_id, user_id, place.scope_hash)
-
-    async def _hint(
-        self,
-        inbox: str,
-        box: Mailbox,
-        mark: str | bytes,
-        delay_ms: Argument,
-        until: float | None,
-        *,
-        token: str = "",
-        rings: bool = True,
-    ) -> None:
-        """Say in how many ms a session is due, and ring; or, empty, that it need not be."""
-        channel = self._names.bell(_topic(inbox)) if rings and delay_ms not in ("", b"") else ""
-        terms = (member_of(box), mark, delay_ms, channel, token)
-        # On one server, whoever has the mail has what was written before it: its expectation.
-        is_hint = not token or not self._client.confirms_apart
-        await self._on_index(HINT, self._names.agenda(inbox), terms, until, is_hint=is_hint)
-
-    async def _on_agenda(
-        self, script: Script, inbox: str, arguments: Sequence[Argument], until: float | None
-    ) -> Reply:
-        return await self._on_index(script, self._names.agenda(inbox), arguments, until)
-
-    async def _on_index(
-        self,
-        script: Script,
-        name: str,
-        arguments: Sequence[Argument],
-        until: float | None,
-        *,
-        is_hint: bool = True,
-    ) -> Reply:
-        try:
-            return await self._client.run(script, (name,), arguments, until=until, is_hint=is_hint)
-        except ForeignValueError:
-            raise _foreign_index() from None
-
-    async def _on_mailbox(
-        self,
-        script: Script,
-        box: Mailbox,
-        suffix: str,
-        arguments: Sequence[Argument],
-        until: float | None,
-        *,
-        grants: str = "",
-        ends: str = "",
-    ) -> Reply:
-        names = self._names.of_mailbox(*box)
-        if suffix:
-            names = (*names, f"{names[2]}{suffix}")
-        elif script is COMMIT:
-            names = (*names, self._names.events(names[0]))
-        try:
-            return await self._client.run(
-                *(script, names, (box.scope, *arguments)), until=until, grants=grants, ends=ends
-            )
-        except ForeignValueError:
-            raise foreign(box.key) from None
-
-
-def _topic(inbox: str) -> str:
-    return f"inbox:{inbox}"
 
 
 def _first(reply: Reply) -> int:
@@ -481,9 +445,3 @@ def _is_done(reply: Reply) -> bool:
     if verdict == Verdict.UNKNOWN:
         raise OutcomeUnknownError("the mailbox has seen too much since to tell")
     return verdict == Verdict.DONE
-
-
-def _foreign_index() -> StoreUnavailableError:
-    return StoreUnavailableError(
-        "the name of an inbox's index holds another type of value", code="internal"
-    )

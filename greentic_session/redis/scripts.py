@@ -17,6 +17,7 @@ __all__ = [
     "AFFINITY_TOUCH",
     "AFFINITY_UNPIN",
     "ANNOUNCE",
+    "ASSIGN",
     "BARRIER",
     "CLAIM",
     "CLEAR",
@@ -28,6 +29,7 @@ __all__ = [
     "DROP",
     "DUE",
     "EXPECT",
+    "FORGO",
     "GIVE_BACK",
     "HINT",
     "KEEP",
@@ -120,10 +122,12 @@ DISCARD: Final = Script(*_MAIL, "discard")
 
 EXPECT: Final = Script("agenda", "expect")
 DUE: Final = Script("agenda", "due")
+FORGO: Final = Script("agenda", "forgo")
 HINT: Final = Script("agenda", "hint")
 MOURN: Final = Script("mourn")
-KEEP: Final = Script("keep")
-DROP: Final = Script("drop")
+KEEP: Final = Script("early", "keep")
+ASSIGN: Final = Script("early", "assign")
+DROP: Final = Script("early", "drop")
 
 ANNOUNCE: Final = Script("index", "announce")
 REINDEX: Final = Script("index", "events", "reindex")

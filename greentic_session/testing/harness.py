@@ -224,7 +224,7 @@ for _, name in ipairs(KEYS) do
     end
   elseif redis.call('TYPE', name).ok == 'list' then
     for i, letter in ipairs(redis.call('LRANGE', name, 0, -1)) do
-      local at, rest = string.match(letter, '^(%d+)(:.*)$')
+      local at, rest = string.match(letter, '^(%d+)(.*)$')
       redis.call('LSET', name, i - 1, text(at - by) .. rest)
     end
   elseif string.find(name, '}:inbox$') then

@@ -65,6 +65,8 @@ class Claim(Generic[C]):
 
     Any of them may raise :class:`StoreUnavailableError` (nothing written; the claim goes on) and
     :class:`OutcomeUnknownError` (written or not: the wait is over, or comes back with the lease).
+    Where ``acks`` are asked for, also :class:`DurabilityError`: done, but for :attr:`session` and
+    :attr:`cas`, which nobody told.
     """
 
     def __init__(
@@ -277,12 +279,13 @@ class Claim(Generic[C]):
         return Settlement(self._terms.hold, how, draft, self._cas, self._terms.event)
 
     async def _settle(self, how: Settling, draft: Draft | None, until: float | None) -> WaitOutcome:
-        with self._keeper.being_ended():
+        ends = how is not Settling.SAVE
+        with self._keeper.being_ended(ends=ends):
             outcome = await self._backend.settle(
                 self._settlement(how, draft), self._router.events, until
             )
             self._raise_unless_done(outcome)
-            self._keeper.ended = how is not Settling.SAVE
+            self._keeper.ended = ends
         return outcome
 
     async def _leave(self, outcome: WaitOutcome, until: float | None) -> None:

@@ -6,7 +6,7 @@
 --                       is to be looked at, should he not come to say more
 -- ARGV  1, 2      as for other scripts; not needed here, but for due.lua: a repeated call comes to the same, or
 --                 is harmless
---       3 member  the session (not with due.lua)
+--       3 member  the session (not with due.lua and forgo.lua)
 --
 -- Why atomic: a script runs alone. The index is a hint: what counts is what a mailbox says of itself. A
 -- session's score changes with whatever happens to its hint, so that who looked at the session and found
@@ -23,4 +23,16 @@ end
 -- Whom an expectation is about, nil if it is none: no env holds a `!`.
 local function expected(member)
   return string.match(member, '^%x+!(.+)$')
+end
+
+-- Let those be due again that were put off since then, for ARGV 3 ms each: who was to look at them may not.
+-- Whoever looks at one that somebody has in hand is told so.
+local function recall_since(since)
+  local put_off = redis.call('ZRANGEBYSCORE', KEYS[1], score(since + ARGV[3]), score(now + ARGV[3]), 'LIMIT', '0', '256')
+  for _, member in ipairs(put_off) do
+    if not expected(member) then
+      redis.call('ZREM', KEYS[1], member)  -- nothing refuses it: so mail is taken when memory is full
+      redis.call('ZADD', KEYS[1], score(now), member)
+    end
+  end
 end

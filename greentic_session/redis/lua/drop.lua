@@ -1,11 +1,10 @@
--- Keep events no longer.
+-- Keep an event no longer.
 --
--- KEYS  1 early    LIST  see keep.lua
--- ARGV  1, 2       as for other scripts; not needed here: a repeated call finds nothing left to do
---       3 ...      the events, as they stand there
--- Returns {1}. Why atomic: a script runs alone.
+-- KEYS, ARGV 1-2, why atomic: see early.lua.
+-- ARGV  3 key      of the session that it is for
+--       4 event    as assign.lua tells it
+-- Returns {1}.
 
-for i = 3, #ARGV do
-  redis.call('LREM', KEYS[1], '1', ARGV[i])
-end
+local at, _, rest = opened(ARGV[4])
+redis.call('LREM', KEYS[1], '1', assigned(at, ARGV[3], rest))
 return {1}

@@ -4,17 +4,9 @@
 -- ARGV  3 visit   ms after which it is due again, should its visitor not come to say more
 -- Returns {1, session, its new score}, or {0, ms until the next is due}, or {0}.
 -- A repeated call cannot know which one its earlier attempt was given. So all that were put off since are due
--- at once: who looks at one that somebody has in hand is told so.
+-- at once.
 
-if ARGV[2] ~= '' then
-  local since = score(math.min(ARGV[2] + 0, now) + ARGV[3])
-  for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], since, score(now + ARGV[3]), 'LIMIT', '0', '256')) do
-    if not expected(member) then
-      redis.call('ZREM', KEYS[1], member)  -- nothing refuses it: so mail is taken when memory is full
-      redis.call('ZADD', KEYS[1], score(now), member)
-    end
-  end
-end
+if ARGV[2] ~= '' then recall_since(math.min(ARGV[2] + 0, now)) end
 local first = redis.call('ZRANGE', KEYS[1], '0', '0', 'WITHSCORES')
 if not first[1] then return {0} end
 if tonumber(first[2]) > now then return {0, string.format('%.0f', math.ceil(first[2] - now))} end

@@ -1,22 +1,20 @@
 -- Keep an event for the session that will wait for it.
 --
--- KEYS  1 early    LIST  events, the oldest first: as the letters in mailbox.lua
--- ARGV  1, 2       as for other scripts; not needed here: a repeated call finds its own event
---       3 id       `length:owner length:id` of the event, without the blank
+-- KEYS, ARGV 1-2, why atomic: see early.lua.
+-- ARGV  3 id       `length:owner length:id` of the event, without the blank
 --       4 payload  opaque bytes
 --       5 most     how many may be kept
 --       6 memory   ms to keep them
 -- Verdicts: 1 done   -7 it is kept   -9 full
--- Why atomic: a script runs alone.
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local kept, gone = redis.call('LRANGE', KEYS[1], '0', '-1'), 0
-for _, letter in ipairs(kept) do
-  local start = string.find(letter, ':', 1, true)
-  if now >= string.sub(letter, 1, start - 1) + ARGV[6] then
-    gone = gone + 1
-  elseif string.sub(letter, start + 1, start + #ARGV[3]) == ARGV[3] then
+for i, letter in ipairs(kept) do
+  local at, _, rest = opened(letter)
+  if now >= at + ARGV[6] then
+    if gone == i - 1 then gone = i end  -- should the clock have been set back, not those behind others
+  elseif string.sub(rest, 2, 1 + #ARGV[3]) == ARGV[3] then
     return {-7}
   end
 end

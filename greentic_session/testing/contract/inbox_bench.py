@@ -9,6 +9,7 @@ import anyio
 import pytest
 
 from ...errors import LeaseLostError
+from ...mailing import SupportsInbox
 from ...model import Session, SessionKey
 from ...ordering import SessionInbox
 from .samples import KEY, ctx, evolve, session
@@ -64,6 +65,7 @@ class InboxBench:
 
     :ivar harness: of the test.
     :ivar store: the sessions.
+    :ivar backend: the steps.
     :ivar inbox: the inbox.
     """
 
@@ -71,8 +73,10 @@ class InboxBench:
         self, harness: StoreHarness, store: AsyncSessionStore[Any], **options: Any
     ) -> None:
         given: dict[str, Any] = {"ctx": OWNER, "lease": LEASE, "retry_delay": REST, **options}
+        assert isinstance(store, SupportsInbox)
         self.harness: Final = harness
         self.store: Final = store
+        self.backend: Final = store.inbox_backend()
         self.inbox: Final[SessionInbox[Any]] = SessionInbox(store, **given)
 
     async def peer(self, **options: Any) -> InboxBench:

@@ -8,9 +8,12 @@ import anyio
 import pytest
 
 from ...errors import InboxFullError
-from ...model import ReplyScope
+from ...mailing import EarlyPlace
+from ...model import ReplyScope, SessionKey
 from ...ordering import InboxLimits
+from ...waiting import EventMemory
 from ...waits import WaitRegistry
+from ...waits.arguments import hash_of, owner_of
 from .inbox_bench import PATIENCE, InboxBench, desk
 from .samples import GLOBEX, KEY, LIFE, ctx, session
 
@@ -109,6 +112,65 @@ class InboxEarlyContract:
         assert await _deliver(at, "e1", _THREAD) is None
         await _wait(at)
         assert await _collect(at) == 2
+
+    async def test_where_no_more_may_be_kept_a_session_that_waits_makes_room(
+        self, harness: StoreHarness
+    ) -> None:
+        at = await desk(harness, limits=InboxLimits(early=1))
+        await _deliver(at, "e1")
+        await _wait(at)  # and its worker died before it collected
+        told = await _deliver(at, "e2")
+        assert told is not None
+        assert (told.is_new, told.waiting) == (True, 2)
+        async with at.turn() as turn:
+            assert [mail.event_id for mail in turn.mail] == ["e1", "e2"]
+            await turn.finish()
+
+    async def test_what_a_session_was_found_for_is_no_other_sessions(
+        self, harness: StoreHarness
+    ) -> None:
+        at = await desk(harness)
+        peer = await at.peer()
+        place = EarlyPlace(owner_of(_ANN, "ann"), hash_of(_CHAT))
+        memory = EventMemory(10, 1000_000)
+        backend = at.backend
+        for event_id in ("e1", "e2"):
+            await _deliver(at, event_id)
+        assigned = await backend.assign(place, SessionKey("first"), memory, backend.deadline())
+        assert [(key, letter.event_id) for key, letter in assigned] == [
+            ("first", "e1"),
+            ("first", "e2"),
+        ]
+        await backend.drop(place, *assigned[0], backend.deadline())
+        # Whoever moved them died here, and now another session waits.
+        await _deliver(at, "e3")
+        await _wait(at, "second")
+        assert await _collect(peer) == 2
+        assert await _collect(peer) == 0
+        told = {}
+        for _ in range(2):
+            async with at.turn() as turn:
+                told[turn.key] = [mail.event_id for mail in turn.mail]
+                await turn.finish()
+        assert told == {"first": ["e2"], "second": ["e3"]}
+
+    async def test_what_was_for_a_session_that_is_anothers_now_goes(
+        self, harness: StoreHarness
+    ) -> None:
+        at = await desk(harness)
+        place = EarlyPlace(owner_of(_ANN, "ann"), hash_of(_CHAT))
+        backend = at.backend
+        await _deliver(at, "e1")
+        memory = EventMemory(10, 1000_000)
+        await backend.assign(place, SessionKey("first"), memory, backend.deadline())
+        await at.store.put(session("first", owner=ctx(team_id="red", user_id="bob")))
+        await _deliver(at, "e2")
+        await _wait(at)
+        assert await _collect(at) == 1
+        async with at.turn() as turn:
+            assert (turn.key, [mail.event_id for mail in turn.mail]) == (KEY, ["e2"])
+            await turn.finish()
+        assert await backend.assign(place, KEY, memory, backend.deadline()) == []
 
     async def test_a_full_mailbox_leaves_the_rest_kept(self, harness: StoreHarness) -> None:
         at = await desk(harness, limits=InboxLimits(mail=2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -42,6 +43,10 @@ class _MoodyCodec:
         if self._mood.is_broken:
             raise msgspec.DecodeError
         return self._decode(data)
+
+
+class _OddError(BaseException):
+    """No ``Exception``, as some that unwind a worker are none."""
 
 
 @pytest.mark.anyio
@@ -89,6 +94,56 @@ class InboxFailingContract:
         assert await at.is_idle()
         await harness.advance(REST)
         assert await at.drain() == [("bad", ["e1"]), ("bad", ["e2"])]
+
+    @pytest.mark.parametrize(
+        "error",
+        [
+            SystemExit(1),
+            _OddError(),
+            BaseExceptionGroup("several", [KeyboardInterrupt(), _OddError()]),
+            asyncio.CancelledError(),  # nobody cancelled the task: it awaited one who was
+        ],
+        ids=lambda error: type(error).__name__,
+    )
+    async def test_whatever_the_handler_raises_was_an_attempt(
+        self, harness: StoreHarness, error: BaseException
+    ) -> None:
+        at = await desk(harness, attempts=2)
+        await at.admit("e1")
+        for attempt in (1, 2):
+            with suppress(type(error)):
+                async with at.turn() as turn:
+                    assert turn.mail[0].attempt == attempt
+                    raise error
+            await harness.advance(REST)
+        assert await at.is_idle()
+        assert [letter.event_id for letter in await at.dead()] == ["e1"]
+
+    async def test_a_letter_is_replayed_by_any_inbox_and_comes_by_that_one(
+        self, harness: StoreHarness
+    ) -> None:
+        at = await desk(harness, attempts=1)
+        other = await at.peer(name="other")
+        await at.admit("e1")
+        await at.fail()
+        assert await at.is_idle()
+        (letter,) = await at.dead()
+        assert await other.dead() == []
+        assert await other.inbox.replay(letter) is True
+        assert await other.inbox.replay(letter) is False
+        assert await at.is_idle()
+        assert await other.handle() == ["e1"]
+
+    @pytest.mark.parametrize("error", [KeyboardInterrupt, GeneratorExit])
+    async def test_an_interruption_was_none(
+        self, harness: StoreHarness, error: type[BaseException]
+    ) -> None:
+        at = await desk(harness, attempts=1)
+        await at.admit("e1")
+        with suppress(error):
+            async with at.turn():
+                raise error
+        assert await at.handle() == ["e1"]
 
     @pytest.mark.parametrize("attempts", [1, 3])
     async def test_a_message_that_fails_too_often_is_given_up(

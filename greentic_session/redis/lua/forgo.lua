@@ -1,0 +1,11 @@
+-- Let be due again what a caller was given to look at, who did not hear of it and will not look; and wake who waits.
+--
+-- KEYS, ARGV 1-2, why atomic: see agenda.lua.
+-- ARGV  3 visit    ms by which it was put off, as in due.lua
+--       4 age      ms since the caller asked, or more
+--       5 channel  to tell of it
+-- Returns {1}. All that were put off since he asked are due: which one he was given, nobody knows.
+
+recall_since(now - ARGV[4])
+redis.pcall('PUBLISH', ARGV[5], '1')
+return {1}
