@@ -153,6 +153,17 @@ def test_the_dispatcher_is_measured_against_bare_queues(tmp_path: Path) -> None:
     assert all(re.fullmatch(SPREAD, cells[2]) for name, cells in rows.items() if name)
 
 
+def test_locks_are_measured_beside_others_and_an_inbox_by_its_scripts(tmp_path: Path) -> None:
+    done = _bench("ordering", "--quick", "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "README.md").read_text("utf-8")
+    rows = _rows(page, "Locks: turns per second")
+    assert len(rows) == 4
+    assert all(re.fullmatch(SPREAD, cells[-1]) for name, cells in rows.items() if name)
+    mail = _rows(page, "Inbox: one message at a time")
+    assert all(float(cells[0]) >= 7 for name, cells in mail.items() if name != "idle takers")
+
+
 def test_a_quick_run_writes_nothing_unless_told_where() -> None:
     before = {path: path.read_bytes() for path in RESULTS.iterdir()}
     done = _bench("peers", "--quick")
@@ -164,7 +175,7 @@ def test_a_quick_run_writes_nothing_unless_told_where() -> None:
 def test_an_unknown_subject_is_refused_with_those_that_are_known() -> None:
     done = _bench("nonsense")
     assert done.returncode == 2
-    assert "known are clients, verbs, server, memory, dispatcher, peers" in done.stderr
+    assert "known are clients, verbs, server, memory, dispatcher, ordering, peers" in done.stderr
 
 
 def test_each_round_is_compared_with_its_own(room: Any) -> None:

@@ -19,6 +19,7 @@ SUBJECTS: Final = {
     "server": "what the server spends, and how much of it one process fills",
     "memory": "the memory backend against the bare sum of what it must do",
     "dispatcher": "a message through the dispatcher, and through a bare queue per key",
+    "ordering": "locks beside redis.asyncio's, and a message through an inbox",
     "peers": "other libraries that keep conversation state",
 }
 """By module, in the order in which they run and stand in the results."""
