@@ -37,7 +37,7 @@ def worker() -> Iterator[ModuleType]:
 
 
 class PowerCutError(BaseException):
-    """Stands for a kill at one exact point, which says nothing of the mail in hand."""
+    """Stands for a kill at one exact point: an attempt at the mail in hand, as any kill is."""
 
 
 class FailureError(Exception):
@@ -111,7 +111,7 @@ def test_worker_stopped_at_every_reply(worker: ModuleType, after_sending: bool) 
     async def live_again_until_done() -> str:
         async with create_session_store("memory://", context_type=worker.Onboarding) as store:
             while True:
-                bot = bot_of(worker, store, gateway.new_life())
+                bot = bot_of(worker, store, gateway.new_life(), attempts=1000)
                 try:
                     return await run(worker, bot, updates)
                 except BaseExceptionGroup as cuts:

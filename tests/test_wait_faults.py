@@ -37,8 +37,8 @@ pytestmark = pytest.mark.anyio
 
 HERE: Final = chat("here")
 THERE: Final = chat("there")
-DEADLINE_SECS: Final = 6.0
-DELAY_SECS: Final = 3.5
+DEADLINE_SECS: Final = 10.0
+DELAY_SECS: Final = 5.5
 """Longer than an attempt lasts, which is half the deadline."""
 
 
