@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol, final
 
 import anyio
@@ -30,7 +31,7 @@ class BackgroundTask(Protocol):
         ...
 
 
-def start_background(run: Run, name: str) -> BackgroundTask:
+def start_background(run: Run, name: str, at: float | None = None) -> BackgroundTask:
     """Start a coroutine function beside the caller's task.
 
     An exception that it lets out is logged.
@@ -41,12 +42,18 @@ def start_background(run: Run, name: str) -> BackgroundTask:
 
     :param run: what to run.
     :param name: of the task, for people.
+    :param at: when to begin, on the clock of ``anyio.current_time``; at once unless given. Where
+        the event loop has timers, what is stopped before then costs no task.
     """
-    # trio is asked, not the loop: in guest mode it runs inside one of asyncio.
-    trio = sys.modules.get("trio")
-    if trio is not None and trio.lowlevel.in_trio_task():
-        return _TrioTask(run, name)
-    return _AsyncioTask(asyncio.get_running_loop(), run, name)
+    if _on_trio():
+        return _TrioTask(run if at is None else partial(_later, run, at), name)
+    loop = asyncio.get_running_loop()
+    return _AsyncioTask(loop, run, name) if at is None else _AsyncioTimer(loop, run, name, at)
+
+
+async def _later(run: Run, at: float) -> None:
+    await anyio.sleep_until(at)
+    await run()
 
 
 async def _logged(run: Run, name: str) -> None:
@@ -65,26 +72,45 @@ async def run_to_end(run: Run, name: str, limit_secs: float) -> None:
     :param name: of the task, for people.
     :param limit_secs: it is cancelled after this time.
     """
-    ended = anyio.Event()
+    if _on_trio():
+        ended = anyio.Event()
 
-    async def limited() -> None:
-        try:
-            with anyio.move_on_after(limit_secs):
-                await run()
-        finally:
-            ended.set()
+        async def limited() -> None:
+            try:
+                with anyio.move_on_after(limit_secs):
+                    await run()
+            finally:
+                ended.set()
 
-    start_background(limited, name)
+        _TrioTask(limited, name)
+        with anyio.CancelScope(shield=True):
+            await ended.wait()
+        return
+    loop = asyncio.get_running_loop()
+    task = _started(loop, run, name)
+    timer = loop.call_later(limit_secs, task.cancel)
+    task.add_done_callback(lambda _: timer.cancel())
     with anyio.CancelScope(shield=True):
-        await ended.wait()
+        await asyncio.wait((task,))
+
+
+def _on_trio() -> bool:
+    # trio is asked, not the loop: in guest mode it runs inside one of asyncio.
+    trio = sys.modules.get("trio")
+    return trio is not None and trio.lowlevel.in_trio_task()
+
+
+def _started(loop: asyncio.AbstractEventLoop, run: Run, name: str) -> asyncio.Task[None]:
+    task = loop.create_task(_logged(run, name), name=name)
+    _RUNNING.add(task)  # the loop itself refers to its tasks weakly
+    task.add_done_callback(_RUNNING.discard)
+    return task
 
 
 @final
 class _AsyncioTask:
     def __init__(self, loop: asyncio.AbstractEventLoop, run: Run, name: str) -> None:
-        self._task: Final = loop.create_task(_logged(run, name), name=name)
-        _RUNNING.add(self._task)  # the loop itself refers to its tasks weakly
-        self._task.add_done_callback(_RUNNING.discard)
+        self._task: Final = _started(loop, run, name)
 
     async def stop(self) -> None:
         if self._task.get_loop().is_closed():
@@ -93,6 +119,21 @@ class _AsyncioTask:
         if self._task.get_loop() is asyncio.get_running_loop():
             # `wait` leaves our own cancellation and the task's apart; awaiting the task would not.
             await asyncio.wait([self._task])
+
+
+@final
+class _AsyncioTimer:
+    def __init__(self, loop: asyncio.AbstractEventLoop, run: Run, name: str, at: float) -> None:
+        self._task: _AsyncioTask | None = None
+        self._timer: Final = loop.call_at(at, self._start, loop, run, name)
+
+    def _start(self, loop: asyncio.AbstractEventLoop, run: Run, name: str) -> None:
+        self._task = _AsyncioTask(loop, run, name)
+
+    async def stop(self) -> None:
+        self._timer.cancel()
+        if self._task is not None:
+            await self._task.stop()
 
 
 @final

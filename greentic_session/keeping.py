@@ -100,7 +100,10 @@ class LeaseKeeper:
         :raises LeaseLostError: on leaving, if the lease was lost and the block raised nothing else.
         """
         block = anyio.CancelScope()
-        keeper = start_background(partial(self._keep, block, renew), f"greentic_session {name}")
+        renew_at = self.ends_at - self._lease_secs * 2 / 3
+        keeper = start_background(
+            partial(self._keep, block, renew), f"greentic_session {name}", at=renew_at
+        )
 
         async def end() -> None:
             await keeper.stop()

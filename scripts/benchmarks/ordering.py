@@ -106,10 +106,8 @@ def measure(plan: Plan) -> Finding:
                     for takers, costs in mail.items()
                 ),
                 notes=(
-                    (
-                        "A message takes seven scripts: three to admit it, two to take its session and "
-                        "two to finish it. The others are looks of takers that found nothing."
-                    ),
+                    "Three scripts admit a message, two take its session, two end the turn.",
+                    "The others are looks of takers that found nothing.",
                 ),
             ),
         ),
