@@ -14,8 +14,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from enum import StrEnum
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, cast, final
 
+from ._compat import override
 from .errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from .record import Draft, Outcome
 
 __all__ = [
+    "UNFENCED",
     "Fenced",
     "FencedWrites",
     "Guard",
@@ -63,6 +65,18 @@ class Fenced(Protocol):
     def guard(self) -> Guard:
         """The lease."""
         ...
+
+
+@final
+class _Unfenced:
+    @override
+    def __repr__(self) -> str:
+        return "UNFENCED"
+
+
+# Not `None`, which is what `try_hold` gives to who has no lease: that is to write nothing.
+UNFENCED: Final = cast("Fenced", _Unfenced())
+"""What stands for a lease where a write is guarded by none."""
 
 
 def guard_of(fence: object, draft: Draft) -> Guard:

@@ -270,7 +270,8 @@ class SessionLocks:
         :param key: as in :meth:`hold`.
         :param lease: as in :meth:`hold`.
         :param ctx: as in :meth:`hold`.
-        :returns: for the block, ``None`` if the lock is another's.
+        :returns: for the block, ``None`` if the lock is another's: a write that is given that as
+            its ``fence`` is refused.
         :raises: as :meth:`hold`, but for :class:`LockHeldError`.
         """
         bid = self._bid(key, lease, ctx)
