@@ -58,8 +58,8 @@ class Bench:
         return reply
 
     async def arrange(self) -> None:
-        await self.run(scripts.AFFINITY_JOIN, "w1", "a", LEASE_MS)
-        await self.run(scripts.AFFINITY_JOIN, "w2", "b", LEASE_MS)
+        await self.run(scripts.AFFINITY_JOIN, "w1", "a", LEASE_MS, 0)
+        await self.run(scripts.AFFINITY_JOIN, "w2", "b", LEASE_MS, 0)
         await self.run(scripts.AFFINITY_ASSIGN, "placed", 1000_000)
         await self.run(scripts.AFFINITY_ASSIGN, "pinned", 1000_000)
         await self.run(scripts.AFFINITY_PIN, "pinned", "w9", 1000_000)
@@ -78,7 +78,7 @@ TRACED: Final[dict[str, Call]] = {
     "forget": (scripts.AFFINITY_FORGET, ("placed",)),
 }
 REPEATABLE: Final[dict[str, Call]] = {
-    "join": (scripts.AFFINITY_JOIN, ("w3", "c", LEASE_MS)),
+    "join": (scripts.AFFINITY_JOIN, ("w3", "c", LEASE_MS, 0)),
     "renew": (scripts.AFFINITY_RENEW, ("w1", "a", LEASE_MS)),
     "assign": (scripts.AFFINITY_ASSIGN, ("placed", 500_000)),
     "assign of a new key": (scripts.AFFINITY_ASSIGN, ("new", 500_000)),
@@ -104,7 +104,7 @@ async def test_a_repeated_call_is_answered_and_changes_nothing(scripted: Bench, 
     await scripted.run(scripts.AFFINITY_FORGET, "placed")
     await scripted.run(scripts.AFFINITY_PIN, "pinned", "w2", 1000_000)
     await scripted.run(scripts.AFFINITY_PIN, "new", "w1", 1000_000)
-    await scripted.run(scripts.AFFINITY_JOIN, "w1", "another's", LEASE_MS)
+    await scripted.run(scripts.AFFINITY_JOIN, "w1", "another's", LEASE_MS, 0)
     before = await scripted.everything()
     assert await scripted.run(script, *arguments, op="the call") == [1]
     assert await scripted.everything() == before
@@ -125,7 +125,7 @@ async def test_what_leaves_no_trace_comes_to_the_same(scripted: Bench, name: str
 
 async def test_calls_that_change_nothing_write_nothing(scripted: Bench) -> None:
     before = await scripted.everything()
-    assert (await scripted.run(scripts.AFFINITY_JOIN, "w1", "z", LEASE_MS))[0] == -6
+    assert (await scripted.run(scripts.AFFINITY_JOIN, "w1", "z", LEASE_MS, 0))[0] == -6
     assert await scripted.run(scripts.AFFINITY_RENEW, "w1", "z", LEASE_MS) == [-8]
     assert await scripted.run(scripts.AFFINITY_LEAVE, "w1", "z") == [-8]
     assert await scripted.run(scripts.AFFINITY_UNPIN, "placed", 1000) == [0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -87,6 +88,16 @@ async def test_members(rig: Rig) -> None:
         assert set(await rig.hash(MEMBERS)) == {"host:{1}"}
         assert await rig.expires_ms(MEMBERS) == int(found[1]) - 1
     assert await rig.names() == [OPS]
+
+
+async def test_fences_grow_though_the_clock_is_set_back(rig: Rig) -> None:
+    ahead = round(time.time() * 1e6) + 3_600_000_000
+    # As one whose lease ended before the clock was set back by an hour.
+    await rig.call("HSET", MEMBERS, "w1", f"1:{ahead}:{'b' * 32}")
+    assert await rig.join("w1") == ahead + 1
+    await rig.call("DEL", MEMBERS)
+    for number, worker in enumerate(("w1", "w2"), 2):
+        assert await rig.join(worker) == ahead + number
 
 
 async def test_places(rig: Rig) -> None:

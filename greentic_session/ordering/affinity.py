@@ -112,6 +112,9 @@ class Membership:
     def fence(self) -> int:
         """Number of this membership: higher than that of every earlier one of the same name.
 
+        Also when it was nobody's meanwhile, as long as the server's clock is not set back; of the
+        memberships of one store even then.
+
         Pass it on to what the worker writes to, and let it refuse lower ones.
         """
         return self._fence

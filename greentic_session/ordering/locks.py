@@ -100,6 +100,9 @@ class SessionLease:
     def fence(self) -> int:
         """Number of this grant: higher than that of every earlier one of the key.
 
+        Also when the lock was free meanwhile, as long as the server's clock is not set back; of the
+        grants of one store even then.
+
         Pass it on to what is written elsewhere under the lock, and let that refuse lower ones.
         """
         return self.guard.fence

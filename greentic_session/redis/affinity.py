@@ -53,13 +53,19 @@ class RedisAffinity(AffinityBackend):
         self._client: Final = client
         self._names: Final = names
         self._grace_ms: Final = grace_ms
+        # So that one process sees fences grow even where a clock was set back, or another server
+        # with another clock has taken over.
+        self._fence = 0
 
     # --- members -----------------------------------------------------------------------------
 
     @override
     async def join(self, group: str, worker: str, attempt: str, lease_ms: int) -> SeatOutcome:
-        reply = await self._run(AFFINITY_JOIN, group, worker, attempt, lease_ms, grants=attempt)
-        return _told(_seated, reply)
+        terms = (worker, attempt, lease_ms, self._fence)
+        reply = await self._run(AFFINITY_JOIN, group, *terms, grants=attempt)
+        outcome = _told(_seated, reply)
+        self._fence = max(self._fence, outcome.fence)
+        return outcome
 
     @override
     async def renew(self, group: str, worker: str, attempt: str, lease_ms: int) -> SeatOutcome:
