@@ -224,6 +224,32 @@ async def test_a_lost_lease_writes_nothing(bench: Bench) -> None:
     assert await bench.version() == 1
 
 
+async def test_a_lock_that_was_given_back_guards_nothing_though_the_clock_is_set_back(
+    bench: Bench,
+) -> None:
+    fence = int((await bench.take())[1])
+    await bench.put()
+    await bench.take("b")
+    await bench.leave()
+    # As if by a clock that was set back since: the end of the lease is to come again.
+    await bench.client.read("HSET", bench.lock, "lease", int(await bench.now_ms()) + 5000)
+    assert await bench.put(fence) == LOST
+    assert await bench.update(1, fence) == LOST
+    assert await bench.version() == 1
+
+
+async def test_a_lock_that_was_given_back_is_open_though_the_clock_is_set_back(
+    bench: Bench,
+) -> None:
+    await bench.take()
+    await bench.take("b")
+    await bench.take("c")
+    await bench.leave()
+    await bench.client.read("HSET", bench.lock, "lease", int(await bench.now_ms()) + 5000)
+    assert int((await bench.take("c"))[2]) <= await bench.now_ms()
+    assert (await bench.take("b"))[0] == 1
+
+
 # --- over a bad line ------------------------------------------------------------------------------
 
 

@@ -45,7 +45,12 @@ class _Entry:
         """When nobody holds the lock or has a place any more."""
         return max(self.lease_ms, *self.waiters.values()) if self.waiters else self.lease_ms
 
-    def forget_lapsed(self, now_ms: int, token: str) -> None:
+    def look_at(self, now_ms: int, token: str) -> None:
+        """See what is over: places of those who have not asked for too long, but for the token's,
+        and a lease that was given back.
+        """
+        if not self.by:  # else it would come again where the clock is set back
+            self.lease_ms = min(self.lease_ms, now_ms)
         lapsed = [
             waiter for waiter, ends in self.waiters.items() if now_ms >= ends and waiter != token
         ]
@@ -110,7 +115,7 @@ class MemoryLocks(LockBackend):
         entry = self._entries.get(name) or _Entry()
         if entry.by == token and now_ms < entry.lease_ms:
             return LockOutcome(DONE, entry.fence, entry.lease_ms, entry.lease_ms - now_ms)
-        entry.forget_lapsed(now_ms, token)
+        entry.look_at(now_ms, token)
         waiters = entry.waiters
         ahead = list(waiters).index(token) if token in waiters else len(waiters)
         opens_ms = entry.lease_ms + -(-ahead * bid.place_ms // 4)
@@ -146,7 +151,7 @@ class MemoryLocks(LockBackend):
         entry.waiters.pop(place.token, None)
         if holds:
             entry.by, entry.name, entry.lease_ms = "", "", now_ms
-        entry.forget_lapsed(now_ms, "")
+        entry.look_at(now_ms, "")
         if entry.waiters and now_ms >= entry.lease_ms and (holds or was_first):
             self._bells.ring(next(iter(entry.waiters)))
         self._see_to_the_end(name, entry, now_ms)

@@ -28,6 +28,8 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local told = call('HMGET', KEYS[1], 'fence', 'lease', 'by', 'kept')
 local fence, lease = tonumber(told[1]) or 0, tonumber(told[2]) or 0
 local kept = tonumber(told[4]) or 0
+-- What was given back is free from then on, also where the clock was set back since.
+if not told[3] then lease = math.min(lease, now) end
 local holds = told[3] == token and now < lease
 call('ZCARD', KEYS[2])  -- should another type stand there, fail here
 
