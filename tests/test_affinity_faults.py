@@ -23,7 +23,7 @@ from greentic_session.testing.servers import LocalServer, valkey_binary
 
 from .affinity_rig import LEASE_MS, VERBS, WORKERS, Caller, steps
 from .redis_proxy import BREAKS, Fate, Proxy, at_random
-from .redis_rig import SEED, snapshot, store_at, until_async
+from .redis_rig import SEED, and_what_is_left, snapshot, store_at, until_async
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable
@@ -56,6 +56,12 @@ class Bench:
             "EVAL", script.source, len(self._names), *self._names, *parts
         )
         return reply
+
+    async def left(self, script: scripts.Script, *arguments: object) -> int:
+        """How many names of the group are there in the instant in which a script has run."""
+        parts: list[str | int] = [*self._names, "0" * 16, "", GRACE_MS, *map(str, arguments)]
+        source = and_what_is_left(script)
+        return int(await self.client.read("EVAL", source, len(self._names), *parts))
 
     async def arrange(self) -> None:
         await self.run(scripts.AFFINITY_JOIN, "w1", "a", LEASE_MS, 0)
@@ -121,6 +127,17 @@ async def test_what_leaves_no_trace_comes_to_the_same(scripted: Bench, name: str
         f"{scripted.namespace}:affinity:{{g}}:{part}".encode()
         for part in ("members", "places", "ends", "ops")
     }
+
+
+async def test_what_is_for_a_millisecond_is_there_meanwhile(scripted: Bench) -> None:
+    await scripted.run(scripts.AFFINITY_LEAVE, "w1", "a")
+    await scripted.run(scripts.AFFINITY_LEAVE, "w2", "b")
+    await scripted.run(scripts.AFFINITY_FORGET, "placed")
+    await scripted.run(scripts.AFFINITY_FORGET, "pinned")
+    ops = await scripted.everything()
+    assert len(ops) == 1
+    assert await scripted.left(scripts.AFFINITY_JOIN, "w1", "a", 1, 0) == 1 + len(ops)
+    assert await scripted.left(scripts.AFFINITY_PIN, "k", "w1", 1) >= 2 + len(ops)
 
 
 async def test_calls_that_change_nothing_write_nothing(scripted: Bench) -> None:

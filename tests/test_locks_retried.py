@@ -23,7 +23,7 @@ from greentic_session.testing.servers import LocalServer
 
 from .matrix.test_versions import SERVERS, binary_of
 from .redis_proxy import LOSSES, Fate, Proxy
-from .redis_rig import FIELD, KEY, OWNER, SEED, control, session, store_at
+from .redis_rig import FIELD, KEY, OWNER, SEED, and_what_is_left, control, session, store_at
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -161,6 +161,19 @@ async def test_a_fence_is_above_the_last_one_of_the_entry(bench: Bench) -> None:
     await bench.take("b")
     await bench.leave()
     assert int((await bench.take("b"))[1]) == floor + 2
+
+
+async def test_what_is_for_a_millisecond_is_there_meanwhile(bench: Bench) -> None:
+    names = (bench.lock, f"{bench.lock}:queue")
+
+    async def left(*arguments: object) -> int:
+        parts = (*names, "op", "", *map(str, arguments))
+        return int(await bench.client.read("EVAL", and_what_is_left(scripts.LOCK), 2, *parts))
+
+    assert await left(HOLDER, "a name", 1, FOREVER, 1, 0) == 1
+    await bench.client.read("DEL", *names)
+    await bench.take("b")
+    assert await left(HOLDER, "a name", 1, 1, 1, 0) == 2
 
 
 async def test_a_fenced_put_is_done_once(bench: Bench) -> None:
