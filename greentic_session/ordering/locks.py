@@ -6,7 +6,7 @@ import os
 import secrets
 import socket
 from contextlib import asynccontextmanager, suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, cast, final
 
 import anyio
@@ -26,10 +26,11 @@ from ..leasing import Guard, GuardKind
 from ..locking import LockBid, LockOutcome, LockPlace, SupportsLocks
 from ..record import DONE
 from ..store import AsyncSessionStore
-from ..validation import check_key, duration_to_ms, require_clean_text
+from ..validation import check_key, duration_to_ms, patience_to_ms, require_clean_text
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
+    from datetime import timedelta
 
     from ..bells import Bell
     from ..locking import LockBackend
@@ -127,6 +128,7 @@ class SessionLease:
             or the lock was given back.
         :raises StoreUnavailableError: nothing changed.
         :raises OutcomeUnknownError: renewed or not.
+        :raises DurabilityError: renewed, and fewer replicas than asked for know of it.
         """
         lease_ms = self._lease_ms if lease is None else duration_to_ms(lease, "lease")
         self._check_open()
@@ -238,12 +240,15 @@ class SessionLocks:
         cancel scope: what it still awaits ends at once, unless it is shielded; and the block is
         left in the task that entered it, inner blocks before outer ones (anyio docs, "Cancellation
         and timeouts"). Leaving gives the lock back, also if the task is cancelled. Who is cancelled
-        while waiting leaves nothing behind.
+        while waiting leaves nothing behind: the cancellation takes as long as that, at most 5 s
+        where the store does not answer. ``wait`` may likewise be over by the time that the store's
+        deadline gives a call, since the last one is heard out, and by that of leaving the place.
 
         :param key: what to lock.
         :param lease: how long the lock is kept without a sign of life of the holder: seconds or a
             :class:`datetime.timedelta`.
-        :param wait: how long to wait at most, likewise; ``None`` for ever, 0 not at all.
+        :param wait: how long to wait at most, likewise; ``None`` for ever, 0 not at all, nor what is
+            less than 1 ms.
         :param ctx: the caller; gives env and tenant.
         :raises LockHeldError: the lock was another's for all of ``wait``.
         :raises LeaseLostError: on leaving, if the lease was lost and the block raised nothing else.
@@ -253,7 +258,7 @@ class SessionLocks:
         :raises DurabilityError: likewise: fewer replicas than asked for know of the holder.
         """
         bid = self._bid(key, lease, ctx)
-        wait_secs = None if wait is None else _wait_secs(wait)
+        wait_secs = None if wait is None else patience_to_ms(wait, "wait") / 1000
         held = await self._take(bid, wait_secs)
         if not isinstance(held, SessionLease):
             raise LockHeldError(bid.place.key, _time(held.lease_ms))
@@ -375,14 +380,6 @@ class SessionLocks:
 
 def _scope(ctx: TenantCtx | None) -> str:
     return "" if ctx is None else fence.scope_of(ctx)
-
-
-def _wait_secs(wait: timedelta | float) -> float:
-    if wait == 0 and type(wait) in (int, float):
-        return 0
-    if wait == timedelta(0):
-        return 0
-    return duration_to_ms(wait, "wait") / 1000
 
 
 def _time(ms: int) -> datetime:
