@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from greentic_session import (
+    DurabilityError,
     InMemorySessionStore,
     ManualClock,
     SessionError,
@@ -236,6 +237,20 @@ async def test_joining_that_is_cancelled_leaves_no_member(tcp_server_url: str) -
         with pytest.raises(asyncio.CancelledError):
             await joining
         assert await direct.members() == ()
+
+
+async def test_leaving_waits_for_no_replicas(tcp_server_url: str) -> None:
+    """What is lost with the server, the end of the lease does."""
+    async with (
+        RedisHarness(tcp_server_url) as harness,
+        store_at(tcp_server_url, namespace=harness.config.namespace, deadline=1, acks=1) as store,
+    ):
+        near: Any = await harness.open()
+        await near.affinity_backend().join("g", "w1", "a", LEASE_MS)
+        far: Any = store
+        assert await far.affinity_backend().leave("g", "w1", "a") is True
+        with pytest.raises(DurabilityError):
+            await far.affinity_backend().join("g", "w1", "a", LEASE_MS)
 
 
 # --- a full server --------------------------------------------------------------------------------

@@ -158,7 +158,13 @@ class RedisAffinity(AffinityBackend):
     ) -> Reply:
         names, parts = self._names.affinity(group), (self._grace_ms, *arguments)
         try:
-            return await self._client.run(script, names, parts, grants=grants, ends=ends)
+            return await self._client.run(
+                *(script, names, parts),
+                # Should leaving be lost with its server, the lease ends by itself.
+                is_hint=script is AFFINITY_LEAVE,
+                grants=grants,
+                ends=ends,
+            )
         except ForeignValueError:
             raise _foreign() from None
 
