@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, final
 
+from anyio.lowlevel import checkpoint
+
 from .._compat import override
 from ..locking import LockBackend, LockBid, LockHolding, LockOutcome, LockPlace
 from ..record import DONE, Verdict
 from .expiry import ExpiryIndex
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from contextlib import AbstractAsyncContextManager
 
     from ..bells import Bell
@@ -64,10 +67,12 @@ class MemoryLocks(LockBackend):
 
     :param clock: of the store.
     :param bells: of the store.
+    :param check_open: raises once the store is closed.
     """
 
-    def __init__(self, clock: Clock, bells: MemoryBells) -> None:
+    def __init__(self, clock: Clock, bells: MemoryBells, check_open: Callable[[], None]) -> None:
         self._now_ms: Final = clock.now_ms
+        self._check_open: Final = check_open
         self._bells: Final = bells
         self._entries: Final[dict[Name, _Entry]] = {}
         self._expiry: Final = ExpiryIndex()
@@ -110,6 +115,8 @@ class MemoryLocks(LockBackend):
 
     @override
     async def lock(self, bid: LockBid, until: float | None) -> LockOutcome:
+        await checkpoint()  # who asks in a loop lets others run, perhaps who holds it
+        self._check_open()
         scope, key, token = bid.place
         name, now_ms = (scope, key), self._now_ms()
         entry = self._entries.get(name) or _Entry()
