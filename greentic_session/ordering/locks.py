@@ -18,7 +18,9 @@ from ..errors import (
     InvalidInputError,
     LeaseLostError,
     LockHeldError,
+    OutcomeUnknownError,
     SessionError,
+    StoreFullError,
     StoreUnavailableError,
 )
 from ..keeping import LeaseKeeper
@@ -70,7 +72,13 @@ class SessionLease:
     """
 
     __slots__ = (
-        *("_backend", "_check_open", "_keeper", "_lease_ms", "_left_at", "_place", "_until_ms"),
+        "_backend",
+        "_check_open",
+        "_keeper",
+        "_lease_ms",
+        "_left_at",
+        "_place",
+        "_until_ms",
         "guard",
     )
 
@@ -244,11 +252,15 @@ class SessionLocks:
         where the store does not answer. ``wait`` may likewise be over by the time that the store's
         deadline gives a call, since the last one is heard out, and by that of leaving the place.
 
+        Who waits bears a store that is away, or silent, for as long as it could keep its place
+        there (``place`` since its last answer) and ``wait`` lasts, and asks again. After that, and
+        at once where the store refuses, was closed, or is away from the start, the error is raised.
+
         :param key: what to lock.
         :param lease: how long the lock is kept without a sign of life of the holder: seconds or a
             :class:`datetime.timedelta`.
-        :param wait: how long to wait at most, likewise; ``None`` for ever, 0 not at all, nor what is
-            less than 1 ms.
+        :param wait: how long to wait at most, likewise; ``None`` for ever, 0, as less than 1 ms,
+            not at all.
         :param ctx: the caller; gives env and tenant.
         :raises LockHeldError: the lock was another's for all of ``wait``.
         :raises LeaseLostError: on leaving, if the lease was lost and the block raised nothing else.
@@ -320,6 +332,7 @@ class SessionLocks:
         ends_at = None if wait_secs is None else anyio.current_time() + wait_secs
         bid = bid._replace(queues=wait_secs != 0)
         must_leave = True
+        asked_at = anyio.current_time()
         try:
             try:
                 held = await self._ask(bid)
@@ -329,7 +342,7 @@ class SessionLocks:
             if isinstance(held, LockOutcome) and bid.queues:
                 # Only now, since a lock that is free needs no bell.
                 async with self._backend.listen(bid.place.token) as bell:
-                    held = await self._wait(bid, held, bell, ends_at)
+                    held = await self._wait(bid, held, bell, asked_at, ends_at)
             must_leave = isinstance(held, LockOutcome) and bid.queues
             return held
         finally:
@@ -337,20 +350,51 @@ class SessionLocks:
                 await self._leave(bid)
 
     async def _wait(
-        self, bid: LockBid, held: LockOutcome, bell: Bell, ends_at: float | None
+        self, bid: LockBid, held: LockOutcome, bell: Bell, asked_at: float, ends_at: float | None
     ) -> SessionLease | LockOutcome:
+        """Ask again and again.
+
+        :param held: the last answer.
+        :param asked_at: when that was asked for: it has had a place since, on the loop's clock.
+        """
+        often_secs = max(1, self._place_ms // _ASKS) / 1000
+        next_secs = held.left_ms / 1000
         while True:
-            secs = min(held.left_ms, max(1, self._place_ms // _ASKS)) / 1000
+            secs = min(next_secs, often_secs)
             if ends_at is not None:
                 left_secs = ends_at - anyio.current_time()
                 if left_secs <= 0:
                     return held
                 secs = min(secs, left_secs)
             await bell.rung(secs)
-            found = await self._ask(bid)
+            now = anyio.current_time()
+            try:
+                found = await self._ask(bid)
+            except (StoreUnavailableError, OutcomeUnknownError) as error:
+                # Under its token it can ask again without harm, whatever became of the last time.
+                if not self._bears(error, asked_at, ends_at):
+                    raise
+                next_secs = often_secs
+                continue
             if isinstance(found, SessionLease):
                 return found
-            held = found
+            held, asked_at, next_secs = found, now, found.left_ms / 1000
+
+    def _bears(
+        self,
+        error: StoreUnavailableError | OutcomeUnknownError,
+        asked_at: float,
+        ends_at: float | None,
+    ) -> bool:
+        """Tell whether an error may pass while the place is kept that was asked for last."""
+        now = anyio.current_time()
+        return (
+            error.code in ("timeout", "unavailable")
+            and not isinstance(error, StoreFullError)
+            and not self._store.statistics().closed
+            and now - asked_at < self._place_ms / 1000
+            and (ends_at is None or now < ends_at)
+        )
 
     async def _ask(self, bid: LockBid) -> SessionLease | LockOutcome:
         self._store.check_open()
