@@ -92,7 +92,8 @@ class LeaseKeeper:
         (anyio docs, "Cancellation and timeouts").
 
         :param renew: renews it, and sets :attr:`ends_at`; :class:`LeaseLostError` ends the block,
-            any other error of this library is tried again while time is left.
+            after any other error it is tried again while time is left. One that is not of this
+            library is logged.
         :param leave: called at the end, however the block ends and also if its task is cancelled;
             to look at what stands, and give back what is still held.
         :param name: of what is kept, for people.
@@ -102,7 +103,7 @@ class LeaseKeeper:
         block = anyio.CancelScope()
         renew_at = self.ends_at - self._lease_secs * 2 / 3
         keeper = start_background(
-            partial(self._keep, block, renew), f"greentic_session {name}", at=renew_at
+            partial(self._keep, block, renew, name), f"greentic_session {name}", at=renew_at
         )
 
         async def end() -> None:
@@ -121,7 +122,9 @@ class LeaseKeeper:
         if self.lost and not self.ended:
             raise LeaseLostError
 
-    async def _keep(self, block: anyio.CancelScope, renew: Callable[[], Awaitable[object]]) -> None:
+    async def _keep(
+        self, block: anyio.CancelScope, renew: Callable[[], Awaitable[object]], name: str
+    ) -> None:
         lease_secs = self._lease_secs
         renew_at = self.ends_at - lease_secs * 2 / 3
         late_secs = lease_secs / 3  # a loop that was held up wakes late, and may still ask
@@ -137,7 +140,9 @@ class LeaseKeeper:
                 late_secs = lease_secs / 3
             except LeaseLostError:
                 break
-            except (SessionError, TimeoutError):
+            except Exception as error:  # whatever it is, the block must end with its lease
+                if not isinstance(error, (SessionError, TimeoutError)):
+                    _LOGGER.exception("a %s could not be renewed", name)
                 renew_at = min(anyio.current_time() + lease_secs / 10, self.ends_at)
                 late_secs = 0.0  # who asked in vain is not late
         while self._endings:  # what the store answers there tells whether it was lost

@@ -7,15 +7,18 @@ very lease holds (M. Kleppmann, "How to do distributed locking").
 
 Fences are at least the store's time in microseconds: so they go on growing where a key's lease has
 left no trace, be it that it ended or that the server came back without its data. Then, that is as
-true as the clocks of servers that succeed one another agree.
+true as the clock: it may be set back, or be that of a server which takes over and is behind. For
+one store object the numbers of locks and memberships grow all the same, since it tells the server
+the last that it was given; from one object to another they are as good as the clock.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from enum import StrEnum
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, cast, final
 
+from ._compat import override
 from .errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from .record import Draft, Outcome
 
 __all__ = [
+    "UNFENCED",
     "Fenced",
     "FencedWrites",
     "Guard",
@@ -63,6 +67,18 @@ class Fenced(Protocol):
     def guard(self) -> Guard:
         """The lease."""
         ...
+
+
+@final
+class _Unfenced:
+    @override
+    def __repr__(self) -> str:
+        return "UNFENCED"
+
+
+# Not `None`, which is what `try_hold` gives to who has no lease: that is to write nothing.
+UNFENCED: Final = cast("Fenced", _Unfenced())
+"""What stands for a lease where a write is guarded by none."""
 
 
 def guard_of(fence: object, draft: Draft) -> Guard:

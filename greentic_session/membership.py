@@ -76,7 +76,8 @@ class SeatOutcome(NamedTuple):
 
     :ivar verdict: what happened.
     :ivar fence: number of the membership (``DONE``), higher than that of every earlier one under
-        the same name, and at least the store's time in microseconds.
+        the same name and than any that this object has seen granted, and at least the store's time
+        in microseconds.
     :ivar ends_ms: when the lease ends, milliseconds since the epoch by the store's clock (``DONE``,
         and with ``CLAIMED`` that of the other member).
     :ivar left_ms: how much of it was left when the step was done (``DONE``).

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Generic, final
 
 from .fence import check_presented
+from .leasing import UNFENCED
 from .model import C
 
 if TYPE_CHECKING:
@@ -46,13 +47,13 @@ class ScopedSessionStore(Generic[C]):
         check_presented(self.ctx, session)
         return await self._store.create(session)
 
-    async def put(self, session: Session[C], *, fence: Fenced | None = None) -> Cas:
+    async def put(self, session: Session[C], *, fence: Fenced = UNFENCED) -> Cas:
         """As :meth:`AsyncSessionStore.put`."""
         check_presented(self.ctx, session)
         return await self._store.put(session, fence=fence)
 
     async def update_cas(
-        self, session: Session[C], expected: Cas, *, fence: Fenced | None = None
+        self, session: Session[C], expected: Cas, *, fence: Fenced = UNFENCED
     ) -> Cas:
         """As :meth:`AsyncSessionStore.update_cas`."""
         check_presented(self.ctx, session)

@@ -25,7 +25,7 @@ from .errors import (
     StoreUnavailableError,
     TenantMismatchError,
 )
-from .leasing import Fenced, SupportsFencing, guard_of
+from .leasing import UNFENCED, Fenced, SupportsFencing, guard_of
 from .model import C, Cas, Session, SessionKey, TenantCtx, Versioned
 from .primitives import StorePrimitives
 from .record import DONE, Admission, Outcome, Record, Verdict, undone
@@ -202,11 +202,11 @@ class AsyncSessionStore(StorePrimitives, Generic[C]):
         return self._token(draft.key, outcome)
 
     @final
-    async def put(self, session: Session[C], *, fence: Fenced | None = None) -> Cas:
+    async def put(self, session: Session[C], *, fence: Fenced = UNFENCED) -> Cas:
         """Create a session, or replace the live one whatever its token.
 
         :param session: the new state.
-        :param fence: a lease of this key: write only while it holds.
+        :param fence: a lease of this key: write only while it holds. ``None`` is none, and refused.
         :returns: the new token; over an absent or expired session that of a new incarnation.
         :raises LeaseLostError: the lease has ended, whether or not another holds one.
         :raises TenantMismatchError: the live session is another team's or user's.
@@ -217,7 +217,7 @@ class AsyncSessionStore(StorePrimitives, Generic[C]):
         draft = self.drafter.draft(session)
         outcome = (
             self._put(draft)
-            if fence is None
+            if fence is UNFENCED
             else self._fenced_writes().put(draft, guard_of(fence, draft))
         )
         if not isinstance(outcome, Outcome):
@@ -226,13 +226,13 @@ class AsyncSessionStore(StorePrimitives, Generic[C]):
 
     @final
     async def update_cas(
-        self, session: Session[C], expected: Cas, *, fence: Fenced | None = None
+        self, session: Session[C], expected: Cas, *, fence: Fenced = UNFENCED
     ) -> Cas:
         """Replace the session if its token is the expected one. Never creates.
 
         :param session: the new state.
         :param expected: the token that the last read or write returned.
-        :param fence: a lease of this key: write only while it holds.
+        :param fence: a lease of this key: write only while it holds. ``None`` is none, and refused.
         :returns: the new token.
         :raises LeaseLostError: the lease has ended, whether or not another holds one.
         :raises CasConflictError: another token is stored; ``Cas.none()`` when the session is
@@ -246,7 +246,7 @@ class AsyncSessionStore(StorePrimitives, Generic[C]):
         draft = self.drafter.draft(session)
         outcome = (
             self._update_cas(draft, expected, None)
-            if fence is None
+            if fence is UNFENCED
             else self._fenced_writes().update_cas(draft, expected, guard_of(fence, draft))
         )
         if not isinstance(outcome, Outcome):

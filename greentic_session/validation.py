@@ -101,7 +101,7 @@ def ttl_to_ms(ttl_secs: object, field: str = "ttl_secs") -> int:
         return round(ttl_secs * 1000)
     if type(ttl_secs) is int and 0 <= ttl_secs <= MAX_TTL_SECS:
         return ttl_secs * 1000
-    if ttl_secs == 0 and type(ttl_secs) is float:
+    if type(ttl_secs) is float and ttl_secs == 0:
         return 0
     # What rounds to 0 would make a session that should be gone at once live for ever.
     return _ms(ttl_secs, field, zero=" (0 is never)")
@@ -116,9 +116,27 @@ def duration_to_ms(duration: object, field: str) -> int:
     """
     if isinstance(duration, timedelta):
         duration = duration.total_seconds()
-    if duration == 0 and type(duration) in (int, float):
+    # The type first: what is like an array compares to no bool.
+    if type(duration) in (int, float) and duration == 0:
         raise InvalidInputError(field, "is zero")
     return _ms(duration, field, zero="")
+
+
+def patience_to_ms(wait: object, field: str) -> int:
+    """Return for how long to wait at most, in whole milliseconds, at most about a century.
+
+    What is less than 1 ms is 0, not to wait at all: what is left until a deadline may be that, and
+    should not fail by chance.
+
+    :param wait: seconds, int or float, or a :class:`datetime.timedelta`; not negative.
+    :param field: name of the argument.
+    :raises InvalidInputError: naming ``field``.
+    """
+    if isinstance(wait, timedelta):
+        wait = wait.total_seconds()
+    if isinstance(wait, (int, float)) and not isinstance(wait, bool) and 0 <= wait < 0.001:
+        return 0
+    return _ms(wait, field, zero="")
 
 
 def _ms(secs: object, field: str, *, zero: str) -> int:

@@ -123,6 +123,11 @@ async def control(server: LocalServer) -> AsyncIterator[RedisClient]:
         await client.aclose()
 
 
+def and_what_is_left(script: scripts.Script) -> str:
+    """A script that runs one, and returns how many of its names are there in the same instant."""
+    return f"(function() {script.source.decode()}\nend)() return redis.call('EXISTS', unpack(KEYS))"
+
+
 async def snapshot(client: RedisClient, namespace: str) -> dict[bytes, object]:
     """Everything under a namespace: bytes and the times at which the server removes them."""
     names: list[bytes] = await client.read("KEYS", f"{namespace}:*")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from greentic_session import (
+    DurabilityError,
     InMemorySessionStore,
     ManualClock,
     SessionError,
@@ -23,7 +24,7 @@ from greentic_session.testing.servers import LocalServer, valkey_binary
 
 from .affinity_rig import LEASE_MS, VERBS, WORKERS, Caller, steps
 from .redis_proxy import BREAKS, Fate, Proxy, at_random
-from .redis_rig import SEED, snapshot, store_at, until_async
+from .redis_rig import SEED, and_what_is_left, snapshot, store_at, until_async
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable
@@ -57,9 +58,15 @@ class Bench:
         )
         return reply
 
+    async def left(self, script: scripts.Script, *arguments: object) -> int:
+        """How many names of the group are there in the instant in which a script has run."""
+        parts: list[str | int] = [*self._names, "0" * 16, "", GRACE_MS, *map(str, arguments)]
+        source = and_what_is_left(script)
+        return int(await self.client.read("EVAL", source, len(self._names), *parts))
+
     async def arrange(self) -> None:
-        await self.run(scripts.AFFINITY_JOIN, "w1", "a", LEASE_MS)
-        await self.run(scripts.AFFINITY_JOIN, "w2", "b", LEASE_MS)
+        await self.run(scripts.AFFINITY_JOIN, "w1", "a", LEASE_MS, 0)
+        await self.run(scripts.AFFINITY_JOIN, "w2", "b", LEASE_MS, 0)
         await self.run(scripts.AFFINITY_ASSIGN, "placed", 1000_000)
         await self.run(scripts.AFFINITY_ASSIGN, "pinned", 1000_000)
         await self.run(scripts.AFFINITY_PIN, "pinned", "w9", 1000_000)
@@ -78,7 +85,7 @@ TRACED: Final[dict[str, Call]] = {
     "forget": (scripts.AFFINITY_FORGET, ("placed",)),
 }
 REPEATABLE: Final[dict[str, Call]] = {
-    "join": (scripts.AFFINITY_JOIN, ("w3", "c", LEASE_MS)),
+    "join": (scripts.AFFINITY_JOIN, ("w3", "c", LEASE_MS, 0)),
     "renew": (scripts.AFFINITY_RENEW, ("w1", "a", LEASE_MS)),
     "assign": (scripts.AFFINITY_ASSIGN, ("placed", 500_000)),
     "assign of a new key": (scripts.AFFINITY_ASSIGN, ("new", 500_000)),
@@ -104,7 +111,7 @@ async def test_a_repeated_call_is_answered_and_changes_nothing(scripted: Bench, 
     await scripted.run(scripts.AFFINITY_FORGET, "placed")
     await scripted.run(scripts.AFFINITY_PIN, "pinned", "w2", 1000_000)
     await scripted.run(scripts.AFFINITY_PIN, "new", "w1", 1000_000)
-    await scripted.run(scripts.AFFINITY_JOIN, "w1", "another's", LEASE_MS)
+    await scripted.run(scripts.AFFINITY_JOIN, "w1", "another's", LEASE_MS, 0)
     before = await scripted.everything()
     assert await scripted.run(script, *arguments, op="the call") == [1]
     assert await scripted.everything() == before
@@ -123,9 +130,20 @@ async def test_what_leaves_no_trace_comes_to_the_same(scripted: Bench, name: str
     }
 
 
+async def test_what_is_for_a_millisecond_is_there_meanwhile(scripted: Bench) -> None:
+    await scripted.run(scripts.AFFINITY_LEAVE, "w1", "a")
+    await scripted.run(scripts.AFFINITY_LEAVE, "w2", "b")
+    await scripted.run(scripts.AFFINITY_FORGET, "placed")
+    await scripted.run(scripts.AFFINITY_FORGET, "pinned")
+    ops = await scripted.everything()
+    assert len(ops) == 1
+    assert await scripted.left(scripts.AFFINITY_JOIN, "w1", "a", 1, 0) == 1 + len(ops)
+    assert await scripted.left(scripts.AFFINITY_PIN, "k", "w1", 1) >= 2 + len(ops)
+
+
 async def test_calls_that_change_nothing_write_nothing(scripted: Bench) -> None:
     before = await scripted.everything()
-    assert (await scripted.run(scripts.AFFINITY_JOIN, "w1", "z", LEASE_MS))[0] == -6
+    assert (await scripted.run(scripts.AFFINITY_JOIN, "w1", "z", LEASE_MS, 0))[0] == -6
     assert await scripted.run(scripts.AFFINITY_RENEW, "w1", "z", LEASE_MS) == [-8]
     assert await scripted.run(scripts.AFFINITY_LEAVE, "w1", "z") == [-8]
     assert await scripted.run(scripts.AFFINITY_UNPIN, "placed", 1000) == [0]
@@ -219,6 +237,20 @@ async def test_joining_that_is_cancelled_leaves_no_member(tcp_server_url: str) -
         with pytest.raises(asyncio.CancelledError):
             await joining
         assert await direct.members() == ()
+
+
+async def test_leaving_waits_for_no_replicas(tcp_server_url: str) -> None:
+    """What is lost with the server, the end of the lease does."""
+    async with (
+        RedisHarness(tcp_server_url) as harness,
+        store_at(tcp_server_url, namespace=harness.config.namespace, deadline=1, acks=1) as store,
+    ):
+        near: Any = await harness.open()
+        await near.affinity_backend().join("g", "w1", "a", LEASE_MS)
+        far: Any = store
+        assert await far.affinity_backend().leave("g", "w1", "a") is True
+        with pytest.raises(DurabilityError):
+            await far.affinity_backend().join("g", "w1", "a", LEASE_MS)
 
 
 # --- a full server --------------------------------------------------------------------------------

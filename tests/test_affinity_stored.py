@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import re
+import time
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from greentic_session import MemberExistsError, SessionKey, StoreUnavailableError, TenantCtx
+from greentic_session import (
+    MemberExistsError,
+    OutcomeUnknownError,
+    SessionKey,
+    StoreUnavailableError,
+    TenantCtx,
+)
 from greentic_session.ordering import SessionAffinity
 from greentic_session.redis.names import Names
 from greentic_session.testing.harness import RedisHarness
@@ -87,6 +94,16 @@ async def test_members(rig: Rig) -> None:
         assert set(await rig.hash(MEMBERS)) == {"host:{1}"}
         assert await rig.expires_ms(MEMBERS) == int(found[1]) - 1
     assert await rig.names() == [OPS]
+
+
+async def test_fences_grow_though_the_clock_is_set_back(rig: Rig) -> None:
+    ahead = round(time.time() * 1e6) + 3_600_000_000
+    # As one whose lease ended before the clock was set back by an hour.
+    await rig.call("HSET", MEMBERS, "w1", f"1:{ahead}:{'b' * 32}")
+    assert await rig.join("w1") == ahead + 1
+    await rig.call("DEL", MEMBERS)
+    for number, worker in enumerate(("w1", "w2"), 2):
+        assert await rig.join(worker) == ahead + number
 
 
 async def test_places(rig: Rig) -> None:
@@ -213,3 +230,21 @@ async def test_values_of_another_form_count_as_absent(rig: Rig, junk: str) -> No
     assert [key async for key in rig.affinity.keys_of("w1")] == [KEY]
     with pytest.raises(MemberExistsError):
         await rig.affinity.member("w1").__aenter__()
+
+
+@pytest.mark.parametrize("end", ["9" * 15, "9" * 400, "9" * 5000])
+async def test_times_beyond_all_time_are_told(rig: Rig, end: str) -> None:
+    await rig.join("w1")
+    await rig.call("HSET", PLACES, KEY, f"{end}:1000:w1\n")
+    for name in ("placement", "keys_of", "worker_for"):
+        if name == "worker_for":  # it is in use, so its life begins anew
+            await VERBS[name](rig)
+            continue
+        with pytest.raises(StoreUnavailableError, match="cannot be read") as caught:
+            await VERBS[name](rig)
+        assert caught.value.code == "internal"
+    await rig.call("HSET", MEMBERS, "w2", f"{end}:5:{'b' * 32}")
+    with pytest.raises(StoreUnavailableError, match="cannot be read"):
+        await rig.affinity.members()
+    with pytest.raises(OutcomeUnknownError):
+        await rig.affinity.member("w2").__aenter__()

@@ -70,6 +70,42 @@ async def test_the_store_is_asked_again_while_time_is_left() -> None:
     assert asked_at == pytest.approx([10, 13, 16, 19, 22, 25, 28])
 
 
+async def test_what_nobody_thought_of_is_logged_and_ends_the_block_with_the_lease(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    asked = 0
+
+    async def renew() -> None:
+        nonlocal asked
+        asked += 1
+        raise RuntimeError("nobody thought of this")
+
+    assert await cut_off_at(30, renew) == pytest.approx(30)
+    assert asked == 7
+    assert len(caplog.records) == asked
+    assert all(record.exc_info is not None for record in caplog.records)
+
+
+async def test_the_store_is_asked_again_after_what_nobody_thought_of() -> None:
+    began_at = anyio.current_time()
+    keeper = LeaseKeeper(30, began_at + 30)
+    asked = 0
+
+    async def renew() -> None:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            raise RuntimeError("nobody thought of this")
+        keeper.ends_at = anyio.current_time() + 30
+
+    async def leave() -> None:
+        keeper.ended = True
+
+    async with keeper.kept(renew, leave, name="test", leave_secs=1):
+        await anyio.sleep(31)
+    assert not keeper.lost
+
+
 async def test_a_loop_that_was_held_up_may_still_ask() -> None:
     """Whoever had not begun to ask in time does so, since the lease may be nobody else's yet."""
     began_at = anyio.current_time()

@@ -13,12 +13,21 @@ from uuid import uuid4
 import msgspec
 import pytest
 
-from greentic_session import ReplyScope, SessionKey, SessionMeta, TenantCtx, WaitRegistry
+from greentic_session import (
+    OutcomeUnknownError,
+    ReplyScope,
+    SessionKey,
+    SessionMeta,
+    TenantCtx,
+    WaitRegistry,
+)
+from greentic_session.locking import LockBid, LockPlace, SupportsLocks
 from greentic_session.ordering import SessionAffinity, SessionInbox, SessionLocks
+from greentic_session.redis import scripts
 from greentic_session.testing.proxy import first_of_each
 
 from .redis_proxy import Fate, Proxy
-from .redis_rig import CTX, KEY, session, store_at, until
+from .redis_rig import CTX, KEY, SHORT_SECS, session, store_at, until
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -109,3 +118,28 @@ async def test_what_comes_late_is_given_back(server: LocalServer, prepare: Act, 
         await asyncio.sleep(1.2 * DELAY_SECS)  # it comes no later
         async with asyncio.timeout(10):
             await grant(near, name)
+
+
+async def test_what_was_asked_for_twice_and_comes_late_is_given_back(server: LocalServer) -> None:
+    namespace = f"test:{uuid4().hex}"
+    lock, token = scripts.LOCK.sha1.encode(), b"asks twice"
+    bid = LockBid(LockPlace("", KEY, token.decode()), "far", 30_000, 10_000, queues=True)
+
+    def late(request: bytes) -> Fate:
+        return Fate.DELAY if lock in request and token in request else Fate.PASS
+
+    async with (
+        asyncio.timeout(30),
+        store_at(server.tcp_url, namespace=namespace) as near,
+        Proxy(server.port, late, delay_secs=4 * SHORT_SECS) as proxy,
+        store_at(proxy.url, namespace=namespace, deadline=SHORT_SECS) as far,
+    ):
+        await hold(near, "other")  # so that the server knows the scripts
+        assert isinstance(far, SupportsLocks)
+        steps = far.lock_backend()
+        for _ in range(2):
+            with pytest.raises(OutcomeUnknownError):
+                await steps.lock(bid, steps.deadline())
+        assert await steps.leave(bid.place, 0, steps.deadline()) is False
+        await asyncio.sleep(4.5 * SHORT_SECS)  # it comes no later
+        assert await SessionLocks(near).holder(KEY) is None

@@ -23,7 +23,7 @@ from greentic_session.testing.servers import LocalServer
 
 from .matrix.test_versions import SERVERS, binary_of
 from .redis_proxy import LOSSES, Fate, Proxy
-from .redis_rig import FIELD, KEY, OWNER, SEED, control, session, store_at
+from .redis_rig import FIELD, KEY, OWNER, SEED, and_what_is_left, control, session, store_at
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -163,6 +163,19 @@ async def test_a_fence_is_above_the_last_one_of_the_entry(bench: Bench) -> None:
     assert int((await bench.take("b"))[1]) == floor + 2
 
 
+async def test_what_is_for_a_millisecond_is_there_meanwhile(bench: Bench) -> None:
+    names = (bench.lock, f"{bench.lock}:queue")
+
+    async def left(*arguments: object) -> int:
+        parts = (*names, "op", "", *map(str, arguments))
+        return int(await bench.client.read("EVAL", and_what_is_left(scripts.LOCK), 2, *parts))
+
+    assert await left(HOLDER, "a name", 1, FOREVER, 1, 0) == 1
+    await bench.client.read("DEL", *names)
+    await bench.take("b")
+    assert await left(HOLDER, "a name", 1, 1, 1, 0) == 2
+
+
 async def test_a_fenced_put_is_done_once(bench: Bench) -> None:
     fence = int((await bench.take())[1])
     first = await bench.put(fence, op="op")
@@ -222,6 +235,32 @@ async def test_a_lost_lease_writes_nothing(bench: Bench) -> None:
     assert await bench.put(fence) == LOST
     assert await bench.update(1, fence) == LOST
     assert await bench.version() == 1
+
+
+async def test_a_lock_that_was_given_back_guards_nothing_though_the_clock_is_set_back(
+    bench: Bench,
+) -> None:
+    fence = int((await bench.take())[1])
+    await bench.put()
+    await bench.take("b")
+    await bench.leave()
+    # As if by a clock that was set back since: the end of the lease is to come again.
+    await bench.client.read("HSET", bench.lock, "lease", int(await bench.now_ms()) + 5000)
+    assert await bench.put(fence) == LOST
+    assert await bench.update(1, fence) == LOST
+    assert await bench.version() == 1
+
+
+async def test_a_lock_that_was_given_back_is_open_though_the_clock_is_set_back(
+    bench: Bench,
+) -> None:
+    await bench.take()
+    await bench.take("b")
+    await bench.take("c")
+    await bench.leave()
+    await bench.client.read("HSET", bench.lock, "lease", int(await bench.now_ms()) + 5000)
+    assert int((await bench.take("c"))[2]) <= await bench.now_ms()
+    assert (await bench.take("b"))[0] == 1
 
 
 # --- over a bad line ------------------------------------------------------------------------------

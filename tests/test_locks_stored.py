@@ -8,12 +8,14 @@ import pytest
 
 from greentic_session import (
     DecodeError,
+    OutcomeUnknownError,
     SessionKey,
     StoreUnavailableError,
     TenantCtx,
 )
 from greentic_session.locking import LockBid, LockPlace, SupportsLocks
 from greentic_session.ordering import SessionLocks
+from greentic_session.redis.client import RedisClient
 from greentic_session.testing.harness import RedisHarness
 
 from .redis_rig import session
@@ -168,3 +170,28 @@ async def test_what_is_no_number_is_no_lease(rig: Rig) -> None:
         "HSET", EVERYBODYS, "fence", "x", "lease", "y", "by", "z", "kept", "k", "w:a", ""
     )
     assert await rig.ask("a") > 0
+
+
+@pytest.mark.parametrize("end", ["9" * 15, "9" * 400, "9" * 5000])
+async def test_a_lease_beyond_all_time_is_told(rig: Rig, end: str) -> None:
+    await rig.read("HSET", EVERYBODYS, "fence", "1", "lease", end, "by", "z", "name", "")
+    with pytest.raises(StoreUnavailableError, match="cannot be read") as caught:
+        await rig.locks.holder(KEY)
+    assert caught.value.code == "internal"
+    for take in (rig.locks.hold(KEY, wait=0), rig.locks.hold(KEY), rig.locks.try_hold(KEY)):
+        with pytest.raises(OutcomeUnknownError):
+            await take.__aenter__()
+
+
+async def test_an_answer_to_renewing_that_is_none_of_ours_is_told(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run(*_arguments: object, **_options: object) -> list[object]:
+        return [1, b"1", b"2", b"3"]
+
+    async with rig.locks.hold(KEY) as lease:
+        with monkeypatch.context() as patch:
+            patch.setattr(RedisClient, "run", run)
+            with pytest.raises(OutcomeUnknownError):
+                await lease.renew()
+        await lease.renew()

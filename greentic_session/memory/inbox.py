@@ -6,6 +6,8 @@ from collections import deque
 from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Final, final
 
+from anyio.lowlevel import checkpoint
+
 from .._compat import override
 from ..fence import admission_of, admits
 from ..mailing import (
@@ -26,7 +28,7 @@ from .queues import DueQueue
 from .shelves import SeenIds, Shelves
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from ..bells import Bell
@@ -91,10 +93,18 @@ class MemoryInbox(InboxBackend):
     :param records: of the store.
     :param waits: of the store.
     :param bells: of the store.
+    :param check_open: raises once the store is closed.
     """
 
-    def __init__(self, records: Records, waits: MemoryWaits, bells: MemoryBells) -> None:
+    def __init__(
+        self,
+        records: Records,
+        waits: MemoryWaits,
+        bells: MemoryBells,
+        check_open: Callable[[], None],
+    ) -> None:
         self._records: Final = records
+        self._check_open: Final = check_open
         self._waits: Final = waits
         self._bells: Final = bells
         self._boxes: Final[dict[Name, _Box]] = {}
@@ -185,6 +195,8 @@ class MemoryInbox(InboxBackend):
 
     @override
     async def take(self, bid: Bid, until: float | None) -> Grant | Nothing:
+        await checkpoint()  # who asks in a loop lets others run, perhaps who admits
+        self._check_open()
         now_ms = self._now_ms()
         queue = self._queues.get(bid.inbox)
         while queue is not None and (first := queue.first()) is not None:

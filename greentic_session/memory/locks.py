@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, final
 
+from anyio.lowlevel import checkpoint
+
 from .._compat import override
 from ..locking import LockBackend, LockBid, LockHolding, LockOutcome, LockPlace
 from ..record import DONE, Verdict
 from .expiry import ExpiryIndex
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from contextlib import AbstractAsyncContextManager
 
     from ..bells import Bell
@@ -45,7 +48,12 @@ class _Entry:
         """When nobody holds the lock or has a place any more."""
         return max(self.lease_ms, *self.waiters.values()) if self.waiters else self.lease_ms
 
-    def forget_lapsed(self, now_ms: int, token: str) -> None:
+    def look_at(self, now_ms: int, token: str) -> None:
+        """See what is over: places of those who have not asked for too long, but for the token's,
+        and a lease that was given back.
+        """
+        if not self.by:  # else it would come again where the clock is set back
+            self.lease_ms = min(self.lease_ms, now_ms)
         lapsed = [
             waiter for waiter, ends in self.waiters.items() if now_ms >= ends and waiter != token
         ]
@@ -59,10 +67,12 @@ class MemoryLocks(LockBackend):
 
     :param clock: of the store.
     :param bells: of the store.
+    :param check_open: raises once the store is closed.
     """
 
-    def __init__(self, clock: Clock, bells: MemoryBells) -> None:
+    def __init__(self, clock: Clock, bells: MemoryBells, check_open: Callable[[], None]) -> None:
         self._now_ms: Final = clock.now_ms
+        self._check_open: Final = check_open
         self._bells: Final = bells
         self._entries: Final[dict[Name, _Entry]] = {}
         self._expiry: Final = ExpiryIndex()
@@ -105,12 +115,14 @@ class MemoryLocks(LockBackend):
 
     @override
     async def lock(self, bid: LockBid, until: float | None) -> LockOutcome:
+        await checkpoint()  # who asks in a loop lets others run, perhaps who holds it
+        self._check_open()
         scope, key, token = bid.place
         name, now_ms = (scope, key), self._now_ms()
         entry = self._entries.get(name) or _Entry()
         if entry.by == token and now_ms < entry.lease_ms:
             return LockOutcome(DONE, entry.fence, entry.lease_ms, entry.lease_ms - now_ms)
-        entry.forget_lapsed(now_ms, token)
+        entry.look_at(now_ms, token)
         waiters = entry.waiters
         ahead = list(waiters).index(token) if token in waiters else len(waiters)
         opens_ms = entry.lease_ms + -(-ahead * bid.place_ms // 4)
@@ -146,7 +158,7 @@ class MemoryLocks(LockBackend):
         entry.waiters.pop(place.token, None)
         if holds:
             entry.by, entry.name, entry.lease_ms = "", "", now_ms
-        entry.forget_lapsed(now_ms, "")
+        entry.look_at(now_ms, "")
         if entry.waiters and now_ms >= entry.lease_ms and (holds or was_first):
             self._bells.ring(next(iter(entry.waiters)))
         self._see_to_the_end(name, entry, now_ms)

@@ -86,9 +86,9 @@ class InMemorySessionStore(
         self._records: Final = Records(SystemClock() if clock is None else clock)
         self._waits: Final = MemoryWaits(self._records)
         self._bells: Final = MemoryBells()
-        self._locks: Final = MemoryLocks(self._records.clock, self._bells)
+        self._locks: Final = MemoryLocks(self._records.clock, self._bells, self.check_open)
         self._affinity: Final = MemoryAffinity(self._records.clock)
-        self._inbox: Final = MemoryInbox(self._records, self._waits, self._bells)
+        self._inbox: Final = MemoryInbox(self._records, self._waits, self._bells, self.check_open)
         self._fenced: Final = MemoryFencedWrites(self._put, self._update_cas)
         self._fenced.is_held[GuardKind.LOCK] = self._locks.is_held
         self._fenced.is_held[GuardKind.INBOX] = self._inbox.is_held

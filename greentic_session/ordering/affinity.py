@@ -112,6 +112,9 @@ class Membership:
     def fence(self) -> int:
         """Number of this membership: higher than that of every earlier one of the same name.
 
+        Also when it was nobody's meanwhile, as long as the server's clock is not set back; of the
+        memberships of one store even then.
+
         Pass it on to what the worker writes to, and let it refuse lower ones.
         """
         return self._fence
@@ -185,7 +188,8 @@ class SessionAffinity:
     long as its block takes to hear of it. What must not happen twice is guarded by a fence.
 
     Any verb may raise :class:`StoreUnavailableError` (nothing written), and those that write
-    :class:`OutcomeUnknownError` (written or not: do it again, or look).
+    :class:`OutcomeUnknownError` (written or not: do it again, or look) and, where ``acks`` are
+    asked for, :class:`DurabilityError` (written; :meth:`member` gives the name back).
 
     :param store: any store that can keep affinity.
     :param group: name of the workers' group: 1 to 128 characters, no control characters.
@@ -311,7 +315,10 @@ class SessionAffinity:
         await backend.pin(group, place, worker, self._ttl(ttl) or self._ttl_ms)
 
     async def unpin(self, key: SessionKey, *, ctx: TenantCtx | None = None) -> bool:
-        """Take a key's pin away. The key stays where it was served last, for the group's life.
+        """Take a key's pin away.
+
+        The key stays where :meth:`worker_for` placed it last, whoever served it by the pin, for the
+        group's life; if it was not placed, it is nowhere.
 
         :returns: ``False`` if it was not pinned.
         :raises InvalidInputError: as :meth:`worker_for`.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import asynccontextmanager, suppress
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING, Final, Generic, cast, final, overload
 
 import anyio
@@ -29,7 +29,13 @@ from ..model import C, SessionKey
 from ..record import Verdict, undone
 from ..settings import require_int
 from ..store import AsyncSessionStore
-from ..validation import check_identifier, check_key, duration_to_ms, require_clean_text
+from ..validation import (
+    check_identifier,
+    check_key,
+    duration_to_ms,
+    patience_to_ms,
+    require_clean_text,
+)
 from ..waits import WaitRegistry
 from ..waits.arguments import hash_of, owner_of, presenting
 from .mail import (
@@ -46,6 +52,7 @@ from .turns import InboxTurn, TurnTerms
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
     from contextlib import AbstractAsyncContextManager
+    from datetime import timedelta
 
     from ..mailing import InboxBackend
     from ..model import ReplyScope, TenantCtx
@@ -212,8 +219,8 @@ class SessionInbox(Generic[C]):
 
         :param worker: names the worker, for people; 1 to 128 characters.
         :param most: how many messages to be handed at most, 1 to 10000.
-        :param wait: how long to wait for mail, a :class:`datetime.timedelta` or seconds; 0 is not
-            at all, ``None`` is for ever. Whoever waits sleeps until it is woken.
+        :param wait: how long to wait for mail, a :class:`datetime.timedelta` or seconds; 0, as less
+            than 1 ms, is not at all, ``None`` is for ever. Whoever waits sleeps until it is woken.
         :returns: the turn; ``None`` if there was no mail in time, which takes a ``wait``.
         :raises LeaseLostError: on leaving, if the lease was lost meanwhile.
         :raises DecodeError: the session cannot be read; that was an attempt at its mail.
@@ -229,9 +236,7 @@ class SessionInbox(Generic[C]):
         require_int(most, "most", 1, _MOST_MAIL)
         ends_at = math.inf
         if wait is not None:
-            is_zero = wait in (0, timedelta(0)) and not isinstance(wait, bool)
-            patience_ms = 0 if is_zero else duration_to_ms(wait, "wait")
-            ends_at = anyio.current_time() + patience_ms / 1000
+            ends_at = anyio.current_time() + patience_to_ms(wait, "wait") / 1000
         terms = self._terms
         bid = Bid(self._name, worker, terms.lease_ms, most, terms.attempts, self._limits.dead_ms)
         turn = await self._next(bid, ends_at)

@@ -6,7 +6,7 @@ import os
 import secrets
 import socket
 from contextlib import asynccontextmanager, suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, cast, final
 
 import anyio
@@ -18,7 +18,9 @@ from ..errors import (
     InvalidInputError,
     LeaseLostError,
     LockHeldError,
+    OutcomeUnknownError,
     SessionError,
+    StoreFullError,
     StoreUnavailableError,
 )
 from ..keeping import LeaseKeeper
@@ -26,10 +28,11 @@ from ..leasing import Guard, GuardKind
 from ..locking import LockBid, LockOutcome, LockPlace, SupportsLocks
 from ..record import DONE
 from ..store import AsyncSessionStore
-from ..validation import check_key, duration_to_ms, require_clean_text
+from ..validation import check_key, duration_to_ms, patience_to_ms, require_clean_text
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
+    from datetime import timedelta
 
     from ..bells import Bell
     from ..locking import LockBackend
@@ -69,7 +72,13 @@ class SessionLease:
     """
 
     __slots__ = (
-        *("_backend", "_check_open", "_keeper", "_lease_ms", "_left_at", "_place", "_until_ms"),
+        "_backend",
+        "_check_open",
+        "_keeper",
+        "_lease_ms",
+        "_left_at",
+        "_place",
+        "_until_ms",
         "guard",
     )
 
@@ -100,6 +109,9 @@ class SessionLease:
     def fence(self) -> int:
         """Number of this grant: higher than that of every earlier one of the key.
 
+        Also when the lock was free meanwhile, as long as the server's clock is not set back; of the
+        grants of one store even then.
+
         Pass it on to what is written elsewhere under the lock, and let that refuse lower ones.
         """
         return self.guard.fence
@@ -124,6 +136,7 @@ class SessionLease:
             or the lock was given back.
         :raises StoreUnavailableError: nothing changed.
         :raises OutcomeUnknownError: renewed or not.
+        :raises DurabilityError: renewed, and fewer replicas than asked for know of it.
         """
         lease_ms = self._lease_ms if lease is None else duration_to_ms(lease, "lease")
         self._check_open()
@@ -235,12 +248,19 @@ class SessionLocks:
         cancel scope: what it still awaits ends at once, unless it is shielded; and the block is
         left in the task that entered it, inner blocks before outer ones (anyio docs, "Cancellation
         and timeouts"). Leaving gives the lock back, also if the task is cancelled. Who is cancelled
-        while waiting leaves nothing behind.
+        while waiting leaves nothing behind: the cancellation takes as long as that, at most 5 s
+        where the store does not answer. ``wait`` may likewise be over by the time that the store's
+        deadline gives a call, since the last one is heard out, and by that of leaving the place.
+
+        Who waits bears a store that is away, or silent, for as long as it could keep its place
+        there (``place`` since its last answer) and ``wait`` lasts, and asks again. After that, and
+        at once where the store refuses, was closed, or is away from the start, the error is raised.
 
         :param key: what to lock.
         :param lease: how long the lock is kept without a sign of life of the holder: seconds or a
             :class:`datetime.timedelta`.
-        :param wait: how long to wait at most, likewise; ``None`` for ever, 0 not at all.
+        :param wait: how long to wait at most, likewise; ``None`` for ever, 0, as less than 1 ms,
+            not at all.
         :param ctx: the caller; gives env and tenant.
         :raises LockHeldError: the lock was another's for all of ``wait``.
         :raises LeaseLostError: on leaving, if the lease was lost and the block raised nothing else.
@@ -250,7 +270,7 @@ class SessionLocks:
         :raises DurabilityError: likewise: fewer replicas than asked for know of the holder.
         """
         bid = self._bid(key, lease, ctx)
-        wait_secs = None if wait is None else _wait_secs(wait)
+        wait_secs = None if wait is None else patience_to_ms(wait, "wait") / 1000
         held = await self._take(bid, wait_secs)
         if not isinstance(held, SessionLease):
             raise LockHeldError(bid.place.key, _time(held.lease_ms))
@@ -270,7 +290,8 @@ class SessionLocks:
         :param key: as in :meth:`hold`.
         :param lease: as in :meth:`hold`.
         :param ctx: as in :meth:`hold`.
-        :returns: for the block, ``None`` if the lock is another's.
+        :returns: for the block, ``None`` if the lock is another's: a write that is given that as
+            its ``fence`` is refused.
         :raises: as :meth:`hold`, but for :class:`LockHeldError`.
         """
         bid = self._bid(key, lease, ctx)
@@ -311,6 +332,7 @@ class SessionLocks:
         ends_at = None if wait_secs is None else anyio.current_time() + wait_secs
         bid = bid._replace(queues=wait_secs != 0)
         must_leave = True
+        asked_at = anyio.current_time()
         try:
             try:
                 held = await self._ask(bid)
@@ -320,7 +342,7 @@ class SessionLocks:
             if isinstance(held, LockOutcome) and bid.queues:
                 # Only now, since a lock that is free needs no bell.
                 async with self._backend.listen(bid.place.token) as bell:
-                    held = await self._wait(bid, held, bell, ends_at)
+                    held = await self._wait(bid, held, bell, asked_at, ends_at)
             must_leave = isinstance(held, LockOutcome) and bid.queues
             return held
         finally:
@@ -328,20 +350,51 @@ class SessionLocks:
                 await self._leave(bid)
 
     async def _wait(
-        self, bid: LockBid, held: LockOutcome, bell: Bell, ends_at: float | None
+        self, bid: LockBid, held: LockOutcome, bell: Bell, asked_at: float, ends_at: float | None
     ) -> SessionLease | LockOutcome:
+        """Ask again and again.
+
+        :param held: the last answer.
+        :param asked_at: when that was asked for: it has had a place since, on the loop's clock.
+        """
+        often_secs = max(1, self._place_ms // _ASKS) / 1000
+        next_secs = held.left_ms / 1000
         while True:
-            secs = min(held.left_ms, max(1, self._place_ms // _ASKS)) / 1000
+            secs = min(next_secs, often_secs)
             if ends_at is not None:
                 left_secs = ends_at - anyio.current_time()
                 if left_secs <= 0:
                     return held
                 secs = min(secs, left_secs)
             await bell.rung(secs)
-            found = await self._ask(bid)
+            now = anyio.current_time()
+            try:
+                found = await self._ask(bid)
+            except (StoreUnavailableError, OutcomeUnknownError) as error:
+                # Under its token it can ask again without harm, whatever became of the last time.
+                if not self._bears(error, asked_at, ends_at):
+                    raise
+                next_secs = often_secs
+                continue
             if isinstance(found, SessionLease):
                 return found
-            held = found
+            held, asked_at, next_secs = found, now, found.left_ms / 1000
+
+    def _bears(
+        self,
+        error: StoreUnavailableError | OutcomeUnknownError,
+        asked_at: float,
+        ends_at: float | None,
+    ) -> bool:
+        """Tell whether an error may pass while the place is kept that was asked for last."""
+        now = anyio.current_time()
+        return (
+            error.code in ("timeout", "unavailable")
+            and not isinstance(error, StoreFullError)
+            and not self._store.statistics().closed
+            and now - asked_at < self._place_ms / 1000
+            and (ends_at is None or now < ends_at)
+        )
 
     async def _ask(self, bid: LockBid) -> SessionLease | LockOutcome:
         self._store.check_open()
@@ -371,14 +424,6 @@ class SessionLocks:
 
 def _scope(ctx: TenantCtx | None) -> str:
     return "" if ctx is None else fence.scope_of(ctx)
-
-
-def _wait_secs(wait: timedelta | float) -> float:
-    if wait == 0 and type(wait) in (int, float):
-        return 0
-    if wait == timedelta(0):
-        return 0
-    return duration_to_ms(wait, "wait") / 1000
 
 
 def _time(ms: int) -> datetime:

@@ -6,11 +6,11 @@ import re
 from typing import TYPE_CHECKING, Final, cast, final
 
 from .._compat import override
-from ..errors import OutcomeUnknownError, StoreUnavailableError
+from ..errors import StoreUnavailableError
 from ..membership import AffinityBackend, Placed, PlacePage, Seat, SeatOutcome
 from ..record import Verdict
 from .faults import ForeignValueError
-from .replies import garbled
+from .replies import being_looked_at, being_read, clock_ms
 from .scripts import (
     AFFINITY_ASSIGN,
     AFFINITY_FORGET,
@@ -24,13 +24,10 @@ from .scripts import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from typing import TypeVar
+    from collections.abc import Iterator
 
     from .client import Argument, Command, RedisClient, Reply
     from .names import Names
-
-    T = TypeVar("T")
 
 __all__ = ["RedisAffinity"]
 
@@ -53,54 +50,63 @@ class RedisAffinity(AffinityBackend):
         self._client: Final = client
         self._names: Final = names
         self._grace_ms: Final = grace_ms
+        # So that one process sees fences grow even where a clock was set back, or another server
+        # with another clock has taken over.
+        self._fence = 0
 
     # --- members -----------------------------------------------------------------------------
 
     @override
     async def join(self, group: str, worker: str, attempt: str, lease_ms: int) -> SeatOutcome:
-        reply = await self._run(AFFINITY_JOIN, group, worker, attempt, lease_ms, grants=attempt)
-        return _told(_seated, reply)
+        terms = (worker, attempt, lease_ms, self._fence)
+        reply = await self._run(AFFINITY_JOIN, group, *terms, grants=attempt)
+        outcome = _seated(reply)
+        self._fence = max(self._fence, outcome.fence)
+        return outcome
 
     @override
     async def renew(self, group: str, worker: str, attempt: str, lease_ms: int) -> SeatOutcome:
         reply = await self._run(AFFINITY_RENEW, group, worker, attempt, lease_ms)
-        return _told(_seated, reply)
+        return _seated(reply)
 
     @override
     async def leave(self, group: str, worker: str, attempt: str) -> bool:
         reply = await self._run(AFFINITY_LEAVE, group, worker, attempt, ends=attempt)
-        return _told(_is_done, reply)
+        return _is_done(reply)
 
     @override
     async def members(self, group: str) -> list[Seat]:
         time, members = await self._read(group, ("TIME",), ("HGETALL", self._members(group)))
-        try:
+        with being_looked_at():
             return list(_seats(members, _ms(time)))
-        except (TypeError, ValueError, LookupError, AttributeError):
-            raise garbled() from None
 
     # --- places ------------------------------------------------------------------------------
 
     @override
     async def assign(self, group: str, place: str, ttl_ms: int) -> Placed | None:
-        return _told(_assigned, await self._run(AFFINITY_ASSIGN, group, place, ttl_ms))
+        reply = await self._run(AFFINITY_ASSIGN, group, place, ttl_ms)
+        with being_read():
+            if not _is_done(reply):
+                return None
+            _, worker, pinned, expires_ms = reply
+            return Placed(worker.decode(), pinned == 1, clock_ms(expires_ms))
 
     @override
     async def pin(self, group: str, place: str, worker: str, ttl_ms: int) -> None:
-        _told(_is_done, await self._run(AFFINITY_PIN, group, place, worker, ttl_ms))
+        _is_done(await self._run(AFFINITY_PIN, group, place, worker, ttl_ms))
 
     @override
     async def unpin(self, group: str, place: str, ttl_ms: int) -> bool:
-        return _told(_is_done, await self._run(AFFINITY_UNPIN, group, place, ttl_ms))
+        return _is_done(await self._run(AFFINITY_UNPIN, group, place, ttl_ms))
 
     @override
     async def touch(self, group: str, place: str, ttl_ms: int | None) -> bool:
         ttl = "" if ttl_ms is None else ttl_ms
-        return _told(_is_done, await self._run(AFFINITY_TOUCH, group, place, ttl))
+        return _is_done(await self._run(AFFINITY_TOUCH, group, place, ttl))
 
     @override
     async def forget(self, group: str, place: str) -> bool:
-        return _told(_is_done, await self._run(AFFINITY_FORGET, group, place))
+        return _is_done(await self._run(AFFINITY_FORGET, group, place))
 
     @override
     async def find(self, group: str, place: str) -> Placed | None:
@@ -110,11 +116,9 @@ class RedisAffinity(AffinityBackend):
             ("HGETALL", self._members(group)),
             ("HGET", self._places(group), place),
         )
-        try:
+        with being_looked_at():
             now_ms = _ms(time)
             return _placed(found or b"", {seat.worker for seat in _seats(members, now_ms)}, now_ms)
-        except (TypeError, ValueError, LookupError, AttributeError):
-            raise garbled() from None
 
     @override
     async def page(self, group: str, worker: str, position: object | None) -> PlacePage:
@@ -129,7 +133,7 @@ class RedisAffinity(AffinityBackend):
             ("HSCAN", self._places(group), cursor, "COUNT", _PAGE),
         )
         places: list[str] = []
-        try:
+        with being_looked_at():
             cursor, found = cast("tuple[bytes, Reply]", reply)
             now_ms = _ms(time)
             live = {seat.worker for seat in _seats(members, now_ms)}
@@ -140,8 +144,6 @@ class RedisAffinity(AffinityBackend):
                     places.append(place)
             seen.update(places)
             return PlacePage(places, (cursor, seen) if int(cursor) else None)
-        except (TypeError, ValueError, LookupError, AttributeError):
-            raise garbled() from None
 
     # --- shared steps ------------------------------------------------------------------------
 
@@ -156,7 +158,13 @@ class RedisAffinity(AffinityBackend):
     ) -> Reply:
         names, parts = self._names.affinity(group), (self._grace_ms, *arguments)
         try:
-            return await self._client.run(script, names, parts, grants=grants, ends=ends)
+            return await self._client.run(
+                *(script, names, parts),
+                # Should leaving be lost with its server, the lease ends by itself.
+                is_hint=script is AFFINITY_LEAVE,
+                grants=grants,
+                ends=ends,
+            )
         except ForeignValueError:
             raise _foreign() from None
 
@@ -167,33 +175,20 @@ class RedisAffinity(AffinityBackend):
             raise _foreign() from None
 
 
-def _told(read: Callable[[Reply], T], reply: Reply) -> T:
-    """Return what a script's answer says.
-
-    :raises OutcomeUnknownError: if no script of ours answers so: who knows what was done.
-    """
-    try:
-        return read(reply)
-    except (TypeError, ValueError, LookupError, AttributeError):
-        raise OutcomeUnknownError("the server's answer cannot be read") from None
-
-
 def _is_done(reply: Reply) -> bool:
-    return Verdict(reply[0]) is Verdict.DONE
+    with being_read():
+        return Verdict(reply[0]) is Verdict.DONE
 
 
 def _seated(reply: Reply) -> SeatOutcome:
-    verdict = Verdict(reply[0])
-    if verdict is Verdict.CLAIMED:
-        return SeatOutcome(verdict, ends_ms=int(reply[1]))
-    return SeatOutcome(verdict, *map(int, reply[1:4]))
-
-
-def _assigned(reply: Reply) -> Placed | None:
-    if not _is_done(reply):
-        return None
-    _, worker, pinned, expires_ms = reply
-    return Placed(worker.decode(), pinned == 1, int(expires_ms))
+    with being_read():
+        verdict, *told = Verdict(reply[0]), *map(int, reply[1:])
+        if verdict is Verdict.DONE:
+            fence, ends_ms, left_ms = told
+            return SeatOutcome(verdict, fence, clock_ms(ends_ms), left_ms)
+        if verdict is Verdict.CLAIMED:
+            return SeatOutcome(verdict, ends_ms=clock_ms(told[0]))
+        return SeatOutcome(verdict)
 
 
 def _ms(time: Reply) -> int:
@@ -210,18 +205,18 @@ def _pairs(reply: Reply) -> Iterator[tuple[bytes, bytes]]:
 def _seats(reply: Reply, now_ms: int) -> Iterator[Seat]:
     for worker, line in _pairs(reply):
         found = _SEAT.fullmatch(line)
-        if found is not None and now_ms < int(found[1]):
-            yield Seat(worker.decode(errors="replace"), int(found[2]), int(found[1]))
+        if found is not None and now_ms < (ends_ms := clock_ms(found[1])):
+            yield Seat(worker.decode(errors="replace"), int(found[2]), ends_ms)
 
 
 def _placed(line: bytes, live: set[str], now_ms: int) -> Placed | None:
     found = _PLACE.fullmatch(line)
-    if found is None or now_ms >= int(found[1]):
+    if found is None or now_ms >= (expires_ms := clock_ms(found[1])):
         return None
     worker, pin = found[2].decode(errors="replace"), found[3].decode(errors="replace")
     if pin in live:
-        return Placed(pin, pinned=True, expires_ms=int(found[1]))
-    return Placed(worker, pinned=False, expires_ms=int(found[1])) if worker in live else None
+        return Placed(pin, pinned=True, expires_ms=expires_ms)
+    return Placed(worker, pinned=False, expires_ms=expires_ms) if worker in live else None
 
 
 def _foreign() -> StoreUnavailableError:

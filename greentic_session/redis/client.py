@@ -227,7 +227,8 @@ class RedisClient:
         :param until: as in :meth:`read`.
         :param is_hint: whether what it writes may be lost, so that replicas are not waited for.
         :param grants: a name of the caller's own for what it is granted. Should nobody hear of the
-            grant, as when the caller was cancelled, it reaches the server before what ends it.
+            grant, as when the caller was cancelled, it reaches the server before what ends it. A
+            call for the same grant goes on where the last one, of which nobody heard, gave up.
         :param ends: by that name, what is given back.
         :raises StoreUnavailableError: by the deadline; nothing was written.
         :raises OutcomeUnknownError: by the deadline; it may have been executed.
@@ -255,6 +256,7 @@ class RedisClient:
             script=script,
             wants_acks=wants_acks,
             grants=grants,
+            trouble=self._unheard.pop(grants, None),
             earlier=self._unheard.pop(ends, None),
             is_one=True,
         )
@@ -301,6 +303,7 @@ class RedisClient:
         script: Script | None = None,
         wants_acks: bool = False,
         grants: str = "",
+        trouble: Trouble | None = None,
         earlier: Trouble | None = None,
         at: Node | None = None,
         is_mixed: bool = False,
@@ -311,6 +314,7 @@ class RedisClient:
         :param key: as in :meth:`read`.
         :param commands: them, or what returns them for a server, given since when on its clock an
             earlier attempt may have been executed.
+        :param trouble: that of earlier attempts at the same, if there were any.
         :param earlier: that of a call whose attempts are to arrive before this one's, or never.
         :param at: the server, whatever the key.
         :param is_mixed: whether the commands are of several slots.
@@ -319,7 +323,6 @@ class RedisClient:
         """
         ends_at = loop.time() + self._config.deadline_secs if until is None else until
         topology = self._topology
-        trouble: Trouble | None = None
         exchange: Exchange | None = None
         wire: Wire | None = None
         self.in_flight += 1

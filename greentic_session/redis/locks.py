@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, cast, final
+from typing import TYPE_CHECKING, Final, final
 
 from .._compat import override
 from ..errors import StoreUnavailableError
 from ..locking import LockBackend, LockBid, LockHolding, LockOutcome, LockPlace
 from ..record import DONE, Verdict
 from .faults import ForeignValueError
-from .replies import being_read, garbled
+from .replies import being_looked_at, being_read, clock_ms
 from .scripts import LEAVE_LOCK, LOCK, RENEW_LOCK, Script
 
 if TYPE_CHECKING:
@@ -55,15 +55,20 @@ class RedisLocks(LockBackend):
         with being_read():
             if verdict is not DONE:
                 lease_ms, left_ms = told
-                return LockOutcome(verdict, 0, lease_ms, left_ms)
+                return LockOutcome(verdict, 0, clock_ms(lease_ms), left_ms)
             fence, lease_ms, left_ms = told
+            outcome = LockOutcome(DONE, fence, clock_ms(lease_ms), left_ms)
         self._fence = max(self._fence, fence)
-        return LockOutcome(DONE, fence, lease_ms, left_ms)
+        return outcome
 
     @override
     async def renew(self, place: LockPlace, lease_ms: int, until: float | None) -> LockOutcome:
         verdict, *told = await self._run(RENEW_LOCK, place, lease_ms, until=until)
-        return LockOutcome(verdict, 0, *told)
+        with being_read():
+            if verdict is not DONE:
+                return LockOutcome(verdict)
+            lease_ms, left_ms = told
+            return LockOutcome(DONE, 0, clock_ms(lease_ms), left_ms)
 
     @override
     async def leave(self, place: LockPlace, lease_ms: int, until: float | None) -> bool:
@@ -76,24 +81,19 @@ class RedisLocks(LockBackend):
     async def holder(self, scope: str, key: SessionKey, until: float | None) -> LockHolding | None:
         name = self._names.lock(scope, key)
         try:
-            fields, time = cast(
-                "tuple[list[bytes | None], tuple[bytes, bytes]]",
-                await self._client.read_many(
-                    [("HMGET", name, "name", "fence", "lease", "by"), ("TIME",)],
-                    key=name,
-                    until=until,
-                ),
+            reply = await self._client.read_many(
+                [("HMGET", name, "name", "fence", "lease", "by"), ("TIME",)],
+                key=name,
+                until=until,
             )
         except ForeignValueError:
             raise _foreign() from None
-        try:
-            held_by, fence, lease, by = fields
-            now_ms = int(time[0]) * 1000 + int(time[1]) // 1000
-            if by is None or now_ms >= int(lease or 0):
+        with being_looked_at():
+            (held_by, fence, lease, by), (secs, us) = reply
+            lease_ms = clock_ms(lease or 0)
+            if by is None or int(secs) * 1000 + int(us) // 1000 >= lease_ms:
                 return None
-            return LockHolding((held_by or b"").decode(), int(fence or 0), int(lease or 0))
-        except (TypeError, ValueError, AttributeError):
-            raise garbled() from None
+            return LockHolding((held_by or b"").decode(), int(fence or 0), lease_ms)
 
     @override
     def listen(self, token: str) -> AbstractAsyncContextManager[Bell]:

@@ -89,7 +89,9 @@ class Names:
         return f"{self.record(scope, key)}:inbox"
 
     def guard(self, guard: Guard) -> str:
-        """Return the name under which a lease is kept: of a HASH with ``fence`` and ``lease``."""
+        """Return the name under which a lease is kept: of a HASH with ``fence``, ``lease``
+        and ``by``.
+        """
         name = self.inbox if guard.kind is GuardKind.INBOX else self.lock
         return name(guard.scope, guard.key)
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = [
     "being_looked_at",
     "being_read",
+    "clock_ms",
     "foreign",
     "garbled",
     "outcome_of",
@@ -24,6 +25,7 @@ __all__ = [
 ]
 
 
+_LAST_MS: Final = 253_402_300_799_999  # of the year 9999, with which times of Python end
 _GARBLED: Final = "the server's answer cannot be read"
 _VERDICTS: Final = {int(verdict): verdict for verdict in Verdict}  # sooner than calling the class
 
@@ -74,6 +76,17 @@ def being_looked_at() -> Generator[None]:
 def garbled() -> StoreUnavailableError:
     """Return the error for an answer to a read that no Redis or Valkey gives."""
     return StoreUnavailableError(_GARBLED, code="internal")
+
+
+def clock_ms(told: str | bytes | int) -> int:
+    """Return a time by the server's clock, in milliseconds since the epoch.
+
+    :raises ValueError: if it is none, or further away than a :class:`datetime.datetime` can be.
+    """
+    ms = int(told)
+    if ms > _LAST_MS:
+        raise ValueError("no time of this library")
+    return ms
 
 
 def scored(reply: Reply) -> list[tuple[bytes, int]]:

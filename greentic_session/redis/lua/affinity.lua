@@ -40,6 +40,12 @@ local function whole(number)
   return string.format('%.0f', number)
 end
 
+-- The time with which a name ends that is of use until then. The server removes one when now > its time,
+-- and at once if that is not to come: so a name of the last ms lives for another one.
+local function last_ms(ends)
+  return whole(math.max(ends - 1, now + 1))
+end
+
 -- Nothing refuses HDEL, and once a script has written, the server lets it finish (Redis docs, "Eval
 -- scripts"). So what needs no more memory than there is can be done when that is full.
 local function though_full()

@@ -28,6 +28,8 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local told = call('HMGET', KEYS[1], 'fence', 'lease', 'by', 'kept')
 local fence, lease = tonumber(told[1]) or 0, tonumber(told[2]) or 0
 local kept = tonumber(told[4]) or 0
+-- What was given back is free from then on, also where the clock was set back since.
+if not told[3] then lease = math.min(lease, now) end
 local holds = told[3] == token and now < lease
 call('ZCARD', KEYS[2])  -- should another type stand there, fail here
 
@@ -50,8 +52,13 @@ local function forget_lapsed()
   end
 end
 
--- Let the entry end when nobody holds the lock or has a place any more. The server removes a name when
--- now > its time, hence the 1.
+-- The time with which a name ends that is of use until then. The server removes one when now > its time,
+-- and at once if that is not to come: so a name of the last ms lives for another one.
+local function last_ms(ends)
+  return whole(math.max(ends - 1, now + 1))
+end
+
+-- Let the entry end when nobody holds the lock or has a place any more.
 local function see_to_the_end()
   if call('ZCARD', KEYS[2]) == 0 then
     kept = 0
@@ -61,7 +68,7 @@ local function see_to_the_end()
   if ends <= now then
     call('DEL', KEYS[1], KEYS[2])
   else
-    call('PEXPIREAT', KEYS[1], whole(ends - 1))
-    call('PEXPIREAT', KEYS[2], whole(ends - 1))
+    call('PEXPIREAT', KEYS[1], last_ms(ends))
+    call('PEXPIREAT', KEYS[2], last_ms(ends))
   end
 end

@@ -8,7 +8,7 @@
 if not holds then return {-8} end
 lease = math.max(now + ARGV[4], lease)
 -- The expiry goes first, so that a lease is renewed when memory is full: see lock_take.lua.
-if call('PEXPIREAT', KEYS[1], whole(math.max(lease, kept) - 1)) == 0 then return {-8} end
+call('PEXPIREAT', KEYS[1], last_ms(math.max(lease, kept)))
 call('HSET', KEYS[1], 'lease', whole(lease))
 see_to_the_end()
 return {1, whole(lease), whole(lease - now)}

@@ -28,7 +28,7 @@ if ARGV[7] == '1' then
   local ends = now + ARGV[6]
   kept = math.max(kept, ends)
   if rank then
-    call('PEXPIREAT', KEYS[2], whole(math.max(lease, kept) - 1))  -- goes first, as above
+    call('PEXPIREAT', KEYS[2], last_ms(math.max(lease, kept)))  -- goes first, as above
   else
     local last = call('ZRANGE', KEYS[2], '-1', '-1', 'WITHSCORES')
     call('ZADD', KEYS[2], whole((tonumber(last[2]) or 0) + 1), token)

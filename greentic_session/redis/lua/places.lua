@@ -9,8 +9,7 @@ local function placed(place)
   if expires and now < tonumber(expires) then return worker, pin, ttl end
 end
 
--- Take out a few placements that have expired, and let the rest live as long as the longest of them. The
--- server removes a key when now > its time, hence one less.
+-- Take out a few placements that have expired, and let the rest live as long as the longest of them.
 local function tidy_places()
   for _, place in ipairs(call('ZRANGEBYSCORE', KEYS[4], '-inf', whole(now), 'LIMIT', '0', FEW)) do
     call('HDEL', KEYS[3], place)
@@ -18,8 +17,8 @@ local function tidy_places()
   end
   local last = call('ZREVRANGE', KEYS[4], '0', '0', 'WITHSCORES')[2]
   if last then
-    call('PEXPIREAT', KEYS[3], whole(last - 1))
-    call('PEXPIREAT', KEYS[4], whole(last - 1))
+    call('PEXPIREAT', KEYS[3], last_ms(last))
+    call('PEXPIREAT', KEYS[4], last_ms(last))
   end
 end
 

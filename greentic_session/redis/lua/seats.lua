@@ -1,7 +1,6 @@
 -- Shared by the scripts that change members; put after affinity.lua.
 
--- Take out members whose lease has ended, and let the rest live as long as the longest lease. The server
--- removes a key when now > its time, hence one less.
+-- Take out members whose lease has ended, and let the rest live as long as the longest lease.
 local function tidy_members()
   local last = 0
   local all = call('HGETALL', KEYS[2])
@@ -13,7 +12,7 @@ local function tidy_members()
       last = math.max(last, ends)
     end
   end
-  if last > 0 then call('PEXPIREAT', KEYS[2], whole(last - 1)) end
+  if last > 0 then call('PEXPIREAT', KEYS[2], last_ms(last)) end
 end
 
 local function sit(worker, fence, attempt, ends)

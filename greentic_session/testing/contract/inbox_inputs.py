@@ -41,6 +41,7 @@ _BAD_FIELDS: Final[dict[str, tuple[Any, ...]]] = {
     "died_at": (None, SECRET, datetime(2026, 1, 1), 7),  # noqa: DTZ001
     "attempts": (None, SECRET, -1, 1.0, True),
 }
+_FIT_TO_WAIT: Final = ("none", "timedelta", "below a millisecond", "least of all")
 _BAD_NAMES: Final = ("", "a:b", "{a}", "ä", "x" * 129, 7, None, "a b")
 
 _BAD_OPTIONS: Final[dict[str, tuple[Any, ...]]] = {
@@ -88,13 +89,15 @@ class InboxInputContract:
         for most in (*_BAD_COUNTS, 10_001):
             wrong: Any = most
             assert (await refusal(at.inbox.take("w", most=wrong).__aenter__())).field == "most"
-        waits = {name: life for name, life in BAD_LIVES.items() if life is not None}
-        for name, wait in {**waits, "negative": timedelta(seconds=-1), "bool": False}.items():
-            if isinstance(wait, timedelta) and wait > timedelta(0):
-                continue
+        waits = {name: life for name, life in BAD_LIVES.items() if name not in _FIT_TO_WAIT}
+        for name, wait in {**waits, "negative timedelta": timedelta(seconds=-1)}.items():
             error = await refusal(at.inbox.take("w", wait=wait).__aenter__())
             assert error.field == "wait", name
         assert await harness.residue() == []
+        # What is too short to be waited for is not waited for.
+        for short in (0, 0.0, 5e-324, 0.0004, timedelta(0), timedelta(microseconds=1)):
+            async with at.inbox.take("w", wait=short) as turn:
+                assert turn is None
 
     async def test_bad_events_for_waits_are_refused(self, harness: StoreHarness) -> None:
         at = await desk(harness)

@@ -12,7 +12,7 @@ import pytest
 from ...errors import CasConflictError, InvalidInputError, LeaseLostError, TenantMismatchError
 from ...model import SessionKey
 from .lock_bench import ANN, LEASE, PATIENCE_SECS, lock_bench
-from .observing import kept
+from .observing import kept, refusal
 from .samples import GLOBEX, KEY, LIFE, ctx, evolve, session
 
 if TYPE_CHECKING:
@@ -221,10 +221,19 @@ class LockLosingContract:
             at.locks.hold(KEY, ctx=ctx(GLOBEX)) as other_tenant,
             kept(at.store),
         ):
-            for wrong in (other_key, other_tenant, other_key.fence, "fence", True):
+            for wrong in (other_key, other_tenant, other_key.fence, "fence", True, None):
                 with pytest.raises(InvalidInputError) as caught:
                     await _WRITES[write](at, cas, wrong)
                 assert caught.value.field == "fence"
+
+    @pytest.mark.parametrize("write", _WRITES)
+    async def test_who_has_no_lease_writes_nothing_under_it(
+        self, harness: StoreHarness, write: str
+    ) -> None:
+        at = await lock_bench(harness)
+        cas = await at.store.create(session())
+        async with at.locks.hold(KEY), at.locks.try_hold(KEY) as lease, kept(at.store):
+            assert (await refusal(_WRITES[write](at, cas, lease))).field == "fence"
 
     async def test_a_lease_outlives_none_of_its_time(self, harness: StoreHarness) -> None:
         at = await lock_bench(harness)

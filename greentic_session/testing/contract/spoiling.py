@@ -41,6 +41,22 @@ class Bad(NamedTuple):
 
 
 @final
+class _LikeAnArray:
+    """What compares to no bool, as arrays do: not even to 0."""
+
+    @override
+    def __eq__(self, other: object) -> Any:
+        return self
+
+    @override
+    def __hash__(self) -> int:
+        return 0
+
+    def __bool__(self) -> bool:
+        raise ValueError("of which element?")
+
+
+@final
 class _NoOffset(tzinfo):
     """A zone that knows no offset: a time in it is naive (Python docs, "datetime")."""
 
@@ -172,6 +188,7 @@ BAD_LIVES: Final[dict[str, Any]] = {
     "none": None,
     "timedelta": timedelta(seconds=60),
     "decimal": Decimal(60),
+    "like an array": _LikeAnArray(),
     "below a millisecond": 0.0004,
     "least of all": 5e-324,
     "over the limit": MAX_TTL_SECS + 1,
