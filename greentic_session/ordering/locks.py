@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import socket
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, cast, final
 
@@ -31,7 +31,8 @@ from ..store import AsyncSessionStore
 from ..validation import check_key, duration_to_ms, patience_to_ms, require_clean_text
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import AsyncGenerator, Callable, Generator
+    from contextlib import AbstractAsyncContextManager
     from datetime import timedelta
 
     from ..bells import Bell
@@ -179,14 +180,12 @@ class SessionLease:
                 self._keeper.lost = True
         return held
 
-    @asynccontextmanager
-    async def kept(self) -> AsyncGenerator[SessionLease]:
+    def kept(self) -> AbstractAsyncContextManager[None]:
         """Renew the lease while the block runs, and give the lock back at its end.
 
         :raises LeaseLostError: on leaving, if the lease was lost.
         """
-        async with self._keeper.kept(self.renew, self.release, name="lock", leave_secs=_LEAVE_SECS):
-            yield self
+        return self._keeper.kept(self.renew, self.release, name="lock", leave_secs=_LEAVE_SECS)
 
 
 @final
@@ -274,8 +273,9 @@ class SessionLocks:
         held = await self._take(bid, wait_secs)
         if not isinstance(held, SessionLease):
             raise LockHeldError(bid.place.key, _time(held.lease_ms))
-        async with self._keeping(bid, held):
-            yield held
+        with self._listed(bid, held):
+            async with held.kept():
+                yield held
 
     @asynccontextmanager
     async def try_hold(
@@ -299,8 +299,9 @@ class SessionLocks:
         if not isinstance(held, SessionLease):
             yield None
             return
-        async with self._keeping(bid, held):
-            yield held
+        with self._listed(bid, held):
+            async with held.kept():
+                yield held
 
     async def holder(self, key: SessionKey, *, ctx: TenantCtx | None = None) -> LockHolder | None:
         """Return who holds the lock now, ``None`` if nobody does.
@@ -411,15 +412,13 @@ class SessionLocks:
 
         await run_to_end(leave, "greentic_session leaving a lock", _LEAVE_SECS)
 
-    @asynccontextmanager
-    async def _keeping(self, bid: LockBid, lease: SessionLease) -> AsyncGenerator[None]:
-        token = bid.place.token
-        self._held[token] = lease
+    @contextmanager
+    def _listed(self, bid: LockBid, lease: SessionLease) -> Generator[None]:
+        self._held[bid.place.token] = lease
         try:
-            async with lease.kept():
-                yield
+            yield
         finally:
-            del self._held[token]
+            del self._held[bid.place.token]
 
 
 def _scope(ctx: TenantCtx | None) -> str:
