@@ -8,8 +8,8 @@ very lease holds (M. Kleppmann, "How to do distributed locking").
 Fences are at least the store's time in microseconds: so they go on growing where a key's lease has
 left no trace, be it that it ended or that the server came back without its data. Then, that is as
 true as the clock: it may be set back, or be that of a server which takes over and is behind. For
-one store object the numbers of locks and memberships grow all the same, since it tells the server
-the last that it was given; from one object to another they are as good as the clock.
+one store object the numbers grow all the same, since it tells the server the last that it was given
+of each kind; from one object to another they are as good as the clock.
 """
 
 from __future__ import annotations

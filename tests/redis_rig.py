@@ -438,9 +438,11 @@ class WaitBench(Bench):
         event: str = "",
         lease: int = LEASE_MS,
         memory: int = MEMORY_MS,
+        floor: int = 0,
         **call: Any,
     ) -> Any:
-        return await self.run(scripts.CLAIM, owner, scope, attempt, event, lease, memory, **call)
+        terms = owner, scope, attempt, event, lease, memory, floor
+        return await self.run(scripts.CLAIM, *terms, **call)
 
     async def renew(self, fence: int, lease: int = LEASE_MS, **call: Any) -> Any:
         return await self.run(scripts.RENEW, fence, lease, **call)

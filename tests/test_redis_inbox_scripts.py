@@ -47,8 +47,10 @@ class MailBench(Bench):
         limits = (full, 100, MEMORY_MS, KEEP_MS)
         return await self.mail(scripts.POST, *MINE, event, letter, *limits, **call)
 
-    async def take(self, by: str = "mine", *, bury: object = "", **call: Any) -> Any:
-        terms = (by, "worker", LEASE_MS, 10, 2, bury, MEMORY_MS, KEEP_MS)
+    async def take(
+        self, by: str = "mine", *, bury: object = "", floor: int = 0, **call: Any
+    ) -> Any:
+        terms = (by, "worker", LEASE_MS, 10, 2, bury, MEMORY_MS, KEEP_MS, floor)
         return await self.mail(scripts.TAKE, *terms, **call)
 
     async def commit(

@@ -149,3 +149,18 @@ async def test_an_event_that_came_early(rig: Rig) -> None:
     assert before <= int(at) <= await rig.now_ms()
     assert rest == b"15:support/Ann:{1}7:event:1hello"
     assert await rig.read("PEXPIRETIME", name) == int(at) + 60_000 - 1
+
+
+async def test_fences_of_turns_grow_though_the_clock_is_set_back(rig: Rig) -> None:
+    ahead = 1000 * (await rig.now_ms() + 3_600_000)
+    await rig.admit()
+    # As of a turn from before the clock was set back by an hour.
+    await rig.read("HSET", BOX, "fence", ahead)
+    async with rig.inbox.take("worker") as turn:
+        assert turn.fence == ahead + 1
+        await turn.finish()
+    await rig.read("DEL", BOX)
+    await rig.admit("event:2")
+    async with rig.inbox.take("worker") as turn:
+        assert turn.fence == ahead + 2
+        await turn.finish()

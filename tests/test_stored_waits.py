@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -140,3 +141,16 @@ async def test_a_deleted_session_leaves_its_ring_only(rig: Rig) -> None:
     assert await rig.store.delete(SessionKey("chat:1"), ctx=ANN)
     assert await rig.names() == sorted([RECORD, f"{INDEX}:events"])
     assert list(await rig.hash(RECORD)) == ["ops"]
+
+
+async def test_fences_of_claims_grow_though_the_clock_is_set_back(rig: Rig) -> None:
+    ahead = round(time.time() * 1e6) + 3_600_000_000
+    await rig.register()
+    # As of a claim from before the clock was set back by an hour.
+    await rig.read("HSET", RECORD, "fence", ahead)
+    for number in (1, 2):
+        async with rig.waits.resume(ANN, "Ann:{1}", CHAT) as turn:
+            assert turn.fence == ahead + number
+            await turn.finish()
+        await rig.read("DEL", RECORD)  # and its trace
+        await rig.register()

@@ -114,6 +114,7 @@ class RedisInbox(MailSteps, InboxBackend):
         self._waits: Final = waits
         self._keep_ms: Final = keep_ms
         self._grace_ms: Final = grace_ms
+        self._fence = 0  # as in `RedisLocks`
 
     @override
     def deadline(self) -> float:
@@ -217,7 +218,7 @@ class RedisInbox(MailSteps, InboxBackend):
     ) -> Grant | bytes:
         """Take the turn, or return in how many ms it may be taken, empty if there is no mail."""
         terms = (by, bid.worker, bid.lease_ms, bid.most, bid.attempts)
-        rest = (bid.dead_ms, self._keep_ms)
+        rest = (bid.dead_ms, self._keep_ms, self._fence)
         run = partial(self._on_mailbox, TAKE, box, ":dead", grants=by)
         try:
             reply: Reply = await run((*terms, "", *rest), until)
@@ -233,7 +234,7 @@ class RedisInbox(MailSteps, InboxBackend):
                 with being_read():
                     told: bytes = reply[1] if verdict == Verdict.CLAIMED else b""
                 return told
-            return grant_of(bid.inbox, box, mark.decode(), reply[1:])
+            grant = grant_of(bid.inbox, box, mark.decode(), reply[1:])
         except DecodeError:
             await self._forsake(bid.inbox, box, mark, by, _UNREADABLE_REST_MS)
             raise
@@ -245,6 +246,8 @@ class RedisInbox(MailSteps, InboxBackend):
             forsake = partial(self._forsake, bid.inbox, box, mark, by, "")
             start_background(forsake, "greentic_session end of a lost inbox turn")
             raise
+        self._fence = max(self._fence, grant.hold.fence)
+        return grant
 
     async def _forsake(
         self, inbox: str, box: Mailbox, mark: bytes, by: str, rest_ms: int | str

@@ -76,6 +76,7 @@ class RedisWaits(WaitBackend):
         self._client: Final = client
         self._names: Final = names
         self._grace_ms: Final = grace_ms
+        self._fence = 0  # as in `RedisLocks`
 
     @override
     def deadline(self) -> float:
@@ -148,7 +149,7 @@ class RedisWaits(WaitBackend):
             CLAIM,
             hold.scope,
             hold.key,
-            (hold.owner, scope_hash, attempt, event, lease_ms, events.ttl_ms),
+            (hold.owner, scope_hash, attempt, event, lease_ms, events.ttl_ms, self._fence),
             until=until,
             grants=attempt,
         )
@@ -176,6 +177,7 @@ class RedisWaits(WaitBackend):
             )
         except (TypeError, ValueError, AttributeError):
             raise unreadable(hold.key) from None
+        self._fence = max(self._fence, outcome.fence)
         if outcome.ttl_ms:
             await self._extend(hold, reply[9:], until)
         return outcome

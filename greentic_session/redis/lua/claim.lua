@@ -7,6 +7,7 @@
 --       7 event    digest of the event, '' for none
 --       8 lease    ms
 --       9 ttl      ms for which completed events are known
+--      10 floor    us: the fence is to be higher
 -- Returns {1, version, incarnation, at, life, body, fence, lease end in ms, ms left, since, scope, expiry},
 -- or {-6, lease end in ms}.
 -- Verdicts: 1 done   0 absent   -6 claimed   -7 event seen. A repeated call finds its own attempt.
@@ -20,7 +21,7 @@ if lease and now < tonumber(lease) then
   if attempt ~= ARGV[6] then return {-6, lease} end
   leased, at = math.max(leased, lease), stored[5]
 else
-  fence, version = after(fence, 0), text(version + 1)
+  fence, version = after(fence, ARGV[10]), text(version + 1)
   ring = remember(ops, time, version)
 end
 lease = text(leased)

@@ -13,6 +13,7 @@
 --                   index of these knows of it
 --      10 memory    ms to keep dead letters
 --      11 keep      ms to keep the rings of an empty box
+--      12 floor     us: the fence is to be higher
 -- Returns {1, fence, lease end in ms, ms left, tries, version, incarnation, owner, life, at, body, letter, ...},
 -- the six of the session '' if there is none; or {-6, ms until it may be taken}.
 -- Verdicts: 1 done   0 no mail   -6 in hand, or at rest   -10 the head is to be buried
@@ -53,7 +54,7 @@ if not (held and by == ARGV[4]) then
   end
   call('HDEL', KEYS[3], 'rest', 'done')  -- not refused either
   tries = tries + 1
-  fence = string.format('%.0f', math.max(time[1] * 1000000 + time[2], fence + 1))
+  fence = string.format('%.0f', math.max(time[1] * 1000000 + time[2], fence + 1, ARGV[12] + 1))
   leased, held = now + ARGV[6], true
   call('HSET', KEYS[3], 'fence', fence, 'lease', text(leased), 'by', ARGV[4], 'worker', ARGV[5],
     'tries', text(tries))
