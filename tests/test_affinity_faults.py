@@ -24,7 +24,8 @@ from greentic_session.testing.servers import LocalServer, valkey_binary
 
 from .affinity_rig import LEASE_MS, VERBS, WORKERS, Caller, steps
 from .redis_proxy import BREAKS, Fate, Proxy, at_random
-from .redis_rig import SEED, and_what_is_left, snapshot, store_at, until_async
+from .redis_rig import SEED, snapshot, store_at, until_async
+from .script_rig import and_what_is_left
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable

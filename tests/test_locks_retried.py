@@ -23,7 +23,8 @@ from greentic_session.testing.servers import LocalServer
 
 from .matrix.test_versions import SERVERS, binary_of
 from .redis_proxy import LOSSES, Fate, Proxy
-from .redis_rig import FIELD, KEY, OWNER, SEED, and_what_is_left, control, session, store_at
+from .redis_rig import KEY, SEED, control, session, store_at
+from .script_rig import FIELD, OWNER, and_what_is_left
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

@@ -9,7 +9,8 @@ import pytest
 from greentic_session.redis import scripts
 from greentic_session.testing.harness import RedisHarness
 
-from .redis_rig import FIELD, KEY, LEASE_MS, MEMORY_MS, OWNER, Bench
+from .redis_rig import KEY
+from .script_rig import FIELD, LEASE_MS, MEMORY_MS, OWNER, Bench
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

@@ -10,7 +10,8 @@ import pytest
 from greentic_session.redis import scripts
 from greentic_session.testing.harness import RedisHarness
 
-from .redis_rig import KEY, OWNER, SEED, Bench
+from .redis_rig import KEY, SEED
+from .script_rig import OWNER, Bench
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

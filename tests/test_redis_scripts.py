@@ -8,16 +8,8 @@ import pytest
 
 from greentic_session.testing.harness import RedisHarness
 
-from .redis_rig import (
-    ANYBODY,
-    EVENT,
-    FIELD,
-    OWNER,
-    SCOPE,
-    Bench,
-    WaitBench,
-    until_async,
-)
+from .redis_rig import until_async
+from .script_rig import ANYBODY, EVENT, FIELD, OWNER, SCOPE, Bench, WaitBench
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

@@ -8,7 +8,7 @@ import pytest
 
 from greentic_session.testing.harness import RedisHarness
 
-from .redis_rig import WaitBench
+from .script_rig import WaitBench
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -9,7 +9,7 @@ import pytest
 from greentic_session.redis.faults import ForeignValueError
 from greentic_session.testing.harness import RedisHarness
 
-from .redis_rig import ELSEWHERE, EVENT, SCOPE, Turn, WaitBench
+from .script_rig import ELSEWHERE, EVENT, SCOPE, Turn, WaitBench
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
