@@ -7,6 +7,7 @@ workers (a thundering herd).
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, final
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Bell", "Listeners", "SupportsBells"]
 
+_SLACK_SECS: Final = 0.05
+
 
 class Bell(ABC):
     """Wakes one who waits for something that others do.
@@ -29,25 +32,19 @@ class Bell(ABC):
     looks, and nobody sleeps for longer than it can bear to miss a ring. A bell rings by itself when
     it begins to be heard, and whenever it is heard again, for what was missed until then.
 
-    Of those in a process who listen to the same topic, each ring wakes one that is not awake yet,
-    the first of them before any other. It may go away with what it found, or without having looked:
-    so whoever goes has the first of the others woken.
+    Of those in a process who listen to the same topic, each ring wakes one that is not awake yet.
+    It may go away with what it found, or without having looked: so whoever goes has another woken.
     """
 
-    @property
     @abstractmethod
-    def is_first(self) -> bool:
-        """Whether nobody else here has listened to the topic for longer.
-
-        After each ring the first one looks, so it is enough that the first one keeps the time of
-        what comes due by itself.
-        """
-
-    @abstractmethod
-    async def rung(self, timeout_secs: float) -> bool:
+    async def rung(self, timeout_secs: float, due_secs: float = math.inf) -> bool:
         """Wait until the bell has rung since this returned last, or since it was made.
 
-        :returns: ``False`` if it has not within the time.
+        :param timeout_secs: how long to wait at most.
+        :param due_secs: in how many seconds there will be something to do without a ring, as far as
+            the caller knows. It is woken then, but if another who listens here wakes by then
+            anyway: one is enough.
+        :returns: ``False`` if it has not rung.
         """
 
 
@@ -107,11 +104,7 @@ class _Bell(Bell):
     def __init__(self, bells: list[_Bell]) -> None:
         self._bells: Final = bells
         self._event = anyio.Event()
-
-    @property
-    @override
-    def is_first(self) -> bool:
-        return self._bells[0] is self
+        self.wakes_at = math.inf  # if nobody rings; while it is awake, nobody can tell
 
     @property
     def has_rung(self) -> bool:
@@ -121,9 +114,18 @@ class _Bell(Bell):
         self._event.set()
 
     @override
-    async def rung(self, timeout_secs: float) -> bool:
+    async def rung(self, timeout_secs: float, due_secs: float = math.inf) -> bool:
+        now = anyio.current_time()
+        # What two have looked up is hardly ever the same to the microsecond.
+        about_then = now + due_secs + min(due_secs / 10, _SLACK_SECS)
+        if due_secs < timeout_secs and not any(
+            bell.wakes_at <= about_then for bell in self._bells if bell is not self
+        ):
+            timeout_secs = due_secs
+        self.wakes_at = now + timeout_secs
         with anyio.move_on_after(timeout_secs):
             await self._event.wait()
+        self.wakes_at = math.inf
         if not self._event.is_set():
             return False
         self._event = anyio.Event()

@@ -58,6 +58,10 @@ class LeaseKeeper:
         if self.lost:
             raise LeaseLostError
 
+    @property
+    def _renew_at(self) -> float:
+        return self.ends_at - self._lease_secs * 2 / 3
+
     @contextmanager
     def being_ended(self, *, ends: bool = True) -> Generator[None]:
         """Say that an ending is under way: its answer tells whether the lease was lost.
@@ -69,7 +73,7 @@ class LeaseKeeper:
         try:
             yield
         except DurabilityError:
-            self.ended = ends
+            self.ended = self.ended or ends
             raise
         finally:
             self._endings.discard(ending)
@@ -101,9 +105,8 @@ class LeaseKeeper:
         :raises LeaseLostError: on leaving, if the lease was lost and the block raised nothing else.
         """
         block = anyio.CancelScope()
-        renew_at = self.ends_at - self._lease_secs * 2 / 3
         keeper = start_background(
-            partial(self._keep, block, renew, name), f"greentic_session {name}", at=renew_at
+            partial(self._keep, block, renew, name), f"greentic_session {name}", at=self._renew_at
         )
 
         async def end() -> None:
@@ -126,7 +129,7 @@ class LeaseKeeper:
         self, block: anyio.CancelScope, renew: Callable[[], Awaitable[object]], name: str
     ) -> None:
         lease_secs = self._lease_secs
-        renew_at = self.ends_at - lease_secs * 2 / 3
+        renew_at = self._renew_at
         late_secs = lease_secs / 3  # a loop that was held up wakes late, and may still ask
         while not self.over:
             await anyio.sleep_until(renew_at)
@@ -136,7 +139,7 @@ class LeaseKeeper:
             try:
                 with anyio.fail_after(patience_secs):
                     await renew()
-                renew_at = self.ends_at - lease_secs * 2 / 3
+                renew_at = self._renew_at
                 late_secs = lease_secs / 3
             except LeaseLostError:
                 break

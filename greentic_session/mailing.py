@@ -356,7 +356,12 @@ class InboxBackend(ABC):
 
     @abstractmethod
     async def assign(
-        self, place: EarlyPlace, key: SessionKey, events: EventMemory, until: float | None
+        self,
+        place: EarlyPlace,
+        key: SessionKey,
+        gone: str,
+        events: EventMemory,
+        until: float | None,
     ) -> Sequence[tuple[SessionKey, Letter]]:
         """Have each event that is kept at a place be for this session, unless it is for another.
 
@@ -364,6 +369,7 @@ class InboxBackend(ABC):
         can die between two steps. What it is for is said first: so no other session gets it as
         well.
 
+        :param gone: the key of a session whose events are to be for this one; empty for none.
         :returns: the events in order, each with whom it is for.
         """
 

@@ -85,7 +85,6 @@ async def test_memory_wakes_one_who_listens_for_each_ring() -> None:
     bells = MemoryBells()
     async with bells.listen("x") as one, bells.listen("x") as two, bells.listen("y") as other:
         await heard(one, two, other)
-        assert (one.is_first, two.is_first, other.is_first) == (True, False, True)
         assert not await one.rung(A_WHILE_SECS)
         bells.ring("x")
         assert await one.rung(0)
@@ -120,16 +119,38 @@ async def test_whoever_goes_has_the_first_of_the_others_woken() -> None:
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
-async def test_when_the_first_has_gone_the_next_is_the_first() -> None:
+async def test_of_those_who_know_when_it_is_due_one_is_woken() -> None:
     bells = MemoryBells()
-    first, second = bells.listen("x"), bells.listen("x")
-    await first.__aenter__()
-    async with second as next_one:
-        await heard(next_one)
-        assert not next_one.is_first
-        await first.__aexit__(None, None, None)
-        assert next_one.is_first
-        assert await next_one.rung(0)
+    woken: list[str] = []
+
+    async def sleep(bell: Bell, name: str, due_secs: float) -> None:
+        assert not await bell.rung(PATIENCE_SECS, due_secs)
+        woken.append(name)
+
+    async with bells.listen("x") as late, bells.listen("x") as soon, bells.listen("x") as same:
+        await heard(late, soon, same)
+        with anyio.fail_after(PATIENCE_SECS / 2):
+            async with anyio.create_task_group() as tasks:
+                # The first to listen knows of something that is due much later.
+                for bell, name, due_secs in ((late, "late", 9), (soon, "soon", 0.03)):
+                    tasks.start_soon(sleep, bell, name, due_secs)
+                    await anyio.wait_all_tasks_blocked()
+                tasks.start_soon(sleep, same, "same", 0.03)
+                while not woken:  # noqa: ASYNC110 - until the time has come
+                    await anyio.sleep(0.005)
+                await anyio.sleep(A_WHILE_SECS)
+                assert woken == ["soon"]
+                tasks.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
+async def test_who_looks_keeps_the_time_for_nobody() -> None:
+    bells = MemoryBells()
+    async with bells.listen("x") as busy, bells.listen("x") as idle:
+        await heard(busy, idle)
+        with anyio.fail_after(PATIENCE_SECS / 2):
+            assert not await busy.rung(PATIENCE_SECS, 0.001)  # and is awake from now on
+            assert not await idle.rung(PATIENCE_SECS, 0.02)
 
 
 async def test_a_ring_wakes_one_who_listens_to_its_topic(tower: Tower) -> None:

@@ -219,7 +219,7 @@ async def test_an_answer_of_another_shape_is_an_error_of_this_library(answer: by
         "dead": OTHERS["dead"],
         "depth": OTHERS["depth"],
         "keep": lambda at: at.inbox._backend.keep(place, "e1", b"", memory, None),
-        "assign": lambda at: at.inbox._backend.assign(place, KEY, memory, None),
+        "assign": lambda at: at.inbox._backend.assign(place, KEY, "", memory, None),
     }
     async with answering(answer) as url, store_at(url, deadline=1) as store:
         harness: Any = None  # of none of its servers

@@ -21,7 +21,6 @@ from ..mailing import (
     PostOutcome,
     TurnHold,
 )
-from ..model import SessionKey
 from ..record import Outcome, Verdict, mint_incarnation
 from .expiry import ExpiryIndex
 from .queues import DueQueue
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from ..bells import Bell
     from ..leasing import Guard
     from ..mailing import Bid, Commitment, EarlyPlace, Posting
+    from ..model import SessionKey
     from ..record import Record
     from ..waiting import EventMemory
     from .bells import MemoryBells
@@ -76,14 +76,14 @@ class _Early:
     """An event that came before its wait.
 
     :ivar letter: the event.
-    :ivar key: whose it is, once a session was found for it; empty until then.
+    :ivar key: whose it is, once a session was found for it.
     """
 
     __slots__ = ("key", "letter")
 
     def __init__(self, letter: Letter) -> None:
         self.letter: Final = letter
-        self.key = SessionKey("")
+        self.key: SessionKey | None = None
 
 
 @final
@@ -328,12 +328,19 @@ class MemoryInbox(InboxBackend):
 
     @override
     async def assign(
-        self, place: EarlyPlace, key: SessionKey, events: EventMemory, until: float | None
+        self,
+        place: EarlyPlace,
+        key: SessionKey,
+        gone: str,
+        events: EventMemory,
+        until: float | None,
     ) -> Sequence[tuple[SessionKey, Letter]]:
-        kept = self._early.of(_name_of(place), self._now_ms())
-        for early in kept:
-            early.key = early.key or key
-        return [(early.key, early.letter) for early in kept]
+        told: list[tuple[SessionKey, Letter]] = []
+        for early in self._early.of(_name_of(place), self._now_ms()):
+            if early.key is None or early.key == gone:
+                early.key = key
+            told.append((early.key, early.letter))
+        return told
 
     @override
     async def drop(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Final, Generic, cast, final, overload
@@ -256,7 +257,7 @@ class SessionInbox(Generic[C]):
                 left_secs = ends_at - anyio.current_time()
                 if turn is not None or left_secs <= 0:
                     return turn
-                await bell.rung(min(left_secs, due_secs if bell.is_first else _LOOK_SECS))
+                await bell.rung(min(left_secs, _LOOK_SECS), due_secs)
                 self._store.check_open()
                 turn, due_secs = await self._look(bid)
 
@@ -349,8 +350,9 @@ class SessionInbox(Generic[C]):
         An answer may be faster than the flow that is about to wait for it. So the event is kept
         first, then the wait is looked for; who registers a wait calls :meth:`collect` after it.
         Whichever of both comes second finds the other's. Events come into the mailbox in the order
-        in which they were kept, each once, and to one session. Event ids are known of one session:
-        what the channel delivers again when another session waits there goes to that one.
+        in which they were kept, each once, and to one session, even if that is gone before it is
+        there. Event ids are known of one session: what the channel delivers again when another
+        session waits there goes to that one.
 
         :param ctx: the caller, as in :class:`WaitRegistry`.
         :param user_id: whose reply it is.
@@ -372,7 +374,7 @@ class SessionInbox(Generic[C]):
             moved = await self._move(ctx, user_id, scope, place)
         if not has_room:
             raise InboxFullError(self._limits.early.most)
-        return moved.get(event_id)
+        return moved[event_id][1] if event_id in moved else None
 
     async def collect(self, ctx: TenantCtx, user_id: str, scope: ReplyScope) -> int:
         """Admit the events that were kept, for the session that waits under a reply scope now.
@@ -385,7 +387,7 @@ class SessionInbox(Generic[C]):
         self._store.check_open()
         place = EarlyPlace(owner_of(ctx, user_id), hash_of(scope))
         moved = await self._move(ctx, user_id, scope, place)
-        return sum(admitted.is_new for admitted in moved.values())
+        return sum(is_its_own and admitted.is_new for is_its_own, admitted in moved.values())
 
     async def _keep(self, place: EarlyPlace, event_id: str, payload: bytes) -> bool:
         """Keep an event, unless as many are kept there as may."""
@@ -399,27 +401,40 @@ class SessionInbox(Generic[C]):
 
     async def _move(
         self, ctx: TenantCtx, user_id: str, scope: ReplyScope, place: EarlyPlace
-    ) -> dict[str, Admitted]:
+    ) -> dict[str, tuple[bool, Admitted]]:
+        """Admit the events that are kept at a place, if a session waits there.
+
+        :returns: by their ids, whether each was for that session, and what became of it.
+        """
         key = await self._waits.find_wait_by_scope(ctx, user_id, scope)
         if key is None:
             return {}
-        backend = self._backend
-        events = await backend.assign(place, key, self._limits.early, backend.deadline())
+        backend, limit = self._backend, self._limits.early
         _, admission = fence.admit(presenting(ctx, user_id))
-        moved: dict[str, Admitted] = {}
+        moved: dict[str, tuple[bool, Admitted]] = {}
+        full: set[SessionKey] = set()
+        events = deque(await backend.assign(place, key, "", limit, backend.deadline()))
         # One after the other, and gone only when admitted: whoever else moves them at the same time
         # admits each after those before it, and the second of both finds its event known.
-        for whose, letter in events:
+        while events:
+            whose, letter = events.popleft()
+            if whose in full:
+                continue
             box = Mailbox(place.whose.scope, whose)
             try:
                 admitted = await self._admit(box, admission, letter.event_id, letter.payload)
+            except InboxFullError:
+                if whose == key:
+                    raise
+                full.add(whose)  # which holds up no other session
             except TenantMismatchError:
                 if whose == key:
                     raise
-                # Found for a session that has gone since: another's has its key now.
+                # It was found for a session that is gone, and whose key is another's now.
+                events = deque(await backend.assign(place, key, whose, limit, backend.deadline()))
             else:
-                moved[letter.event_id] = admitted
-            await backend.drop(place, whose, letter, backend.deadline())
+                moved[letter.event_id] = whose == key, admitted
+                await backend.drop(place, whose, letter, backend.deadline())
         return moved
 
     # --- shared steps ------------------------------------------------------------------------

@@ -368,6 +368,7 @@ class SessionLocks:
                     return held
                 secs = min(secs, left_secs)
             await bell.rung(secs)
+            self._store.check_open()
             now = anyio.current_time()
             try:
                 found = await self._ask(bid)
@@ -392,7 +393,6 @@ class SessionLocks:
         return (
             error.code in ("timeout", "unavailable")
             and not isinstance(error, StoreFullError)
-            and not self._store.statistics().closed
             and now - asked_at < self._place_ms / 1000
             and (ends_at is None or now < ends_at)
         )

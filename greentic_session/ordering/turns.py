@@ -220,10 +220,13 @@ class InboxTurn(Generic[C]):
         async with self._keeper.kept(
             self.renew, self._leave, name="inbox turn", leave_secs=LEAVE_SECS
         ):
+            task = _task()
+            cancellations = task.cancelling() if task else 0
             try:
                 yield self
             except BaseException as error:
-                self._has_failed = _is_failure(error)
+                is_cancelled = task is None or task.cancelling() > cancellations
+                self._has_failed = _is_failure(error, is_cancelled=is_cancelled)
                 raise
 
     # --- shared steps ------------------------------------------------------------------------
@@ -295,7 +298,7 @@ class InboxTurn(Generic[C]):
             if outcome.verdict is not Verdict.DONE:
                 raise undone(self.key, outcome)
             self._let_go(handled)
-            self._keeper.ended = ends
+            self._keeper.ended = self._keeper.ended or ends
         return outcome
 
     def _let_go(self, handled: int) -> None:
@@ -303,13 +306,21 @@ class InboxTurn(Generic[C]):
         self._handled += handled
 
 
-def _is_failure(error: BaseException) -> bool:
-    """Tell whether an error says something of the mail, and not of who was cancelled meanwhile."""
+def _task() -> asyncio.Task[object] | None:
+    try:
+        return asyncio.current_task()
+    except RuntimeError:  # on trio, where only who is cancelled is told of a cancellation
+        return None
+
+
+def _is_failure(error: BaseException, *, is_cancelled: bool) -> bool:
+    """Tell whether an error says something of the mail, and not of who was cancelled meanwhile.
+
+    :param is_cancelled: whether the task was. Else, what it awaited was cancelled.
+    """
     if isinstance(error, BaseExceptionGroup):
         several = cast("BaseExceptionGroup[BaseException]", error)
-        return any(map(_is_failure, several.exceptions))
-    if not isinstance(error, anyio.get_cancelled_exc_class()):
-        return not isinstance(error, (KeyboardInterrupt, GeneratorExit))
-    # Nobody cancelled the block: what it awaited was cancelled, or said so.
-    task = asyncio.current_task() if isinstance(error, asyncio.CancelledError) else None
-    return task is not None and not task.cancelling()
+        return any(_is_failure(one, is_cancelled=is_cancelled) for one in several.exceptions)
+    if isinstance(error, anyio.get_cancelled_exc_class()):
+        return not is_cancelled
+    return not isinstance(error, (KeyboardInterrupt, GeneratorExit))

@@ -261,6 +261,13 @@ class RedisClient:
             is_one=True,
         )
 
+    def may_arrive(self, granting: str) -> bool:
+        """Tell whether a call that was to grant something, and ended unheard, may have been sent.
+
+        :param granting: its name, as in :meth:`run`.
+        """
+        return granting in self._unheard
+
     async def connection_beside(self) -> AbstractConnection:
         """Open a connection to any server, greetings included, for the caller alone.
 

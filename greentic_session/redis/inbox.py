@@ -80,7 +80,7 @@ __all__ = ["RedisInbox"]
 _BURY: Final = -10
 _UNREADABLE_REST_MS: Final = 10_000
 _FORSAKE_SECS: Final = 5.0
-_MARGIN_MS: Final = 1000
+_MARGIN_MS: Final = 250
 """How long forgoing may take to the server. If longer, what was put off comes due by itself."""
 _PAGE: Final = 64
 _PASSING: Final = (StoreUnavailableError, OutcomeUnknownError)
@@ -157,7 +157,8 @@ class RedisInbox(MailSteps, InboxBackend):
         """Run a script that may bring mail, between what its index has to be told."""
         token = secrets.token_hex(8)
         expectation = f"{token}!{member_of(box)}"
-        await self._on_agenda(EXPECT, inbox, (expectation, self._grace_ms), until)
+        agenda = self._names.agenda(inbox)
+        await self._on_index(EXPECT, agenda, (expectation, self._grace_ms), until)
         try:
             reply = await self._on_mailbox(script, box, suffix, arguments, until)
         except DurabilityError:  # the mail is in
@@ -203,14 +204,15 @@ class RedisInbox(MailSteps, InboxBackend):
             return await self._on_index(DUE, index, (visit_ms,), until, grants=by)
         except anyio.get_cancelled_exc_class():
             # Else nobody would look at it for as long as a visit may take.
-            age_ms = round((anyio.current_time() - asked_at) * 1000) + _MARGIN_MS
-            terms = (visit_ms, age_ms, self._names.bell(topic_of(bid.inbox)))
+            if self._client.may_arrive(by):
+                age_ms = round((anyio.current_time() - asked_at) * 1000) + _MARGIN_MS
+                terms = (visit_ms, age_ms, self._names.bell(topic_of(bid.inbox)))
 
-            async def forgo() -> None:
-                with suppress(SessionError):
-                    await self._on_index(FORGO, index, terms, self.deadline(), ends=by)
+                async def forgo() -> None:
+                    with suppress(SessionError):
+                        await self._on_index(FORGO, index, terms, self.deadline(), ends=by)
 
-            await run_to_end(forgo, "greentic_session end of a look", _FORSAKE_SECS)
+                start_background(forgo, "greentic_session end of a look")
             raise
 
     async def _claim(
@@ -243,7 +245,7 @@ class RedisInbox(MailSteps, InboxBackend):
             raise
         except OutcomeUnknownError:
             # Likewise, but the caller has waited long enough.
-            forsake = partial(self._forsake, bid.inbox, box, mark, by, "")
+            forsake = partial(self._give_up, bid.inbox, box, mark, by, "")
             start_background(forsake, "greentic_session end of a lost inbox turn")
             raise
         self._fence = max(self._fence, grant.hold.fence)
@@ -253,14 +255,16 @@ class RedisInbox(MailSteps, InboxBackend):
         self, inbox: str, box: Mailbox, mark: bytes, by: str, rest_ms: int | str
     ) -> None:
         """Give a turn back for a caller who will not, and who may have been cancelled."""
+        give_up = partial(self._give_up, inbox, box, mark, by, rest_ms)
+        await run_to_end(give_up, "greentic_session end of inbox turn", _FORSAKE_SECS)
 
-        async def release() -> None:
-            with suppress(SessionError):
-                until = self.deadline()
-                if not await self._release(inbox, box, ("", by, rest_ms), "", until):
-                    await self._hint(inbox, box, mark, 0, until)  # it was not taken: let others
-
-        await run_to_end(release, "greentic_session end of inbox turn", _FORSAKE_SECS)
+    async def _give_up(
+        self, inbox: str, box: Mailbox, mark: bytes, by: str, rest_ms: int | str
+    ) -> None:
+        with suppress(SessionError):
+            until = self.deadline()
+            if not await self._release(inbox, box, ("", by, rest_ms), "", until):
+                await self._hint(inbox, box, mark, 0, until)  # it was not taken: let others
 
     @override
     async def renew(self, hold: TurnHold, lease_ms: int, until: float | None) -> tuple[int, int]:
@@ -415,9 +419,14 @@ class RedisInbox(MailSteps, InboxBackend):
 
     @override
     async def assign(
-        self, place: EarlyPlace, key: SessionKey, events: EventMemory, until: float | None
+        self,
+        place: EarlyPlace,
+        key: SessionKey,
+        gone: str,
+        events: EventMemory,
+        until: float | None,
     ) -> Sequence[tuple[SessionKey, Letter]]:
-        terms = (key, events.ttl_ms)
+        terms = (key, events.ttl_ms, gone)
         reply = await self._on_index(ASSIGN, self._early(place), terms, until, is_hint=False)
         with being_read():
             _, *told = reply

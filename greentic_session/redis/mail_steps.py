@@ -21,7 +21,7 @@ __all__ = ["MailSteps", "foreign_index", "topic_of"]
 
 
 class MailSteps:
-    """Each of them one script, in one slot.
+    """Runs them, each in one slot.
 
     :param client: of the store.
     :param names: of the store.
@@ -48,11 +48,6 @@ class MailSteps:
         # On one server, whoever has the mail has what was written before it: its expectation.
         is_hint = not token or not self._client.confirms_apart
         await self._on_index(HINT, self._names.agenda(inbox), terms, until, is_hint=is_hint)
-
-    async def _on_agenda(
-        self, script: Script, inbox: str, arguments: Sequence[Argument], until: float | None
-    ) -> Reply:
-        return await self._on_index(script, self._names.agenda(inbox), arguments, until)
 
     async def _on_index(
         self,

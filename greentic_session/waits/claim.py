@@ -285,7 +285,7 @@ class Claim(Generic[C]):
                 self._settlement(how, draft), self._router.events, until
             )
             self._raise_unless_done(outcome)
-            self._keeper.ended = ends
+            self._keeper.ended = self._keeper.ended or ends
         return outcome
 
     async def _leave(self, outcome: WaitOutcome, until: float | None) -> None:

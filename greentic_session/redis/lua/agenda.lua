@@ -25,10 +25,11 @@ local function expected(member)
   return string.match(member, '^%x+!(.+)$')
 end
 
--- Let those be due again that were put off since then, for ARGV 3 ms each: who was to look at them may not.
--- Whoever looks at one that somebody has in hand is told so.
-local function recall_since(since)
-  local put_off = redis.call('ZRANGEBYSCORE', KEYS[1], score(since + ARGV[3]), score(now + ARGV[3]), 'LIMIT', '0', '256')
+-- Let the last of those be due again that were put off since then, for ARGV 3 ms each: who was to look at them
+-- may not. Whoever looks at one that somebody has in hand is told so.
+local function recall_since(since, most)
+  local from, to = score(since + ARGV[3]), score(now + ARGV[3])
+  local put_off = redis.call('ZREVRANGEBYSCORE', KEYS[1], to, from, 'LIMIT', '0', most)
   for _, member in ipairs(put_off) do
     if not expected(member) then
       redis.call('ZREM', KEYS[1], member)  -- nothing refuses it: so mail is taken when memory is full

@@ -6,7 +6,7 @@
 -- A repeated call cannot know which one its earlier attempt was given. So all that were put off since are due
 -- at once.
 
-if ARGV[2] ~= '' then recall_since(math.min(ARGV[2] + 0, now)) end
+if ARGV[2] ~= '' then recall_since(math.min(ARGV[2] + 0, now), '256') end
 local first = redis.call('ZRANGE', KEYS[1], '0', '0', 'WITHSCORES')
 if not first[1] then return {0} end
 if tonumber(first[2]) > now then return {0, string.format('%.0f', math.ceil(first[2] - now))} end

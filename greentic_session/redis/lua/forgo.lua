@@ -4,8 +4,8 @@
 -- ARGV  3 visit    ms by which it was put off, as in due.lua
 --       4 age      ms since the caller asked, or more
 --       5 channel  to tell of it
--- Returns {1}. All that were put off since he asked are due: which one he was given, nobody knows.
+-- Returns {1}. The last few that were put off since he asked are due: which one he was given, nobody knows.
 
-recall_since(now - ARGV[4])
+recall_since(now - ARGV[4], '32')
 redis.pcall('PUBLISH', ARGV[5], '1')
 return {1}

@@ -136,7 +136,7 @@ class InboxEarlyContract:
         backend = at.backend
         for event_id in ("e1", "e2"):
             await _deliver(at, event_id)
-        assigned = await backend.assign(place, SessionKey("first"), memory, backend.deadline())
+        assigned = await backend.assign(place, SessionKey("first"), "", memory, backend.deadline())
         assert [(key, letter.event_id) for key, letter in assigned] == [
             ("first", "e1"),
             ("first", "e2"),
@@ -145,7 +145,7 @@ class InboxEarlyContract:
         # Whoever moved them died here, and now another session waits.
         await _deliver(at, "e3")
         await _wait(at, "second")
-        assert await _collect(peer) == 2
+        assert await _collect(peer) == 1  # the other one was the first session's
         assert await _collect(peer) == 0
         told = {}
         for _ in range(2):
@@ -154,23 +154,41 @@ class InboxEarlyContract:
                 await turn.finish()
         assert told == {"first": ["e2"], "second": ["e3"]}
 
-    async def test_what_was_for_a_session_that_is_anothers_now_goes(
+    async def test_what_was_for_a_session_that_is_anothers_now_is_for_the_next(
         self, harness: StoreHarness
     ) -> None:
         at = await desk(harness)
         place = EarlyPlace(owner_of(_ANN, "ann"), hash_of(_CHAT))
-        backend = at.backend
+        backend, memory = at.backend, EventMemory(10, 1000_000)
         await _deliver(at, "e1")
-        memory = EventMemory(10, 1000_000)
-        await backend.assign(place, SessionKey("first"), memory, backend.deadline())
+        await backend.assign(place, SessionKey("first"), "", memory, backend.deadline())
         await at.store.put(session("first", owner=ctx(team_id="red", user_id="bob")))
         await _deliver(at, "e2")
         await _wait(at)
-        assert await _collect(at) == 1
+        assert await _collect(at) == 2
         async with at.turn() as turn:
-            assert (turn.key, [mail.event_id for mail in turn.mail]) == (KEY, ["e2"])
+            assert (turn.key, [mail.event_id for mail in turn.mail]) == (KEY, ["e1", "e2"])
             await turn.finish()
-        assert await backend.assign(place, KEY, memory, backend.deadline()) == []
+        assert await backend.assign(place, KEY, "", memory, backend.deadline()) == []
+
+    async def test_a_full_mailbox_holds_up_no_other_sessions_events(
+        self, harness: StoreHarness
+    ) -> None:
+        at = await desk(harness, limits=InboxLimits(mail=1))
+        await at.store.put(session("first", owner=_ANN))
+        await at.admit("e0", key="first", owner=_ANN)
+        place = EarlyPlace(owner_of(_ANN, "ann"), hash_of(_CHAT))
+        backend, memory = at.backend, EventMemory(10, 1000_000)
+        for event_id in ("e1", "e2"):
+            await _deliver(at, event_id)
+        await backend.assign(place, SessionKey("first"), "", memory, backend.deadline())
+        await _wait(at)
+        told = await _deliver(at, "e3")
+        assert told is not None
+        assert told.is_new
+        assert await at.drain() == [("first", ["e0"]), (KEY, ["e3"])]
+        assert await _collect(at) == 0  # for this session: these were the other's
+        assert await at.drain() == [("first", ["e1"])]
 
     async def test_a_full_mailbox_leaves_the_rest_kept(self, harness: StoreHarness) -> None:
         at = await desk(harness, limits=InboxLimits(mail=2))

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import anyio
 import pytest
 
+from ...bells import Bell, Listeners
 from .inbox_bench import PATIENCE, counted, desk
 from .observing import asleep
 from .samples import KEY
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
     from ..harness import StoreHarness
     from .inbox_bench import InboxBench
 
@@ -39,6 +43,18 @@ class _Taker:
                 self.took.set()
                 await self.leave.wait()
                 await turn.finish(counted(turn))
+
+
+class _NoBells:
+    """Those who listen where nobody rings, as with an account that may not subscribe."""
+
+    def __init__(self) -> None:
+        self._listeners = Listeners()
+
+    @asynccontextmanager
+    async def listen(self, _inbox: str) -> AsyncGenerator[Bell]:
+        with self._listeners.joined(is_rung=False) as bell:
+            yield bell
 
 
 @pytest.mark.anyio
@@ -99,3 +115,25 @@ class InboxWakingContract:
                     taker.leave.set()
                 takers[2].scope.cancel()
         assert {taker.key for taker in takers[:2]} == {KEY, "other"}
+
+    async def test_a_newcomer_that_knows_when_mail_is_due_takes_it_then(
+        self, harness: StoreHarness, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        rest_secs = 0.2
+        at = await desk(harness, retry_delay=rest_secs)
+        monkeypatch.setattr(at.backend, "listen", _NoBells().listen)
+        taker, newcomer = _Taker(at), _Taker(at)
+        with anyio.fail_after(PATIENCE):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(taker.run)
+                await asleep(at.store)  # for as long as a taker may, since it knows of nothing
+                peer = await at.peer(retry_delay=rest_secs)
+                await peer.admit("e1")
+                assert await peer.fail() == (["e1"], 1)
+                tasks.start_soon(newcomer.run)
+                await asleep(at.store)
+                await harness.advance(rest_secs)
+                await newcomer.took.wait()
+                newcomer.leave.set()
+                taker.scope.cancel()
+        assert await at.told() == ["e1"]
