@@ -257,12 +257,13 @@ class SessionLifecycle:
 
     def metrics(self) -> LifecycleMetrics:
         """Return what all sessions come to."""
-        self._look(self._clock.now_ms())
+        now_ms = self._clock.now_ms()
+        self._look(now_ms)
         return LifecycleMetrics(
             live=len(self._lives),
             started=self._started,
             messages=self._messages,
-            messages_per_sec=_rate(self._messages, self._clock.now_ms() - self._since_ms),
+            messages_per_sec=_rate(self._messages, now_ms - self._since_ms),
             closed=dict(self._closed),
             due=len(self._due),
             stalled_ever=self._stalled_ever,
