@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from contextlib import AsyncExitStack
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 import anyio
 import pytest
 import pytest_asyncio
 
-from greentic_session.errors import DispatcherClosedError, InvalidInputError
+from greentic_session.errors import DispatcherClosedError
 from greentic_session.ordering import SessionDispatcher
 from tests.dispatcher_rig import Desk, both, check_empty, until
 
@@ -271,30 +271,6 @@ def test_handlers_run_in_the_context_of_the_dispatcher() -> None:
 
     asyncio.run(main())
     assert seen == ["the maker's"]
-
-
-@pytest.mark.parametrize(
-    ("field", "arguments"),
-    [
-        ("concurrency", {"concurrency": 0}),
-        ("per_key", {"per_key": True}),
-        ("total", {"total": 1.5}),
-        ("overflow", {"overflow": "drop"}),
-    ],
-)
-def test_bad_arguments_are_refused(field: str, arguments: dict[str, Any]) -> None:
-    with pytest.raises(InvalidInputError) as refused:
-        SessionDispatcher(Desk().handle, **arguments)
-    assert refused.value.field == field
-
-
-@both
-async def test_a_key_is_text_or_none() -> None:
-    dispatcher = SessionDispatcher(Desk().handle)
-    with pytest.raises(InvalidInputError) as refused:
-        await dispatcher.submit(cast("str", 7), 1)
-    assert refused.value.field == "key"
-    check_empty(dispatcher)
 
 
 @both

@@ -6,7 +6,9 @@ import asyncio
 import logging
 import math
 from contextvars import ContextVar, copy_context
+from datetime import timedelta
 from functools import partial
+from types import CoroutineType
 from typing import TYPE_CHECKING, Final, Generic, Literal, TypeVar, cast, final, get_args
 
 import anyio
@@ -15,6 +17,8 @@ import msgspec
 
 from ..background import BackgroundTask, run_to_end, start_background
 from ..errors import DispatcherClosedError, InvalidInputError
+from ..validation import duration_to_ms
+from .calling import require_async, require_awaitable, require_loop, require_plain
 from .lanes import Lanes, Overflow, Submitter
 
 if TYPE_CHECKING:
@@ -128,6 +132,11 @@ class SessionDispatcher(Generic[M]):
                 raise InvalidInputError(field, "expected an int of at least 1")
         if overflow not in get_args(Overflow):
             raise InvalidInputError("overflow", f"expected one of {get_args(Overflow)}")
+        require_async(handler, "handler")
+        if on_error is not None:
+            require_async(on_error, "on_error")
+        if on_discard is not None:
+            require_plain(on_discard, "on_discard")
         self._handler: Final = handler
         self._on_error: Final = on_error
         self._on_discard: Final = on_discard
@@ -184,6 +193,7 @@ class SessionDispatcher(Generic[M]):
         :raises DispatcherFullError: if there is no room, unless the overflow is ``drop_oldest``.
         :raises DispatcherClosedError: if the dispatcher is closed or closing.
         :raises InvalidInputError: naming ``key``.
+        :raises RuntimeError: where no event loop runs. The message is not in.
         """
         self._enter(key, message, may_wait=False)
 
@@ -195,7 +205,9 @@ class SessionDispatcher(Generic[M]):
         self._refuse_handlers()
         await self._until_idle()
 
-    async def aclose(self, *, drain: bool = True, timeout_secs: float | None = None) -> None:
+    async def aclose(
+        self, *, drain: bool = True, timeout_secs: timedelta | float | None = None
+    ) -> None:
         """Let no more messages in, and end. Those who wait for room are turned away at once.
 
         Done when no handler runs any more. Closing again is fine, and so is doing so without
@@ -204,16 +216,18 @@ class SessionDispatcher(Generic[M]):
 
         :param drain: whether to handle what was accepted; else what waits is discarded, and
             handlers that run are cancelled.
-        :param timeout_secs: how long to drain for; the rest is then discarded and cancelled.
-            ``None`` for as long as it takes.
+        :param timeout_secs: how long to drain for, in seconds or as a ``timedelta``; the rest is
+            then discarded and cancelled. ``None`` for as long as it takes, 0 for no time.
+        :raises InvalidInputError: naming ``timeout_secs``. Nothing was closed.
         :raises RuntimeError: from within a handler, which would wait for itself.
         """
         self._refuse_handlers()
+        patience_secs = _patience_secs(timeout_secs)
         self._closing = True
         self._lanes.turn_away()
         try:
             if drain:
-                with anyio.move_on_after(timeout_secs):
+                with anyio.move_on_after(patience_secs):
                     await self._until_idle()
         finally:
             for key, message in self._lanes.empty():
@@ -255,6 +269,8 @@ class SessionDispatcher(Generic[M]):
             raise DispatcherClosedError
         if key is not None and not isinstance(cast("object", key), str):
             raise InvalidInputError("key", f"expected str or None, got {type(key).__name__}")
+        if len(self._workers) < self._concurrency:  # it may take another to handle the message
+            require_loop()
         outcome = self._lanes.enter(key, message, may_wait=may_wait)
         if isinstance(outcome, Submitter):
             return outcome
@@ -305,7 +321,10 @@ class SessionDispatcher(Generic[M]):
             lane, message = lanes.take()
             self._running += 1
             try:
-                await handler(lane.key, message)
+                returned = handler(lane.key, message)
+                if type(returned) is not CoroutineType:  # as nearly every handler's
+                    returned = require_awaitable(returned, "handler")
+                await returned
                 ended["handled"] += 1
             except Exception as error:  # noqa: BLE001 - whatever a handler lets out
                 await self._failed(lane.key, message, error)
@@ -326,7 +345,7 @@ class SessionDispatcher(Generic[M]):
             _LOGGER.error("a handler failed; what waits behind its message goes on", exc_info=error)
             return
         try:
-            await self._on_error(key, message, error)
+            await require_awaitable(self._on_error(key, message, error), "on_error")
         except Exception:
             # The handler's own error is in the chain.
             _LOGGER.exception("on_error failed; what waits behind the message goes on")
@@ -362,6 +381,14 @@ class SessionDispatcher(Generic[M]):
                     group.start_soon(worker.stop)
         # One that was stopped before it began never came to strike itself off.
         self._workers.clear()
+
+
+def _patience_secs(timeout: timedelta | float | None) -> float | None:
+    if timeout is None:
+        return None
+    if type(timeout) in (int, float, timedelta) and not timeout:
+        return 0.0
+    return duration_to_ms(timeout, "timeout_secs") / 1000
 
 
 def _is_loop_ending() -> bool:
