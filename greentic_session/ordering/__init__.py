@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .affinity import Member, Membership, Placement, SessionAffinity
-from .dispatcher import Discard, DispatcherStatistics, SessionDispatcher
+from .dispatcher import DispatcherStatistics, SessionDispatcher
 from .extraction import SessionKeyExtractor, extractor_for, text_of
 from .inbox import SessionInbox
 from .lanes import Overflow
@@ -11,6 +11,7 @@ from .lifecycle import LifecycleHooks, LifecycleLimits, SessionLifecycle
 from .locks import LockHolder, SessionLease, SessionLocks
 from .mail import Admitted, DeadLetter, InboxDepth, InboxLimits, Mail
 from .metrics import CloseReason, LifecycleMetrics, SessionMetrics, export_metrics
+from .outcomes import Discard
 from .strategies import (
     AnyStrategy,
     CompositeKeyStrategy,

@@ -100,9 +100,12 @@ def is_being_cancelled() -> bool:
 
 
 def is_run_ending() -> bool:
-    """Tell a task that is being cancelled whether the event loop ends, which cancels all that is
-    left at once. On trio it is said to be: nothing cancels a task of the loop's own but that.
+    """Tell whether the event loop ends and so cancels the current task, with all others.
+
+    On trio, whoever starts a task in the background and cancels it has to know it from that.
     """
+    if not is_being_cancelled():
+        return False
     return not _is_asyncio() or all(task.cancelling() for task in asyncio.all_tasks())
 
 
