@@ -104,11 +104,14 @@ class SessionDispatcher(Generic[M]):
       submit to each other and wait for room, or both may wait for ever.
     * **Cancelling.** A submitter that is cancelled while it waits has submitted nothing. A handler
       that ends as cancelled (by what it awaited) discards its message, and the lane goes on.
+    * **Context.** On asyncio, handlers run in the context (:mod:`contextvars`) in which the
+      dispatcher was made, on trio in that of the run. What a handler sets there, no other handler
+      sees, except for a value that equals the one before. A handler that leaves something set costs
+      a task if messages wait.
 
-    A key without messages costs nothing, and nothing runs while there is nothing to do. On
-    asyncio, handlers run in the context (:mod:`contextvars`) in which the dispatcher was made.
-    Nothing is kept beyond the process. Use it on one event loop, asyncio or trio, from one thread,
-    and close it, best by ``async with``: that drains, or cancels if the block ends by an exception.
+    A key without messages costs nothing, and nothing runs while there is nothing to do. Nothing is
+    kept beyond the process. Use it on one event loop, asyncio or trio, from one thread, and close
+    it, best by ``async with``: that drains, or cancels if the block ends by an exception.
 
     :param handler: called with key and message; what it returns is awaited.
     :param concurrency: handlers that run at once, at most.
@@ -300,13 +303,13 @@ class SessionDispatcher(Generic[M]):
         finally:
             self._workers.pop(number, None)
             if self._lanes.ready and self._is_at_work() and not is_run_ending():
-                # This one alone was cancelled: another takes over.
+                # This one alone was cancelled, or its context is used up: another takes over.
                 self._start_workers()
             self._look_if_idle()
 
     async def _handle_messages(self) -> None:
         lanes, handler, counts = self._lanes, self._handler, self._outcomes.counts
-        breath = _BREATH
+        unused, breath = copy_context(), _BREATH
         while lanes.ready:
             lane, message = lanes.take()
             self._running += 1
@@ -323,6 +326,16 @@ class SessionDispatcher(Generic[M]):
             finally:
                 self._running -= 1
                 lanes.put_back(lane)
+            if not lanes.ready:
+                return
+            try:
+                # At once if nobody set anything; else by the values, whose equality may be odd.
+                is_used = copy_context() != unused
+            except Exception:  # noqa: BLE001 - whatever it raises
+                is_used = True
+            if is_used:
+                await checkpoint()  # else eager tasks would start one another ever deeper
+                return
             breath -= 1
             if not breath:
                 breath = _BREATH
