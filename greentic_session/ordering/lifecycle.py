@@ -6,13 +6,14 @@ import heapq
 import logging
 import math
 from collections import Counter
-from typing import TYPE_CHECKING, Final, Literal, final
+from typing import TYPE_CHECKING, Final, Literal, cast, final
 
 import msgspec
 
 from ..clock import Clock, SystemClock
 from ..errors import InvalidInputError, SessionExistsError, SessionNotFoundError
 from ..validation import check_key, duration_to_ms
+from .calling import require_async, require_awaitable
 from .metrics import LifecycleMetrics, SessionMetrics
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ class SessionLifecycle:
     :param limits: of every session.
     :param hooks: what to call.
     :param clock: where the time comes from.
-    :raises InvalidInputError: naming the limit at fault.
+    :raises InvalidInputError: naming the argument, limit or hook at fault.
     """
 
     def __init__(
@@ -115,7 +116,18 @@ class SessionLifecycle:
         hooks: LifecycleHooks | None = None,
         clock: Clock | None = None,
     ) -> None:
-        limits = limits or LifecycleLimits()
+        limits = LifecycleLimits() if limits is None else limits
+        hooks = LifecycleHooks() if hooks is None else hooks
+        clock = SystemClock() if clock is None else clock
+        if not isinstance(cast("object", limits), LifecycleLimits):
+            raise InvalidInputError("limits", f"expected LifecycleLimits, got {_kind_of(limits)}")
+        if not isinstance(cast("object", hooks), LifecycleHooks):
+            raise InvalidInputError("hooks", f"expected LifecycleHooks, got {_kind_of(hooks)}")
+        if isinstance(clock, type) or not callable(getattr(clock, "now_ms", None)):
+            raise InvalidInputError("clock", "expected a clock with now_ms()")
+        for name in LifecycleHooks.__struct_fields__:
+            if getattr(hooks, name) is not None:
+                require_async(getattr(hooks, name), name)
         self._duration_ms: Final = _limit_ms(limits.duration_secs, "duration_secs")
         self._idle_ms: Final = _limit_ms(limits.idle_secs, "idle_secs")
         self._stalled_ms: Final = _limit_ms(limits.stalled_secs, "stalled_secs")
@@ -124,8 +136,8 @@ class SessionLifecycle:
         ):
             raise InvalidInputError("messages", "expected an int of at least 1, or None")
         self._most_messages: Final = math.inf if limits.messages is None else limits.messages
-        self._hooks: Final = hooks or LifecycleHooks()
-        self._clock: Final = clock or SystemClock()
+        self._hooks: Final = hooks
+        self._clock: Final = clock
         self._lives: Final[dict[str, _Life]] = {}
         self._looks: list[tuple[float, int, _Life]] = []
         self._entered = 0
@@ -144,7 +156,7 @@ class SessionLifecycle:
 
     def __contains__(self, key: object) -> bool:
         """Tell whether the session is live."""
-        return key in self._lives
+        return isinstance(key, str) and key in self._lives
 
     async def start(self, key: SessionKey) -> None:
         """Start a session's life, then call ``on_start``.
@@ -165,6 +177,7 @@ class SessionLifecycle:
         """Count a message, which is activity.
 
         :raises SessionNotFoundError: if the session is not live.
+        :raises InvalidInputError: naming ``key``.
         """
         life = self._require(key)
         life.messages += 1
@@ -175,6 +188,7 @@ class SessionLifecycle:
         """Note that the session is active; while work is in hand: that it makes progress.
 
         :raises SessionNotFoundError: if the session is not live.
+        :raises InvalidInputError: naming ``key``.
         """
         self._moved(self._require(key))
 
@@ -182,6 +196,7 @@ class SessionLifecycle:
         """Note that work on the session is in hand until :meth:`end_work`. Work may overlap.
 
         :raises SessionNotFoundError: if the session is not live.
+        :raises InvalidInputError: naming ``key``.
         """
         life = self._require(key)
         life.in_hand += 1
@@ -192,9 +207,9 @@ class SessionLifecycle:
 
         Nothing happens if the session is not live: somebody stopped it meanwhile.
 
-        :raises InvalidInputError: naming ``key``, if no work is in hand.
+        :raises InvalidInputError: naming ``key``, also if no work is in hand.
         """
-        life = self._lives.get(key)
+        life = self._find(key)
         if life is None:
             return
         if not life.in_hand:
@@ -206,8 +221,9 @@ class SessionLifecycle:
         """End a session's life, then call ``on_close``.
 
         :returns: whether it was live.
+        :raises InvalidInputError: naming ``key``.
         """
-        life = self._lives.get(key)
+        life = self._find(key)
         if life is None:
             return False
         await self._close(life, "stopped")
@@ -219,6 +235,7 @@ class SessionLifecycle:
         Of several: ``duration`` before ``messages`` before ``idle``.
 
         :raises SessionNotFoundError: if the session is not live.
+        :raises InvalidInputError: naming ``key``.
         """
         return self._reached(self._require(key), self._clock.now_ms())
 
@@ -273,13 +290,23 @@ class SessionLifecycle:
         """Return what is known of a session.
 
         :raises SessionNotFoundError: if the session is not live.
+        :raises InvalidInputError: naming ``key``.
         """
         return self._metrics_of(self._require(key), self._clock.now_ms())
 
     # --- steps -------------------------------------------------------------------------------
 
+    def _find(self, key: SessionKey) -> _Life | None:
+        try:
+            life = self._lives.get(key)
+        except TypeError:  # what is no key may have no hash
+            life = None
+        if life is None:
+            check_key(key)
+        return life
+
     def _require(self, key: SessionKey) -> _Life:
-        life = self._lives.get(key)
+        life = self._find(key)
         if life is None:
             raise SessionNotFoundError(key)
         return life
@@ -361,7 +388,7 @@ class SessionLifecycle:
         if hook is None:
             return
         try:
-            await hook(told)
+            await require_awaitable(hook(told), name)
         except Exception:
             _LOGGER.exception("the hook %s failed", name)
 
@@ -379,6 +406,10 @@ class SessionLifecycle:
             is_stalled=self._stalls_now(life, now_ms),
             closed=reason,
         )
+
+
+def _kind_of(value: object) -> str:
+    return type(value).__name__
 
 
 def _limit_ms(secs: float | None, field: str) -> float:
