@@ -5,9 +5,10 @@ from __future__ import annotations
 from .affinity import Member, Membership, Placement, SessionAffinity
 from .dispatcher import DispatcherStatistics, SessionDispatcher
 from .extraction import SessionKeyExtractor, extractor_for, text_of
+from .hooks import LifecycleHooks
 from .inbox import SessionInbox
 from .lanes import Overflow
-from .lifecycle import LifecycleHooks, LifecycleLimits, SessionLifecycle
+from .lifecycle import LifecycleLimits, SessionLifecycle
 from .locks import LockHolder, SessionLease, SessionLocks
 from .mail import Admitted, DeadLetter, InboxDepth, InboxLimits, Mail
 from .metrics import CloseReason, LifecycleMetrics, SessionMetrics, export_metrics

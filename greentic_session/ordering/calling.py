@@ -92,7 +92,7 @@ def is_cancellation(error: BaseException) -> bool:
 
 
 def is_being_cancelled() -> bool:
-    """Tell whether the current task is cancelled from outside. Not for use in a cancel scope."""
+    """Tell whether the current task, or a scope around the code that asks, is cancelled."""
     if _is_asyncio():
         task = asyncio.current_task()
         return task is not None and task.cancelling() > 0

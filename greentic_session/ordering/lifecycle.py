@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-import logging
 import math
 from collections import Counter
 from typing import TYPE_CHECKING, Final, Literal, cast, final
@@ -13,23 +12,25 @@ import msgspec
 from ..clock import Clock, SystemClock
 from ..errors import InvalidInputError, SessionExistsError, SessionNotFoundError
 from ..validation import check_key, duration_to_ms
-from .calling import require_async, require_awaitable
+from .hooks import Hooks, LifecycleHooks
 from .metrics import LifecycleMetrics, SessionMetrics
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from ..model import SessionKey
+    from .hooks import HookName
     from .metrics import CloseReason
 
-    Hook = Callable[[SessionMetrics], Awaitable[object]]
-
-__all__ = ["LifecycleHooks", "LifecycleLimits", "Limit", "SessionLifecycle"]
+__all__ = ["LifecycleLimits", "Limit", "SessionLifecycle"]
 
 Limit = Literal["duration", "messages", "idle"]
 """Why a session should be closed."""
 
-_LOGGER: Final = logging.getLogger(__name__)
+_HOOKS_OF: Final[dict[CloseReason, tuple[HookName, ...]]] = {
+    "idle": ("on_idle", "on_expire", "on_close"),
+    "duration": ("on_expire", "on_close"),
+    "messages": ("on_expire", "on_close"),
+    "stopped": ("on_close",),
+}
 
 
 class LifecycleLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,25 +48,6 @@ class LifecycleLimits(msgspec.Struct, frozen=True, kw_only=True):
     messages: int | None = 1000
     idle_secs: float | None = 1800
     stalled_secs: float | None = 300
-
-
-class LifecycleHooks(msgspec.Struct, frozen=True, kw_only=True):
-    """What to call when something happens to a session: coroutine functions, given its metrics.
-
-    An exception of a hook is logged and stops nothing.
-
-    :ivar on_start: it was started.
-    :ivar on_idle: it was idle for as long as it may; before ``on_expire``.
-    :ivar on_stalled: its work has not moved for as long as that may take; once until it moves.
-    :ivar on_expire: one of its limits ended it; before ``on_close``.
-    :ivar on_close: it has ended, whatever the reason, which its metrics name.
-    """
-
-    on_start: Hook | None = None
-    on_idle: Hook | None = None
-    on_stalled: Hook | None = None
-    on_expire: Hook | None = None
-    on_close: Hook | None = None
 
 
 @final
@@ -117,17 +99,12 @@ class SessionLifecycle:
         clock: Clock | None = None,
     ) -> None:
         limits = LifecycleLimits() if limits is None else limits
-        hooks = LifecycleHooks() if hooks is None else hooks
         clock = SystemClock() if clock is None else clock
         if not isinstance(cast("object", limits), LifecycleLimits):
-            raise InvalidInputError("limits", f"expected LifecycleLimits, got {_kind_of(limits)}")
-        if not isinstance(cast("object", hooks), LifecycleHooks):
-            raise InvalidInputError("hooks", f"expected LifecycleHooks, got {_kind_of(hooks)}")
+            given = type(limits).__name__
+            raise InvalidInputError("limits", f"expected LifecycleLimits, got {given}")
         if isinstance(clock, type) or not callable(getattr(clock, "now_ms", None)):
             raise InvalidInputError("clock", "expected a clock with now_ms()")
-        for name in LifecycleHooks.__struct_fields__:
-            if getattr(hooks, name) is not None:
-                require_async(getattr(hooks, name), name)
         self._duration_ms: Final = _limit_ms(limits.duration_secs, "duration_secs")
         self._idle_ms: Final = _limit_ms(limits.idle_secs, "idle_secs")
         self._stalled_ms: Final = _limit_ms(limits.stalled_secs, "stalled_secs")
@@ -136,7 +113,7 @@ class SessionLifecycle:
         ):
             raise InvalidInputError("messages", "expected an int of at least 1, or None")
         self._most_messages: Final = math.inf if limits.messages is None else limits.messages
-        self._hooks: Final = hooks
+        self._hooks: Final = Hooks(LifecycleHooks() if hooks is None else hooks)
         self._clock: Final = clock
         self._lives: Final[dict[str, _Life]] = {}
         self._looks: list[tuple[float, int, _Life]] = []
@@ -159,7 +136,7 @@ class SessionLifecycle:
         return isinstance(key, str) and key in self._lives
 
     async def start(self, key: SessionKey) -> None:
-        """Start a session's life, then call ``on_start``.
+        """Start a session's life, then call ``on_start``, which is cancelled with its caller.
 
         :raises SessionExistsError: if it is live.
         :raises InvalidInputError: naming ``key``.
@@ -171,7 +148,7 @@ class SessionLifecycle:
         life = self._lives[key] = _Life(key, now_ms)
         self._started += 1
         self._schedule(life)
-        await self._call("on_start", self._metrics_of(life, now_ms))
+        await self._hooks.call(self._metrics_of(life, now_ms), "on_start")
 
     def record_message(self, key: SessionKey) -> None:
         """Count a message, which is activity.
@@ -218,7 +195,7 @@ class SessionLifecycle:
         self._moved(life)
 
     async def stop(self, key: SessionKey) -> bool:
-        """End a session's life, then call ``on_close``.
+        """End a session's life, then call ``on_close``, to the end (:class:`LifecycleHooks`).
 
         :returns: whether it was live.
         :raises InvalidInputError: naming ``key``.
@@ -256,7 +233,8 @@ class SessionLifecycle:
         """Close what is due, with its hooks, and report what has come to stall.
 
         A session is closed before its hooks are called, and by one of several callers at once. If
-        this is cancelled, what it has not come to stays due.
+        this is cancelled, the hooks of the session in hand are called to the end
+        (:class:`LifecycleHooks`), and what it has not come to stays due.
 
         :returns: which sessions were closed, and why.
         """
@@ -265,7 +243,7 @@ class SessionLifecycle:
         due = self.due()
         for life in [*self._stalls.values()]:
             if self._stalls.pop(life.key, None) is life:
-                await self._call("on_stalled", self._metrics_of(life, now_ms))
+                await self._hooks.call_to_the_end(self._metrics_of(life, now_ms), "on_stalled")
         for key, reason in due:
             if key in self._due:  # neither active since, nor closed by another
                 await self._close(self._due[key], reason)
@@ -373,24 +351,7 @@ class SessionLifecycle:
         if not self._lives:
             self._looks.clear()
         self._closed[reason] += 1
-        if reason == "idle":
-            await self._call("on_idle", told)
-        if reason != "stopped":
-            await self._call("on_expire", told)
-        await self._call("on_close", told)
-
-    async def _call(
-        self,
-        name: Literal["on_start", "on_idle", "on_stalled", "on_expire", "on_close"],
-        told: SessionMetrics,
-    ) -> None:
-        hook: Hook | None = getattr(self._hooks, name)
-        if hook is None:
-            return
-        try:
-            await require_awaitable(hook(told), name)
-        except Exception:
-            _LOGGER.exception("the hook %s failed", name)
+        await self._hooks.call_to_the_end(told, *_HOOKS_OF[reason])
 
     def _metrics_of(
         self, life: _Life, now_ms: int, reason: CloseReason | None = None
@@ -406,10 +367,6 @@ class SessionLifecycle:
             is_stalled=self._stalls_now(life, now_ms),
             closed=reason,
         )
-
-
-def _kind_of(value: object) -> str:
-    return type(value).__name__
 
 
 def _limit_ms(secs: float | None, field: str) -> float:
