@@ -5,9 +5,7 @@ from __future__ import annotations
 import pytest
 
 from greentic_session import ManualClock
-from greentic_session.errors import (
-    InvalidInputError,
-)
+from greentic_session.errors import InvalidInputError, SessionNotFoundError
 from greentic_session.ordering import (
     LifecycleHooks,
     LifecycleLimits,
@@ -195,3 +193,61 @@ async def test_work_that_was_not_begun_cannot_end() -> None:
     await lifecycle.start(A)
     with pytest.raises(InvalidInputError):
         lifecycle.end_work(A)
+
+
+@both
+async def test_work_of_a_life_that_is_over_touches_no_later_one() -> None:
+    lifecycle, clock = make(idle_secs=60)
+    await lifecycle.start(A)
+    early, late = lifecycle.begin_work(A), lifecycle.begin_work(A)
+    await lifecycle.stop(A)
+    lifecycle.end_work(early)
+    await lifecycle.start(A)
+    current = lifecycle.begin_work(A)
+    clock.advance(30)
+    lifecycle.end_work(late)
+    told = lifecycle.metrics_of(A)
+    assert (told.in_hand, told.closed) == (1, None)
+    clock.advance(30)
+    assert lifecycle.due() == []
+    lifecycle.end_work(current)
+    clock.advance(60)
+    assert lifecycle.due() == [(A, "idle")]
+
+
+@both
+async def test_work_ends_once() -> None:
+    lifecycle, _ = make()
+    await lifecycle.start(A)
+    first, second = lifecycle.begin_work(A), lifecycle.begin_work(A)
+    lifecycle.end_work(first)
+    with pytest.raises(InvalidInputError) as refused:
+        lifecycle.end_work(first)
+    assert (refused.value.field, lifecycle.metrics_of(A).in_hand) == ("work", 1)
+    lifecycle.end_work(A)  # any of it
+    with pytest.raises(InvalidInputError):
+        lifecycle.end_work(second)
+
+
+@both
+async def test_work_in_a_block_ends_with_it() -> None:
+    lifecycle, clock = make(idle_secs=60)
+    await lifecycle.start(A)
+
+    def fail() -> None:
+        with lifecycle.working(A), lifecycle.working(A):
+            assert lifecycle.metrics_of(A).in_hand == 2
+            clock.advance(60)
+            assert lifecycle.due() == []
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert lifecycle.metrics_of(A).in_hand == 0
+    with lifecycle.working(A):
+        await lifecycle.stop(A)
+        await lifecycle.start(A)
+        lifecycle.begin_work(A)
+    assert lifecycle.metrics_of(A).in_hand == 1
+    with pytest.raises(SessionNotFoundError), lifecycle.working(B):
+        pytest.fail("the block was entered")

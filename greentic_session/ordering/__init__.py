@@ -8,7 +8,7 @@ from .extraction import SessionKeyExtractor, extractor_for, text_of
 from .hooks import LifecycleHooks
 from .inbox import SessionInbox
 from .lanes import Overflow
-from .lifecycle import LifecycleLimits, SessionLifecycle
+from .lifecycle import LifecycleLimits, LifecycleWork, SessionLifecycle
 from .locks import LockHolder, SessionLease, SessionLocks
 from .mail import Admitted, DeadLetter, InboxDepth, InboxLimits, Mail
 from .metrics import CloseReason, LifecycleMetrics, SessionMetrics, export_metrics
@@ -46,6 +46,7 @@ __all__ = [
     "LifecycleHooks",
     "LifecycleLimits",
     "LifecycleMetrics",
+    "LifecycleWork",
     "LockHolder",
     "Mail",
     "Member",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections import Counter
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Literal, cast, final
 
 import msgspec
@@ -16,11 +17,13 @@ from .hooks import Hooks, LifecycleHooks
 from .metrics import LifecycleMetrics, SessionMetrics
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from ..model import SessionKey
     from .hooks import HookName
     from .metrics import CloseReason
 
-__all__ = ["LifecycleLimits", "Limit", "SessionLifecycle"]
+__all__ = ["LifecycleLimits", "LifecycleWork", "Limit", "SessionLifecycle"]
 
 Limit = Literal["duration", "messages", "idle"]
 """Why a session should be closed."""
@@ -67,6 +70,20 @@ class _Life:
         self.in_hand = 0
         self.is_stalled = False
         self.look_ms: float = math.inf
+
+
+@final
+class LifecycleWork:
+    """Work on a session, between :meth:`SessionLifecycle.begin_work` and its end.
+
+    It belongs to the life in which it began: when it ends after that, it touches no later one.
+    """
+
+    __slots__ = ("has_ended", "life")
+
+    def __init__(self, life: _Life) -> None:
+        self.life: Final = life
+        self.has_ended = False
 
 
 @final
@@ -169,30 +186,51 @@ class SessionLifecycle:
         """
         self._moved(self._require(key))
 
-    def begin_work(self, key: SessionKey) -> None:
+    def begin_work(self, key: SessionKey) -> LifecycleWork:
         """Note that work on the session is in hand until :meth:`end_work`. Work may overlap.
 
+        :returns: the work, to say which has ended.
         :raises SessionNotFoundError: if the session is not live.
         :raises InvalidInputError: naming ``key``.
         """
         life = self._require(key)
         life.in_hand += 1
         self._moved(life)
+        return LifecycleWork(life)
 
-    def end_work(self, key: SessionKey) -> None:
+    def end_work(self, work: LifecycleWork | SessionKey) -> None:
         """Note that work on the session has ended.
 
-        Nothing happens if the session is not live: somebody stopped it meanwhile.
+        Nothing happens if somebody stopped the session meanwhile.
 
-        :raises InvalidInputError: naming ``key``, also if no work is in hand.
+        :param work: what :meth:`begin_work` returned. A session's key stands for any work on it:
+            if it was started anew meanwhile, for work of its new life.
+        :raises InvalidInputError: naming ``work``, if it has ended, or none is in hand; or ``key``.
         """
-        life = self._find(key)
-        if life is None:
+        life = work.life if isinstance(work, LifecycleWork) else self._find(work)
+        if life is None or self._lives.get(life.key) is not life:
             return
+        if isinstance(work, LifecycleWork):
+            if work.has_ended:
+                raise InvalidInputError("work", "has ended")
+            work.has_ended = True
         if not life.in_hand:
-            raise InvalidInputError("key", "no work on the session is in hand")
+            raise InvalidInputError("work", "none on the session is in hand")
         life.in_hand -= 1
         self._moved(life)
+
+    @contextmanager
+    def working(self, key: SessionKey) -> Generator[None]:
+        """Say that work on the session is in hand while the block runs, however it ends.
+
+        :raises SessionNotFoundError: if the session is not live.
+        :raises InvalidInputError: naming ``key``.
+        """
+        work = self.begin_work(key)
+        try:
+            yield
+        finally:
+            self.end_work(work)
 
     async def stop(self, key: SessionKey) -> bool:
         """End a session's life, then call ``on_close``, to the end (:class:`LifecycleHooks`).
