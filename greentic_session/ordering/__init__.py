@@ -8,7 +8,8 @@ from .extraction import SessionKeyExtractor, extractor_for, text_of
 from .hooks import LifecycleHooks
 from .inbox import SessionInbox
 from .lanes import Overflow
-from .lifecycle import LifecycleLimits, LifecycleWork, SessionLifecycle
+from .lifecycle import LifecycleWork, SessionLifecycle
+from .limits import LifecycleLimits
 from .locks import LockHolder, SessionLease, SessionLocks
 from .mail import Admitted, DeadLetter, InboxDepth, InboxLimits, Mail
 from .metrics import CloseReason, LifecycleMetrics, SessionMetrics, export_metrics

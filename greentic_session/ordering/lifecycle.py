@@ -6,14 +6,13 @@ import heapq
 import math
 from collections import Counter
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final, Literal, cast, final
-
-import msgspec
+from typing import TYPE_CHECKING, Final, Literal, final
 
 from ..clock import Clock, SystemClock
 from ..errors import InvalidInputError, SessionExistsError, SessionNotFoundError
-from ..validation import check_key, duration_to_ms
+from ..validation import check_key
 from .hooks import Hooks, LifecycleHooks
+from .limits import LifecycleLimits, bounds_of
 from .metrics import LifecycleMetrics, SessionMetrics
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from .hooks import HookName
     from .metrics import CloseReason
 
-__all__ = ["LifecycleLimits", "LifecycleWork", "Limit", "SessionLifecycle"]
+__all__ = ["LifecycleWork", "Limit", "SessionLifecycle"]
 
 Limit = Literal["duration", "messages", "idle"]
 """Why a session should be closed."""
@@ -34,23 +33,6 @@ _HOOKS_OF: Final[dict[CloseReason, tuple[HookName, ...]]] = {
     "messages": ("on_expire", "on_close"),
     "stopped": ("on_close",),
 }
-
-
-class LifecycleLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """When a session should be closed. A limit is reached at its very value; ``None`` is none.
-
-    :ivar duration_secs: since its start.
-    :ivar messages: since its start.
-    :ivar idle_secs: since it was last active, while no work is in hand.
-    :ivar stalled_secs: since work in hand last made progress. A session that stalls is reported,
-        not closed.
-    :raises InvalidInputError: naming the field at fault, where a lifecycle is made.
-    """
-
-    duration_secs: float | None = 7200
-    messages: int | None = 1000
-    idle_secs: float | None = 1800
-    stalled_secs: float | None = 300
 
 
 @final
@@ -115,21 +97,10 @@ class SessionLifecycle:
         hooks: LifecycleHooks | None = None,
         clock: Clock | None = None,
     ) -> None:
-        limits = LifecycleLimits() if limits is None else limits
         clock = SystemClock() if clock is None else clock
-        if not isinstance(cast("object", limits), LifecycleLimits):
-            given = type(limits).__name__
-            raise InvalidInputError("limits", f"expected LifecycleLimits, got {given}")
         if isinstance(clock, type) or not callable(getattr(clock, "now_ms", None)):
             raise InvalidInputError("clock", "expected a clock with now_ms()")
-        self._duration_ms: Final = _limit_ms(limits.duration_secs, "duration_secs")
-        self._idle_ms: Final = _limit_ms(limits.idle_secs, "idle_secs")
-        self._stalled_ms: Final = _limit_ms(limits.stalled_secs, "stalled_secs")
-        if limits.messages is not None and (
-            type(limits.messages) is not int or limits.messages < 1
-        ):
-            raise InvalidInputError("messages", "expected an int of at least 1, or None")
-        self._most_messages: Final = math.inf if limits.messages is None else limits.messages
+        self._bounds: Final = bounds_of(LifecycleLimits() if limits is None else limits)
         self._hooks: Final = Hooks(LifecycleHooks() if hooks is None else hooks)
         self._clock: Final = clock
         self._lives: Final[dict[str, _Life]] = {}
@@ -328,16 +299,16 @@ class SessionLifecycle:
         return life
 
     def _reached(self, life: _Life, now_ms: int) -> Limit | None:
-        if now_ms - life.started_ms >= self._duration_ms:
+        if now_ms - life.started_ms >= self._bounds.duration_ms:
             return "duration"
-        if life.messages >= self._most_messages:
+        if life.messages >= self._bounds.messages:
             return "messages"
-        if not life.in_hand and now_ms - life.active_ms >= self._idle_ms:
+        if not life.in_hand and now_ms - life.active_ms >= self._bounds.idle_ms:
             return "idle"
         return None
 
     def _stalls_now(self, life: _Life, now_ms: int) -> bool:
-        return bool(life.in_hand) and now_ms - life.active_ms >= self._stalled_ms
+        return bool(life.in_hand) and now_ms - life.active_ms >= self._bounds.stalled_ms
 
     def _moved(self, life: _Life) -> None:
         life.active_ms = self._clock.now_ms()
@@ -349,13 +320,15 @@ class SessionLifecycle:
         """See to it that the session is looked at no later than when it may be due or stall."""
         self._due.pop(life.key, None)
         if not life.in_hand:
-            at_ms = min(life.started_ms + self._duration_ms, life.active_ms + self._idle_ms)
-            if life.messages >= self._most_messages:
+            at_ms = min(
+                life.started_ms + self._bounds.duration_ms, life.active_ms + self._bounds.idle_ms
+            )
+            if life.messages >= self._bounds.messages:
                 at_ms = -math.inf
         elif life.is_stalled:
             at_ms = math.inf  # its next move tells
         else:
-            at_ms = life.active_ms + self._stalled_ms
+            at_ms = life.active_ms + self._bounds.stalled_ms
         # An earlier look is let stand: it finds that it is early, and is then entered anew.
         if at_ms < life.look_ms:
             life.look_ms = at_ms
@@ -405,10 +378,6 @@ class SessionLifecycle:
             is_stalled=self._stalls_now(life, now_ms),
             closed=reason,
         )
-
-
-def _limit_ms(secs: float | None, field: str) -> float:
-    return math.inf if secs is None else duration_to_ms(secs, field)
 
 
 def _rate(messages: int, over_ms: int) -> float:
