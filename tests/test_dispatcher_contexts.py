@@ -120,13 +120,15 @@ def test_eager_tasks_that_set_something_do_not_nest() -> None:
     async def handle(_: str | None, message: int) -> None:
         assert WHOSE.get() == "nobody's"
         WHOSE.set(message)
+        if message == 0:
+            await checkpoint()
 
     async def main() -> None:
         # As a newer Python has it.
         eager = getattr(asyncio, "eager_task_factory")  # noqa: B009
         asyncio.get_running_loop().set_task_factory(eager)
-        async with SessionDispatcher(handle, concurrency=2) as dispatcher:
-            for number in range(3000):
+        async with SessionDispatcher(handle, concurrency=1) as dispatcher:
+            for number in range(3000):  # the first of which lets the others be submitted
                 dispatcher.submit_nowait(f"k{number % 7}", number)
         assert dispatcher.statistics().handled == 3000
         check_empty(dispatcher)
