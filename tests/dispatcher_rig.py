@@ -24,7 +24,7 @@ class Desk:
     def __init__(self) -> None:
         self.begun: list[tuple[str | None, int]] = []
         self.done: list[tuple[str | None, int]] = []
-        self.errors: list[tuple[str | None, int, Exception]] = []
+        self.errors: list[tuple[str | None, int, BaseException]] = []
         self.discards: list[tuple[str | None, int, Discard]] = []
         self.most = 0
         self._in_hand = 0
@@ -42,7 +42,7 @@ class Desk:
             self._in_hand -= 1
         self.done.append((key, message))
 
-    async def note_error(self, key: str | None, message: int, error: Exception) -> None:
+    async def note_error(self, key: str | None, message: int, error: BaseException) -> None:
         self.errors.append((key, message, error))
 
     def note_discard(self, key: str | None, message: int, reason: Discard) -> None:

@@ -1,17 +1,15 @@
-"""Order, turns and errors of a dispatcher, in every host."""
+"""Order and turns of a dispatcher, in every host."""
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import AsyncExitStack
-from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 import anyio
 import pytest
 import pytest_asyncio
 
-from greentic_session.errors import DispatcherClosedError, InvalidInputError
+from greentic_session.errors import DispatcherClosedError
 from greentic_session.ordering import SessionDispatcher
 from tests.dispatcher_rig import Desk, both, check_empty, until
 
@@ -113,80 +111,6 @@ async def test_who_never_waits_lets_others_run() -> None:
     assert dispatcher.statistics().failed == 0
 
 
-# --- errors ---------------------------------------------------------------------------------------
-
-
-@both
-async def test_an_error_comes_before_the_next_message_of_the_key() -> None:
-    seen: list[str] = []
-
-    async def handle(_: str | None, message: int) -> None:
-        seen.append(f"handle {message}")
-        if message % 2:
-            raise ValueError(message)
-
-    async def on_error(_: str | None, message: int, error: Exception) -> None:
-        await anyio.lowlevel.checkpoint()
-        seen.append(f"error {message} {error}")
-
-    async with SessionDispatcher(handle, on_error=on_error) as dispatcher:
-        for number in range(4):
-            await dispatcher.submit("a", number)
-    assert seen == ["handle 0", "handle 1", "error 1 1", "handle 2", "handle 3", "error 3 3"]
-    told = dispatcher.statistics()
-    assert (told.handled, told.failed) == (2, 2)
-    check_empty(dispatcher)
-
-
-@both
-async def test_an_error_nobody_takes_is_logged_without_the_message(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    async def handle(_: str | None, message: int) -> None:
-        if message == 41:
-            raise ValueError("not to be done")
-
-    async with SessionDispatcher(handle) as dispatcher:
-        await dispatcher.submit("the-key", 41)
-        await dispatcher.submit("the-key", 42)
-    (logged,) = caplog.records
-    assert logged.exc_info is not None
-    assert isinstance(logged.exc_info[1], ValueError)
-    assert "the-key" not in logged.getMessage()
-    assert "41" not in logged.getMessage()
-    assert dispatcher.statistics().handled == 1
-
-
-@both
-async def test_error_and_discard_handlers_that_fail_stop_nothing(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    async def handle(_: str | None, message: int) -> None:
-        if message == 0:
-            raise ValueError("the handler's")
-
-    async def on_error(_key: str | None, _message: int, _error: Exception) -> None:
-        raise KeyError("on_error's")
-
-    def on_discard(_key: str | None, _message: int, _reason: str) -> None:
-        raise LookupError("on_discard's")
-
-    async with SessionDispatcher(
-        handle, per_key=2, overflow="drop_oldest", on_error=on_error, on_discard=on_discard
-    ) as dispatcher:
-        dispatcher.submit_nowait("a", 9)
-        dispatcher.submit_nowait("a", 0)
-        dispatcher.submit_nowait("a", 1)
-    told = dispatcher.statistics()
-    assert (told.handled, told.failed, told.dropped) == (1, 1, 1)
-    dropped, failed = caplog.records
-    assert "dropped" in dropped.getMessage()
-    assert failed.exc_info is not None
-    assert isinstance(failed.exc_info[1], KeyError)
-    assert isinstance(failed.exc_info[1].__context__, ValueError)
-    check_empty(dispatcher)
-
-
 # --- hosts ----------------------------------------------------------------------------------------
 
 
@@ -253,47 +177,6 @@ async def test_entered_in_one_task_and_left_in_another() -> None:
         desk.let_all_go()
         group.start_soon(dispatcher.aclose)
     assert desk.done == [("a", 1)]
-    check_empty(dispatcher)
-
-
-def test_handlers_run_in_the_context_of_the_dispatcher() -> None:
-    whose: ContextVar[str] = ContextVar("whose", default="nobody's")
-    seen: list[str] = []
-
-    async def handle(_: str | None, _message: int) -> None:
-        seen.append(whose.get())
-
-    async def main() -> None:
-        whose.set("the maker's")
-        async with SessionDispatcher(handle) as dispatcher:
-            whose.set("a submitter's")
-            await dispatcher.submit("a", 1)
-
-    asyncio.run(main())
-    assert seen == ["the maker's"]
-
-
-@pytest.mark.parametrize(
-    ("field", "arguments"),
-    [
-        ("concurrency", {"concurrency": 0}),
-        ("per_key", {"per_key": True}),
-        ("total", {"total": 1.5}),
-        ("overflow", {"overflow": "drop"}),
-    ],
-)
-def test_bad_arguments_are_refused(field: str, arguments: dict[str, Any]) -> None:
-    with pytest.raises(InvalidInputError) as refused:
-        SessionDispatcher(Desk().handle, **arguments)
-    assert refused.value.field == field
-
-
-@both
-async def test_a_key_is_text_or_none() -> None:
-    dispatcher = SessionDispatcher(Desk().handle)
-    with pytest.raises(InvalidInputError) as refused:
-        await dispatcher.submit(cast("str", 7), 1)
-    assert refused.value.field == "key"
     check_empty(dispatcher)
 
 

@@ -262,7 +262,7 @@ async def test_20_000_messages_over_500_keys(overflow: Overflow) -> None:
         if message % 50 == 0:
             raise ValueError(message)
 
-    async def on_error(_key: str | None, _message: int, _error: Exception) -> None:
+    async def on_error(_key: str | None, _message: int, _error: BaseException) -> None:
         pass
 
     def on_discard(key: str | None, message: int, _reason: str) -> None:

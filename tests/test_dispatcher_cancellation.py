@@ -255,7 +255,7 @@ async def test_on_error_that_awaits_what_was_cancelled_does_not_stop_its_lane() 
             raise ValueError
         done.append(message)
 
-    async def on_error(_key: str | None, _message: int, _error: Exception) -> None:
+    async def on_error(_key: str | None, _message: int, _error: BaseException) -> None:
         raise asyncio.CancelledError
 
     async with SessionDispatcher(handle, on_error=on_error) as dispatcher:

@@ -98,13 +98,13 @@ async def test_closing_without_draining_discards_and_cancels() -> None:
 
 
 @both
-async def test_closing_cancels_an_error_handler_too() -> None:
+async def test_closing_cancels_an_error_handler_too(caplog: pytest.LogCaptureFixture) -> None:
     desk = Desk()
 
     async def fail(_key: str | None, _message: int) -> None:
         raise ValueError
 
-    async def hang(key: str | None, message: int, error: Exception) -> None:
+    async def hang(key: str | None, message: int, error: BaseException) -> None:
         desk.errors.append((key, message, error))
         await anyio.sleep_forever()
 
@@ -114,8 +114,13 @@ async def test_closing_cancels_an_error_handler_too() -> None:
     await until(lambda: len(desk.errors) == 1)
     assert dispatcher.statistics().running == 1
     await dispatcher.aclose(drain=False)
-    assert desk.discards == [("a", 1, "closed")]
-    assert dispatcher.statistics().failed == 1
+    assert desk.discards == [("a", 1, "closed"), ("a", 0, "cancelled")]
+    told = dispatcher.statistics()
+    assert (told.failed, told.cancelled, told.closed) == (0, 1, 1)
+    (logged,) = caplog.records  # the error is not lost
+    assert logged.exc_info is not None
+    assert logged.exc_info[1] is not None
+    assert isinstance(logged.exc_info[1].__context__, ValueError)
     check_empty(dispatcher)
 
 

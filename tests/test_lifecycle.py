@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
-import anyio
 import pytest
 
-from greentic_session import ManualClock, SessionKey
-from greentic_session.errors import (
-    InvalidInputError,
-)
+from greentic_session import ManualClock
+from greentic_session.errors import InvalidInputError, SessionNotFoundError
 from greentic_session.ordering import (
     LifecycleHooks,
     LifecycleLimits,
@@ -200,103 +195,59 @@ async def test_work_that_was_not_begun_cannot_end() -> None:
         lifecycle.end_work(A)
 
 
-# --- hooks ----------------------------------------------------------------------------------------
-
-
 @both
-async def test_what_is_called_when() -> None:
-    diary = Diary()
-    lifecycle, clock = make(diary, messages=1)
-    for key in ("idle", "full", "old", "stopped"):
-        await lifecycle.start(SessionKey(key))
-    lifecycle.record_message(SessionKey("full"))
-    assert await lifecycle.stop(SessionKey("stopped"))
-    assert not await lifecycle.stop(SessionKey("stopped"))
-    await lifecycle.close_due()
-    clock.advance(1800)
-    lifecycle.touch(SessionKey("old"))
-    await lifecycle.close_due()
-    lifecycle.begin_work(SessionKey("old"))
-    clock.advance(5400)
-    lifecycle.end_work(SessionKey("old"))
-    await lifecycle.close_due()
-    assert diary.names()[4:] == [
-        "close stopped",
-        "expire full",
-        "close full",
-        "idle idle",
-        "expire idle",
-        "close idle",
-        "expire old",
-        "close old",
-    ]
-    assert {told.key: told.closed for name, told in diary.told if name == "close"} == {
-        "stopped": "stopped",
-        "full": "messages",
-        "idle": "idle",
-        "old": "duration",
-    }
-    assert lifecycle.metrics().closed == {"stopped": 1, "messages": 1, "idle": 1, "duration": 1}
-
-
-@both
-async def test_a_hook_that_fails_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    async def fail(_: SessionMetrics) -> None:
-        raise ValueError
-
-    clock = ManualClock()
-    hooks = LifecycleHooks(on_start=fail, on_idle=fail, on_expire=fail, on_close=fail)
-    lifecycle = SessionLifecycle(hooks=hooks, clock=clock)
+async def test_work_of_a_life_that_is_over_touches_no_later_one() -> None:
+    lifecycle, clock = make(idle_secs=60)
     await lifecycle.start(A)
-    await lifecycle.start(B)
-    clock.advance(1800)
-    assert await lifecycle.close_due() == [(A, "idle"), (B, "idle")]
-    assert [record.getMessage() for record in caplog.records] == [
-        f"the hook {name} failed"
-        for name in ("on_start", "on_start", *(("on_idle", "on_expire", "on_close") * 2))
-    ]
-
-
-@both
-async def test_two_that_close_at_once_close_each_session_once() -> None:
-    diary = Diary()
-    lifecycle, clock = make(diary)
-    for number in range(20):
-        await lifecycle.start(SessionKey(f"k{number}"))
-    clock.advance(1800)
-    async with anyio.create_task_group() as group:
-        for _ in range(3):
-            group.start_soon(lifecycle.close_due)
-    closed = Counter(told.key for name, told in diary.told if name == "close")
-    assert closed == {f"k{number}": 1 for number in range(20)}
-
-
-@both
-async def test_what_becomes_active_while_others_are_closed_stays() -> None:
-    async def touch_b(_: SessionMetrics) -> None:
-        lifecycle.touch(B)
-
-    clock = ManualClock()
-    lifecycle = SessionLifecycle(hooks=LifecycleHooks(on_close=touch_b), clock=clock)
+    early, late = lifecycle.begin_work(A), lifecycle.begin_work(A)
+    await lifecycle.stop(A)
+    lifecycle.end_work(early)
     await lifecycle.start(A)
-    await lifecycle.start(B)
-    clock.advance(1800)
-    assert await lifecycle.close_due() == [(A, "idle")]
-    assert B in lifecycle
+    current = lifecycle.begin_work(A)
+    clock.advance(30)
+    lifecycle.end_work(late)
+    told = lifecycle.metrics_of(A)
+    assert (told.in_hand, told.closed) == (1, None)
+    clock.advance(30)
+    assert lifecycle.due() == []
+    lifecycle.end_work(current)
+    clock.advance(60)
+    assert lifecycle.due() == [(A, "idle")]
 
 
 @both
-async def test_a_close_that_is_cancelled_leaves_the_rest_due() -> None:
-    async def hang(_: SessionMetrics) -> None:
-        scope.cancel()
-        await anyio.sleep_forever()
-
-    clock = ManualClock()
-    lifecycle = SessionLifecycle(hooks=LifecycleHooks(on_close=hang), clock=clock)
+async def test_work_ends_once() -> None:
+    lifecycle, _ = make()
     await lifecycle.start(A)
-    await lifecycle.start(B)
-    clock.advance(1800)
-    with anyio.CancelScope() as scope:
-        await lifecycle.close_due()
-    assert A not in lifecycle
-    assert lifecycle.due() == [(B, "idle")]
+    first, second = lifecycle.begin_work(A), lifecycle.begin_work(A)
+    lifecycle.end_work(first)
+    with pytest.raises(InvalidInputError) as refused:
+        lifecycle.end_work(first)
+    assert (refused.value.field, lifecycle.metrics_of(A).in_hand) == ("work", 1)
+    lifecycle.end_work(A)  # any of it
+    with pytest.raises(InvalidInputError):
+        lifecycle.end_work(second)
+
+
+@both
+async def test_work_in_a_block_ends_with_it() -> None:
+    lifecycle, clock = make(idle_secs=60)
+    await lifecycle.start(A)
+
+    def fail() -> None:
+        with lifecycle.working(A), lifecycle.working(A):
+            assert lifecycle.metrics_of(A).in_hand == 2
+            clock.advance(60)
+            assert lifecycle.due() == []
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert lifecycle.metrics_of(A).in_hand == 0
+    with lifecycle.working(A):
+        await lifecycle.stop(A)
+        await lifecycle.start(A)
+        lifecycle.begin_work(A)
+    assert lifecycle.metrics_of(A).in_hand == 1
+    with pytest.raises(SessionNotFoundError), lifecycle.working(B):
+        pytest.fail("the block was entered")

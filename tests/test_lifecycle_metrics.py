@@ -20,6 +20,7 @@ from greentic_session.errors import (
     SessionNotFoundError,
 )
 from greentic_session.ordering import (
+    LifecycleLimits,
     SessionLifecycle,
     SessionMetrics,
     export_metrics,
@@ -191,6 +192,23 @@ async def test_metrics_of_a_session_and_of_all() -> None:
     assert (told.closed, told.due, told.stalled_ever) == ({"stopped": 1}, 0, 0)
     with pytest.raises(AttributeError):
         told.live = 5  # type: ignore[misc] # frozen
+
+
+@both
+async def test_metrics_are_of_one_moment() -> None:
+    class Running:
+        def __init__(self) -> None:
+            self.now = 0
+
+        def now_ms(self) -> int:
+            self.now += 1000
+            return self.now
+
+    lifecycle = SessionLifecycle(LifecycleLimits(idle_secs=2), clock=Running())
+    await lifecycle.start(A)
+    lifecycle.record_message(A)
+    told = lifecycle.metrics()  # the fourth that it is asked for the time
+    assert (told.due, told.messages_per_sec) == (0, 1 / 3)
 
 
 def test_opentelemetry_is_told_the_same() -> None:

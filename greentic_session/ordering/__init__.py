@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from .affinity import Member, Membership, Placement, SessionAffinity
-from .dispatcher import Discard, DispatcherStatistics, SessionDispatcher
+from .dispatcher import DispatcherStatistics, SessionDispatcher
 from .extraction import SessionKeyExtractor, extractor_for, text_of
+from .hooks import LifecycleHooks
 from .inbox import SessionInbox
 from .lanes import Overflow
-from .lifecycle import LifecycleHooks, LifecycleLimits, SessionLifecycle
+from .lifecycle import LifecycleWork, SessionLifecycle
+from .limits import LifecycleLimits
 from .locks import LockHolder, SessionLease, SessionLocks
 from .mail import Admitted, DeadLetter, InboxDepth, InboxLimits, Mail
 from .metrics import CloseReason, LifecycleMetrics, SessionMetrics, export_metrics
+from .outcomes import Discard
 from .strategies import (
     AnyStrategy,
     CompositeKeyStrategy,
@@ -44,6 +47,7 @@ __all__ = [
     "LifecycleHooks",
     "LifecycleLimits",
     "LifecycleMetrics",
+    "LifecycleWork",
     "LockHolder",
     "Mail",
     "Member",

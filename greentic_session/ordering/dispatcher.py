@@ -2,35 +2,39 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import math
 from contextvars import ContextVar, copy_context
+from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Final, Generic, Literal, TypeVar, cast, final, get_args
+from types import CoroutineType
+from typing import TYPE_CHECKING, Final, Generic, TypeVar, cast, final, get_args
 
 import anyio
-import anyio.lowlevel
 import msgspec
+from anyio.lowlevel import checkpoint
 
 from ..background import BackgroundTask, run_to_end, start_background
 from ..errors import DispatcherClosedError, InvalidInputError
+from ..validation import duration_to_ms
+from .calling import (
+    is_being_cancelled,
+    is_run_ending,
+    require_async,
+    require_awaitable,
+    require_loop,
+)
 from .lanes import Lanes, Overflow, Submitter
+from .outcomes import Discard, Outcomes
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from types import TracebackType
     from typing import Self
 
-__all__ = ["Discard", "DispatcherStatistics", "SessionDispatcher"]
+__all__ = ["DispatcherStatistics", "SessionDispatcher"]
 
 M = TypeVar("M")
 
-Discard = Literal["dropped", "closed", "cancelled"]
-"""Why a message was not handled to its end: a newer one took its room; the dispatcher was closed
-before its turn; its handler was cancelled."""
-
-_LOGGER: Final = logging.getLogger(__name__)
 _BREATH: Final = 64
 """Messages after which a worker lets others run, should its handlers never wait for anything."""
 _SERVING: Final[ContextVar[object]] = ContextVar("_SERVING", default=None)
@@ -51,9 +55,9 @@ class DispatcherStatistics(msgspec.Struct, frozen=True, kw_only=True):
     :ivar workers: tasks that are there to run handlers.
     :ivar accepted: messages that were let in.
     :ivar handled: messages whose handler returned.
-    :ivar failed: messages whose handler raised an error.
+    :ivar failed: messages whose handler raised an error, and ``on_error`` has ended.
     :ivar dropped: messages that newer ones took the room of.
-    :ivar cancelled: messages whose handler was cancelled.
+    :ivar cancelled: messages whose handler was cancelled, or ``on_error`` after it.
     :ivar closed: messages that waited when the dispatcher was closed without them.
     """
 
@@ -85,27 +89,36 @@ class SessionDispatcher(Generic[M]):
       what happens: ``wait`` lets the submitter wait, in order; ``reject`` raises
       :class:`DispatcherFullError`; ``drop_oldest`` lets the message in and drops the one that waits
       longest: of the key if that is full, else of all. What is left keeps its order.
-    * **Errors.** An exception of the handler goes to ``on_error`` (else it is logged) before the
-      next message of the key has its turn. One that ``on_error`` raises is logged.
-    * **Ends.** Every message that was accepted ends in one of three ways: the handler returns, the
-      handler fails, or the message is discarded, which ``on_discard`` is told, with the reason.
-    * **From within a handler**, nobody ever waits for room: handlers that wait for one another
-      would wait for ever. ``submit`` then raises :class:`DispatcherFullError` where there is no
-      room. That goes for tasks that a handler starts as well. ``join`` and ``aclose`` are refused.
+    * **Errors.** What the handler raises goes to ``on_error`` (else it is logged) before the next
+      message of the key has its turn, be it an ``Exception`` or not. What ``on_error`` raises is
+      logged. On asyncio, ``KeyboardInterrupt`` and ``SystemExit`` then leave the event loop, as
+      they do from any task; the other messages stay. On trio they are errors like any other.
+    * **Ends.** Every message that was accepted ends in one of three ways: the handler returns; the
+      handler fails, which ``on_error`` is told; or the message is discarded, which ``on_discard``
+      is told, with the reason. An ``on_error`` that is cancelled has not been told: the message is
+      then discarded, and the handler's error is logged.
+    * **From within a handler**, nobody ever waits for room in the same dispatcher: handlers that
+      wait for one another would wait for ever. ``submit`` then raises :class:`DispatcherFullError`
+      where there is no room. That goes for tasks that a handler starts as well. ``join`` and
+      ``aclose`` are refused. A handler of another dispatcher does wait: let no two dispatchers
+      submit to each other and wait for room, or both may wait for ever.
     * **Cancelling.** A submitter that is cancelled while it waits has submitted nothing. A handler
       that ends as cancelled (by what it awaited) discards its message, and the lane goes on.
+    * **Context.** On asyncio, handlers run in the context (:mod:`contextvars`) in which the
+      dispatcher was made, on trio in that of the run. What a handler sets there, no other handler
+      sees, except for a value that equals the one before. A handler that leaves something set costs
+      a task if messages wait.
 
-    A key without messages costs nothing, and nothing runs while there is nothing to do. On
-    asyncio, handlers run in the context (:mod:`contextvars`) in which the dispatcher was made.
-    Nothing is kept beyond the process. Use it on one event loop, asyncio or trio, from one thread,
-    and close it, best by ``async with``: that drains, or cancels if the block ends by an exception.
+    A key without messages costs nothing, and nothing runs while there is nothing to do. Nothing is
+    kept beyond the process. Use it on one event loop, asyncio or trio, from one thread, and close
+    it, best by ``async with``: that drains, or cancels if the block ends by an exception.
 
-    :param handler: called with key and message.
+    :param handler: called with key and message; what it returns is awaited.
     :param concurrency: handlers that run at once, at most.
     :param per_key: messages that wait under a key, at most.
     :param total: messages that wait in all, at most.
     :param overflow: what to do where there is no room.
-    :param on_error: called with key, message and error.
+    :param on_error: called with key, message and error; what it returns is awaited.
     :param on_discard: a plain function, called at once with key, message and reason, also in the
         course of the ``submit`` whose message took another's room; the submitter of the message
         that is discarded has been told before that it was accepted, and hears of this here only.
@@ -120,7 +133,7 @@ class SessionDispatcher(Generic[M]):
         per_key: int = 1000,
         total: int = 100_000,
         overflow: Overflow = "wait",
-        on_error: Callable[[str | None, M, Exception], Awaitable[object]] | None = None,
+        on_error: Callable[[str | None, M, BaseException], Awaitable[object]] | None = None,
         on_discard: Callable[[str | None, M, Discard], object] | None = None,
     ) -> None:
         for field, limit in (("concurrency", concurrency), ("per_key", per_key), ("total", total)):
@@ -128,9 +141,9 @@ class SessionDispatcher(Generic[M]):
                 raise InvalidInputError(field, "expected an int of at least 1")
         if overflow not in get_args(Overflow):
             raise InvalidInputError("overflow", f"expected one of {get_args(Overflow)}")
+        require_async(handler, "handler")
         self._handler: Final = handler
-        self._on_error: Final = on_error
-        self._on_discard: Final = on_discard
+        self._outcomes: Final = Outcomes(on_error, on_discard, self._is_at_work)
         self._concurrency: Final = concurrency
         self._lanes: Final[Lanes[M]] = Lanes(per_key, total, overflow)
         self._context: Final = copy_context()
@@ -138,13 +151,6 @@ class SessionDispatcher(Generic[M]):
         self._started = 0
         self._running = 0
         self._accepted = 0
-        self._ended: dict[Literal["handled", "failed"] | Discard, int] = {
-            "handled": 0,
-            "failed": 0,
-            "dropped": 0,
-            "closed": 0,
-            "cancelled": 0,
-        }
         self._closing = False
         self._idle: anyio.Event | None = None
 
@@ -184,6 +190,7 @@ class SessionDispatcher(Generic[M]):
         :raises DispatcherFullError: if there is no room, unless the overflow is ``drop_oldest``.
         :raises DispatcherClosedError: if the dispatcher is closed or closing.
         :raises InvalidInputError: naming ``key``.
+        :raises RuntimeError: where no event loop runs. The message is not in.
         """
         self._enter(key, message, may_wait=False)
 
@@ -195,7 +202,9 @@ class SessionDispatcher(Generic[M]):
         self._refuse_handlers()
         await self._until_idle()
 
-    async def aclose(self, *, drain: bool = True, timeout_secs: float | None = None) -> None:
+    async def aclose(
+        self, *, drain: bool = True, timeout_secs: timedelta | float | None = None
+    ) -> None:
         """Let no more messages in, and end. Those who wait for room are turned away at once.
 
         Done when no handler runs any more. Closing again is fine, and so is doing so without
@@ -204,20 +213,22 @@ class SessionDispatcher(Generic[M]):
 
         :param drain: whether to handle what was accepted; else what waits is discarded, and
             handlers that run are cancelled.
-        :param timeout_secs: how long to drain for; the rest is then discarded and cancelled.
-            ``None`` for as long as it takes.
+        :param timeout_secs: how long to drain for, in seconds or as a ``timedelta``; the rest is
+            then discarded and cancelled. ``None`` for as long as it takes, 0 for no time.
+        :raises InvalidInputError: naming ``timeout_secs``. Nothing was closed.
         :raises RuntimeError: from within a handler, which would wait for itself.
         """
         self._refuse_handlers()
+        patience_secs = _patience_secs(timeout_secs)
         self._closing = True
         self._lanes.turn_away()
         try:
             if drain:
-                with anyio.move_on_after(timeout_secs):
+                with anyio.move_on_after(patience_secs):
                     await self._until_idle()
         finally:
             for key, message in self._lanes.empty():
-                self._discarded(key, message, "closed")
+                self._outcomes.discarded(key, message, "closed")
             if self._workers:
                 await run_to_end(self._stop_workers, "greentic_session stop", math.inf)
             self._look_if_idle()
@@ -237,7 +248,7 @@ class SessionDispatcher(Generic[M]):
 
     def statistics(self) -> DispatcherStatistics:
         """Return what it holds and has done."""
-        lanes, ended = self._lanes, self._ended
+        lanes = self._lanes
         return DispatcherStatistics(
             lanes=len(lanes),
             waiting=lanes.waiting,
@@ -245,7 +256,7 @@ class SessionDispatcher(Generic[M]):
             blocked=lanes.blocked,
             workers=len(self._workers),
             accepted=self._accepted,
-            **ended,
+            **self._outcomes.counts,
         )
 
     # --- steps -------------------------------------------------------------------------------
@@ -255,13 +266,15 @@ class SessionDispatcher(Generic[M]):
             raise DispatcherClosedError
         if key is not None and not isinstance(cast("object", key), str):
             raise InvalidInputError("key", f"expected str or None, got {type(key).__name__}")
+        if len(self._workers) < self._concurrency:  # it may take another to handle the message
+            require_loop()
         outcome = self._lanes.enter(key, message, may_wait=may_wait)
         if isinstance(outcome, Submitter):
             return outcome
         self._accepted += 1
         self._start_workers()
         if outcome is not None:
-            self._discarded(*outcome, "dropped")
+            self._outcomes.discarded(*outcome, "dropped")
         return None
 
     def _start_workers(self) -> None:
@@ -278,7 +291,7 @@ class SessionDispatcher(Generic[M]):
             # A copy: an eager task would start others while the context is entered.
             worker = self._context.copy().run(start_background, run, name)
         except BaseException:
-            del self._workers[number]
+            self._workers.pop(number, None)
             raise
         if number in self._workers:  # an eager task may be done by now
             self._workers[number] = worker
@@ -287,58 +300,50 @@ class SessionDispatcher(Generic[M]):
         _SERVING.set(self)
         try:
             await self._handle_messages()
-        except asyncio.CancelledError:
-            self._workers.pop(number, None)
-            if not _is_loop_ending():
-                # What the handler awaited was cancelled, or somebody cancelled this task: another
-                # takes over.
-                self._start_workers()
-            raise
         finally:
             self._workers.pop(number, None)
+            if self._lanes.ready and self._is_at_work() and not is_run_ending():
+                # This one alone was cancelled, or its context is used up: another takes over.
+                self._start_workers()
             self._look_if_idle()
 
     async def _handle_messages(self) -> None:
-        lanes, handler, ended = self._lanes, self._handler, self._ended
-        breath = _BREATH
+        lanes, handler, counts = self._lanes, self._handler, self._outcomes.counts
+        unused, breath = copy_context(), _BREATH
         while lanes.ready:
             lane, message = lanes.take()
             self._running += 1
             try:
-                await handler(lane.key, message)
-                ended["handled"] += 1
-            except Exception as error:  # noqa: BLE001 - whatever a handler lets out
-                await self._failed(lane.key, message, error)
-            except BaseException:
-                self._discarded(lane.key, message, "cancelled")
-                raise
+                returned = handler(lane.key, message)
+                if type(returned) is not CoroutineType:  # as nearly every handler's
+                    returned = require_awaitable(returned, "handler")
+                await returned
+                counts["handled"] += 1
+            except BaseException as error:  # noqa: BLE001 - whatever a handler lets out
+                await self._outcomes.raised(error, lane.key, message)
+                if is_being_cancelled():
+                    return
             finally:
                 self._running -= 1
                 lanes.put_back(lane)
+            if not lanes.ready:
+                return
+            try:
+                # At once if nobody set anything; else by the values, whose equality may be odd.
+                is_used = copy_context() != unused
+            except Exception:  # noqa: BLE001 - whatever it raises
+                is_used = True
+            if is_used:
+                await checkpoint()  # else eager tasks would start one another ever deeper
+                return
             breath -= 1
             if not breath:
                 breath = _BREATH
-                await anyio.lowlevel.checkpoint()
+                await checkpoint()
 
-    async def _failed(self, key: str | None, message: M, error: Exception) -> None:
-        self._ended["failed"] += 1
-        if self._on_error is None:
-            _LOGGER.error("a handler failed; what waits behind its message goes on", exc_info=error)
-            return
-        try:
-            await self._on_error(key, message, error)
-        except Exception:
-            # The handler's own error is in the chain.
-            _LOGGER.exception("on_error failed; what waits behind the message goes on")
-
-    def _discarded(self, key: str | None, message: M, reason: Discard) -> None:
-        self._ended[reason] += 1
-        if self._on_discard is None:
-            return
-        try:
-            self._on_discard(key, message, reason)
-        except Exception:
-            _LOGGER.exception("on_discard failed; the message was %s", reason)
+    def _is_at_work(self) -> bool:
+        """Tell whether this runs in a handler's task: not where one submits or lets go of one."""
+        return _SERVING.get() is self
 
     def _refuse_handlers(self) -> None:
         if _SERVING.get() is self:
@@ -364,6 +369,9 @@ class SessionDispatcher(Generic[M]):
         self._workers.clear()
 
 
-def _is_loop_ending() -> bool:
-    """Tell whether asyncio's runner is cancelling whatever is left, all at once."""
-    return all(task.cancelling() for task in asyncio.all_tasks())
+def _patience_secs(timeout: timedelta | float | None) -> float | None:
+    if timeout is None:
+        return None
+    if type(timeout) in (int, float, timedelta) and not timeout:
+        return 0.0
+    return duration_to_ms(timeout, "timeout_secs") / 1000

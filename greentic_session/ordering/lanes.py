@@ -143,8 +143,8 @@ class Lanes(Generic[M]):
         """
         lane = self._by_key.get(key) if key is not None else None
         is_full = lane is not None and len(lane.messages) >= self._per_key
-        # Where there is room, only a lane's own submitters can come first.
-        if self.waiting < self._total and not is_full and not (lane and lane.submitters):
+        # Nobody waits for this room: a lane with room and submitters would be starved.
+        if self.waiting < self._total and not is_full:
             self._append(lane or self._open(key), message)
             return None
         if self._ages is not None:
@@ -190,13 +190,15 @@ class Lanes(Generic[M]):
             self._admit(lane)
             self._close_if_idle(lane)
         elif lane.submitters and submitter in lane.submitters:
-            self._unblock(submitter)
+            self._unblock(lane.submitters, submitter)
 
     def turn_away(self) -> None:
         """Let nobody wait for room any more."""
         for lane in self._all():
-            for submitter in [*(lane.submitters or ())]:
-                self._unblock(submitter)
+            submitters = lane.submitters
+            while submitters:
+                submitter = next(iter(submitters))
+                self._unblock(submitters, submitter)
                 submitter.told.set()
 
     def empty(self) -> list[tuple[str | None, M]]:
@@ -284,12 +286,13 @@ class Lanes(Generic[M]):
             self._starved[lane] = None
         return submitter
 
-    def _unblock(self, submitter: Submitter[M]) -> None:
+    def _unblock(
+        self, submitters: OrderedDict[Submitter[M], None], submitter: Submitter[M]
+    ) -> None:
         lane = submitter.lane
-        if lane.submitters is not None:
-            del lane.submitters[submitter]
+        del submitters[submitter]
         self.blocked -= 1
-        if not lane.submitters:
+        if not submitters:
             self._starved.pop(lane, None)
             self._close_if_idle(lane)
 
@@ -299,9 +302,7 @@ class Lanes(Generic[M]):
             self._starved[lane] = None
         while self._starved and self.waiting < self._total:
             lane, _ = self._starved.popitem(last=False)
-            submitters = lane.submitters
-            if not submitters:
-                continue
+            submitters = cast("OrderedDict[Submitter[M], None]", lane.submitters)
             submitter, _ = submitters.popitem(last=False)
             self.blocked -= 1
             submitter.has_room = True

@@ -3,68 +3,36 @@
 from __future__ import annotations
 
 import heapq
-import logging
 import math
 from collections import Counter
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Literal, final
-
-import msgspec
 
 from ..clock import Clock, SystemClock
 from ..errors import InvalidInputError, SessionExistsError, SessionNotFoundError
-from ..validation import check_key, duration_to_ms
+from ..validation import check_key
+from .hooks import Hooks, LifecycleHooks
+from .limits import LifecycleLimits, bounds_of
 from .metrics import LifecycleMetrics, SessionMetrics
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Generator
 
     from ..model import SessionKey
+    from .hooks import HookName
     from .metrics import CloseReason
 
-    Hook = Callable[[SessionMetrics], Awaitable[object]]
-
-__all__ = ["LifecycleHooks", "LifecycleLimits", "Limit", "SessionLifecycle"]
+__all__ = ["LifecycleWork", "Limit", "SessionLifecycle"]
 
 Limit = Literal["duration", "messages", "idle"]
 """Why a session should be closed."""
 
-_LOGGER: Final = logging.getLogger(__name__)
-
-
-class LifecycleLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """When a session should be closed. A limit is reached at its very value; ``None`` is none.
-
-    :ivar duration_secs: since its start.
-    :ivar messages: since its start.
-    :ivar idle_secs: since it was last active, while no work is in hand.
-    :ivar stalled_secs: since work in hand last made progress. A session that stalls is reported,
-        not closed.
-    :raises InvalidInputError: naming the field at fault, where a lifecycle is made.
-    """
-
-    duration_secs: float | None = 7200
-    messages: int | None = 1000
-    idle_secs: float | None = 1800
-    stalled_secs: float | None = 300
-
-
-class LifecycleHooks(msgspec.Struct, frozen=True, kw_only=True):
-    """What to call when something happens to a session: coroutine functions, given its metrics.
-
-    An exception of a hook is logged and stops nothing.
-
-    :ivar on_start: it was started.
-    :ivar on_idle: it was idle for as long as it may; before ``on_expire``.
-    :ivar on_stalled: its work has not moved for as long as that may take; once until it moves.
-    :ivar on_expire: one of its limits ended it; before ``on_close``.
-    :ivar on_close: it has ended, whatever the reason, which its metrics name.
-    """
-
-    on_start: Hook | None = None
-    on_idle: Hook | None = None
-    on_stalled: Hook | None = None
-    on_expire: Hook | None = None
-    on_close: Hook | None = None
+_HOOKS_OF: Final[dict[CloseReason, tuple[HookName, ...]]] = {
+    "idle": ("on_idle", "on_expire", "on_close"),
+    "duration": ("on_expire", "on_close"),
+    "messages": ("on_expire", "on_close"),
+    "stopped": ("on_close",),
+}
 
 
 @final
@@ -87,6 +55,20 @@ class _Life:
 
 
 @final
+class LifecycleWork:
+    """Work on a session, between :meth:`SessionLifecycle.begin_work` and its end.
+
+    It belongs to the life in which it began: when it ends after that, it touches no later one.
+    """
+
+    __slots__ = ("has_ended", "life")
+
+    def __init__(self, life: _Life) -> None:
+        self.life: Final = life
+        self.has_ended = False
+
+
+@final
 class SessionLifecycle:
     """Keeps the books of live sessions, and closes those that have gone on for long enough.
 
@@ -105,7 +87,7 @@ class SessionLifecycle:
     :param limits: of every session.
     :param hooks: what to call.
     :param clock: where the time comes from.
-    :raises InvalidInputError: naming the limit at fault.
+    :raises InvalidInputError: naming the argument, limit or hook at fault.
     """
 
     def __init__(
@@ -115,17 +97,12 @@ class SessionLifecycle:
         hooks: LifecycleHooks | None = None,
         clock: Clock | None = None,
     ) -> None:
-        limits = limits or LifecycleLimits()
-        self._duration_ms: Final = _limit_ms(limits.duration_secs, "duration_secs")
-        self._idle_ms: Final = _limit_ms(limits.idle_secs, "idle_secs")
-        self._stalled_ms: Final = _limit_ms(limits.stalled_secs, "stalled_secs")
-        if limits.messages is not None and (
-            type(limits.messages) is not int or limits.messages < 1
-        ):
-            raise InvalidInputError("messages", "expected an int of at least 1, or None")
-        self._most_messages: Final = math.inf if limits.messages is None else limits.messages
-        self._hooks: Final = hooks or LifecycleHooks()
-        self._clock: Final = clock or SystemClock()
+        clock = SystemClock() if clock is None else clock
+        if isinstance(clock, type) or not callable(getattr(clock, "now_ms", None)):
+            raise InvalidInputError("clock", "expected a clock with now_ms()")
+        self._bounds: Final = bounds_of(LifecycleLimits() if limits is None else limits)
+        self._hooks: Final = Hooks(LifecycleHooks() if hooks is None else hooks)
+        self._clock: Final = clock
         self._lives: Final[dict[str, _Life]] = {}
         self._looks: list[tuple[float, int, _Life]] = []
         self._entered = 0
@@ -144,10 +121,10 @@ class SessionLifecycle:
 
     def __contains__(self, key: object) -> bool:
         """Tell whether the session is live."""
-        return key in self._lives
+        return isinstance(key, str) and key in self._lives
 
     async def start(self, key: SessionKey) -> None:
-        """Start a session's life, then call ``on_start``.
+        """Start a session's life, then call ``on_start``, which is cancelled with its caller.
 
         :raises SessionExistsError: if it is live.
         :raises InvalidInputError: naming ``key``.
@@ -159,12 +136,13 @@ class SessionLifecycle:
         life = self._lives[key] = _Life(key, now_ms)
         self._started += 1
         self._schedule(life)
-        await self._call("on_start", self._metrics_of(life, now_ms))
+        await self._hooks.call(self._metrics_of(life, now_ms), "on_start")
 
     def record_message(self, key: SessionKey) -> None:
         """Count a message, which is activity.
 
         :raises SessionNotFoundError: if the session is not live.
+        :raises InvalidInputError: naming ``key``.
         """
         life = self._require(key)
         life.messages += 1
@@ -175,39 +153,63 @@ class SessionLifecycle:
         """Note that the session is active; while work is in hand: that it makes progress.
 
         :raises SessionNotFoundError: if the session is not live.
+        :raises InvalidInputError: naming ``key``.
         """
         self._moved(self._require(key))
 
-    def begin_work(self, key: SessionKey) -> None:
+    def begin_work(self, key: SessionKey) -> LifecycleWork:
         """Note that work on the session is in hand until :meth:`end_work`. Work may overlap.
 
+        :returns: the work, to say which has ended.
         :raises SessionNotFoundError: if the session is not live.
+        :raises InvalidInputError: naming ``key``.
         """
         life = self._require(key)
         life.in_hand += 1
         self._moved(life)
+        return LifecycleWork(life)
 
-    def end_work(self, key: SessionKey) -> None:
+    def end_work(self, work: LifecycleWork | SessionKey) -> None:
         """Note that work on the session has ended.
 
-        Nothing happens if the session is not live: somebody stopped it meanwhile.
+        Nothing happens if somebody stopped the session meanwhile.
 
-        :raises InvalidInputError: naming ``key``, if no work is in hand.
+        :param work: what :meth:`begin_work` returned. A session's key stands for any work on it:
+            if it was started anew meanwhile, for work of its new life.
+        :raises InvalidInputError: naming ``work``, if it has ended, or none is in hand; or ``key``.
         """
-        life = self._lives.get(key)
-        if life is None:
+        life = work.life if isinstance(work, LifecycleWork) else self._find(work)
+        if life is None or self._lives.get(life.key) is not life:
             return
+        if isinstance(work, LifecycleWork):
+            if work.has_ended:
+                raise InvalidInputError("work", "has ended")
+            work.has_ended = True
         if not life.in_hand:
-            raise InvalidInputError("key", "no work on the session is in hand")
+            raise InvalidInputError("work", "none on the session is in hand")
         life.in_hand -= 1
         self._moved(life)
 
+    @contextmanager
+    def working(self, key: SessionKey) -> Generator[None]:
+        """Say that work on the session is in hand while the block runs, however it ends.
+
+        :raises SessionNotFoundError: if the session is not live.
+        :raises InvalidInputError: naming ``key``.
+        """
+        work = self.begin_work(key)
+        try:
+            yield
+        finally:
+            self.end_work(work)
+
     async def stop(self, key: SessionKey) -> bool:
-        """End a session's life, then call ``on_close``.
+        """End a session's life, then call ``on_close``, to the end (:class:`LifecycleHooks`).
 
         :returns: whether it was live.
+        :raises InvalidInputError: naming ``key``.
         """
-        life = self._lives.get(key)
+        life = self._find(key)
         if life is None:
             return False
         await self._close(life, "stopped")
@@ -219,6 +221,7 @@ class SessionLifecycle:
         Of several: ``duration`` before ``messages`` before ``idle``.
 
         :raises SessionNotFoundError: if the session is not live.
+        :raises InvalidInputError: naming ``key``.
         """
         return self._reached(self._require(key), self._clock.now_ms())
 
@@ -239,7 +242,8 @@ class SessionLifecycle:
         """Close what is due, with its hooks, and report what has come to stall.
 
         A session is closed before its hooks are called, and by one of several callers at once. If
-        this is cancelled, what it has not come to stays due.
+        this is cancelled, the hooks of the session in hand are called to the end
+        (:class:`LifecycleHooks`), and what it has not come to stays due.
 
         :returns: which sessions were closed, and why.
         """
@@ -248,7 +252,7 @@ class SessionLifecycle:
         due = self.due()
         for life in [*self._stalls.values()]:
             if self._stalls.pop(life.key, None) is life:
-                await self._call("on_stalled", self._metrics_of(life, now_ms))
+                await self._hooks.call_to_the_end(self._metrics_of(life, now_ms), "on_stalled")
         for key, reason in due:
             if key in self._due:  # neither active since, nor closed by another
                 await self._close(self._due[key], reason)
@@ -257,12 +261,13 @@ class SessionLifecycle:
 
     def metrics(self) -> LifecycleMetrics:
         """Return what all sessions come to."""
-        self._look(self._clock.now_ms())
+        now_ms = self._clock.now_ms()
+        self._look(now_ms)
         return LifecycleMetrics(
             live=len(self._lives),
             started=self._started,
             messages=self._messages,
-            messages_per_sec=_rate(self._messages, self._clock.now_ms() - self._since_ms),
+            messages_per_sec=_rate(self._messages, now_ms - self._since_ms),
             closed=dict(self._closed),
             due=len(self._due),
             stalled_ever=self._stalled_ever,
@@ -272,28 +277,38 @@ class SessionLifecycle:
         """Return what is known of a session.
 
         :raises SessionNotFoundError: if the session is not live.
+        :raises InvalidInputError: naming ``key``.
         """
         return self._metrics_of(self._require(key), self._clock.now_ms())
 
     # --- steps -------------------------------------------------------------------------------
 
+    def _find(self, key: SessionKey) -> _Life | None:
+        try:
+            life = self._lives.get(key)
+        except TypeError:  # what is no key may have no hash
+            life = None
+        if life is None:
+            check_key(key)
+        return life
+
     def _require(self, key: SessionKey) -> _Life:
-        life = self._lives.get(key)
+        life = self._find(key)
         if life is None:
             raise SessionNotFoundError(key)
         return life
 
     def _reached(self, life: _Life, now_ms: int) -> Limit | None:
-        if now_ms - life.started_ms >= self._duration_ms:
+        if now_ms - life.started_ms >= self._bounds.duration_ms:
             return "duration"
-        if life.messages >= self._most_messages:
+        if life.messages >= self._bounds.messages:
             return "messages"
-        if not life.in_hand and now_ms - life.active_ms >= self._idle_ms:
+        if not life.in_hand and now_ms - life.active_ms >= self._bounds.idle_ms:
             return "idle"
         return None
 
     def _stalls_now(self, life: _Life, now_ms: int) -> bool:
-        return bool(life.in_hand) and now_ms - life.active_ms >= self._stalled_ms
+        return bool(life.in_hand) and now_ms - life.active_ms >= self._bounds.stalled_ms
 
     def _moved(self, life: _Life) -> None:
         life.active_ms = self._clock.now_ms()
@@ -305,13 +320,15 @@ class SessionLifecycle:
         """See to it that the session is looked at no later than when it may be due or stall."""
         self._due.pop(life.key, None)
         if not life.in_hand:
-            at_ms = min(life.started_ms + self._duration_ms, life.active_ms + self._idle_ms)
-            if life.messages >= self._most_messages:
+            at_ms = min(
+                life.started_ms + self._bounds.duration_ms, life.active_ms + self._bounds.idle_ms
+            )
+            if life.messages >= self._bounds.messages:
                 at_ms = -math.inf
         elif life.is_stalled:
             at_ms = math.inf  # its next move tells
         else:
-            at_ms = life.active_ms + self._stalled_ms
+            at_ms = life.active_ms + self._bounds.stalled_ms
         # An earlier look is let stand: it finds that it is early, and is then entered anew.
         if at_ms < life.look_ms:
             life.look_ms = at_ms
@@ -345,24 +362,7 @@ class SessionLifecycle:
         if not self._lives:
             self._looks.clear()
         self._closed[reason] += 1
-        if reason == "idle":
-            await self._call("on_idle", told)
-        if reason != "stopped":
-            await self._call("on_expire", told)
-        await self._call("on_close", told)
-
-    async def _call(
-        self,
-        name: Literal["on_start", "on_idle", "on_stalled", "on_expire", "on_close"],
-        told: SessionMetrics,
-    ) -> None:
-        hook: Hook | None = getattr(self._hooks, name)
-        if hook is None:
-            return
-        try:
-            await hook(told)
-        except Exception:
-            _LOGGER.exception("the hook %s failed", name)
+        await self._hooks.call_to_the_end(told, *_HOOKS_OF[reason])
 
     def _metrics_of(
         self, life: _Life, now_ms: int, reason: CloseReason | None = None
@@ -378,10 +378,6 @@ class SessionLifecycle:
             is_stalled=self._stalls_now(life, now_ms),
             closed=reason,
         )
-
-
-def _limit_ms(secs: float | None, field: str) -> float:
-    return math.inf if secs is None else duration_to_ms(secs, field)
 
 
 def _rate(messages: int, over_ms: int) -> float:
