@@ -69,6 +69,11 @@ async def test_the_gate_of_every_change(name: str) -> None:
     assert report.count >= GATES[name]
 
 
+def be_interrupted() -> None:
+    """Undo what a shell does to those it has in the background, and to all that they start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_an_interrupted_soak_says_how_far_it_came() -> None:
     running = subprocess.Popen(
         command("leftovers-memory", "checker", "--seed", SEED),
@@ -76,6 +81,7 @@ def test_an_interrupted_soak_says_how_far_it_came() -> None:
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        preexec_fn=be_interrupted,  # noqa: PLW1509 - it takes no lock
     )
     assert running.stdout is not None
     try:
@@ -84,6 +90,7 @@ def test_an_interrupted_soak_says_how_far_it_came() -> None:
         said, _ = running.communicate(timeout=30)
     finally:
         running.kill()
+        running.communicate()
     assert running.returncode == 130
     assert [line.split(":")[0] for line in said.splitlines()] == ["leftovers-memory"]
 
