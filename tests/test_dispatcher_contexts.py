@@ -115,6 +115,7 @@ async def test_handlers_that_leave_nothing_set_share_a_task(touch: Callable[[], 
     assert dispatcher._started == 1
 
 
+# `asyncio.eager_task_factory` came with Python 3.12.
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="tasks are never eager")
 def test_eager_tasks_that_set_something_do_not_nest() -> None:
     async def handle(_: str | None, message: int) -> None:
