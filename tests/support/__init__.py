@@ -1,0 +1,1 @@
+"""Rigs, models and golden lists that several tests share."""
