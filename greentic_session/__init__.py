@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from . import keys
+from ._exports import export_from
 from .clock import Clock, ManualClock, SystemClock
 from .codec import Codec, CodecFactory, JsonCodec, MessagePackCodec, SessionBody
 from .config import (
@@ -134,6 +135,9 @@ __all__ = [
     "keys",
     "new_session_key",
 ]
+
+
+export_from(__name__, globals())
 
 
 def __dir__() -> list[str]:

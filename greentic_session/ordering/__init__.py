@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .._exports import export_from
 from .affinity import Member, Membership, Placement, SessionAffinity
 from .dispatcher import DispatcherStatistics, SessionDispatcher
 from .extraction import SessionKeyExtractor, extractor_for, text_of
@@ -71,3 +72,5 @@ __all__ = [
     "strategy_for",
     "text_of",
 ]
+
+export_from(__name__, globals())

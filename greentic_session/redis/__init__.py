@@ -1,5 +1,10 @@
 """The Redis and Valkey backend. Nothing outside this package imports the driver."""
 
+from __future__ import annotations
+
+from .._exports import export_from
 from .store import RedisSessionStore
 
 __all__ = ["RedisSessionStore"]
+
+export_from(__name__, globals())

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from .._exports import export_from
 from .claim import Claim
 from .registry import WaitRegistry
 
 __all__ = ["Claim", "WaitRegistry"]
+
+export_from(__name__, globals())
