@@ -7,14 +7,9 @@ import sys
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 from .codec import CodecFactory, JsonCodec
-from .config import (
-    EmbeddedConfig,
-    MemoryConfig,
-    RedisConfig,
-    SessionBackendConfig,
-)
+from .config import EmbeddedConfig, MemoryConfig, RedisConfig, SessionBackendConfig
+from .config.backends import config_from_url
 from .errors import InvalidInputError
-from .urls import parse_url
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -61,7 +56,7 @@ def create_session_store(
 
     Hold it with ``async with``. Nothing is connected before the first call.
 
-    :param url_or_config: a URL as :func:`greentic_session.urls.parse_url` reads it, or a
+    :param url_or_config: a URL as :func:`greentic_session.config.urls.parse_url` reads it, or a
         configuration.
     :param context_type: type of :attr:`Session.context`.
     :param codec: makes the codec of that type.
@@ -69,7 +64,7 @@ def create_session_store(
     :raises InvalidInputError: an unknown scheme or option (listing the known ones), a value out of
         range, a context type that the codec cannot handle, or a clock where none is used.
     """
-    config = parse_url(url_or_config) if isinstance(url_or_config, str) else url_or_config
+    config = config_from_url(url_or_config) if isinstance(url_or_config, str) else url_or_config
     if isinstance(config, MemoryConfig):
         from .memory import InMemorySessionStore  # noqa: PLC0415 - backends load on first use
 

@@ -19,9 +19,9 @@ import hashlib
 import re
 from typing import Final
 
+from ._validation import MAX_KEY_CHARS, require_clean_text, require_text
 from .errors import InvalidInputError
 from .model import SessionKey
-from .validation import MAX_KEY_CHARS, require_clean_text, require_text
 
 __all__ = [
     "canonical_session_key",

@@ -15,8 +15,8 @@ from uuid import UUID, uuid4
 
 import msgspec
 
+from ._validation import require_clean_text
 from .errors import InvalidInputError
-from .validation import require_clean_text
 
 # A type parameter with a default (PEP 696): a checker sees it, the run time does not need it.
 if TYPE_CHECKING:

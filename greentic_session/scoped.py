@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Generic, final
 
-from .fence import check_presented
-from .leasing import UNFENCED
+from ._core.tenancy import check_presented
+from .abc.fencing import UNFENCED
 from .model import C
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
-    from .leasing import Fenced
+    from .abc.fencing import Fenced
     from .model import Cas, Session, SessionKey, TenantCtx, Versioned
     from .store import AsyncSessionStore
 

@@ -12,10 +12,15 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, Generic, cast, final
 
-from . import fence
+from ._core import tenancy as fence
+from ._core.encoding import Drafter, changed, check_token, versioned
+from ._core.scan import SessionScan
+from ._validation import check_key, ttl_to_ms
+from .abc.fencing import UNFENCED, Fenced, SupportsFencing, guard_of
+from .abc.records import DONE, Admission, Outcome, Page, Record, Verdict, undone
+from .abc.store import StorePrimitives
 from .codec import CodecFactory, JsonCodec
 from .config import DEFAULT_MAX_PAYLOAD_BYTES
-from .drafting import Drafter, changed, check_token, versioned
 from .errors import (
     AmbiguousKeyError,
     CasConflictError,
@@ -25,20 +30,15 @@ from .errors import (
     StoreUnavailableError,
     TenantMismatchError,
 )
-from .leasing import UNFENCED, Fenced, SupportsFencing, guard_of
 from .model import C, Cas, Session, SessionKey, TenantCtx, Versioned
-from .primitives import StorePrimitives
-from .record import DONE, Admission, Outcome, Record, Verdict, undone
-from .scanning import Page, SessionScan
 from .scoped import ScopedSessionStore
-from .validation import check_key, ttl_to_ms
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from types import TracebackType
     from typing import Self
 
-    from .leasing import FencedWrites
+    from .abc.fencing import FencedWrites
     from .statistics import StoreStatistics
 
 __all__ = ["AsyncSessionStore"]

@@ -11,7 +11,7 @@ from greentic_session.ordering import SessionAffinity
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
-    from greentic_session.membership import AffinityBackend
+    from greentic_session.abc.affinity import AffinityBackend
 
 Step = tuple[str, str, str]
 """Verb, key and worker."""

@@ -25,9 +25,9 @@ from greentic_session import (
     create_session_store,
 )
 from greentic_session.config import DEFAULT_MAX_PAYLOAD_BYTES
+from greentic_session.config.backends import config_from_url
 from greentic_session.embedded.folder import socket_path
 from greentic_session.testing.harness import RedisHarness
-from greentic_session.urls import parse_url
 
 from .redis_rig import until
 
@@ -101,7 +101,7 @@ def is_gone(pid: int) -> bool:
 
 def keeper_of(server: int) -> int:
     keeper = int(ps(server, "ppid"))
-    assert "keeper.py" in ps(keeper, "args")
+    assert "supervisor.py" in ps(keeper, "args")
     return keeper
 
 
@@ -147,7 +147,7 @@ class EmbeddedHarness(AsyncExitStack):
 
     def __init__(self, url: str) -> None:
         super().__init__()
-        config = parse_url(url)
+        config = config_from_url(url)
         assert isinstance(config, EmbeddedConfig)
         server = RedisHarness(f"unix://{socket_path(config.path)}")
         self._server: Final = server

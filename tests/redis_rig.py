@@ -24,7 +24,7 @@ from greentic_session import (
     TenantCtx,
     create_session_store,
 )
-from greentic_session.redis.client import RedisClient
+from greentic_session.redis.transport.client import RedisClient
 
 if TYPE_CHECKING:
     import random

@@ -11,6 +11,7 @@ from greentic_session.redis import scripts
 from .redis_rig import KEY, snapshot, until_async
 
 if TYPE_CHECKING:
+    from greentic_session.redis.transport.script import Script
     from greentic_session.testing.harness import RedisHarness
 
 FIELD: Final = "default/acme"
@@ -23,12 +24,12 @@ LEASE_MS: Final = 30_000
 MEMORY_MS: Final = 3_600_000
 
 
-def and_what_is_left(script: scripts.Script) -> str:
+def and_what_is_left(script: Script) -> str:
     """A script that runs one, and returns how many of its names are there in the same instant."""
     return f"(function() {script.source.decode()}\nend)() return redis.call('EXISTS', unpack(KEYS))"
 
 
-def keys_of(script: scripts.Script) -> int:
+def keys_of(script: Script) -> int:
     """How many keys a script declares: the highest that its text names."""
     return max(int(number) for number in re.findall(rb"KEYS\[(\d)\]", script.source))
 
@@ -45,9 +46,7 @@ class Bench:
         self.names: tuple[str, ...] = (self.record, self.lookup, self.events)
         self._calls = 0
 
-    async def run(
-        self, script: scripts.Script, *arguments: object, op: str = "", age: object = ""
-    ) -> Any:
+    async def run(self, script: Script, *arguments: object, op: str = "", age: object = "") -> Any:
         """Call a script.
 
         :param op: name of the call; every call has its own unless told otherwise.

@@ -16,12 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
 from greentic_session.memory import InMemorySessionStore
-from greentic_session.model import (
-    OutboxEntry,
-    Session,
-    SessionKey,
-    TenantCtx,
-)
+from greentic_session.model import OutboxEntry, Session, SessionKey, TenantCtx
 from greentic_session.testing.harness import MemoryHarness, RedisHarness
 
 from .store_model import (

@@ -12,7 +12,7 @@ import anyio
 import pytest
 
 from greentic_session import InMemorySessionStore, ManualClock, SessionKey, TenantCtx
-from greentic_session.membership import place_of, rendezvous
+from greentic_session.abc.affinity import place_of, rendezvous
 from greentic_session.ordering import SessionAffinity
 from greentic_session.testing.contract.affinity_bench import HOUR, AffinityBench, bench
 from greentic_session.testing.harness import MemoryHarness, RedisHarness

@@ -18,7 +18,8 @@ from greentic_session import (
 )
 from greentic_session.ordering import SessionAffinity
 from greentic_session.redis import scripts
-from greentic_session.redis.names import Names
+from greentic_session.redis.key_names import Names
+from greentic_session.redis.transport.script import Script
 from greentic_session.testing.harness import RedisHarness
 from greentic_session.testing.servers import LocalServer, valkey_binary
 
@@ -30,7 +31,7 @@ from .script_rig import and_what_is_left
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable
 
-    from greentic_session.membership import AffinityBackend
+    from greentic_session.abc.affinity import AffinityBackend
 
 pytestmark = pytest.mark.anyio
 
@@ -49,7 +50,7 @@ class Bench:
         self._names = Names(self.namespace).affinity("g")
         self._calls = 0
 
-    async def run(self, script: scripts.Script, *arguments: object, op: str = "") -> list[Any]:
+    async def run(self, script: Script, *arguments: object, op: str = "") -> list[Any]:
         self._calls += 1
         name = op or f"other {self._calls}"
         operation = hashlib.sha256(name.encode()).hexdigest()[:16]
@@ -59,7 +60,7 @@ class Bench:
         )
         return reply
 
-    async def left(self, script: scripts.Script, *arguments: object) -> int:
+    async def left(self, script: Script, *arguments: object) -> int:
         """How many names of the group are there in the instant in which a script has run."""
         parts: list[str | int] = [*self._names, "0" * 16, "", GRACE_MS, *map(str, arguments)]
         source = and_what_is_left(script)
@@ -76,7 +77,7 @@ class Bench:
         return await snapshot(self.client, self.namespace)
 
 
-Call = tuple[scripts.Script, tuple[object, ...]]
+Call = tuple[Script, tuple[object, ...]]
 TRACED: Final[dict[str, Call]] = {
     "leave": (scripts.AFFINITY_LEAVE, ("w1", "a")),
     "pin": (scripts.AFFINITY_PIN, ("placed", "w2", 500_000)),

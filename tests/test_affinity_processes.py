@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from greentic_session.membership import place_of, rendezvous
+from greentic_session.abc.affinity import place_of, rendezvous
 from greentic_session.ordering import SessionAffinity
 from greentic_session.testing.harness import RedisHarness
 

@@ -16,7 +16,7 @@ from greentic_session import (
     TenantCtx,
 )
 from greentic_session.ordering import SessionAffinity
-from greentic_session.redis.names import Names
+from greentic_session.redis.key_names import Names
 from greentic_session.testing.harness import RedisHarness
 
 from .redis_rig import snapshot

@@ -7,7 +7,7 @@ import asyncio
 import anyio
 import pytest
 
-from greentic_session.background import run_to_end, start_background
+from greentic_session._core.tasks import run_to_end, start_background
 
 pytestmark = pytest.mark.anyio
 PATIENCE_SECS = 20

@@ -15,11 +15,11 @@ import pytest
 from trio.testing import MockClock
 
 from greentic_session.config import RedisConfig
-from greentic_session.memory.bells import MemoryBells
-from greentic_session.redis.bells import RedisBells
-from greentic_session.redis.client import RedisClient
-from greentic_session.redis.cluster import ClusterTopology
-from greentic_session.redis.names import Names
+from greentic_session.memory.notifications import MemoryBells
+from greentic_session.redis.key_names import Names
+from greentic_session.redis.notifications import RedisBells
+from greentic_session.redis.transport.client import RedisClient
+from greentic_session.redis.transport.cluster import ClusterTopology
 from greentic_session.testing.proxy import always
 
 from .redis_proxy import Fate, Proxy
@@ -28,7 +28,7 @@ from .redis_rig import until
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from greentic_session.bells import Bell
+    from greentic_session.abc.notifications import Bell
     from greentic_session.testing.servers import LocalServer
 
 pytestmark = pytest.mark.anyio

@@ -11,13 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from greentic_session import (
-    JsonCodec,
-    MessagePackCodec,
-    SessionBody,
-    SessionCursor,
-    SessionMeta,
-)
+from greentic_session import JsonCodec, MessagePackCodec, SessionBody, SessionCursor, SessionMeta
 from greentic_session._compat import override
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from greentic_session import (
     create_session_store,
     from_env,
 )
-from greentic_session.urls import parse_url
+from greentic_session.config.backends import config_from_url
 
 SECRET = "correct-horse-battery"
 
@@ -97,7 +97,7 @@ GOOD: list[tuple[str, MemoryConfig | RedisConfig]] = [
 
 @pytest.mark.parametrize(("url", "config"), GOOD, ids=[url for url, _ in GOOD])
 def test_a_url_stands_for_a_configuration(url: str, config: MemoryConfig | RedisConfig) -> None:
-    assert parse_url(url) == config
+    assert config_from_url(url) == config
     expected = InMemorySessionStore if isinstance(config, MemoryConfig) else RedisSessionStore
     assert isinstance(create_session_store(url), expected)
     assert isinstance(create_session_store(config), expected)

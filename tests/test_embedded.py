@@ -13,11 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from greentic_session import (
-    OutcomeUnknownError,
-    SessionKey,
-    StoreUnavailableError,
-)
+from greentic_session import OutcomeUnknownError, SessionKey, StoreUnavailableError
 from greentic_session.embedded.binary import valkey_binary
 from greentic_session.embedded.folder import Folder
 

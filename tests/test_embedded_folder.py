@@ -20,10 +20,10 @@ from greentic_session import (
     StoreUnavailableError,
     create_session_store,
 )
+from greentic_session.config.backends import config_from_url
 from greentic_session.embedded import binary
 from greentic_session.embedded import folder as folders
 from greentic_session.embedded.folder import Folder, short_link, socket_path
-from greentic_session.urls import parse_url
 
 from .embedded_rig import (
     CTX,
@@ -234,8 +234,8 @@ async def test_its_files_are_open_to_its_user_alone(folder: Path) -> None:
 
 
 def test_a_url_stands_for_a_configuration() -> None:
-    assert parse_url("embedded:///var/lib/state") == EmbeddedConfig(path="/var/lib/state")
-    assert parse_url(
+    assert config_from_url("embedded:///var/lib/state") == EmbeddedConfig(path="/var/lib/state")
+    assert config_from_url(
         "embedded:///a%20b?fsync=everysec&start_timeout=3&namespace=n&deadline=1&max_payload=9"
         "&max_connections=2&protocol=2&verify=no"
     ) == EmbeddedConfig(

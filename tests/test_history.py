@@ -25,14 +25,7 @@ from greentic_session import (
     TenantMismatchError,
     create_session_store,
 )
-from greentic_session.testing.history import (
-    MARK_LABEL,
-    Ending,
-    History,
-    Operation,
-    Verb,
-    merged,
-)
+from greentic_session.testing.history import MARK_LABEL, Ending, History, Operation, Verb, merged
 from greentic_session.testing.linearizability import check_history
 from greentic_session.testing.version_order import check_versions
 

@@ -16,11 +16,11 @@ from greentic_session import (
     StoreUnavailableError,
     WaitRegistry,
 )
-from greentic_session.mailing import EarlyPlace
+from greentic_session.abc.inbox import EarlyPlace
+from greentic_session.abc.waits import EventMemory, WaitOwner
 from greentic_session.testing.contract.inbox_bench import InboxBench, counted, desk
 from greentic_session.testing.contract.samples import KEY, ctx, session
 from greentic_session.testing.harness import RedisHarness
-from greentic_session.waiting import EventMemory, WaitOwner
 
 from .inbox_acts import release, remove
 from .redis_rig import snapshot, store_at

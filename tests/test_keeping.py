@@ -12,7 +12,7 @@ import pytest
 from trio.testing import MockClock
 
 from greentic_session import LeaseLostError, StoreUnavailableError
-from greentic_session.keeping import LeaseKeeper
+from greentic_session._core.leases import LeaseKeeper
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from greentic_session.errors import DispatcherFullError
-from greentic_session.ordering.lanes import Lane, Lanes, Submitter
+from greentic_session.ordering.dispatcher.lanes import Lane, Lanes, Submitter
 from tests.dispatcher_rig import both
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from greentic_session import (
     TenantCtx,
     WaitRegistry,
 )
-from greentic_session.locking import LockBid, LockPlace, SupportsLocks
+from greentic_session.abc.locks import LockBid, LockPlace, SupportsLocks
 from greentic_session.ordering import SessionAffinity, SessionInbox, SessionLocks
 from greentic_session.redis import scripts
 from greentic_session.testing.proxy import first_of_each

@@ -17,8 +17,8 @@ from greentic_session.ordering import (
     LifecycleLimits,
     SessionLifecycle,
     SessionMetrics,
-    hooks,
 )
+from greentic_session.ordering.lifecycle import hooks
 from tests.dispatcher_rig import both, until
 from tests.lifecycle_rig import A, B, Diary, make
 

@@ -14,11 +14,7 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader, NumberDataPoint
 
 from greentic_session import SessionKey
-from greentic_session.errors import (
-    InvalidInputError,
-    SessionExistsError,
-    SessionNotFoundError,
-)
+from greentic_session.errors import InvalidInputError, SessionExistsError, SessionNotFoundError
 from greentic_session.ordering import (
     LifecycleLimits,
     SessionLifecycle,
@@ -27,7 +23,7 @@ from greentic_session.ordering import (
 )
 from tests.dispatcher_rig import both
 from tests.lifecycle_rig import A, B, make
-from tests.test_floors import PACKAGE, _loaded_after
+from tests.test_layers import PACKAGE, _loaded_after
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -11,7 +11,7 @@ import anyio
 import pytest
 
 from greentic_session import LockHeldError
-from greentic_session.locking import SupportsLocks
+from greentic_session.abc.locks import SupportsLocks
 from greentic_session.ordering import SessionLocks
 from greentic_session.testing.harness import MemoryHarness, RedisHarness
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from greentic_session import AsyncSessionStore, SessionKey
-    from greentic_session.redis.client import RedisClient
+    from greentic_session.redis.transport.client import RedisClient
 
     from .wait_rig import Worker
 

@@ -20,10 +20,10 @@ from greentic_session import (
     StoreFullError,
     StoreUnavailableError,
 )
-from greentic_session.locking import LockBid, LockOutcome, LockPlace
+from greentic_session.abc.locks import LockBid, LockOutcome, LockPlace
+from greentic_session.abc.records import DONE, Verdict
 from greentic_session.memory.locks import MemoryLocks
 from greentic_session.ordering import SessionLocks
-from greentic_session.record import DONE, Verdict
 
 from .redis_rig import KEY
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from greentic_session import AsyncSessionStore
-    from greentic_session.redis.client import RedisClient
+    from greentic_session.redis.transport.client import RedisClient
 
     Store = AsyncSessionStore[Any]
 

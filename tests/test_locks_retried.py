@@ -12,11 +12,11 @@ import anyio
 import pytest
 
 from greentic_session import LeaseLostError
-from greentic_session.leasing import Guard, GuardKind
-from greentic_session.locking import LockBid, LockPlace, SupportsLocks
+from greentic_session.abc.fencing import Guard, GuardKind
+from greentic_session.abc.locks import LockBid, LockPlace, SupportsLocks
+from greentic_session.abc.records import DONE
 from greentic_session.model import SessionKey
 from greentic_session.ordering import SessionLocks
-from greentic_session.record import DONE
 from greentic_session.redis import scripts
 from greentic_session.testing.harness import MemoryHarness, RedisHarness
 from greentic_session.testing.servers import LocalServer
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from greentic_session import AsyncSessionStore
+    from greentic_session.redis.transport.script import Script
     from greentic_session.testing.harness import StoreHarness
 
 pytestmark = pytest.mark.anyio
@@ -53,7 +54,7 @@ class Bench:
 
     async def run(
         self,
-        script: scripts.Script,
+        script: Script,
         names: tuple[str, ...],
         *arguments: object,
         op: str = "",
@@ -74,7 +75,7 @@ class Bench:
         secs, us = await self.client.read("TIME")
         return int(secs) * 1000 + int(us) / 1000
 
-    async def step(self, script: scripts.Script, *arguments: object, **call: Any) -> list[Any]:
+    async def step(self, script: Script, *arguments: object, **call: Any) -> list[Any]:
         return await self.run(script, (self.lock, f"{self.lock}:queue"), *arguments, **call)
 
     async def take(self, token: str = HOLDER, floor: int = 0, **call: Any) -> list[Any]:

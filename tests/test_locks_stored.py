@@ -13,9 +13,9 @@ from greentic_session import (
     StoreUnavailableError,
     TenantCtx,
 )
-from greentic_session.locking import LockBid, LockPlace, SupportsLocks
+from greentic_session.abc.locks import LockBid, LockPlace, SupportsLocks
 from greentic_session.ordering import SessionLocks
-from greentic_session.redis.client import RedisClient
+from greentic_session.redis.transport.client import RedisClient
 from greentic_session.testing.harness import RedisHarness
 
 from .redis_rig import session

@@ -13,11 +13,11 @@ from hypothesis import HealthCheck, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
+from greentic_session.abc.records import Draft
 from greentic_session.clock import ManualClock
 from greentic_session.memory import InMemorySessionStore
 from greentic_session.memory.expiry import ExpiryIndex, Name
 from greentic_session.model import Session, SessionCursor, SessionKey, SessionMeta, TenantCtx
-from greentic_session.record import Draft
 
 if TYPE_CHECKING:
     Store = InMemorySessionStore[dict[str, Any]]

@@ -15,9 +15,9 @@ from greentic_session import (
     ManualClock,
     StoreUnavailableError,
 )
-from greentic_session.locking import LockBid, LockOutcome, LockPlace
+from greentic_session.abc.locks import LockBid, LockOutcome, LockPlace
+from greentic_session.abc.records import DONE, Verdict
 from greentic_session.ordering import SessionInbox, SessionLocks
-from greentic_session.record import DONE, Verdict
 
 from .redis_rig import CTX, KEY, session
 

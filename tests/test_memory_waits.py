@@ -8,12 +8,8 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from greentic_session.clock import ManualClock
-from greentic_session.memory import InMemorySessionStore
-from greentic_session.memory.events import EventLog
-from greentic_session.model import SessionKey
-from greentic_session.record import Draft, Verdict
-from greentic_session.waiting import (
+from greentic_session.abc.records import Draft, Verdict
+from greentic_session.abc.waits import (
     Bid,
     EnteredHint,
     EventMemory,
@@ -25,13 +21,17 @@ from greentic_session.waiting import (
     Settling,
     WaitOwner,
 )
+from greentic_session.clock import ManualClock
+from greentic_session.memory import InMemorySessionStore
+from greentic_session.memory.dedupe import EventLog
+from greentic_session.model import SessionKey
 
 from .test_memory_expiry import START_MS, sizes
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from greentic_session.waiting import WaitOutcome
+    from greentic_session.abc.waits import WaitOutcome
 
     Store = InMemorySessionStore[dict[str, Any]]
 

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from greentic_session import DecodeError
-from greentic_session.fence import owner_of
+from greentic_session._core.tenancy import owner_of
 from greentic_session.model import SessionMeta
-from greentic_session.redis.names import Names
+from greentic_session.redis.key_names import Names
 
 NAMES = Names("greentic:session")
 

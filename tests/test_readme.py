@@ -102,7 +102,7 @@ def test_the_sections_stand_in_their_order() -> None:
 
 
 def test_every_option_of_a_url_is_documented() -> None:
-    from greentic_session import urls
+    from greentic_session.config import urls
 
     tables = (
         urls._EMBEDDED_OPTIONS,

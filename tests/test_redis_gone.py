@@ -12,11 +12,7 @@ from uuid import uuid4
 import pytest
 import trio
 
-from greentic_session import (
-    OutcomeUnknownError,
-    StoreUnavailableError,
-    create_session_store,
-)
+from greentic_session import OutcomeUnknownError, StoreUnavailableError, create_session_store
 
 from .redis_rig import (
     KEY,
@@ -36,9 +32,7 @@ from .redis_rig import (
 )
 
 if TYPE_CHECKING:
-    from greentic_session.testing.servers import (
-        LocalServer,
-    )
+    from greentic_session.testing.servers import LocalServer
 
 
 pytestmark = pytest.mark.anyio

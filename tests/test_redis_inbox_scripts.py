@@ -15,6 +15,8 @@ from .script_rig import FIELD, LEASE_MS, MEMORY_MS, OWNER, Bench
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
+    from greentic_session.redis.transport.script import Script
+
 pytestmark = pytest.mark.anyio
 
 KEEP_MS: Final = 60_000
@@ -38,7 +40,7 @@ class MailBench(Bench):
         self.index = f"{self._namespace}:inbox:{{inbox}}"
         self.member = f"{FIELD}/{KEY}"
 
-    async def mail(self, script: scripts.Script, *arguments: object, **call: Any) -> Any:
+    async def mail(self, script: Script, *arguments: object, **call: Any) -> Any:
         self.names = (self.record, self.lookup, self.box, f"{self.box}:mail")
         self.names += (f"{self.record}{SUFFIXES.get(script, ':unused')}",)
         return await self.run(script, *arguments, **call)
@@ -90,7 +92,7 @@ class MailBench(Bench):
         terms = (member or self.member, mark.decode(), delay, "", token)
         assert await self.agenda(scripts.HINT, *terms) == [1]
 
-    async def agenda(self, script: scripts.Script, *arguments: object, age: object = "") -> Any:
+    async def agenda(self, script: Script, *arguments: object, age: object = "") -> Any:
         doubt = f"{await self.now_us() / 1000 - float(str(age)):.3f}" if age != "" else ""
         parts = (str(part) for part in ("op", doubt, *arguments))
         return await self.client.read("EVAL", script.source, 1, self.index, *parts)

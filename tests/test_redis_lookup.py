@@ -16,6 +16,7 @@ from .script_rig import OWNER, Bench
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from greentic_session.redis.transport.script import Script
     from greentic_session.testing.servers import LocalServer
 
 pytestmark = pytest.mark.anyio
@@ -39,7 +40,7 @@ class Tenants(Bench):
     def record_of(self, tenant: str) -> str:
         return f"{self._start}{tenant}:{{{KEY}}}"
 
-    async def call(self, script: scripts.Script, tenant: str, *arguments: object) -> Any:
+    async def call(self, script: Script, tenant: str, *arguments: object) -> Any:
         self._calls += 1
         record, source = self.record_of(tenant), script.source
         if self._is_old:

@@ -10,12 +10,7 @@ from uuid import uuid4
 
 import pytest
 
-from greentic_session import (
-    Cas,
-    CasConflictError,
-    OutcomeUnknownError,
-    SessionKey,
-)
+from greentic_session import Cas, CasConflictError, OutcomeUnknownError, SessionKey
 from greentic_session.redis.scripts import CREATE
 
 from .redis_proxy import BREAKS, LOSSES, Fate, Proxy, at_random, first_script_of_each_key
@@ -36,9 +31,7 @@ from .redis_rig import (
 
 if TYPE_CHECKING:
     from greentic_session import AsyncSessionStore
-    from greentic_session.testing.servers import (
-        LocalServer,
-    )
+    from greentic_session.testing.servers import LocalServer
 
     Store = AsyncSessionStore[Any]
 

@@ -11,11 +11,7 @@ from uuid import uuid4
 
 import pytest
 
-from greentic_session import (
-    OutcomeUnknownError,
-    SessionError,
-    StoreUnavailableError,
-)
+from greentic_session import OutcomeUnknownError, SessionError, StoreUnavailableError
 
 from .redis_rig import (
     KEY,
@@ -37,10 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from greentic_session import AsyncSessionStore
-    from greentic_session.redis.client import RedisClient
-    from greentic_session.testing.servers import (
-        LocalServer,
-    )
+    from greentic_session.redis.transport.client import RedisClient
+    from greentic_session.testing.servers import LocalServer
 
     Store = AsyncSessionStore[Any]
     Call = Callable[[Store], Awaitable[object]]
@@ -166,7 +160,9 @@ class TestServerRefuses:
         self, server: LocalServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         # Attempts at 0, 0.1, 0.2, 0.3 and 0.4 s, of which the loop is too busy to begin the last.
-        monkeypatch.setattr("greentic_session.redis.trouble._pause", lambda _attempt: 0.1)
+        monkeypatch.setattr(
+            "greentic_session.redis.transport.attempts._pause", lambda _attempt: 0.1
+        )
         async with store_at(server.url, deadline=0.45) as store, control(server) as client:
             await client.read("CONFIG", "SET", "min-replicas-to-write", "1")
             await warmed_up(store)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from greentic_session.redis.faults import ForeignValueError
+from greentic_session.redis.transport.failures import ForeignValueError
 from greentic_session.testing.harness import RedisHarness
 
 from .script_rig import ELSEWHERE, EVENT, SCOPE, Turn, WaitBench

@@ -11,15 +11,10 @@ from typing import TYPE_CHECKING, Any, Self
 import pytest
 from redis.exceptions import ResponseError
 
-from greentic_session import (
-    OutcomeUnknownError,
-    RedisConfig,
-    SessionKey,
-    StoreUnavailableError,
-)
-from greentic_session.redis import node as node_module
-from greentic_session.redis.client import RedisClient
-from greentic_session.redis.wire import Exchange, WireLostError
+from greentic_session import OutcomeUnknownError, RedisConfig, SessionKey, StoreUnavailableError
+from greentic_session.redis.transport import server as node_module
+from greentic_session.redis.transport.client import RedisClient
+from greentic_session.redis.transport.connection import Exchange, WireLostError
 
 from .redis_rig import CTX, SEED, control, session, store_at, until, until_async
 

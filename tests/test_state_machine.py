@@ -11,11 +11,12 @@ import pytest
 from hypothesis import Phase
 
 import greentic_session.memory.records as memory_records
-from greentic_session import drafting, fence
+from greentic_session._core import encoding as drafting
+from greentic_session._core import tenancy as fence
+from greentic_session.abc.records import Admission, Draft, Verdict
 from greentic_session.memory import InMemorySessionStore
 from greentic_session.memory.expiry import ExpiryIndex, Name
 from greentic_session.memory.records import Records
-from greentic_session.record import Admission, Draft, Verdict
 
 from .store_machine import drive
 from .store_model import DisagreementError
@@ -24,12 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from greentic_session.memory.records import Held
-    from greentic_session.model import (
-        Cas,
-        OutboxEntry,
-        SessionMeta,
-        TenantCtx,
-    )
+    from greentic_session.model import Cas, OutboxEntry, SessionMeta, TenantCtx
 
     Store = InMemorySessionStore[Any]
 

@@ -31,6 +31,8 @@ from .wait_rig import CTX, Wait, answered, chat, owner, paused
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    from greentic_session.redis.transport.script import Script
+
     from .test_wait_faults import Play
     from .wait_rig import Registry, Store, Turn
 
@@ -329,7 +331,7 @@ async def claimed_then_cleared(scene: Scene) -> Play:
     await scene.assert_waiting()
 
 
-BETWEEN: Final[dict[Callable[[Scene], Play], tuple[scripts.Script, Callable[[Scene], Any]]]] = {
+BETWEEN: Final[dict[Callable[[Scene], Play], tuple[Script, Callable[[Scene], Any]]]] = {
     registered_then_resumed: (scripts.PAUSE, lambda scene: resumed(scene, HERE)),
     completed_then_registered: (scripts.SETTLE, lambda scene: scene.register("form", HERE)),
     finished_then_registered: (scripts.SETTLE, lambda scene: scene.register("form", HERE)),

@@ -10,10 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import anyio
 import pytest
 
-from greentic_session import (
-    LeaseLostError,
-    WaitClaimedError,
-)
+from greentic_session import LeaseLostError, WaitClaimedError
 from greentic_session.testing.harness import RedisHarness
 
 from .redis_proxy import Fate, Line

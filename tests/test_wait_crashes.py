@@ -19,16 +19,16 @@ from greentic_session import (
     WaitNotFoundError,
     WaitRegistry,
 )
+from greentic_session.abc.waits import WaitOwner
 from greentic_session.testing.harness import MemoryHarness, RedisHarness
-from greentic_session.waiting import WaitOwner
 
 from .wait_rig import CTX, answered, chat, owner, paused
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 
+    from greentic_session.abc.waits import Standing
     from greentic_session.testing.harness import StoreHarness
-    from greentic_session.waiting import Standing
 
     from .wait_rig import Registry, Store, Turn
 

@@ -20,6 +20,7 @@ from greentic_session import (
     WaitRegistry,
 )
 from greentic_session.redis import scripts
+from greentic_session.redis.transport.script import Script
 from greentic_session.testing.harness import RedisHarness
 
 from .redis_proxy import Fate, Line, Proxy
@@ -372,7 +373,7 @@ class Theatre:
     async def of(cls, harness: RedisHarness) -> Self:
         # The server knows every script, so that each request is one that runs.
         for script in vars(scripts).values():
-            if isinstance(script, scripts.Script):
+            if isinstance(script, Script):
                 await harness.client.read("SCRIPT", "LOAD", script.source)
         return cls(harness, await harness.open())
 

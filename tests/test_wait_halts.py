@@ -10,16 +10,7 @@ import pytest
 
 from greentic_session.testing.harness import RedisHarness
 
-from .test_wait_crashes import (
-    ACTS,
-    GRACE_SECS,
-    HERE,
-    MEMORY_SECS,
-    REFUSALS,
-    THERE,
-    Died,
-    Scene,
-)
+from .test_wait_crashes import ACTS, GRACE_SECS, HERE, MEMORY_SECS, REFUSALS, THERE, Died, Scene
 from .wait_rig import CTX, owner
 
 if TYPE_CHECKING:

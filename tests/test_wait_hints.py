@@ -8,12 +8,7 @@ from unittest.mock import patch
 
 import pytest
 
-from greentic_session import (
-    DuplicateEventError,
-    SessionKey,
-    StoreUnavailableError,
-    WaitRegistry,
-)
+from greentic_session import DuplicateEventError, SessionKey, StoreUnavailableError, WaitRegistry
 from greentic_session.testing.harness import MemoryHarness, RedisHarness
 
 from .wait_rig import CTX, USER, chat, owner, paused
@@ -22,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
     from greentic_session import AsyncSessionStore, Claim
+    from greentic_session.abc.waits import WaitBackend
     from greentic_session.testing.harness import StoreHarness
-    from greentic_session.waiting import WaitBackend
 
 pytestmark = pytest.mark.anyio
 

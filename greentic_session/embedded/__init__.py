@@ -18,7 +18,7 @@
 Paths stand in no command line and in no message.
 """
 
-from .host import EmbeddedHost
+from .server import EmbeddedHost
 from .store import embedded_session_store
 
 __all__ = ["EmbeddedHost", "embedded_session_store"]

@@ -9,7 +9,7 @@ from ..errors import InvalidInputError
 from ..redis import RedisSessionStore
 from .binary import ServerNotFoundError
 from .folder import socket_path
-from .host import EmbeddedHost
+from .server import EmbeddedHost
 
 if TYPE_CHECKING:
     from ..config import EmbeddedConfig

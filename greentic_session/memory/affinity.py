@@ -9,8 +9,8 @@ from anyio.lowlevel import checkpoint
 from msgspec.structs import replace
 
 from .._compat import override
-from ..membership import AffinityBackend, Placed, PlacePage, Seat, SeatOutcome, rendezvous
-from ..record import Verdict
+from ..abc.affinity import AffinityBackend, Placed, PlacePage, Seat, SeatOutcome, rendezvous
+from ..abc.records import Verdict
 from .expiry import ExpiryIndex
 
 if TYPE_CHECKING:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, final
 
 from .._compat import override
-from ..leasing import FencedWrites
-from ..record import Outcome, Verdict
+from ..abc.fencing import FencedWrites
+from ..abc.records import Outcome, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ..leasing import Guard, GuardKind
+    from ..abc.fencing import Guard, GuardKind
+    from ..abc.records import Draft
     from ..model import Cas
-    from ..record import Draft
 
 __all__ = ["MemoryFencedWrites"]
 

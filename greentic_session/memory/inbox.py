@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Final, final
 from anyio.lowlevel import checkpoint
 
 from .._compat import override
-from ..fence import admission_of, admits
-from ..mailing import (
+from .._core.tenancy import admission_of, admits
+from ..abc.inbox import (
     DeadMail,
     Grant,
     InboxBackend,
@@ -21,23 +21,24 @@ from ..mailing import (
     PostOutcome,
     TurnHold,
 )
-from ..record import Outcome, Verdict, mint_incarnation
+from ..abc.records import Outcome, Verdict, mint_incarnation
+from .dedupe import SeenIds
+from .due_queue import DueQueue
+from .expiring import Shelves
 from .expiry import ExpiryIndex
-from .queues import DueQueue
-from .shelves import SeenIds, Shelves
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from contextlib import AbstractAsyncContextManager
 
-    from ..bells import Bell
-    from ..leasing import Guard
-    from ..mailing import Bid, Commitment, EarlyPlace, Posting
+    from ..abc.fencing import Guard
+    from ..abc.inbox import Bid, Commitment, EarlyPlace, Posting
+    from ..abc.notifications import Bell
+    from ..abc.records import Record
+    from ..abc.waits import EventMemory
     from ..model import SessionKey
-    from ..record import Record
-    from ..waiting import EventMemory
-    from .bells import MemoryBells
     from .expiry import Name
+    from .notifications import MemoryBells
     from .records import Records
     from .waits import MemoryWaits
 

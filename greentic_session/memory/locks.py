@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING, Final, final
 from anyio.lowlevel import checkpoint
 
 from .._compat import override
-from ..locking import LockBackend, LockBid, LockHolding, LockOutcome, LockPlace
-from ..record import DONE, Verdict
+from ..abc.locks import LockBackend, LockBid, LockHolding, LockOutcome, LockPlace
+from ..abc.records import DONE, Verdict
 from .expiry import ExpiryIndex
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractAsyncContextManager
 
-    from ..bells import Bell
+    from ..abc.fencing import Guard
+    from ..abc.notifications import Bell
     from ..clock import Clock
-    from ..leasing import Guard
     from ..model import SessionKey
-    from .bells import MemoryBells
     from .expiry import Name
+    from .notifications import MemoryBells
 
 __all__ = ["MemoryLocks"]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, final
 import msgspec
 from msgspec.structs import force_setattr, replace
 
-from ..record import DONE, Draft, Outcome, Record
+from ..abc.records import DONE, Draft, Outcome, Record
 from .expiry import ExpiryIndex
 
 if TYPE_CHECKING:

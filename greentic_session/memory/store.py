@@ -7,26 +7,25 @@ from typing import TYPE_CHECKING, Final, cast, final
 
 from anyio.lowlevel import checkpoint
 
-from .. import fence
 from .._compat import override
+from .._core import tenancy as fence
+from ..abc.affinity import SupportsAffinity
+from ..abc.fencing import FencedWrites, GuardKind, SupportsFencing
+from ..abc.inbox import SupportsInbox
+from ..abc.locks import SupportsLocks
+from ..abc.records import DONE, Admission, Draft, Outcome, Page, Record, Verdict, mint_incarnation
+from ..abc.waits import SupportsWaits
 from ..clock import Clock, SystemClock
 from ..codec import CodecFactory, JsonCodec
 from ..config import MemoryConfig
-from ..leasing import FencedWrites, GuardKind, SupportsFencing
-from ..locking import SupportsLocks
-from ..mailing import SupportsInbox
-from ..membership import SupportsAffinity
 from ..model import C, Cas, SessionKey
-from ..record import DONE, Admission, Draft, Outcome, Record, Verdict, mint_incarnation
-from ..scanning import Page
 from ..statistics import StoreStatistics
 from ..store import AsyncSessionStore
-from ..waiting import SupportsWaits
 from .affinity import MemoryAffinity
-from .bells import MemoryBells
 from .fencing import MemoryFencedWrites
 from .inbox import MemoryInbox
 from .locks import MemoryLocks
+from .notifications import MemoryBells
 from .records import Records
 from .sweeper import start_sweeper
 from .waits import MemoryWaits
@@ -34,7 +33,7 @@ from .waits import MemoryWaits
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..background import BackgroundTask
+    from .._core.tasks import BackgroundTask
     from .records import Held
 
 __all__ = ["InMemorySessionStore"]

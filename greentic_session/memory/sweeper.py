@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import anyio
 
-from ..background import BackgroundTask, start_background
+from .._core.tasks import BackgroundTask, start_background
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

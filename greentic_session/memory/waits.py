@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Final, cast, final
 from msgspec.structs import replace
 
 from .._compat import override
-from ..model import SessionKey
-from ..record import Verdict, mint_incarnation
-from ..waiting import (
+from ..abc.records import Verdict, mint_incarnation
+from ..abc.waits import (
     KEPT,
     Announcement,
     Bid,
@@ -27,14 +26,15 @@ from ..waiting import (
     WaitOutcome,
     WaitOwner,
 )
-from .events import EventLog
+from ..model import SessionKey
+from .dedupe import EventLog
 from .records import Held, Records, WaitState
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ..abc.records import Outcome
     from ..model import Cas
-    from ..record import Outcome
 
 __all__ = ["MemoryWaits"]
 

@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+import sys
+
 from .._exports import export_from
 from .affinity import Member, Membership, Placement, SessionAffinity
-from .dispatcher import DispatcherStatistics, SessionDispatcher
-from .extraction import SessionKeyExtractor, extractor_for, text_of
-from .hooks import LifecycleHooks
-from .inbox import SessionInbox
-from .lanes import Overflow
-from .lifecycle import LifecycleWork, SessionLifecycle
-from .limits import LifecycleLimits
+from .dispatcher import Discard, DispatcherStatistics, Overflow, SessionDispatcher
+from .inbox import (
+    Admitted,
+    DeadLetter,
+    InboxDepth,
+    InboxLimits,
+    InboxTurn,
+    Mail,
+    SessionInbox,
+    messages,
+)
+from .lifecycle import (
+    CloseReason,
+    LifecycleHooks,
+    LifecycleLimits,
+    LifecycleMetrics,
+    LifecycleWork,
+    SessionLifecycle,
+    SessionMetrics,
+    export_metrics,
+    hooks,
+    limits,
+    metrics,
+)
 from .locks import LockHolder, SessionLease, SessionLocks
-from .mail import Admitted, DeadLetter, InboxDepth, InboxLimits, Mail
-from .metrics import CloseReason, LifecycleMetrics, SessionMetrics, export_metrics
-from .outcomes import Discard
 from .strategies import (
     AnyStrategy,
     CompositeKeyStrategy,
@@ -23,12 +39,15 @@ from .strategies import (
     FallbackStrategy,
     KeyStrategy,
     NoOrderingStrategy,
+    SessionKeyExtractor,
     SessionKeyGenerator,
     SingleFieldStrategy,
+    TimePartitionedStrategy,
+    extractor_for,
     strategy_for,
+    text_of,
+    time_partition,
 )
-from .time_partition import TimePartitionedStrategy
-from .turns import InboxTurn
 
 __all__ = [
     "Admitted",
@@ -73,4 +92,14 @@ __all__ = [
     "text_of",
 ]
 
+# Pickles of the first layout name these modules. Importing one of them imports this package first.
+sys.modules.update(
+    {
+        f"{__name__}.hooks": hooks,
+        f"{__name__}.limits": limits,
+        f"{__name__}.mail": messages,
+        f"{__name__}.metrics": metrics,
+        f"{__name__}.time_partition": time_partition,
+    }
+)
 export_from(__name__, globals())

@@ -10,8 +10,12 @@ from uuid import uuid4
 import anyio
 import msgspec
 
-from .. import fence
-from ..background import run_to_end
+from .._core import tenancy as fence
+from .._core.leases import LeaseKeeper
+from .._core.tasks import run_to_end
+from .._validation import MAX_IDENTIFIER_CHARS, check_key, duration_to_ms, require_clean_text
+from ..abc.affinity import SupportsAffinity, place_of
+from ..abc.records import Verdict
 from ..errors import (
     DurabilityError,
     InvalidInputError,
@@ -20,18 +24,14 @@ from ..errors import (
     OutcomeUnknownError,
     SessionError,
 )
-from ..keeping import LeaseKeeper
-from ..membership import SupportsAffinity, place_of
 from ..model import SessionKey
-from ..record import Verdict
 from ..store import AsyncSessionStore
-from ..validation import MAX_IDENTIFIER_CHARS, check_key, duration_to_ms, require_clean_text
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
     from datetime import timedelta
 
-    from ..membership import AffinityBackend, Placed, PlacePage, SeatOutcome
+    from ..abc.affinity import AffinityBackend, Placed, PlacePage, SeatOutcome
     from ..model import TenantCtx
 
 __all__ = ["Member", "Membership", "Placement", "SessionAffinity"]

@@ -12,8 +12,13 @@ from typing import TYPE_CHECKING, Any, Final, cast, final
 import anyio
 import msgspec
 
-from .. import fence
-from ..background import run_to_end
+from .._core import tenancy as fence
+from .._core.leases import LeaseKeeper
+from .._core.tasks import run_to_end
+from .._validation import check_key, duration_to_ms, patience_to_ms, require_clean_text
+from ..abc.fencing import Guard, GuardKind
+from ..abc.locks import LockBid, LockOutcome, LockPlace, SupportsLocks
+from ..abc.records import DONE
 from ..errors import (
     InvalidInputError,
     LeaseLostError,
@@ -23,20 +28,15 @@ from ..errors import (
     StoreFullError,
     StoreUnavailableError,
 )
-from ..keeping import LeaseKeeper
-from ..leasing import Guard, GuardKind
-from ..locking import LockBid, LockOutcome, LockPlace, SupportsLocks
-from ..record import DONE
 from ..store import AsyncSessionStore
-from ..validation import check_key, duration_to_ms, patience_to_ms, require_clean_text
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator
     from contextlib import AbstractAsyncContextManager
     from datetime import timedelta
 
-    from ..bells import Bell
-    from ..locking import LockBackend
+    from ..abc.locks import LockBackend
+    from ..abc.notifications import Bell
     from ..model import SessionKey, TenantCtx
 
 __all__ = ["LockHolder", "SessionLease", "SessionLocks"]

@@ -6,10 +6,9 @@ import re
 from typing import TYPE_CHECKING, Final, cast, final
 
 from .._compat import override
+from ..abc.affinity import AffinityBackend, Placed, PlacePage, Seat, SeatOutcome
+from ..abc.records import Verdict
 from ..errors import StoreUnavailableError
-from ..membership import AffinityBackend, Placed, PlacePage, Seat, SeatOutcome
-from ..record import Verdict
-from .faults import ForeignValueError
 from .replies import being_looked_at, being_read, clock_ms
 from .scripts import (
     AFFINITY_ASSIGN,
@@ -20,14 +19,16 @@ from .scripts import (
     AFFINITY_RENEW,
     AFFINITY_TOUCH,
     AFFINITY_UNPIN,
-    Script,
 )
+from .transport.failures import ForeignValueError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from .client import Argument, Command, RedisClient, Reply
-    from .names import Names
+    from .key_names import Names
+    from .transport.client import RedisClient
+    from .transport.protocol import Argument, Command, Reply
+    from .transport.script import Script
 
 __all__ = ["RedisAffinity"]
 

@@ -21,7 +21,9 @@ from typing import TYPE_CHECKING, Final, cast, final
 import anyio
 
 from .._compat import override
-from ..background import run_to_end, start_background
+from .._core.tasks import run_to_end, start_background
+from ..abc.inbox import Grant, InboxBackend, InboxSize, Nothing, PostOutcome
+from ..abc.records import Outcome, Verdict, mint_incarnation
 from ..errors import (
     DecodeError,
     DurabilityError,
@@ -29,11 +31,9 @@ from ..errors import (
     SessionError,
     StoreUnavailableError,
 )
-from ..mailing import Grant, InboxBackend, InboxSize, Nothing, PostOutcome
 from ..model import SessionKey
-from ..record import Outcome, Verdict, mint_incarnation
-from .faults import ForeignValueError
-from .letters import (
+from .inbox_scripts import MailSteps, foreign_index, topic_of
+from .message_format import (
     dead_mail_of,
     entry_of,
     grant_of,
@@ -43,8 +43,7 @@ from .letters import (
     packed,
     stored,
 )
-from .mail_steps import MailSteps, foreign_index, topic_of
-from .replies import being_read, foreign, garbled, outcome_of, scored
+from .replies import being_read, foreign, outcome_of, scored
 from .scripts import (
     ASSIGN,
     COMMIT,
@@ -60,19 +59,30 @@ from .scripts import (
     PROLONG,
     REPLAY,
     TAKE,
-    Script,
 )
+from .transport.failures import ForeignValueError, garbled
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from contextlib import AbstractAsyncContextManager
 
-    from ..bells import Bell
-    from ..mailing import Bid, Commitment, DeadMail, EarlyPlace, Letter, Mailbox, Posting, TurnHold
-    from ..waiting import EventMemory
-    from .bells import RedisBells
-    from .client import Argument, RedisClient, Reply
-    from .names import Names
+    from ..abc.inbox import (
+        Bid,
+        Commitment,
+        DeadMail,
+        EarlyPlace,
+        Letter,
+        Mailbox,
+        Posting,
+        TurnHold,
+    )
+    from ..abc.notifications import Bell
+    from ..abc.waits import EventMemory
+    from .key_names import Names
+    from .notifications import RedisBells
+    from .transport.client import RedisClient
+    from .transport.protocol import Argument, Reply
+    from .transport.script import Script
     from .waits import RedisWaits
 
 __all__ = ["RedisInbox"]

@@ -5,20 +5,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, final
 
 from .._compat import override
+from ..abc.locks import LockBackend, LockBid, LockHolding, LockOutcome, LockPlace
+from ..abc.records import DONE, Verdict
 from ..errors import StoreUnavailableError
-from ..locking import LockBackend, LockBid, LockHolding, LockOutcome, LockPlace
-from ..record import DONE, Verdict
-from .faults import ForeignValueError
 from .replies import being_looked_at, being_read, clock_ms
-from .scripts import LEAVE_LOCK, LOCK, RENEW_LOCK, Script
+from .scripts import LEAVE_LOCK, LOCK, RENEW_LOCK
+from .transport.failures import ForeignValueError
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
-    from ..bells import Bell, SupportsBells
+    from ..abc.notifications import Bell, SupportsBells
     from ..model import SessionKey
-    from .client import Argument, RedisClient
-    from .names import Names
+    from .key_names import Names
+    from .transport.client import RedisClient
+    from .transport.protocol import Argument
+    from .transport.script import Script
 
 __all__ = ["RedisLocks"]
 

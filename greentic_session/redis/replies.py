@@ -5,20 +5,20 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, cast
 
-from ..errors import DecodeError, OutcomeUnknownError, StoreUnavailableError
-from ..record import Outcome, Verdict
+from ..abc.records import Outcome, Verdict
+from ..errors import DecodeError, OutcomeUnknownError
+from .transport.failures import GARBLED, garbled
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from .client import Reply
+    from .transport.protocol import Reply
 
 __all__ = [
     "being_looked_at",
     "being_read",
     "clock_ms",
     "foreign",
-    "garbled",
     "outcome_of",
     "scored",
     "unreadable",
@@ -26,7 +26,6 @@ __all__ = [
 
 
 _LAST_MS: Final = 253_402_300_799_999  # of the year 9999, with which times of Python end
-_GARBLED: Final = "the server's answer cannot be read"
 _VERDICTS: Final = {int(verdict): verdict for verdict in Verdict}  # sooner than calling the class
 
 
@@ -42,7 +41,7 @@ def outcome_of(key: str, reply: Reply) -> Outcome:
             return Outcome(verdict)
         value, incarnation, *more = cast("list[bytes]", reply[1:4])
     except (TypeError, ValueError, LookupError):
-        raise OutcomeUnknownError(_GARBLED) from None
+        raise OutcomeUnknownError(GARBLED) from None
     try:
         return Outcome(verdict, int(value), incarnation.decode(), int(more[0]) if more else 0)
     except (TypeError, ValueError, AttributeError):
@@ -58,7 +57,7 @@ def being_read() -> Generator[None]:
     try:
         yield
     except (TypeError, ValueError, LookupError, AttributeError):
-        raise OutcomeUnknownError(_GARBLED) from None
+        raise OutcomeUnknownError(GARBLED) from None
 
 
 @contextmanager
@@ -71,11 +70,6 @@ def being_looked_at() -> Generator[None]:
         yield
     except (TypeError, ValueError, LookupError, AttributeError):
         raise garbled() from None
-
-
-def garbled() -> StoreUnavailableError:
-    """Return the error for an answer to a read that no Redis or Valkey gives."""
-    return StoreUnavailableError(_GARBLED, code="internal")
 
 
 def clock_ms(told: str | bytes | int) -> int:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-from functools import cache
-from importlib.resources import files
-from typing import Final, final
+from typing import Final
+
+from .transport.script import Script
 
 __all__ = [
     "AFFINITY_ASSIGN",
@@ -18,7 +17,6 @@ __all__ = [
     "AFFINITY_UNPIN",
     "ANNOUNCE",
     "ASSIGN",
-    "BARRIER",
     "CLAIM",
     "CLEAR",
     "COMMIT",
@@ -51,30 +49,7 @@ __all__ = [
     "TOUCH",
     "UPDATE_CAS",
     "UPDATE_CAS_FENCED",
-    "Script",
 ]
-
-
-@cache
-def _text(name: str) -> str:
-    # Most are part of several scripts, and all of them are read at import.
-    return files(__package__ or "").joinpath("lua", f"{name}.lua").read_text("utf-8")
-
-
-@final
-class Script:
-    """A script and the digest by which a server knows it.
-
-    :param parts: names of the ``.lua`` files that make it up: what it shares with others, then the
-        verb's own.
-    """
-
-    __slots__ = ("sha1", "source")
-
-    def __init__(self, *parts: str) -> None:
-        self.source: Final = "\n".join(map(_text, parts)).encode()
-        # Not a secret: EVALSHA is defined by SHA-1.
-        self.sha1: Final = hashlib.sha1(self.source, usedforsecurity=False).hexdigest()
 
 
 _START: Final = ("ring", "record", "rules")
@@ -142,5 +117,3 @@ AFFINITY_PIN: Final = Script(*_PLACES, "affinity_pin")
 AFFINITY_UNPIN: Final = Script(*_PLACES, "affinity_unpin")
 AFFINITY_TOUCH: Final = Script(*_PLACES, "affinity_touch")
 AFFINITY_FORGET: Final = Script(*_PLACES, "affinity_forget")
-
-BARRIER: Final = Script("barrier")

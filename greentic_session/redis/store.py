@@ -5,45 +5,36 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, cast, final
 
 from .._compat import override
+from ..abc.affinity import SupportsAffinity
+from ..abc.fencing import FencedWrites, Guard, SupportsFencing
+from ..abc.inbox import SupportsInbox
+from ..abc.locks import SupportsLocks
+from ..abc.records import Admission, Draft, Outcome, Page, Record, Verdict, mint_incarnation
+from ..abc.waits import SupportsWaits
 from ..codec import CodecFactory, JsonCodec
 from ..errors import DecodeError
-from ..leasing import FencedWrites, Guard, SupportsFencing
-from ..locking import SupportsLocks
-from ..mailing import SupportsInbox
-from ..membership import SupportsAffinity
 from ..model import C, Cas, SessionKey
-from ..record import Admission, Draft, Outcome, Record, Verdict, mint_incarnation
-from ..scanning import Page
 from ..statistics import StoreStatistics
 from ..store import AsyncSessionStore
-from ..waiting import SupportsWaits
 from .affinity import RedisAffinity
-from .bells import RedisBells
-from .client import Command, RedisClient
-from .faults import ForeignValueError
 from .inbox import RedisInbox
+from .key_names import Names
 from .locks import RedisLocks
-from .names import Names
-from .replies import foreign, garbled, outcome_of, unreadable
-from .scripts import (
-    CREATE,
-    DELETE,
-    PUT,
-    PUT_FENCED,
-    TOUCH,
-    UPDATE_CAS,
-    UPDATE_CAS_FENCED,
-    Script,
-)
+from .notifications import RedisBells
+from .replies import foreign, outcome_of, unreadable
+from .scripts import CREATE, DELETE, PUT, PUT_FENCED, TOUCH, UPDATE_CAS, UPDATE_CAS_FENCED
+from .transport.client import RedisClient
+from .transport.failures import ForeignValueError, garbled
 from .waits import RedisWaits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
     from ..config import RedisConfig
-    from .client import Argument, Reply
-    from .hosting import ServerHost
-    from .topology import ScanPosition
+    from .transport.protocol import Argument, Command, Reply
+    from .transport.script import Script
+    from .transport.server_process import ServerHost
+    from .transport.topology import ScanPosition
 
 __all__ = ["RedisSessionStore"]
 

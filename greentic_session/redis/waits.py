@@ -7,10 +7,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final, cast, final
 
 from .._compat import override
-from ..errors import OutcomeUnknownError, StoreUnavailableError
-from ..model import SessionKey
-from ..record import Verdict, mint_incarnation
-from ..waiting import (
+from ..abc.records import Verdict, mint_incarnation
+from ..abc.waits import (
     Announcement,
     Bid,
     EnteredHint,
@@ -29,27 +27,20 @@ from ..waiting import (
     WaitOutcome,
     WaitOwner,
 )
-from .faults import ForeignValueError
+from ..errors import OutcomeUnknownError, StoreUnavailableError
+from ..model import SessionKey
 from .replies import being_looked_at, being_read, foreign, scored, unreadable
-from .scripts import (
-    ANNOUNCE,
-    CLAIM,
-    CLEAR,
-    DISPLACE,
-    PAUSE,
-    REINDEX,
-    RELEASE,
-    RENEW,
-    SETTLE,
-    Script,
-)
+from .scripts import ANNOUNCE, CLAIM, CLEAR, DISPLACE, PAUSE, REINDEX, RELEASE, RENEW, SETTLE
+from .transport.failures import ForeignValueError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .client import Argument, RedisClient, Reply
-    from .names import Names
-    from .topology import ScanPosition
+    from .key_names import Names
+    from .transport.client import RedisClient
+    from .transport.protocol import Argument, Reply
+    from .transport.script import Script
+    from .transport.topology import ScanPosition
 
 __all__ = ["RedisWaits"]
 

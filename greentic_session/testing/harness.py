@@ -19,7 +19,7 @@ from ..codec import CodecFactory, JsonCodec
 from ..config import DEFAULT_MAX_PAYLOAD_BYTES, MemoryConfig, RedisConfig
 from ..memory import InMemorySessionStore
 from ..redis import RedisSessionStore
-from ..redis.client import RedisClient
+from ..redis.transport.client import RedisClient
 
 if TYPE_CHECKING:
     from types import TracebackType

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Final, cast
 
 from msgspec.structs import replace
 
-from .. import fence
+from .._core import tenancy as fence
+from .._validation import check_user, require_clean_text, ttl_to_ms
+from ..abc.waits import WaitOwner
 from ..errors import InvalidInputError
 from ..model import C, ReplyScope, Session, TenantCtx
-from ..validation import check_user, require_clean_text, ttl_to_ms
-from ..waiting import WaitOwner
 
 if TYPE_CHECKING:
-    from .routing import Place
+    from .index import Place
 
 __all__ = ["digest_of_attempt", "digest_of_event", "hash_of", "owner_of", "presenting", "with_ttl"]
 

@@ -8,27 +8,22 @@ from typing import TYPE_CHECKING, Final, Generic, NamedTuple, final
 
 import anyio
 
-from ..drafting import versioned
-from ..errors import (
-    CasConflictError,
-    InvalidInputError,
-    LeaseLostError,
-    TenantMismatchError,
-)
-from ..keeping import LeaseKeeper
+from .._core.encoding import versioned
+from .._core.leases import LeaseKeeper
+from .._validation import duration_to_ms
+from ..abc.records import Draft, Record, Verdict, undone
+from ..abc.waits import Hold, RetiredHint, SeenEvent, Settlement, Settling
+from ..errors import CasConflictError, InvalidInputError, LeaseLostError, TenantMismatchError
 from ..model import C, Cas, ReplyScope, Session, SessionKey
-from ..record import Draft, Record, Verdict, undone
-from ..validation import duration_to_ms
-from ..waiting import Hold, RetiredHint, SeenEvent, Settlement, Settling
 from .arguments import hash_of, with_ttl
-from .routing import RELEASE_SECS, Place, Router
+from .index import RELEASE_SECS, Place, Router
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
     from datetime import timedelta
 
-    from ..drafting import Drafter
-    from ..waiting import WaitOutcome
+    from .._core.encoding import Drafter
+    from ..abc.waits import WaitOutcome
 
 __all__ = ["Claim", "ClaimTerms"]
 

@@ -10,8 +10,11 @@ from uuid import uuid4
 
 import anyio
 
-from .. import fence
-from ..drafting import check_token
+from .._core import tenancy as fence
+from .._core.encoding import check_token
+from .._validation import duration_to_ms
+from ..abc.records import Verdict, undone
+from ..abc.waits import Bid, EventMemory, Hold, Registration, SupportsWaits
 from ..errors import (
     AmbiguousWaitError,
     CasConflictError,
@@ -23,18 +26,15 @@ from ..errors import (
     WaitNotFoundError,
 )
 from ..model import C, Cas, ReplyScope, Session, SessionKey, TenantCtx, Versioned
-from ..record import Verdict, undone
 from ..store import AsyncSessionStore
-from ..validation import duration_to_ms
-from ..waiting import Bid, EventMemory, Hold, Registration, SupportsWaits
 from .arguments import digest_of_attempt, digest_of_event, hash_of, owner_of, presenting, with_ttl
 from .claim import Claim, ClaimTerms
-from .routing import Place, Router
+from .index import Place, Router
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from ..waiting import WaitOutcome
+    from ..abc.waits import WaitOutcome
 
 __all__ = ["WaitRegistry"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from greentic_session.record import Draft
+    from greentic_session.abc.records import Draft
 
 __all__ = ["FIELDS", "is_done", "update_arguments"]
 

@@ -18,7 +18,7 @@ from redis.backoff import NoBackoff
 
 from greentic_session import create_session_store
 from greentic_session.codec import JsonCodec, SessionBody
-from greentic_session.redis.names import Names
+from greentic_session.redis.key_names import Names
 from greentic_session.redis.scripts import UPDATE_CAS
 
 from .by_hand import FIELDS, is_done, update_arguments

@@ -14,12 +14,12 @@ from redis.backoff import NoBackoff
 
 from greentic_session import create_session_store
 from greentic_session.redis import scripts
+from greentic_session.redis.transport.script import Script
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from greentic_session import AsyncSessionStore, RedisConfig
-    from greentic_session.redis.scripts import Script
 
 __all__ = ["pooled_store"]
 
@@ -99,7 +99,7 @@ class PooledClient:
         """Make every script known to the server."""
         for name in scripts.__all__:
             script = getattr(scripts, name)
-            if isinstance(script, scripts.Script):
+            if isinstance(script, Script):
                 await self._client.script_load(script.source)
 
 

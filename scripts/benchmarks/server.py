@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from greentic_session import Cas, SessionKey, create_session_store
-from greentic_session.redis.names import Names
+from greentic_session.redis.key_names import Names
 from greentic_session.redis.scripts import UPDATE_CAS
 from greentic_session.testing.servers import (
     LocalServer,

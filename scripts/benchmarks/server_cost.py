@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import hiredis
 
 from greentic_session import create_session_store
-from greentic_session.redis.names import Names
+from greentic_session.redis.key_names import Names
 from greentic_session.redis.scripts import CREATE, DELETE, PUT, TOUCH, UPDATE_CAS
 from greentic_session.testing.servers import LocalServer
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from greentic_session.record import Draft
-    from greentic_session.redis.scripts import Script
+    from greentic_session.abc.records import Draft
+    from greentic_session.redis.transport.script import Script
 
     from .conditions import Recorder
     from .measuring import Plan

@@ -8,12 +8,7 @@ from uuid import uuid4
 
 import pytest
 
-from greentic_session import (
-    Cas,
-    CasConflictError,
-    DurabilityError,
-    SessionKey,
-)
+from greentic_session import Cas, CasConflictError, DurabilityError, SessionKey
 from greentic_session.testing.servers import valkey_binary
 from greentic_session.testing.topologies import SentinelRig
 

@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING, Any, Final, cast, final
 
 import anyio
 
-from ...membership import SupportsAffinity, rendezvous
+from ...abc.affinity import SupportsAffinity, rendezvous
+from ...abc.records import Verdict
 from ...model import SessionKey
 from ...ordering import SessionAffinity
-from ...record import Verdict
 from .samples import KEY, LIFE
 
 if TYPE_CHECKING:
     from datetime import timedelta
 
-    from ...membership import AffinityBackend
+    from ...abc.affinity import AffinityBackend
     from ...model import TenantCtx
     from ...store import AsyncSessionStore
     from ..harness import StoreHarness

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+from ..._validation import MAX_TTL_SECS
 from ...errors import InvalidInputError, StoreUnavailableError
 from ...model import SessionMeta
 from ...ordering import SessionAffinity
 from ...store import AsyncSessionStore
-from ...validation import MAX_TTL_SECS
 from .affinity_bench import bench
 from .observing import refusal, told
 from .samples import ACME, KEY, LIFE, SECRET, ctx

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import anyio
 import pytest
 
+from ...abc.affinity import SeatOutcome
+from ...abc.records import Verdict
 from ...errors import LeaseLostError, MemberExistsError
-from ...membership import SeatOutcome
-from ...record import Verdict
 from .affinity_bench import HOUR, AffinityBench, bench, patience
 from .samples import LIFE, PART
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import anyio
 import pytest
 
-from ...membership import place_of, rendezvous
+from ...abc.affinity import place_of, rendezvous
 from ...model import SessionKey
 from ...ordering import SessionAffinity
 from .affinity_bench import HOUR, WORKERS, bench, chosen, keys, patience

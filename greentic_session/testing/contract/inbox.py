@@ -8,7 +8,7 @@
             async with MyHarness() as harness:
                 yield harness
 
-For stores that can keep inboxes (:class:`greentic_session.mailing.SupportsInbox`), and waits. The
+For stores that can keep inboxes (:class:`greentic_session.abc.inbox.SupportsInbox`), and waits. The
 fixture and the rest are as for :class:`SessionStoreContract`. Each class can be inherited by
 itself.
 """

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Final, final
 import anyio
 import pytest
 
+from ...abc.inbox import SupportsInbox
 from ...errors import LeaseLostError
-from ...mailing import SupportsInbox
 from ...model import Session, SessionKey
 from ...ordering import SessionInbox
 from .samples import KEY, ctx, evolve, session

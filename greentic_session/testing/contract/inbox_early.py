@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, Final
 import anyio
 import pytest
 
+from ...abc.inbox import EarlyPlace
+from ...abc.waits import EventMemory
 from ...errors import InboxFullError
-from ...mailing import EarlyPlace
 from ...model import ReplyScope, SessionKey
 from ...ordering import InboxLimits
-from ...waiting import EventMemory
 from ...waits import WaitRegistry
 from ...waits.arguments import hash_of, owner_of
 from .inbox_bench import PATIENCE, InboxBench, desk

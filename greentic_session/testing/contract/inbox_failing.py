@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
+from ..._core.tenancy import admit
+from ...abc.inbox import Mailbox, Posting
+from ...abc.waits import EventMemory
 from ...codec import Codec, JsonCodec, SessionBody
 from ...errors import DecodeError, InboxFullError
-from ...fence import admit
-from ...mailing import Mailbox, Posting
 from ...ordering import InboxLimits
-from ...waiting import EventMemory
 from .inbox_bench import OWNER, REST, FailedError, InboxBench, counted, desk, fail
 from .samples import GLOBEX, KEY, LIFE, SECRET, ctx, session
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 import pytest
 
+from ..._validation import MAX_TTL_SECS
 from ...errors import InvalidInputError, StoreUnavailableError
 from ...model import ReplyScope
 from ...ordering import DeadLetter, InboxLimits, SessionInbox
 from ...store import AsyncSessionStore
-from ...validation import MAX_TTL_SECS
 from .inbox_bench import OWNER, desk
 from .observing import refusal, told
 from .samples import KEY, SECRET, ctx

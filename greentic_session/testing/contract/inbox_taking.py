@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import anyio
 import pytest
 
+from ...abc.fencing import GuardKind
 from ...errors import LeaseLostError
-from ...leasing import GuardKind
 from ...model import Cas
 from .inbox_bench import LEASE, OWNER, PATIENCE, desk
 from .samples import GLOBEX, KEY, ctx, session

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import anyio
 import pytest
 
-from ...bells import Bell, Listeners
+from ..._core.subscribers import Listeners
 from .inbox_bench import PATIENCE, counted, desk
 from .observing import asleep
 from .samples import KEY
@@ -16,6 +16,7 @@ from .samples import KEY
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
+    from ...abc.notifications import Bell
     from ..harness import StoreHarness
     from .inbox_bench import InboxBench
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+from ..._validation import MAX_TTL_SECS
 from ...errors import CasConflictError, SessionExistsError, TenantMismatchError
 from ...model import Cas, OutboxEntry
-from ...validation import MAX_TTL_SECS
 from .observing import everything, kept, require
 from .samples import GLOBEX, KEY, LIFE, PART, ctx, evolve, session
 from .verbs import ABSENCES, CHANGES, WRITES

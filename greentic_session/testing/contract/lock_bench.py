@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Final, final
 import anyio
 import pytest
 
+from ...abc.locks import LockBid, LockOutcome, LockPlace, SupportsLocks
 from ...errors import LeaseLostError, LockHeldError
-from ...locking import LockBid, LockOutcome, LockPlace, SupportsLocks
 from ...ordering import SessionLocks
 from .samples import GLOBEX, KEY, ctx
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from anyio.abc import TaskGroup
 
-    from ...locking import LockBackend
+    from ...abc.locks import LockBackend
     from ...model import SessionKey, TenantCtx
     from ...ordering import SessionLease
     from ...store import AsyncSessionStore

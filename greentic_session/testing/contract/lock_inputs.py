@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+from ..._validation import MAX_TTL_SECS
 from ...errors import InvalidInputError
 from ...model import SessionMeta
 from ...ordering import SessionLocks
-from ...validation import MAX_TTL_SECS
 from .lock_bench import ANN, lock_bench
 from .observing import refusal, told
 from .samples import ACME, KEY, SECRET, ctx

@@ -9,14 +9,14 @@ import anyio
 import anyio.lowlevel
 import pytest
 
+from ...abc.records import DONE, Verdict
 from ...errors import LockHeldError, StoreUnavailableError
-from ...record import DONE, Verdict
 from .lock_bench import LEASE, PATIENCE_SECS, PLACE_MS, lock_bench
 from .observing import asleep
 from .samples import KEY, LIFE
 
 if TYPE_CHECKING:
-    from ...locking import LockOutcome
+    from ...abc.locks import LockOutcome
     from ..harness import StoreHarness
     from .lock_bench import LockBench
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, final
 import msgspec
 
 from ..._compat import override
+from ..._validation import MAX_TTL_SECS
 from ...model import OutboxEntry, Session, SessionMeta, TenantCtx
-from ...validation import MAX_TTL_SECS
 from .samples import SECRET, AppState, evolve
 
 if TYPE_CHECKING:

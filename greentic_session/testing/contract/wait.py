@@ -8,7 +8,7 @@
             async with MyHarness() as harness:
                 yield harness
 
-For stores that can keep waits (:class:`greentic_session.waiting.SupportsWaits`). The fixture and
+For stores that can keep waits (:class:`greentic_session.abc.waits.SupportsWaits`). The fixture and
 the rest are as for :class:`SessionStoreContract`. Each class can be inherited by itself.
 """
 

@@ -7,12 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from ...errors import (
-    CasConflictError,
-    LeaseLostError,
-    WaitClaimedError,
-    WaitNotFoundError,
-)
+from ...errors import CasConflictError, LeaseLostError, WaitClaimedError, WaitNotFoundError
 from ...model import ReplyScope
 from .samples import KEY, LIFE, PART, evolve, session
 from .wait_bench import ANN, ANOTHER, BOB, CHAT, ENDINGS, MAIL, THREAD, bench

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+from ..._validation import MAX_TTL_SECS
 from ...errors import InvalidInputError
 from ...model import Cas, ReplyScope, SessionMeta, TenantCtx
 from ...store import AsyncSessionStore
-from ...validation import MAX_TTL_SECS
 from ...waits import WaitRegistry
 from .observing import refusal, told
 from .samples import ACME, SECRET, ctx, session

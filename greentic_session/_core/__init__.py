@@ -1,0 +1,1 @@
+"""Machinery that the store, the services and the backends share. Private."""

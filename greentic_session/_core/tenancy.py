@@ -1,0 +1,140 @@
+"""The fence: who may act on whose session. The only place that decides it.
+
+* Env and tenant are part of a record's address: to another tenant a session does not exist.
+* Inside the tenant, team and user decide. Both are written into the record as one *owner* text
+  (``team/user``, absent as empty; a team holds no ``/``, so no two owners share a text), and every
+  rule is a comparison of such texts, so that a server-side script can apply it as well:
+
+  - a write of a session must come from exactly the owner of the live record, so a live session
+    never changes team or user, nor gains a user it did not have;
+  - a call with a :class:`TenantCtx` may act on a record of its own team and user, or of its team
+    without a user: a stored user must be presented.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from .._validation import check_identifier, check_user
+from ..abc.records import Admission
+from ..errors import InvalidInputError, TenantMismatchError
+from ..model import SessionMeta, TenantCtx
+
+if TYPE_CHECKING:
+    from ..model import Session
+
+__all__ = [
+    "Owner",
+    "admission_of",
+    "admit",
+    "admits",
+    "check_presented",
+    "ctx_of",
+    "owner_of",
+    "scope_of",
+]
+
+
+class Owner(msgspec.Struct, frozen=True, gc=False):
+    """Whose session it is, in the texts that backends store and compare.
+
+    :ivar scope: ``env/tenant``: where the record is.
+    :ivar owner: ``team/user``: whose it is there.
+    :ivar admission: the owners whose records a caller of this owner may act on.
+    """
+
+    scope: str
+    owner: str
+    admission: Admission
+
+
+@lru_cache(maxsize=1024)
+def _scope(env: str, tenant_id: str) -> str:
+    # The owners of a tenant share this text: a store may keep it with each session.
+    return f"{env}/{tenant_id}"
+
+
+def _owner(env: object, tenant_id: object, team_id: object, user_id: object) -> Owner:
+    scope = _scope(check_identifier(env, "env"), check_identifier(tenant_id, "tenant_id"))
+    team = "" if team_id is None else check_identifier(team_id, "team_id")
+    user = "" if user_id is None else check_user(user_id)
+    exact = f"{team}/{user}"
+    return Owner(scope, exact, admission_of(exact))
+
+
+# Texts that compare equal give equal owners, whatever their class; what is refused is not kept.
+_cached_owner = lru_cache(maxsize=16_384)(_owner)
+
+
+def owner_of(who: SessionMeta | TenantCtx) -> Owner:
+    """Return the owner's texts, checked.
+
+    :raises InvalidInputError: naming ``env``, ``tenant_id``, ``team_id`` or ``user_id``.
+    """
+    try:
+        return _cached_owner(who.env, who.tenant_id, who.team_id, who.user_id)
+    except TypeError:  # unhashable, so one of them is no text: refused by name
+        return _owner(who.env, who.tenant_id, who.team_id, who.user_id)
+
+
+def _require_ctx(ctx: object) -> TenantCtx:
+    if not isinstance(ctx, TenantCtx):
+        raise InvalidInputError("ctx", f"expected TenantCtx, got {type(ctx).__name__}")
+    return ctx
+
+
+def scope_of(ctx: TenantCtx) -> str:
+    """Return ``env/tenant`` of a caller, checked.
+
+    :raises InvalidInputError: as :func:`owner_of`, or naming ``ctx``.
+    """
+    return owner_of(_require_ctx(ctx)).scope
+
+
+def admit(ctx: TenantCtx) -> tuple[str, Admission]:
+    """Return where a caller's records are, and which of them it may act on.
+
+    :raises InvalidInputError: as :func:`scope_of`.
+    """
+    if type(ctx) is not TenantCtx:
+        ctx = _require_ctx(ctx)
+    try:
+        caller = _cached_owner(ctx.env, ctx.tenant_id, ctx.team_id, ctx.user_id)
+    except TypeError:
+        caller = owner_of(ctx)
+    return caller.scope, caller.admission
+
+
+def admission_of(owner: str) -> Admission:
+    """Return which records a caller with an owner's text may act on."""
+    return Admission(owner, owner[: owner.index("/") + 1])
+
+
+def ctx_of(scope: str, owner: str) -> TenantCtx:
+    """Return the caller whose texts these are, without attributes."""
+    env, _, tenant_id = scope.partition("/")
+    team, _, user = owner.partition("/")
+    return TenantCtx(tenant_id=tenant_id, env=env, team_id=team or None, user_id=user or None)
+
+
+def admits(admission: Admission | None, owner: str) -> bool:
+    """Tell whether a record of ``owner`` is open to the call (``None``: a call without ``ctx``)."""
+    return admission is None or owner in admission
+
+
+def check_presented(ctx: TenantCtx, session: Session[Any]) -> None:  # Any: of whatever context
+    """Check that a session about to be written is the caller's, for stores scoped to a caller.
+
+    :raises TenantMismatchError: if its env, tenant or team is another, or its user is not the
+        caller's.
+    """
+    meta: object = getattr(session, "meta", None)
+    if not isinstance(meta, SessionMeta):
+        return  # nothing to compare: the store refuses it by name
+    scope, admission = admit(ctx)
+    owner = owner_of(meta)
+    if owner.scope != scope or owner.owner not in admission:
+        raise TenantMismatchError(session.key)

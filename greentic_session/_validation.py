@@ -1,0 +1,212 @@
+"""The rules that names, lifetimes and sizes obey, checked before any I/O.
+
+Each check raises :class:`InvalidInputError` naming the field and the reason, and never repeats
+the value: it may be a secret or somebody else's.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from datetime import timedelta
+from typing import Final, TypeVar, cast
+
+from .errors import InvalidInputError
+
+_K = TypeVar("_K", bound=str)
+
+MAX_KEY_CHARS: Final = 512
+MAX_IDENTIFIER_CHARS: Final = 128
+MAX_USER_CHARS: Final = 256
+_MAX_SETTING_SECS: Final = 86_400
+MAX_TTL_SECS: Final = 100 * 366 * 86_400
+"""About a century: far enough for "never", near enough for every date type on the way."""
+
+_IDENTIFIER: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
+# C0, DEL and C1 (Unicode category Cc), and lone surrogates, which have no UTF-8 form.
+_UNFIT_FOR_KEYS: Final = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+def require_text(value: object, field: str, max_chars: int) -> str:
+    """Return ``value`` as a plain ``str`` if it is text of 1 to ``max_chars`` characters.
+
+    :raises InvalidInputError: otherwise.
+    """
+    if not isinstance(value, str):
+        raise InvalidInputError(field, f"expected str, got {type(value).__name__}")
+    # An enum of texts formats as its name and compares as its value: go on with the value alone.
+    value = str.__str__(value)
+    if not value:
+        raise InvalidInputError(field, "is empty")
+    if len(value) > max_chars:
+        raise InvalidInputError(field, f"{len(value)} characters, over the limit of {max_chars}")
+    return value
+
+
+def require_clean_text(value: object, field: str, max_chars: int) -> str:
+    """Return ``value`` if it is text without control characters and lone surrogates.
+
+    :raises InvalidInputError: otherwise.
+    """
+    text = require_text(value, field, max_chars)
+    # Printable text has neither; asking first spares the scan in nearly every call.
+    if not text.isprintable() and _UNFIT_FOR_KEYS.search(text):
+        raise InvalidInputError(field, "holds a control character or a lone surrogate")
+    return text
+
+
+def check_key(key: _K) -> _K:
+    """Return a session key as a plain ``str``, checked: 1 to 512 characters, no control characters,
+    no lone surrogates.
+
+    :raises InvalidInputError: naming ``key``.
+    """
+    # Nearly every key comes from `keys` or `new_session_key()`: this line alone decides those.
+    if type(key) is str and 0 < len(key) <= MAX_KEY_CHARS and key.isprintable():
+        return key
+    return cast("_K", require_clean_text(key, "key", MAX_KEY_CHARS))
+
+
+def check_identifier(value: object, field: str) -> str:
+    """Return an env, tenant or team as a plain ``str``, checked: ``[A-Za-z0-9._-]{1,128}``.
+
+    :raises InvalidInputError: naming ``field``.
+    """
+    text = require_text(value, field, MAX_IDENTIFIER_CHARS)
+    if not _IDENTIFIER.fullmatch(text):
+        raise InvalidInputError(field, "may hold only A-Z a-z 0-9 . _ -")
+    return text
+
+
+def check_user(value: object) -> str:
+    """Return a user id as a plain ``str``, checked: 1 to 256 characters, all of them printable in
+    the sense of :meth:`str.isprintable`.
+
+    :raises InvalidInputError: naming ``user_id``.
+    """
+    text = require_text(value, "user_id", MAX_USER_CHARS)
+    if not text.isprintable():
+        raise InvalidInputError("user_id", "holds a character that is not printable")
+    return text
+
+
+def ttl_to_ms(ttl_secs: object, field: str = "ttl_secs") -> int:
+    """Return a life in whole milliseconds; 0 stays 0 (never expires).
+
+    :param ttl_secs: seconds, int or float, at least 1 ms and at most about a century, or 0.
+    :param field: name of the argument.
+    :raises InvalidInputError: naming ``field``.
+    """
+    # Nearly every life is one of these two: what a read returns, and what a caller writes.
+    if type(ttl_secs) is float and 0.001 <= ttl_secs <= MAX_TTL_SECS:
+        return round(ttl_secs * 1000)
+    if type(ttl_secs) is int and 0 <= ttl_secs <= MAX_TTL_SECS:
+        return ttl_secs * 1000
+    if type(ttl_secs) is float and ttl_secs == 0:
+        return 0
+    # What rounds to 0 would make a session that should be gone at once live for ever.
+    return _ms(ttl_secs, field, zero=" (0 is never)")
+
+
+def duration_to_ms(duration: object, field: str) -> int:
+    """Return a duration in whole milliseconds, at least 1 and at most about a century.
+
+    :param duration: seconds, int or float, or a :class:`datetime.timedelta`.
+    :param field: name of the argument.
+    :raises InvalidInputError: naming ``field``.
+    """
+    if isinstance(duration, timedelta):
+        duration = duration.total_seconds()
+    # The type first: what is like an array compares to no bool.
+    if type(duration) in (int, float) and duration == 0:
+        raise InvalidInputError(field, "is zero")
+    return _ms(duration, field, zero="")
+
+
+def patience_to_ms(wait: object, field: str) -> int:
+    """Return for how long to wait at most, in whole milliseconds, at most about a century.
+
+    What is less than 1 ms is 0, not to wait at all: what is left until a deadline may be that, and
+    should not fail by chance.
+
+    :param wait: seconds, int or float, or a :class:`datetime.timedelta`; not negative.
+    :param field: name of the argument.
+    :raises InvalidInputError: naming ``field``.
+    """
+    if isinstance(wait, timedelta):
+        wait = wait.total_seconds()
+    if isinstance(wait, (int, float)) and not isinstance(wait, bool) and 0 <= wait < 0.001:
+        return 0
+    return _ms(wait, field, zero="")
+
+
+def _ms(secs: object, field: str, *, zero: str) -> int:
+    if isinstance(secs, bool) or not isinstance(secs, (int, float)):
+        raise InvalidInputError(field, f"expected seconds, got {type(secs).__name__}")
+    if isinstance(secs, float) and not math.isfinite(secs):
+        raise InvalidInputError(field, "is not a finite number")
+    if secs < 0:
+        raise InvalidInputError(field, "is negative")
+    if secs > MAX_TTL_SECS:
+        raise InvalidInputError(field, f"is over the limit of {MAX_TTL_SECS} s{zero}")
+    ms = round(secs * 1000)
+    if ms == 0:
+        raise InvalidInputError(field, f"is below the resolution of 1 ms{zero}")
+    return ms
+
+
+def require_str(value: object, field: str) -> str:
+    """Return the value if it is text that a server and a file system take.
+
+    :raises InvalidInputError: otherwise.
+    """
+    if not isinstance(value, str) or not value:
+        raise InvalidInputError(field, "expected text that is not empty")
+    if re.search("[\x00\ud800-\udfff]", value):
+        raise InvalidInputError(field, "holds NUL or a lone surrogate")
+    return value
+
+
+def require_host(value: object, field: str) -> str:
+    """Return the value if it may be a host's name or address.
+
+    :raises InvalidInputError: otherwise.
+    """
+    host = require_str(value, field)
+    if re.search(r"[\s\x00-\x1f\x7f-\x9f]", host):
+        raise InvalidInputError(field, "holds white space or a control character")
+    return host
+
+
+def require_bool(value: object, field: str) -> None:
+    """Do nothing if the value is a bool.
+
+    :raises InvalidInputError: otherwise.
+    """
+    if not isinstance(value, bool):
+        raise InvalidInputError(field, "expected a bool")
+
+
+def require_int(value: object, field: str, least: int, most: int | None = None) -> None:
+    """Do nothing if the value is a whole number in a range.
+
+    :param most: ``None`` has no upper end.
+    :raises InvalidInputError: otherwise.
+    """
+    if type(value) is not int or value < least or (most is not None and value > most):
+        bound = f"of at least {least}" if most is None else f"from {least} to {most}"
+        raise InvalidInputError(field, f"expected a whole number {bound}")
+
+
+def require_secs(value: object, field: str) -> None:
+    """Do nothing if the value is a time in seconds above 0, of a day at most.
+
+    :raises InvalidInputError: otherwise.
+    """
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, float))
+        or not math.isfinite(value)
+        or not 0 < value <= _MAX_SETTING_SECS
+    ):
+        raise InvalidInputError(field, f"expected seconds above 0, at most {_MAX_SETTING_SECS}")

@@ -1,0 +1,135 @@
+"""What a backend needs to keep locks: a capability of its own, beside the store's verbs.
+
+A lock is held by one *token*, for as long as its lease runs; who finds it held may keep a place in
+its queue, under a token of its own. Nothing on the backend acts by itself: each step looks at the
+time, and passes over holders and waiters whose time is up.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
+    from ..model import SessionKey
+    from .notifications import Bell
+    from .records import Verdict
+
+__all__ = ["LockBackend", "LockBid", "LockHolding", "LockOutcome", "LockPlace", "SupportsLocks"]
+
+
+class LockPlace(NamedTuple):
+    """Who holds a lock, or wants to.
+
+    :ivar scope: ``env/tenant`` of the key; empty for a lock on the key in all tenants together.
+    :ivar key: what is locked.
+    :ivar token: names one attempt at the lock, and what it was granted: random, 1 to 64 characters
+        of ``[A-Za-z0-9_-]``.
+    """
+
+    scope: str
+    key: SessionKey
+    token: str
+
+
+class LockBid(NamedTuple):
+    """An attempt to take a lock.
+
+    :ivar place: who asks for what.
+    :ivar name: of the holder to be, for people.
+    :ivar lease_ms: length of the lease.
+    :ivar place_ms: for how long a waiter keeps its place unless it asks again. A lock that is free
+        is left to each waiter ahead for a quarter of that.
+    :ivar queues: whether to keep a place if the lock is not to be had.
+    """
+
+    place: LockPlace
+    name: str
+    lease_ms: int
+    place_ms: int
+    queues: bool
+
+
+class LockOutcome(msgspec.Struct, frozen=True, gc=False):
+    """The end of a step on a lock.
+
+    :ivar verdict: ``DONE``; ``CLAIMED``, by another holder or those who came before; ``LOST``.
+    :ivar fence: of the lease, where the lock was granted.
+    :ivar lease_ms: when the lease ends, the holder's if it is another's: milliseconds since the
+        epoch by the backend's clock.
+    :ivar left_ms: what is left of the lease, or until it is worth to ask again.
+    """
+
+    verdict: Verdict
+    fence: int = 0
+    lease_ms: int = 0
+    left_ms: int = 0
+
+
+class LockHolding(NamedTuple):
+    """Who holds a lock now.
+
+    :ivar name: of the holder, for people.
+    :ivar fence: of its lease.
+    :ivar lease_ms: when that ends, milliseconds since the epoch by the backend's clock.
+    """
+
+    name: str
+    fence: int
+    lease_ms: int
+
+
+class LockBackend(ABC):
+    """Steps on locks, each of them atomic.
+
+    Fences grow from one grant of a key to the next: each is at least the time in microseconds, and
+    higher than the last one of the entry and than any that this object has granted. `until` is what
+    :meth:`deadline` returned when the verb began. Any step may raise
+    :class:`StoreUnavailableError`; one that writes, :class:`StoreFullError` and
+    :class:`OutcomeUnknownError`.
+    """
+
+    @abstractmethod
+    def deadline(self) -> float | None:
+        """Return the time by which a step that begins now must end, in the backend's terms."""
+
+    @abstractmethod
+    async def lock(self, bid: LockBid, until: float | None) -> LockOutcome:
+        """Take the lock, or tell until when it is another's: ``DONE`` or ``CLAIMED``.
+
+        Granted if nobody holds it and those who wait have had their time, in their order. A token
+        that holds already is told so; one that waits keeps its place.
+        """
+
+    @abstractmethod
+    async def renew(self, place: LockPlace, lease_ms: int, until: float | None) -> LockOutcome:
+        """Let a lease that still runs end later, never sooner: ``DONE`` or ``LOST``."""
+
+    @abstractmethod
+    async def leave(self, place: LockPlace, lease_ms: int, until: float | None) -> bool:
+        """Give back what the token has, be it the lock or a place, and ring for whoever is next.
+
+        :param lease_ms: when the token's lease ends as far as it knows, 0 for none: so that one
+            who did not hear the answer is told right when asking again.
+        :returns: whether the token held the lock.
+        """
+
+    @abstractmethod
+    async def holder(self, scope: str, key: SessionKey, until: float | None) -> LockHolding | None:
+        """Return who holds the lock."""
+
+    @abstractmethod
+    def listen(self, token: str) -> AbstractAsyncContextManager[Bell]:
+        """Have the bell that rings when it is the token's turn: as :meth:`SupportsBells.listen`."""
+
+
+class SupportsLocks(ABC):
+    """A store of a backend that can keep locks."""
+
+    @abstractmethod
+    def lock_backend(self) -> LockBackend:
+        """Return the steps on locks."""

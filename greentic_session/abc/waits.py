@@ -1,0 +1,441 @@
+"""What a backend needs to keep waits: a capability of its own, beside the store's verbs.
+
+The record of a session is the truth about its wait. It says under which reply scope the session
+waits and since when, and who has claimed it until when under which fence; each change of that is
+one atomic step on the record.
+
+The index of a user leads from a reply scope to the keys of sessions that may wait there. It may
+live elsewhere than the records, so it is a hint: a step on it and a step on a record are two steps,
+and a worker can die between them. Whoever reads a hint looks at the record, and mends the index if
+the record says otherwise.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import msgspec
+
+from .records import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ..model import Cas, SessionKey
+    from .records import Draft
+
+__all__ = [
+    "KEPT",
+    "UNCONFIRMED",
+    "Announcement",
+    "Bid",
+    "EnteredHint",
+    "EventMemory",
+    "Hint",
+    "Hints",
+    "Hold",
+    "IndexChange",
+    "Registration",
+    "RetiredHint",
+    "SeenEvent",
+    "Settlement",
+    "Settling",
+    "Standing",
+    "SupportsWaits",
+    "WaitBackend",
+    "WaitOutcome",
+    "WaitOwner",
+]
+
+UNCONFIRMED: Final = -1
+"""In place of :attr:`RetiredHint.since_us`: take the hint out if it was announced only."""
+KEPT: Final = -2
+"""In place of :attr:`RetiredHint.since_us`: leave the hint, and end this caller's announcement."""
+
+
+class WaitOwner(NamedTuple):
+    """Whose waits: the name of one index.
+
+    :ivar scope: ``env/tenant``.
+    :ivar owner: ``team/user``, as :mod:`greentic_session._core.tenancy` writes it.
+    """
+
+    scope: str
+    owner: str
+
+
+class Standing(NamedTuple):
+    """What a live record says about its wait.
+
+    :ivar owner: ``team/user`` of the record.
+    :ivar scope_hash: where the session waits; empty if it does not.
+    :ivar since_us: when it was registered there: microseconds since the epoch, made to grow from
+        one registration to the next on the same reply scope.
+    :ivar expires_ms: when the record expires; 0 is never.
+    """
+
+    owner: str
+    scope_hash: str
+    since_us: int
+    expires_ms: int
+
+
+class Hold(NamedTuple):
+    """A claim, as the record knows it.
+
+    :ivar scope: ``env/tenant`` of the record.
+    :ivar key: the session's key.
+    :ivar owner: ``team/user`` of the record.
+    :ivar fence: number of the claim, higher than that of every earlier one on the record.
+    """
+
+    scope: str
+    key: SessionKey
+    owner: str
+    fence: int
+
+
+class SeenEvent(NamedTuple):
+    """An event that was completed.
+
+    :ivar digest: names event, owner and reply scope.
+    :ivar at_ms: when, milliseconds since the epoch by the store's clock.
+    """
+
+    digest: str
+    at_ms: int
+
+
+class EventMemory(NamedTuple):
+    """How long completed events are known.
+
+    :ivar most: how many of one session, and of one user.
+    :ivar ttl_ms: for how long, in milliseconds.
+    """
+
+    most: int
+    ttl_ms: int
+
+
+class WaitOutcome(Outcome, frozen=True, gc=False):
+    """The end of a step on a record's wait.
+
+    :ivar since_us: as in :class:`Standing`.
+    :ivar moved_from: the reply scope where the session waited before, if that is another.
+    :ivar ttl_ms: life of the record (``claim``).
+    :ivar body: what the codec wrote (``claim``).
+    :ivar fence: number of the claim (``claim``).
+    :ivar lease_ms: when the lease ends, milliseconds since the epoch by the store's clock
+        (``claim``, ``renew``, and with ``CLAIMED`` that of the other claim).
+    :ivar left_ms: how much of the lease was left when the step was done (``claim``, ``renew``).
+    """
+
+    since_us: int = 0
+    moved_from: str = ""
+    ttl_ms: int = 0
+    body: bytes = b""
+    fence: int = 0
+    lease_ms: int = 0
+    left_ms: int = 0
+
+    def __repr__(self) -> str:
+        """Return verdict and token: a body is somebody's state."""
+        return f"WaitOutcome({self.verdict.name}, {self.value}-{self.incarnation})"
+
+
+class Settling(StrEnum):
+    """How a claim is settled."""
+
+    COMPLETE = "complete"
+    """Write the session; it waits no longer."""
+    WAIT = "wait"
+    """Write the session; it waits again."""
+    SAVE = "save"
+    """Write the session; the claim goes on."""
+    FINISH = "finish"
+    """Remove the session."""
+
+
+class Registration(NamedTuple):
+    """What is to wait, and where.
+
+    :ivar draft: the session.
+    :ivar expected: only over this token, ``Cas.none()`` being an absent record; ``None`` is any.
+    :ivar scope_hash: where it waits.
+    :ivar event: digest of the event that is completed by this, empty for none.
+    :ivar floor_us: the new ``since_us`` is higher than this.
+    """
+
+    draft: Draft
+    expected: Cas | None
+    scope_hash: str
+    event: str = ""
+    floor_us: int = 0
+
+
+class Bid(NamedTuple):
+    """What is claimed, by whom and for how long.
+
+    :ivar hold: whose record; its fence is not looked at.
+    :ivar scope_hash: where the session has to wait.
+    :ivar attempt: names the attempt.
+    :ivar event: digest of the event, empty for none.
+    :ivar lease_ms: how long, in milliseconds.
+    """
+
+    hold: Hold
+    scope_hash: str
+    attempt: str
+    event: str
+    lease_ms: int
+
+
+class Settlement(NamedTuple):
+    """How a claim ends.
+
+    :ivar hold: the claim.
+    :ivar how: what is to happen.
+    :ivar draft: what to write; ``None`` with ``FINISH``.
+    :ivar expected: the token that the claim has seen last.
+    :ivar event: digest of the event that is completed by this, empty for none.
+    :ivar scope_hash: with ``WAIT``, where.
+    :ivar floor_us: with ``WAIT``, the new ``since_us`` is higher than this.
+    """
+
+    hold: Hold
+    how: Settling
+    draft: Draft | None
+    expected: Cas
+    event: str = ""
+    scope_hash: str = ""
+    floor_us: int = 0
+
+
+class Hint(NamedTuple):
+    """A session that may wait under a reply scope.
+
+    :ivar key: the session's key.
+    :ivar since_us: since when, as far as the index heard; 0 if it was announced only.
+    :ivar expires_ms: how long the index leads there, milliseconds since the epoch; 0 is for ever.
+    """
+
+    key: SessionKey
+    since_us: int
+    expires_ms: int
+
+
+class Hints(NamedTuple):
+    """What the index knows of a reply scope.
+
+    :ivar hints: sessions that may wait there.
+    :ivar seen: whether the event asked about was completed.
+    """
+
+    hints: Sequence[Hint]
+    seen: bool
+
+
+class Announcement(NamedTuple):
+    """A hint that was entered before the record.
+
+    :ivar mark: names the announcement.
+    :ivar is_new: whether the hint was not there before.
+    :ivar others: the other hints under the reply scope.
+    """
+
+    mark: str
+    is_new: bool
+    others: Sequence[Hint]
+
+
+class EnteredHint(NamedTuple):
+    """A hint to put into the index.
+
+    :ivar scope_hash: the reply scope.
+    :ivar key: the session's key.
+    :ivar since_us: since when it waits there, as the record says; 0 enters nothing, but prolongs
+        what is there.
+    :ivar expires_ms: when its record expires, milliseconds since the epoch; 0 is never.
+    :ivar mark: what ``announce`` returned to this caller; its announcement is over.
+    """
+
+    scope_hash: str
+    key: str
+    since_us: int
+    expires_ms: int
+    mark: str = ""
+
+
+class RetiredHint(NamedTuple):
+    """A hint to take out of the index, unless a later registration stands behind it.
+
+    :ivar scope_hash: the reply scope.
+    :ivar key: the session's key.
+    :ivar since_us: up to which registration; or :data:`UNCONFIRMED`, :data:`KEPT`.
+    :ivar mark: what ``announce`` returned to this caller; its announcement is over.
+    """
+
+    scope_hash: str
+    key: str
+    since_us: int
+    mark: str = ""
+
+
+class IndexChange(msgspec.Struct, frozen=True, kw_only=True):
+    """A change of a user's index, in one step.
+
+    :ivar entered: a session that waits.
+    :ivar retired: hints to take out.
+    :ivar events: completed events to remember, the newest last.
+    """
+
+    entered: EnteredHint | None = None
+    retired: tuple[RetiredHint, ...] = ()
+    events: tuple[SeenEvent, ...] = ()
+
+
+class WaitBackend(ABC):
+    """The steps on records and indexes that waits are made of.
+
+    Arguments are checked. Each step is atomic, and safe to repeat when its answer was lost.
+    ``until`` is what :meth:`deadline` returned when the verb began. Every step may raise
+    :class:`StoreUnavailableError`; those that write, :class:`OutcomeUnknownError` as well.
+
+    On records, a claim is *held* under a fence until it is settled, released or pushed aside by a
+    later claim or registration. When its lease runs out it stays held, and is open to others.
+    While a claim is held, the record's life counts from the end of the lease if that is later. An
+    index never ends before a record that it leads to, whatever step prolonged its life.
+    """
+
+    @abstractmethod
+    def deadline(self) -> float | None:
+        """Return the time by which a verb that begins now must end, in the backend's own terms."""
+
+    # --- on a record -------------------------------------------------------------------------
+
+    @abstractmethod
+    async def pause(
+        self, registration: Registration, events: EventMemory, until: float | None
+    ) -> WaitOutcome:
+        """Write the session and let it wait; a claim on it is pushed aside.
+
+        :returns: ``SEEN`` if the event was completed; ``MISMATCH``, ``CONFLICT``; ``DONE`` with
+            ``since_us`` and ``moved_from``. Judged in this order.
+        """
+
+    @abstractmethod
+    async def claim(self, bid: Bid, events: EventMemory, until: float | None) -> WaitOutcome:
+        """Claim the wait, which moves the token; or renew the lease of the same attempt's claim.
+
+        :returns: ``DONE`` with the record and the claim; ``SEEN`` if the event was completed;
+            ``ABSENT`` if the session is not there, another owner's or waits elsewhere; ``CLAIMED``
+            with ``lease_ms``. Judged in this order.
+        """
+
+    @abstractmethod
+    async def renew(self, hold: Hold, lease_ms: int, until: float | None) -> WaitOutcome:
+        """Let the lease end no sooner than ``lease_ms`` from now.
+
+        :returns: ``DONE`` with ``lease_ms`` and ``left_ms``; ``LOST``.
+        """
+
+    @abstractmethod
+    async def settle(
+        self, settlement: Settlement, events: EventMemory, until: float | None
+    ) -> WaitOutcome:
+        """End the claim, or save under it, and remember the event, in one step.
+
+        :returns: ``DONE`` with ``since_us``; ``LOST``, ``CONFLICT``.
+        """
+
+    @abstractmethod
+    async def release(self, hold: Hold, attempt: str, until: float | None) -> WaitOutcome:
+        """Give the claim back; the record's life begins anew.
+
+        :param attempt: names the attempt that holds it, where the fence is not known; else empty.
+        :returns: ``DONE``; ``LOST``.
+        """
+
+    @abstractmethod
+    async def displace(
+        self, scope: str, key: SessionKey, scope_hash: str, since_us: int, until: float | None
+    ) -> None:
+        """Let the session wait no longer, if it waits there since exactly then.
+
+        A claim on it stays held.
+        """
+
+    @abstractmethod
+    async def events_of(
+        self, scope: str, keys: Sequence[SessionKey], until: float | None
+    ) -> Sequence[SeenEvent]:
+        """Return the completed events that the sessions remember, of all ``keys`` together.
+
+        A session that finished or expired is remembered as long as its events.
+        """
+
+    @abstractmethod
+    async def clear(
+        self, scope: str, key: SessionKey, owner: str, scope_hash: str, until: float | None
+    ) -> WaitOutcome:
+        """Remove the session and everything that hangs on it, if it is the owner's and waits there.
+
+        :returns: ``DONE``; ``ABSENT``.
+        """
+
+    @abstractmethod
+    async def inspect(
+        self, scope: str, keys: Sequence[SessionKey], until: float | None
+    ) -> Sequence[Standing | None]:
+        """Return what the live records say, in the order of ``keys``, which are at least one."""
+
+    @abstractmethod
+    async def survey(
+        self, scope: str, position: object | None
+    ) -> tuple[Sequence[SessionKey], object | None]:
+        """Return keys of a scope from ``position`` on (``None``: the start), and what follows."""
+
+    # --- on an index -------------------------------------------------------------------------
+
+    @abstractmethod
+    async def hints(
+        self,
+        whose: WaitOwner,
+        scope_hash: str,
+        event: str,
+        events: EventMemory,
+        until: float | None,
+    ) -> Hints:
+        """Return the hints under a reply scope, and whether the event was completed there."""
+
+    @abstractmethod
+    async def all_hints(self, whose: WaitOwner, until: float | None) -> Sequence[tuple[str, Hint]]:
+        """Return every reply scope and hint of the owner."""
+
+    @abstractmethod
+    async def announce(
+        self, whose: WaitOwner, scope_hash: str, key: SessionKey, ttl_ms: int, until: float | None
+    ) -> Announcement:
+        """Enter a hint before the record is written, so that no wait exists without one.
+
+        Nobody else takes it out for as long as the call may still be under way, or until this
+        caller has entered or retired it.
+
+        :param ttl_ms: the life that the record will have.
+        """
+
+    @abstractmethod
+    async def reindex(
+        self, whose: WaitOwner, change: IndexChange, events: EventMemory, until: float | None
+    ) -> None:
+        """Change the index: enter, retire, remember."""
+
+
+class SupportsWaits(ABC):
+    """A store that can keep waits."""
+
+    @abstractmethod
+    def wait_backend(self) -> WaitBackend:
+        """Return the steps that waits are made of."""

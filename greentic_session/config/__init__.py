@@ -1,0 +1,27 @@
+"""Backends as configuration, and the URLs that stand for them."""
+
+from __future__ import annotations
+
+from .backends import (
+    DEFAULT_MAX_PAYLOAD_BYTES,
+    DEFAULT_NAMESPACE,
+    Address,
+    EmbeddedConfig,
+    MemoryConfig,
+    RedisConfig,
+    SentinelConfig,
+    SessionBackendConfig,
+    TlsConfig,
+)
+
+__all__ = [
+    "DEFAULT_MAX_PAYLOAD_BYTES",
+    "DEFAULT_NAMESPACE",
+    "Address",
+    "EmbeddedConfig",
+    "MemoryConfig",
+    "RedisConfig",
+    "SentinelConfig",
+    "SessionBackendConfig",
+    "TlsConfig",
+]

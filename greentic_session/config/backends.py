@@ -1,0 +1,291 @@
+"""Backends as configuration."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, Final, Literal, Self, cast
+
+import msgspec
+
+from .._validation import require_bool, require_host, require_int, require_secs, require_str
+from ..errors import InvalidInputError
+from .urls import parse_url
+
+__all__ = [
+    "DEFAULT_MAX_PAYLOAD_BYTES",
+    "DEFAULT_NAMESPACE",
+    "Address",
+    "EmbeddedConfig",
+    "MemoryConfig",
+    "RedisConfig",
+    "SentinelConfig",
+    "SessionBackendConfig",
+    "TlsConfig",
+    "config_from_url",
+]
+
+DEFAULT_MAX_PAYLOAD_BYTES: Final = 1024 * 1024
+DEFAULT_NAMESPACE: Final = "greentic:session"
+
+_NAMESPACE: Final = re.compile(r"[A-Za-z0-9._-]+(:[A-Za-z0-9._-]+)*")
+_FSYNC: Final = ("always", "everysec", "no")
+
+Address = tuple[str, int]
+"""Host and port."""
+
+
+class MemoryConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """The in-process backend.
+
+    :ivar max_payload_bytes: limit on one encoded session.
+    :ivar verify: as in :class:`AsyncSessionStore`.
+    :ivar sweep_interval_secs: pause between two runs of the background sweeper, in seconds.
+    """
+
+    max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES
+    verify: bool = True
+    sweep_interval_secs: float = 1.0
+
+    def check(self) -> None:
+        """Check every field.
+
+        :raises InvalidInputError: naming the first one at fault.
+        """
+        require_int(self.max_payload_bytes, "max_payload_bytes", 1)
+        require_bool(self.verify, "verify")
+        require_secs(self.sweep_interval_secs, "sweep_interval_secs")
+
+
+class TlsConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """How a server's certificate is checked, and our own shown.
+
+    :ivar ca_file: certificates to trust; ``None`` trusts the system's.
+    :ivar cert_file: our certificate, where the server asks for one.
+    :ivar key_file: its private key.
+    :ivar verify: whether the server's certificate and host name are checked.
+    """
+
+    ca_file: str | None = None
+    cert_file: str | None = None
+    key_file: str | None = None
+    verify: bool = True
+
+
+class _HidesPassword(msgspec.Struct, frozen=True, kw_only=True):
+    def __rich_repr__(self) -> list[tuple[str, Any]]:  # Any: as msgspec declares it
+        """Return the fields for pretty printers, with the password hidden."""
+        return [
+            (name, "***" if name == "password" and value is not None else value)
+            for name in self.__struct_fields__
+            for value in (getattr(self, name),)
+        ]
+
+    def __repr__(self) -> str:
+        """Return the fields with the password hidden."""
+        fields = ", ".join(f"{name}={value!r}" for name, value in self.__rich_repr__())
+        return f"{type(self).__name__}({fields})"
+
+
+class SentinelConfig(_HidesPassword, frozen=True, kw_only=True):
+    """The sentinels that know which server is the master. ``repr`` hides the password.
+
+    :ivar addresses: of the sentinels; one that answers is enough.
+    :ivar master_name: what they call the group of servers.
+    :ivar username: ACL user on the sentinels; ``None`` is their default user.
+    :ivar password: its password there.
+    """
+
+    addresses: tuple[Address, ...]
+    master_name: str
+    username: str | None = None
+    password: str | None = None
+
+
+class RedisConfig(_HidesPassword, frozen=True, kw_only=True):
+    """Where Redis or Valkey is: one server, what sentinels name, or a cluster. ``repr`` hides the
+    password.
+
+    :ivar host: name or address; unused with ``unix_path``, ``sentinel`` or ``cluster``.
+    :ivar port: TCP port.
+    :ivar unix_path: path of a unix socket, instead of host and port.
+    :ivar sentinel: the sentinels that name the server, instead of host and port.
+    :ivar cluster: addresses of some servers of a cluster, instead of host and port.
+    :ivar db: number of the logical database; a cluster has number 0 only.
+    :ivar username: ACL user; ``None`` is the server's default user.
+    :ivar password: its password.
+    :ivar tls: how to speak TLS; ``None`` speaks plain TCP.
+    :ivar namespace: start of every name in the server; words of ``A-Z a-z 0-9 . _ -`` joined by
+        ``:``. No namespace on one server should be the start of another.
+    :ivar deadline_secs: overall limit on one call, retries included, in seconds.
+    :ivar acks: how many replicas must confirm each write of a session before the call returns; 0
+        waits for none, and a failover may lose what the master had acknowledged.
+    :ivar max_connections: open connections to one server at most; further calls wait for one. With
+        ``acks``, writes have as many of their own.
+    :ivar max_payload_bytes: limit on one encoded session.
+    :ivar verify: as in :class:`AsyncSessionStore`.
+    :ivar protocol: RESP version, 2 or 3; the results are the same.
+    """
+
+    host: str = "localhost"
+    port: int = 6379
+    unix_path: str | None = None
+    sentinel: SentinelConfig | None = None
+    cluster: tuple[Address, ...] = ()
+    db: int = 0
+    username: str | None = None
+    password: str | None = None
+    tls: TlsConfig | None = None
+    namespace: str = DEFAULT_NAMESPACE
+    deadline_secs: float = 2.0
+    acks: int = 0
+    max_connections: int = 32
+    max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES
+    verify: bool = True
+    protocol: int = 3
+
+    @classmethod
+    def from_url(cls, url: str) -> Self:
+        """Return the configuration that a URL stands for.
+
+        :raises InvalidInputError: naming ``url`` or the option at fault.
+        """
+        config = config_from_url(url)
+        if not isinstance(config, cls):
+            raise InvalidInputError("url", "is not the URL of a Redis or Valkey server")
+        return config
+
+    def check(self) -> None:
+        """Check every field.
+
+        :raises InvalidInputError: naming the first one at fault.
+        """
+        require_host(self.host, "host")
+        require_int(self.port, "port", 1, 65_535)
+        for name in ("unix_path", "username", "password"):
+            if getattr(self, name) is not None:
+                require_str(getattr(self, name), name)
+        if self.tls is not None:
+            _check_tls(self.tls)
+        require_int(self.db, "db", 0)
+        self._check_place()
+        require_str(self.namespace, "namespace")
+        if len(self.namespace) > 128 or not _NAMESPACE.fullmatch(self.namespace):
+            raise InvalidInputError(
+                "namespace", "expected 1 to 128 characters, words of A-Z a-z 0-9 . _ - joined by :"
+            )
+        require_secs(self.deadline_secs, "deadline_secs")
+        require_int(self.acks, "acks", 0, 100)
+        require_int(self.max_connections, "max_connections", 1)
+        require_int(self.max_payload_bytes, "max_payload_bytes", 1)
+        require_bool(self.verify, "verify")
+        require_int(self.protocol, "protocol", 2, 3)
+
+    def _check_place(self) -> None:
+        sentinel = cast("object", self.sentinel)
+        if sentinel is not None:
+            if not isinstance(sentinel, SentinelConfig):
+                found = type(sentinel).__name__
+                raise InvalidInputError("sentinel", f"expected SentinelConfig, got {found}")
+            require_str(sentinel.master_name, "sentinel.master_name")
+            for name in ("username", "password"):
+                if getattr(sentinel, name) is not None:
+                    require_str(getattr(sentinel, name), f"sentinel.{name}")
+            _check_addresses(sentinel.addresses, "sentinel.addresses")
+            if not sentinel.addresses:
+                raise InvalidInputError("sentinel.addresses", "expected at least one")
+        _check_addresses(self.cluster, "cluster")
+        places = (self.unix_path, sentinel, self.cluster or None)
+        if sum(place is not None for place in places) > 1:
+            raise InvalidInputError("unix_path, sentinel, cluster", "are given together")
+        if self.cluster and self.db:
+            raise InvalidInputError("db", "a cluster has number 0 only")
+
+
+class EmbeddedConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """A private Valkey in a folder of this machine. The rest is as in :class:`RedisConfig`.
+
+    The process that opens the folder first settles ``fsync``.
+
+    :ivar path: of the folder, absolute; made if only the folder itself is missing.
+    :ivar fsync: when a write is on the disk: ``always``, before it is acknowledged; ``everysec``,
+        within a second or two; ``no``, when the system likes. ``always`` and ``no`` lose no
+        acknowledged write when a process is killed, ``always`` none when the power fails.
+    :ivar start_secs: limit in seconds on the start of the server, its reading of its file included,
+        when the store is entered.
+    """
+
+    path: str
+    fsync: Literal["always", "everysec", "no"] = "always"
+    start_secs: float = 20.0
+    namespace: str = DEFAULT_NAMESPACE
+    deadline_secs: float = 2.0
+    max_connections: int = 32
+    max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES
+    verify: bool = True
+    protocol: int = 3
+
+    def check(self) -> None:
+        """Check every field; no I/O.
+
+        :raises InvalidInputError: naming the first one at fault.
+        """
+        if not require_str(self.path, "path").startswith("/") or not self.path.strip("/"):
+            raise InvalidInputError("path", "expected the absolute path of a folder")
+        if self.fsync not in _FSYNC:
+            raise InvalidInputError("fsync", f"expected one of {', '.join(_FSYNC)}")
+        require_secs(self.start_secs, "start_secs")
+        self.server(self.path).check()
+
+    def server(self, unix_path: str) -> RedisConfig:
+        """Return the configuration of a client of the folder's server.
+
+        :param unix_path: of the server's socket.
+        """
+        names = RedisConfig.__struct_fields__
+        same = {name: getattr(self, name) for name in self.__struct_fields__ if name in names}
+        return RedisConfig(unix_path=unix_path, **same)
+
+
+SessionBackendConfig = MemoryConfig | RedisConfig | EmbeddedConfig
+"""Any backend's configuration."""
+
+
+def config_from_url(url: str) -> SessionBackendConfig:
+    """Return the checked configuration that a URL stands for.
+
+    :param url: as :func:`greentic_session.config.urls.parse_url` describes it.
+    :raises InvalidInputError: naming ``url`` or the option at fault.
+    """
+    backend, fields = parse_url(url)
+    if "tls" in fields:
+        fields["tls"] = TlsConfig(**fields["tls"])
+    if "sentinel" in fields:
+        fields["sentinel"] = SentinelConfig(**fields["sentinel"])
+    config: SessionBackendConfig = _CONFIGS[backend](**fields)
+    config.check()
+    return config
+
+
+_CONFIGS: Final = {"memory": MemoryConfig, "redis": RedisConfig, "embedded": EmbeddedConfig}
+
+
+def _check_addresses(addresses: object, field: str) -> None:
+    if not isinstance(addresses, tuple):
+        raise InvalidInputError(field, "expected a tuple of (host, port)")
+    for address in cast("tuple[object, ...]", addresses):
+        if not isinstance(address, tuple) or len(cast("tuple[object, ...]", address)) != 2:
+            raise InvalidInputError(field, "expected a tuple of (host, port)")
+        host, port = cast("tuple[object, object]", address)
+        require_host(host, field)
+        require_int(port, field, 1, 65_535)
+
+
+def _check_tls(tls: object) -> None:
+    if not isinstance(tls, TlsConfig):
+        raise InvalidInputError("tls", f"expected TlsConfig, got {type(tls).__name__}")
+    for name in ("ca_file", "cert_file", "key_file"):
+        path = getattr(tls, name)
+        if path is not None and not Path(require_str(path, name)).is_file():
+            raise InvalidInputError(name, "is no file")
+    require_bool(tls.verify, "verify")

@@ -1,0 +1,245 @@
+"""URLs of backends, parsed into fields of their configuration."""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, cast
+from urllib.parse import parse_qsl, unquote
+
+from .._validation import require_host, require_str
+from ..errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+__all__ = ["ParsedUrl", "parse_url"]
+
+_MANY: Final = ("sentinel", "cluster")
+_SERVER_SCHEMES: Final = tuple(
+    name + how
+    for how in ("", *(f"+{many}" for many in _MANY))
+    for name in ("redis", "rediss", "valkey", "valkeys")
+)
+_KNOWN_SCHEMES: Final = ("memory", *_SERVER_SCHEMES, "unix", "embedded")
+# RFC 3986, appendix B; several hosts are more than the standard library's parser takes.
+_URL: Final = re.compile(r"([^:/?#]*)://([^/?#]*)([^?#]*)(?:\?([^#]*))?(?:#(.*))?", re.DOTALL)
+_PLACE: Final = re.compile(r"(?:\[([^][]*)\]|([^][:]*))(?::([0-9]*))?")
+# What `float` takes, without its underscores, spaces and digits of other scripts.
+_SECS: Final = re.compile(
+    r"[+-]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?|nan|inf)", re.IGNORECASE
+)
+_SENTINEL_PORT: Final = 26_379
+
+
+class ParsedUrl(NamedTuple):
+    """A URL in parts.
+
+    :ivar backend: which backend it names.
+    :ivar fields: of that backend's configuration; ``sentinel`` and ``tls`` hold fields in turn.
+    """
+
+    backend: Literal["memory", "redis", "embedded"]
+    fields: dict[str, Any]  # Any: keyword arguments of differing types; the configuration checks
+
+
+def parse_url(url: str) -> ParsedUrl:
+    """Return the fields of the configuration that a URL stands for.
+
+    * ``memory://``
+    * ``embedded:///path/of/a/folder``
+    * ``redis://[user:password@]host[:port][/db]``; ``rediss://…`` for TLS
+    * ``unix://[user:password@]/path[?db=n]``
+    * ``redis+sentinel://[user:password@]host[:port],host[:port],…/master_name[/db]``; ``user`` and
+      ``password`` are the master's
+    * ``redis+cluster://[user:password@]host[:port],host[:port],…``
+
+    ``valkey`` may stand for ``redis``, and ``valkeys`` for ``rediss``, in each of them. Options
+    follow as a query; an unknown one is refused with a list of the known ones.
+
+    :raises InvalidInputError: naming ``url`` or the option at fault; never quoting the URL, which
+        may hold a password.
+    """
+    if not isinstance(cast("object", url), str):
+        raise InvalidInputError("url", f"expected str, got {type(url).__name__}")
+    parts = _URL.fullmatch(url)
+    scheme = parts[1].lower() if parts else ""
+    if parts is None or scheme not in _KNOWN_SCHEMES:
+        known = ", ".join(f"{name}://" for name in _KNOWN_SCHEMES)
+        raise InvalidInputError("url", f"unknown scheme; known are {known}")
+    if parts[5]:
+        raise InvalidInputError("url", "has a #fragment; write %23 for # in a password")
+    query = parts[4] or ""
+    if scheme == "memory":
+        return _in_memory(parts[2], parts[3], query)
+    account, _, places = parts[2].rpartition("@")
+    # An account before each of several hosts would make all but the last a part of the password.
+    if "," in account and ("+" in scheme or "@" in account):
+        raise InvalidInputError("url", "write %2C for a comma in a password, and the account once")
+    username, _, password = (_plain(part) for part in account.partition(":"))
+    path = _plain(parts[3])
+    if scheme == "embedded":
+        return _embedded(parts[2], path, query)
+    fields: dict[str, Any] = {}  # Any: as in `ParsedUrl`
+    if username:
+        fields["username"] = username
+    if password:
+        fields["password"] = password
+    known_options = dict(_REDIS_OPTIONS)
+    kind, _, many = scheme.partition("+")
+    if kind == "unix":
+        if places or not path.strip("/"):
+            raise InvalidInputError("url", "expected unix:///path/of/the/socket")
+        fields["unix_path"] = path
+        known_options["db"] = ("db", _number)
+    else:
+        path = _place(fields, places, path, scheme).strip("/")
+        if path:
+            fields["db"] = _number(path, "db")
+    if many == "sentinel":
+        known_options |= _SENTINEL_OPTIONS
+    is_tls = kind in ("rediss", "valkeys")
+    if is_tls:
+        known_options |= _TLS_OPTIONS
+    options = _options(query, known_options)
+    if is_tls:
+        fields["tls"] = _taken(options, _TLS_OPTIONS)
+    if many == "sentinel":
+        fields["sentinel"] |= _taken(options, _SENTINEL_OPTIONS)
+    return ParsedUrl("redis", fields | options)
+
+
+def _in_memory(place: str, path: str, query: str) -> ParsedUrl:
+    if place or path not in ("", "/"):
+        raise InvalidInputError("url", "memory:// takes no host and no path")
+    return ParsedUrl("memory", _options(query, _MEMORY_OPTIONS))
+
+
+def _embedded(places: str, path: str, query: str) -> ParsedUrl:
+    if places or not path.strip("/"):
+        raise InvalidInputError("url", "expected embedded:///path/of/a/folder")
+    return ParsedUrl("embedded", {"path": path, **_options(query, _EMBEDDED_OPTIONS)})
+
+
+def _place(fields: dict[str, Any], places: str, path: str, scheme: str) -> str:
+    """Enter where the servers are, and return what is left of the path."""
+    many = scheme.partition("+")[2]
+    if not many:
+        fields["host"], fields["port"] = _address(places, many)
+        return path
+    addresses = tuple(_address(place, many) for place in places.split(","))
+    if many == "cluster":
+        fields["cluster"] = addresses
+        return path
+    name, _, path = path.removeprefix("/").partition("/")
+    if not name:
+        raise InvalidInputError("url", f"expected {scheme}://host,host/master_name")
+    fields["sentinel"] = {"addresses": addresses, "master_name": name}
+    return path
+
+
+def _taken(options: dict[str, Any], known: Mapping[str, _Option]) -> dict[str, Any]:
+    """Take the options of a part of the configuration out."""
+    fields = (field for field, _ in known.values() if field in options)
+    return {field.split()[-1]: options.pop(field) for field in fields}
+
+
+def _address(place: str, many: str) -> tuple[str, int]:
+    if "," in place:
+        raise InvalidInputError("url", "names several hosts: use +sentinel:// or +cluster://")
+    found = _PLACE.fullmatch(place)
+    if found is None:
+        raise _unparsable()
+    address, name, port = found.groups(default="")
+    host = _plain(address or name.lower())
+    if not host:
+        several = ", or several joined by commas" if many else ""
+        raise InvalidInputError("url", f"expected a host after ://{several}")
+    require_host(host, "host")
+    if not port:
+        return host, _SENTINEL_PORT if many == "sentinel" else 6379
+    if len(port) > 5 or int(port) > 65_535:
+        raise _unparsable()
+    return host, int(port)
+
+
+def _plain(quoted: str) -> str:
+    # Ours is raised after the other error is gone: that one quotes what may be a password.
+    with suppress(ValueError):
+        return unquote(quoted, errors="strict")
+    raise _unparsable()
+
+
+def _unparsable() -> InvalidInputError:
+    return InvalidInputError("url", "cannot be parsed")
+
+
+def _options(query: str, known: Mapping[str, _Option]) -> dict[str, Any]:
+    options: dict[str, Any] = {}  # Any: as in `ParsedUrl`
+    for name, text in parse_qsl(query, keep_blank_values=True):
+        if name not in known:
+            listed = ", ".join(sorted(known))
+            # Only a plain word is repeated: the rest of a password with a ? in it may stand here.
+            given = f" {name}" if re.fullmatch("[a-z_]{1,32}", name) else ""
+            raise InvalidInputError("url", f"unknown option{given}; known are {listed}")
+        field, parse = known[name]
+        if field in options:
+            raise InvalidInputError(name, "is given twice")
+        options[field] = parse(text, name)
+    return options
+
+
+def _number(text: str, field: str) -> int:
+    if not re.fullmatch("[0-9]{1,18}", text):
+        raise InvalidInputError(field, "expected a whole number")
+    return int(text)
+
+
+def _secs(text: str, field: str) -> float:
+    if not _SECS.fullmatch(text):
+        raise InvalidInputError(field, "expected seconds")
+    return float(text)
+
+
+def _text(text: str, field: str) -> str:
+    return require_str(text, field)
+
+
+def _yes_no(text: str, field: str) -> bool:
+    if text not in ("yes", "no"):
+        raise InvalidInputError(field, "expected yes or no")
+    return text == "yes"
+
+
+if TYPE_CHECKING:
+    _Option = tuple[str, Callable[[str, str], object]]
+
+_MEMORY_OPTIONS: Final[dict[str, _Option]] = {
+    "max_payload": ("max_payload_bytes", _number),
+    "verify": ("verify", _yes_no),
+    "sweep_interval": ("sweep_interval_secs", _secs),
+}
+_REDIS_OPTIONS: Final[dict[str, _Option]] = {
+    "namespace": ("namespace", _text),
+    "deadline": ("deadline_secs", _secs),
+    "acks": ("acks", _number),
+    "max_connections": ("max_connections", _number),
+    "max_payload": ("max_payload_bytes", _number),
+    "verify": ("verify", _yes_no),
+    "protocol": ("protocol", _number),
+}
+_EMBEDDED_OPTIONS: Final[dict[str, _Option]] = {
+    "fsync": ("fsync", _text),
+    "start_timeout": ("start_secs", _secs),
+    **{name: option for name, option in _REDIS_OPTIONS.items() if name != "acks"},
+}
+_SENTINEL_OPTIONS: Final[dict[str, _Option]] = {
+    "sentinel_username": ("sentinel username", _text),
+    "sentinel_password": ("sentinel password", _text),
+}
+_TLS_OPTIONS: Final[dict[str, _Option]] = {
+    "tls_ca_file": ("ca_file", _text),
+    "tls_cert_file": ("cert_file", _text),
+    "tls_key_file": ("key_file", _text),
+    "tls_verify": ("verify", _yes_no),
+}

@@ -1,0 +1,269 @@
+"""One store's share in an embedded server."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import fcntl
+import os
+import socket
+import subprocess
+import sys
+import threading
+import weakref
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, final
+
+from .._compat import override
+from ..errors import StoreUnavailableError
+from ..redis.transport.failures import UnknownPlaceError
+from ..redis.transport.server_process import ServerHost
+from .binary import ServerNotFoundError, valkey_binary
+from .folder import KEEPER, SERVER, USERS, Folder, FolderError, locked, short_link, socket_path
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from ..config import EmbeddedConfig
+
+__all__ = ["EmbeddedHost"]
+
+_LOOK_AGAIN_SECS: Final = 0.005
+_LEAVE_SECS: Final = 20.0
+_MOST_LAUNCHES: Final = 2
+"""Keepers started in a row: one that goes although it is needed could not keep its server."""
+_KEEPER: Final = Path(__file__).with_name("supervisor.py")
+_NOT_STARTED: Final = "the embedded server does not start; server.log in its folder may say why"
+_LATE: Final = "the embedded server was not ready in time"
+
+
+@final
+class EmbeddedHost(ServerHost):
+    """Has the server of a folder run for as long as this process uses it.
+
+    :param config: checked configuration.
+    :raises ServerNotFoundError: there is no server to run.
+    """
+
+    def __init__(self, config: EmbeddedConfig) -> None:
+        if not sys.executable:
+            raise ServerNotFoundError("the path of the Python interpreter is not known")
+        self._path: Final = config.path
+        self._socket: Final = socket_path(config.path)
+        self._start_secs: Final = config.start_secs
+        self._server: Final = [str(valkey_binary()), *_options(config.fsync)]
+        # What is locked is the open file, which a forked process would share: all are known here.
+        self._held: Final[set[int]] = set()
+        self._users: int | None = None
+        self._launched: subprocess.Popen[bytes] | None = None
+        self._launches = 0
+        _HOSTS.add(self)
+        weakref.finalize(self, _free_all, self._held).atexit = False
+
+    @override
+    async def start(self) -> None:
+        """As :meth:`ServerHost.start`; the server has read its file by then."""
+        is_up = False
+        self._launches = 0
+        try:
+            async with asyncio.timeout(self._start_secs):
+                await self.ensure()
+                while not await self._answers():
+                    await asyncio.sleep(_LOOK_AGAIN_SECS)
+                    await self.ensure()
+            is_up = True
+        except TimeoutError:
+            raise StoreUnavailableError(_LATE, code="timeout") from None
+        except UnknownPlaceError as error:
+            raise StoreUnavailableError(error.reason) from None
+        except OSError as error:
+            reason = os.strerror(error.errno or errno.EIO)
+            raise StoreUnavailableError(f"{_NOT_STARTED}: {reason}") from None
+        finally:
+            if not is_up:  # nobody will leave what nobody entered
+                self.forget()
+                if self._launched is not None:
+                    self._launched.wait(_LEAVE_SECS)  # the time that an interpreter takes to start
+
+    @override
+    async def ensure(self) -> None:
+        """As :meth:`ServerHost.ensure`."""
+        try:
+            while not self._is_up():  # noqa: ASYNC110 - locks and sockets tell only who asks
+                await asyncio.sleep(_LOOK_AGAIN_SECS)
+        except FolderError as error:
+            raise UnknownPlaceError(error.reason) from None
+
+    @override
+    async def aclose(self) -> None:
+        """Leave. Whoever is the last returns when server and keeper are gone."""
+        if self._users is None:
+            return
+        with suppress(OSError, FolderError):
+            self._have_keeper_for_the_end()
+        self.forget()
+        with suppress(TimeoutError, OSError, FolderError):
+            async with asyncio.timeout(_LEAVE_SECS):
+                while self._is_waited_for():  # noqa: ASYNC110 - as above
+                    await asyncio.sleep(_LOOK_AGAIN_SECS)
+
+    def forget(self) -> None:
+        """Give up every lock, at once. In a forked process, that leaves its parent's alone."""
+        self._users = None
+        _free_all(self._held)
+
+    def _is_up(self) -> bool:
+        """Take a share in the folder, have a keeper there, and look whether its server listens."""
+        if self._launched is not None and self._launched.poll() is not None:
+            self._launched = None
+        folder = Folder(self._path)
+        try:
+            if not self._joined(folder):
+                return False  # its keeper is about to go
+            self._have_keeper(folder)
+        finally:
+            folder.close()
+        return self._listens()
+
+    def _joined(self, folder: Folder) -> bool:
+        if self._users is not None:
+            with suppress(FileNotFoundError):
+                there = os.stat(USERS, dir_fd=folder.fd)
+                if os.path.samestat(there, os.fstat(self._users)):
+                    return True
+            self.forget()  # the folder was removed and made anew
+        users = self._opened(folder, USERS)
+        if not locked(users, fcntl.LOCK_SH):
+            self._let_go(users)
+            return False
+        self._users = users
+        return True
+
+    def _have_keeper(self, folder: Folder) -> None:
+        lock = self._opened(folder, KEEPER)
+        try:
+            if locked(lock, fcntl.LOCK_EX):  # there is none; the new one inherits the lock
+                self._launch(folder, lock)
+        finally:
+            self._let_go(lock)
+
+    def _have_keeper_for_the_end(self) -> None:
+        """Have somebody end the server, if its keeper was killed and nobody told it."""
+        if self._listens():
+            folder = Folder(self._path)
+            try:
+                self._have_keeper(folder)
+            finally:
+                folder.close()
+
+    def _launch(self, folder: Folder, lock: int) -> None:
+        if self._launches == _MOST_LAUNCHES:
+            self._launches = 0  # somebody may have mended it by the next call
+            raise UnknownPlaceError(_NOT_STARTED)
+        self._launches += 1
+        link = short_link(self._path) if self._socket.startswith(short_link(self._path)) else ""
+        try:
+            self._launched = subprocess.Popen(  # noqa: S603 - ours
+                [
+                    *(sys.executable, "-I", "-S", str(_KEEPER)),
+                    *(str(folder.fd), str(lock), link, *self._server),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=(folder.fd, lock),
+                start_new_session=True,  # signals of our terminal are not for it
+            )
+        except OSError:
+            raise UnknownPlaceError(_NOT_STARTED) from None
+
+    def _listens(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.setblocking(False)
+            try:
+                client.connect(self._socket)
+            except BlockingIOError:
+                return True  # too many wait to be let in
+            except OSError:
+                return False
+        return True
+
+    async def _answers(self) -> bool:
+        try:
+            reader, writer = await asyncio.open_unix_connection(self._socket)
+            try:
+                writer.write(b"PING\r\n")
+                return (await reader.readline()).startswith(b"+PONG")
+            finally:
+                writer.close()
+                await writer.wait_closed()
+        except OSError:
+            return False
+
+    def _is_waited_for(self) -> bool:
+        """Return whether nobody uses the folder and its keeper has yet to go."""
+        if self._launched is not None and self._launched.poll() is None:
+            return True
+        self._launched = None
+        with _file(self._path, USERS) as users:
+            if not locked(users, fcntl.LOCK_SH):
+                return True  # it is going
+            if not locked(users, fcntl.LOCK_EX):
+                return False  # others are there
+        for name in (KEEPER, SERVER):
+            with _file(self._path, name) as lock:
+                if not locked(lock, fcntl.LOCK_SH):
+                    return True
+        return False
+
+    def _opened(self, folder: Folder, name: str) -> int:
+        with _FORKING:  # a child that is forked in between would not know of it
+            fd = folder.open(name)
+            self._held.add(fd)
+        return fd
+
+    def _let_go(self, fd: int) -> None:
+        if fd in self._held:  # a forked process has closed it before
+            self._held.discard(fd)
+            os.close(fd)
+
+
+_FORKING: Final = threading.RLock()
+_HOSTS: Final[weakref.WeakSet[EmbeddedHost]] = weakref.WeakSet()
+
+
+def _after_in_child() -> None:
+    _FORKING.release()
+    for host in (*_HOSTS,):
+        host.forget()
+
+
+os.register_at_fork(
+    before=_FORKING.acquire, after_in_parent=_FORKING.release, after_in_child=_after_in_child
+)
+
+
+def _free_all(held: set[int]) -> None:
+    while held:
+        os.close(held.pop())
+
+
+@contextmanager
+def _file(path: str, name: str) -> Generator[int]:
+    fd = os.open(f"{path}/{name}", os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _options(fsync: str) -> list[str]:
+    return [
+        *("--port", "0", "--unixsocket", "server.sock", "--unixsocketperm", "700"),
+        *("--dir", ".", "--save", "", "--appendonly", "yes", "--appendfsync", fsync),
+        *("--maxmemory", "0", "--maxmemory-policy", "noeviction", "--databases", "1"),
+        *("--logfile", "server.log", "--daemonize", "no", "--supervised", "no"),
+        # Of the environment's, one that this machine lacks would keep the server from starting.
+        *("--locale-collate", "C"),
+    ]

@@ -1,0 +1,57 @@
+"""Which session of an inbox is due next: the one that has been for longest."""
+
+from __future__ import annotations
+
+import heapq
+from typing import TYPE_CHECKING, Final, final
+
+if TYPE_CHECKING:
+    from ..abc.inbox import Mailbox
+
+__all__ = ["DueQueue"]
+
+
+@final
+class DueQueue:
+    """Sessions by the time at which they are to be looked at, and within it as they came."""
+
+    __slots__ = ("_due", "_entered", "_heap")
+
+    def __init__(self) -> None:
+        self._due: Final[dict[Mailbox, tuple[int, int]]] = {}
+        self._heap: list[tuple[int, int, Mailbox]] = []
+        self._entered = 0
+
+    def __len__(self) -> int:
+        return len(self._due)
+
+    def __contains__(self, box: Mailbox) -> bool:
+        return box in self._due
+
+    def move(self, box: Mailbox, at_ms: int) -> None:
+        """Enter a session, or let it be due at another time; behind all others of that time."""
+        self._entered += 1
+        self._due[box] = at_ms, self._entered
+        heapq.heappush(self._heap, (at_ms, self._entered, box))
+        if len(self._heap) > 2 * len(self._due) + 64:
+            self._heap = [(at, entered, one) for one, (at, entered) in self._due.items()]
+            heapq.heapify(self._heap)
+
+    def discard(self, box: Mailbox) -> None:
+        """Take a session out."""
+        self._due.pop(box, None)
+        if not self._due:
+            self._heap.clear()
+
+    def first(self) -> tuple[int, Mailbox] | None:
+        """Return when the first session is due, and which that is; ``None`` if there is none."""
+        while self._heap:
+            at_ms, entered, box = self._heap[0]
+            if self._due.get(box) == (at_ms, entered):
+                return at_ms, box
+            heapq.heappop(self._heap)
+        return None
+
+    def due(self, now_ms: int) -> int:
+        """Return how many are due."""
+        return sum(at_ms <= now_ms for at_ms, _ in self._due.values())

@@ -1,0 +1,377 @@
+"""Messages of one key one after the other, those of different keys at once, in one process."""
+
+from __future__ import annotations
+
+import math
+from contextvars import ContextVar, copy_context
+from datetime import timedelta
+from functools import partial
+from types import CoroutineType
+from typing import TYPE_CHECKING, Final, Generic, TypeVar, cast, final, get_args
+
+import anyio
+import msgspec
+from anyio.lowlevel import checkpoint
+
+from ..._core.tasks import BackgroundTask, run_to_end, start_background
+from ..._validation import duration_to_ms
+from ...errors import DispatcherClosedError, InvalidInputError
+from ..callables import (
+    is_being_cancelled,
+    is_run_ending,
+    require_async,
+    require_awaitable,
+    require_loop,
+)
+from .lanes import Lanes, Overflow, Submitter
+from .outcomes import Discard, Outcomes
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from types import TracebackType
+    from typing import Self
+
+__all__ = ["DispatcherStatistics", "SessionDispatcher"]
+
+M = TypeVar("M")
+
+_BREATH: Final = 64
+"""Messages after which a worker lets others run, should its handlers never wait for anything."""
+_SERVING: Final[ContextVar[object]] = ContextVar("_SERVING", default=None)
+"""The dispatcher that the code runs for."""
+
+
+class DispatcherStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """What a dispatcher holds and has done.
+
+    When nothing waits or is in hand, ``accepted`` is the sum of ``handled``, ``failed``,
+    ``dropped``, ``cancelled`` and ``closed``.
+
+    :ivar lanes: keys with messages that wait or are in hand, or with submitters that wait; a
+        message without a key counts as one.
+    :ivar waiting: messages that wait for their turn.
+    :ivar running: messages in hand.
+    :ivar blocked: submitters that wait for room.
+    :ivar workers: tasks that are there to run handlers.
+    :ivar accepted: messages that were let in.
+    :ivar handled: messages whose handler returned.
+    :ivar failed: messages whose handler raised an error, and ``on_error`` has ended.
+    :ivar dropped: messages that newer ones took the room of.
+    :ivar cancelled: messages whose handler was cancelled, or ``on_error`` after it.
+    :ivar closed: messages that waited when the dispatcher was closed without them.
+    """
+
+    lanes: int
+    waiting: int
+    running: int
+    blocked: int
+    workers: int
+    accepted: int
+    handled: int
+    failed: int
+    dropped: int
+    cancelled: int
+    closed: int
+
+
+@final
+class SessionDispatcher(Generic[M]):
+    """Runs a handler for each message: in order and one at a time for a key, and for different keys
+    at once.
+
+    * **Order.** Messages of a key are handled in the order of their submission, each when the
+      handler of the one before has ended, however it ended. Messages of key ``None`` have no order:
+      each runs as soon as a handler may.
+    * **Fairness.** Keys take turns, one message each; a message without a key is like a key of its
+      own.
+    * **Bounds.** At most ``concurrency`` handlers run; at most ``per_key`` messages of a key and
+      ``total`` in all wait, those in hand not counted. Where there is no room, ``overflow`` says
+      what happens: ``wait`` lets the submitter wait, in order; ``reject`` raises
+      :class:`DispatcherFullError`; ``drop_oldest`` lets the message in and drops the one that waits
+      longest: of the key if that is full, else of all. What is left keeps its order.
+    * **Errors.** What the handler raises goes to ``on_error`` (else it is logged) before the next
+      message of the key has its turn, be it an ``Exception`` or not. What ``on_error`` raises is
+      logged. On asyncio, ``KeyboardInterrupt`` and ``SystemExit`` then leave the event loop, as
+      they do from any task; the other messages stay. On trio they are errors like any other.
+    * **Ends.** Every message that was accepted ends in one of three ways: the handler returns; the
+      handler fails, which ``on_error`` is told; or the message is discarded, which ``on_discard``
+      is told, with the reason. An ``on_error`` that is cancelled has not been told: the message is
+      then discarded, and the handler's error is logged.
+    * **From within a handler**, nobody ever waits for room in the same dispatcher: handlers that
+      wait for one another would wait for ever. ``submit`` then raises :class:`DispatcherFullError`
+      where there is no room. That goes for tasks that a handler starts as well. ``join`` and
+      ``aclose`` are refused. A handler of another dispatcher does wait: let no two dispatchers
+      submit to each other and wait for room, or both may wait for ever.
+    * **Cancelling.** A submitter that is cancelled while it waits has submitted nothing. A handler
+      that ends as cancelled (by what it awaited) discards its message, and the lane goes on.
+    * **Context.** On asyncio, handlers run in the context (:mod:`contextvars`) in which the
+      dispatcher was made, on trio in that of the run. What a handler sets there, no other handler
+      sees, except for a value that equals the one before. A handler that leaves something set costs
+      a task if messages wait.
+
+    A key without messages costs nothing, and nothing runs while there is nothing to do. Nothing is
+    kept beyond the process. Use it on one event loop, asyncio or trio, from one thread, and close
+    it, best by ``async with``: that drains, or cancels if the block ends by an exception.
+
+    :param handler: called with key and message; what it returns is awaited.
+    :param concurrency: handlers that run at once, at most.
+    :param per_key: messages that wait under a key, at most.
+    :param total: messages that wait in all, at most.
+    :param overflow: what to do where there is no room.
+    :param on_error: called with key, message and error; what it returns is awaited.
+    :param on_discard: a plain function, called at once with key, message and reason, also in the
+        course of the ``submit`` whose message took another's room; the submitter of the message
+        that is discarded has been told before that it was accepted, and hears of this here only.
+    :raises InvalidInputError: naming the argument at fault.
+    """
+
+    def __init__(
+        self,
+        handler: Callable[[str | None, M], Awaitable[object]],
+        *,
+        concurrency: int = 64,
+        per_key: int = 1000,
+        total: int = 100_000,
+        overflow: Overflow = "wait",
+        on_error: Callable[[str | None, M, BaseException], Awaitable[object]] | None = None,
+        on_discard: Callable[[str | None, M, Discard], object] | None = None,
+    ) -> None:
+        for field, limit in (("concurrency", concurrency), ("per_key", per_key), ("total", total)):
+            if type(limit) is not int or limit < 1:
+                raise InvalidInputError(field, "expected an int of at least 1")
+        if overflow not in get_args(Overflow):
+            raise InvalidInputError("overflow", f"expected one of {get_args(Overflow)}")
+        require_async(handler, "handler")
+        self._handler: Final = handler
+        self._outcomes: Final = Outcomes(on_error, on_discard, self._is_at_work)
+        self._concurrency: Final = concurrency
+        self._lanes: Final[Lanes[M]] = Lanes(per_key, total, overflow)
+        self._context: Final = copy_context()
+        self._workers: Final[dict[int, BackgroundTask | None]] = {}
+        self._started = 0
+        self._running = 0
+        self._accepted = 0
+        self._closing = False
+        self._idle: anyio.Event | None = None
+
+    async def submit(self, key: str | None, message: M) -> None:
+        """Let a message in, and return when it is: not when it is handled.
+
+        Yields to other tasks only if it waits for room.
+
+        :param key: whose order it keeps; ``None`` for none.
+        :raises DispatcherFullError: if there is no room, and the overflow is ``reject`` or this is
+            called from within a handler.
+        :raises DispatcherClosedError: if the dispatcher is closed or closing, or is while this
+            waits.
+        :raises InvalidInputError: naming ``key``.
+        """
+        may_wait = _SERVING.get() is not self
+        submitter = self._enter(key, message, may_wait=may_wait)
+        if submitter is None:
+            return
+        try:
+            await submitter.told.wait()
+        except BaseException:
+            self._lanes.withdraw(submitter)
+            self._start_workers()
+            self._look_if_idle()
+            raise
+        if not submitter.has_room:
+            raise DispatcherClosedError
+        self._lanes.come_back(submitter)
+        self._accepted += 1
+        self._start_workers()
+
+    def submit_nowait(self, key: str | None, message: M) -> None:
+        """Let a message in if there is room, or if others are dropped for it.
+
+        :param key: whose order it keeps; ``None`` for none.
+        :raises DispatcherFullError: if there is no room, unless the overflow is ``drop_oldest``.
+        :raises DispatcherClosedError: if the dispatcher is closed or closing.
+        :raises InvalidInputError: naming ``key``.
+        :raises RuntimeError: where no event loop runs. The message is not in.
+        """
+        self._enter(key, message, may_wait=False)
+
+    async def join(self) -> None:
+        """Wait until no message waits or is in hand, and nobody waits for room.
+
+        :raises RuntimeError: from within a handler, which would wait for itself.
+        """
+        self._refuse_handlers()
+        await self._until_idle()
+
+    async def aclose(
+        self, *, drain: bool = True, timeout_secs: timedelta | float | None = None
+    ) -> None:
+        """Let no more messages in, and end. Those who wait for room are turned away at once.
+
+        Done when no handler runs any more. Closing again is fine, and so is doing so without
+        draining while another task drains. If the caller is cancelled while it drains, the rest is
+        cancelled.
+
+        :param drain: whether to handle what was accepted; else what waits is discarded, and
+            handlers that run are cancelled.
+        :param timeout_secs: how long to drain for, in seconds or as a ``timedelta``; the rest is
+            then discarded and cancelled. ``None`` for as long as it takes, 0 for no time.
+        :raises InvalidInputError: naming ``timeout_secs``. Nothing was closed.
+        :raises RuntimeError: from within a handler, which would wait for itself.
+        """
+        self._refuse_handlers()
+        patience_secs = _patience_secs(timeout_secs)
+        self._closing = True
+        self._lanes.turn_away()
+        try:
+            if drain:
+                with anyio.move_on_after(patience_secs):
+                    await self._until_idle()
+        finally:
+            for key, message in self._lanes.empty():
+                self._outcomes.discarded(key, message, "closed")
+            if self._workers:
+                await run_to_end(self._stop_workers, "greentic_session stop", math.inf)
+            self._look_if_idle()
+
+    async def __aenter__(self) -> Self:
+        """Return the dispatcher; there is nothing to start."""
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close it: drain after a block that ended well, cancel after another."""
+        await self.aclose(drain=exc_type is None)
+
+    def statistics(self) -> DispatcherStatistics:
+        """Return what it holds and has done."""
+        lanes = self._lanes
+        return DispatcherStatistics(
+            lanes=len(lanes),
+            waiting=lanes.waiting,
+            running=self._running,
+            blocked=lanes.blocked,
+            workers=len(self._workers),
+            accepted=self._accepted,
+            **self._outcomes.counts,
+        )
+
+    # --- steps -------------------------------------------------------------------------------
+
+    def _enter(self, key: str | None, message: M, *, may_wait: bool) -> Submitter[M] | None:
+        if self._closing:
+            raise DispatcherClosedError
+        if key is not None and not isinstance(cast("object", key), str):
+            raise InvalidInputError("key", f"expected str or None, got {type(key).__name__}")
+        if len(self._workers) < self._concurrency:  # it may take another to handle the message
+            require_loop()
+        outcome = self._lanes.enter(key, message, may_wait=may_wait)
+        if isinstance(outcome, Submitter):
+            return outcome
+        self._accepted += 1
+        self._start_workers()
+        if outcome is not None:
+            self._outcomes.discarded(*outcome, "dropped")
+        return None
+
+    def _start_workers(self) -> None:
+        """See to it that there is a worker for each ready lane, as far as the limit allows."""
+        count = len(self._workers)
+        # Those without a message in hand will come to a ready lane by themselves.
+        if len(self._lanes.ready) <= count - self._running or count >= self._concurrency:
+            return
+        self._started += 1
+        number = self._started
+        self._workers[number] = None
+        run, name = partial(self._work, number), f"greentic_session worker {number}"
+        try:
+            # A copy: an eager task would start others while the context is entered.
+            worker = self._context.copy().run(start_background, run, name)
+        except BaseException:
+            self._workers.pop(number, None)
+            raise
+        if number in self._workers:  # an eager task may be done by now
+            self._workers[number] = worker
+
+    async def _work(self, number: int) -> None:
+        _SERVING.set(self)
+        try:
+            await self._handle_messages()
+        finally:
+            self._workers.pop(number, None)
+            if self._lanes.ready and self._is_at_work() and not is_run_ending():
+                # This one alone was cancelled, or its context is used up: another takes over.
+                self._start_workers()
+            self._look_if_idle()
+
+    async def _handle_messages(self) -> None:
+        lanes, handler, counts = self._lanes, self._handler, self._outcomes.counts
+        unused, breath = copy_context(), _BREATH
+        while lanes.ready:
+            lane, message = lanes.take()
+            self._running += 1
+            try:
+                returned = handler(lane.key, message)
+                if type(returned) is not CoroutineType:  # as nearly every handler's
+                    returned = require_awaitable(returned, "handler")
+                await returned
+                counts["handled"] += 1
+            except BaseException as error:  # noqa: BLE001 - whatever a handler lets out
+                await self._outcomes.raised(error, lane.key, message)
+                if is_being_cancelled():
+                    return
+            finally:
+                self._running -= 1
+                lanes.put_back(lane)
+            if not lanes.ready:
+                return
+            try:
+                # At once if nobody set anything; else by the values, whose equality may be odd.
+                is_used = copy_context() != unused
+            except Exception:  # noqa: BLE001 - whatever it raises
+                is_used = True
+            if is_used:
+                await checkpoint()  # else eager tasks would start one another ever deeper
+                return
+            breath -= 1
+            if not breath:
+                breath = _BREATH
+                await checkpoint()
+
+    def _is_at_work(self) -> bool:
+        """Tell whether this runs in a handler's task: not where one submits or lets go of one."""
+        return _SERVING.get() is self
+
+    def _refuse_handlers(self) -> None:
+        if _SERVING.get() is self:
+            raise RuntimeError("a handler cannot wait for the end of handlers")
+
+    async def _until_idle(self) -> None:
+        while len(self._lanes):
+            if self._idle is None:
+                self._idle = anyio.Event()
+            await self._idle.wait()
+
+    def _look_if_idle(self) -> None:
+        if self._idle is not None and not len(self._lanes):
+            self._idle.set()
+            self._idle = None
+
+    async def _stop_workers(self) -> None:
+        async with anyio.create_task_group() as group:
+            for worker in self._workers.values():
+                if worker is not None:
+                    group.start_soon(worker.stop)
+        # One that was stopped before it began never came to strike itself off.
+        self._workers.clear()
+
+
+def _patience_secs(timeout: timedelta | float | None) -> float | None:
+    if timeout is None:
+        return None
+    if type(timeout) in (int, float, timedelta) and not timeout:
+        return 0.0
+    return duration_to_ms(timeout, "timeout_secs") / 1000

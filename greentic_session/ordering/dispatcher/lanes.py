@@ -1,0 +1,324 @@
+"""The books of a dispatcher: which messages wait, whose turn it is, who waits for room.
+
+Nothing here waits or runs anything, so every step is atomic on an event loop. What always holds:
+
+* A lane is *ready* exactly if its first message can be taken and none of its messages is in hand.
+* A lane is *starved* exactly if submitters wait for it although it has room: the dispatcher as a
+  whole has none. So as soon as there is room in all, no lane is starved.
+* A lane is gone as soon as it has no message, none in hand, and no submitter that waits.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from typing import Final, Generic, Literal, TypeVar, cast, final
+
+import anyio
+
+from ...errors import DispatcherFullError
+
+__all__ = ["Lane", "Lanes", "Overflow", "Submitter"]
+
+M = TypeVar("M")
+
+Overflow = Literal["wait", "reject", "drop_oldest"]
+"""What happens to a message for which there is no room."""
+
+
+@final
+class Lane(Generic[M]):
+    """The messages of one key, in order; of a message without a key, itself alone.
+
+    :ivar messages: those that wait; in place of a message, its submitter who waited for room and
+        has not been told yet that there is some.
+    :ivar is_busy: whether a message of it is in hand.
+    :ivar submitters: who wait for room, in order; made when somebody does.
+    """
+
+    __slots__ = ("is_busy", "key", "messages", "submitters")
+
+    def __init__(self, key: str | None) -> None:
+        self.key: Final = key
+        self.messages: Final[deque[M | Submitter[M]]] = deque()
+        self.is_busy = False
+        self.submitters: OrderedDict[Submitter[M], None] | None = None
+
+
+@final
+class Submitter(Generic[M]):
+    """Somebody who waits for room.
+
+    The message gets its place in the lane when there is room, and can be taken when the submitter
+    has come back from waiting. So who is cancelled meanwhile has submitted nothing.
+
+    :ivar told: set when the wait is over.
+    :ivar has_room: whether the message has its place.
+    :ivar is_back: whether the submitter has seen so.
+    """
+
+    __slots__ = ("has_room", "is_back", "lane", "message", "told")
+
+    def __init__(self, lane: Lane[M], message: M) -> None:
+        self.lane: Final = lane
+        self.message: Final = message
+        self.told: Final = anyio.Event()
+        self.has_room = False
+        self.is_back = False
+
+
+@final
+class _Ages(Generic[M]):
+    """Which waiting message is the oldest of all; kept only where the oldest is dropped."""
+
+    __slots__ = ("_count", "_lane_of", "_numbers")
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._lane_of: Final[OrderedDict[int, Lane[M]]] = OrderedDict()
+        self._numbers: Final[dict[Lane[M], deque[int]]] = {}
+
+    def entered(self, lane: Lane[M]) -> None:
+        self._count += 1
+        self._lane_of[self._count] = lane
+        self._numbers.setdefault(lane, deque()).append(self._count)
+
+    def left(self, lane: Lane[M]) -> None:
+        numbers = self._numbers[lane]
+        del self._lane_of[numbers.popleft()]  # a lane is left in the order of entering
+        if not numbers:
+            del self._numbers[lane]
+
+    def oldest(self) -> Lane[M]:
+        return next(iter(self._lane_of.values()))
+
+
+@final
+class Lanes(Generic[M]):
+    """All lanes of a dispatcher.
+
+    :ivar waiting: messages that wait, in all.
+    :ivar blocked: submitters that wait for room.
+    :ivar ready: lanes whose turn comes, in order.
+    :param per_key: how many messages may wait in a lane, the one in hand not counted.
+    :param total: how many may wait in all.
+    """
+
+    __slots__ = (
+        "_ages",
+        "_by_key",
+        "_loose",
+        "_overflow",
+        "_per_key",
+        "_starved",
+        "_total",
+        "blocked",
+        "ready",
+        "waiting",
+    )
+
+    def __init__(self, per_key: int, total: int, overflow: Overflow) -> None:
+        self._per_key: Final = per_key
+        self._total: Final = total
+        self._overflow: Final = overflow
+        self._by_key: Final[dict[str, Lane[M]]] = {}
+        self._loose: Final[set[Lane[M]]] = set()
+        self._starved: Final[OrderedDict[Lane[M], None]] = OrderedDict()
+        self._ages: Final[_Ages[M] | None] = _Ages() if overflow == "drop_oldest" else None
+        self.ready: Final[OrderedDict[Lane[M], None]] = OrderedDict()
+        self.waiting = 0
+        self.blocked = 0
+
+    def __len__(self) -> int:
+        """Return how many there are, a message without a key being one of its own."""
+        return len(self._by_key) + len(self._loose)
+
+    def enter(
+        self, key: str | None, message: M, *, may_wait: bool
+    ) -> Submitter[M] | tuple[str | None, M] | None:
+        """Let a message in.
+
+        :returns: ``None`` if it is in; if another was dropped for it, that one's key and message;
+            if it has to wait for room, its submitter.
+        :raises DispatcherFullError: if there is no room and it may not wait. Nothing was changed.
+        """
+        lane = self._by_key.get(key) if key is not None else None
+        is_full = lane is not None and len(lane.messages) >= self._per_key
+        # Nobody waits for this room: a lane with room and submitters would be starved.
+        if self.waiting < self._total and not is_full:
+            self._append(lane or self._open(key), message)
+            return None
+        if self._ages is not None:
+            return self._displace(lane, is_full, self._ages, key, message)
+        if self._overflow == "reject" or not may_wait:
+            raise DispatcherFullError("key" if is_full else "total")
+        return self._block(lane or self._open(key), message)
+
+    def take(self) -> tuple[Lane[M], M]:
+        """Take in hand the message whose turn it is. There has to be a ready lane."""
+        lane, _ = self.ready.popitem(last=False)
+        first = lane.messages.popleft()
+        lane.is_busy = True
+        self.waiting -= 1
+        if self._ages is not None:
+            self._ages.left(lane)
+        if self.blocked:
+            self._admit(lane)
+        return lane, _message_of(first)
+
+    def put_back(self, lane: Lane[M]) -> None:
+        """Give the lane another turn, or let it go: its message is not in hand any more."""
+        lane.is_busy = False
+        if lane.messages:
+            self._wake(lane)
+        elif not lane.submitters:
+            self._close(lane)
+
+    def come_back(self, submitter: Submitter[M]) -> None:
+        """Let the message be taken whose submitter has seen that there was room."""
+        submitter.is_back = True
+        self._wake(submitter.lane)
+
+    def withdraw(self, submitter: Submitter[M]) -> None:
+        """Take back the message of a submitter that has not come back from waiting."""
+        lane = submitter.lane
+        if submitter.has_room:
+            # Found by identity: what messages think of equality is their own business.
+            place = next(n for n, each in enumerate(lane.messages) if each is submitter)
+            del lane.messages[place]
+            self.waiting -= 1
+            self._wake(lane)
+            self._admit(lane)
+            self._close_if_idle(lane)
+        elif lane.submitters and submitter in lane.submitters:
+            self._unblock(lane.submitters, submitter)
+
+    def turn_away(self) -> None:
+        """Let nobody wait for room any more."""
+        for lane in self._all():
+            submitters = lane.submitters
+            while submitters:
+                submitter = next(iter(submitters))
+                self._unblock(submitters, submitter)
+                submitter.told.set()
+
+    def empty(self) -> list[tuple[str | None, M]]:
+        """Take out the messages that wait, and return them with their keys, each lane in order.
+
+        Who waited for room, or has not come back from waiting, is turned away.
+        """
+        self.turn_away()
+        out: list[tuple[str | None, M]] = []
+        for lane in self._all():
+            for each in lane.messages:
+                if not _can_be_taken(each):
+                    cast("Submitter[M]", each).has_room = False
+                else:
+                    out.append((lane.key, _message_of(each)))
+                if self._ages is not None:
+                    self._ages.left(lane)
+            self.waiting -= len(lane.messages)
+            lane.messages.clear()
+            self.ready.pop(lane, None)
+            self._close_if_idle(lane)
+        return out
+
+    # --- steps -------------------------------------------------------------------------------
+
+    def _all(self) -> list[Lane[M]]:
+        return [*self._by_key.values(), *self._loose]
+
+    def _open(self, key: str | None) -> Lane[M]:
+        lane: Lane[M] = Lane(key)
+        if key is None:
+            self._loose.add(lane)
+        else:
+            self._by_key[key] = lane
+        return lane
+
+    def _close(self, lane: Lane[M]) -> None:
+        if lane.key is None:
+            self._loose.remove(lane)
+        else:
+            del self._by_key[lane.key]
+
+    def _close_if_idle(self, lane: Lane[M]) -> None:
+        if not (lane.messages or lane.is_busy or lane.submitters):
+            self._close(lane)
+
+    def _append(self, lane: Lane[M], message: M) -> None:
+        lane.messages.append(message)
+        self.waiting += 1
+        if self._ages is not None:
+            self._ages.entered(lane)
+        if len(lane.messages) == 1 and not lane.is_busy:
+            self.ready[lane] = None
+
+    def _wake(self, lane: Lane[M]) -> None:
+        if lane.messages and not lane.is_busy and _can_be_taken(lane.messages[0]):
+            self.ready[lane] = None  # keeps its place if it had one
+
+    def _displace(
+        self, lane: Lane[M] | None, is_full: bool, ages: _Ages[M], key: str | None, message: M
+    ) -> tuple[str | None, M]:
+        victim = lane if lane is not None and is_full else ages.oldest()
+        dropped = victim.key, _message_of(victim.messages.popleft())
+        ages.left(victim)
+        self.waiting -= 1
+        if victim is lane:
+            # It keeps its turn: else a key with enough messages would never have one.
+            victim.messages.append(message)
+            ages.entered(victim)
+            self.waiting += 1
+            return dropped
+        if not victim.messages:
+            self.ready.pop(victim, None)
+            self._close_if_idle(victim)
+        self._append(lane or self._open(key), message)
+        return dropped
+
+    def _block(self, lane: Lane[M], message: M) -> Submitter[M]:
+        submitter = Submitter(lane, message)
+        if lane.submitters is None:
+            lane.submitters = OrderedDict()
+        lane.submitters[submitter] = None
+        self.blocked += 1
+        if len(lane.messages) < self._per_key:
+            self._starved[lane] = None
+        return submitter
+
+    def _unblock(
+        self, submitters: OrderedDict[Submitter[M], None], submitter: Submitter[M]
+    ) -> None:
+        lane = submitter.lane
+        del submitters[submitter]
+        self.blocked -= 1
+        if not submitters:
+            self._starved.pop(lane, None)
+            self._close_if_idle(lane)
+
+    def _admit(self, lane: Lane[M]) -> None:
+        """Pass room on: there is some in the lane, or in all, since a message has left it."""
+        if lane.submitters and len(lane.messages) < self._per_key:
+            self._starved[lane] = None
+        while self._starved and self.waiting < self._total:
+            lane, _ = self._starved.popitem(last=False)
+            submitters = cast("OrderedDict[Submitter[M], None]", lane.submitters)
+            submitter, _ = submitters.popitem(last=False)
+            self.blocked -= 1
+            submitter.has_room = True
+            lane.messages.append(submitter)
+            self.waiting += 1
+            submitter.told.set()
+            if submitters and len(lane.messages) < self._per_key:
+                self._starved[lane] = None  # behind the others
+
+
+def _can_be_taken(entry: object) -> bool:
+    return not isinstance(entry, Submitter) or entry.is_back
+
+
+def _message_of(entry: M | Submitter[M]) -> M:
+    # A message is nobody's submitter: the class is not handed out.
+    if isinstance(entry, Submitter):
+        return cast("Submitter[M]", entry).message
+    return entry

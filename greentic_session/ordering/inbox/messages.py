@@ -1,0 +1,218 @@
+"""What an inbox is told, and what it tells."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from ..._core.tenancy import ctx_of
+from ..._validation import duration_to_ms, require_int
+from ...abc.inbox import DeadMail, Letter, Mailbox
+from ...abc.waits import EventMemory
+from ...errors import InvalidInputError
+from ...model import SessionKey, TenantCtx  # noqa: TC001 - msgspec reads them
+
+if TYPE_CHECKING:
+    from ..._core.tenancy import Owner
+
+__all__ = [
+    "Admitted",
+    "DeadLetter",
+    "InboxDepth",
+    "InboxLimits",
+    "LimitsMs",
+    "Mail",
+    "dead_letter_of",
+    "dead_mail_of",
+    "mail_of",
+    "time_of",
+]
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MS: Final = timedelta(milliseconds=1)
+_MOST: Final = 100_000
+
+
+class InboxLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """How much an inbox keeps, and for how long. Let all who share an inbox agree on it.
+
+    :ivar mail: how many messages of one session may wait; at most ``events``, so that none that
+        waits is forgotten and admitted again.
+    :ivar payload_bytes: limit on one message.
+    :ivar events: how many event ids are known of one session,
+    :ivar events_ttl_secs: and for how long, in seconds.
+    :ivar dead_ttl_secs: how long dead letters are kept, in seconds.
+    :ivar early: how many events may be kept for the next wait under one reply scope,
+    :ivar early_ttl_secs: and for how long, in seconds.
+    :raises InvalidInputError: naming the field at fault, where an inbox is made.
+    """
+
+    mail: int = 1000
+    payload_bytes: int = 65_536
+    events: int = 2000
+    events_ttl_secs: float = 86_400
+    dead_ttl_secs: float = 30 * 86_400
+    early: int = 100
+    early_ttl_secs: float = 600
+
+
+class LimitsMs(msgspec.Struct, frozen=True, kw_only=True):
+    """The same, checked, and as the backend takes them.
+
+    :ivar mail: as in :class:`InboxLimits`.
+    :ivar payload_bytes: as in :class:`InboxLimits`.
+    :ivar events: how long event ids are known.
+    :ivar dead_ms: how long dead letters are kept, in milliseconds.
+    :ivar early: how long events are kept that came early.
+    """
+
+    mail: int
+    payload_bytes: int
+    events: EventMemory
+    dead_ms: int
+    early: EventMemory
+
+    @classmethod
+    def of(cls, limits: InboxLimits) -> LimitsMs:
+        """Check limits.
+
+        :raises InvalidInputError: naming the field at fault.
+        """
+        require_int(limits.mail, "mail", 1, _MOST)
+        require_int(limits.payload_bytes, "payload_bytes", 1)
+        require_int(limits.events, "events", 1, _MOST)
+        require_int(limits.early, "early", 1, _MOST)
+        if limits.mail > limits.events:
+            raise InvalidInputError("mail", "is more than events")
+        return cls(
+            mail=limits.mail,
+            payload_bytes=limits.payload_bytes,
+            events=EventMemory(
+                limits.events, duration_to_ms(limits.events_ttl_secs, "events_ttl_secs")
+            ),
+            dead_ms=duration_to_ms(limits.dead_ttl_secs, "dead_ttl_secs"),
+            early=EventMemory(
+                limits.early, duration_to_ms(limits.early_ttl_secs, "early_ttl_secs")
+            ),
+        )
+
+
+class Admitted(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of a message that was admitted.
+
+    :ivar is_new: whether it came into the mailbox by this; ``False`` if its event was known.
+    :ivar waiting: how many messages the mailbox holds now, those in hand included.
+    :ivar worker: who works on the session now; ``None`` for nobody, so that takers were woken.
+    """
+
+    is_new: bool
+    waiting: int
+    worker: str | None
+
+
+class Mail(msgspec.Struct, frozen=True, kw_only=True):
+    """A message in a turn.
+
+    :ivar ctx: who admitted it, without attributes.
+    :ivar event_id: names it, as its admitter did.
+    :ivar payload: as it was admitted.
+    :ivar admitted_at: when, aware UTC, by the store's clock.
+    :ivar attempt: which attempt at it as the head of its mailbox this is; 1 is the first, and what
+        every message behind the head has.
+    """
+
+    ctx: TenantCtx
+    event_id: str
+    payload: bytes
+    admitted_at: datetime
+    attempt: int
+
+    def __repr__(self) -> str:
+        """Return everything but the payload, which is somebody's message."""
+        return (
+            f"Mail(event_id={self.event_id!r}, {len(self.payload)} bytes, "
+            f"admitted_at={self.admitted_at.isoformat()}, attempt={self.attempt})"
+        )
+
+
+class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
+    """A message that was tried as often as it may be, or that came too soon: before a session that
+    is not open to who admitted it.
+
+    :ivar ctx: who admitted it, without attributes.
+    :ivar key: of its session.
+    :ivar event_id: names it, as its admitter did.
+    :ivar payload: as it was admitted.
+    :ivar admitted_at: when, aware UTC, by the store's clock.
+    :ivar died_at: when it was given up.
+    :ivar attempts: how often it was tried; 0 if it came too soon.
+    """
+
+    ctx: TenantCtx
+    key: SessionKey
+    event_id: str
+    payload: bytes
+    admitted_at: datetime
+    died_at: datetime
+    attempts: int
+
+    def __repr__(self) -> str:
+        """Return everything but the payload, which is somebody's message."""
+        return (
+            f"DeadLetter(tenant={self.ctx.env}/{self.ctx.tenant_id}, key={self.key!r}, "
+            f"event_id={self.event_id!r}, {len(self.payload)} bytes, "
+            f"died_at={self.died_at.isoformat()}, attempts={self.attempts})"
+        )
+
+
+class InboxDepth(msgspec.Struct, frozen=True, kw_only=True):
+    """How much there is to do, as far as the inbox's index knows: a hint.
+
+    :ivar sessions: how many sessions have mail or are in hand; some may have neither any more.
+    :ivar due: how many of them a taker would look at now: those with mail that nobody works on, and
+        some that have been in hand for a while. The others are in hand, or rest after a failure.
+    """
+
+    sessions: int
+    due: int
+
+
+def time_of(at_ms: int) -> datetime:
+    """Return a time of the store's clock."""
+    return _EPOCH + at_ms * _MS
+
+
+def mail_of(scope: str, letter: Letter, attempt: int) -> Mail:
+    """Return a stored message as its worker sees it."""
+    return Mail(
+        ctx=ctx_of(scope, letter.owner),
+        event_id=letter.event_id,
+        payload=letter.payload,
+        admitted_at=time_of(letter.at_ms),
+        attempt=attempt,
+    )
+
+
+def dead_letter_of(mail: DeadMail) -> DeadLetter:
+    """Return a stored dead letter as an operator sees it."""
+    return DeadLetter(
+        ctx=ctx_of(mail.box.scope, mail.letter.owner),
+        key=mail.box.key,
+        event_id=mail.letter.event_id,
+        payload=mail.letter.payload,
+        admitted_at=time_of(mail.letter.at_ms),
+        died_at=time_of(mail.died_ms),
+        attempts=mail.attempts,
+    )
+
+
+def dead_mail_of(letter: DeadLetter, whose: Owner) -> DeadMail:
+    """Return what :func:`dead_letter_of` was given.
+
+    :param whose: texts of the letter's ``ctx``, checked.
+    """
+    admitted_ms, died_ms = ((at - _EPOCH) // _MS for at in (letter.admitted_at, letter.died_at))
+    stored = Letter(letter.event_id, letter.payload, admitted_ms, whose.owner)
+    return DeadMail(Mailbox(whose.scope, letter.key), stored, died_ms, letter.attempts)

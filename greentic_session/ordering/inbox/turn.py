@@ -1,0 +1,326 @@
+"""A turn at a session's mail: what exactly one worker holds."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Final, Generic, NamedTuple, cast, final
+
+import anyio
+
+from ..._core.encoding import versioned
+from ..._core.leases import LeaseKeeper
+from ..._core.tenancy import ctx_of
+from ...abc.fencing import Guard, GuardKind
+from ...abc.inbox import Commitment
+from ...abc.records import Verdict, undone
+from ...errors import CasConflictError, DurabilityError, InvalidInputError, TenantMismatchError
+from ...model import C, Cas, Session, SessionKey, TenantCtx
+from .messages import Mail, mail_of, time_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable
+    from datetime import datetime
+
+    from ..._core.encoding import Drafter
+    from ...abc.inbox import Grant, InboxBackend
+    from ...abc.records import Draft, Outcome
+
+__all__ = ["InboxTurn", "TurnTerms"]
+
+LEAVE_SECS: Final = 5.0
+"""How long a turn may take to be given back; the end of its lease does so anyway."""
+_LONGEST_REST_MS: Final = 60_000
+
+
+class TurnTerms(NamedTuple, Generic[C]):
+    """What an inbox lends to its turns.
+
+    :ivar backend: the steps they are made of.
+    :ivar drafter: of the store.
+    :ivar check_open: raises :class:`StoreUnavailableError` if the store was closed.
+    :ivar lease_ms: length of the lease.
+    :ivar attempts: how often a head may be tried.
+    :ivar rest_ms: how long a session rests after the first failure.
+    """
+
+    backend: InboxBackend
+    drafter: Drafter[C]
+    check_open: Callable[[], None]
+    lease_ms: int
+    attempts: int
+    rest_ms: int
+
+    def rest_after(self, attempt: int) -> int:
+        """Return for how many milliseconds a session rests when an attempt has failed."""
+        if attempt >= self.attempts:
+            return 0  # it goes to the dead letters next, and the mail behind it goes on
+        return int(min(_LONGEST_REST_MS, self.rest_ms * 2 ** min(attempt - 1, 30)))
+
+
+@final
+class InboxTurn(Generic[C]):
+    """The exclusive right to work on a session and its mail, until it is ended or its lease is.
+
+    Made by :meth:`SessionInbox.take`. :meth:`finish` and :meth:`remove` end the turn, each in one
+    step with the session's new state, its outbox and the mail; :meth:`commit` does the same with a
+    part of the mail, and the turn goes on; :meth:`release` gives it back as it is. After that, and
+    when the lease has run out, each of them raises :class:`LeaseLostError` and changes nothing.
+
+    Any of them may raise :class:`StoreUnavailableError` (nothing written; the turn goes on) and
+    :class:`OutcomeUnknownError` (written or not: read the session, or leave by the exception, and
+    the mail that is left is tried again). Where ``acks`` are asked for, those that write may raise
+    :class:`DurabilityError`: done, but for :attr:`session` and :attr:`cas`, which nobody told.
+    """
+
+    def __init__(self, terms: TurnTerms[C], grant: Grant, sent_at: float) -> None:
+        self._terms: Final = terms
+        self._hold: Final = grant.hold
+        self._session: Session[C] | None = None
+        self._cas = Cas.none()
+        if grant.record is not None:
+            self._session, self._cas = terms.drafter.versioned(grant.hold.box.key, grant.record)
+        head, *others = grant.letters
+        scope = grant.hold.box.scope
+        self._mail = (
+            mail_of(scope, head, grant.attempt),
+            *(mail_of(scope, letter, 1) for letter in others),
+        )
+        self._lease_until_ms = grant.lease_ms
+        self._handled = 0
+        self._has_failed = False
+        self._keeper: Final = LeaseKeeper(terms.lease_ms / 1000, sent_at + grant.left_ms / 1000)
+
+    @property
+    def key(self) -> SessionKey:
+        """The session's key."""
+        return self._hold.box.key
+
+    @property
+    def tenant(self) -> TenantCtx:
+        """Env and tenant of the session, without team and user."""
+        return ctx_of(self._hold.box.scope, "/")
+
+    @property
+    def session(self) -> Session[C] | None:
+        """The session as it was taken or committed last; ``None`` if there is none."""
+        return self._session
+
+    @property
+    def cas(self) -> Cas:
+        """Its token; ``Cas.none()`` if there is none."""
+        return self._cas
+
+    @property
+    def mail(self) -> tuple[Mail, ...]:
+        """The mail of this turn that is not handled yet, in order."""
+        return self._mail
+
+    @property
+    def fence(self) -> int:
+        """Number of this turn: higher than that of every earlier turn of the session.
+
+        Pass it on to what the turn writes to elsewhere, and let it refuse lower ones.
+        """
+        return self._hold.fence
+
+    @property
+    def guard(self) -> Guard:
+        """What guards a write to the session by the store's own verbs: ``put(…, fence=turn)``.
+
+        Such a write moves the token, so that :meth:`commit` over the one before is refused.
+        """
+        return Guard(GuardKind.INBOX, *self._hold.box, self._hold.fence)
+
+    @property
+    def lease_until(self) -> datetime:
+        """When the lease ends unless renewed: aware UTC, by the store's clock."""
+        return time_of(self._lease_until_ms)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the turn was ended, given back, or found lost."""
+        return self._keeper.over
+
+    async def commit(self, session: Session[C] | None, handled: int) -> Cas:
+        """Write the session and drop mail that was handled, in one step; the turn goes on.
+
+        :param session: the new state, under the same key, written over :attr:`cas`: created if
+            there was none. ``None`` leaves the session as it is.
+        :param handled: how many messages of :attr:`mail`, from its head, are done with.
+        :returns: the token, which is :attr:`cas` from now on.
+        :raises LeaseLostError: the turn has ended, or its lease has.
+        :raises CasConflictError: something else wrote the session meanwhile; the turn goes on.
+        :raises TenantMismatchError: the session is another tenant's, or a live one of another team
+            or user is stored.
+        :raises PayloadTooLargeError: over the store's limit.
+        """
+        self._check_held()
+        return await self._commit(session, self._checked(handled), ends=False)
+
+    async def finish(self, session: Session[C] | None = None) -> Cas:
+        """Write the session, drop all of the turn's mail and end the turn, in one step.
+
+        :param session: as in :meth:`commit`.
+        :returns: the session's token.
+        :raises: as :meth:`commit`.
+        """
+        self._check_held()
+        return await self._commit(session, len(self._mail), ends=True)
+
+    async def remove(self, handled: int | None = None) -> None:
+        """Remove the session, drop mail that was handled and end the turn, in one step.
+
+        All other mail stays, and is taken next, without a session; this was no attempt at it.
+
+        :param handled: how many messages of :attr:`mail`, from its head, are done with; ``None`` is
+            all of them. Those behind them may be for the session after this.
+        :raises LeaseLostError: the turn has ended, or its lease has.
+        :raises CasConflictError: something else wrote the session meanwhile; the turn goes on.
+        """
+        self._check_held()
+        count = len(self._mail) if handled is None else self._checked(handled)
+        await self._settle(None, count, removes=True, ends=True)
+        self._session, self._cas = None, Cas.none()
+
+    async def renew(self) -> datetime:
+        """Let the lease begin anew; the block of :meth:`SessionInbox.take` sees to that itself.
+
+        :returns: :attr:`lease_until`.
+        :raises LeaseLostError: the turn has ended, or its lease has.
+        """
+        self._check_held()
+        backend = self._terms.backend
+        sent_at = anyio.current_time()
+        until_ms, left_ms = await backend.renew(
+            self._hold, self._terms.lease_ms, backend.deadline()
+        )
+        if not until_ms:
+            self._lose()
+        self._lease_until_ms = until_ms
+        self._keeper.ends_at = sent_at + left_ms / 1000
+        return self.lease_until
+
+    async def release(self) -> bool:
+        """Give the turn back at once, with its mail; this was no attempt at it.
+
+        :returns: ``False`` if the turn was held no longer.
+        """
+        if self.ended:
+            return False
+        self._terms.check_open()
+        return await self._give_back(None)
+
+    @asynccontextmanager
+    async def kept(self) -> AsyncGenerator[InboxTurn[C]]:
+        """Renew the lease while the block runs, and give the turn back if the block left it open.
+
+        :raises LeaseLostError: on leaving, if the lease was lost.
+        """
+        async with self._keeper.kept(
+            self.renew, self._leave, name="inbox turn", leave_secs=LEAVE_SECS
+        ):
+            task = _task()
+            cancellations = task.cancelling() if task else 0
+            try:
+                yield self
+            except BaseException as error:
+                is_cancelled = task is None or task.cancelling() > cancellations
+                self._has_failed = _is_failure(error, is_cancelled=is_cancelled)
+                raise
+
+    # --- shared steps ------------------------------------------------------------------------
+
+    def _check_held(self) -> None:
+        self._terms.check_open()
+        self._keeper.check_held("the turn")
+
+    def _checked(self, handled: int) -> int:
+        if type(handled) is not int or not 0 <= handled <= len(self._mail):
+            raise InvalidInputError("handled", f"expected an int from 0 to {len(self._mail)}")
+        return handled
+
+    def _lose(self) -> None:
+        self._keeper.lost = True
+        self._keeper.check_held("the turn")
+
+    async def _leave(self) -> None:
+        if self.ended:
+            return
+        rest_ms = None
+        if self._has_failed and self._mail:
+            rest_ms = self._terms.rest_after(self._mail[0].attempt)
+        await self._give_back(rest_ms)
+
+    async def _give_back(self, rest_ms: int | None) -> bool:
+        backend = self._terms.backend
+        with self._keeper.being_ended():
+            held = await backend.release(self._hold, rest_ms, backend.deadline())
+            self._keeper.ended = held
+            self._keeper.lost = not held
+        return held
+
+    async def _commit(self, session: Session[C] | None, handled: int, *, ends: bool) -> Cas:
+        if session is None:
+            await self._settle(None, handled, removes=False, ends=ends)
+            return self._cas
+        drafter = self._terms.drafter
+        draft = drafter.draft(session)
+        if draft.key != self.key:
+            raise InvalidInputError("session", "has another key than the turn")
+        if draft.scope != self._hold.box.scope:
+            raise TenantMismatchError(self.key)
+        body = drafter.body(self.key, draft.body)  # what could not be read is not written
+        outcome = await self._settle(draft, handled, removes=False, ends=ends)
+        self._session, self._cas = versioned(
+            self.key, body, outcome.token, draft.ttl_ms, outcome.at_ms
+        )
+        return self._cas
+
+    async def _settle(
+        self, draft: Draft | None, handled: int, *, removes: bool, ends: bool
+    ) -> Outcome:
+        backend = self._terms.backend
+        in_hand = len(self._mail) - handled
+        commitment = Commitment(
+            *(self._hold, draft, removes, self._cas), *(self._handled + handled, in_hand, ends)
+        )
+        with self._keeper.being_ended(ends=ends):
+            try:
+                outcome = await backend.commit(commitment, backend.deadline())
+            except DurabilityError:
+                self._let_go(handled)
+                raise
+            if outcome.verdict is Verdict.LOST:
+                self._lose()
+            if outcome.verdict is Verdict.CONFLICT:
+                raise CasConflictError(self.key, self._cas, outcome.token)
+            if outcome.verdict is not Verdict.DONE:
+                raise undone(self.key, outcome)
+            self._let_go(handled)
+            self._keeper.ended = self._keeper.ended or ends
+        return outcome
+
+    def _let_go(self, handled: int) -> None:
+        self._mail = self._mail[handled:]
+        self._handled += handled
+
+
+def _task() -> asyncio.Task[object] | None:
+    try:
+        return asyncio.current_task()
+    except RuntimeError:  # on trio, where only who is cancelled is told of a cancellation
+        return None
+
+
+def _is_failure(error: BaseException, *, is_cancelled: bool) -> bool:
+    """Tell whether an error says something of the mail, and not of who was cancelled meanwhile.
+
+    :param is_cancelled: whether the task was. Else, what it awaited was cancelled.
+    """
+    if isinstance(error, BaseExceptionGroup):
+        several = cast("BaseExceptionGroup[BaseException]", error)
+        return any(_is_failure(one, is_cancelled=is_cancelled) for one in several.exceptions)
+    if isinstance(error, anyio.get_cancelled_exc_class()):
+        return not is_cancelled
+    return not isinstance(error, (KeyboardInterrupt, GeneratorExit))

@@ -1,0 +1,60 @@
+"""The metrics of a lifecycle as OpenTelemetry instruments."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from opentelemetry.metrics import CallbackOptions, Meter, Observation
+
+    from .lifecycle import SessionLifecycle
+    from .metrics import LifecycleMetrics
+
+__all__ = ["export_metrics"]
+
+
+def export_metrics(lifecycle: SessionLifecycle, meter: Meter | None = None) -> None:
+    """Let OpenTelemetry observe a lifecycle, for as long as the meter's provider lives.
+
+    Nothing is pushed: the instruments ask the lifecycle when they are collected. No attribute names
+    a session. Instruments: ``greentic_session.lifecycle.live`` and ``.due`` (now), ``.started``,
+    ``.messages``, ``.closed`` (by attribute ``reason``) and ``.stalled`` (since it was made).
+
+    :param meter: whose instruments these become; that of the global provider if not given.
+    :raises ModuleNotFoundError: without ``opentelemetry-api`` (extra ``otel``).
+    """
+    # Imported by name: nothing but this function, when it is called, needs the extra.
+    api = import_module("opentelemetry.metrics")
+    make: type[Observation] = api.Observation
+    chosen: Meter = meter or api.get_meter("greentic_session")
+
+    def one(read: Callable[[LifecycleMetrics], int]) -> Callable[..., Iterable[Observation]]:
+        def observe(_: CallbackOptions) -> Iterable[Observation]:
+            return [make(read(lifecycle.metrics()))]
+
+        return observe
+
+    def closed(_: CallbackOptions) -> Iterable[Observation]:
+        return [make(n, {"reason": why}) for why, n in lifecycle.metrics().closed.items()]
+
+    prefix = "greentic_session.lifecycle"
+    gauges = (
+        ("live", "Sessions that are live.", one(lambda told: told.live)),
+        ("due", "Live sessions that should be closed.", one(lambda told: told.due)),
+    )
+    counters = (
+        ("started", "Sessions that were started.", one(lambda told: told.started)),
+        ("messages", "Messages of all sessions.", one(lambda told: told.messages)),
+        ("closed", "Sessions that were closed.", closed),
+        ("stalled", "Times that work did not move.", one(lambda told: told.stalled_ever)),
+    )
+    for name, text, observe in gauges:
+        chosen.create_observable_up_down_counter(
+            f"{prefix}.{name}", [observe], unit="{session}", description=text
+        )
+    for name, text, observe in counters:
+        unit = {"messages": "{message}", "stalled": "{stall}"}.get(name, "{session}")
+        chosen.create_observable_counter(f"{prefix}.{name}", [observe], unit=unit, description=text)

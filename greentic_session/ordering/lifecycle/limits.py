@@ -1,0 +1,62 @@
+"""The limits of a session's life, as they are given and as they are kept."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple, cast
+
+import msgspec
+
+from ..._validation import duration_to_ms
+from ...errors import InvalidInputError
+
+__all__ = ["Bounds", "LifecycleLimits", "bounds_of"]
+
+
+class LifecycleLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """When a session should be closed. A limit is reached at its very value; ``None`` is none.
+
+    :ivar duration_secs: since its start.
+    :ivar messages: since its start.
+    :ivar idle_secs: since it was last active, while no work is in hand.
+    :ivar stalled_secs: since work in hand last made progress. A session that stalls is reported,
+        not closed.
+    :raises InvalidInputError: naming the field at fault, where a lifecycle is made.
+    """
+
+    duration_secs: float | None = 7200
+    messages: int | None = 1000
+    idle_secs: float | None = 1800
+    stalled_secs: float | None = 300
+
+
+class Bounds(NamedTuple):
+    """Limits that were checked; infinite where there is none."""
+
+    duration_ms: float
+    messages: float
+    idle_ms: float
+    stalled_ms: float
+
+
+def bounds_of(limits: LifecycleLimits) -> Bounds:
+    """Check limits.
+
+    :raises InvalidInputError: naming ``limits``, or the field of them at fault.
+    """
+    if not isinstance(cast("object", limits), LifecycleLimits):
+        given = type(limits).__name__
+        raise InvalidInputError("limits", f"expected LifecycleLimits, got {given}")
+    most = limits.messages
+    if most is not None and (type(most) is not int or most < 1):
+        raise InvalidInputError("messages", "expected an int of at least 1, or None")
+    return Bounds(
+        _ms(limits.duration_secs, "duration_secs"),
+        math.inf if most is None else most,
+        _ms(limits.idle_secs, "idle_secs"),
+        _ms(limits.stalled_secs, "stalled_secs"),
+    )
+
+
+def _ms(secs: float | None, field: str) -> float:
+    return math.inf if secs is None else duration_to_ms(secs, field)

@@ -1,0 +1,154 @@
+"""What things are called in Redis.
+
+Every part that comes from outside is percent-encoded unless its alphabet is safe by itself, so no
+part can forge the structure around it. The braces around a session key are a cluster hash tag:
+record and lookup of one session share a slot, and a tenant's sessions spread over all of them
+(Redis cluster specification, "Hash tags").
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import Final, final
+from urllib.parse import quote, unquote
+
+from ..abc.fencing import Guard, GuardKind
+from ..errors import DecodeError
+from ..model import SessionKey
+
+__all__ = ["Names"]
+
+# All printable ASCII but `%`, which escapes, `:{}`, which structure, and `*?[]\`, which SCAN's
+# MATCH reads as patterns. Letters, digits and `_.-~` are safe without being named here.
+_SAFE: Final = " !\"#$&'()+,/;<=>@^`|"
+_PLAIN: Final = re.compile(r"[A-Za-z0-9_.~ !\"#$&'()+,/;<=>@^`|-]*")
+
+
+def escape(part: str) -> str:
+    """Return a part in printable ASCII without ``:``, ``{`` and ``}``; no two parts share one."""
+    return part if _PLAIN.fullmatch(part) else quote(part, safe=_SAFE)
+
+
+@final
+class Names:
+    """The names of one namespace.
+
+    :param namespace: start of every name, checked by :class:`RedisConfig`.
+    """
+
+    __slots__ = ("_namespace",)
+
+    def __init__(self, namespace: str) -> None:
+        self._namespace = namespace
+
+    def record(self, scope: str, key: str) -> str:
+        """Return ``{ns}:{env}:{tenant}:{<key>}``.
+
+        :param scope: ``env/tenant``; neither holds a ``/`` or ``:``.
+        """
+        return f"{self._records(scope)}{escape(key)}}}"
+
+    def lookup(self, key: str) -> str:
+        """Return ``{ns}:lookup:{<key>}``."""
+        return f"{self._namespace}:lookup:{{{escape(key)}}}"
+
+    def of_session(self, scope: str, key: str) -> tuple[str, ...]:
+        """Return :meth:`record` and :meth:`lookup`."""
+        return _of_session(self, scope, key)
+
+    def waits(self, env: str, tenant_id: str, team_id: str | None, user_id: str) -> str:
+        """Return ``{ns}:waits:{<env>:<tenant>:<team>:<user>}``; an absent team is empty."""
+        owner = ":".join(escape(part) for part in (env, tenant_id, team_id or "", user_id))
+        return f"{self._namespace}:waits:{{{owner}}}"
+
+    def affinity(self, group: str) -> tuple[str, ...]:
+        """Return ``{ns}:affinity:{<group>}:ops``, and the same with ``members``, ``places`` and
+        ``ends``.
+        """
+        start = f"{self._namespace}:affinity:{{{escape(group)}}}"
+        return f"{start}:ops", f"{start}:members", f"{start}:places", f"{start}:ends"
+
+    def events(self, name: str) -> str:
+        """Return the name of the completed events that hang on a record or an index of waits."""
+        return f"{name}:events"
+
+    def lock(self, scope: str, key: str) -> str:
+        """Return ``{ns}:{env}:{tenant}:{<key>}:lock``; without a scope ``{ns}:lock:{<key>}``."""
+        if scope:
+            return f"{self.record(scope, key)}:lock"
+        return f"{self._namespace}:lock:{{{escape(key)}}}"
+
+    def of_lock(self, scope: str, key: str) -> tuple[str, str]:
+        """Return :meth:`lock`, and the name of those who wait for it."""
+        lock = self.lock(scope, key)
+        return lock, f"{lock}:queue"
+
+    def inbox(self, scope: str, key: str) -> str:
+        """Return ``{ns}:{env}:{tenant}:{<key>}:inbox``."""
+        return f"{self.record(scope, key)}:inbox"
+
+    def guard(self, guard: Guard) -> str:
+        """Return the name under which a lease is kept: of a HASH with ``fence``, ``lease``
+        and ``by``.
+        """
+        name = self.inbox if guard.kind is GuardKind.INBOX else self.lock
+        return name(guard.scope, guard.key)
+
+    def of_mailbox(self, scope: str, key: str) -> tuple[str, ...]:
+        """Return :meth:`record`, :meth:`lookup`, :meth:`inbox` and that of the mail in it."""
+        return _of_mailbox(self, scope, key)
+
+    def agenda(self, inbox: str) -> str:
+        """Return the name of an inbox's index, ``{ns}:inbox:{<name>}``."""
+        return f"{self._namespace}:inbox:{{{escape(inbox)}}}"
+
+    def early(
+        self, env: str, tenant_id: str, team_id: str | None, user_id: str, scope_hash: str
+    ) -> str:
+        """Return the name of the events that are kept for a wait, ``{ns}:early:{<owner>}:<hash>``.
+
+        The owner is as in :meth:`waits`.
+        """
+        owner = ":".join(escape(part) for part in (env, tenant_id, team_id or "", user_id))
+        return f"{self._namespace}:early:{{{owner}}}:{scope_hash}"
+
+    def bell(self, topic: str) -> str:
+        """Return the channel ``{ns}:bell:{topic}``; the start of all of them for no topic.
+
+        :param topic: of the library's own making, in printable ASCII.
+        """
+        return f"{self._namespace}:bell:{topic}"
+
+    def pattern(self, scope: str) -> str:
+        """Return what SCAN's MATCH takes to find a scope's records."""
+        return f"{self._records(scope)}*}}"
+
+    def key_of(self, scope: str, record: bytes) -> SessionKey:
+        """Return the session key in a record's name.
+
+        :raises DecodeError: if :meth:`record` never made that name.
+        """
+        start = len(self._records(scope))
+        try:
+            key = unquote(record.decode("ascii")[start:-1], errors="strict")
+        except UnicodeDecodeError:
+            key = ""
+        if not key or self.record(scope, key).encode() != record:
+            raise DecodeError(key, "a name in the namespace is not of this library's making")
+        return SessionKey(key)
+
+    def _records(self, scope: str) -> str:
+        return f"{self._namespace}:{scope.replace('/', ':')}:{{"
+
+
+@lru_cache(maxsize=8192)
+def _of_session(names: Names, scope: str, key: str) -> tuple[str, ...]:
+    # A session that is written once is often written again soon.
+    return names.record(scope, key), names.lookup(key)
+
+
+@lru_cache(maxsize=8192)
+def _of_mailbox(names: Names, scope: str, key: str) -> tuple[str, ...]:
+    record, lookup = names.of_session(scope, key)
+    return record, lookup, f"{record}:inbox", f"{record}:inbox:mail"

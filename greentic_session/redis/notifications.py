@@ -1,0 +1,260 @@
+"""Bells that a server rings: one subscribed connection per store, for all who wait there.
+
+A message is lost with its connection (Redis docs, "Pub/sub: delivery semantics"), so whenever the
+connection is made anew all bells ring: whoever waits looks for itself. A cluster passes messages on
+between its nodes, so any node is as good as another (``PUBLISH`` in the Redis docs).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Final, cast, final
+
+import hiredis
+from redis.exceptions import ConnectionError as DriverConnectionError
+from redis.exceptions import RedisError, ResponseError
+
+from .._compat import override
+from .._core.subscribers import Listeners
+from ..abc.notifications import Bell, SupportsBells
+from .transport.driver import take_over
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable
+
+    from redis.asyncio.connection import AbstractConnection
+
+    from .key_names import Names
+    from .transport.client import RedisClient
+
+__all__ = ["RedisBells"]
+
+_LOG: Final = logging.getLogger("greentic_session")
+_FAILURES: Final = (RedisError, OSError, EOFError, TypeError, ValueError, AttributeError)
+"""The last three are the driver's, when a greeting is answered in another shape."""
+_HEARTBEAT_SECS: Final = 5.0
+"""How often a silent server is asked for a sign of life; without one the connection is given up."""
+_LINGER_SECS: Final = 10.0
+"""How long the connection stays when nobody listens any more."""
+_FIRST_PAUSE_SECS: Final = 0.02
+_LAST_PAUSE_SECS: Final = 1.0
+_CLOSE_SECS: Final = 1.0
+
+_pack: Final = cast("Callable[[tuple[str, ...]], bytes]", getattr(hiredis, "pack_command"))  # noqa: B009
+
+
+@final
+class _Topic:
+    """Who listens to a topic, and whether the server knows."""
+
+    def __init__(self) -> None:
+        self.listeners: Final = Listeners()
+        self.is_heard = False
+
+
+@final
+class _Ear(asyncio.Protocol):
+    """A subscribed connection, taken over from the driver.
+
+    :param on_told: called with each message's kind and channel.
+    :param on_refused: called when the server refuses a command.
+    :ivar lost: is done when the connection has ended.
+    :ivar heard_at: when the server last said anything, on the loop's clock.
+    """
+
+    def __init__(
+        self,
+        connection: AbstractConnection,
+        on_told: Callable[[bytes, bytes], None],
+        on_refused: Callable[[], None],
+    ) -> None:
+        self._loop: Final = asyncio.get_running_loop()
+        self._on_told: Final = on_told
+        self._on_refused: Final = on_refused
+        self.lost: Final[asyncio.Future[None]] = self._loop.create_future()
+        self.heard_at = self._loop.time()
+        self._reader: Final = hiredis.Reader(
+            protocolError=DriverConnectionError, replyError=ResponseError, notEnoughData=_Ear
+        )
+        self._stream, early = take_over(connection)
+        self._transport: Final = self._stream.transport
+        self._transport.set_protocol(self)
+        if early:
+            self.data_received(early)
+
+    def say(self, *words: str) -> None:
+        if not self._transport.is_closing():
+            self._transport.write(_pack(words))
+
+    def close(self) -> None:
+        self._transport.abort()
+
+    @override
+    def data_received(self, data: bytes) -> None:
+        self.heard_at = self._loop.time()
+        self._reader.feed(data)
+        try:
+            while (told := cast("object", self._reader.gets())) is not _Ear:
+                if isinstance(told, ResponseError):
+                    self._on_refused()
+                elif isinstance(told, list):  # a push, or an array in RESP2
+                    match cast("list[object]", told):
+                        case [bytes() as kind, bytes() as channel, *_]:
+                            self._on_told(kind, channel)  # `pong` has two parts as well
+                        case _:
+                            pass
+        except DriverConnectionError:
+            self.close()
+
+    @override
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the protocol's
+        if not self.lost.done():
+            self.lost.set_result(None)
+
+
+@final
+class RedisBells(SupportsBells):
+    """The bells of one store, within the loop that first used them.
+
+    :param client: knows where the servers are.
+    :param names: of the namespace.
+    :param secs: how long making a connection may take.
+    """
+
+    def __init__(self, client: RedisClient, names: Names, secs: float) -> None:
+        self._client: Final = client
+        self._names: Final = names
+        self._secs: Final = secs
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._topics: dict[str, _Topic] = {}
+        self._task: asyncio.Task[None] | None = None
+        self._ear: _Ear | None = None
+        self._was_refused = False
+        self._closed = False
+
+    @property
+    def connections(self) -> int:
+        """How many connections are open."""
+        return 0 if self._ear is None or self._ear.lost.done() else 1
+
+    @override
+    @asynccontextmanager
+    async def listen(self, topic: str) -> AsyncGenerator[Bell]:
+        """As :meth:`SupportsBells.listen`."""
+        self._enter_loop()
+        channel = self._names.bell(topic)
+        topics = self._topics
+        listened = topics.get(channel)
+        if listened is None:
+            listened = topics[channel] = _Topic()
+            if self._ear is not None:
+                self._ear.say("SUBSCRIBE", channel)
+        is_rung = listened.is_heard or self._closed
+        if not is_rung and (self._task is None or self._task.done()):
+            self._task = asyncio.get_running_loop().create_task(
+                self._keep_listening(), name="greentic_session bells"
+            )
+        try:
+            with listened.listeners.joined(is_rung=is_rung) as bell:
+                yield bell
+        finally:
+            if not listened.listeners:
+                del topics[channel]
+                if self._ear is not None and topics is self._topics:
+                    self._ear.say("UNSUBSCRIBE", channel)
+
+    async def aclose(self) -> None:
+        """Close the connection; nobody is rung for any more. All who wait are woken."""
+        self._closed = True
+        for topic in self._topics.values():
+            topic.listeners.ring_all()
+        task, self._task = self._task, None
+        if task is not None and self._loop is asyncio.get_running_loop():
+            task.cancel()
+            await asyncio.wait((task,), timeout=_CLOSE_SECS)
+
+    def _enter_loop(self) -> None:
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._loop, self._topics, self._task, self._ear = loop, {}, None, None
+
+    async def _keep_listening(self) -> None:
+        """Keep a connection for as long as anybody listens, and a while longer."""
+        pause_secs = _FIRST_PAUSE_SECS
+        loop = asyncio.get_running_loop()
+        idle_since = loop.time()
+        while True:
+            if self._topics:
+                idle_since = loop.time()
+            elif loop.time() - idle_since >= _LINGER_SECS:
+                return
+            try:
+                ear = await self._open()
+            except _FAILURES:
+                pass
+            else:
+                heard_from = loop.time()
+                if not await self._hear_until_lost(ear):
+                    return
+                if loop.time() - heard_from > _LAST_PAUSE_SECS:
+                    pause_secs = _FIRST_PAUSE_SECS
+            # Not at once, for what is between may end each connection that subscribes; and not all
+            # processes at the same time.
+            await asyncio.sleep(random.uniform(pause_secs / 2, pause_secs))
+            pause_secs = min(2 * pause_secs, _LAST_PAUSE_SECS)
+
+    async def _open(self) -> _Ear:
+        async with asyncio.timeout(self._secs):
+            connection = await self._client.connection_beside()
+        return _Ear(connection, self._on_told, self._on_refused)
+
+    async def _hear_until_lost(self, ear: _Ear) -> bool:
+        """Have an ear, as :meth:`_hear` says, and close it."""
+        self._ear = ear
+        try:
+            if self._topics:
+                ear.say("SUBSCRIBE", *self._topics)
+            return await self._hear(ear)
+        finally:
+            self._ear = None
+            ear.close()
+            for topic in self._topics.values():
+                topic.is_heard = False
+
+    async def _hear(self, ear: _Ear) -> bool:
+        """Listen until the connection has ended, the server is silent, or nobody listens any more.
+
+        :returns: ``False`` in the last case.
+        """
+        loop = asyncio.get_running_loop()
+        idle_since = loop.time()
+        while True:
+            await asyncio.wait((ear.lost,), timeout=_HEARTBEAT_SECS)
+            if ear.lost.done() or loop.time() - ear.heard_at > 2.5 * _HEARTBEAT_SECS:
+                return True
+            if self._topics:
+                idle_since = loop.time()
+            elif loop.time() - idle_since >= _LINGER_SECS:
+                return False
+            ear.say("PING")
+
+    def _on_told(self, kind: bytes, channel: bytes) -> None:
+        topic = self._topics.get(channel.decode(errors="replace"))
+        if topic is None:
+            return
+        if kind == b"subscribe":
+            topic.is_heard = True
+            topic.listeners.ring_all()  # for what was missed until now
+        elif kind == b"message":
+            topic.listeners.ring()
+
+    def _on_refused(self) -> None:
+        if not self._was_refused:
+            self._was_refused = True
+            _LOG.warning(
+                "the server does not let this account subscribe to channels: whoever waits looks "
+                "now and then instead of being woken"
+            )

@@ -1,0 +1,1 @@
+"""Connections, servers, topologies and retries. Knows no session."""

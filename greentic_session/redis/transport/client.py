@@ -1,0 +1,495 @@
+"""Commands to the servers of one store: attempts, one deadline per call.
+
+The driver opens connections; it neither pools nor retries here. Its pools raise or starve when
+callers outnumber connections, and its blind retries turn a lost reply to a compare-and-set into a
+false conflict. Concurrent callers share connections instead (:mod:`.connection`,
+:mod:`.server`). The topology selects the server (:mod:`.topology`). What a failure means is decided
+here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, cast, final
+
+import hiredis
+from redis.exceptions import ResponseError
+
+from ...abc.records import Verdict
+from ...errors import DurabilityError, OutcomeUnknownError, StoreUnavailableError
+from .attempts import Trouble, attempt_ends_at
+from .connection import Exchange, Wire, WireLostError
+from .discovery import topology_of
+from .driver import connect, drop, new_connection
+from .failures import ForeignValueError, classify, garbled
+from .script import Script
+from .server import ClosedError, Node
+from .topology import FAILURES, ScanPosition, Topology, at_once
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Sequence
+
+    from redis.asyncio.connection import AbstractConnection
+
+    from ...config import RedisConfig
+    from .protocol import Argument, Command, Reply
+    from .server_process import ServerHost
+
+    _Commands = Sequence["Command"] | Callable[[Node, float | None], Sequence["Command"]]
+
+__all__ = ["RedisClient"]
+
+# Declared there for tuples of one.
+_pack: Final = cast("Callable[[Command], bytes]", getattr(hiredis, "pack_command"))  # noqa: B009
+
+_CLOSE_SECS: Final = 1.0
+"""How long closing waits for the sockets to be closed, which takes the loop a tick or two."""
+_FRESH_STARTS: Final = 3
+"""So often a scan starts anew because names may have come to be elsewhere."""
+_MOST_UNHEARD: Final = 256
+_BARRIER: Final = Script("barrier")
+_ASKING: Final[Command] = ("ASKING",)
+_PING: Final[tuple[Command]] = (("PING",),)
+
+
+@final
+class RedisClient:
+    """Runs commands and scripts, within the loop that first used it.
+
+    :param config: checked configuration.
+    :param host: has the one server run, if it does not by itself.
+    """
+
+    def __init__(self, config: RedisConfig, host: ServerHost | None = None) -> None:
+        self._config: Final = config
+        self._host: Final = host
+        self._acks: Final = config.acks
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._topology: Topology
+        self._least_secs: Final = min(0.02, config.deadline_secs / 10)
+        self._operation = 0
+        self._unheard: Final[dict[str, Trouble]] = {}  # of grants that may have been made
+        self._closed = False
+        self.in_flight = 0
+        self.retries = 0
+
+    @property
+    def connections(self) -> int:
+        """How many connections are open."""
+        if self._loop is None:
+            return 0
+        return sum(node.connections for node in self._topology.nodes)
+
+    @property
+    def confirms_apart(self) -> bool:
+        """Whether replicas confirm writes, and those of different slots may be other replicas."""
+        return self._acks > 0 and bool(self._config.cluster)
+
+    def deadline(self) -> float:
+        """Return the time of the running loop by which a call that begins now must end."""
+        return self._enter_loop().time() + self._config.deadline_secs
+
+    def read(
+        self, *command: Argument, key: str | None = None, until: float | None = None
+    ) -> Coroutine[Any, Any, Reply]:  # Any: what asyncio sends into coroutines
+        """Run a command that changes nothing.
+
+        :param key: the name that says which server is asked; any for ``None``.
+        :param until: a :meth:`deadline`; ``None`` is one that begins now.
+        :raises StoreUnavailableError: by the deadline.
+        """
+        return self._attempts(self._enter_loop(), key, (command,), until, is_one=True)
+
+    async def read_many(
+        self, commands: Sequence[Command], *, key: str, until: float | None = None
+    ) -> list[Reply]:
+        """Run several commands that change nothing, in one round trip to one server.
+
+        :param key: as in :meth:`read`.
+        :param until: as in :meth:`read`.
+        :raises StoreUnavailableError: by the deadline.
+        """
+        return await self._attempts(self._enter_loop(), key, commands, until) if commands else []
+
+    async def read_each(
+        self, commands: Sequence[Command], *, until: float | None = None
+    ) -> list[Reply]:
+        """Run commands that change nothing, each on the server of the name that it begins with, in
+        one round trip to each server.
+
+        :param until: as in :meth:`read`.
+        :raises StoreUnavailableError: by the deadline.
+        """
+        loop = self._enter_loop()
+        until = loop.time() + self._config.deadline_secs if until is None else until
+        replies: list[Reply] = [None] * len(commands)
+
+        async def fetch(indexes: Sequence[int]) -> None:
+            some = [commands[index] for index in indexes]
+            try:
+                found = await self._attempts(
+                    loop, str(some[0][1]), some, until, is_mixed=len(some) > 1
+                )
+            except ForeignValueError as error:
+                raise ForeignValueError(indexes[error.index]) from None
+            except _MovedOnError:
+                await at_once(fetch, [[index] for index in indexes])
+                return
+            for index, reply in zip(indexes, found, strict=True):
+                replies[index] = reply
+
+        parts: dict[Node | None, list[int]] = {}
+        for index, command in enumerate(commands):
+            parts.setdefault(self._topology.node_of(str(command[1])), []).append(index)
+        unknown = parts.pop(None, ())
+        groups = [*parts.values(), *([index] for index in unknown)]
+        await (fetch(groups[0]) if len(groups) == 1 else at_once(fetch, groups))
+        return replies
+
+    async def scan(
+        self, pattern: str, count: int, position: ScanPosition | None
+    ) -> tuple[list[bytes], ScanPosition | None]:
+        """Return some names that match, in all each at least once that is there from first to last.
+
+        Begins anew, a few times at most, when names may have come to be elsewhere meanwhile.
+
+        :param count: about how many names to look at.
+        :param position: what the call before returned; ``None`` begins.
+        :raises StoreUnavailableError: by the deadline.
+        """
+        loop = self._enter_loop()
+        until = loop.time() + self._config.deadline_secs
+        topology = self._topology
+        while True:
+            starts = 0 if position is None else position.starts
+            is_stale = position is None or (
+                position.version != topology.version and starts < _FRESH_STARTS
+            )
+            if position is None or is_stale:
+                await self._attempts(loop, None, _PING, until)  # so that nodes are known
+                await self._refresh(until)
+                position = ScanPosition(topology.version, starts + 1, (*topology.nodes,), 0)
+            command: Command = "SCAN", position.cursor, "MATCH", pattern, "COUNT", count
+            try:
+                cursor, names = await self._scan_at(position.ahead[0], command, until)
+                goes_on, names = int(cursor) != 0, list(names)
+            except (TypeError, ValueError):
+                raise garbled() from None
+            except _MovedOnError:
+                position = position._replace(version=-1, starts=min(starts, _FRESH_STARTS - 1))
+                continue
+            break
+        if goes_on:
+            return names, position._replace(cursor=cursor)
+        if ahead := position.ahead[1:]:
+            return names, position._replace(ahead=ahead, cursor=0)
+        await self._refresh(until)
+        is_stale = position.version != topology.version and position.starts < _FRESH_STARTS
+        return names, position._replace(version=-1) if is_stale else None
+
+    async def ping(self) -> None:
+        """Ask every server that holds sessions for a sign of life.
+
+        :raises StoreUnavailableError: by the deadline.
+        """
+        loop = self._enter_loop()
+        until = loop.time() + self._config.deadline_secs
+        await self._attempts(loop, None, _PING, until)
+
+        async def ping(node: Node) -> None:
+            with suppress(_MovedOnError):  # it holds none any more
+                await self._attempts(loop, None, _PING, until, at=node)
+
+        if len(self._topology.nodes) > 1:
+            await at_once(ping, self._topology.nodes)
+
+    def run(
+        self,
+        script: Script,
+        keys: Sequence[str],
+        arguments: Sequence[Argument],
+        *,
+        until: float | None = None,
+        is_hint: bool = False,
+        grants: str = "",
+        ends: str = "",
+    ) -> Coroutine[Any, Any, Reply]:  # Any: as above
+        """Run a script that writes, once, however often it takes to hear of it.
+
+        :param keys: the names it touches, in one slot.
+        :param arguments: what it is given beside the operation's id (ARGV 1) and since when an
+            earlier attempt may have been executed (ARGV 2).
+        :param until: as in :meth:`read`.
+        :param is_hint: whether what it writes may be lost, so that replicas are not waited for.
+        :param grants: a name of the caller's own for what it is granted. Should nobody hear of the
+            grant, as when the caller was cancelled, it reaches the server before what ends it. A
+            call for the same grant goes on where the last one, of which nobody heard, gave up.
+        :param ends: by that name, what is given back.
+        :raises StoreUnavailableError: by the deadline; nothing was written.
+        :raises OutcomeUnknownError: by the deadline; it may have been executed.
+        :raises DurabilityError: it was executed, and too few replicas confirmed it.
+        """
+        loop = self._enter_loop()
+        self._operation = (self._operation + 1) & 0xFFFF_FFFF_FFFF_FFFF
+        operation = f"{self._operation:016x}"
+        wants_acks = self._acks > 0 and not is_hint
+
+        def commands(node: Node, since_ms: float | None) -> Sequence[Command]:
+            head: Command = (
+                ("EVAL", script.source) if script in node.missing else ("EVALSHA", script.sha1)
+            )
+            since = "" if since_ms is None else f"{since_ms:.3f}"
+            command = (*head, len(keys), *keys, operation, since, *arguments)
+            if wants_acks and since_ms is not None:
+                # WAIT counts from the last write of its own connection, and an attempt that is
+                # answered from the ring writes nothing.
+                return command, ("EVAL", _BARRIER.source, 1, keys[0])
+            return (command,)
+
+        return self._attempts(
+            *(loop, keys[0], commands, until),
+            script=script,
+            wants_acks=wants_acks,
+            grants=grants,
+            trouble=self._unheard.pop(grants, None),
+            earlier=self._unheard.pop(ends, None),
+            is_one=True,
+        )
+
+    def may_arrive(self, granting: str) -> bool:
+        """Tell whether a call that was to grant something, and ended unheard, may have been sent.
+
+        :param granting: its name, as in :meth:`run`.
+        """
+        return granting in self._unheard
+
+    async def connection_beside(self) -> AbstractConnection:
+        """Open a connection to any server, greetings included, for the caller alone.
+
+        Under the caller's limit of time.
+
+        :raises OSError: nobody knows a server, or it cannot be reached; or an error of the driver.
+        """
+        until = self.deadline()
+        if self._closed:
+            raise ClosedError
+        node = self._topology.node_of(None) or await self._topology.locate(None, until)
+        if self._host is not None:
+            await self._host.ensure()
+        connection = new_connection(self._config, node.address)
+        try:
+            async with asyncio.timeout(self._config.deadline_secs / 2):
+                await connect(connection)
+        except BaseException as error:
+            if isinstance(error, FAILURES):
+                self._topology.blame(node, classify(error, sent=False))
+            await drop(connection)
+            raise
+        return connection
+
+    async def aclose(self) -> None:
+        """Close every connection, idle or in use."""
+        self._closed = True
+        with suppress(StoreUnavailableError):
+            self._enter_loop()  # those of another loop went with it
+            if ends := self._topology.close():
+                await asyncio.wait(ends, timeout=_CLOSE_SECS)
+
+    async def _attempts(  # noqa: PLR0915 - each part of its own would cost every call a coroutine
+        self,
+        loop: asyncio.AbstractEventLoop,
+        key: str | None,
+        commands: _Commands,
+        until: float | None,
+        *,
+        script: Script | None = None,
+        wants_acks: bool = False,
+        grants: str = "",
+        trouble: Trouble | None = None,
+        earlier: Trouble | None = None,
+        at: Node | None = None,
+        is_mixed: bool = False,
+        is_one: bool = False,
+    ) -> Reply:
+        """Try until it is done, refused for good, or too late.
+
+        :param key: as in :meth:`read`.
+        :param commands: them, or what returns them for a server, given since when on its clock an
+            earlier attempt may have been executed.
+        :param trouble: that of earlier attempts at the same, if there were any.
+        :param earlier: that of a call whose attempts are to arrive before this one's, or never.
+        :param at: the server, whatever the key.
+        :param is_mixed: whether the commands are of several slots.
+        :param is_one: whether the first reply is returned, and not a list of all of them.
+        :raises _MovedOnError: ``at`` holds no sessions any more, or mixed commands were redirected.
+        """
+        ends_at = loop.time() + self._config.deadline_secs if until is None else until
+        topology = self._topology
+        exchange: Exchange | None = None
+        wire: Wire | None = None
+        self.in_flight += 1
+        try:
+            while True:
+                started_at = loop.time()
+                give_up_at = attempt_ends_at(started_at, ends_at)
+                exchange = wire = None
+                node: Node | None = None
+                index = 0
+                try:
+                    if self._closed:
+                        raise ClosedError
+                    if at is not None and at not in topology.nodes:
+                        raise _MovedOnError
+                    asked: Node | None = None if trouble is None else trouble.asked
+                    found = asked or at or topology.node_of(key)
+                    node = found or await topology.locate(key, give_up_at)
+                    wires = node.beside() if wants_acks else node
+                    # Whoever waits for room goes first.
+                    wire = None if wires.queue else wires.ready_wire(started_at)
+                    if wire is None:
+                        wire = await wires.next_wire(give_up_at)
+                    since = None
+                    if trouble is not None and trouble.in_doubt:
+                        wire = trouble.wire_of(wires) or wire
+                        since = await self._look_back(trouble, wire, give_up_at)
+                    elif earlier is not None:
+                        wire = earlier.wire_of(node) or wire
+                        await self._look_back(earlier, wire, give_up_at)
+                    # Only now: time has passed, and another call may have loaded the script.
+                    given = commands(node, since) if callable(commands) else commands
+                    if asked is not None:
+                        given = [part for command in given for part in (_ASKING, command)]
+                    count = len(given)
+                    packed = _pack(given[0]) if count == 1 else b"".join(map(_pack, given))
+                    exchange = Exchange(
+                        loop.create_future(), count, len(packed), started_at, give_up_at
+                    )
+                    wire.send(exchange, packed)
+                    reply: Reply = await exchange.future
+                    if count == 1:
+                        if isinstance(reply, ResponseError):
+                            raise reply
+                        replies: list[Reply] = [reply]
+                    else:
+                        replies = reply if asked is None else reply[1::2]
+                        for index, each in enumerate(replies):  # noqa: B007 - told to `classify`
+                            if isinstance(each, ResponseError):
+                                raise each
+                    if wants_acks and _is_done(replies[0]):
+                        await self._confirm(wire, ends_at)
+                except FAILURES as error:
+                    sent = exchange is not None and getattr(error, "sent", True)
+                    fault = classify(error, sent=sent, index=index)
+                    # A server's own words may quote what it was sent, a password among it.
+                    cause = None if fault.told else error
+                else:
+                    if script is not None:
+                        node.missing.discard(script)
+                    return replies[0] if is_one else replies
+                trouble = trouble or Trouble(topology, script)
+                pause = trouble.meet(fault, node, started_at, wire)
+                if self._closed:
+                    fault = fault._replace(reason="the store is closed", code="unavailable")
+                elif is_mixed and fault.redirect is not None:
+                    raise _MovedOnError
+                # An attempt cut off as it begins would turn a plain refusal into a doubt.
+                too_late = loop.time() + pause + self._least_secs >= ends_at
+                if fault.error is not None or self._closed or too_late:
+                    raise trouble.given_up(fault) from cause
+                await asyncio.sleep(pause)
+                if loop.time() >= ends_at:  # a busy loop woke this call late: send nothing more
+                    raise trouble.given_up(fault) from cause
+                self.retries += 1
+        except (asyncio.CancelledError, OutcomeUnknownError):
+            if grants:
+                trouble = trouble or Trouble(topology, script)
+                if exchange is not None:
+                    trouble.leave(wire, exchange.sent_at)
+                if trouble.in_doubt:
+                    self._unheard[grants] = trouble
+                    if len(self._unheard) > _MOST_UNHEARD:  # nobody gave the oldest back
+                        del self._unheard[next(iter(self._unheard))]
+            raise
+        finally:
+            self.in_flight -= 1
+
+    async def _refresh(self, until: float) -> None:
+        try:
+            await self._topology.refresh(until)
+        except TimeoutError:
+            raise StoreUnavailableError(
+                "the servers are not known in time", code="timeout"
+            ) from None
+
+    async def _scan_at(
+        self, node: Node, command: Command, until: float
+    ) -> tuple[bytes, list[bytes]]:
+        replies = await self._attempts(self._enter_loop(), None, (command,), until, at=node)
+        return cast("tuple[bytes, list[bytes]]", replies[0])
+
+    async def _look_back(self, trouble: Trouble, wire: Wire, give_up_at: float) -> float:
+        """Make sure that no doubtful attempt arrives any more, and return since when one may have
+        been executed, in milliseconds on the server's clock.
+
+        Asked of the server rather than told as an age, since the next attempt may be slow itself.
+        """
+        loop = asyncio.get_running_loop()
+        given: list[Command] = [*trouble.precautions(wire), ("TIME",)]
+        packed = b"".join(map(_pack, given))
+        exchange = Exchange(loop.create_future(), len(given), len(packed), loop.time(), give_up_at)
+        wire.send(exchange, packed)
+        reply: Reply = await exchange.future
+        time: Reply = reply if len(given) == 1 else reply[-1]  # whether it may end them, or not
+        if isinstance(time, ResponseError):
+            raise time
+        elapsed = loop.time() - cast("float", trouble.doubtful_since)
+        return int(time[0]) * 1000 + int(time[1]) / 1000 - elapsed * 1000
+
+    async def _confirm(self, wire: Wire, until: float) -> None:
+        """Wait until enough replicas have what was written on a wire.
+
+        :raises DurabilityError: they have not by the deadline.
+        :raises WireLostError: nobody can tell.
+        """
+        confirmed = 0
+        while True:
+            is_late = False
+            try:
+                confirmed = await wire.confirmed(self._acks, until)
+            except ResponseError as error:
+                if str(error).startswith("UNBLOCKED"):  # the server became a replica meanwhile
+                    raise WireLostError(sent=True) from None
+                is_late = True  # the account may not ask
+            except WireLostError:
+                is_late = True
+                if asyncio.get_running_loop().time() + self._least_secs < until:
+                    raise
+            if confirmed >= self._acks:
+                return
+            if is_late or asyncio.get_running_loop().time() + self._least_secs >= until:
+                raise DurabilityError(confirmed, self._acks)
+
+    def _enter_loop(self) -> asyncio.AbstractEventLoop:
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            raise StoreUnavailableError("the Redis backend runs on asyncio only") from None
+        if loop is not self._loop:
+            # Wires and waiters belong to the loop that made them.
+            self._loop = loop
+            self._unheard.clear()
+            self._topology = topology_of(self._config, self._host)
+            # Counted on from a random start, and so that a forked process has a start of its own.
+            self._operation = int.from_bytes(os.urandom(8))
+        return loop
+
+
+def _is_done(reply: Reply) -> bool:
+    # A script's shortest answer is a number: that it is done, and when.
+    return isinstance(reply, int) or reply[0] == Verdict.DONE
+
+
+class _MovedOnError(Exception):
+    """What was asked of a server has come to be elsewhere."""

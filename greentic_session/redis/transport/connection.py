@@ -1,0 +1,323 @@
+"""One connection that carries the commands of many callers.
+
+Commands that coroutines issue in the same tick of the loop leave in one write and are answered in
+order (RESP is a pipeline by nature: Redis protocol specification, "Request-response model"). The
+driver opens the connection, so TLS, ACL and RESP3 are its business; then this protocol takes its
+transport over, and packing and parsing are hiredis'.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast, final
+
+import hiredis
+from redis.exceptions import ConnectionError as DriverConnectionError
+from redis.exceptions import ResponseError
+
+from ..._compat import override
+from .driver import take_over
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from redis.asyncio.connection import AbstractConnection
+
+__all__ = ["Exchange", "Identity", "Wire", "WireLostError"]
+
+_EARLY: Final = 8
+"""After the first command of a tick has left, so many more leave together, and then the rest.
+
+Flushing at the tick's end only makes client and server take turns."""
+_BUFFER_BYTES: Final = 1 << 20
+"""What may wait for the socket before the wire counts as full."""
+_SILENT_SECS: Final = 0.25
+_SILENCE_SECS: Final = 0.3
+"""How long until a wire is looked at again whose server may have been replaced in silence."""
+_PATIENCE: Final = 0.8
+"""How much of the time for a confirmation the server may wait; the rest is for its answer."""
+_NOTHING: Final = object()
+
+
+class WireLostError(OSError):
+    """The connection ended, or did not answer in time.
+
+    :ivar sent: whether bytes of the command may have left.
+    :ivar is_late: whether it was given up for want of an answer.
+    """
+
+    def __init__(self, *, sent: bool, is_late: bool = False) -> None:
+        super().__init__("the connection did not answer" if is_late else "the connection was lost")
+        self.sent = sent
+        self.is_late = is_late
+
+
+class Identity(NamedTuple):
+    """A connection as its server knows it.
+
+    :ivar run: of the server's process.
+    :ivar number: never given to another connection of that process.
+    """
+
+    run: str
+    number: int
+
+
+@final
+class Exchange:
+    """Some commands of one call, and the future of their replies.
+
+    :ivar future: of the one reply, or of the list of them; an error reply is an exception in there.
+    :ivar size: bytes of the commands.
+    :ivar give_up_at: when the wire is given up if there is no answer, on the loop's clock.
+    """
+
+    __slots__ = ("future", "give_up_at", "left", "replies", "sent_at", "size")
+
+    def __init__(
+        self,
+        future: asyncio.Future[Any],  # Any: as in `Reply`
+        count: int,
+        size: int,
+        sent_at: float,
+        give_up_at: float,
+    ) -> None:
+        self.future = future
+        self.left = count
+        self.replies: list[Any] | None = None if count == 1 else []  # Any: as in `Reply`
+        self.size = size
+        self.sent_at = sent_at
+        self.give_up_at = give_up_at
+
+
+@final
+class Wire(asyncio.Protocol):
+    """A connection taken over from the driver.
+
+    :param connection: connected; it is an empty shell afterwards.
+    :param on_free: called when in-flight commands were answered, or the wire was lost.
+    :param on_silence: called when somebody has waited for a while and the server has said nothing.
+    :param identity: the connection's, if the server tells.
+    :ivar waiting: the exchanges that are not answered, the oldest first.
+    :ivar heard_at: when the server last sent something, on the loop's clock.
+    """
+
+    def __init__(
+        self,
+        connection: AbstractConnection,
+        on_free: Callable[[Wire], None],
+        on_silence: Callable[[], None] | None = None,
+        identity: Identity | None = None,
+    ) -> None:
+        self._loop: Final = asyncio.get_running_loop()
+        self._on_free: Final = on_free
+        self._on_silence: Final = on_silence
+        self.identity: Final = identity
+        self.waiting: Final[deque[Exchange]] = deque()
+        self._out: Final[list[bytes]] = []
+        self._unsent = 0
+        self._early = False
+        self._scheduled = False
+        self._unconfirmed: list[asyncio.Future[int]] = []
+        self._confirm_by = 0.0
+        self._watch: asyncio.TimerHandle | None = None
+        self._watch_at = 0.0
+        self.heard_at = self._loop.time()
+        self.bytes_in_flight = 0
+        self.is_lost = False
+        self.ended: Final[asyncio.Future[None]] = self._loop.create_future()
+        self.is_full = False
+        self._stream, early = take_over(connection)
+        self._transport: Final = self._stream.transport
+        # An error reply is a value here: those after it are still to be read.
+        self._reader: Final = hiredis.Reader(
+            protocolError=DriverConnectionError,
+            replyError=ResponseError,
+            notEnoughData=_NOTHING,
+        )
+        self._transport.set_write_buffer_limits(_BUFFER_BYTES)
+        self._transport.set_protocol(self)
+        if early:
+            self.data_received(early)
+
+    def send(self, exchange: Exchange, packed: bytes) -> None:
+        """Send commands, now or with those that follow within the tick."""
+        if self.is_lost:  # since the caller was given it
+            exchange.future.set_exception(WireLostError(sent=False))
+            return
+        waiting = self.waiting
+        waiting.append(exchange)
+        self.bytes_in_flight += exchange.size
+        if self._watch is None or exchange.give_up_at < self._watch_at:
+            self._watch_until(exchange.give_up_at, exchange.sent_at)
+        if len(waiting) == 1:
+            self._transport.write(packed)
+            return
+        out = self._out
+        out.append(packed)
+        self._unsent += 1
+        if not self._scheduled:
+            self._scheduled = self._early = True
+            self._loop.call_soon(self._end_tick)
+        elif self._early and len(out) >= _EARLY:
+            self._early = False
+            self._flush()
+
+    def confirmed(self, acks: int, until: float) -> asyncio.Future[int]:
+        """Return the future of how many replicas have all that was written here so far.
+
+        Asked once for all who ask within a tick (``WAIT`` speaks of the whole connection), and
+        given up at the earliest of their times: who has more time asks again.
+
+        :param acks: how many are enough.
+        :param until: on the loop's clock.
+        """
+        waiter: asyncio.Future[int] = self._loop.create_future()
+        if not self._unconfirmed:
+            self._confirm_by = until
+            self._loop.call_soon(self._ask_replicas, acks)
+        self._confirm_by = min(self._confirm_by, until)
+        self._unconfirmed.append(waiter)
+        return waiter
+
+    def close(self) -> None:
+        """End the connection; whoever waits hears that it is lost."""
+        self._transport.abort()
+        self._lose(is_late=False)
+
+    # --- the transport's side ----------------------------------------------------------------
+
+    @override
+    def data_received(self, data: bytes) -> None:
+        """Give each exchange its replies."""
+        self.heard_at = self._loop.time()
+        reader = self._reader
+        waiting = self.waiting
+        reader.feed(data)
+        try:
+            while (reply := reader.gets()) is not _NOTHING:
+                if type(reply) is hiredis.PushNotification:
+                    continue
+                exchange = waiting[0]
+                exchange.left -= 1
+                replies = exchange.replies
+                if replies is not None:
+                    replies.append(reply)
+                    if exchange.left:
+                        continue
+                    reply = replies
+                waiting.popleft()
+                self.bytes_in_flight -= exchange.size
+                future = exchange.future
+                if not future.done():  # its caller may have been cancelled
+                    future.set_result(reply)
+        except (DriverConnectionError, IndexError):  # no RESP, or an answer that nobody asked for
+            self.close()
+            return
+        self._on_free(self)
+
+    @override
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the protocol's
+        """Tell whoever waits."""
+        self._lose(is_late=False)
+        if not self.ended.done():
+            self.ended.set_result(None)
+
+    @override
+    def pause_writing(self) -> None:
+        """Take no more commands: the server does not keep up."""
+        self.is_full = True
+
+    @override
+    def resume_writing(self) -> None:
+        """Take commands again."""
+        self.is_full = False
+        self._on_free(self)
+
+    # --- shared steps ------------------------------------------------------------------------
+
+    def _end_tick(self) -> None:
+        self._scheduled = self._early = False
+        if self._out:
+            self._flush()
+
+    def _flush(self) -> None:
+        if not self.is_lost:
+            self._transport.write(b"".join(self._out))
+        self._out.clear()
+        self._unsent = 0
+
+    def _ask_replicas(self, acks: int) -> None:
+        waiters, self._unconfirmed = self._unconfirmed, []
+
+        def tell(answered: asyncio.Future[int]) -> None:
+            error = answered.exception()
+            if error is None and isinstance(answered.result(), ResponseError):
+                error = cast("ResponseError", answered.result())
+            for waiter in waiters:
+                if waiter.done():
+                    continue
+                if error is None:
+                    waiter.set_result(answered.result())
+                else:
+                    waiter.set_exception(error)
+
+        reply: asyncio.Future[int] = self._loop.create_future()
+        reply.add_done_callback(tell)
+        if self.is_lost:
+            reply.set_exception(WireLostError(sent=True))
+            return
+        now = self._loop.time()
+        left_ms = max(1, int((self._confirm_by - now) * _PATIENCE * 1000))
+        command = b"WAIT %d %d\r\n" % (acks, left_ms)
+        self.send(Exchange(reply, 1, len(command), now, self._confirm_by), command)
+
+    def _watch_until(self, at: float, now: float) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+        if self._on_silence is not None:
+            at = min(at, now + _SILENCE_SECS)
+        self._watch_at = at
+        self._watch = self._loop.call_at(at, self._look)
+
+    def _look(self) -> None:
+        """Give up what is overdue; and the wire, if the server has been silent for as long."""
+        self._watch = None
+        if not self.waiting:
+            return
+        now = self._loop.time()
+        oldest = self.waiting[0]
+        silent_at = self.heard_at + oldest.give_up_at - oldest.sent_at
+        if now >= max(oldest.give_up_at, silent_at):
+            self._transport.abort()
+            self._lose(is_late=True)
+            return
+        if self._on_silence is not None and max(oldest.sent_at, self.heard_at) < now - _SILENT_SECS:
+            self._on_silence()
+        look_at = max(oldest.give_up_at, silent_at)
+        for exchange in self.waiting:
+            if exchange.future.done():
+                continue
+            if exchange.give_up_at <= now:
+                # Its reply will find nobody.
+                exchange.future.set_exception(WireLostError(sent=True, is_late=True))
+            else:
+                look_at = min(look_at, exchange.give_up_at)
+        self._watch_until(look_at, now)
+
+    def _lose(self, *, is_late: bool) -> None:
+        if self.is_lost:
+            return
+        self.is_lost = True
+        if self._watch is not None:
+            self._watch.cancel()
+        first_unsent = len(self.waiting) - self._unsent
+        for number, exchange in enumerate(self.waiting):
+            if not exchange.future.done():
+                error = WireLostError(sent=number < first_unsent, is_late=is_late)
+                exchange.future.set_exception(error)
+        self.waiting.clear()
+        self._out.clear()
+        self._unsent = 0
+        self._on_free(self)

@@ -1,0 +1,28 @@
+"""Who says which server is asked, by the configuration."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .cluster import ClusterTopology
+from .sentinel import SentinelTopology
+from .topology import Standalone, Topology
+
+if TYPE_CHECKING:
+    from ...config import RedisConfig
+    from .server_process import ServerHost
+
+__all__ = ["topology_of"]
+
+
+def topology_of(config: RedisConfig, host: ServerHost | None) -> Topology:
+    """Return the topology that a configuration asks for, within the running loop.
+
+    :param config: checked.
+    :param host: has the one server run, if it does not by itself.
+    """
+    if config.sentinel is not None:
+        return SentinelTopology(config, config.sentinel)
+    if config.cluster:
+        return ClusterTopology(config, config.cluster)
+    return Standalone(config, host)

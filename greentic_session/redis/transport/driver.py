@@ -1,0 +1,137 @@
+"""How the driver is asked for a connection."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from typing import TYPE_CHECKING, Any, cast
+
+from redis.asyncio.connection import (
+    AbstractConnection,
+    Connection,
+    SSLConnection,
+    UnixDomainSocketConnection,
+)
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ResponseError
+from redis.maint_notifications import MaintNotificationsConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from ...config import Address, RedisConfig, SentinelConfig
+
+__all__ = ["ask", "ask_all", "ask_once", "connect", "drop", "new_connection", "take_over"]
+
+
+def new_connection(
+    config: RedisConfig, address: Address | None, *, of: SentinelConfig | None = None
+) -> AbstractConnection:
+    """Return a connection that is not open yet.
+
+    :param config: of the store.
+    :param address: of the server; ``None`` takes that of ``config``.
+    :param of: the configuration of the sentinels, if the server is one of them.
+    """
+    account = config if of is None else of
+    fields: dict[str, Any] = {  # Any: keyword arguments of differing types
+        "db": config.db if of is None else 0,
+        "username": account.username,
+        "password": account.password,
+        "protocol": config.protocol,
+        # Attempts, deadlines and time-outs are this package's.
+        "retry": Retry(NoBackoff(), 0),
+        "socket_timeout": None,
+        "socket_connect_timeout": None,
+        "maint_notifications_config": MaintNotificationsConfig(enabled=False),
+    }
+    if address is None and config.unix_path is not None:
+        return UnixDomainSocketConnection(path=config.unix_path, **fields)
+    host, port = address or (config.host, config.port)
+    fields |= {"host": host, "port": port, "socket_keepalive": True}
+    tls = config.tls
+    if tls is None:
+        return Connection(**fields)
+    return SSLConnection(
+        ssl_ca_certs=tls.ca_file,
+        ssl_certfile=tls.cert_file,
+        ssl_keyfile=tls.key_file,
+        ssl_cert_reqs=ssl.CERT_REQUIRED if tls.verify else ssl.CERT_NONE,
+        ssl_check_hostname=tls.verify,
+        **fields,
+    )
+
+
+async def connect(connection: AbstractConnection) -> None:
+    """Open a connection, greetings included."""
+    await cast("Callable[[], Awaitable[None]]", connection.connect)()  # untyped there
+
+
+async def ask(connection: AbstractConnection, *command: str) -> Any:  # Any: as in `Reply`
+    """Send a command on an open connection that nobody else uses, and return the reply.
+
+    :raises ResponseError: an error reply.
+    """
+    send = cast("Callable[..., Awaitable[None]]", connection.send_command)  # untyped there
+    await send(*command)
+    reply: Any = await cast("Callable[[], Awaitable[Any]]", connection.read_response)()  # so, too
+    return reply
+
+
+async def ask_all(connection: AbstractConnection, *commands: tuple[str, ...]) -> list[Any]:
+    """Send several commands at once, and return the replies; an error reply is a value here."""
+    send = cast("Callable[..., Awaitable[None]]", connection.send_command)  # as above
+    for command in commands:
+        await send(*command)
+    replies: list[Any] = []  # Any: as in `Reply`
+    for _ in commands:
+        try:
+            replies.append(await cast("Callable[[], Awaitable[Any]]", connection.read_response)())
+        except ResponseError as error:
+            replies.append(error)
+    return replies
+
+
+def take_over(connection: AbstractConnection) -> tuple[asyncio.StreamWriter, bytes]:
+    """Take a connection's stream away from the driver, which is left with an empty shell.
+
+    The driver keeps its stream private and offers no other way to its transport. Without it, it
+    takes itself for disconnected, and leaves the transport alone.
+
+    :returns: the stream, to be kept for as long as its transport, and what came early.
+    """
+    stream = cast("asyncio.StreamWriter", getattr(connection, "_writer"))  # noqa: B009
+    reader: Any = getattr(connection, "_reader")  # noqa: B009 # Any: private parts
+    setattr(connection, "_writer", None)  # noqa: B010
+    setattr(connection, "_reader", None)  # noqa: B010
+    return stream, bytes(reader._buffer)  # noqa: SLF001 - what came after the handshake
+
+
+async def drop(connection: AbstractConnection) -> None:
+    """Break a connection off. TLS would wait for the other side to take its leave."""
+    stream = cast("asyncio.StreamWriter | None", getattr(connection, "_writer", None))
+    if stream is not None:
+        stream.transport.abort()
+    await connection.disconnect(nowait=True)
+
+
+async def ask_once(
+    config: RedisConfig,
+    address: Address | None,
+    *command: str,
+    secs: float,
+    of: SentinelConfig | None = None,
+) -> Any:  # Any: as in `Reply`
+    """Open a connection for one command.
+
+    :param secs: limit on all of it.
+    :raises TimeoutError: at the limit.
+    """
+    connection = new_connection(config, address, of=of)
+    try:
+        async with asyncio.timeout(secs):
+            await connect(connection)
+            return await ask(connection, *command)
+    finally:
+        await drop(connection)

@@ -1,0 +1,267 @@
+"""What a failure of the driver or the server means for the call that met it.
+
+Error classes of the driver are incomplete (BUSY, NOREPLICAS, MISCONF and WRONGTYPE have none), so
+replies are told apart by the word that starts them (https://redis.io/docs/latest/develop/reference/
+protocol-spec/#simple-errors), which Redis 6.2 buries inside a script's own error.
+"""
+
+from __future__ import annotations
+
+import re
+import ssl
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    BusyLoadingError,
+    NoPermissionError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    ResponseError,
+)
+
+from ...errors import OutcomeUnknownError, SessionError, StoreFullError, StoreUnavailableError
+from .connection import WireLostError
+
+if TYPE_CHECKING:
+    from ...errors import ErrorCode
+
+__all__ = [
+    "GARBLED",
+    "Fault",
+    "FaultKind",
+    "ForeignValueError",
+    "Redirect",
+    "UnknownPlaceError",
+    "classify",
+    "garbled",
+]
+
+GARBLED: Final = "the server's answer cannot be read"
+
+
+class UnknownPlaceError(OSError):
+    """Nobody could be found who knows which server to ask.
+
+    :ivar reason: why, in the library's words.
+    """
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(reason)
+
+
+class Redirect(NamedTuple):
+    """Where a cluster keeps a slot (Redis cluster specification, "MOVED Redirection").
+
+    :ivar slot: its number.
+    :ivar host: empty for that of the server that says so.
+    :ivar port: TCP port.
+    :ivar is_ask: whether this is for one command only, while the slot moves.
+    """
+
+    slot: int
+    host: str
+    port: int
+    is_ask: bool
+
+
+class ForeignValueError(SessionError):
+    """A name of ours holds another type of value. Inside this package only: the store says whose.
+
+    :ivar index: which of the call's commands met it.
+    """
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        super().__init__("a name of this store holds another type of value")
+
+
+class FaultKind(Enum):
+    """What may be done about a fault."""
+
+    NOT_EXECUTED = auto()
+    """The server did nothing: try again."""
+    NO_SCRIPT = auto()
+    """The server did nothing, for want of the script's text: try again with it."""
+    AMBIGUOUS = auto()
+    """Bytes had left and no answer came: try again under the same operation id, if there is one."""
+    PERMANENT = auto()
+    """The server did nothing and will not: raise."""
+
+
+class Fault(NamedTuple):
+    """A judged failure.
+
+    :ivar kind: what may be done.
+    :ivar reason: why, in words that hold nothing of the session.
+    :ivar code: for the error that a caller gets if nothing helps.
+    :ivar error: for ``PERMANENT``, the error to raise.
+    :ivar told: whether the server said so itself.
+    :ivar word: the word by which it did.
+    :ivar redirect: for MOVED and ASK.
+    """
+
+    kind: FaultKind
+    reason: str
+    code: ErrorCode = "unavailable"
+    error: SessionError | None = None
+    told: bool = False
+    word: str = ""
+    redirect: Redirect | None = None
+
+    @property
+    def is_of_place(self) -> bool:
+        """Whether another server than the one that was asked may know better."""
+        return not self.told or self.word in _OF_PLACE
+
+
+_OF_PLACE: Final = frozenset(("CLUSTERDOWN", "MASTERDOWN", "MOVED", "READONLY"))
+_WORD_OF_CLASS: Final = (
+    (NoScriptError, "NOSCRIPT"),
+    (OutOfMemoryError, "OOM"),
+    (ReadOnlyError, "READONLY"),
+    (BusyLoadingError, "LOADING"),
+    (NoPermissionError, "NOPERM"),
+    (AuthorizationError, "NOPERM"),
+    (AuthenticationError, "NOAUTH"),
+)
+_NOT_EXECUTED: Final = frozenset(
+    (
+        "ASK",
+        "BUSY",
+        "CLUSTERDOWN",
+        "LOADING",
+        "MASTERDOWN",
+        "MISCONF",
+        "MOVED",
+        "NOREPLICAS",
+        "READONLY",
+        "TRYAGAIN",
+    )
+)
+_REDIRECT: Final = re.compile(r"(?:MOVED |ASK )?([0-9]{1,5}) (.*):([0-9]{1,5})")
+_WORD: Final = re.compile(r"[A-Z][A-Z0-9]+(?= |$)")
+_WORD_IN_SCRIPT_ERROR: Final = re.compile(r"-([A-Z][A-Z0-9]+) ")
+
+
+def classify(error: BaseException, *, sent: bool, index: int = 0) -> Fault:
+    """Judge a failure.
+
+    :param error: what the driver, the socket or the timeout raised.
+    :param sent: whether bytes of the command may have left.
+    :param index: which of the call's commands failed.
+    """
+    if isinstance(error, UnknownPlaceError):
+        return Fault(FaultKind.NOT_EXECUTED, error.reason)
+    word = _word(error)
+    if word is None and not sent:
+        # While it connects, the driver wraps the server's refusal in an error of its own.
+        words = (_word(inner) for inner in _behind(error))
+        word = next((inner for inner in words if inner is not None), None)
+    if word is not None:
+        in_script = "script" in str(error)  # as each engine says where it was
+        fault = _judge_reply(word, index, in_script=in_script)
+        return fault._replace(told=True, word=word, redirect=_redirect(word, str(error)))
+    if _is_untrusted(error):
+        reason = "the server's certificate is not trusted"
+        refused = StoreUnavailableError(reason, code="unauthenticated")
+        return Fault(FaultKind.PERMANENT, reason, refused.code, refused)
+    what = "did not answer in time" if _is_timeout(error) else "closed the connection"
+    if sent:
+        return Fault(FaultKind.AMBIGUOUS, f"the server {what}", _code(error))
+    return Fault(FaultKind.NOT_EXECUTED, "the server could not be reached", _code(error))
+
+
+def _judge_reply(word: str, index: int, *, in_script: bool) -> Fault:
+    if word == "NOSCRIPT":
+        return Fault(FaultKind.NO_SCRIPT, "the server has lost the script")
+    if word in _NOT_EXECUTED:
+        where = ", as one of a cluster does" if word == "MOVED" else ""
+        return Fault(FaultKind.NOT_EXECUTED, f"the server answered {word}{where}")
+    if word == "MAXCLIENTS":
+        return Fault(FaultKind.NOT_EXECUTED, "the server has too many clients")
+    reason = f"the server refused the command: {word}"
+    error: SessionError
+    if in_script and word not in ("OOM", "WRONGTYPE"):
+        # The scripts look before they write, but no look tells what an account may do.
+        may_not = word == "NOPERM"
+        reason = "the account may not run all of its commands" if may_not else "a script failed"
+        error = OutcomeUnknownError(f"{reason} on the server")
+        return Fault(FaultKind.PERMANENT, reason, error.code, error)
+    if word == "OOM":
+        error = StoreFullError()
+    elif word == "WRONGTYPE":
+        error = ForeignValueError(index)
+    elif word == "NOPERM":
+        error = StoreUnavailableError(
+            "the server's account may not do this", code="permission_denied"
+        )
+    elif word in ("NOAUTH", "WRONGPASS"):
+        error = StoreUnavailableError("the server refused the password", code="unauthenticated")
+    else:
+        error = StoreUnavailableError(reason, code="internal")
+    return Fault(FaultKind.PERMANENT, reason, error.code, error)
+
+
+def _redirect(word: str, text: str) -> Redirect | None:
+    found = _REDIRECT.fullmatch(text) if word in ("MOVED", "ASK") else None
+    if found is None:
+        return None
+    return Redirect(int(found[1]), found[2], int(found[3]), word == "ASK")
+
+
+def _word(error: BaseException) -> str | None:
+    """Return the word that starts the server's error reply; ``None`` if there was no reply."""
+    for cls, word in _WORD_OF_CLASS:
+        if isinstance(error, cls):
+            return word
+    text = str(error)
+    if "max number of clients" in text:
+        return "MAXCLIENTS"
+    if not isinstance(error, ResponseError):
+        return None
+    named = getattr(error, "status_code", None)  # newer drivers cut the word off and keep it here
+    match = _WORD.match(text)
+    word = named if isinstance(named, str) else match[0] if match else "ERR"
+    if word == "ERR":
+        if "NOAUTH" in text or "invalid username-password" in text:
+            return "WRONGPASS"
+        if "unauthenticated" in text:  # "Protocol error: unauthenticated multibulk length"
+            return "NOAUTH"
+        if "ACL failure" in text or "can't run this command" in text:
+            return "NOPERM"
+        inner = _WORD_IN_SCRIPT_ERROR.search(text)
+        if inner is not None:
+            return inner[1]
+    return word
+
+
+def _is_timeout(error: BaseException) -> bool:
+    if isinstance(error, WireLostError):
+        return error.is_late
+    return isinstance(error, TimeoutError) or type(error).__name__ == "TimeoutError"
+
+
+def _is_untrusted(error: BaseException) -> bool:
+    return any(isinstance(inner, ssl.SSLCertVerificationError) for inner in _behind(error))
+
+
+def _behind(error: BaseException) -> list[BaseException]:
+    """Return an error and what it was raised from or while handling, down to the first."""
+    chain = [error]
+    while (inner := chain[-1].__cause__ or chain[-1].__context__) is not None:
+        chain.append(inner)
+    return chain
+
+
+def _code(error: BaseException) -> ErrorCode:
+    return "timeout" if _is_timeout(error) else "unavailable"
+
+
+def garbled() -> StoreUnavailableError:
+    """Return the error for an answer to a read that no Redis or Valkey gives."""
+    return StoreUnavailableError(GARBLED, code="internal")

@@ -1,0 +1,11 @@
+"""Words of the wire protocol: what a command is made of, and what answers it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["Argument", "Command", "Reply"]
+
+Argument = str | bytes | int
+Command = tuple[Argument, ...]
+Reply = Any  # Any: whatever RESP carries; each caller knows the type of its command's reply

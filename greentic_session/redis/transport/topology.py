@@ -1,0 +1,312 @@
+"""Which server is asked: the one there is, or what Sentinel or a cluster says."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar, final
+
+from redis.exceptions import RedisError
+
+from ..._compat import override
+from .failures import UnknownPlaceError
+from .server import Node
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterable, Sequence
+
+    from ...config import RedisConfig
+    from .failures import Fault
+    from .server_process import ServerHost
+
+__all__ = [
+    "FAILURES",
+    "LookingTopology",
+    "ScanPosition",
+    "Standalone",
+    "Topology",
+    "at_once",
+    "first_answer",
+]
+
+_T = TypeVar("_T")
+FAILURES: Final = (RedisError, OSError, EOFError)
+"""What driver and socket raise; ``TimeoutError`` is an ``OSError``."""
+_LOOK_AGAIN_SECS: Final = 0.1
+_MOST_LOOKS: Final = 100
+_SOON_SECS: Final = 1.0
+
+
+class Topology(ABC):
+    """The servers that a store speaks to, within one loop."""
+
+    @abstractmethod
+    def node_of(self, key: str | None) -> Node | None:
+        """Return the server of a name, or any for ``None``; ``None`` if it has to be looked up."""
+
+    @abstractmethod
+    async def locate(self, key: str | None, give_up_at: float) -> Node:
+        """Look up the server of a name.
+
+        :param give_up_at: on the loop's clock.
+        :raises TimeoutError: at that time.
+        :raises OSError: nobody knows.
+        """
+
+    @abstractmethod
+    async def refresh(self, give_up_at: float) -> None:
+        """Make sure of what is known, as far as anybody answers.
+
+        :param give_up_at: on the loop's clock.
+        """
+
+    @abstractmethod
+    def blame(self, node: Node, fault: Fault) -> None:
+        """Hear what happened at a server: another may have taken its place."""
+
+    @abstractmethod
+    def node_at(self, host: str, port: int, *, told_by: Node) -> Node:
+        """Return the server at an address that another server gave."""
+
+    @property
+    @abstractmethod
+    def nodes(self) -> Sequence[Node]:
+        """Those that hold sessions, as far as known."""
+
+    @property
+    @abstractmethod
+    def version(self) -> int:
+        """A number that changes when names may have come to be elsewhere."""
+
+    @abstractmethod
+    def close(self) -> list[asyncio.Future[None]]:
+        """Close every connection; return what ends when they have ended."""
+
+
+class ScanPosition(NamedTuple):
+    """Where a scan goes on.
+
+    :ivar version: of the topology when it began.
+    :ivar starts: how often it began.
+    :ivar ahead: servers not yet done, the one under way first.
+    :ivar cursor: of that one.
+    """
+
+    version: int
+    starts: int
+    ahead: tuple[Node, ...]
+    cursor: bytes | int
+
+
+@final
+class Standalone(Topology):
+    """One server at one address.
+
+    :param config: checked configuration.
+    :param host: has the server run.
+    """
+
+    def __init__(self, config: RedisConfig, host: ServerHost | None = None) -> None:
+        self._node: Final = Node(config, None, host=host)
+
+    @override
+    def node_of(self, key: str | None) -> Node:
+        """Return the one."""
+        return self._node
+
+    @override
+    async def locate(self, key: str | None, give_up_at: float) -> Node:
+        """Return the one."""
+        return self._node
+
+    @override
+    async def refresh(self, give_up_at: float) -> None:
+        """Do nothing: there is no other."""
+
+    @override
+    def blame(self, node: Node, fault: Fault) -> None:
+        """Connect anew to a server that became a replica: its name may lead to another by now."""
+        if fault.word == "READONLY":
+            node.renew()
+
+    @override
+    def node_at(self, host: str, port: int, *, told_by: Node) -> Node:
+        """Return the one: a URL of a cluster would lead further."""
+        return self._node
+
+    @property
+    @override
+    def nodes(self) -> Sequence[Node]:
+        """The one."""
+        return (self._node,)
+
+    @property
+    @override
+    def version(self) -> int:
+        """Connections lost: the server behind a new one may be another, or started anew."""
+        return self._node.losses
+
+    @override
+    def close(self) -> list[asyncio.Future[None]]:
+        """As :meth:`Topology.close`."""
+        return self._node.close()
+
+
+class LookingTopology(Topology):
+    """Knows its servers by asking; asks again when one of them fails.
+
+    One task asks for everybody. After a failure it goes on asking until the answer is another one,
+    or the server that failed has answered a caller again.
+
+    :param config: checked configuration.
+    """
+
+    def __init__(self, config: RedisConfig) -> None:
+        self._config: Final = config
+        self._loop: Final = asyncio.get_running_loop()
+        self._task: asyncio.Task[None] | None = None
+        self._retired: list[Node] = []
+        self._version = 0
+        self._why: BaseException | None = None
+        self._began_at = self._looked_at = 0.0
+        self._later: asyncio.TimerHandle | None = None
+
+    @abstractmethod
+    async def _look(self) -> bool:
+        """Ask once, and tell whether the answer differs from what was known.
+
+        :raises OSError: nobody answered, or knew.
+        """
+
+    @override
+    async def locate(self, key: str | None, give_up_at: float) -> Node:
+        """Wait for an answer."""
+        async with asyncio.timeout_at(give_up_at):
+            while (node := self.node_of(key)) is None:
+                task = self._start(None, 0)
+                await asyncio.wait((task,))  # which a caller's cancellation leaves running
+                if self.node_of(key) is None:
+                    raise self._why or UnknownPlaceError("the servers are not known yet")
+        return node
+
+    @override
+    async def refresh(self, give_up_at: float) -> None:
+        """Ask once more, after what may be under way."""
+        asked_at = self._loop.time()
+        async with asyncio.timeout_at(give_up_at):
+            while self._began_at < asked_at:
+                await asyncio.wait((self._start(None, 0),))
+
+    @override
+    def blame(self, node: Node, fault: Fault) -> None:
+        """Ask whether another server has taken this one's place."""
+        if fault.is_of_place:
+            self._start(node, self._loop.time())
+        if fault.word == "READONLY":
+            node.renew()
+
+    @property
+    @override
+    def version(self) -> int:
+        """Answers that differed, and connections lost."""
+        return self._version + sum(node.losses for node in self.nodes)
+
+    @override
+    def close(self) -> list[asyncio.Future[None]]:
+        """As :meth:`Topology.close`."""
+        ends = [end for node in (*self.nodes, *self._retired) for end in node.close()]
+        if self._later is not None:
+            self._later.cancel()
+        if self._task is not None:
+            self._task.cancel()
+            ends.append(self._task)
+        return ends
+
+    def _suspect(self, node: Node) -> None:
+        """Ask about a server that is silent, before those who wait for it give up."""
+        self._start(node, self._loop.time())
+
+    def _look_soon(self) -> None:
+        """Ask, but not more often than once a second: also after the last of many reasons to."""
+        if self._later is None:
+            at = max(self._loop.time(), self._looked_at + _SOON_SECS)
+            self._later = self._loop.call_at(at, self._look_now)
+
+    def _look_now(self) -> None:
+        self._later = None
+        self._start(None, 0)
+
+    def _start(self, suspect: Node | None, since: float) -> asyncio.Task[None]:
+        task = self._task
+        if task is None or task.done():
+            self._task = task = self._loop.create_task(
+                self._keep_looking(suspect, since), name="greentic_session topology"
+            )
+        return task
+
+    async def _keep_looking(self, suspect: Node | None, since: float) -> None:
+        self._retired = [node for node in self._retired if node.connections]
+        for _ in range(_MOST_LOOKS):
+            changed = False
+            self._why = None
+            began_at = self._loop.time()
+            try:
+                changed = await self._look()
+            except FAILURES as error:
+                self._why = error
+            except Exception:  # noqa: BLE001 - of whatever shape an answer is, callers are told
+                self._why = UnknownPlaceError("the answer of a server cannot be read")
+            self._looked_at, self._began_at = self._loop.time(), began_at
+            if suspect is not None and suspect not in self.nodes:
+                suspect.close()  # whoever waits for its answers asks another
+                return
+            if suspect is None or changed or suspect.answered_at > since:
+                return
+            await asyncio.sleep(_LOOK_AGAIN_SECS)  # failovers announce themselves to nobody
+            if suspect.answered_at > since:
+                return
+
+    def _replaced(self, *, old: Sequence[Node], abort: bool) -> None:
+        """Part with servers.
+
+        :param abort: whether callers who wait for their answers are told at once that none comes.
+        """
+        self._version += 1 + sum(node.losses for node in old)
+        self._retired = [node for node in self._retired if node.connections]
+        for node in old:
+            if abort:
+                node.close()
+            else:
+                node.retire()
+            self._retired.append(node)
+
+
+async def first_answer(asked: Iterable[Coroutine[Any, Any, _T]]) -> _T:
+    """Ask several at once, take the first answer, and leave the others alone.
+
+    :raises OSError: none answered, with what the last one failed by.
+    """
+    loop = asyncio.get_running_loop()
+    tasks = [loop.create_task(one) for one in asked]
+    failure: BaseException | None = None
+    try:
+        for done in asyncio.as_completed(tasks):
+            try:
+                return await done
+            except FAILURES as error:
+                failure = error
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    raise failure or UnknownPlaceError("there is nobody to ask")
+
+
+async def at_once(step: Callable[[_T], Coroutine[Any, Any, None]], over: Iterable[_T]) -> None:
+    """Take a step for each, and raise the first error as it is."""
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            for each in over:
+                tasks.create_task(step(each))
+    except ExceptionGroup as group:
+        raise group.exceptions[0] from None
