@@ -23,6 +23,8 @@ from greentic_session.testing.servers import (
 )
 from greentic_session.testing.topologies import ClusterRig, SentinelRig
 
+from .selection import THINNED_LEGS, left_out
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -40,6 +42,27 @@ URL_VARIABLE = "GREENTIC_SESSION_TEST_URL"
 CONTAINER_VARIABLE = "GREENTIC_SESSION_TEST_CONTAINER"
 NO_CONTAINER_VARIABLE = "GREENTIC_SESSION_TEST_NO_CONTAINER"
 STARTED = pytest.StashKey[ExitStack]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add ``--full``, which reaches the workers of xdist as all options do."""
+    parser.addoption(
+        "--full",
+        action="store_true",
+        help="run every case of the contract on every server, not a few where another runs all",
+    )
+
+
+# After the filters of pytest (-k, -m): what they leave has a first and a last case too.
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what another leg of the contract runs."""
+    if config.getoption("full"):
+        return
+    names = left_out(item.nodeid for item in items)
+    if names:
+        config.hook.pytest_deselected(items=[item for item in items if item.nodeid in names])
+        items[:] = [item for item in items if item.nodeid not in names]
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -81,7 +104,7 @@ def _version(binary: Path) -> str:
     ).stdout.strip()
 
 
-def pytest_report_header() -> list[str]:
+def pytest_report_header(config: pytest.Config) -> list[str]:
     """Name each server the contract runs on, or why it cannot."""
     lines = [f"GREENTIC_SESSION_TEST_SEED={SEED}", "backend memory: asyncio, trio"]
     try:
@@ -97,6 +120,9 @@ def pytest_report_header() -> list[str]:
     lines.append(f"backend container: {contained or f'skipped, {why}'}")
     given = "given" if os.environ.get(URL_VARIABLE) else "skipped, not set"
     lines.append(f"backend {URL_VARIABLE}: {given}")
+    legs = ", ".join(leg.removeprefix("Test") for leg in THINNED_LEGS)
+    cases = "all" if config.getoption("full") else f"a few of each test on {legs} (all: --full)"
+    lines.append(f"contract cases: {cases}")
     return lines
 
 
