@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Generic, final
 
-from ._core.tenancy import check_presented
+from ._core.tenancy import check_caller_may_write
 from .abc.fencing import UNFENCED
 from .model import C
 
@@ -44,19 +44,19 @@ class ScopedSessionStore(Generic[C]):
 
     async def create(self, session: Session[C]) -> Cas:
         """As :meth:`AsyncSessionStore.create`."""
-        check_presented(self.ctx, session)
+        check_caller_may_write(self.ctx, session)
         return await self._store.create(session)
 
     async def put(self, session: Session[C], *, fence: Fenced = UNFENCED) -> Cas:
         """As :meth:`AsyncSessionStore.put`."""
-        check_presented(self.ctx, session)
+        check_caller_may_write(self.ctx, session)
         return await self._store.put(session, fence=fence)
 
     async def update_cas(
         self, session: Session[C], expected: Cas, *, fence: Fenced = UNFENCED
     ) -> Cas:
         """As :meth:`AsyncSessionStore.update_cas`."""
-        check_presented(self.ctx, session)
+        check_caller_may_write(self.ctx, session)
         return await self._store.update_cas(session, expected, fence=fence)
 
     async def mutate(

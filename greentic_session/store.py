@@ -12,12 +12,12 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, Generic, cast, final
 
-from ._core import tenancy as fence
-from ._core.encoding import Drafter, changed, check_token, versioned
+from ._core import tenancy
+from ._core.encoding import SessionEncoder, apply_change, as_versioned, check_token
 from ._core.scan import SessionScan
 from ._validation import check_key, ttl_to_ms
-from .abc.fencing import UNFENCED, Fenced, SupportsFencing, guard_of
-from .abc.records import DONE, Admission, Outcome, Page, Record, Verdict, undone
+from .abc.fencing import UNFENCED, Fenced, SupportsFencing, lease_ref_of
+from .abc.records import DONE, AllowedOwners, Outcome, Page, Record, Verdict, error_for
 from .abc.store import StorePrimitives
 from .codec import CodecFactory, JsonCodec
 from .config import DEFAULT_MAX_PAYLOAD_BYTES
@@ -66,7 +66,7 @@ class AsyncSessionStore(StorePrimitives, Generic[C]):
     :param verify: whether a session with a context type of its own is read back from its bytes
         before it is written, so that a wrong type inside it is refused and not stored for every
         reader to fail on. Costs one decoding per write.
-    :ivar drafter: checks, encodes and decodes the store's sessions: for services on top of it.
+    :ivar encoder: checks, encodes and decodes the store's sessions: for services on top of it.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class AsyncSessionStore(StorePrimitives, Generic[C]):
         verify: bool = True,
     ) -> None:
         self.context_type: Final = context_type
-        self.drafter: Final = Drafter(context_type, codec, max_payload_bytes, verify=verify)
+        self.encoder: Final = SessionEncoder(context_type, codec, max_payload_bytes, verify=verify)
         self._closed = False
 
     async def __aenter__(self) -> Self:
@@ -112,16 +112,20 @@ class AsyncSessionStore(StorePrimitives, Generic[C]):
             self.check_open()
         key = check_key(key)
         until = self._deadline()
-        scope, admission = fence.admit(ctx) if ctx is not None else await self._sole(key, until)
+        scope, allowed = (
+            tenancy.allowed_owners_of(ctx) if ctx is not None else await self._sole(key, until)
+        )
         record = None if scope is None else self._read(scope, key, until)
         if record is not None and not isinstance(record, Record):
             record = await record
-        return None if record is None else self._opened(key, record, admission)
+        return None if record is None else self._opened(key, record, allowed)
 
-    def _opened(self, key: SessionKey, record: Record, admission: Admission | None) -> Versioned[C]:
-        if not fence.admits(admission, record.owner):
+    def _opened(
+        self, key: SessionKey, record: Record, allowed: AllowedOwners | None
+    ) -> Versioned[C]:
+        if not tenancy.allows(allowed, record.owner):
             raise TenantMismatchError(key)
-        return self.drafter.versioned(key, record)
+        return self.encoder.decode(key, record)
 
     @final
     async def get_many(
@@ -140,15 +144,15 @@ class AsyncSessionStore(StorePrimitives, Generic[C]):
         if isinstance(given, (str, bytes)) or not isinstance(given, Sequence):
             raise InvalidInputError("keys", f"expected a sequence, got {type(given).__name__}")
         keys = [check_key(key) for key in keys]
-        scope, admission = fence.admit(ctx)
+        scope, allowed = tenancy.allowed_owners_of(ctx)
         if not keys:
             return []
         records = await self._read_many(scope, keys)
         for key, record in zip(keys, records, strict=True):
-            if record is not None and not fence.admits(admission, record.owner):
+            if record is not None and not tenancy.allows(allowed, record.owner):
                 raise TenantMismatchError(key)
         return [
-            None if record is None else self.drafter.versioned(key, record)
+            None if record is None else self.encoder.decode(key, record)
             for key, record in zip(keys, records, strict=True)
         ]
 
@@ -168,7 +172,7 @@ class AsyncSessionStore(StorePrimitives, Generic[C]):
         :raises DecodeError: while iterating, as :meth:`get`.
         """
         self.check_open()
-        scope, admission = fence.admit(ctx)
+        scope, allowed = tenancy.allowed_owners_of(ctx)
         if type(batch_size) is not int or not 1 <= batch_size <= 10_000:
             raise InvalidInputError("batch_size", "expected an int from 1 to 10000")
 
@@ -178,10 +182,10 @@ class AsyncSessionStore(StorePrimitives, Generic[C]):
 
         def visible(owner: str) -> bool:
             if fenced or ctx.user_id is not None:
-                return fence.admits(admission, owner)
-            return ctx.team_id is None or owner.startswith(admission.shared)
+                return tenancy.allows(allowed, owner)
+            return ctx.team_id is None or owner.startswith(allowed.shared)
 
-        return SessionScan(fetch, visible, self.drafter.versioned)
+        return SessionScan(fetch, visible, self.encoder.decode)
 
     # --- writing -----------------------------------------------------------------------------
 
@@ -195,11 +199,11 @@ class AsyncSessionStore(StorePrimitives, Generic[C]):
         :raises PayloadTooLargeError: over the store's limit.
         """
         self.check_open()
-        draft = self.drafter.draft(session)
-        outcome = await self._create(draft)
+        encoded = self.encoder.encode(session)
+        outcome = await self._create(encoded)
         if outcome.verdict is Verdict.EXISTS:
-            raise SessionExistsError(draft.key)
-        return self._token(draft.key, outcome)
+            raise SessionExistsError(encoded.key)
+        return self._token(encoded.key, outcome)
 
     @final
     async def put(self, session: Session[C], *, fence: Fenced = UNFENCED) -> Cas:
@@ -214,15 +218,15 @@ class AsyncSessionStore(StorePrimitives, Generic[C]):
         """
         if self._closed:
             self.check_open()
-        draft = self.drafter.draft(session)
+        encoded = self.encoder.encode(session)
         outcome = (
-            self._put(draft)
+            self._put(encoded)
             if fence is UNFENCED
-            else self._fenced_writes().put(draft, guard_of(fence, draft))
+            else self._fenced_writes().put(encoded, lease_ref_of(fence, encoded))
         )
         if not isinstance(outcome, Outcome):
             outcome = await outcome
-        return self._token(draft.key, outcome)
+        return self._token(encoded.key, outcome)
 
     @final
     async def update_cas(
@@ -243,19 +247,19 @@ class AsyncSessionStore(StorePrimitives, Generic[C]):
         if self._closed:
             self.check_open()
         check_token(expected)
-        draft = self.drafter.draft(session)
+        encoded = self.encoder.encode(session)
         outcome = (
-            self._update_cas(draft, expected, None)
+            self._update_cas(encoded, expected, None)
             if fence is UNFENCED
-            else self._fenced_writes().update_cas(draft, expected, guard_of(fence, draft))
+            else self._fenced_writes().update_cas(encoded, expected, lease_ref_of(fence, encoded))
         )
         if not isinstance(outcome, Outcome):
             outcome = await outcome
         if outcome.verdict is DONE:
-            return self._token(draft.key, outcome)
+            return self._token(encoded.key, outcome)
         if outcome.verdict is Verdict.CONFLICT:
-            raise CasConflictError(draft.key, expected, outcome.token)
-        return self._token(draft.key, outcome)
+            raise CasConflictError(encoded.key, expected, outcome.token)
+        return self._token(encoded.key, outcome)
 
     @final
     async def mutate(
@@ -286,21 +290,25 @@ class AsyncSessionStore(StorePrimitives, Generic[C]):
         until = self._deadline()
         attempt = 0
         while True:
-            scope, admission = fence.admit(ctx) if ctx is not None else await self._sole(key, until)
+            scope, allowed = (
+                tenancy.allowed_owners_of(ctx) if ctx is not None else await self._sole(key, until)
+            )
             record = None if scope is None else self._read(scope, key, until)
             if record is not None and not isinstance(record, Record):
                 record = await record
             if record is None:
                 raise SessionNotFoundError(key)
-            found = self._opened(key, record, admission)
-            draft = self.drafter.draft(changed(found.session, change))
-            body = self.drafter.body(key, draft.body)  # what could not be returned is not written
-            outcome = self._update_cas(draft, found.cas, until)
+            found = self._opened(key, record, allowed)
+            encoded = self.encoder.encode(apply_change(found.session, change))
+            body = self.encoder.decode_body(
+                key, encoded.body
+            )  # what could not be returned is not written
+            outcome = self._update_cas(encoded, found.cas, until)
             if not isinstance(outcome, Outcome):
                 outcome = await outcome
             if outcome.verdict is not Verdict.CONFLICT:
                 cas = self._token(key, outcome)
-                return versioned(key, body, cas, draft.ttl_ms, outcome.at_ms)
+                return as_versioned(key, body, cas, encoded.ttl_ms, outcome.at_ms)
             attempt += 1
             if attempt >= attempts:
                 raise CasConflictError(key, found.cas, outcome.token)
@@ -329,14 +337,16 @@ class AsyncSessionStore(StorePrimitives, Generic[C]):
         key = check_key(key)
         ttl_ms = None if ttl_secs is None else ttl_to_ms(ttl_secs)
         until = self._deadline()
-        scope, admission = fence.admit(ctx) if ctx is not None else await self._sole(key, until)
+        scope, allowed = (
+            tenancy.allowed_owners_of(ctx) if ctx is not None else await self._sole(key, until)
+        )
         if scope is None:
             return False
-        outcome = self._touch(scope, key, ttl_ms, admission, until)
+        outcome = self._touch(scope, key, ttl_ms, allowed, until)
         if not isinstance(outcome, Outcome):
             outcome = await outcome
         if outcome.verdict is not DONE and outcome.verdict is not Verdict.ABSENT:
-            raise undone(key, outcome)
+            raise error_for(key, outcome)
         return outcome.verdict is DONE
 
     @final
@@ -358,10 +368,12 @@ class AsyncSessionStore(StorePrimitives, Generic[C]):
         if expected is not None:
             check_token(expected)
         until = self._deadline()
-        scope, admission = fence.admit(ctx) if ctx is not None else await self._sole(key, until)
+        scope, allowed = (
+            tenancy.allowed_owners_of(ctx) if ctx is not None else await self._sole(key, until)
+        )
         if scope is None:
             return False
-        outcome = await self._delete(scope, key, admission, expected, until)
+        outcome = await self._delete(scope, key, allowed, expected, until)
         if outcome.verdict is Verdict.ABSENT:
             return False
         if outcome.verdict is Verdict.CONFLICT and expected is not None:
@@ -377,7 +389,7 @@ class AsyncSessionStore(StorePrimitives, Generic[C]):
 
         :raises InvalidInputError: if ``ctx`` breaks a rule of its fields.
         """
-        fence.admit(ctx)
+        tenancy.allowed_owners_of(ctx)
         return ScopedSessionStore(self, ctx)
 
     @abstractmethod
@@ -430,7 +442,7 @@ class AsyncSessionStore(StorePrimitives, Generic[C]):
     def _token(key: str, outcome: Outcome) -> Cas:
         if outcome.verdict is DONE:
             return Cas(value=outcome.value, incarnation=outcome.incarnation)
-        raise undone(key, outcome)
+        raise error_for(key, outcome)
 
 
 async def _back_off(attempt: int) -> None:

@@ -12,7 +12,7 @@ import anyio
 import pytest
 
 from greentic_session import InMemorySessionStore, ManualClock, SessionKey, TenantCtx
-from greentic_session.abc.affinity import place_of, rendezvous
+from greentic_session.abc.affinity import affinity_key, rendezvous
 from greentic_session.ordering import SessionAffinity
 from greentic_session.testing.contract.affinity_bench import HOUR, AffinityBench, bench
 from greentic_session.testing.harness import MemoryHarness, RedisHarness
@@ -53,7 +53,9 @@ async def test_backends_agree_on_the_vectors(url: str, request: pytest.FixtureRe
 
 
 def test_tenants_have_places_of_their_own() -> None:
-    places = {place_of(scope, "k") for scope in ("", "default/acme", "default/globex", "a/acme")}
+    places = {
+        affinity_key(scope, "k") for scope in ("", "default/acme", "default/globex", "a/acme")
+    }
     assert places == {"k", "default/acme\nk", "default/globex\nk", "a/acme\nk"}
 
 

@@ -18,7 +18,7 @@ from greentic_session import (
 )
 from greentic_session.ordering import SessionAffinity
 from greentic_session.redis import scripts
-from greentic_session.redis.key_names import Names
+from greentic_session.redis.key_names import KeyNames
 from greentic_session.redis.transport.script import Script
 from greentic_session.testing.harness import RedisHarness
 from greentic_session.testing.servers import LocalServer, valkey_binary
@@ -47,7 +47,7 @@ class Bench:
     def __init__(self, harness: RedisHarness) -> None:
         self.client = harness.client
         self.namespace = harness.config.namespace
-        self._names = Names(self.namespace).affinity("g")
+        self._names = KeyNames(self.namespace).affinity("g")
         self._calls = 0
 
     async def run(self, script: Script, *arguments: object, op: str = "") -> list[Any]:

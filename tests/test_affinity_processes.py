@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from greentic_session.abc.affinity import place_of, rendezvous
+from greentic_session.abc.affinity import affinity_key, rendezvous
 from greentic_session.ordering import SessionAffinity
 from greentic_session.testing.harness import RedisHarness
 
@@ -99,7 +99,7 @@ async def test_processes_agree_and_only_the_keys_of_the_dead_move(valkey_url: st
         assert seen == {worker.name: worker.fence for worker in workers.values()}
 
         before = await all_asked([*workers.values()], SEED)
-        places: dict[str, str] = {key: place_of("default/acme", key) for key in KEYS}
+        places: dict[str, str] = {key: affinity_key("default/acme", key) for key in KEYS}
         assert before == {key: rendezvous(places[key], leases) for key in KEYS}
         assert set(before.values()) == set(leases)
 

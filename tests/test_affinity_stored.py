@@ -16,7 +16,7 @@ from greentic_session import (
     TenantCtx,
 )
 from greentic_session.ordering import SessionAffinity
-from greentic_session.redis.key_names import Names
+from greentic_session.redis.key_names import KeyNames
 from greentic_session.testing.harness import RedisHarness
 
 from .redis_rig import snapshot
@@ -134,7 +134,7 @@ async def test_places(rig: Rig) -> None:
 
 
 async def test_a_name_has_one_tag() -> None:
-    assert Names("ns").affinity("a:{b}") == tuple(
+    assert KeyNames("ns").affinity("a:{b}") == tuple(
         f"ns:affinity:{{a%3A%7Bb%7D}}:{part}" for part in ("ops", "members", "places", "ends")
     )
 

@@ -7,7 +7,7 @@ import asyncio
 import anyio
 import pytest
 
-from greentic_session._core.tasks import run_to_end, start_background
+from greentic_session._core.tasks import run_to_completion, start_background
 
 pytestmark = pytest.mark.anyio
 PATIENCE_SECS = 20
@@ -62,7 +62,7 @@ async def test_what_runs_to_its_end_is_waited_for_whoever_is_cancelled() -> None
 
     with anyio.CancelScope() as scope:
         scope.cancel()
-        await run_to_end(run, "test", PATIENCE_SECS)
+        await run_to_completion(run, "test", PATIENCE_SECS)
         ended.append("caller")
     assert ended == ["run", "caller"]
 
@@ -74,7 +74,7 @@ async def test_a_task_of_asyncio_that_is_cancelled_leaves_it_running() -> None:
         await goes_on.wait()
         ended.set()
 
-    caller = asyncio.create_task(run_to_end(run, "test", PATIENCE_SECS))
+    caller = asyncio.create_task(run_to_completion(run, "test", PATIENCE_SECS))
     await anyio.wait_all_tasks_blocked()
     caller.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -95,7 +95,7 @@ async def test_it_is_cancelled_at_its_limit(caplog: pytest.LogCaptureFixture) ->
             cancelled.append(True)
 
     with anyio.fail_after(PATIENCE_SECS):
-        await run_to_end(run, "test", 0.01)
+        await run_to_completion(run, "test", 0.01)
     assert cancelled == [True]
     assert caplog.messages == []
 
@@ -106,5 +106,5 @@ async def test_an_error_is_logged_and_ends_it(caplog: pytest.LogCaptureFixture) 
         raise ZeroDivisionError
 
     with anyio.fail_after(PATIENCE_SECS):
-        await run_to_end(run, "test of errors", PATIENCE_SECS)
+        await run_to_completion(run, "test of errors", PATIENCE_SECS)
     assert caplog.messages == ["test of errors ended by an error"]

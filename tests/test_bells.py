@@ -15,9 +15,9 @@ import pytest
 from trio.testing import MockClock
 
 from greentic_session.config import RedisConfig
-from greentic_session.memory.notifications import MemoryBells
-from greentic_session.redis.key_names import Names
-from greentic_session.redis.notifications import RedisBells
+from greentic_session.memory.notifications import MemoryNotifications
+from greentic_session.redis.key_names import KeyNames
+from greentic_session.redis.notifications import RedisNotifications
 from greentic_session.redis.transport.client import RedisClient
 from greentic_session.redis.transport.cluster import ClusterTopology
 from greentic_session.testing.proxy import always
@@ -28,7 +28,7 @@ from .redis_rig import until
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from greentic_session.abc.notifications import Bell
+    from greentic_session.abc.notifications import Subscription
     from greentic_session.testing.servers import LocalServer
 
 pytestmark = pytest.mark.anyio
@@ -47,22 +47,22 @@ class Tower:
             RedisConfig.from_url(url), namespace=f"test:{uuid4().hex}"
         )
         self.client = RedisClient(self.config)
-        self.names = Names(self.config.namespace)
-        self.bells = RedisBells(self.client, self.names, PATIENCE_SECS)
+        self.names = KeyNames(self.config.namespace)
+        self.bells = RedisNotifications(self.client, self.names, PATIENCE_SECS)
 
     async def ring(self, topic: str) -> None:
-        await self.client.read("PUBLISH", self.names.bell(topic), "1")
+        await self.client.read("PUBLISH", self.names.channel(topic), "1")
 
     async def has_no_channels(self) -> None:
         with anyio.fail_after(PATIENCE_SECS):
-            while await self.client.read("PUBSUB", "CHANNELS", self.names.bell("*")):  # noqa: ASYNC110
+            while await self.client.read("PUBSUB", "CHANNELS", self.names.channel("*")):  # noqa: ASYNC110
                 await anyio.sleep(0.005)  # the server tells nobody
 
 
-async def heard(*bells: Bell) -> None:
+async def heard(*bells: Subscription) -> None:
     """Wait until bells are heard: they ring by themselves then."""
     for bell in bells:
-        assert await bell.rung(PATIENCE_SECS)
+        assert await bell.wait(PATIENCE_SECS)
 
 
 @asynccontextmanager
@@ -83,53 +83,61 @@ async def tower(request: pytest.FixtureRequest, tcp_server_url: str) -> AsyncIte
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
 async def test_memory_wakes_one_who_listens_for_each_ring() -> None:
-    bells = MemoryBells()
-    async with bells.listen("x") as one, bells.listen("x") as two, bells.listen("y") as other:
+    bells = MemoryNotifications()
+    async with (
+        bells.subscribe("x") as one,
+        bells.subscribe("x") as two,
+        bells.subscribe("y") as other,
+    ):
         await heard(one, two, other)
-        assert not await one.rung(A_WHILE_SECS)
-        bells.ring("x")
-        assert await one.rung(0)
-        assert not await two.rung(A_WHILE_SECS)
+        assert not await one.wait(A_WHILE_SECS)
+        bells.notify("x")
+        assert await one.wait(0)
+        assert not await two.wait(A_WHILE_SECS)
         for _ in range(3):
-            bells.ring("x")
-        assert await one.rung(0)
-        assert not await one.rung(A_WHILE_SECS)
-        assert await two.rung(PATIENCE_SECS)
-        assert not await two.rung(0)
-        assert not await other.rung(A_WHILE_SECS)
+            bells.notify("x")
+        assert await one.wait(0)
+        assert not await one.wait(A_WHILE_SECS)
+        assert await two.wait(PATIENCE_SECS)
+        assert not await two.wait(0)
+        assert not await other.wait(A_WHILE_SECS)
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(other.rung, PATIENCE_SECS)
+            tasks.start_soon(other.wait, PATIENCE_SECS)
             await anyio.lowlevel.checkpoint()
-            bells.ring_all()
+            bells.notify_all()
     assert len(bells) == 0
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
 async def test_whoever_goes_has_the_first_of_the_others_woken() -> None:
-    bells = MemoryBells()
-    async with bells.listen("x") as one, bells.listen("x") as two:
-        async with bells.listen("x") as three:
+    bells = MemoryNotifications()
+    async with bells.subscribe("x") as one, bells.subscribe("x") as two:
+        async with bells.subscribe("x") as three:
             await heard(one, two, three)
-            bells.ring("x")  # for the first, who is busy
-        assert await one.rung(0)
-        assert await two.rung(0)  # since three has gone
-        async with bells.listen("x"):
+            bells.notify("x")  # for the first, who is busy
+        assert await one.wait(0)
+        assert await two.wait(0)  # since three has gone
+        async with bells.subscribe("x"):
             pass
-        assert await one.rung(0)
-        assert not await two.rung(A_WHILE_SECS)
+        assert await one.wait(0)
+        assert not await two.wait(A_WHILE_SECS)
 
 
 @pytest.mark.parametrize("anyio_backend", [("trio", {"clock": MockClock(autojump_threshold=0)})])
 async def test_of_those_who_know_when_it_is_due_one_is_woken() -> None:
-    bells = MemoryBells()
+    bells = MemoryNotifications()
     woken: list[tuple[str, float]] = []
     began_at = anyio.current_time()
 
-    async def sleep(bell: Bell, name: str, due_secs: float) -> None:
-        assert not await bell.rung(30, due_secs)
+    async def sleep(bell: Subscription, name: str, due_secs: float) -> None:
+        assert not await bell.wait(30, due_secs)
         woken.append((name, round(anyio.current_time() - began_at, 3)))
 
-    async with bells.listen("x") as late, bells.listen("x") as soon, bells.listen("x") as same:
+    async with (
+        bells.subscribe("x") as late,
+        bells.subscribe("x") as soon,
+        bells.subscribe("x") as same,
+    ):
         await heard(late, soon, same)
         async with anyio.create_task_group() as tasks:
             # The first to listen knows of something that is due much later.
@@ -145,71 +153,75 @@ async def test_of_those_who_know_when_it_is_due_one_is_woken() -> None:
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
 async def test_who_looks_keeps_the_time_for_nobody() -> None:
-    bells = MemoryBells()
-    async with bells.listen("x") as busy, bells.listen("x") as idle:
+    bells = MemoryNotifications()
+    async with bells.subscribe("x") as busy, bells.subscribe("x") as idle:
         await heard(busy, idle)
         with anyio.fail_after(PATIENCE_SECS / 2):
-            assert not await busy.rung(PATIENCE_SECS, 0.001)  # and is awake from now on
-            assert not await idle.rung(PATIENCE_SECS, 0.02)
+            assert not await busy.wait(PATIENCE_SECS, 0.001)  # and is awake from now on
+            assert not await idle.wait(PATIENCE_SECS, 0.02)
 
 
 async def test_a_ring_wakes_one_who_listens_to_its_topic(tower: Tower) -> None:
     bells = tower.bells
-    async with bells.listen("x") as one, bells.listen("x") as two, bells.listen("y") as other:
+    async with (
+        bells.subscribe("x") as one,
+        bells.subscribe("x") as two,
+        bells.subscribe("y") as other,
+    ):
         await heard(one, two, other)
-        assert not await one.rung(A_WHILE_SECS)
+        assert not await one.wait(A_WHILE_SECS)
         await tower.ring("x")
-        assert await one.rung(PATIENCE_SECS)
-        assert not await two.rung(A_WHILE_SECS)
+        assert await one.wait(PATIENCE_SECS)
+        assert not await two.wait(A_WHILE_SECS)
         await tower.ring("x")
         await tower.ring("x")
-        assert await two.rung(PATIENCE_SECS)
-        assert await one.rung(0)
-        assert not await one.rung(A_WHILE_SECS)
-        assert not await other.rung(A_WHILE_SECS)
+        assert await two.wait(PATIENCE_SECS)
+        assert await one.wait(0)
+        assert not await one.wait(A_WHILE_SECS)
+        assert not await other.wait(A_WHILE_SECS)
         assert bells.connections == 1
     await tower.has_no_channels()
 
 
 async def test_a_bell_that_is_heard_misses_nothing(tower: Tower) -> None:
     for number in range(50):
-        async with tower.bells.listen(f"topic-{number}") as bell:
+        async with tower.bells.subscribe(f"topic-{number}") as bell:
             await heard(bell)
             await tower.ring(f"topic-{number}")
-            assert await bell.rung(PATIENCE_SECS)
+            assert await bell.wait(PATIENCE_SECS)
     await tower.has_no_channels()
 
 
 async def test_a_topic_left_and_entered_again_is_heard(tower: Tower) -> None:
     for _ in range(50):
-        async with tower.bells.listen("x"):
+        async with tower.bells.subscribe("x"):
             pass
-        async with tower.bells.listen("x") as bell:
+        async with tower.bells.subscribe("x") as bell:
             await heard(bell)  # perhaps as the one before: then it rings once more
             await tower.ring("x")
-            assert await bell.rung(PATIENCE_SECS)
+            assert await bell.wait(PATIENCE_SECS)
 
 
 async def test_a_lost_connection_rings_all_bells_and_is_made_anew(tower: Tower) -> None:
-    async with tower.bells.listen("x") as one, tower.bells.listen("y") as two:
+    async with tower.bells.subscribe("x") as one, tower.bells.subscribe("y") as two:
         await heard(one, two)
         for _ in range(3):
             await tower.client.read("CLIENT", "KILL", "TYPE", "pubsub")
-            assert await one.rung(PATIENCE_SECS)
-            assert await two.rung(PATIENCE_SECS)
+            assert await one.wait(PATIENCE_SECS)
+            assert await two.wait(PATIENCE_SECS)
         await tower.ring("y")
-        assert await two.rung(PATIENCE_SECS)
-        assert not await one.rung(A_WHILE_SECS)
+        assert await two.wait(PATIENCE_SECS)
+        assert not await one.wait(A_WHILE_SECS)
 
 
 async def test_closing_wakes_all_and_leaves_no_connection(tower: Tower) -> None:
-    async with tower.bells.listen("x") as bell:
+    async with tower.bells.subscribe("x") as bell:
         await heard(bell)
         await tower.bells.aclose()
-        assert await bell.rung(PATIENCE_SECS)
+        assert await bell.wait(PATIENCE_SECS)
         assert tower.bells.connections == 0
-        async with tower.bells.listen("y") as late:
-            assert await late.rung(PATIENCE_SECS)  # to be told that the store is closed
+        async with tower.bells.subscribe("y") as late:
+            assert await late.wait(PATIENCE_SECS)  # to be told that the store is closed
     await tower.has_no_channels()
 
 
@@ -223,10 +235,10 @@ async def test_an_account_that_may_not_subscribe_is_told_once(
     try:
         async with tower_at(f"{url}?protocol={protocol}") as deaf:
             with anyio.fail_after(PATIENCE_SECS / 2), caplog.at_level(logging.WARNING):
-                async with deaf.bells.listen("x") as bell, deaf.bells.listen("y"):
+                async with deaf.bells.subscribe("x") as bell, deaf.bells.subscribe("y"):
                     await until(lambda: bool(caplog.messages))
-                    await tower.client.read("PUBLISH", deaf.names.bell("x"), "1")
-                    assert not await bell.rung(A_WHILE_SECS)
+                    await tower.client.read("PUBLISH", deaf.names.channel("x"), "1")
+                    assert not await bell.wait(A_WHILE_SECS)
         told = [line for line in caplog.messages if "subscribe" in line]
         assert len(told) == 1
         assert "secret" not in told[0]
@@ -236,15 +248,15 @@ async def test_an_account_that_may_not_subscribe_is_told_once(
 
 async def test_without_a_server_a_bell_is_silent_until_there_is_one(server: LocalServer) -> None:
     tower = Tower(server.tcp_url)
-    tower.bells = RedisBells(tower.client, tower.names, 0.05)  # soon tries again
+    tower.bells = RedisNotifications(tower.client, tower.names, 0.05)  # soon tries again
     server.pause()
     try:
-        async with tower.bells.listen("x") as bell:
-            assert not await bell.rung(A_WHILE_SECS)
+        async with tower.bells.subscribe("x") as bell:
+            assert not await bell.wait(A_WHILE_SECS)
             server.resume()
-            assert await bell.rung(PATIENCE_SECS)  # to look for what was missed
+            assert await bell.wait(PATIENCE_SECS)  # to look for what was missed
             await tower.ring("x")
-            assert await bell.rung(PATIENCE_SECS)
+            assert await bell.wait(PATIENCE_SECS)
     finally:
         server.resume()
         await tower.bells.aclose()
@@ -260,11 +272,11 @@ async def test_connections_that_end_at_once_are_made_at_leisure(server: LocalSer
     async with (
         Proxy(server.port, choose) as proxy,
         tower_at(proxy.url) as tower,
-        tower.bells.listen("x") as bell,
+        tower.bells.subscribe("x") as bell,
     ):
         await until(lambda: proxy.met[Fate.REFUSE] > 1)
         # A time for hundreds of them. On a slow machine there are fewer.
-        assert not await bell.rung(0.5)
+        assert not await bell.wait(0.5)
         assert proxy.met[Fate.REFUSE] < 20
         proxy.schedule = always(Fate.PASS)
         await heard(bell)
@@ -290,21 +302,21 @@ async def test_what_is_no_server_is_asked_again(
         port = listener.sockets[0].getsockname()[1]
         async with (
             tower_at(f"redis://:secret@127.0.0.1:{port}?protocol=3") as tower,
-            tower.bells.listen("x"),
+            tower.bells.subscribe("x"),
         ):
             await until(lambda: len(asked) > 2)
     assert caplog.messages == []
 
 
 async def test_a_cluster_passes_rings_on(cluster_url: str) -> None:
-    async with tower_at(cluster_url) as tower, tower.bells.listen("x") as bell:
+    async with tower_at(cluster_url) as tower, tower.bells.subscribe("x") as bell:
         await heard(bell)
         await tower.client.ping()  # so that all its servers are known
-        for node in tower.client._topology.nodes:
-            command = "PUBLISH", tower.names.bell("x"), "1"
+        for node in tower.client._topology.servers:
+            command = "PUBLISH", tower.names.channel("x"), "1"
             loop = tower.client._enter_loop()
-            await tower.client._attempts(loop, None, (command,), None, at=node)
-            assert await bell.rung(PATIENCE_SECS)
+            await tower.client._run_attempts(loop, None, (command,), None, at=node)
+            assert await bell.wait(PATIENCE_SECS)
 
 
 async def test_a_dead_server_of_a_cluster_is_left_for_another(cluster_url: str) -> None:
@@ -313,8 +325,8 @@ async def test_a_dead_server_of_a_cluster_is_left_for_another(cluster_url: str) 
         await tower.client.ping()  # so that all its servers are known
         topology = tower.client._topology
         assert isinstance(topology, ClusterTopology)
-        dead = topology.node_at("127.0.0.1", 1, told_by=topology.nodes[0])
+        dead = topology.server_at("127.0.0.1", 1, reported_by=topology.servers[0])
         topology._nodes = {("127.0.0.1", 1): dead, **topology._nodes}
-        assert topology.node_of(None) is dead
-        async with tower.bells.listen("x") as bell:
+        assert topology.server_of(None) is dead
+        async with tower.bells.subscribe("x") as bell:
             await heard(bell)

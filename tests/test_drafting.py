@@ -50,7 +50,7 @@ def test_what_is_written_unchecked_is_refused(
 ) -> None:
     store = create_session_store("memory://", context_type=context_type, codec=codec)
     with pytest.raises(InvalidInputError, match="Raw") as caught:
-        store.drafter.draft(session)
+        store.encoder.encode(session)
     assert caught.value.field == field
 
 
@@ -59,14 +59,14 @@ def test_what_is_written_unchecked_is_refused(
     [(Typed, Typed(msgspec.Raw(b"1"))), (dict[str, msgspec.Raw], {"a": msgspec.Raw(b"1")})],
 )
 def test_a_context_type_may_name_it(context_type: Any, context: Any) -> None:
-    drafter = create_session_store("memory://", context_type=context_type).drafter
+    encoder = create_session_store("memory://", context_type=context_type).encoder
     session = make(context)
-    draft = drafter.draft(session)
-    assert drafter.body(session.key, draft.body).context == context
+    encoded = encoder.encode(session)
+    assert encoder.decode_body(session.key, encoded.body).context == context
 
 
 def test_labels_that_refer_to_themselves_are_refused() -> None:
     labels: dict[str, Any] = {}
     labels["a"] = labels
     with pytest.raises(InvalidInputError, match="refers to itself"):
-        create_session_store("memory://").drafter.draft(make({}, **labels))
+        create_session_store("memory://").encoder.encode(make({}, **labels))

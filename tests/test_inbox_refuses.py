@@ -16,7 +16,7 @@ from greentic_session import (
     StoreUnavailableError,
     WaitRegistry,
 )
-from greentic_session.abc.inbox import EarlyPlace
+from greentic_session.abc.inbox import EarlyEventQueue
 from greentic_session.abc.waits import EventMemory, WaitOwner
 from greentic_session.testing.contract.inbox_bench import InboxBench, counted, desk
 from greentic_session.testing.contract.samples import KEY, ctx, session
@@ -189,8 +189,8 @@ async def test_a_session_that_cannot_be_read_is_at_rest_and_blocks_nobody(
         await at.handle()
     assert await at.handle() == ["f1"]
     assert await at.is_idle()
-    box = await harness.client.read("HMGET", names(harness)["box"], "lease", "by", "tries")
-    assert box in ([None, None, b"1"], [None, None, None])
+    mailbox = await harness.client.read("HMGET", names(harness)["box"], "lease", "by", "tries")
+    assert mailbox in ([None, None, b"1"], [None, None, None])
 
 
 async def test_a_hint_that_is_not_ours_is_taken_out(harness: RedisHarness) -> None:
@@ -211,15 +211,15 @@ async def test_a_hint_that_is_not_ours_is_taken_out(harness: RedisHarness) -> No
     ids=["text", "number", "list", "verdict", "more"],
 )
 async def test_an_answer_of_another_shape_is_an_error_of_this_library(answer: bytes) -> None:
-    place = EarlyPlace(WaitOwner("default/acme", "/ann"), CHAT.scope_hash())
+    place = EarlyEventQueue(WaitOwner("default/acme", "/ann"), CHAT.scope_hash())
     memory = EventMemory(10, 1000)
     verbs: dict[str, Verb] = {
         "admit": ADMITTING["admit"],
         "finish": WORKING["finish"],
         "dead": OTHERS["dead"],
         "depth": OTHERS["depth"],
-        "keep": lambda at: at.inbox._backend.keep(place, "e1", b"", memory, None),
-        "assign": lambda at: at.inbox._backend.assign(place, KEY, "", memory, None),
+        "keep": lambda at: at.inbox._backend.store_early(place, "e1", b"", memory, None),
+        "assign": lambda at: at.inbox._backend.assign_early(place, KEY, "", memory, None),
     }
     async with answering(answer) as url, store_at(url, deadline=1) as store:
         harness: Any = None  # of none of its servers

@@ -110,7 +110,7 @@ class Walker:
     async def _leave(self, taken: Any, turn: Turn, way: str) -> None:
         if way.endswith("die"):
             # Nothing is heard of it any more: its own end gives nothing back.
-            turn._keeper.ended = True
+            turn._renewer.ended = True
         error = RuntimeError("failed") if way.endswith("fail") else None
         try:
             await taken.__aexit__(type(error) if error else None, error, None)

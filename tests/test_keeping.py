@@ -12,7 +12,7 @@ import pytest
 from trio.testing import MockClock
 
 from greentic_session import LeaseLostError, StoreUnavailableError
-from greentic_session._core.leases import LeaseKeeper
+from greentic_session._core.leases import LeaseRenewer
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -28,14 +28,14 @@ def anyio_backend() -> object:
 async def cut_off_at(lease_secs: float, renew: Callable[[], Awaitable[object]]) -> float:
     """Keep a lease that begins now, and return how old it was when its block was cancelled."""
     began_at = anyio.current_time()
-    keeper = LeaseKeeper(lease_secs, began_at + lease_secs)
+    keeper = LeaseRenewer(lease_secs, began_at + lease_secs)
     ages: list[float] = []
 
     async def leave() -> None:
         pass
 
     async def block() -> None:
-        async with keeper.kept(renew, leave, name="test", leave_secs=1):
+        async with keeper.renewing(renew, leave, name="test", leave_secs=1):
             try:
                 await anyio.sleep_forever()
             finally:
@@ -88,7 +88,7 @@ async def test_what_nobody_thought_of_is_logged_and_ends_the_block_with_the_leas
 
 async def test_the_store_is_asked_again_after_what_nobody_thought_of() -> None:
     began_at = anyio.current_time()
-    keeper = LeaseKeeper(30, began_at + 30)
+    keeper = LeaseRenewer(30, began_at + 30)
     asked = 0
 
     async def renew() -> None:
@@ -101,7 +101,7 @@ async def test_the_store_is_asked_again_after_what_nobody_thought_of() -> None:
     async def leave() -> None:
         keeper.ended = True
 
-    async with keeper.kept(renew, leave, name="test", leave_secs=1):
+    async with keeper.renewing(renew, leave, name="test", leave_secs=1):
         await anyio.sleep(31)
     assert not keeper.lost
 
@@ -109,7 +109,7 @@ async def test_the_store_is_asked_again_after_what_nobody_thought_of() -> None:
 async def test_a_loop_that_was_held_up_may_still_ask() -> None:
     """Whoever had not begun to ask in time does so, since the lease may be nobody else's yet."""
     began_at = anyio.current_time()
-    keeper = LeaseKeeper(30, began_at - 1)  # as if the loop had stood still since
+    keeper = LeaseRenewer(30, began_at - 1)  # as if the loop had stood still since
     asked = anyio.Event()
 
     async def renew() -> None:
@@ -120,6 +120,6 @@ async def test_a_loop_that_was_held_up_may_still_ask() -> None:
     async def leave() -> None:
         keeper.ended = True
 
-    async with keeper.kept(renew, leave, name="test", leave_secs=1):
+    async with keeper.renewing(renew, leave, name="test", leave_secs=1):
         await asked.wait()
     assert not keeper.lost

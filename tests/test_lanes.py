@@ -91,14 +91,14 @@ class Play:
     def put_back(self) -> None:
         if self.in_hand:
             lane = self.in_hand.pop(self.rng.randrange(len(self.in_hand)))
-            self.lanes.put_back(lane)
+            self.lanes.requeue(lane)
 
     def come_back(self) -> None:
         if self.back_soon():
             submitter = self.rng.choice(self.back_soon())
             assert submitter.told.is_set()
             self.blocked.remove(submitter)
-            self.lanes.come_back(submitter)
+            self.lanes.confirm(submitter)
             self.steps["come back"] += 1
 
     def withdraw(self) -> None:
@@ -147,7 +147,7 @@ async def test_every_step_keeps_the_books(overflow: Overflow) -> None:
         check(play.lanes, set(play.in_hand), set(play.back_soon()))
     play.empty()
     for lane in play.in_hand:
-        play.lanes.put_back(lane)
+        play.lanes.requeue(lane)
     assert len(play.lanes) == 0
     for key, numbers in play.order.items():
         kept = [number for number in numbers if number not in play.lost]
@@ -174,7 +174,7 @@ async def test_a_message_that_equals_everything_is_not_taken_for_another() -> No
     assert message is first
     assert submitter.has_room
     lanes.withdraw(submitter)
-    lanes.put_back(lane)
+    lanes.requeue(lane)
     assert lanes.take()[1] is second
-    lanes.put_back(lane)
+    lanes.requeue(lane)
     assert len(lanes) == 0

@@ -21,7 +21,7 @@ from greentic_session import (
     TenantCtx,
     WaitRegistry,
 )
-from greentic_session.abc.locks import LockBid, LockPlace, SupportsLocks
+from greentic_session.abc.locks import LockRef, LockRequest, SupportsLocks
 from greentic_session.ordering import SessionAffinity, SessionInbox, SessionLocks
 from greentic_session.redis import scripts
 from greentic_session.testing.proxy import first_of_each
@@ -123,7 +123,7 @@ async def test_what_comes_late_is_given_back(server: LocalServer, prepare: Act, 
 async def test_what_was_asked_for_twice_and_comes_late_is_given_back(server: LocalServer) -> None:
     namespace = f"test:{uuid4().hex}"
     lock, token = scripts.LOCK.sha1.encode(), b"asks twice"
-    bid = LockBid(LockPlace("", KEY, token.decode()), "far", 30_000, 10_000, queues=True)
+    bid = LockRequest(LockRef("", KEY, token.decode()), "far", 30_000, 10_000, queues=True)
 
     def late(request: bytes) -> Fate:
         return Fate.DELAY if lock in request and token in request else Fate.PASS
@@ -139,7 +139,7 @@ async def test_what_was_asked_for_twice_and_comes_late_is_given_back(server: Loc
         steps = far.lock_backend()
         for _ in range(2):
             with pytest.raises(OutcomeUnknownError):
-                await steps.lock(bid, steps.deadline())
-        assert await steps.leave(bid.place, 0, steps.deadline()) is False
+                await steps.acquire(bid, steps.deadline())
+        assert await steps.release(bid.ref, 0, steps.deadline()) is False
         await asyncio.sleep(4.5 * SHORT_SECS)  # it comes no later
         assert await SessionLocks(near).holder(KEY) is None

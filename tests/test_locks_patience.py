@@ -20,7 +20,7 @@ from greentic_session import (
     StoreFullError,
     StoreUnavailableError,
 )
-from greentic_session.abc.locks import LockBid, LockOutcome, LockPlace
+from greentic_session.abc.locks import LockOutcome, LockRef, LockRequest
 from greentic_session.abc.records import DONE, Verdict
 from greentic_session.memory.locks import MemoryLocks
 from greentic_session.ordering import SessionLocks
@@ -70,9 +70,9 @@ class Rig:
         self.began_at = anyio.current_time()
         self.failing: Callable[[], SessionError] | None = None
         self.failed: list[float] = []
-        step = MemoryLocks.lock
+        step = MemoryLocks.acquire
 
-        async def lock(steps: MemoryLocks, bid: LockBid, until: float | None) -> LockOutcome:
+        async def lock(steps: MemoryLocks, bid: LockRequest, until: float | None) -> LockOutcome:
             failing = self.failing
             if failing is not None and bid.name != "bare":
                 await anyio.sleep(CALL_SECS)
@@ -80,7 +80,7 @@ class Rig:
                 raise failing()
             return await step(steps, bid, until)
 
-        monkeypatch.setattr(MemoryLocks, "lock", lock)
+        monkeypatch.setattr(MemoryLocks, "acquire", lock)
 
     @property
     def secs(self) -> float:
@@ -89,11 +89,11 @@ class Rig:
 
     async def ask(self, token: str) -> LockOutcome:
         place_ms = round(PLACE_SECS * 1000)
-        bid = LockBid(LockPlace("", KEY, token), "bare", FOREVER_MS, place_ms, queues=True)
-        return await self.store.lock_backend().lock(bid, None)
+        bid = LockRequest(LockRef("", KEY, token), "bare", FOREVER_MS, place_ms, queues=True)
+        return await self.store.lock_backend().acquire(bid, None)
 
     async def leave(self, token: str) -> None:
-        await self.store.lock_backend().leave(LockPlace("", KEY, token), 0, None)
+        await self.store.lock_backend().release(LockRef("", KEY, token), 0, None)
 
     async def fail_from(self, secs: float, error: Callable[[], SessionError]) -> None:
         await anyio.sleep_until(self.began_at + secs)

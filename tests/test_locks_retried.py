@@ -12,8 +12,8 @@ import anyio
 import pytest
 
 from greentic_session import LeaseLostError
-from greentic_session.abc.fencing import Guard, GuardKind
-from greentic_session.abc.locks import LockBid, LockPlace, SupportsLocks
+from greentic_session.abc.fencing import LeaseKind, LeaseRef
+from greentic_session.abc.locks import LockRef, LockRequest, SupportsLocks
 from greentic_session.abc.records import DONE
 from greentic_session.model import SessionKey
 from greentic_session.ordering import SessionLocks
@@ -370,15 +370,15 @@ class Side:
         return cls(harness, await harness.open())
 
     async def ask(self, token: str, queues: bool) -> tuple[object, int]:
-        bid = LockBid(self._place(token), token, 40_500, 61_000, queues=queues)
-        outcome = await self._backend.lock(bid, None)
+        bid = LockRequest(self._place(token), token, 40_500, 61_000, queues=queues)
+        outcome = await self._backend.acquire(bid, None)
         if outcome.verdict is DONE and self._fences.get(token) != outcome.fence:
             assert outcome.fence > max(self._fences.values())
             self._fences[token] = outcome.fence
         return outcome.verdict, outcome.left_ms
 
     async def leave(self, token: str) -> bool:
-        return await self._backend.leave(self._place(token), 0, None)
+        return await self._backend.release(self._place(token), 0, None)
 
     async def renew(self, token: str) -> object:
         return (await self._backend.renew(self._place(token), 40_500, None)).verdict
@@ -404,8 +404,8 @@ class Side:
         assert await self._harness.residue() == []
 
     @staticmethod
-    def _place(token: str) -> LockPlace:
-        return LockPlace("", KEY, token)
+    def _place(token: str) -> LockRef:
+        return LockRef("", KEY, token)
 
 
 class Held(NamedTuple):
@@ -414,5 +414,5 @@ class Held(NamedTuple):
     fence: int
 
     @property
-    def guard(self) -> Guard:
-        return Guard(GuardKind.LOCK, "", KEY, self.fence)
+    def guard(self) -> LeaseRef:
+        return LeaseRef(LeaseKind.LOCK, "", KEY, self.fence)

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from greentic_session.abc.records import Draft
+from greentic_session.abc.records import EncodedSession
 from greentic_session.clock import ManualClock
 from greentic_session.memory import InMemorySessionStore
 from greentic_session.memory.expiry import ExpiryIndex, Name
@@ -227,7 +227,7 @@ class TestSweep:
         count = 200_000
         # Through the primitive: what is stored is of no account here, and encoding takes long.
         for number in range(count):
-            store._put(Draft("default/acme", f"key-{number}", "/", 60_000, b""))
+            store._put(EncodedSession("default/acme", f"key-{number}", "/", 60_000, b""))
         clock.advance(60)
         seen: list[int] = []
         over = False

@@ -15,7 +15,7 @@ from greentic_session import (
     ManualClock,
     StoreUnavailableError,
 )
-from greentic_session.abc.locks import LockBid, LockOutcome, LockPlace
+from greentic_session.abc.locks import LockOutcome, LockRef, LockRequest
 from greentic_session.abc.records import DONE, Verdict
 from greentic_session.ordering import SessionInbox, SessionLocks
 
@@ -38,8 +38,8 @@ class Rig:
         self.locks = SessionLocks(self.store)
 
     async def ask(self, token: str) -> LockOutcome:
-        bid = LockBid(LockPlace("", KEY, token), token, 30_000, PLACE_MS, queues=True)
-        return await self.store.lock_backend().lock(bid, None)
+        bid = LockRequest(LockRef("", KEY, token), token, 30_000, PLACE_MS, queues=True)
+        return await self.store.lock_backend().acquire(bid, None)
 
 
 async def test_a_lock_that_was_given_back_is_open_though_the_clock_is_set_back() -> None:

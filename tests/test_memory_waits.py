@@ -8,17 +8,17 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from greentic_session.abc.records import Draft, Verdict
+from greentic_session.abc.records import EncodedSession, Verdict
 from greentic_session.abc.waits import (
-    Bid,
-    EnteredHint,
+    ClaimEnding,
+    ClaimRef,
+    ClaimRequest,
+    EndingMode,
     EventMemory,
-    Hold,
     IndexChange,
+    IndexUpsert,
     Registration,
     SeenEvent,
-    Settlement,
-    Settling,
     WaitOwner,
 )
 from greentic_session.clock import ManualClock
@@ -50,35 +50,35 @@ def store(clock: ManualClock) -> Store:
 # --- claimed sessions, and events -----------------------------------------------------------------
 
 KEY: Final = SessionKey("key")
-HOLD: Final = Hold("default/acme", KEY, "/", 0)
+HOLD: Final = ClaimRef("default/acme", KEY, "/", 0)
 MEMORY: Final = EventMemory(3, 60_000)
 
 
-def draft(ttl_ms: int = 10_000) -> Draft:
-    return Draft(HOLD.scope, KEY, HOLD.owner, ttl_ms, b"")
+def encoded(ttl_ms: int = 10_000) -> EncodedSession:
+    return EncodedSession(HOLD.scope, KEY, HOLD.owner, ttl_ms, b"")
 
 
-def hold(claim: WaitOutcome) -> Hold:
+def hold(claim: WaitOutcome) -> ClaimRef:
     return HOLD._replace(fence=claim.fence)
 
 
 async def claimed(store: Store, attempt: str = "first") -> WaitOutcome:
-    claim = await store._waits.claim(Bid(HOLD, "scope", attempt, "", 30_000), MEMORY, None)
+    claim = await store._waits.claim(ClaimRequest(HOLD, "scope", attempt, "", 30_000), MEMORY, None)
     assert claim.verdict is Verdict.DONE
     return claim
 
 
-async def settled(store: Store, claim: WaitOutcome, how: Settling, ttl_ms: int = 10_000) -> None:
-    settlement = Settlement(hold(claim), how, draft(ttl_ms), claim.token, "event", "scope")
-    assert (await store._waits.settle(settlement, MEMORY, None)).verdict is Verdict.DONE
+async def settled(store: Store, claim: WaitOutcome, how: EndingMode, ttl_ms: int = 10_000) -> None:
+    settlement = ClaimEnding(hold(claim), how, encoded(ttl_ms), claim.token, "event", "scope")
+    assert (await store._waits.end_claim(settlement, MEMORY, None)).verdict is Verdict.DONE
 
 
 async def displaced(store: Store, claim: WaitOutcome) -> None:
-    await store._waits.displace(HOLD.scope, KEY, "scope", claim.since_us, None)
+    await store._waits.supersede(HOLD.scope, KEY, "scope", claim.since_us, None)
 
 
 async def put(store: Store, _: WaitOutcome) -> None:
-    store._put(draft(15_000))
+    store._put(encoded(15_000))
 
 
 # How many seconds after the claim what happens, and when the life ends: ten seconds, counted from
@@ -90,13 +90,15 @@ LIVES: Final[dict[str, tuple[float, Callable[[Store, WaitOutcome], Awaitable[obj
     "renew late": (35, lambda store, claim: store._waits.renew(hold(claim), 30_000, None), 75),
     "release": (20, lambda store, claim: store._waits.release(hold(claim), "", None), 30),
     "release late": (35, lambda store, claim: store._waits.release(hold(claim), "", None), 45),
-    "complete": (20, lambda store, claim: settled(store, claim, Settling.COMPLETE), 30),
-    "wait": (20, lambda store, claim: settled(store, claim, Settling.WAIT), 30),
-    "save": (20, lambda store, claim: settled(store, claim, Settling.SAVE), 40),
-    "save shorter": (20, lambda store, claim: settled(store, claim, Settling.SAVE, 5000), 35),
+    "complete": (20, lambda store, claim: settled(store, claim, EndingMode.COMPLETE), 30),
+    "wait": (20, lambda store, claim: settled(store, claim, EndingMode.WAIT), 30),
+    "save": (20, lambda store, claim: settled(store, claim, EndingMode.SAVE), 40),
+    "save shorter": (20, lambda store, claim: settled(store, claim, EndingMode.SAVE, 5000), 35),
     "pause": (
         20,
-        lambda store, _: store._waits.pause(Registration(draft(), None, "scope"), MEMORY, None),
+        lambda store, _: store._waits.register(
+            Registration(encoded(), None, "scope"), MEMORY, None
+        ),
         30,
     ),
     "displace": (20, displaced, 40),
@@ -113,7 +115,7 @@ async def test_a_claimed_session_is_swept_when_its_life_ends(
     store: Store, clock: ManualClock, name: str
 ) -> None:
     after_secs, act, ends_secs = LIVES[name]
-    await store._waits.pause(Registration(draft(), None, "scope"), MEMORY, None)
+    await store._waits.register(Registration(encoded(), None, "scope"), MEMORY, None)
     claim = await claimed(store)
     clock.advance(after_secs)
     assert await store.sweep() == 0
@@ -133,13 +135,13 @@ async def test_a_claimed_session_is_swept_when_its_life_ends(
 @pytest.mark.anyio
 async def test_a_swept_session_takes_its_hint_along(store: Store, clock: ManualClock) -> None:
     whose = WaitOwner(HOLD.scope, HOLD.owner)
-    paused = await store._waits.pause(Registration(draft(), None, "scope"), MEMORY, None)
-    entered = EnteredHint("scope", KEY, paused.since_us, 0)
-    await store._waits.reindex(whose, IndexChange(entered=entered), MEMORY, None)
+    paused = await store._waits.register(Registration(encoded(), None, "scope"), MEMORY, None)
+    entered = IndexUpsert("scope", KEY, paused.since_us, 0)
+    await store._waits.update_index(whose, IndexChange(upsert=entered), MEMORY, None)
     await claimed(store)
     clock.advance(39.999)
     assert await store.sweep() == 0
-    assert len(await store._waits.all_hints(whose, None)) == 1
+    assert len(await store._waits.all_entries(whose, None)) == 1
     clock.advance(0.001)
     assert await store.sweep() == 1
     assert not any(sizes(store))

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from greentic_session import DecodeError
 from greentic_session._core.tenancy import owner_of
 from greentic_session.model import SessionMeta
-from greentic_session.redis.key_names import Names
+from greentic_session.redis.key_names import KeyNames
 
-NAMES = Names("greentic:session")
+NAMES = KeyNames("greentic:session")
 
 identifier = st.one_of(
     st.sampled_from(["lookup", "waits", "-", ".", "a", "A"]),

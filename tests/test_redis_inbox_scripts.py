@@ -36,12 +36,12 @@ class MailBench(Bench):
 
     def __init__(self, harness: RedisHarness) -> None:
         super().__init__(harness)
-        self.box = f"{self.record}:inbox"
+        self.mailbox = f"{self.record}:inbox"
         self.index = f"{self._namespace}:inbox:{{inbox}}"
         self.member = f"{FIELD}/{KEY}"
 
     async def mail(self, script: Script, *arguments: object, **call: Any) -> Any:
-        self.names = (self.record, self.lookup, self.box, f"{self.box}:mail")
+        self.names = (self.record, self.lookup, self.mailbox, f"{self.mailbox}:mail")
         self.names += (f"{self.record}{SUFFIXES.get(script, ':unused')}",)
         return await self.run(script, *arguments, **call)
 
@@ -106,7 +106,7 @@ class MailBench(Bench):
 
     async def letters(self) -> list[bytes]:
         """The ids of the events in the mailbox."""
-        letters: list[bytes] = await self.client.read("LRANGE", f"{self.box}:mail", 0, -1)
+        letters: list[bytes] = await self.client.read("LRANGE", f"{self.mailbox}:mail", 0, -1)
         return [letter.split(b":", 3)[3].removesuffix(b"hello") for letter in letters]
 
 
@@ -221,12 +221,12 @@ async def test_a_turn_whose_lease_has_ended_is_lost_though_nobody_took_it(
 ) -> None:
     await bench.post()
     fence = await bench.turn()
-    await bench.client.read("HSET", bench.box, "lease", await bench.now_us() // 1000)
+    await bench.client.read("HSET", bench.mailbox, "lease", await bench.now_us() // 1000)
     assert await bench.commit(fence) == [-8]
     assert await bench.give_back(fence) == [-8]
     assert await bench.prolong(fence) == [-8]
     assert await bench.commit(fence, age=5) == [-8]
-    await bench.client.read("DEL", bench.box)
+    await bench.client.read("DEL", bench.mailbox)
     # An earlier attempt may have ended the turn, and its trace be gone.
     assert await bench.commit(fence, age=5) == [-5]
     assert await bench.commit(fence) == [-8]
@@ -235,7 +235,7 @@ async def test_a_turn_whose_lease_has_ended_is_lost_though_nobody_took_it(
 async def test_fences_grow_though_the_clock_was_set_back(bench: MailBench) -> None:
     await bench.post()
     future = await bench.now_us() + 10**12
-    await bench.client.read("HSET", bench.box, "fence", future)
+    await bench.client.read("HSET", bench.mailbox, "fence", future)
     assert int(await bench.turn()) == future + 1
 
 
@@ -251,7 +251,7 @@ async def test_the_head_is_buried_when_the_index_knows(bench: MailBench) -> None
     await bench.post("e2")
     for _ in range(2):
         await bench.turn()
-        await bench.client.read("HDEL", bench.box, "lease")
+        await bench.client.read("HDEL", bench.mailbox, "lease")
     before = await bench.everything()
     assert await bench.take() == [-10]
     assert await bench.everything() == before
@@ -260,7 +260,7 @@ async def test_the_head_is_buried_when_the_index_knows(bench: MailBench) -> None
     assert taken[4] == b"1"
     assert await bench.take(bury=1, op="x", age=5) != [-10]
     assert await bench.letters() == [b"e2"]
-    assert await bench.client.read("LLEN", f"{bench.box}:dead") == 1
+    assert await bench.client.read("LLEN", f"{bench.mailbox}:dead") == 1
 
 
 # --- the index ------------------------------------------------------------------------------------

@@ -11,9 +11,8 @@ import pytest
 from hypothesis import Phase
 
 import greentic_session.memory.records as memory_records
-from greentic_session._core import encoding as drafting
-from greentic_session._core import tenancy as fence
-from greentic_session.abc.records import Admission, Draft, Verdict
+from greentic_session._core import encoding, tenancy
+from greentic_session.abc.records import AllowedOwners, EncodedSession, Verdict
 from greentic_session.memory import InMemorySessionStore
 from greentic_session.memory.expiry import ExpiryIndex, Name
 from greentic_session.memory.records import Records
@@ -24,7 +23,7 @@ from .store_model import DisagreementError
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from greentic_session.memory.records import Held
+    from greentic_session.memory.records import StoredRecord
     from greentic_session.model import Cas, OutboxEntry, SessionMeta, TenantCtx
 
     Store = InMemorySessionStore[Any]
@@ -52,9 +51,9 @@ def plant(patch: pytest.MonkeyPatch, name: str, primitive: Callable[..., Awaitab
     patch.setattr(InMemorySessionStore, name, planted)
 
 
-def _live(store: Store, draft: Draft) -> Held | None:
+def _live(store: Store, encoded: EncodedSession) -> StoredRecord | None:
     records = store._records
-    return records.live(draft.scope, draft.key, records.clock.now_ms())
+    return records.live(encoded.scope, encoded.key, records.clock.now_ms())
 
 
 def late_expiry(patch: pytest.MonkeyPatch) -> None:
@@ -71,13 +70,13 @@ def late_expiry(patch: pytest.MonkeyPatch) -> None:
 
 
 def kept_incarnation(patch: pytest.MonkeyPatch) -> None:
-    async def put(self: Store, right: Any, draft: Draft, *rest: Any) -> Any:
+    async def put(self: Store, right: Any, encoded: EncodedSession, *rest: Any) -> Any:
         records = self._records
         now_ms = records.clock.now_ms()
-        held = records._tenants.get(draft.scope, {}).get(draft.key)
-        if held is None or records.live(draft.scope, draft.key, now_ms) is not None:
-            return await right(draft, *rest)
-        return records.write(draft, held.value + 1, held.incarnation, now_ms)
+        held = records._tenants.get(encoded.scope, {}).get(encoded.key)
+        if held is None or records.live(encoded.scope, encoded.key, now_ms) is not None:
+            return await right(encoded, *rest)
+        return records.write(encoded, held.value + 1, held.incarnation, now_ms)
 
     plant(patch, "_put", put)
 
@@ -102,19 +101,19 @@ def lifeless_touch(patch: pytest.MonkeyPatch) -> None:
 
 
 def open_fence(patch: pytest.MonkeyPatch) -> None:
-    def admits(admission: Admission | None, owner: str) -> bool:
-        return admission is None or owner.startswith(admission.shared)
+    def admits(allowed: AllowedOwners | None, owner: str) -> bool:
+        return allowed is None or owner.startswith(allowed.shared)
 
-    patch.setattr(fence, "admits", admits)
+    patch.setattr(tenancy, "allows", admits)
 
 
 def open_owner(patch: pytest.MonkeyPatch) -> None:
-    owner_of = fence.owner_of
+    owner_of = tenancy.owner_of
 
-    def without_user(who: SessionMeta | TenantCtx) -> fence.Owner:
+    def without_user(who: SessionMeta | TenantCtx) -> tenancy.Owner:
         return msgspec.structs.replace(owner_of(who), owner=f"{who.team_id or ''}/")
 
-    patch.setattr(fence, "owner_of", without_user)
+    patch.setattr(tenancy, "owner_of", without_user)
 
 
 def kept_lookup(patch: pytest.MonkeyPatch) -> None:
@@ -129,12 +128,14 @@ def kept_lookup(patch: pytest.MonkeyPatch) -> None:
 
 def blind_to(field_name: str) -> Callable[[pytest.MonkeyPatch], None]:
     def blind(patch: pytest.MonkeyPatch) -> None:
-        async def update(self: Store, right: Any, draft: Draft, cas: Cas, *rest: Any) -> Any:
-            live = _live(self, draft)
+        async def update(
+            self: Store, right: Any, encoded: EncodedSession, cas: Cas, *rest: Any
+        ) -> Any:
+            live = _live(self, encoded)
             if live is not None:
                 seen = {field_name: getattr(live, field_name)}
                 cas = msgspec.structs.replace(cas, **seen)
-            return await right(draft, cas, *rest)
+            return await right(encoded, cas, *rest)
 
         plant(patch, "_update_cas", update)
 
@@ -142,10 +143,10 @@ def blind_to(field_name: str) -> Callable[[pytest.MonkeyPatch], None]:
 
 
 def creating_update(patch: pytest.MonkeyPatch) -> None:
-    async def update(self: Store, right: Any, draft: Draft, cas: Cas, *rest: Any) -> Any:
-        if _live(self, draft) is None:
-            return await self._create(draft)
-        return await right(draft, cas, *rest)
+    async def update(self: Store, right: Any, encoded: EncodedSession, cas: Cas, *rest: Any) -> Any:
+        if _live(self, encoded) is None:
+            return await self._create(encoded)
+        return await right(encoded, cas, *rest)
 
     plant(patch, "_update_cas", update)
 
@@ -167,21 +168,21 @@ def one_tenant_of_many(patch: pytest.MonkeyPatch) -> None:
 
 
 def replacing_create(patch: pytest.MonkeyPatch) -> None:
-    async def create(self: Store, _right: Any, draft: Draft, *_rest: Any) -> Any:
-        return self._put(draft)
+    async def create(self: Store, _right: Any, encoded: EncodedSession, *_rest: Any) -> Any:
+        return self._put(encoded)
 
     plant(patch, "_create", create)
 
 
 def repeated_outbox(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(drafting, "distinct_entries", tuple)
+    patch.setattr(encoding, "distinct_entries", tuple)
 
 
 def last_of_outbox(patch: pytest.MonkeyPatch) -> None:
     def last(outbox: Sequence[OutboxEntry]) -> tuple[OutboxEntry, ...]:
         return tuple({(e.seq, e.payload_sha256): e for e in outbox}.values())
 
-    patch.setattr(drafting, "distinct_entries", last)
+    patch.setattr(encoding, "distinct_entries", last)
 
 
 @pytest.mark.timeout(120)

@@ -69,9 +69,9 @@ async def test_a_letter_that_waits(rig: Rig) -> None:
     await rig.admit()
     after = await rig.now_ms()
     assert await rig.names() == sorted([BOX, f"{BOX}:mail", f"{BOX}:seen", INDEX])
-    box = await rig.hash(BOX)
-    assert list(box) == ["posts"]
-    assert re.fullmatch(r"[0-9a-f]{16}:\d+:\d+:0;", box["posts"])
+    mailbox = await rig.hash(BOX)
+    assert list(mailbox) == ["posts"]
+    assert re.fullmatch(r"[0-9a-f]{16}:\d+:\d+:0;", mailbox["posts"])
     (letter,) = await rig.read("LRANGE", f"{BOX}:mail", 0, -1)
     at, rest = letter.split(b":", 1)
     assert before <= int(at) <= after
@@ -91,13 +91,13 @@ async def test_a_letter_in_hand(rig: Rig) -> None:
     before = await rig.now_ms()
     async with rig.inbox.take("worker-1") as turn:
         after = await rig.now_ms()
-        box = await rig.hash(BOX)
-        assert list(box) == ["posts", "fence", "lease", "by", "worker", "tries"]
-        assert box["fence"] == str(turn.fence)
+        mailbox = await rig.hash(BOX)
+        assert list(mailbox) == ["posts", "fence", "lease", "by", "worker", "tries"]
+        assert mailbox["fence"] == str(turn.fence)
         assert before * 1000 <= turn.fence <= after * 1000 + 1000
-        assert before + 30_000 <= int(box["lease"]) <= after + 30_000
-        assert re.fullmatch("[0-9a-f]{32}", box["by"])
-        assert (box["worker"], box["tries"]) == ("worker-1", "1")
+        assert before + 30_000 <= int(mailbox["lease"]) <= after + 30_000
+        assert re.fullmatch("[0-9a-f]{32}", mailbox["by"])
+        assert (mailbox["worker"], mailbox["tries"]) == ("worker-1", "1")
         ((_, due_at),) = await rig.read("ZRANGE", INDEX, 0, -1, "WITHSCORES")
         assert due_at > after
         session = Session(
@@ -107,9 +107,9 @@ async def test_a_letter_in_hand(rig: Rig) -> None:
         )
         await turn.finish(session)
     assert await rig.names() == sorted([BOX, f"{BOX}:seen", RECORD, LOOKUP])
-    box = await rig.hash(BOX)
-    assert list(box) == ["posts", "fence", "ops"]
-    assert re.fullmatch(r"[0-9a-f]{16}:\d+:\d+:1;", box["ops"])
+    mailbox = await rig.hash(BOX)
+    assert list(mailbox) == ["posts", "fence", "ops"]
+    assert re.fullmatch(r"[0-9a-f]{16}:\d+:\d+:1;", mailbox["ops"])
     assert 0 < await rig.read("PTTL", BOX) <= 40_000  # twice the deadline
     record = await rig.hash(RECORD)
     assert list(record) == ["cas", "inc", "owner", "ttl", "at", "body", "ops"]
@@ -120,8 +120,8 @@ async def test_a_session_at_rest_and_a_dead_letter(rig: Rig) -> None:
     with pytest.raises(FailedError):
         async with rig.inbox.take("worker-1"):
             fail()
-    box = await rig.hash(BOX)
-    assert list(box) == ["posts", "fence", "tries", "ops"]  # no rest: it was the last attempt
+    mailbox = await rig.hash(BOX)
+    assert list(mailbox) == ["posts", "fence", "tries", "ops"]  # no rest: it was the last attempt
     before = await rig.now_ms()
     async with rig.inbox.take("worker-1", wait=0) as turn:
         assert turn is None

@@ -223,8 +223,8 @@ async def saving(scene: Scene) -> Play:
     claim = await scene.claim(HERE)
     before = claim.cas
     yield lambda: claim.save(answered(claim.session, "a draft"))
-    draft = await scene.turns("form")
-    assert await scene.token("form") == (next_of(before) if draft else before)
+    encoded = await scene.turns("form")
+    assert await scene.token("form") == (next_of(before) if encoded else before)
     with pytest.raises(WaitClaimedError):
         await scene.claim(HERE, scene.near)
     assert await claim.release()

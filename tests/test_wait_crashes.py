@@ -27,7 +27,7 @@ from .wait_rig import CTX, answered, chat, owner, paused
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 
-    from greentic_session.abc.waits import Standing
+    from greentic_session.abc.waits import WaitStatus
     from greentic_session.testing.harness import StoreHarness
 
     from .wait_rig import Registry, Store, Turn
@@ -120,7 +120,7 @@ class Scene:
 
     # --- what is so afterwards ---------------------------------------------------------------
 
-    async def standings(self) -> dict[SessionKey, Standing]:
+    async def standings(self) -> dict[SessionKey, WaitStatus]:
         keys = [self.session(name).key for name in ("form", "rival")]
         told = await self._backend.inspect("default/acme", keys, self._backend.deadline())
         return {key: one for key, one in zip(keys, told, strict=True) if one is not None}

@@ -57,7 +57,7 @@ class Scene:
     @contextmanager
     def index_down(self) -> Iterator[None]:
         """No step on an index comes through: its slot fails over, or the worker dies before."""
-        with patch.object(self.backend, "reindex", side_effect=StoreUnavailableError("down")):
+        with patch.object(self.backend, "update_index", side_effect=StoreUnavailableError("down")):
             yield
 
 
@@ -150,7 +150,7 @@ async def test_a_wait_that_passes_to_another_session_meanwhile_is_there_all_the_
     scene: Scene, verb: str
 ) -> None:
     await scene.register()
-    before = getattr(scene.backend, "inspect" if verb != "claim" else "claim")
+    before = getattr(scene.backend, "read_status" if verb != "claim" else "claim")
     passed = False
 
     async def step(*arguments: Any) -> Any:

@@ -168,7 +168,7 @@ class TestFull:
             await fill(harness)
             return told
 
-        monkeypatch.setattr(backend, "announce", announce_the_last)
+        monkeypatch.setattr(backend, "index_intent", announce_the_last)
         for name, verb in REGISTERING.items():
             before = await stored(harness)
             outcome = await outcome_of(verb, desk)

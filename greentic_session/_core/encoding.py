@@ -15,7 +15,7 @@ from uuid import UUID
 import msgspec
 
 from .._validation import check_key, ttl_to_ms
-from ..abc.records import Draft, Record
+from ..abc.records import EncodedSession, Record
 from ..codec import Codec, CodecFactory, SessionBody, context_classes
 from ..errors import DecodeError, InvalidInputError, PayloadTooLargeError, TenantMismatchError
 from ..model import (
@@ -30,16 +30,16 @@ from ..model import (
     Versioned,
     distinct_entries,
 )
-from . import tenancy as fence
+from . import tenancy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Drafter", "changed", "check_token", "versioned"]
+__all__ = ["SessionEncoder", "apply_change", "as_versioned", "check_token"]
 
 
 @final
-class Drafter(Generic[C]):
+class SessionEncoder(Generic[C]):
     """Checks, encodes and decodes the sessions of one store.
 
     :param context_type: type of :attr:`Session.context`.
@@ -69,7 +69,7 @@ class Drafter(Generic[C]):
         self._context_classes: Final = context_classes(context_type)
         self._max_payload_bytes: Final = max_payload_bytes
 
-    def draft(self, session: Session[C]) -> Draft:
+    def encode(self, session: Session[C]) -> EncodedSession:
         """Return a session ready to be written.
 
         :class:`msgspec.Raw` is written as it is, and may be no value or more than one: it is
@@ -86,7 +86,7 @@ class Drafter(Generic[C]):
         key = check_key(key)
         if type(meta) is not SessionMeta:
             raise InvalidInputError("meta", f"expected SessionMeta, got {type(meta).__name__}")
-        whose = fence.owner_of(meta)
+        owner = tenancy.owner_of(meta)
         labels: object = meta.labels
         if type(labels) is not dict:
             raise InvalidInputError("labels", f"expected a dict, got {type(labels).__name__}")
@@ -112,8 +112,8 @@ class Drafter(Generic[C]):
             data = self._encode(
                 SessionBody(cursor=cursor, meta=meta, context=context, outbox=outbox)
             )
-        except _UNWRITABLE as error:
-            fault = _unwritable(error)
+        except _ENCODE_ERRORS as error:
+            fault = _encode_failure(error)
         if fault:
             raise InvalidInputError("session", fault)
         if len(data) > self._max_payload_bytes:
@@ -122,36 +122,36 @@ class Drafter(Generic[C]):
             raise InvalidInputError("labels", _RAW)
         if self._verify:
             self._check_readable(data)
-        return Draft(whose.scope, key, whose.owner, ttl_ms, data)
+        return EncodedSession(owner.scope, key, owner.owner, ttl_ms, data)
 
-    def body(self, key: SessionKey, data: bytes) -> SessionBody[C]:
+    def decode_body(self, key: SessionKey, data: bytes) -> SessionBody[C]:
         """Return what stored bytes hold.
 
         :raises DecodeError: if they are not of this codec and context type.
         """
         try:
             return self._decode(data)
-        except _UNREADABLE as error:
-            fault = _unreadable(error)
+        except _DECODE_ERRORS as error:
+            fault = _decode_failure(error)
         raise DecodeError(key, fault)
 
-    def versioned(self, key: SessionKey, record: Record) -> Versioned[C]:
+    def decode(self, key: SessionKey, record: Record) -> Versioned[C]:
         """Return what a read of the record returns.
 
-        :raises DecodeError: as :meth:`body`.
+        :raises DecodeError: as :meth:`decode_body`.
         """
         cas = Cas(value=record.value, incarnation=record.incarnation)
-        body = self.body(key, record.body)
+        body = self.decode_body(key, record.body)
         try:
-            return versioned(key, body, cas, record.ttl_ms, record.at_ms)
+            return as_versioned(key, body, cas, record.ttl_ms, record.at_ms)
         except (msgspec.DecodeError, ValueError, OverflowError):
             raise DecodeError(key, "a field of the stored record is out of range") from None
 
     def _check_readable(self, data: bytes) -> None:
         try:
             self._decode(data)
-        except _UNREADABLE as error:
-            fault = _unreadable(error)
+        except _DECODE_ERRORS as error:
+            fault = _decode_failure(error)
         else:
             return
         raise InvalidInputError("session", f"could not be read again: {fault}")
@@ -164,11 +164,11 @@ _new_versioned: Final[Callable[[type[Any], tuple[Session[Any], Cas]], Versioned[
 _uuid_of: Final = msgspec.json.Decoder(UUID).decode
 """Makes a UUID of its text in quotes, in a quarter of the time that :class:`UUID` takes."""
 _RAW: Final = "holds a msgspec.Raw, which nothing has checked"
-_UNWRITABLE: Final = (TypeError, ValueError, OverflowError, RecursionError, AttributeError)
-_UNREADABLE: Final = (msgspec.DecodeError, TypeError, ValueError, OverflowError, RecursionError)
+_ENCODE_ERRORS: Final = (TypeError, ValueError, OverflowError, RecursionError, AttributeError)
+_DECODE_ERRORS: Final = (msgspec.DecodeError, TypeError, ValueError, OverflowError, RecursionError)
 
 
-def versioned(
+def as_versioned(
     key: SessionKey, body: SessionBody[C], cas: Cas, ttl_ms: int, at_ms: int
 ) -> Versioned[C]:
     """Return what a read returns, of a decoded body and what stands beside it in the record."""
@@ -185,7 +185,7 @@ def versioned(
     return _new_versioned(Versioned, (session, cas))
 
 
-def changed(session: Session[C], change: Callable[[Session[C]], Session[C]]) -> Session[C]:
+def apply_change(session: Session[C], change: Callable[[Session[C]], Session[C]]) -> Session[C]:
     """Return what a caller's function makes of a session.
 
     :raises InvalidInputError: naming ``change``, if that is no session of the same key.
@@ -200,7 +200,7 @@ def changed(session: Session[C], change: Callable[[Session[C]], Session[C]]) -> 
         )
     if changed.key != session.key:
         raise InvalidInputError("change", "returned a session under another key")
-    if fence.owner_of(changed.meta) != fence.owner_of(session.meta):
+    if tenancy.owner_of(changed.meta) != tenancy.owner_of(session.meta):
         raise TenantMismatchError(session.key)
     return changed
 
@@ -285,7 +285,7 @@ def _names(classes: tuple[type, ...]) -> str:
     return " or ".join(cls.__name__ for cls in classes)
 
 
-def _unwritable(error: Exception) -> str:
+def _encode_failure(error: Exception) -> str:
     if isinstance(error, RecursionError):
         return "refers to itself, or is nested too deeply, to be encoded"
     if isinstance(error, UnicodeError):
@@ -297,7 +297,7 @@ def _unwritable(error: Exception) -> str:
     return f"cannot be encoded: {error}"
 
 
-def _unreadable(error: Exception) -> str:
+def _decode_failure(error: Exception) -> str:
     if isinstance(error, RecursionError):
         return "the stored session is nested too deeply to be decoded from here"
     if isinstance(error, msgspec.ValidationError):

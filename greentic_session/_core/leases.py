@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Final, final
 import anyio
 
 from ..errors import DurabilityError, LeaseLostError, SessionError
-from .tasks import run_to_end, start_background
+from .tasks import run_to_completion, start_background
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 
-__all__ = ["LeaseKeeper"]
+__all__ = ["LeaseRenewer"]
 
 _LOGGER: Final = logging.getLogger(__name__)
 
 
 @final
-class LeaseKeeper:
+class LeaseRenewer:
     """The time that a lease has left, by the event loop's clock, and who looks after it.
 
     Leases are counted from when they were asked for: what the answer took is of their time.
@@ -43,11 +43,11 @@ class LeaseKeeper:
         self.lost = False
 
     @property
-    def over(self) -> bool:
+    def is_over(self) -> bool:
         """Whether it was ended, or found lost."""
         return self.ended or self.lost
 
-    def check_held(self, what: str) -> None:
+    def require_held(self, what: str) -> None:
         """Do nothing while the lease may be held.
 
         :param what: for people, of what was ended.
@@ -63,7 +63,7 @@ class LeaseKeeper:
         return self.ends_at - self._lease_secs * 2 / 3
 
     @contextmanager
-    def being_ended(self, *, ends: bool = True) -> Generator[None]:
+    def ending(self, *, ends: bool = True) -> Generator[None]:
         """Say that an ending is under way: its answer tells whether the lease was lost.
 
         :param ends: whether it ends the lease if it is done, also if too few replicas know of it.
@@ -80,7 +80,7 @@ class LeaseKeeper:
             ending.set()
 
     @asynccontextmanager
-    async def kept(
+    async def renewing(
         self,
         renew: Callable[[], Awaitable[object]],
         leave: Callable[[], Awaitable[object]],
@@ -105,12 +105,14 @@ class LeaseKeeper:
         :raises LeaseLostError: on leaving, if the lease was lost and the block raised nothing else.
         """
         block = anyio.CancelScope()
-        keeper = start_background(
-            partial(self._keep, block, renew, name), f"greentic_session {name}", at=self._renew_at
+        renewer = start_background(
+            partial(self._renew_until_over, block, renew, name),
+            f"greentic_session {name}",
+            at=self._renew_at,
         )
 
         async def end() -> None:
-            await keeper.stop()
+            await renewer.stop()
             try:
                 await leave()
             except SessionError as error:
@@ -121,17 +123,17 @@ class LeaseKeeper:
             with block:
                 yield
         finally:
-            await run_to_end(end, f"greentic_session end of {name}", leave_secs)
+            await run_to_completion(end, f"greentic_session end of {name}", leave_secs)
         if self.lost and not self.ended:
             raise LeaseLostError
 
-    async def _keep(
+    async def _renew_until_over(
         self, block: anyio.CancelScope, renew: Callable[[], Awaitable[object]], name: str
     ) -> None:
         lease_secs = self._lease_secs
         renew_at = self._renew_at
         late_secs = lease_secs / 3  # a loop that was held up wakes late, and may still ask
-        while not self.over:
+        while not self.is_over:
             await anyio.sleep_until(renew_at)
             patience_secs = max(self.ends_at - anyio.current_time(), late_secs)
             if patience_secs <= 0:

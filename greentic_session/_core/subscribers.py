@@ -1,4 +1,4 @@
-"""Those in this process who listen to a topic."""
+"""The subscribers of a topic in this process."""
 
 from __future__ import annotations
 
@@ -9,76 +9,78 @@ from typing import TYPE_CHECKING, Final, final
 import anyio
 
 from .._compat import override
-from ..abc.notifications import Bell
+from ..abc.notifications import Subscription
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-__all__ = ["Listeners"]
+__all__ = ["Subscribers"]
 
 _SLACK_SECS: Final = 0.05
 
 
 @final
-class Listeners:
-    """Those in this process who listen to one topic, in the order of their coming."""
+class Subscribers:
+    """The subscribers of one topic in this process, in the order of their arrival."""
 
     def __init__(self) -> None:
-        self._bells: Final[list[_Bell]] = []
+        self._subscribers: Final[list[_Subscriber]] = []
 
     def __len__(self) -> int:
-        return len(self._bells)
+        return len(self._subscribers)
 
     @contextmanager
-    def joined(self, *, is_rung: bool) -> Generator[Bell]:
-        """Have a bell while the block runs.
+    def subscribed(self, *, is_notified: bool) -> Generator[Subscription]:
+        """Subscribe while the block runs.
 
-        :param is_rung: whether it has rung already.
+        :param is_notified: whether the subscription starts notified.
         """
-        bell = _Bell(self._bells)
-        if is_rung:
-            bell.ring()
-        self._bells.append(bell)
+        subscription = _Subscriber(self._subscribers)
+        if is_notified:
+            subscription.notify()
+        self._subscribers.append(subscription)
         try:
-            yield bell
+            yield subscription
         finally:
-            self._bells.remove(bell)
-            self.ring()
+            self._subscribers.remove(subscription)
+            self.notify()
 
-    def ring(self) -> None:
-        """Wake the first who is not awake yet."""
-        for bell in self._bells:
-            if not bell.has_rung:
-                bell.ring()
+    def notify(self) -> None:
+        """Wake the first subscriber that is still asleep."""
+        for subscription in self._subscribers:
+            if not subscription.is_notified:
+                subscription.notify()
                 return
 
-    def ring_all(self) -> None:
-        """Wake everybody: to look for what was missed, or to be told of an end."""
-        for bell in self._bells:
-            bell.ring()
+    def notify_all(self) -> None:
+        """Wake every subscriber, after a reconnect or on close."""
+        for subscription in self._subscribers:
+            subscription.notify()
 
 
 @final
-class _Bell(Bell):
-    def __init__(self, bells: list[_Bell]) -> None:
-        self._bells: Final = bells
+class _Subscriber(Subscription):
+    def __init__(self, subscribers: list[_Subscriber]) -> None:
+        self._subscribers: Final = subscribers
         self._event = anyio.Event()
-        self.wakes_at = math.inf  # if nobody rings; while it is awake, nobody can tell
+        self.wakes_at = math.inf  # without a notification; unknown while it is awake
 
     @property
-    def has_rung(self) -> bool:
+    def is_notified(self) -> bool:
         return self._event.is_set()
 
-    def ring(self) -> None:
+    def notify(self) -> None:
         self._event.set()
 
     @override
-    async def rung(self, timeout_secs: float, due_secs: float = math.inf) -> bool:
+    async def wait(self, timeout_secs: float, due_secs: float = math.inf) -> bool:
         now = anyio.current_time()
-        # What two have looked up is hardly ever the same to the microsecond.
+        # Two subscribers' due times for the same work differ by microseconds.
         about_then = now + due_secs + min(due_secs / 10, _SLACK_SECS)
         if due_secs < timeout_secs and not any(
-            bell.wakes_at <= about_then for bell in self._bells if bell is not self
+            subscription.wakes_at <= about_then
+            for subscription in self._subscribers
+            if subscription is not self
         ):
             timeout_secs = due_secs
         self.wakes_at = now + timeout_secs

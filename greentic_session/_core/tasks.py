@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     Run = Callable[[], Coroutine[Any, Any, None]]  # Any: what a coroutine yields and is sent
 
-__all__ = ["BackgroundTask", "run_to_end", "start_background"]
+__all__ = ["BackgroundTask", "run_to_completion", "start_background"]
 
 
 _LOGGER: Final = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ async def _logged(run: Run, name: str) -> None:
         _LOGGER.exception("%s ended by an error", name)
 
 
-async def run_to_end(run: Run, name: str, limit_secs: float) -> None:
+async def run_to_completion(run: Run, name: str, limit_secs: float) -> None:
     """Run something whose end the caller waits for, but which goes on if the caller is cancelled.
 
     A shielded scope alone does not do: asyncio's own ``Task.cancel`` and ``timeout`` reach through.

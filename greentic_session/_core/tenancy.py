@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from .._validation import check_identifier, check_user
-from ..abc.records import Admission
+from ..abc.records import AllowedOwners
 from ..errors import InvalidInputError, TenantMismatchError
 from ..model import SessionMeta, TenantCtx
 
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Owner",
-    "admission_of",
-    "admit",
-    "admits",
-    "check_presented",
+    "allowed_owners_of",
+    "allows",
+    "check_caller_may_write",
     "ctx_of",
     "owner_of",
+    "owners_open_to",
     "scope_of",
 ]
 
@@ -43,12 +43,12 @@ class Owner(msgspec.Struct, frozen=True, gc=False):
 
     :ivar scope: ``env/tenant``: where the record is.
     :ivar owner: ``team/user``: whose it is there.
-    :ivar admission: the owners whose records a caller of this owner may act on.
+    :ivar allowed: the owners whose records a caller of this owner may act on.
     """
 
     scope: str
     owner: str
-    admission: Admission
+    allowed: AllowedOwners
 
 
 @lru_cache(maxsize=1024)
@@ -62,7 +62,7 @@ def _owner(env: object, tenant_id: object, team_id: object, user_id: object) -> 
     team = "" if team_id is None else check_identifier(team_id, "team_id")
     user = "" if user_id is None else check_user(user_id)
     exact = f"{team}/{user}"
-    return Owner(scope, exact, admission_of(exact))
+    return Owner(scope, exact, owners_open_to(exact))
 
 
 # Texts that compare equal give equal owners, whatever their class; what is refused is not kept.
@@ -94,7 +94,7 @@ def scope_of(ctx: TenantCtx) -> str:
     return owner_of(_require_ctx(ctx)).scope
 
 
-def admit(ctx: TenantCtx) -> tuple[str, Admission]:
+def allowed_owners_of(ctx: TenantCtx) -> tuple[str, AllowedOwners]:
     """Return where a caller's records are, and which of them it may act on.
 
     :raises InvalidInputError: as :func:`scope_of`.
@@ -105,12 +105,12 @@ def admit(ctx: TenantCtx) -> tuple[str, Admission]:
         caller = _cached_owner(ctx.env, ctx.tenant_id, ctx.team_id, ctx.user_id)
     except TypeError:
         caller = owner_of(ctx)
-    return caller.scope, caller.admission
+    return caller.scope, caller.allowed
 
 
-def admission_of(owner: str) -> Admission:
+def owners_open_to(owner: str) -> AllowedOwners:
     """Return which records a caller with an owner's text may act on."""
-    return Admission(owner, owner[: owner.index("/") + 1])
+    return AllowedOwners(owner, owner[: owner.index("/") + 1])
 
 
 def ctx_of(scope: str, owner: str) -> TenantCtx:
@@ -120,12 +120,14 @@ def ctx_of(scope: str, owner: str) -> TenantCtx:
     return TenantCtx(tenant_id=tenant_id, env=env, team_id=team or None, user_id=user or None)
 
 
-def admits(admission: Admission | None, owner: str) -> bool:
+def allows(allowed: AllowedOwners | None, owner: str) -> bool:
     """Tell whether a record of ``owner`` is open to the call (``None``: a call without ``ctx``)."""
-    return admission is None or owner in admission
+    return allowed is None or owner in allowed
 
 
-def check_presented(ctx: TenantCtx, session: Session[Any]) -> None:  # Any: of whatever context
+def check_caller_may_write(
+    ctx: TenantCtx, session: Session[Any]
+) -> None:  # Any: of whatever context
     """Check that a session about to be written is the caller's, for stores scoped to a caller.
 
     :raises TenantMismatchError: if its env, tenant or team is another, or its user is not the
@@ -134,7 +136,7 @@ def check_presented(ctx: TenantCtx, session: Session[Any]) -> None:  # Any: of w
     meta: object = getattr(session, "meta", None)
     if not isinstance(meta, SessionMeta):
         return  # nothing to compare: the store refuses it by name
-    scope, admission = admit(ctx)
+    scope, allowed = allowed_owners_of(ctx)
     owner = owner_of(meta)
-    if owner.scope != scope or owner.owner not in admission:
+    if owner.scope != scope or owner.owner not in allowed:
         raise TenantMismatchError(session.key)

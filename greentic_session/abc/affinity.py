@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AffinityBackend",
+    "MemberRecord",
+    "MembershipOutcome",
     "PlacePage",
-    "Placed",
-    "Seat",
-    "SeatOutcome",
+    "PlacementRecord",
     "SupportsAffinity",
-    "place_of",
+    "affinity_key",
     "rendezvous",
 ]
 
 
-def place_of(scope: str, key: str) -> str:
+def affinity_key(scope: str, key: str) -> str:
     """Return the name of a key's place.
 
     :param scope: ``env/tenant``; empty for a key of no tenant.
@@ -58,7 +58,7 @@ def rendezvous(place: str, workers: Iterable[str]) -> str | None:
     return max(workers, key=weight, default=None)
 
 
-class Seat(NamedTuple):
+class MemberRecord(NamedTuple):
     """A member, as others see it.
 
     :ivar worker: its name.
@@ -71,7 +71,7 @@ class Seat(NamedTuple):
     ends_ms: int
 
 
-class SeatOutcome(NamedTuple):
+class MembershipOutcome(NamedTuple):
     """The end of a step on a membership.
 
     :ivar verdict: what happened.
@@ -89,7 +89,7 @@ class SeatOutcome(NamedTuple):
     left_ms: int = 0
 
 
-class Placed(NamedTuple):
+class PlacementRecord(NamedTuple):
     """Who serves a place.
 
     :ivar worker: a live member.
@@ -129,7 +129,7 @@ class AffinityBackend(ABC):
     # --- members -----------------------------------------------------------------------------
 
     @abstractmethod
-    async def join(self, group: str, worker: str, attempt: str, lease_ms: int) -> SeatOutcome:
+    async def join(self, group: str, worker: str, attempt: str, lease_ms: int) -> MembershipOutcome:
         """Become a member; or let the lease of the same attempt's membership begin anew.
 
         :param attempt: names the membership.
@@ -137,7 +137,9 @@ class AffinityBackend(ABC):
         """
 
     @abstractmethod
-    async def renew(self, group: str, worker: str, attempt: str, lease_ms: int) -> SeatOutcome:
+    async def renew(
+        self, group: str, worker: str, attempt: str, lease_ms: int
+    ) -> MembershipOutcome:
         """Let the lease end no sooner than ``lease_ms`` from now.
 
         :returns: ``DONE``; ``LOST`` if it has ended.
@@ -151,13 +153,13 @@ class AffinityBackend(ABC):
         """
 
     @abstractmethod
-    async def members(self, group: str) -> Sequence[Seat]:
+    async def members(self, group: str) -> Sequence[MemberRecord]:
         """Return those that live, in no order."""
 
     # --- places ------------------------------------------------------------------------------
 
     @abstractmethod
-    async def assign(self, group: str, place: str, ttl_ms: int) -> Placed | None:
+    async def assign(self, group: str, place: str, ttl_ms: int) -> PlacementRecord | None:
         """Begin the placement's life anew; give it to a member by :func:`rendezvous` if nobody
         serves it.
 
@@ -195,7 +197,7 @@ class AffinityBackend(ABC):
         """
 
     @abstractmethod
-    async def find(self, group: str, place: str) -> Placed | None:
+    async def find(self, group: str, place: str) -> PlacementRecord | None:
         """Return who serves a place, and change nothing."""
 
     @abstractmethod

@@ -23,20 +23,20 @@ from ..errors import InvalidInputError
 
 if TYPE_CHECKING:
     from ..model import Cas, SessionKey
-    from .records import Draft, Outcome
+    from .records import EncodedSession, Outcome
 
 __all__ = [
     "UNFENCED",
     "Fenced",
     "FencedWrites",
-    "Guard",
-    "GuardKind",
+    "LeaseKind",
+    "LeaseRef",
     "SupportsFencing",
-    "guard_of",
+    "lease_ref_of",
 ]
 
 
-class GuardKind(StrEnum):
+class LeaseKind(StrEnum):
     """What a lease was given for: each kind has fences of its own."""
 
     LOCK = "lock"
@@ -45,7 +45,7 @@ class GuardKind(StrEnum):
     """By :class:`SessionInbox`: the turn of a session that has mail."""
 
 
-class Guard(NamedTuple):
+class LeaseRef(NamedTuple):
     """A lease, as the backend knows it.
 
     :ivar kind: what it was given for.
@@ -54,7 +54,7 @@ class Guard(NamedTuple):
     :ivar fence: number of the grant.
     """
 
-    kind: GuardKind
+    kind: LeaseKind
     scope: str
     key: SessionKey
     fence: int
@@ -64,7 +64,7 @@ class Fenced(Protocol):
     """What guards a write: a :class:`SessionLease` or an inbox's turn."""
 
     @property
-    def guard(self) -> Guard:
+    def guard(self) -> LeaseRef:
         """The lease."""
         ...
 
@@ -81,17 +81,17 @@ UNFENCED: Final = cast("Fenced", _Unfenced())
 """What stands for a lease where a write is guarded by none."""
 
 
-def guard_of(fence: object, draft: Draft) -> Guard:
+def lease_ref_of(fence: object, encoded: EncodedSession) -> LeaseRef:
     """Return the lease that is to guard a write.
 
     :raises InvalidInputError: naming ``fence``, if it is none of this session.
     """
     guard: object = getattr(fence, "guard", None)
-    if not isinstance(guard, Guard):
+    if not isinstance(guard, LeaseRef):
         raise InvalidInputError("fence", f"expected a lease, got {type(fence).__name__}")
-    if guard.key != draft.key:
+    if guard.key != encoded.key:
         raise InvalidInputError("fence", "is the lease of another key")
-    if guard.scope not in ("", draft.scope):
+    if guard.scope not in ("", encoded.scope):
         raise InvalidInputError("fence", "is the lease of another tenant's key")
     return guard
 
@@ -104,11 +104,11 @@ class FencedWrites(ABC):
     """
 
     @abstractmethod
-    async def put(self, draft: Draft, guard: Guard) -> Outcome:
+    async def put(self, encoded: EncodedSession, guard: LeaseRef) -> Outcome:
         """As ``_put``."""
 
     @abstractmethod
-    async def update_cas(self, draft: Draft, expected: Cas, guard: Guard) -> Outcome:
+    async def update_cas(self, encoded: EncodedSession, expected: Cas, guard: LeaseRef) -> Outcome:
         """As ``_update_cas``."""
 
 

@@ -23,29 +23,29 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from ..model import Cas, SessionKey
-    from .notifications import Bell
-    from .records import Admission, Draft, Record
+    from .notifications import Subscription
+    from .records import AllowedOwners, EncodedSession, Record
     from .waits import EventMemory, WaitOwner
 
 __all__ = [
-    "Bid",
-    "Commitment",
-    "DeadMail",
-    "EarlyPlace",
-    "Grant",
+    "EarlyEventQueue",
+    "EnqueueOutcome",
+    "GrantedTurn",
     "InboxBackend",
     "InboxSize",
-    "Letter",
-    "Mailbox",
-    "Nothing",
-    "PostOutcome",
-    "Posting",
+    "MailboxRef",
+    "NewMessage",
+    "NothingDue",
+    "StoredDeadLetter",
+    "StoredMessage",
     "SupportsInbox",
-    "TurnHold",
+    "TakeRequest",
+    "TurnCommit",
+    "TurnRef",
 ]
 
 
-class Mailbox(NamedTuple):
+class MailboxRef(NamedTuple):
     """Whose mail.
 
     :ivar scope: ``env/tenant``.
@@ -56,7 +56,7 @@ class Mailbox(NamedTuple):
     key: SessionKey
 
 
-class Letter(NamedTuple):
+class StoredMessage(NamedTuple):
     """A message as stored.
 
     :ivar event_id: names it, as the channel does.
@@ -72,15 +72,15 @@ class Letter(NamedTuple):
 
     def __repr__(self) -> str:
         """Return the sizes: a payload is somebody's message."""
-        return f"Letter({len(self.event_id)} characters, {len(self.payload)} bytes)"
+        return f"StoredMessage({len(self.event_id)} characters, {len(self.payload)} bytes)"
 
 
-class Posting(NamedTuple):
+class NewMessage(NamedTuple):
     """What is to come into a mailbox.
 
     :ivar inbox: by which inbox.
-    :ivar box: whose.
-    :ivar admission: the owners whose live session may get it.
+    :ivar mailbox: whose.
+    :ivar allowed: the owners whose live session may get it.
     :ivar event_id: names the message; known for as long as ``events`` says.
     :ivar payload: opaque bytes.
     :ivar most: how many letters may wait there.
@@ -88,8 +88,8 @@ class Posting(NamedTuple):
     """
 
     inbox: str
-    box: Mailbox
-    admission: Admission
+    mailbox: MailboxRef
+    allowed: AllowedOwners
     event_id: str
     payload: bytes
     most: int
@@ -97,10 +97,10 @@ class Posting(NamedTuple):
 
     def __repr__(self) -> str:
         """Return the inbox and the size: a payload is somebody's message."""
-        return f"Posting({self.inbox!r}, {len(self.payload)} bytes)"
+        return f"NewMessage({self.inbox!r}, {len(self.payload)} bytes)"
 
 
-class PostOutcome(Outcome, frozen=True, gc=False):
+class EnqueueOutcome(Outcome, frozen=True, gc=False):
     """The end of a posting.
 
     :ivar waiting: how many letters are in the mailbox now.
@@ -111,7 +111,7 @@ class PostOutcome(Outcome, frozen=True, gc=False):
     worker: str = ""
 
 
-class Bid(NamedTuple):
+class TakeRequest(NamedTuple):
     """What a worker asks for.
 
     :ivar inbox: where.
@@ -130,42 +130,42 @@ class Bid(NamedTuple):
     dead_ms: int
 
 
-class TurnHold(NamedTuple):
+class TurnRef(NamedTuple):
     """A turn, as the mailbox knows it.
 
     :ivar inbox: where it was taken.
-    :ivar box: whose mail.
+    :ivar mailbox: whose mail.
     :ivar fence: number of the turn, higher than that of every earlier one of the session.
     :ivar mark: what the backend wants to be told again when the turn ends.
     """
 
     inbox: str
-    box: Mailbox
+    mailbox: MailboxRef
     fence: int
     mark: str = ""
 
 
-class Grant(NamedTuple):
+class GrantedTurn(NamedTuple):
     """A turn that was taken.
 
-    :ivar hold: the turn.
+    :ivar ref: the turn.
     :ivar lease_ms: when its lease ends, milliseconds since the epoch by the store's clock.
     :ivar left_ms: how much of the lease was left when it was taken.
-    :ivar letters: the mail, in order, at least one; the head alone if that was tried before. All of
-        callers to whom the session is open; if there is none, all of the same caller.
+    :ivar messages: in order, at least one; the head alone if it was tried before. All of callers to
+        whom the session is open; if there is none, all of the same caller.
     :ivar attempt: which attempt at the head this is; 1 is the first.
     :ivar record: the session; ``None`` if there is none.
     """
 
-    hold: TurnHold
+    ref: TurnRef
     lease_ms: int
     left_ms: int
-    letters: tuple[Letter, ...]
+    messages: tuple[StoredMessage, ...]
     attempt: int
     record: Record | None
 
 
-class Nothing(NamedTuple):
+class NothingDue(NamedTuple):
     """There is no turn to take now.
 
     :ivar due_secs: in how many seconds there may be one, 0 being at once: look again. ``None`` if
@@ -175,11 +175,11 @@ class Nothing(NamedTuple):
     due_secs: float | None
 
 
-class Commitment(NamedTuple):
+class TurnCommit(NamedTuple):
     """What a turn has come to.
 
-    :ivar hold: the turn.
-    :ivar draft: the state to write; ``None`` writes none.
+    :ivar ref: the turn.
+    :ivar encoded: the state to write; ``None`` writes none.
     :ivar removes: whether the session is removed.
     :ivar expected: the token that the turn has seen last; ``Cas.none()`` is an absent session.
     :ivar handled: how many of the turn's letters, from the first, are done with by now: those that
@@ -189,8 +189,8 @@ class Commitment(NamedTuple):
     :ivar ends: whether the turn ends.
     """
 
-    hold: TurnHold
-    draft: Draft | None
+    ref: TurnRef
+    encoded: EncodedSession | None
     removes: bool
     expected: Cas
     handled: int
@@ -198,17 +198,17 @@ class Commitment(NamedTuple):
     ends: bool
 
 
-class DeadMail(NamedTuple):
+class StoredDeadLetter(NamedTuple):
     """A letter that was tried too often, or might not be handed out.
 
-    :ivar box: whose.
+    :ivar mailbox: whose.
     :ivar letter: as it was.
     :ivar died_ms: when it was given up, milliseconds since the epoch by the store's clock.
     :ivar attempts: how often it was tried.
     """
 
-    box: Mailbox
-    letter: Letter
+    mailbox: MailboxRef
+    message: StoredMessage
     died_ms: int
     attempts: int
 
@@ -224,14 +224,14 @@ class InboxSize(NamedTuple):
     due: int
 
 
-class EarlyPlace(NamedTuple):
+class EarlyEventQueue(NamedTuple):
     """Where events are kept for which no session waits yet.
 
-    :ivar whose: whose they are.
+    :ivar wait_owner: whose they are.
     :ivar scope_hash: the reply scope.
     """
 
-    whose: WaitOwner
+    wait_owner: WaitOwner
     scope_hash: str
 
 
@@ -251,13 +251,13 @@ class InboxBackend(ABC):
         """Return the time by which a verb that begins now must end, in the backend's own terms."""
 
     @abstractmethod
-    def listen(self, inbox: str) -> AbstractAsyncContextManager[Bell]:
+    def subscribe(self, inbox: str) -> AbstractAsyncContextManager[Subscription]:
         """Have a bell that rings when a session of the inbox has mail that nobody works on."""
 
     # --- mailboxes ---------------------------------------------------------------------------
 
     @abstractmethod
-    async def post(self, posting: Posting, until: float | None) -> PostOutcome:
+    async def enqueue(self, message: NewMessage, until: float | None) -> EnqueueOutcome:
         """Put a letter at the end of the mail; ring unless somebody has the turn.
 
         :returns: ``MISMATCH`` if a live session is of none of the owners; ``SEEN`` if the event is
@@ -266,7 +266,7 @@ class InboxBackend(ABC):
         """
 
     @abstractmethod
-    async def take(self, bid: Bid, until: float | None) -> Grant | Nothing:
+    async def take(self, request: TakeRequest, until: float | None) -> GrantedTurn | NothingDue:
         """Take the turn of the session that has been due for longest.
 
         Counts an attempt at the head of its mail. A head that was tried as often as it may be goes
@@ -278,14 +278,14 @@ class InboxBackend(ABC):
         """
 
     @abstractmethod
-    async def renew(self, hold: TurnHold, lease_ms: int, until: float | None) -> tuple[int, int]:
+    async def renew(self, ref: TurnRef, lease_ms: int, until: float | None) -> tuple[int, int]:
         """Let the lease end no sooner than ``lease_ms`` from now.
 
         :returns: when it ends, and in how many milliseconds that is; twice 0 if the turn is over.
         """
 
     @abstractmethod
-    async def commit(self, commitment: Commitment, until: float | None) -> Outcome:
+    async def commit(self, result: TurnCommit, until: float | None) -> Outcome:
         """Write or remove the session, and drop the mail that was handled, in one step.
 
         What it writes is written as by the store's own verbs. A turn that ends with mail left
@@ -296,7 +296,7 @@ class InboxBackend(ABC):
         """
 
     @abstractmethod
-    async def release(self, hold: TurnHold, rest_ms: int | None, until: float | None) -> bool:
+    async def release(self, ref: TurnRef, rest_ms: int | None, until: float | None) -> bool:
         """Give the turn back, with its mail.
 
         :param rest_ms: the attempt has failed, and the session is not due for so many
@@ -311,9 +311,9 @@ class InboxBackend(ABC):
     # --- dead letters ------------------------------------------------------------------------
 
     @abstractmethod
-    async def dead(
+    async def dead_letters(
         self, inbox: str, dead_ms: int, position: object | None
-    ) -> tuple[Sequence[DeadMail], object | None]:
+    ) -> tuple[Sequence[StoredDeadLetter], object | None]:
         """Return dead letters from ``position`` on (``None``: the start), and what follows.
 
         :param dead_ms: how long they are kept, in milliseconds.
@@ -321,7 +321,7 @@ class InboxBackend(ABC):
 
     @abstractmethod
     async def replay(
-        self, inbox: str, mail: DeadMail, dead_ms: int, most: int, until: float | None
+        self, inbox: str, mail: StoredDeadLetter, dead_ms: int, most: int, until: float | None
     ) -> Outcome:
         """Put a dead letter at the end of its mailbox, as a new one; ring.
 
@@ -331,7 +331,7 @@ class InboxBackend(ABC):
         """
 
     @abstractmethod
-    async def discard(self, mail: DeadMail, until: float | None) -> bool:
+    async def discard(self, mail: StoredDeadLetter, until: float | None) -> bool:
         """Remove a dead letter.
 
         :returns: ``False`` if it was not there.
@@ -340,9 +340,9 @@ class InboxBackend(ABC):
     # --- events that came before their wait --------------------------------------------------
 
     @abstractmethod
-    async def keep(
+    async def store_early(
         self,
-        place: EarlyPlace,
+        place: EarlyEventQueue,
         event_id: str,
         payload: bytes,
         events: EventMemory,
@@ -355,14 +355,14 @@ class InboxBackend(ABC):
         """
 
     @abstractmethod
-    async def assign(
+    async def assign_early(
         self,
-        place: EarlyPlace,
+        place: EarlyEventQueue,
         key: SessionKey,
         gone: str,
         events: EventMemory,
         until: float | None,
-    ) -> Sequence[tuple[SessionKey, Letter]]:
+    ) -> Sequence[tuple[SessionKey, StoredMessage]]:
         """Have each event that is kept at a place be for this session, unless it is for another.
 
         An event and the mailbox that it comes into may live in different places, so that a process
@@ -374,8 +374,8 @@ class InboxBackend(ABC):
         """
 
     @abstractmethod
-    async def drop(
-        self, place: EarlyPlace, key: SessionKey, letter: Letter, until: float | None
+    async def delete_early(
+        self, place: EarlyEventQueue, key: SessionKey, message: StoredMessage, until: float | None
     ) -> None:
         """Keep an event no longer that is for this session."""
 

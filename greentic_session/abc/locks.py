@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from ..model import SessionKey
-    from .notifications import Bell
+    from .notifications import Subscription
     from .records import Verdict
 
-__all__ = ["LockBackend", "LockBid", "LockHolding", "LockOutcome", "LockPlace", "SupportsLocks"]
+__all__ = ["LockBackend", "LockOutcome", "LockRef", "LockRequest", "LockState", "SupportsLocks"]
 
 
-class LockPlace(NamedTuple):
+class LockRef(NamedTuple):
     """Who holds a lock, or wants to.
 
     :ivar scope: ``env/tenant`` of the key; empty for a lock on the key in all tenants together.
@@ -36,21 +36,21 @@ class LockPlace(NamedTuple):
     token: str
 
 
-class LockBid(NamedTuple):
+class LockRequest(NamedTuple):
     """An attempt to take a lock.
 
-    :ivar place: who asks for what.
+    :ivar ref: who asks for what.
     :ivar name: of the holder to be, for people.
     :ivar lease_ms: length of the lease.
-    :ivar place_ms: for how long a waiter keeps its place unless it asks again. A lock that is free
+    :ivar position_ms: how long a waiter keeps its queue position unless it asks again. A free lock
         is left to each waiter ahead for a quarter of that.
     :ivar queues: whether to keep a place if the lock is not to be had.
     """
 
-    place: LockPlace
+    ref: LockRef
     name: str
     lease_ms: int
-    place_ms: int
+    position_ms: int
     queues: bool
 
 
@@ -70,7 +70,7 @@ class LockOutcome(msgspec.Struct, frozen=True, gc=False):
     left_ms: int = 0
 
 
-class LockHolding(NamedTuple):
+class LockState(NamedTuple):
     """Who holds a lock now.
 
     :ivar name: of the holder, for people.
@@ -98,7 +98,7 @@ class LockBackend(ABC):
         """Return the time by which a step that begins now must end, in the backend's terms."""
 
     @abstractmethod
-    async def lock(self, bid: LockBid, until: float | None) -> LockOutcome:
+    async def acquire(self, request: LockRequest, until: float | None) -> LockOutcome:
         """Take the lock, or tell until when it is another's: ``DONE`` or ``CLAIMED``.
 
         Granted if nobody holds it and those who wait have had their time, in their order. A token
@@ -106,11 +106,11 @@ class LockBackend(ABC):
         """
 
     @abstractmethod
-    async def renew(self, place: LockPlace, lease_ms: int, until: float | None) -> LockOutcome:
+    async def renew(self, place: LockRef, lease_ms: int, until: float | None) -> LockOutcome:
         """Let a lease that still runs end later, never sooner: ``DONE`` or ``LOST``."""
 
     @abstractmethod
-    async def leave(self, place: LockPlace, lease_ms: int, until: float | None) -> bool:
+    async def release(self, place: LockRef, lease_ms: int, until: float | None) -> bool:
         """Give back what the token has, be it the lock or a place, and ring for whoever is next.
 
         :param lease_ms: when the token's lease ends as far as it knows, 0 for none: so that one
@@ -119,12 +119,12 @@ class LockBackend(ABC):
         """
 
     @abstractmethod
-    async def holder(self, scope: str, key: SessionKey, until: float | None) -> LockHolding | None:
+    async def holder(self, scope: str, key: SessionKey, until: float | None) -> LockState | None:
         """Return who holds the lock."""
 
     @abstractmethod
-    def listen(self, token: str) -> AbstractAsyncContextManager[Bell]:
-        """Have the bell that rings when it is the token's turn: as :meth:`SupportsBells.listen`."""
+    def subscribe(self, token: str) -> AbstractAsyncContextManager[Subscription]:
+        """Subscribe to the token's turn, as :meth:`SupportsNotifications.subscribe`."""
 
 
 class SupportsLocks(ABC):

@@ -1,8 +1,7 @@
-"""Bells: who waits for what others do sleeps until it is rung for.
+"""Wake-up notifications: a waiter sleeps until it is notified.
 
-A ring says that there is something to do, once: so of those in a process who listen to a topic it
-wakes one. Were it to wake all of them, each ring would have as many look in vain as there are idle
-workers (a thundering herd).
+A notification announces one piece of work, so it wakes one of the waiters of a topic in a process.
+Waking all of them would make every idle worker poll for the same message (a thundering herd).
 """
 
 from __future__ import annotations
@@ -14,39 +13,38 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
-__all__ = ["Bell", "SupportsBells"]
+__all__ = ["Subscription", "SupportsNotifications"]
 
 
-class Bell(ABC):
-    """Wakes one who waits for something that others do.
+class Subscription(ABC):
+    """Wakes one waiter of a topic.
 
-    A ring is a hint: it may be lost with a connection, or come for nothing. So whoever is woken
-    looks, and nobody sleeps for longer than it can bear to miss a ring. A bell rings by itself when
-    it begins to be heard, and whenever it is heard again, for what was missed until then.
+    A notification may be lost with its connection, or be spurious. A waiter that wakes up polls,
+    and every wait has a timeout. A subscription is notified when it becomes active, and after each
+    reconnect, because notifications may have been lost until then.
 
-    Of those in a process who listen to the same topic, each ring wakes one that is not awake yet.
-    It may go away with what it found, or without having looked: so whoever goes has another woken.
+    Each notification wakes one waiter of the process that is still asleep. A waiter that
+    unsubscribes passes its notification on to the next one.
     """
 
     @abstractmethod
-    async def rung(self, timeout_secs: float, due_secs: float = math.inf) -> bool:
-        """Wait until the bell has rung since this returned last, or since it was made.
+    async def wait(self, timeout_secs: float, due_secs: float = math.inf) -> bool:
+        """Wait for a notification since the last call, or since the subscription was made.
 
-        :param timeout_secs: how long to wait at most.
-        :param due_secs: in how many seconds there will be something to do without a ring, as far as
-            the caller knows. It is woken then, but if another who listens here wakes by then
-            anyway: one is enough.
-        :returns: ``False`` if it has not rung.
+        :param timeout_secs: limit on the wait.
+        :param due_secs: seconds until work is due without a notification, as far as the caller
+            knows. The caller wakes up then, unless another waiter of the topic wakes up by then.
+        :returns: ``False`` on timeout.
         """
 
 
-class SupportsBells(ABC):
-    """A backend at which its users can wait without asking again and again."""
+class SupportsNotifications(ABC):
+    """A backend whose waiters need not poll."""
 
     @abstractmethod
-    def listen(self, topic: str) -> AbstractAsyncContextManager[Bell]:
-        """Have a bell that rings for a topic while the block runs.
+    def subscribe(self, topic: str) -> AbstractAsyncContextManager[Subscription]:
+        """Subscribe to a topic while the block runs.
 
-        Entering waits for nothing, and never raises for want of the backend: a bell that cannot be
-        heard yet is as one whose rings are lost.
+        Entering does not wait for the backend, and does not raise if it is unavailable:
+        notifications are lost until the subscription is active.
         """

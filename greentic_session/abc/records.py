@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DONE",
-    "Admission",
-    "Draft",
+    "AllowedOwners",
+    "EncodedSession",
     "Outcome",
     "Page",
     "Record",
     "Verdict",
+    "error_for",
     "mint_incarnation",
-    "undone",
 ]
 
 
@@ -63,7 +63,7 @@ class Record(msgspec.Struct, frozen=True, gc=False):
         return f"Record({self.value}-{self.incarnation}, {len(self.body)} bytes)"
 
 
-class Draft(msgspec.Struct, frozen=True, gc=False):
+class EncodedSession(msgspec.Struct, frozen=True, gc=False):
     """A session that passed every check, encoded and ready to be written.
 
     :ivar scope: ``env/tenant``: with ``key``, the record's address.
@@ -81,7 +81,7 @@ class Draft(msgspec.Struct, frozen=True, gc=False):
 
     def __repr__(self) -> str:
         """Return the address and the size: a body is somebody's state."""
-        return f"Draft({self.scope}, {self.key!r}, {len(self.body)} bytes)"
+        return f"EncodedSession({self.scope}, {self.key!r}, {len(self.body)} bytes)"
 
 
 class Verdict(IntEnum):
@@ -125,7 +125,7 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
         return Cas(value=self.value, incarnation=self.incarnation) if self.value else Cas.none()
 
 
-def undone(key: str, outcome: Outcome) -> SessionError:
+def error_for(key: str, outcome: Outcome) -> SessionError:
     """Return the error for a verdict that means the same to every verb.
 
     :param key: the session's key.
@@ -142,8 +142,8 @@ def undone(key: str, outcome: Outcome) -> SessionError:
     return SessionError(f"key {key!r}: the backend answered {outcome.verdict.name}")
 
 
-class Admission(NamedTuple):
-    """The owners whose live record a call may act on: see :func:`.tenancy.admit`.
+class AllowedOwners(NamedTuple):
+    """The owners whose live record a call may act on: see :func:`.tenancy.allowed_owners_of`.
 
     :ivar exact: the caller's own team and user.
     :ivar shared: the caller's team without a user.

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
 
     from ..model import Cas, SessionKey
-    from .records import Admission, Draft, Outcome, Page, Record
+    from .records import AllowedOwners, EncodedSession, Outcome, Page, Record
 
 __all__ = ["StorePrimitives"]
 
@@ -62,16 +62,16 @@ class StorePrimitives(ABC):
         """
 
     @abstractmethod
-    async def _create(self, draft: Draft) -> Outcome:
+    async def _create(self, encoded: EncodedSession) -> Outcome:
         """Write if absent, with a new incarnation; else ``MISMATCH`` or ``EXISTS``."""
 
     @abstractmethod
-    def _put(self, draft: Draft) -> Outcome | Awaitable[Outcome]:
+    def _put(self, encoded: EncodedSession) -> Outcome | Awaitable[Outcome]:
         """Write; over a live record of the same owner the version grows by one."""
 
     @abstractmethod
     def _update_cas(
-        self, draft: Draft, expected: Cas, until: float | None
+        self, encoded: EncodedSession, expected: Cas, until: float | None
     ) -> Outcome | Awaitable[Outcome]:
         """Write if the token is ``expected``; else ``MISMATCH`` or ``CONFLICT``."""
 
@@ -81,7 +81,7 @@ class StorePrimitives(ABC):
         scope: str,
         key: SessionKey,
         ttl_ms: int | None,
-        admission: Admission | None,
+        allowed: AllowedOwners | None,
         until: float | None,
     ) -> Outcome | Awaitable[Outcome]:
         """Restart the life; ``None`` keeps its length.
@@ -95,7 +95,7 @@ class StorePrimitives(ABC):
         self,
         scope: str,
         key: SessionKey,
-        admission: Admission | None,
+        allowed: AllowedOwners | None,
         expected: Cas | None,
         until: float | None,
     ) -> Outcome:

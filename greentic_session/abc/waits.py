@@ -24,35 +24,35 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ..model import Cas, SessionKey
-    from .records import Draft
+    from .records import EncodedSession
 
 __all__ = [
     "KEPT",
     "UNCONFIRMED",
-    "Announcement",
-    "Bid",
-    "EnteredHint",
+    "ClaimEnding",
+    "ClaimRef",
+    "ClaimRequest",
+    "EndingMode",
     "EventMemory",
-    "Hint",
-    "Hints",
-    "Hold",
     "IndexChange",
+    "IndexEntries",
+    "IndexEntry",
+    "IndexIntent",
+    "IndexRemoval",
+    "IndexUpsert",
     "Registration",
-    "RetiredHint",
     "SeenEvent",
-    "Settlement",
-    "Settling",
-    "Standing",
     "SupportsWaits",
     "WaitBackend",
     "WaitOutcome",
     "WaitOwner",
+    "WaitStatus",
 ]
 
 UNCONFIRMED: Final = -1
-"""In place of :attr:`RetiredHint.since_us`: take the hint out if it was announced only."""
+"""In place of :attr:`IndexRemoval.since_us`: take the hint out if it was announced only."""
 KEPT: Final = -2
-"""In place of :attr:`RetiredHint.since_us`: leave the hint, and end this caller's announcement."""
+"""In place of :attr:`IndexRemoval.since_us`: leave the hint, and end this caller's announcement."""
 
 
 class WaitOwner(NamedTuple):
@@ -66,7 +66,7 @@ class WaitOwner(NamedTuple):
     owner: str
 
 
-class Standing(NamedTuple):
+class WaitStatus(NamedTuple):
     """What a live record says about its wait.
 
     :ivar owner: ``team/user`` of the record.
@@ -82,7 +82,7 @@ class Standing(NamedTuple):
     expires_ms: int
 
 
-class Hold(NamedTuple):
+class ClaimRef(NamedTuple):
     """A claim, as the record knows it.
 
     :ivar scope: ``env/tenant`` of the record.
@@ -122,7 +122,7 @@ class EventMemory(NamedTuple):
 class WaitOutcome(Outcome, frozen=True, gc=False):
     """The end of a step on a record's wait.
 
-    :ivar since_us: as in :class:`Standing`.
+    :ivar since_us: as in :class:`WaitStatus`.
     :ivar moved_from: the reply scope where the session waited before, if that is another.
     :ivar ttl_ms: life of the record (``claim``).
     :ivar body: what the codec wrote (``claim``).
@@ -145,7 +145,7 @@ class WaitOutcome(Outcome, frozen=True, gc=False):
         return f"WaitOutcome({self.verdict.name}, {self.value}-{self.incarnation})"
 
 
-class Settling(StrEnum):
+class EndingMode(StrEnum):
     """How a claim is settled."""
 
     COMPLETE = "complete"
@@ -161,59 +161,59 @@ class Settling(StrEnum):
 class Registration(NamedTuple):
     """What is to wait, and where.
 
-    :ivar draft: the session.
+    :ivar encoded: the session.
     :ivar expected: only over this token, ``Cas.none()`` being an absent record; ``None`` is any.
     :ivar scope_hash: where it waits.
     :ivar event: digest of the event that is completed by this, empty for none.
     :ivar floor_us: the new ``since_us`` is higher than this.
     """
 
-    draft: Draft
+    encoded: EncodedSession
     expected: Cas | None
     scope_hash: str
     event: str = ""
     floor_us: int = 0
 
 
-class Bid(NamedTuple):
+class ClaimRequest(NamedTuple):
     """What is claimed, by whom and for how long.
 
-    :ivar hold: whose record; its fence is not looked at.
+    :ivar ref: whose record; its fence is not looked at.
     :ivar scope_hash: where the session has to wait.
     :ivar attempt: names the attempt.
     :ivar event: digest of the event, empty for none.
     :ivar lease_ms: how long, in milliseconds.
     """
 
-    hold: Hold
+    ref: ClaimRef
     scope_hash: str
     attempt: str
     event: str
     lease_ms: int
 
 
-class Settlement(NamedTuple):
+class ClaimEnding(NamedTuple):
     """How a claim ends.
 
-    :ivar hold: the claim.
+    :ivar ref: the claim.
     :ivar how: what is to happen.
-    :ivar draft: what to write; ``None`` with ``FINISH``.
+    :ivar encoded: what to write; ``None`` with ``FINISH``.
     :ivar expected: the token that the claim has seen last.
     :ivar event: digest of the event that is completed by this, empty for none.
     :ivar scope_hash: with ``WAIT``, where.
     :ivar floor_us: with ``WAIT``, the new ``since_us`` is higher than this.
     """
 
-    hold: Hold
-    how: Settling
-    draft: Draft | None
+    ref: ClaimRef
+    how: EndingMode
+    encoded: EncodedSession | None
     expected: Cas
     event: str = ""
     scope_hash: str = ""
     floor_us: int = 0
 
 
-class Hint(NamedTuple):
+class IndexEntry(NamedTuple):
     """A session that may wait under a reply scope.
 
     :ivar key: the session's key.
@@ -226,18 +226,18 @@ class Hint(NamedTuple):
     expires_ms: int
 
 
-class Hints(NamedTuple):
+class IndexEntries(NamedTuple):
     """What the index knows of a reply scope.
 
-    :ivar hints: sessions that may wait there.
+    :ivar entries: sessions that may wait there.
     :ivar seen: whether the event asked about was completed.
     """
 
-    hints: Sequence[Hint]
+    entries: Sequence[IndexEntry]
     seen: bool
 
 
-class Announcement(NamedTuple):
+class IndexIntent(NamedTuple):
     """A hint that was entered before the record.
 
     :ivar mark: names the announcement.
@@ -247,10 +247,10 @@ class Announcement(NamedTuple):
 
     mark: str
     is_new: bool
-    others: Sequence[Hint]
+    others: Sequence[IndexEntry]
 
 
-class EnteredHint(NamedTuple):
+class IndexUpsert(NamedTuple):
     """A hint to put into the index.
 
     :ivar scope_hash: the reply scope.
@@ -268,7 +268,7 @@ class EnteredHint(NamedTuple):
     mark: str = ""
 
 
-class RetiredHint(NamedTuple):
+class IndexRemoval(NamedTuple):
     """A hint to take out of the index, unless a later registration stands behind it.
 
     :ivar scope_hash: the reply scope.
@@ -286,13 +286,13 @@ class RetiredHint(NamedTuple):
 class IndexChange(msgspec.Struct, frozen=True, kw_only=True):
     """A change of a user's index, in one step.
 
-    :ivar entered: a session that waits.
-    :ivar retired: hints to take out.
+    :ivar upsert: a session that waits.
+    :ivar removals: hints to take out.
     :ivar events: completed events to remember, the newest last.
     """
 
-    entered: EnteredHint | None = None
-    retired: tuple[RetiredHint, ...] = ()
+    upsert: IndexUpsert | None = None
+    removals: tuple[IndexRemoval, ...] = ()
     events: tuple[SeenEvent, ...] = ()
 
 
@@ -316,7 +316,7 @@ class WaitBackend(ABC):
     # --- on a record -------------------------------------------------------------------------
 
     @abstractmethod
-    async def pause(
+    async def register(
         self, registration: Registration, events: EventMemory, until: float | None
     ) -> WaitOutcome:
         """Write the session and let it wait; a claim on it is pushed aside.
@@ -326,7 +326,9 @@ class WaitBackend(ABC):
         """
 
     @abstractmethod
-    async def claim(self, bid: Bid, events: EventMemory, until: float | None) -> WaitOutcome:
+    async def claim(
+        self, request: ClaimRequest, events: EventMemory, until: float | None
+    ) -> WaitOutcome:
         """Claim the wait, which moves the token; or renew the lease of the same attempt's claim.
 
         :returns: ``DONE`` with the record and the claim; ``SEEN`` if the event was completed;
@@ -335,15 +337,15 @@ class WaitBackend(ABC):
         """
 
     @abstractmethod
-    async def renew(self, hold: Hold, lease_ms: int, until: float | None) -> WaitOutcome:
+    async def renew(self, ref: ClaimRef, lease_ms: int, until: float | None) -> WaitOutcome:
         """Let the lease end no sooner than ``lease_ms`` from now.
 
         :returns: ``DONE`` with ``lease_ms`` and ``left_ms``; ``LOST``.
         """
 
     @abstractmethod
-    async def settle(
-        self, settlement: Settlement, events: EventMemory, until: float | None
+    async def end_claim(
+        self, ending: ClaimEnding, events: EventMemory, until: float | None
     ) -> WaitOutcome:
         """End the claim, or save under it, and remember the event, in one step.
 
@@ -351,7 +353,7 @@ class WaitBackend(ABC):
         """
 
     @abstractmethod
-    async def release(self, hold: Hold, attempt: str, until: float | None) -> WaitOutcome:
+    async def release(self, ref: ClaimRef, attempt: str, until: float | None) -> WaitOutcome:
         """Give the claim back; the record's life begins anew.
 
         :param attempt: names the attempt that holds it, where the fence is not known; else empty.
@@ -359,7 +361,7 @@ class WaitBackend(ABC):
         """
 
     @abstractmethod
-    async def displace(
+    async def supersede(
         self, scope: str, key: SessionKey, scope_hash: str, since_us: int, until: float | None
     ) -> None:
         """Let the session wait no longer, if it waits there since exactly then.
@@ -386,13 +388,13 @@ class WaitBackend(ABC):
         """
 
     @abstractmethod
-    async def inspect(
+    async def read_status(
         self, scope: str, keys: Sequence[SessionKey], until: float | None
-    ) -> Sequence[Standing | None]:
+    ) -> Sequence[WaitStatus | None]:
         """Return what the live records say, in the order of ``keys``, which are at least one."""
 
     @abstractmethod
-    async def survey(
+    async def list_keys(
         self, scope: str, position: object | None
     ) -> tuple[Sequence[SessionKey], object | None]:
         """Return keys of a scope from ``position`` on (``None``: the start), and what follows."""
@@ -400,24 +402,31 @@ class WaitBackend(ABC):
     # --- on an index -------------------------------------------------------------------------
 
     @abstractmethod
-    async def hints(
+    async def entries(
         self,
-        whose: WaitOwner,
+        wait_owner: WaitOwner,
         scope_hash: str,
         event: str,
         events: EventMemory,
         until: float | None,
-    ) -> Hints:
+    ) -> IndexEntries:
         """Return the hints under a reply scope, and whether the event was completed there."""
 
     @abstractmethod
-    async def all_hints(self, whose: WaitOwner, until: float | None) -> Sequence[tuple[str, Hint]]:
+    async def all_entries(
+        self, wait_owner: WaitOwner, until: float | None
+    ) -> Sequence[tuple[str, IndexEntry]]:
         """Return every reply scope and hint of the owner."""
 
     @abstractmethod
-    async def announce(
-        self, whose: WaitOwner, scope_hash: str, key: SessionKey, ttl_ms: int, until: float | None
-    ) -> Announcement:
+    async def index_intent(
+        self,
+        wait_owner: WaitOwner,
+        scope_hash: str,
+        key: SessionKey,
+        ttl_ms: int,
+        until: float | None,
+    ) -> IndexIntent:
         """Enter a hint before the record is written, so that no wait exists without one.
 
         Nobody else takes it out for as long as the call may still be under way, or until this
@@ -427,8 +436,8 @@ class WaitBackend(ABC):
         """
 
     @abstractmethod
-    async def reindex(
-        self, whose: WaitOwner, change: IndexChange, events: EventMemory, until: float | None
+    async def update_index(
+        self, wait_owner: WaitOwner, change: IndexChange, events: EventMemory, until: float | None
     ) -> None:
         """Change the index: enter, retire, remember."""
 

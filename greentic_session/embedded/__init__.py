@@ -18,7 +18,7 @@
 Paths stand in no command line and in no message.
 """
 
-from .server import EmbeddedHost
+from .server import EmbeddedServer
 from .store import embedded_session_store
 
-__all__ = ["EmbeddedHost", "embedded_session_store"]
+__all__ = ["EmbeddedServer", "embedded_session_store"]

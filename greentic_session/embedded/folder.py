@@ -11,8 +11,8 @@ from contextlib import suppress
 from typing import Final, final
 
 __all__ = [
-    "KEEPER",
     "SERVER",
+    "SUPERVISOR",
     "USERS",
     "Folder",
     "FolderError",
@@ -22,7 +22,7 @@ __all__ = [
 ]
 
 USERS: Final = "users.lock"
-KEEPER: Final = "keeper.lock"
+SUPERVISOR: Final = "keeper.lock"
 SERVER: Final = "server.lock"
 SOCKET: Final = "server.sock"
 

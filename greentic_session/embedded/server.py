@@ -17,29 +17,29 @@ from typing import TYPE_CHECKING, Final, final
 
 from .._compat import override
 from ..errors import StoreUnavailableError
-from ..redis.transport.failures import UnknownPlaceError
-from ..redis.transport.server_process import ServerHost
+from ..redis.transport.failures import UnknownServerError
+from ..redis.transport.server_process import ServerProcess
 from .binary import ServerNotFoundError, valkey_binary
-from .folder import KEEPER, SERVER, USERS, Folder, FolderError, locked, short_link, socket_path
+from .folder import SERVER, SUPERVISOR, USERS, Folder, FolderError, locked, short_link, socket_path
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
     from ..config import EmbeddedConfig
 
-__all__ = ["EmbeddedHost"]
+__all__ = ["EmbeddedServer"]
 
 _LOOK_AGAIN_SECS: Final = 0.005
 _LEAVE_SECS: Final = 20.0
 _MOST_LAUNCHES: Final = 2
 """Keepers started in a row: one that goes although it is needed could not keep its server."""
-_KEEPER: Final = Path(__file__).with_name("supervisor.py")
+_SUPERVISOR: Final = Path(__file__).with_name("supervisor.py")
 _NOT_STARTED: Final = "the embedded server does not start; server.log in its folder may say why"
 _LATE: Final = "the embedded server was not ready in time"
 
 
 @final
-class EmbeddedHost(ServerHost):
+class EmbeddedServer(ServerProcess):
     """Has the server of a folder run for as long as this process uses it.
 
     :param config: checked configuration.
@@ -63,37 +63,37 @@ class EmbeddedHost(ServerHost):
 
     @override
     async def start(self) -> None:
-        """As :meth:`ServerHost.start`; the server has read its file by then."""
+        """As :meth:`ServerProcess.start`; the server has read its file by then."""
         is_up = False
         self._launches = 0
         try:
             async with asyncio.timeout(self._start_secs):
-                await self.ensure()
+                await self.ensure_running()
                 while not await self._answers():
                     await asyncio.sleep(_LOOK_AGAIN_SECS)
-                    await self.ensure()
+                    await self.ensure_running()
             is_up = True
         except TimeoutError:
             raise StoreUnavailableError(_LATE, code="timeout") from None
-        except UnknownPlaceError as error:
+        except UnknownServerError as error:
             raise StoreUnavailableError(error.reason) from None
         except OSError as error:
             reason = os.strerror(error.errno or errno.EIO)
             raise StoreUnavailableError(f"{_NOT_STARTED}: {reason}") from None
         finally:
             if not is_up:  # nobody will leave what nobody entered
-                self.forget()
+                self.release_locks()
                 if self._launched is not None:
                     self._launched.wait(_LEAVE_SECS)  # the time that an interpreter takes to start
 
     @override
-    async def ensure(self) -> None:
-        """As :meth:`ServerHost.ensure`."""
+    async def ensure_running(self) -> None:
+        """As :meth:`ServerProcess.ensure_running`."""
         try:
             while not self._is_up():  # noqa: ASYNC110 - locks and sockets tell only who asks
                 await asyncio.sleep(_LOOK_AGAIN_SECS)
         except FolderError as error:
-            raise UnknownPlaceError(error.reason) from None
+            raise UnknownServerError(error.reason) from None
 
     @override
     async def aclose(self) -> None:
@@ -101,14 +101,14 @@ class EmbeddedHost(ServerHost):
         if self._users is None:
             return
         with suppress(OSError, FolderError):
-            self._have_keeper_for_the_end()
-        self.forget()
+            self._ensure_supervisor_for_shutdown()
+        self.release_locks()
         with suppress(TimeoutError, OSError, FolderError):
             async with asyncio.timeout(_LEAVE_SECS):
                 while self._is_waited_for():  # noqa: ASYNC110 - as above
                     await asyncio.sleep(_LOOK_AGAIN_SECS)
 
-    def forget(self) -> None:
+    def release_locks(self) -> None:
         """Give up every lock, at once. In a forked process, that leaves its parent's alone."""
         self._users = None
         _free_all(self._held)
@@ -119,20 +119,20 @@ class EmbeddedHost(ServerHost):
             self._launched = None
         folder = Folder(self._path)
         try:
-            if not self._joined(folder):
+            if not self._join(folder):
                 return False  # its keeper is about to go
-            self._have_keeper(folder)
+            self._ensure_supervisor(folder)
         finally:
             folder.close()
         return self._listens()
 
-    def _joined(self, folder: Folder) -> bool:
+    def _join(self, folder: Folder) -> bool:
         if self._users is not None:
             with suppress(FileNotFoundError):
                 there = os.stat(USERS, dir_fd=folder.fd)
                 if os.path.samestat(there, os.fstat(self._users)):
                     return True
-            self.forget()  # the folder was removed and made anew
+            self.release_locks()  # the folder was removed and made anew
         users = self._opened(folder, USERS)
         if not locked(users, fcntl.LOCK_SH):
             self._let_go(users)
@@ -140,33 +140,33 @@ class EmbeddedHost(ServerHost):
         self._users = users
         return True
 
-    def _have_keeper(self, folder: Folder) -> None:
-        lock = self._opened(folder, KEEPER)
+    def _ensure_supervisor(self, folder: Folder) -> None:
+        lock = self._opened(folder, SUPERVISOR)
         try:
             if locked(lock, fcntl.LOCK_EX):  # there is none; the new one inherits the lock
                 self._launch(folder, lock)
         finally:
             self._let_go(lock)
 
-    def _have_keeper_for_the_end(self) -> None:
+    def _ensure_supervisor_for_shutdown(self) -> None:
         """Have somebody end the server, if its keeper was killed and nobody told it."""
         if self._listens():
             folder = Folder(self._path)
             try:
-                self._have_keeper(folder)
+                self._ensure_supervisor(folder)
             finally:
                 folder.close()
 
     def _launch(self, folder: Folder, lock: int) -> None:
         if self._launches == _MOST_LAUNCHES:
             self._launches = 0  # somebody may have mended it by the next call
-            raise UnknownPlaceError(_NOT_STARTED)
+            raise UnknownServerError(_NOT_STARTED)
         self._launches += 1
         link = short_link(self._path) if self._socket.startswith(short_link(self._path)) else ""
         try:
             self._launched = subprocess.Popen(  # noqa: S603 - ours
                 [
-                    *(sys.executable, "-I", "-S", str(_KEEPER)),
+                    *(sys.executable, "-I", "-S", str(_SUPERVISOR)),
                     *(str(folder.fd), str(lock), link, *self._server),
                 ],
                 stdin=subprocess.DEVNULL,
@@ -176,7 +176,7 @@ class EmbeddedHost(ServerHost):
                 start_new_session=True,  # signals of our terminal are not for it
             )
         except OSError:
-            raise UnknownPlaceError(_NOT_STARTED) from None
+            raise UnknownServerError(_NOT_STARTED) from None
 
     def _listens(self) -> bool:
         with socket.socket(socket.AF_UNIX) as client:
@@ -211,7 +211,7 @@ class EmbeddedHost(ServerHost):
                 return True  # it is going
             if not locked(users, fcntl.LOCK_EX):
                 return False  # others are there
-        for name in (KEEPER, SERVER):
+        for name in (SUPERVISOR, SERVER):
             with _file(self._path, name) as lock:
                 if not locked(lock, fcntl.LOCK_SH):
                     return True
@@ -230,13 +230,13 @@ class EmbeddedHost(ServerHost):
 
 
 _FORKING: Final = threading.RLock()
-_HOSTS: Final[weakref.WeakSet[EmbeddedHost]] = weakref.WeakSet()
+_HOSTS: Final[weakref.WeakSet[EmbeddedServer]] = weakref.WeakSet()
 
 
 def _after_in_child() -> None:
     _FORKING.release()
     for host in (*_HOSTS,):
-        host.forget()
+        host.release_locks()
 
 
 os.register_at_fork(

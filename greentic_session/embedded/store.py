@@ -9,7 +9,7 @@ from ..errors import InvalidInputError
 from ..redis import RedisSessionStore
 from .binary import ServerNotFoundError
 from .folder import socket_path
-from .server import EmbeddedHost
+from .server import EmbeddedServer
 
 if TYPE_CHECKING:
     from ..config import EmbeddedConfig
@@ -35,7 +35,7 @@ def embedded_session_store(
     """
     config.check()
     try:
-        host = EmbeddedHost(config)
+        host = EmbeddedServer(config)
     except ServerNotFoundError as error:
         raise InvalidInputError("url_or_config", f"no embedded server: {error}") from None
     server = config.server(socket_path(config.path))

@@ -45,8 +45,8 @@ def main(arguments: list[str]) -> int:
 
     :return: 0 if it went as it should.
     """
-    folder, keeper, link, *command = int(arguments[0]), int(arguments[1]), *arguments[2:]
-    os.set_inheritable(keeper, False)
+    folder, renewer, link, *command = int(arguments[0]), int(arguments[1]), *arguments[2:]
+    os.set_inheritable(renewer, False)
     os.fchdir(folder)
     os.close(folder)
     os.umask(0o077)
@@ -67,7 +67,7 @@ def main(arguments: list[str]) -> int:
         with suppress(OSError):
             os.unlink(name)
     # The users' lock last: who gets it next finds the place empty.
-    for fd in (server, keeper, users):
+    for fd in (server, renewer, users):
         os.close(fd)
     return 0 if went_well else 1
 

@@ -9,7 +9,14 @@ from anyio.lowlevel import checkpoint
 from msgspec.structs import replace
 
 from .._compat import override
-from ..abc.affinity import AffinityBackend, Placed, PlacePage, Seat, SeatOutcome, rendezvous
+from ..abc.affinity import (
+    AffinityBackend,
+    MemberRecord,
+    MembershipOutcome,
+    PlacementRecord,
+    PlacePage,
+    rendezvous,
+)
 from ..abc.records import Verdict
 from .expiry import ExpiryIndex
 
@@ -24,7 +31,7 @@ __all__ = ["MemoryAffinity"]
 _PAGE: Final = 512
 
 
-class _Held(msgspec.Struct, frozen=True, gc=False):
+class _Member(msgspec.Struct, frozen=True, gc=False):
     """A member.
 
     :ivar due: when the expiry index looks at it.
@@ -62,7 +69,7 @@ class MemoryAffinity(AffinityBackend):
 
     def __init__(self, clock: Clock) -> None:
         self._now_ms: Final[Callable[[], int]] = clock.now_ms
-        self._members: Final[dict[str, dict[str, _Held]]] = {}
+        self._members: Final[dict[str, dict[str, _Member]]] = {}
         self._places: Final[dict[str, dict[str, _Placement]]] = {}
         self._member_expiry: Final = ExpiryIndex()
         self._place_expiry: Final = ExpiryIndex()
@@ -92,7 +99,7 @@ class MemoryAffinity(AffinityBackend):
     # --- members -----------------------------------------------------------------------------
 
     @override
-    async def join(self, group: str, worker: str, attempt: str, lease_ms: int) -> SeatOutcome:
+    async def join(self, group: str, worker: str, attempt: str, lease_ms: int) -> MembershipOutcome:
         now_ms = self._now_ms()
         held = self._members.get(group, {}).get(worker)
         ends_ms = now_ms + lease_ms
@@ -102,21 +109,23 @@ class MemoryAffinity(AffinityBackend):
         elif held.attempt == attempt:
             fence, ends_ms = held.fence, max(ends_ms, held.ends_ms)
         else:
-            return SeatOutcome(Verdict.CLAIMED, ends_ms=held.ends_ms)
-        return self._sit(group, worker, _Held(attempt, fence, ends_ms, 0), now_ms)
+            return MembershipOutcome(Verdict.CLAIMED, ends_ms=held.ends_ms)
+        return self._join_or_renew(group, worker, _Member(attempt, fence, ends_ms, 0), now_ms)
 
     @override
-    async def renew(self, group: str, worker: str, attempt: str, lease_ms: int) -> SeatOutcome:
+    async def renew(
+        self, group: str, worker: str, attempt: str, lease_ms: int
+    ) -> MembershipOutcome:
         now_ms = self._now_ms()
-        held = self._held(group, worker, attempt, now_ms)
+        held = self._member(group, worker, attempt, now_ms)
         if held is None:
-            return SeatOutcome(Verdict.LOST)
+            return MembershipOutcome(Verdict.LOST)
         held = replace(held, ends_ms=max(now_ms + lease_ms, held.ends_ms))
-        return self._sit(group, worker, held, now_ms)
+        return self._join_or_renew(group, worker, held, now_ms)
 
     @override
     async def leave(self, group: str, worker: str, attempt: str) -> bool:
-        held = self._held(group, worker, attempt, self._now_ms())
+        held = self._member(group, worker, attempt, self._now_ms())
         if held is None:
             return False
         self._member_expiry.discard((group, worker), held.due)
@@ -124,10 +133,10 @@ class MemoryAffinity(AffinityBackend):
         return True
 
     @override
-    async def members(self, group: str) -> list[Seat]:
+    async def members(self, group: str) -> list[MemberRecord]:
         now_ms = self._now_ms()
         return [
-            Seat(worker, held.fence, held.ends_ms)
+            MemberRecord(worker, held.fence, held.ends_ms)
             for worker, held in self._members.get(group, {}).items()
             if now_ms < held.ends_ms
         ]
@@ -135,7 +144,7 @@ class MemoryAffinity(AffinityBackend):
     # --- places ------------------------------------------------------------------------------
 
     @override
-    async def assign(self, group: str, place: str, ttl_ms: int) -> Placed | None:
+    async def assign(self, group: str, place: str, ttl_ms: int) -> PlacementRecord | None:
         now_ms = self._now_ms()
         at = self._live(group, place, now_ms)
         chosen = None if at is None else self._server(group, at, now_ms)
@@ -146,7 +155,7 @@ class MemoryAffinity(AffinityBackend):
         if chosen is None:
             return None
         at = _Placement(chosen, "", ttl_ms) if at is None else replace(at, worker=chosen)
-        return Placed(chosen, chosen == at.pin, self._keep(group, place, at, now_ms))
+        return PlacementRecord(chosen, chosen == at.pin, self._keep(group, place, at, now_ms))
 
     @override
     async def pin(self, group: str, place: str, worker: str, ttl_ms: int) -> None:
@@ -186,7 +195,7 @@ class MemoryAffinity(AffinityBackend):
         return True
 
     @override
-    async def find(self, group: str, place: str) -> Placed | None:
+    async def find(self, group: str, place: str) -> PlacementRecord | None:
         return self._find(group, place, self._now_ms())
 
     @override
@@ -201,26 +210,29 @@ class MemoryAffinity(AffinityBackend):
         found = [
             place
             for place in places[start:end]
-            if (placed := self._find(group, place, now_ms)) is not None and placed.worker == worker
+            if (placement := self._find(group, place, now_ms)) is not None
+            and placement.worker == worker
         ]
         return PlacePage(found, (places, end) if end < len(places) else None)
 
     # --- shared steps ------------------------------------------------------------------------
 
-    def _held(self, group: str, worker: str, attempt: str, now_ms: int) -> _Held | None:
+    def _member(self, group: str, worker: str, attempt: str, now_ms: int) -> _Member | None:
         held = self._members.get(group, {}).get(worker)
         if held is None or held.attempt != attempt or now_ms >= held.ends_ms:
             return None
         return held
 
-    def _sit(self, group: str, worker: str, held: _Held, now_ms: int) -> SeatOutcome:
+    def _join_or_renew(
+        self, group: str, worker: str, held: _Member, now_ms: int
+    ) -> MembershipOutcome:
         members = self._members.setdefault(group, {})
         before = members.get(worker)
         due = self._scheduled(
             self._member_expiry, (group, worker), before.due if before else 0, held.ends_ms, now_ms
         )
         members[worker] = replace(held, due=due)
-        return SeatOutcome(Verdict.DONE, held.fence, held.ends_ms, held.ends_ms - now_ms)
+        return MembershipOutcome(Verdict.DONE, held.fence, held.ends_ms, held.ends_ms - now_ms)
 
     def _live(self, group: str, place: str, now_ms: int) -> _Placement | None:
         at = self._places.get(group, {}).get(place)
@@ -234,12 +246,12 @@ class MemoryAffinity(AffinityBackend):
                 return worker
         return None
 
-    def _find(self, group: str, place: str, now_ms: int) -> Placed | None:
+    def _find(self, group: str, place: str, now_ms: int) -> PlacementRecord | None:
         at = self._live(group, place, now_ms)
         worker = None if at is None else self._server(group, at, now_ms)
         if at is None or worker is None:
             return None
-        return Placed(worker, worker == at.pin, at.expires_ms)
+        return PlacementRecord(worker, worker == at.pin, at.expires_ms)
 
     def _keep(self, group: str, place: str, at: _Placement, now_ms: int) -> int:
         """Write a placement whose life begins now, and return when it expires."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..abc.waits import EventMemory
     from .expiry import Name
 
-__all__ = ["EventLog", "SeenIds"]
+__all__ = ["DedupeWindow", "EventLog"]
 
 
 @final
@@ -85,7 +85,7 @@ class EventLog:
 
 
 @final
-class SeenIds:
+class DedupeWindow:
     """Per name, the newest ids; forgotten in one piece when the last of them is old enough."""
 
     def __init__(self) -> None:

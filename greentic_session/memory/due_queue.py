@@ -6,7 +6,7 @@ import heapq
 from typing import TYPE_CHECKING, Final, final
 
 if TYPE_CHECKING:
-    from ..abc.inbox import Mailbox
+    from ..abc.inbox import MailboxRef
 
 __all__ = ["DueQueue"]
 
@@ -18,17 +18,17 @@ class DueQueue:
     __slots__ = ("_due", "_entered", "_heap")
 
     def __init__(self) -> None:
-        self._due: Final[dict[Mailbox, tuple[int, int]]] = {}
-        self._heap: list[tuple[int, int, Mailbox]] = []
+        self._due: Final[dict[MailboxRef, tuple[int, int]]] = {}
+        self._heap: list[tuple[int, int, MailboxRef]] = []
         self._entered = 0
 
     def __len__(self) -> int:
         return len(self._due)
 
-    def __contains__(self, box: Mailbox) -> bool:
+    def __contains__(self, box: MailboxRef) -> bool:
         return box in self._due
 
-    def move(self, box: Mailbox, at_ms: int) -> None:
+    def move(self, box: MailboxRef, at_ms: int) -> None:
         """Enter a session, or let it be due at another time; behind all others of that time."""
         self._entered += 1
         self._due[box] = at_ms, self._entered
@@ -37,13 +37,13 @@ class DueQueue:
             self._heap = [(at, entered, one) for one, (at, entered) in self._due.items()]
             heapq.heapify(self._heap)
 
-    def discard(self, box: Mailbox) -> None:
+    def discard(self, box: MailboxRef) -> None:
         """Take a session out."""
         self._due.pop(box, None)
         if not self._due:
             self._heap.clear()
 
-    def first(self) -> tuple[int, Mailbox] | None:
+    def first(self) -> tuple[int, MailboxRef] | None:
         """Return when the first session is due, and which that is; ``None`` if there is none."""
         while self._heap:
             at_ms, entered, box = self._heap[0]

@@ -9,13 +9,13 @@ from .expiry import ExpiryIndex
 if TYPE_CHECKING:
     from .expiry import Name
 
-__all__ = ["Shelves"]
+__all__ = ["ExpiringLists"]
 
 T = TypeVar("T")
 
 
 @final
-class Shelves(Generic[T]):
+class ExpiringLists(Generic[T]):
     """Per name, things in the order in which they came, each forgotten at its own time."""
 
     def __init__(self) -> None:

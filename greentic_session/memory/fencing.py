@@ -11,8 +11,8 @@ from ..abc.records import Outcome, Verdict
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ..abc.fencing import Guard, GuardKind
-    from ..abc.records import Draft
+    from ..abc.fencing import LeaseKind, LeaseRef
+    from ..abc.records import EncodedSession
     from ..model import Cas
 
 __all__ = ["MemoryFencedWrites"]
@@ -31,23 +31,23 @@ class MemoryFencedWrites(FencedWrites):
 
     def __init__(
         self,
-        put: Callable[[Draft], Outcome],
-        update_cas: Callable[[Draft, Cas, float | None], Outcome],
+        put: Callable[[EncodedSession], Outcome],
+        update_cas: Callable[[EncodedSession, Cas, float | None], Outcome],
     ) -> None:
         self._put: Final = put
         self._update_cas: Final = update_cas
-        self.is_held: Final[dict[GuardKind, Callable[[Guard], bool]]] = {}
+        self.is_held: Final[dict[LeaseKind, Callable[[LeaseRef], bool]]] = {}
 
     @override
-    async def put(self, draft: Draft, guard: Guard) -> Outcome:
+    async def put(self, encoded: EncodedSession, guard: LeaseRef) -> Outcome:
         """As :meth:`FencedWrites.put`."""
-        return self._put(draft) if self._holds(guard) else _LOST
+        return self._put(encoded) if self._holds(guard) else _LOST
 
     @override
-    async def update_cas(self, draft: Draft, expected: Cas, guard: Guard) -> Outcome:
+    async def update_cas(self, encoded: EncodedSession, expected: Cas, guard: LeaseRef) -> Outcome:
         """As :meth:`FencedWrites.update_cas`."""
-        return self._update_cas(draft, expected, None) if self._holds(guard) else _LOST
+        return self._update_cas(encoded, expected, None) if self._holds(guard) else _LOST
 
-    def _holds(self, guard: Guard) -> bool:
+    def _holds(self, guard: LeaseRef) -> bool:
         is_held = self.is_held.get(guard.kind)
         return is_held is not None and is_held(guard)

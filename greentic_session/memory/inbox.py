@@ -9,36 +9,36 @@ from typing import TYPE_CHECKING, Final, final
 from anyio.lowlevel import checkpoint
 
 from .._compat import override
-from .._core.tenancy import admission_of, admits
+from .._core.tenancy import allows, owners_open_to
 from ..abc.inbox import (
-    DeadMail,
-    Grant,
+    EnqueueOutcome,
+    GrantedTurn,
     InboxBackend,
     InboxSize,
-    Letter,
-    Mailbox,
-    Nothing,
-    PostOutcome,
-    TurnHold,
+    MailboxRef,
+    NothingDue,
+    StoredDeadLetter,
+    StoredMessage,
+    TurnRef,
 )
 from ..abc.records import Outcome, Verdict, mint_incarnation
-from .dedupe import SeenIds
+from .dedupe import DedupeWindow
 from .due_queue import DueQueue
-from .expiring import Shelves
+from .expiring import ExpiringLists
 from .expiry import ExpiryIndex
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from contextlib import AbstractAsyncContextManager
 
-    from ..abc.fencing import Guard
-    from ..abc.inbox import Bid, Commitment, EarlyPlace, Posting
-    from ..abc.notifications import Bell
+    from ..abc.fencing import LeaseRef
+    from ..abc.inbox import EarlyEventQueue, NewMessage, TakeRequest, TurnCommit
+    from ..abc.notifications import Subscription
     from ..abc.records import Record
     from ..abc.waits import EventMemory
     from ..model import SessionKey
     from .expiry import Name
-    from .notifications import MemoryBells
+    from .notifications import MemoryNotifications
     from .records import Records
     from .waits import MemoryWaits
 
@@ -46,7 +46,7 @@ __all__ = ["MemoryInbox"]
 
 
 @final
-class _Box:
+class _Mailbox:
     """A mailbox that has mail, or whose turn is held.
 
     :ivar whose: whose it is.
@@ -59,11 +59,11 @@ class _Box:
     :ivar done: how many letters of the newest turn have gone.
     """
 
-    __slots__ = ("done", "fence", "lease_ms", "mail", "rest_ms", "tries", "whose", "worker")
+    __slots__ = ("done", "fence", "lease_ms", "mail", "ref", "rest_ms", "tries", "worker")
 
-    def __init__(self, whose: Mailbox) -> None:
-        self.whose: Final = whose
-        self.mail: Final[deque[Letter]] = deque()
+    def __init__(self, ref: MailboxRef) -> None:
+        self.ref: Final = ref
+        self.mail: Final[deque[StoredMessage]] = deque()
         self.fence = 0
         self.lease_ms = 0
         self.worker = ""
@@ -76,14 +76,14 @@ class _Box:
 class _Early:
     """An event that came before its wait.
 
-    :ivar letter: the event.
+    :ivar message: the event.
     :ivar key: whose it is, once a session was found for it.
     """
 
-    __slots__ = ("key", "letter")
+    __slots__ = ("key", "message")
 
-    def __init__(self, letter: Letter) -> None:
-        self.letter: Final = letter
+    def __init__(self, message: StoredMessage) -> None:
+        self.message: Final = message
         self.key: SessionKey | None = None
 
 
@@ -93,7 +93,7 @@ class MemoryInbox(InboxBackend):
 
     :param records: of the store.
     :param waits: of the store.
-    :param bells: of the store.
+    :param notifications: of the store.
     :param check_open: raises once the store is closed.
     """
 
@@ -101,18 +101,18 @@ class MemoryInbox(InboxBackend):
         self,
         records: Records,
         waits: MemoryWaits,
-        bells: MemoryBells,
+        notifications: MemoryNotifications,
         check_open: Callable[[], None],
     ) -> None:
         self._records: Final = records
         self._check_open: Final = check_open
         self._waits: Final = waits
-        self._bells: Final = bells
-        self._boxes: Final[dict[Name, _Box]] = {}
+        self._notifications: Final = notifications
+        self._boxes: Final[dict[Name, _Mailbox]] = {}
         self._queues: Final[dict[str, DueQueue]] = {}
-        self._seen: Final = SeenIds()
-        self._dead: Final[Shelves[tuple[str, DeadMail]]] = Shelves()
-        self._early: Final[Shelves[_Early]] = Shelves()
+        self._seen: Final = DedupeWindow()
+        self._dead: Final[ExpiringLists[tuple[str, StoredDeadLetter]]] = ExpiringLists()
+        self._early: Final[ExpiringLists[_Early]] = ExpiringLists()
         # Of turns that go on without mail: nobody comes to look when their worker has died.
         self._lapses: Final = ExpiryIndex()
         self._fence = 0
@@ -120,8 +120,8 @@ class MemoryInbox(InboxBackend):
     def sizes(self) -> dict[str, int]:
         """Return how many letters and turns there are, and memories of events."""
         return {
-            "mail": sum(len(box.mail) for box in self._boxes.values()),
-            "turns": sum(box.lease_ms > 0 for box in self._boxes.values()),
+            "mail": sum(len(mailbox.mail) for mailbox in self._boxes.values()),
+            "turns": sum(mailbox.lease_ms > 0 for mailbox in self._boxes.values()),
             "dead_letters": len(self._dead),
             "early": len(self._early),
         }
@@ -131,10 +131,14 @@ class MemoryInbox(InboxBackend):
         """Of how many sessions event ids are known."""
         return len(self._seen)
 
-    def is_held(self, guard: Guard) -> bool:
+    def is_held(self, guard: LeaseRef) -> bool:
         """Tell whether a turn is held."""
-        box = self._boxes.get(Mailbox(guard.scope, guard.key))
-        return box is not None and box.fence == guard.fence and self._now_ms() < box.lease_ms
+        mailbox = self._boxes.get(MailboxRef(guard.scope, guard.key))
+        return (
+            mailbox is not None
+            and mailbox.fence == guard.fence
+            and self._now_ms() < mailbox.lease_ms
+        )
 
     def pop_due(self, now_ms: int) -> bool:
         """Look at something that may have come to its end.
@@ -143,12 +147,12 @@ class MemoryInbox(InboxBackend):
         """
         name = self._lapses.pop_due(now_ms)
         if name is not None:
-            box = self._boxes.get(name)
-            if box is not None and not box.mail:
-                if now_ms < box.lease_ms:
-                    self._lapses.add(name, box.lease_ms, now_ms)
+            mailbox = self._boxes.get(name)
+            if mailbox is not None and not mailbox.mail:
+                if now_ms < mailbox.lease_ms:
+                    self._lapses.add(name, mailbox.lease_ms, now_ms)
                 else:
-                    self._forget(box.whose)
+                    self._forget(mailbox.ref)
             return True
         return (
             self._seen.pop_due(now_ms) or self._dead.pop_due(now_ms) or self._early.pop_due(now_ms)
@@ -168,94 +172,94 @@ class MemoryInbox(InboxBackend):
         return None
 
     @override
-    def listen(self, inbox: str) -> AbstractAsyncContextManager[Bell]:
-        return self._bells.listen(_topic(inbox))
+    def subscribe(self, inbox: str) -> AbstractAsyncContextManager[Subscription]:
+        return self._notifications.subscribe(_topic(inbox))
 
     # --- mailboxes ---------------------------------------------------------------------------
 
     @override
-    async def post(self, posting: Posting, until: float | None) -> PostOutcome:
+    async def enqueue(self, message: NewMessage, until: float | None) -> EnqueueOutcome:
         now_ms = self._now_ms()
-        name = posting.box
+        name = message.mailbox
         live = self._records.live(*name, now_ms)
-        if live is not None and not admits(posting.admission, live.owner):
-            return PostOutcome(Verdict.MISMATCH)
-        box = self._boxes.get(name)
-        waiting = 0 if box is None else len(box.mail)
-        worker = "" if box is None or now_ms >= box.lease_ms else box.worker
-        if self._seen.knows(name, posting.event_id, posting.events, now_ms):
+        if live is not None and not allows(message.allowed, live.owner):
+            return EnqueueOutcome(Verdict.MISMATCH)
+        mailbox = self._boxes.get(name)
+        waiting = 0 if mailbox is None else len(mailbox.mail)
+        worker = "" if mailbox is None or now_ms >= mailbox.lease_ms else mailbox.worker
+        if self._seen.knows(name, message.event_id, message.events, now_ms):
             if waiting and not worker:
-                self._bells.ring(_topic(posting.inbox))
-            return PostOutcome(Verdict.SEEN, waiting=waiting, worker=worker)
-        if waiting >= posting.most:
-            return PostOutcome(Verdict.FULL, waiting=waiting, worker=worker)
-        self._seen.add(name, posting.event_id, posting.events, now_ms)
-        letter = Letter(posting.event_id, posting.payload, now_ms, posting.admission.exact)
-        self._append(posting.inbox, name, letter, now_ms)
-        return PostOutcome(Verdict.DONE, waiting=waiting + 1, worker=worker)
+                self._notifications.notify(_topic(message.inbox))
+            return EnqueueOutcome(Verdict.SEEN, waiting=waiting, worker=worker)
+        if waiting >= message.most:
+            return EnqueueOutcome(Verdict.FULL, waiting=waiting, worker=worker)
+        self._seen.add(name, message.event_id, message.events, now_ms)
+        stored = StoredMessage(message.event_id, message.payload, now_ms, message.allowed.exact)
+        self._append(message.inbox, name, stored, now_ms)
+        return EnqueueOutcome(Verdict.DONE, waiting=waiting + 1, worker=worker)
 
     @override
-    async def take(self, bid: Bid, until: float | None) -> Grant | Nothing:
+    async def take(self, request: TakeRequest, until: float | None) -> GrantedTurn | NothingDue:
         await checkpoint()  # who asks in a loop lets others run, perhaps who admits
         self._check_open()
         now_ms = self._now_ms()
-        queue = self._queues.get(bid.inbox)
+        queue = self._queues.get(request.inbox)
         while queue is not None and (first := queue.first()) is not None:
             due_ms, name = first
             if now_ms < due_ms:
-                return Nothing((due_ms - now_ms) / 1000)
-            box = self._boxes.get(name)
-            if box is not None and now_ms < (free_ms := max(box.lease_ms, box.rest_ms)):
+                return NothingDue((due_ms - now_ms) / 1000)
+            mailbox = self._boxes.get(name)
+            if mailbox is not None and now_ms < (free_ms := max(mailbox.lease_ms, mailbox.rest_ms)):
                 queue.move(name, free_ms)
-            elif box is None or not self._try_head(bid, box, now_ms):
+            elif mailbox is None or not self._try_head(request, mailbox, now_ms):
                 self._forget(name)
             else:
-                return self._grant(bid, box, now_ms)
-        return Nothing(None)
+                return self._grant(request, mailbox, now_ms)
+        return NothingDue(None)
 
     @override
-    async def renew(self, hold: TurnHold, lease_ms: int, until: float | None) -> tuple[int, int]:
+    async def renew(self, ref: TurnRef, lease_ms: int, until: float | None) -> tuple[int, int]:
         now_ms = self._now_ms()
-        box = self._held(hold, now_ms)
-        if box is None:
+        mailbox = self._held(ref, now_ms)
+        if mailbox is None:
             return 0, 0
-        box.lease_ms = max(now_ms + lease_ms, box.lease_ms)
-        return box.lease_ms, box.lease_ms - now_ms
+        mailbox.lease_ms = max(now_ms + lease_ms, mailbox.lease_ms)
+        return mailbox.lease_ms, mailbox.lease_ms - now_ms
 
     @override
-    async def commit(self, commitment: Commitment, until: float | None) -> Outcome:
-        hold, *_, handled, in_hand, ends = commitment
+    async def commit(self, result: TurnCommit, until: float | None) -> Outcome:
+        ref, *_, handled, in_hand, ends = result
         now_ms = self._now_ms()
-        box = self._held(hold, now_ms)
-        if box is None:
+        mailbox = self._held(ref, now_ms)
+        if mailbox is None:
             return Outcome(Verdict.LOST)
-        outcome = self._write(commitment, now_ms)
+        outcome = self._write(result, now_ms)
         if outcome.verdict is not Verdict.DONE:
             return outcome
-        if handled > box.done:
-            for _ in range(min(handled - box.done, len(box.mail))):
-                box.mail.popleft()
-            box.done = handled
-            box.tries = 1 if in_hand and not ends else 0
+        if handled > mailbox.done:
+            for _ in range(min(handled - mailbox.done, len(mailbox.mail))):
+                mailbox.mail.popleft()
+            mailbox.done = handled
+            mailbox.tries = 1 if in_hand and not ends else 0
         elif ends:
-            box.tries = max(0, box.tries - 1)  # the head is left: this was no attempt at it
+            mailbox.tries = max(0, mailbox.tries - 1)  # the head is left: this was no attempt at it
         if ends:
-            self._give_back(hold, box, now_ms)
-        elif not box.mail:
-            self._lapses.add(hold.box, box.lease_ms, now_ms)
+            self._release(ref, mailbox, now_ms)
+        elif not mailbox.mail:
+            self._lapses.add(ref.mailbox, mailbox.lease_ms, now_ms)
         return outcome
 
     @override
-    async def release(self, hold: TurnHold, rest_ms: int | None, until: float | None) -> bool:
+    async def release(self, ref: TurnRef, rest_ms: int | None, until: float | None) -> bool:
         now_ms = self._now_ms()
-        box = self._held(hold, now_ms)
-        if box is None:
+        mailbox = self._held(ref, now_ms)
+        if mailbox is None:
             return False
         if rest_ms is None:
-            box.tries = max(0, box.tries - 1)
+            mailbox.tries = max(0, mailbox.tries - 1)
         else:
-            box.rest_ms = now_ms + rest_ms
-        self._give_back(hold, box, now_ms)
+            mailbox.rest_ms = now_ms + rest_ms
+        self._release(ref, mailbox, now_ms)
         return True
 
     @override
@@ -268,9 +272,9 @@ class MemoryInbox(InboxBackend):
     # --- dead letters ------------------------------------------------------------------------
 
     @override
-    async def dead(
+    async def dead_letters(
         self, inbox: str, dead_ms: int, position: object | None
-    ) -> tuple[Sequence[DeadMail], object | None]:
+    ) -> tuple[Sequence[StoredDeadLetter], object | None]:
         now_ms = self._now_ms()
         found = [
             mail
@@ -282,24 +286,24 @@ class MemoryInbox(InboxBackend):
 
     @override
     async def replay(
-        self, inbox: str, mail: DeadMail, dead_ms: int, most: int, until: float | None
+        self, inbox: str, mail: StoredDeadLetter, dead_ms: int, most: int, until: float | None
     ) -> Outcome:
         now_ms = self._now_ms()
-        name = mail.box
+        name = mail.mailbox
         found = [dead for dead in self._dead.of(name, now_ms) if dead[1] == mail]
         if not found:
             return Outcome(Verdict.ABSENT)
-        box = self._boxes.get(name)
-        if box is not None and len(box.mail) >= most:
+        mailbox = self._boxes.get(name)
+        if mailbox is not None and len(mailbox.mail) >= most:
             return Outcome(Verdict.FULL)
         self._dead.remove(name, found[0], now_ms)
-        self._append(inbox, name, mail.letter._replace(at_ms=now_ms), now_ms)
+        self._append(inbox, name, mail.message._replace(at_ms=now_ms), now_ms)
         return Outcome(Verdict.DONE)
 
     @override
-    async def discard(self, mail: DeadMail, until: float | None) -> bool:
+    async def discard(self, mail: StoredDeadLetter, until: float | None) -> bool:
         now_ms = self._now_ms()
-        name = mail.box
+        name = mail.mailbox
         return any(
             one == mail and self._dead.remove(name, (whence, one), now_ms)
             for whence, one in self._dead.of(name, now_ms)
@@ -308,9 +312,9 @@ class MemoryInbox(InboxBackend):
     # --- events that came before their wait --------------------------------------------------
 
     @override
-    async def keep(
+    async def store_early(
         self,
-        place: EarlyPlace,
+        place: EarlyEventQueue,
         event_id: str,
         payload: bytes,
         events: EventMemory,
@@ -319,38 +323,38 @@ class MemoryInbox(InboxBackend):
         now_ms = self._now_ms()
         name = _name_of(place)
         kept = self._early.of(name, now_ms)
-        if any(early.letter.event_id == event_id for early in kept):
+        if any(early.message.event_id == event_id for early in kept):
             return Outcome(Verdict.SEEN)
         if len(kept) >= events.most:
             return Outcome(Verdict.FULL)
-        letter = Letter(event_id, payload, now_ms, place.whose.owner)
-        self._early.add(name, _Early(letter), now_ms + events.ttl_ms, now_ms)
+        message = StoredMessage(event_id, payload, now_ms, place.wait_owner.owner)
+        self._early.add(name, _Early(message), now_ms + events.ttl_ms, now_ms)
         return Outcome(Verdict.DONE)
 
     @override
-    async def assign(
+    async def assign_early(
         self,
-        place: EarlyPlace,
+        place: EarlyEventQueue,
         key: SessionKey,
         gone: str,
         events: EventMemory,
         until: float | None,
-    ) -> Sequence[tuple[SessionKey, Letter]]:
-        told: list[tuple[SessionKey, Letter]] = []
+    ) -> Sequence[tuple[SessionKey, StoredMessage]]:
+        told: list[tuple[SessionKey, StoredMessage]] = []
         for early in self._early.of(_name_of(place), self._now_ms()):
             if early.key is None or early.key == gone:
                 early.key = key
-            told.append((early.key, early.letter))
+            told.append((early.key, early.message))
         return told
 
     @override
-    async def drop(
-        self, place: EarlyPlace, key: SessionKey, letter: Letter, until: float | None
+    async def delete_early(
+        self, place: EarlyEventQueue, key: SessionKey, message: StoredMessage, until: float | None
     ) -> None:
         now_ms = self._now_ms()
         name = _name_of(place)
         for early in self._early.of(name, now_ms):
-            if (early.key, early.letter) == (key, letter):
+            if (early.key, early.message) == (key, message):
                 self._early.remove(name, early, now_ms)
 
     # --- shared steps ------------------------------------------------------------------------
@@ -358,85 +362,93 @@ class MemoryInbox(InboxBackend):
     def _now_ms(self) -> int:
         return self._records.clock.now_ms()
 
-    def _append(self, inbox: str, name: Mailbox, letter: Letter, now_ms: int) -> None:
-        box = self._boxes.get(name)
-        if box is None:
-            box = self._boxes[name] = _Box(name)
-        box.mail.append(letter)
+    def _append(self, inbox: str, name: MailboxRef, message: StoredMessage, now_ms: int) -> None:
+        mailbox = self._boxes.get(name)
+        if mailbox is None:
+            mailbox = self._boxes[name] = _Mailbox(name)
+        mailbox.mail.append(message)
         queue = self._queues.setdefault(inbox, DueQueue())
         if name not in queue:
-            queue.move(name, max(now_ms, box.lease_ms, box.rest_ms))
-        if now_ms >= box.lease_ms:
-            self._bells.ring(_topic(inbox))
+            queue.move(name, max(now_ms, mailbox.lease_ms, mailbox.rest_ms))
+        if now_ms >= mailbox.lease_ms:
+            self._notifications.notify(_topic(inbox))
 
-    def _try_head(self, bid: Bid, box: _Box, now_ms: int) -> bool:
+    def _try_head(self, request: TakeRequest, mailbox: _Mailbox, now_ms: int) -> bool:
         """Count an attempt at the head, or at the first that has not had all of its own and is for
         the session.
 
         :returns: ``False`` if no mail is left.
         """
-        live = self._records.live(*box.whose, now_ms)
-        while box.mail and (box.tries >= bid.attempts or not _is_for(live, box.mail[0])):
-            dead = DeadMail(box.whose, box.mail.popleft(), now_ms, box.tries)
-            self._dead.add(box.whose, (bid.inbox, dead), now_ms + bid.dead_ms, now_ms)
-            box.tries = 0
-        box.tries += 1
-        return bool(box.mail)
+        live = self._records.live(*mailbox.ref, now_ms)
+        while mailbox.mail and (
+            mailbox.tries >= request.attempts or not _is_for(live, mailbox.mail[0])
+        ):
+            dead = StoredDeadLetter(mailbox.ref, mailbox.mail.popleft(), now_ms, mailbox.tries)
+            self._dead.add(mailbox.ref, (request.inbox, dead), now_ms + request.dead_ms, now_ms)
+            mailbox.tries = 0
+        mailbox.tries += 1
+        return bool(mailbox.mail)
 
-    def _grant(self, bid: Bid, box: _Box, now_ms: int) -> Grant:
-        self._fence = box.fence = max(now_ms * 1000, self._fence + 1)
-        box.lease_ms, box.worker = now_ms + bid.lease_ms, bid.worker
-        box.rest_ms = box.done = 0
-        self._queues[bid.inbox].move(box.whose, box.lease_ms)
-        live = self._records.live(*box.whose, now_ms)
-        first = box.mail[0].owner
+    def _grant(self, request: TakeRequest, mailbox: _Mailbox, now_ms: int) -> GrantedTurn:
+        self._fence = mailbox.fence = max(now_ms * 1000, self._fence + 1)
+        mailbox.lease_ms, mailbox.worker = now_ms + request.lease_ms, request.worker
+        mailbox.rest_ms = mailbox.done = 0
+        self._queues[request.inbox].move(mailbox.ref, mailbox.lease_ms)
+        live = self._records.live(*mailbox.ref, now_ms)
+        first = mailbox.mail[0].owner
 
-        def follows(letter: Letter) -> bool:
+        def follows(message: StoredMessage) -> bool:
             # Whose session it will be is not known where there is none: one caller's at a time.
-            return letter.owner == first or (live is not None and _is_for(live, letter))
+            return message.owner == first or (live is not None and _is_for(live, message))
 
-        letters = islice(box.mail, bid.most if box.tries == 1 else 1)
-        return Grant(
-            TurnHold(bid.inbox, box.whose, box.fence),
-            box.lease_ms,
-            bid.lease_ms,
-            tuple(takewhile(follows, letters)),
-            box.tries,
+        messages = islice(mailbox.mail, request.most if mailbox.tries == 1 else 1)
+        return GrantedTurn(
+            TurnRef(request.inbox, mailbox.ref, mailbox.fence),
+            mailbox.lease_ms,
+            request.lease_ms,
+            tuple(takewhile(follows, messages)),
+            mailbox.tries,
             live,
         )
 
-    def _held(self, hold: TurnHold, now_ms: int) -> _Box | None:
-        box = self._boxes.get(hold.box)
-        return box if box and box.fence == hold.fence and now_ms < box.lease_ms else None
+    def _held(self, ref: TurnRef, now_ms: int) -> _Mailbox | None:
+        mailbox = self._boxes.get(ref.mailbox)
+        return (
+            mailbox
+            if mailbox and mailbox.fence == ref.fence and now_ms < mailbox.lease_ms
+            else None
+        )
 
-    def _write(self, commitment: Commitment, now_ms: int) -> Outcome:
-        hold, draft, removes, expected, *_ = commitment
-        if draft is None and not removes:
+    def _write(self, result: TurnCommit, now_ms: int) -> Outcome:
+        ref, encoded, removes, expected, *_ = result
+        if encoded is None and not removes:
             return Outcome(Verdict.DONE, at_ms=now_ms)
-        live = self._records.live(*hold.box, now_ms)
-        if live is not None and draft is not None and live.owner != draft.owner:
+        live = self._records.live(*ref.mailbox, now_ms)
+        if live is not None and encoded is not None and live.owner != encoded.owner:
             return Outcome(Verdict.MISMATCH)
         token = (live.value, live.incarnation) if live is not None else (0, "")
         if token != (expected.value, expected.incarnation):
             return Outcome(Verdict.CONFLICT, *token)
-        if draft is not None:
+        if encoded is not None:
             if live is None:
-                return self._records.write(draft, 1, mint_incarnation(), now_ms)
-            return self._records.rewrite(draft, live, now_ms)
+                return self._records.write(encoded, 1, mint_incarnation(), now_ms)
+            return self._records.rewrite(encoded, live, now_ms)
         if live is not None:
-            self._records.remove(*hold.box, live)
-            self._waits.forget_events(*hold.box)
+            self._records.remove(*ref.mailbox, live)
+            self._waits.forget_events(*ref.mailbox)
         return Outcome(Verdict.DONE, at_ms=now_ms)
 
-    def _give_back(self, hold: TurnHold, box: _Box, now_ms: int) -> None:
-        box.lease_ms, box.worker = 0, ""
-        if not box.mail:
-            self._forget(hold.box)
+    def _release(self, ref: TurnRef, mailbox: _Mailbox, now_ms: int) -> None:
+        mailbox.lease_ms, mailbox.worker = 0, ""
+        if not mailbox.mail:
+            self._forget(ref.mailbox)
             return
-        self._queues.setdefault(hold.inbox, DueQueue()).move(hold.box, max(now_ms, box.rest_ms))
-        self._bells.ring(_topic(hold.inbox))
+        self._queues.setdefault(ref.inbox, DueQueue()).move(
+            ref.mailbox, max(now_ms, mailbox.rest_ms)
+        )
+        self._notifications.notify(_topic(ref.inbox))
 
-    def _forget(self, name: Mailbox) -> None:
+    def _forget(self, name: MailboxRef) -> None:
         self._boxes.pop(name, None)
         for inbox, queue in [*self._queues.items()]:
             queue.discard(name)
@@ -444,13 +456,13 @@ class MemoryInbox(InboxBackend):
                 del self._queues[inbox]
 
 
-def _is_for(live: Record | None, letter: Letter) -> bool:
-    return live is None or admits(admission_of(letter.owner), live.owner)
+def _is_for(live: Record | None, message: StoredMessage) -> bool:
+    return live is None or allows(owners_open_to(message.owner), live.owner)
 
 
 def _topic(inbox: str) -> str:
     return f"inbox:{inbox}"
 
 
-def _name_of(place: EarlyPlace) -> Name:
-    return "\n".join(place.whose), place.scope_hash
+def _name_of(place: EarlyEventQueue) -> Name:
+    return "\n".join(place.wait_owner), place.scope_hash

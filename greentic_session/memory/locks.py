@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, final
 from anyio.lowlevel import checkpoint
 
 from .._compat import override
-from ..abc.locks import LockBackend, LockBid, LockHolding, LockOutcome, LockPlace
+from ..abc.locks import LockBackend, LockOutcome, LockRef, LockRequest, LockState
 from ..abc.records import DONE, Verdict
 from .expiry import ExpiryIndex
 
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractAsyncContextManager
 
-    from ..abc.fencing import Guard
-    from ..abc.notifications import Bell
+    from ..abc.fencing import LeaseRef
+    from ..abc.notifications import Subscription
     from ..clock import Clock
     from ..model import SessionKey
     from .expiry import Name
-    from .notifications import MemoryBells
+    from .notifications import MemoryNotifications
 
 __all__ = ["MemoryLocks"]
 
 
 @final
-class _Entry:
+class _Lock:
     """A lock that is held or waited for: what ``redis/lua/lock.lua`` keeps of it.
 
     :ivar waiters: token of each, and when its place lapses; in the order in which they came.
@@ -66,22 +66,24 @@ class MemoryLocks(LockBackend):
     """The steps on locks. None of them waits for anything.
 
     :param clock: of the store.
-    :param bells: of the store.
+    :param notifications: of the store.
     :param check_open: raises once the store is closed.
     """
 
-    def __init__(self, clock: Clock, bells: MemoryBells, check_open: Callable[[], None]) -> None:
+    def __init__(
+        self, clock: Clock, notifications: MemoryNotifications, check_open: Callable[[], None]
+    ) -> None:
         self._now_ms: Final = clock.now_ms
         self._check_open: Final = check_open
-        self._bells: Final = bells
-        self._entries: Final[dict[Name, _Entry]] = {}
+        self._notifications: Final = notifications
+        self._entries: Final[dict[Name, _Lock]] = {}
         self._expiry: Final = ExpiryIndex()
         self._fence = 0
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def is_held(self, guard: Guard) -> bool:
+    def is_held(self, guard: LeaseRef) -> bool:
         """Tell whether a lease holds."""
         entry = self._entries.get((guard.scope, guard.key))
         return (
@@ -101,7 +103,7 @@ class MemoryLocks(LockBackend):
             return False
         entry = self._entries[name]
         entry.due = 0
-        self._see_to_the_end(name, entry, now_ms)
+        self._schedule_expiry(name, entry, now_ms)
         return True
 
     def forget_all(self) -> None:
@@ -114,31 +116,31 @@ class MemoryLocks(LockBackend):
         return None
 
     @override
-    async def lock(self, bid: LockBid, until: float | None) -> LockOutcome:
+    async def acquire(self, request: LockRequest, until: float | None) -> LockOutcome:
         await checkpoint()  # who asks in a loop lets others run, perhaps who holds it
         self._check_open()
-        scope, key, token = bid.place
+        scope, key, token = request.ref
         name, now_ms = (scope, key), self._now_ms()
-        entry = self._entries.get(name) or _Entry()
+        entry = self._entries.get(name) or _Lock()
         if entry.by == token and now_ms < entry.lease_ms:
             return LockOutcome(DONE, entry.fence, entry.lease_ms, entry.lease_ms - now_ms)
         entry.look_at(now_ms, token)
         waiters = entry.waiters
         ahead = list(waiters).index(token) if token in waiters else len(waiters)
-        opens_ms = entry.lease_ms + -(-ahead * bid.place_ms // 4)
+        opens_ms = entry.lease_ms + -(-ahead * request.position_ms // 4)
         if now_ms < opens_ms:
-            if bid.queues:
-                waiters[token] = now_ms + bid.place_ms
+            if request.queues:
+                waiters[token] = now_ms + request.position_ms
                 self._keep(name, entry, now_ms)
             return LockOutcome(Verdict.CLAIMED, 0, entry.lease_ms, opens_ms - now_ms)
         waiters.pop(token, None)
         self._fence = entry.fence = max(now_ms * 1000, self._fence + 1)
-        entry.lease_ms, entry.by, entry.name = now_ms + bid.lease_ms, token, bid.name
+        entry.lease_ms, entry.by, entry.name = now_ms + request.lease_ms, token, request.name
         self._keep(name, entry, now_ms)
-        return LockOutcome(DONE, entry.fence, entry.lease_ms, bid.lease_ms)
+        return LockOutcome(DONE, entry.fence, entry.lease_ms, request.lease_ms)
 
     @override
-    async def renew(self, place: LockPlace, lease_ms: int, until: float | None) -> LockOutcome:
+    async def renew(self, place: LockRef, lease_ms: int, until: float | None) -> LockOutcome:
         name, now_ms = (place.scope, place.key), self._now_ms()
         entry = self._entries.get(name)
         if entry is None or entry.by != place.token or now_ms >= entry.lease_ms:
@@ -148,7 +150,7 @@ class MemoryLocks(LockBackend):
         return LockOutcome(DONE, entry.fence, entry.lease_ms, entry.lease_ms - now_ms)
 
     @override
-    async def leave(self, place: LockPlace, lease_ms: int, until: float | None) -> bool:
+    async def release(self, place: LockRef, lease_ms: int, until: float | None) -> bool:
         name, now_ms = (place.scope, place.key), self._now_ms()
         entry = self._entries.get(name)
         if entry is None:
@@ -160,24 +162,24 @@ class MemoryLocks(LockBackend):
             entry.by, entry.name, entry.lease_ms = "", "", now_ms
         entry.look_at(now_ms, "")
         if entry.waiters and now_ms >= entry.lease_ms and (holds or was_first):
-            self._bells.ring(next(iter(entry.waiters)))
-        self._see_to_the_end(name, entry, now_ms)
+            self._notifications.notify(next(iter(entry.waiters)))
+        self._schedule_expiry(name, entry, now_ms)
         return holds
 
     @override
-    async def holder(self, scope: str, key: SessionKey, until: float | None) -> LockHolding | None:
+    async def holder(self, scope: str, key: SessionKey, until: float | None) -> LockState | None:
         entry = self._entries.get((scope, key))
         if entry is None or not entry.by or self._now_ms() >= entry.lease_ms:
             return None
-        return LockHolding(entry.name, entry.fence, entry.lease_ms)
+        return LockState(entry.name, entry.fence, entry.lease_ms)
 
     @override
-    def listen(self, token: str) -> AbstractAsyncContextManager[Bell]:
-        return self._bells.listen(token)
+    def subscribe(self, token: str) -> AbstractAsyncContextManager[Subscription]:
+        return self._notifications.subscribe(token)
 
     # --- shared steps ------------------------------------------------------------------------
 
-    def _keep(self, name: Name, entry: _Entry, now_ms: int) -> None:
+    def _keep(self, name: Name, entry: _Lock, now_ms: int) -> None:
         """Have the index look at the entry no later than it ends."""
         self._entries[name] = entry
         ends_ms = entry.ends_ms
@@ -187,7 +189,7 @@ class MemoryLocks(LockBackend):
         if not entry.due:
             entry.due = self._expiry.add(name, ends_ms, now_ms)
 
-    def _see_to_the_end(self, name: Name, entry: _Entry, now_ms: int) -> None:
+    def _schedule_expiry(self, name: Name, entry: _Lock, now_ms: int) -> None:
         """Forget the entry if nobody holds the lock or has a place any more."""
         if entry.ends_ms > now_ms:
             self._keep(name, entry, now_ms)

@@ -6,43 +6,43 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final, final
 
 from .._compat import override
-from .._core.subscribers import Listeners
-from ..abc.notifications import Bell, SupportsBells
+from .._core.subscribers import Subscribers
+from ..abc.notifications import Subscription, SupportsNotifications
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-__all__ = ["MemoryBells"]
+__all__ = ["MemoryNotifications"]
 
 
 @final
-class MemoryBells(SupportsBells):
-    """The bells of one store."""
+class MemoryNotifications(SupportsNotifications):
+    """The notifications of one store."""
 
     def __init__(self) -> None:
-        self._topics: Final[dict[str, Listeners]] = {}
+        self._topics: Final[dict[str, Subscribers]] = {}
 
     def __len__(self) -> int:
         return sum(map(len, self._topics.values()))
 
     @override
     @asynccontextmanager
-    async def listen(self, topic: str) -> AsyncGenerator[Bell]:
-        """As :meth:`SupportsBells.listen`."""
-        listeners = self._topics.setdefault(topic, Listeners())
+    async def subscribe(self, topic: str) -> AsyncGenerator[Subscription]:
+        """As :meth:`SupportsNotifications.subscribe`."""
+        listeners = self._topics.setdefault(topic, Subscribers())
         try:
-            with listeners.joined(is_rung=True) as bell:  # it is heard from now on
-                yield bell
+            with listeners.subscribed(is_notified=True) as subscription:  # it is heard from now on
+                yield subscription
         finally:
             if not listeners:
                 del self._topics[topic]
 
-    def ring(self, topic: str) -> None:
+    def notify(self, topic: str) -> None:
         """Wake one who listens to a topic."""
         if topic in self._topics:
-            self._topics[topic].ring()
+            self._topics[topic].notify()
 
-    def ring_all(self) -> None:
+    def notify_all(self) -> None:
         """Wake all who listen to anything: the store closes."""
         for listeners in self._topics.values():
-            listeners.ring_all()
+            listeners.notify_all()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, final
 import msgspec
 from msgspec.structs import force_setattr, replace
 
-from ..abc.records import DONE, Draft, Outcome, Record
+from ..abc.records import DONE, EncodedSession, Outcome, Record
 from .expiry import ExpiryIndex
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from ..clock import Clock
 
-__all__ = ["Held", "Records", "WaitState"]
+__all__ = ["Records", "StoredRecord", "WaitState"]
 
 _FREED_BYTES: Final = 8 << 20
 """Up to what size a tenant's empty table is freed at once: to give back that of a million sessions
@@ -40,7 +40,7 @@ class WaitState(msgspec.Struct, frozen=True, gc=False):
     lease_ms: int = 0
 
 
-class Held(Record, frozen=True, gc=False):
+class StoredRecord(Record, frozen=True, gc=False):
     """A record, its wait, and the time at which the expiry index looks at it (0: never).
 
     A touch moves ``at_ms`` where it is; all else that changes is another record.
@@ -67,12 +67,12 @@ class Records:
 
     def __init__(self, clock: Clock) -> None:
         self.clock: Final = clock
-        self._tenants: Final[dict[str, dict[str, Held]]] = {}
+        self._tenants: Final[dict[str, dict[str, StoredRecord]]] = {}
         # One scope alone, as nearly always, stands there itself: a tuple for each key would be an
         # object more for each session, and the collector's business.
         self._lookup: Final[dict[str, str | tuple[str, ...]]] = {}
         self._expiry: Final = ExpiryIndex()
-        self.on_forget: Callable[[str, str, Held], None] | None = None
+        self.on_forget: Callable[[str, str, StoredRecord], None] | None = None
 
     def sizes(self) -> dict[str, int]:
         """Return how many sessions, expiring ones, tenants and lookups there are."""
@@ -83,7 +83,7 @@ class Records:
             "lookups": len(self._lookup),
         }
 
-    def live(self, scope: str, key: str, now_ms: int) -> Held | None:
+    def live(self, scope: str, key: str, now_ms: int) -> StoredRecord | None:
         """Return the record unless it is absent or expired."""
         tenant = self._tenants.get(scope)
         held = None if tenant is None else tenant.get(key)
@@ -104,14 +104,14 @@ class Records:
 
     def write(
         self,
-        draft: Draft,
+        encoded: EncodedSession,
         value: int,
         incarnation: str,
         now_ms: int,
         wait: WaitState | None = None,
     ) -> Outcome:
         """Write a record as the given version."""
-        scope, key = draft.scope, draft.key
+        scope, key = encoded.scope, encoded.key
         tenant = self._tenants.get(scope)
         if tenant is None:
             tenant = self._tenants[scope] = {}
@@ -122,28 +122,30 @@ class Records:
         elif stored.wait is not None and stored.incarnation != incarnation:
             # Expired, and not swept yet.
             self._tell(scope, key, stored)
-        ttl_ms = draft.ttl_ms
+        ttl_ms = encoded.ttl_ms
         begins_ms = now_ms if wait is None else max(now_ms, wait.lease_ms)
         due = self._schedule(
             scope, key, stored.due if stored else 0, ttl_ms and begins_ms + ttl_ms, now_ms
         )
-        tenant[key] = Held(value, incarnation, draft.owner, ttl_ms, now_ms, draft.body, due, wait)
+        tenant[key] = StoredRecord(
+            value, incarnation, encoded.owner, ttl_ms, now_ms, encoded.body, due, wait
+        )
         return Outcome(DONE, value, incarnation, now_ms)
 
-    def rewrite(self, draft: Draft, live: Held, now_ms: int) -> Outcome:
+    def rewrite(self, encoded: EncodedSession, live: StoredRecord, now_ms: int) -> Outcome:
         """Write the next version of a live record, whose wait stays."""
-        scope, key, wait, ttl_ms = draft.scope, draft.key, live.wait, draft.ttl_ms
+        scope, key, wait, ttl_ms = encoded.scope, encoded.key, live.wait, encoded.ttl_ms
         value, incarnation = live.value + 1, live.incarnation
         begins_ms = now_ms if wait is None or now_ms >= wait.lease_ms else wait.lease_ms
         due = live.due
         if not 0 < due <= begins_ms + ttl_ms or ttl_ms == 0:
             due = self._schedule(scope, key, due, ttl_ms and begins_ms + ttl_ms, now_ms)
-        self._tenants[scope][key] = Held(
-            value, incarnation, live.owner, ttl_ms, now_ms, draft.body, due, wait
+        self._tenants[scope][key] = StoredRecord(
+            value, incarnation, live.owner, ttl_ms, now_ms, encoded.body, due, wait
         )
         return Outcome(DONE, value, incarnation, now_ms)
 
-    def restamp(self, scope: str, key: str, held: Held, ttl_ms: int, now_ms: int) -> None:
+    def restamp(self, scope: str, key: str, held: StoredRecord, ttl_ms: int, now_ms: int) -> None:
         """Start the life of a live record anew."""
         if ttl_ms == held.ttl_ms and held.due <= now_ms + ttl_ms:
             # The index looks no later than needed, so this is all, and a touch is little else.
@@ -154,12 +156,12 @@ class Records:
         changed = replace(held, ttl_ms=ttl_ms, at_ms=now_ms, due=due)
         self._tenants[scope][key] = changed
 
-    def rewait(self, scope: str, key: str, held: Held, now_ms: int) -> None:
+    def rewait(self, scope: str, key: str, held: StoredRecord, now_ms: int) -> None:
         """Put a changed copy of a live record in its place."""
         due = self._schedule(scope, key, held.due, held.expires_ms, now_ms)
         self._tenants[scope][key] = replace(held, due=due)
 
-    def remove(self, scope: str, key: str, held: Held) -> None:
+    def remove(self, scope: str, key: str, held: StoredRecord) -> None:
         """Remove a record."""
         self._expiry.discard((scope, key), held.due)
         self._forget(scope, key)
@@ -212,12 +214,12 @@ class Records:
         scopes = self._lookup.get(key, ())
         return (scopes,) if isinstance(scopes, str) else scopes
 
-    def _tell(self, scope: str, key: str, held: Held) -> None:
+    def _tell(self, scope: str, key: str, held: StoredRecord) -> None:
         if self.on_forget is not None:
             self.on_forget(scope, key, held)
 
 
-def _expired(held: Held, now_ms: int) -> bool:
+def _expired(held: StoredRecord, now_ms: int) -> bool:
     # The first two decide nearly always.
     return (
         held.ttl_ms != 0

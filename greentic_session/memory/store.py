@@ -8,12 +8,21 @@ from typing import TYPE_CHECKING, Final, cast, final
 from anyio.lowlevel import checkpoint
 
 from .._compat import override
-from .._core import tenancy as fence
+from .._core import tenancy
 from ..abc.affinity import SupportsAffinity
-from ..abc.fencing import FencedWrites, GuardKind, SupportsFencing
+from ..abc.fencing import FencedWrites, LeaseKind, SupportsFencing
 from ..abc.inbox import SupportsInbox
 from ..abc.locks import SupportsLocks
-from ..abc.records import DONE, Admission, Draft, Outcome, Page, Record, Verdict, mint_incarnation
+from ..abc.records import (
+    DONE,
+    AllowedOwners,
+    EncodedSession,
+    Outcome,
+    Page,
+    Record,
+    Verdict,
+    mint_incarnation,
+)
 from ..abc.waits import SupportsWaits
 from ..clock import Clock, SystemClock
 from ..codec import CodecFactory, JsonCodec
@@ -25,7 +34,7 @@ from .affinity import MemoryAffinity
 from .fencing import MemoryFencedWrites
 from .inbox import MemoryInbox
 from .locks import MemoryLocks
-from .notifications import MemoryBells
+from .notifications import MemoryNotifications
 from .records import Records
 from .sweeper import start_sweeper
 from .waits import MemoryWaits
@@ -34,7 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from .._core.tasks import BackgroundTask
-    from .records import Held
+    from .records import StoredRecord
 
 __all__ = ["InMemorySessionStore"]
 
@@ -84,13 +93,15 @@ class InMemorySessionStore(
         self._interval_secs: Final = config.sweep_interval_secs
         self._records: Final = Records(SystemClock() if clock is None else clock)
         self._waits: Final = MemoryWaits(self._records)
-        self._bells: Final = MemoryBells()
-        self._locks: Final = MemoryLocks(self._records.clock, self._bells, self.check_open)
+        self._notifications: Final = MemoryNotifications()
+        self._locks: Final = MemoryLocks(self._records.clock, self._notifications, self.check_open)
         self._affinity: Final = MemoryAffinity(self._records.clock)
-        self._inbox: Final = MemoryInbox(self._records, self._waits, self._bells, self.check_open)
+        self._inbox: Final = MemoryInbox(
+            self._records, self._waits, self._notifications, self.check_open
+        )
         self._fenced: Final = MemoryFencedWrites(self._put, self._update_cas)
-        self._fenced.is_held[GuardKind.LOCK] = self._locks.is_held
-        self._fenced.is_held[GuardKind.INBOX] = self._inbox.is_held
+        self._fenced.is_held[LeaseKind.LOCK] = self._locks.is_held
+        self._fenced.is_held[LeaseKind.INBOX] = self._inbox.is_held
         self._now_ms: Final = self._records.clock.now_ms
         self._sweeper: BackgroundTask | None = None
         self._swept = 0
@@ -107,7 +118,7 @@ class InMemorySessionStore(
         self._locks.forget_all()
         self._affinity.forget_all()
         self._inbox.forget_all()
-        self._bells.ring_all()
+        self._notifications.notify_all()
         if self._sweeper is not None:
             await self._sweeper.stop()
             self._sweeper = None
@@ -215,34 +226,34 @@ class InMemorySessionStore(
     # --- writing -----------------------------------------------------------------------------
 
     @override
-    async def _create(self, draft: Draft) -> Outcome:
+    async def _create(self, encoded: EncodedSession) -> Outcome:
         now_ms = self._now_ms()
-        live = self._records.live(draft.scope, draft.key, now_ms)
+        live = self._records.live(encoded.scope, encoded.key, now_ms)
         if live is None:
-            return self._records.write(draft, 1, mint_incarnation(), now_ms)
-        return _MISMATCH if live.owner != draft.owner else Outcome(Verdict.EXISTS)
+            return self._records.write(encoded, 1, mint_incarnation(), now_ms)
+        return _MISMATCH if live.owner != encoded.owner else Outcome(Verdict.EXISTS)
 
     @override
-    def _put(self, draft: Draft) -> Outcome:
+    def _put(self, encoded: EncodedSession) -> Outcome:
         now_ms = self._now_ms()
-        live = self._records.live(draft.scope, draft.key, now_ms)
+        live = self._records.live(encoded.scope, encoded.key, now_ms)
         if live is None:
-            return self._records.write(draft, 1, mint_incarnation(), now_ms)
-        if live.owner != draft.owner:
+            return self._records.write(encoded, 1, mint_incarnation(), now_ms)
+        if live.owner != encoded.owner:
             return _MISMATCH
-        return self._records.rewrite(draft, live, now_ms)
+        return self._records.rewrite(encoded, live, now_ms)
 
     @override
-    def _update_cas(self, draft: Draft, expected: Cas, until: float | None) -> Outcome:
+    def _update_cas(self, encoded: EncodedSession, expected: Cas, until: float | None) -> Outcome:
         now_ms = self._now_ms()
-        live = self._records.live(draft.scope, draft.key, now_ms)
+        live = self._records.live(encoded.scope, encoded.key, now_ms)
         if live is None:
             return Outcome(Verdict.CONFLICT)
-        if live.owner != draft.owner:
+        if live.owner != encoded.owner:
             return _MISMATCH
         if live.value != expected.value or live.incarnation != expected.incarnation:
             return Outcome(Verdict.CONFLICT, live.value, live.incarnation)
-        return self._records.rewrite(draft, live, now_ms)
+        return self._records.rewrite(encoded, live, now_ms)
 
     @override
     def _touch(
@@ -250,14 +261,14 @@ class InMemorySessionStore(
         scope: str,
         key: SessionKey,
         ttl_ms: int | None,
-        admission: Admission | None,
+        allowed: AllowedOwners | None,
         until: float | None,
     ) -> Outcome:
         now_ms = self._now_ms()
         live = self._records.live(scope, key, now_ms)
         if live is None:
             return _ABSENT
-        refusal = self._refusal(live, scope, key, admission, now_ms)
+        refusal = self._refusal(live, scope, key, allowed, now_ms)
         if refusal is not None:
             return refusal
         self._records.restamp(scope, key, live, live.ttl_ms if ttl_ms is None else ttl_ms, now_ms)
@@ -268,7 +279,7 @@ class InMemorySessionStore(
         self,
         scope: str,
         key: SessionKey,
-        admission: Admission | None,
+        allowed: AllowedOwners | None,
         expected: Cas | None,
         until: float | None,
     ) -> Outcome:
@@ -276,7 +287,7 @@ class InMemorySessionStore(
         live = self._records.live(scope, key, now_ms)
         if live is None:
             return _ABSENT
-        refusal = self._refusal(live, scope, key, admission, now_ms)
+        refusal = self._refusal(live, scope, key, allowed, now_ms)
         if refusal is not None:
             return refusal
         if expected is not None and (
@@ -289,14 +300,14 @@ class InMemorySessionStore(
 
     def _refusal(
         self,
-        live: Held,
+        live: StoredRecord,
         scope: str,
         key: str,
-        admission: Admission | None,
+        allowed: AllowedOwners | None,
         now_ms: int,
     ) -> Outcome | None:
-        if admission is not None:
-            return None if fence.admits(admission, live.owner) else _MISMATCH
+        if allowed is not None:
+            return None if tenancy.allows(allowed, live.owner) else _MISMATCH
         if any(other != scope for other in self._records.holders(key, now_ms)):
             return Outcome(Verdict.AMBIGUOUS)
         return None

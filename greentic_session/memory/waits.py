@@ -10,25 +10,25 @@ from .._compat import override
 from ..abc.records import Verdict, mint_incarnation
 from ..abc.waits import (
     KEPT,
-    Announcement,
-    Bid,
+    ClaimEnding,
+    ClaimRef,
+    ClaimRequest,
+    EndingMode,
     EventMemory,
-    Hint,
-    Hints,
-    Hold,
     IndexChange,
+    IndexEntries,
+    IndexEntry,
+    IndexIntent,
     Registration,
     SeenEvent,
-    Settlement,
-    Settling,
-    Standing,
     WaitBackend,
     WaitOutcome,
     WaitOwner,
+    WaitStatus,
 )
 from ..model import SessionKey
 from .dedupe import EventLog
-from .records import Held, Records, WaitState
+from .records import Records, StoredRecord, WaitState
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["MemoryWaits"]
 
 _NOWHERE: Final = WaitState()
-_SURVEYED: Final = 512
+_KEYS_PER_PAGE: Final = 512
 
 
 @final
@@ -56,12 +56,12 @@ class MemoryWaits(WaitBackend):
         self._events_of_owners: Final = EventLog()
         self._fence = 0
         self._since_us = 0
-        records.on_forget = self._follow
+        records.on_forget = self._extend
 
     def sizes(self) -> dict[str, int]:
         """Return how many hints, and how many memories of events there are."""
-        hints = sum(len(at) for scopes in self._index.values() for at in scopes.values())
-        return {"waits": hints, "events": len(self._events) + len(self._events_of_owners)}
+        entries = sum(len(at) for scopes in self._index.values() for at in scopes.values())
+        return {"waits": entries, "events": len(self._events) + len(self._events_of_owners)}
 
     def pop_due(self, now_ms: int) -> bool:
         """Look at events that may be old enough to forget.
@@ -92,18 +92,18 @@ class MemoryWaits(WaitBackend):
     # --- on a record -------------------------------------------------------------------------
 
     @override
-    async def pause(
+    async def register(
         self, registration: Registration, events: EventMemory, until: float | None
     ) -> WaitOutcome:
-        draft, expected, scope_hash, event, floor_us = registration
-        name = draft.scope, draft.key
+        encoded, expected, scope_hash, event, floor_us = registration
+        name = encoded.scope, encoded.key
         now_ms = self._now_ms()
         if event and self._events.knows(name, event, events, now_ms):
             return WaitOutcome(Verdict.SEEN)
         live = self._records.live(*name, now_ms)
         before, value, incarnation, left = _NOWHERE, 0, "", ""
         if live is not None:
-            if live.owner != draft.owner:
+            if live.owner != encoded.owner:
                 return WaitOutcome(Verdict.MISMATCH)
             before, value, incarnation = live.wait or _NOWHERE, live.value, live.incarnation
             left = before.scope_hash if before.scope_hash != scope_hash else ""
@@ -113,19 +113,21 @@ class MemoryWaits(WaitBackend):
             self._events.add(name, [SeenEvent(event, now_ms)], events, now_ms)
         wait = WaitState(scope_hash, self._next_since(now_ms, floor_us), before.fence)
         done = self._records.write(
-            draft, value + 1, incarnation or mint_incarnation(), now_ms, wait
+            encoded, value + 1, incarnation or mint_incarnation(), now_ms, wait
         )
         return _told(done, wait.since_us, left)
 
     @override
-    async def claim(self, bid: Bid, events: EventMemory, until: float | None) -> WaitOutcome:
-        hold, scope_hash, attempt, event, lease_ms = bid
+    async def claim(
+        self, request: ClaimRequest, events: EventMemory, until: float | None
+    ) -> WaitOutcome:
+        ref, scope_hash, attempt, event, lease_ms = request
         now_ms = self._now_ms()
-        scope, key = hold.scope, hold.key
+        scope, key = ref.scope, ref.key
         if event and self._events.knows((scope, key), event, events, now_ms):
             return WaitOutcome(Verdict.SEEN)
         live = self._records.live(scope, key, now_ms)
-        if live is None or live.owner != hold.owner:
+        if live is None or live.owner != ref.owner:
             return WaitOutcome(Verdict.ABSENT)
         before = live.wait
         if before is None or before.scope_hash != scope_hash:
@@ -155,55 +157,55 @@ class MemoryWaits(WaitBackend):
         )
 
     @override
-    async def renew(self, hold: Hold, lease_ms: int, until: float | None) -> WaitOutcome:
+    async def renew(self, ref: ClaimRef, lease_ms: int, until: float | None) -> WaitOutcome:
         now_ms = self._now_ms()
-        live, wait = self._held(hold, now_ms)
+        live, wait = self._held(ref, now_ms)
         if live is None:
             return WaitOutcome(Verdict.LOST)
         ends_ms = max(now_ms + lease_ms, wait.lease_ms)
         wait = WaitState(wait.scope_hash, wait.since_us, wait.fence, wait.attempt, ends_ms)
-        self._records.rewait(hold.scope, hold.key, replace(live, wait=wait), now_ms)
+        self._records.rewait(ref.scope, ref.key, replace(live, wait=wait), now_ms)
         return WaitOutcome(Verdict.DONE, lease_ms=ends_ms, left_ms=ends_ms - now_ms)
 
     @override
-    async def settle(
-        self, settlement: Settlement, events: EventMemory, until: float | None
+    async def end_claim(
+        self, ending: ClaimEnding, events: EventMemory, until: float | None
     ) -> WaitOutcome:
-        hold, how, draft, expected, event, scope_hash, floor_us = settlement
+        ref, how, encoded, expected, event, scope_hash, floor_us = ending
         now_ms = self._now_ms()
-        live, wait = self._held(hold, now_ms)
+        live, wait = self._held(ref, now_ms)
         if live is None:
             return WaitOutcome(Verdict.LOST)
         if not _is_at(live, expected):
             return WaitOutcome(Verdict.CONFLICT, live.value, live.incarnation)
-        if event and how is not Settling.SAVE:
+        if event and how is not EndingMode.SAVE:
             seen = SeenEvent(event, now_ms)
-            self._events.add((hold.scope, hold.key), [seen], events, now_ms)
-        if draft is None:
-            self._records.remove(hold.scope, hold.key, live)
+            self._events.add((ref.scope, ref.key), [seen], events, now_ms)
+        if encoded is None:
+            self._records.remove(ref.scope, ref.key, live)
             return WaitOutcome(Verdict.DONE, at_ms=now_ms, since_us=wait.since_us)
         since_us = wait.since_us
-        if how is Settling.COMPLETE:
+        if how is EndingMode.COMPLETE:
             wait = WaitState("", since_us, wait.fence)
-        elif how is Settling.WAIT:
+        elif how is EndingMode.WAIT:
             since_us = self._next_since(now_ms, floor_us)
             wait = WaitState(scope_hash, since_us, wait.fence)
         value = live.value + 1
-        done = self._records.write(draft, value, live.incarnation, now_ms, wait)
+        done = self._records.write(encoded, value, live.incarnation, now_ms, wait)
         return _told(done, since_us)
 
     @override
-    async def release(self, hold: Hold, attempt: str, until: float | None) -> WaitOutcome:
+    async def release(self, ref: ClaimRef, attempt: str, until: float | None) -> WaitOutcome:
         now_ms = self._now_ms()
-        live, wait = self._held(hold, now_ms, attempt)
+        live, wait = self._held(ref, now_ms, attempt)
         if live is None:
             return WaitOutcome(Verdict.LOST)
         wait = WaitState(wait.scope_hash, wait.since_us, wait.fence)
-        self._records.rewait(hold.scope, hold.key, replace(live, wait=wait, at_ms=now_ms), now_ms)
+        self._records.rewait(ref.scope, ref.key, replace(live, wait=wait, at_ms=now_ms), now_ms)
         return WaitOutcome(Verdict.DONE, live.value, live.incarnation, now_ms)
 
     @override
-    async def displace(
+    async def supersede(
         self, scope: str, key: SessionKey, scope_hash: str, since_us: int, until: float | None
     ) -> None:
         now_ms = self._now_ms()
@@ -236,66 +238,79 @@ class MemoryWaits(WaitBackend):
         return WaitOutcome(Verdict.DONE, at_ms=now_ms, since_us=live.wait.since_us)
 
     @override
-    async def inspect(
+    async def read_status(
         self, scope: str, keys: Sequence[SessionKey], until: float | None
-    ) -> Sequence[Standing | None]:
+    ) -> Sequence[WaitStatus | None]:
         now_ms = self._now_ms()
         held = (self._records.live(scope, key, now_ms) for key in keys)
-        return [None if one is None else _standing(one) for one in held]
+        return [None if one is None else _status_of(one) for one in held]
 
     @override
-    async def survey(
+    async def list_keys(
         self, scope: str, position: object | None
     ) -> tuple[Sequence[SessionKey], object | None]:
         keys = self._records.keys(scope) if position is None else cast("list[str]", position)
-        page = [SessionKey(key) for key in keys[:_SURVEYED]]
-        return page, keys[_SURVEYED:] or None
+        page = [SessionKey(key) for key in keys[:_KEYS_PER_PAGE]]
+        return page, keys[_KEYS_PER_PAGE:] or None
 
     # --- on an index -------------------------------------------------------------------------
 
     @override
-    async def hints(
+    async def entries(
         self,
-        whose: WaitOwner,
+        wait_owner: WaitOwner,
         scope_hash: str,
         event: str,
         events: EventMemory,
         until: float | None,
-    ) -> Hints:
-        seen = event != "" and self._events_of_owners.knows(whose, event, events, self._now_ms())
-        at = self._index.get(whose, {}).get(scope_hash, {})
-        return Hints([Hint(SessionKey(key), since, 0) for key, since in at.items()], seen)
+    ) -> IndexEntries:
+        seen = event != "" and self._events_of_owners.knows(
+            wait_owner, event, events, self._now_ms()
+        )
+        at = self._index.get(wait_owner, {}).get(scope_hash, {})
+        return IndexEntries(
+            [IndexEntry(SessionKey(key), since, 0) for key, since in at.items()], seen
+        )
 
     @override
-    async def all_hints(self, whose: WaitOwner, until: float | None) -> Sequence[tuple[str, Hint]]:
+    async def all_entries(
+        self, wait_owner: WaitOwner, until: float | None
+    ) -> Sequence[tuple[str, IndexEntry]]:
         return [
-            (scope_hash, Hint(SessionKey(key), since_us, 0))
-            for scope_hash, at in self._index.get(whose, {}).items()
+            (scope_hash, IndexEntry(SessionKey(key), since_us, 0))
+            for scope_hash, at in self._index.get(wait_owner, {}).items()
             for key, since_us in at.items()
         ]
 
     @override
-    async def announce(
-        self, whose: WaitOwner, scope_hash: str, key: SessionKey, ttl_ms: int, until: float | None
-    ) -> Announcement:
-        at = self._index.setdefault(whose, {}).setdefault(scope_hash, {})
-        others = [Hint(SessionKey(other), since, 0) for other, since in at.items() if other != key]
+    async def index_intent(
+        self,
+        wait_owner: WaitOwner,
+        scope_hash: str,
+        key: SessionKey,
+        ttl_ms: int,
+        until: float | None,
+    ) -> IndexIntent:
+        at = self._index.setdefault(wait_owner, {}).setdefault(scope_hash, {})
+        others = [
+            IndexEntry(SessionKey(other), since, 0) for other, since in at.items() if other != key
+        ]
         is_new = key not in at
         at.setdefault(key, 0)
-        return Announcement("", is_new, others)
+        return IndexIntent("", is_new, others)
 
     @override
-    async def reindex(
-        self, whose: WaitOwner, change: IndexChange, events: EventMemory, until: float | None
+    async def update_index(
+        self, wait_owner: WaitOwner, change: IndexChange, events: EventMemory, until: float | None
     ) -> None:
-        for hint in change.retired:
-            self._retire(whose, hint.scope_hash, hint.key, hint.since_us)
-        if change.entered is not None:
-            scope_hash, key, since_us, *_ = change.entered
-            at = self._index.setdefault(whose, {}).setdefault(scope_hash, {})
+        for entry in change.removals:
+            self._remove(wait_owner, entry.scope_hash, entry.key, entry.since_us)
+        if change.upsert is not None:
+            scope_hash, key, since_us, *_ = change.upsert
+            at = self._index.setdefault(wait_owner, {}).setdefault(scope_hash, {})
             at[key] = max(at.get(key, 0), since_us)
         if change.events:
-            self._events_of_owners.add(whose, change.events, events, self._now_ms())
+            self._events_of_owners.add(wait_owner, change.events, events, self._now_ms())
 
     # --- shared steps ------------------------------------------------------------------------
 
@@ -308,23 +323,23 @@ class MemoryWaits(WaitBackend):
         return self._since_us
 
     def _held(
-        self, hold: Hold, now_ms: int, attempt: str = ""
-    ) -> tuple[Held, WaitState] | tuple[None, WaitState]:
-        live = self._records.live(hold.scope, hold.key, now_ms)
+        self, ref: ClaimRef, now_ms: int, attempt: str = ""
+    ) -> tuple[StoredRecord, WaitState] | tuple[None, WaitState]:
+        live = self._records.live(ref.scope, ref.key, now_ms)
         if live is None or live.wait is None or not live.wait.lease_ms:
             return None, _NOWHERE
-        if live.wait.fence == hold.fence or live.wait.attempt == attempt:
+        if live.wait.fence == ref.fence or live.wait.attempt == attempt:
             return live, live.wait
         return None, _NOWHERE
 
-    def _follow(self, scope: str, key: str, held: Held) -> None:
+    def _extend(self, scope: str, key: str, held: StoredRecord) -> None:
         """Take the hint of a record that is gone out of the index."""
         wait = held.wait
         if wait is not None and wait.scope_hash:
-            self._retire(WaitOwner(scope, held.owner), wait.scope_hash, key, wait.since_us)
+            self._remove(WaitOwner(scope, held.owner), wait.scope_hash, key, wait.since_us)
 
-    def _retire(self, whose: WaitOwner, scope_hash: str, key: str, since_us: int) -> None:
-        scopes = self._index.get(whose, {})
+    def _remove(self, wait_owner: WaitOwner, scope_hash: str, key: str, since_us: int) -> None:
+        scopes = self._index.get(wait_owner, {})
         at = scopes.get(scope_hash, {})
         if since_us == KEPT or key not in at or at[key] > max(since_us, 0):
             return
@@ -332,10 +347,10 @@ class MemoryWaits(WaitBackend):
         if not at:
             del scopes[scope_hash]
         if not scopes:
-            del self._index[whose]
+            del self._index[wait_owner]
 
 
-def _is_at(held: Held, cas: Cas) -> bool:
+def _is_at(held: StoredRecord, cas: Cas) -> bool:
     return held.value == cas.value and held.incarnation == cas.incarnation
 
 
@@ -350,6 +365,6 @@ def _told(done: Outcome, since_us: int, moved_from: str = "") -> WaitOutcome:
     )
 
 
-def _standing(held: Held) -> Standing:
+def _status_of(held: StoredRecord) -> WaitStatus:
     wait = held.wait or _NOWHERE
-    return Standing(held.owner, wait.scope_hash, wait.since_us, held.expires_ms)
+    return WaitStatus(held.owner, wait.scope_hash, wait.since_us, held.expires_ms)

@@ -10,11 +10,11 @@ from uuid import uuid4
 import anyio
 import msgspec
 
-from .._core import tenancy as fence
-from .._core.leases import LeaseKeeper
-from .._core.tasks import run_to_end
+from .._core import tenancy
+from .._core.leases import LeaseRenewer
+from .._core.tasks import run_to_completion
 from .._validation import MAX_IDENTIFIER_CHARS, check_key, duration_to_ms, require_clean_text
-from ..abc.affinity import SupportsAffinity, place_of
+from ..abc.affinity import SupportsAffinity, affinity_key
 from ..abc.records import Verdict
 from ..errors import (
     DurabilityError,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
     from datetime import timedelta
 
-    from ..abc.affinity import AffinityBackend, Placed, PlacePage, SeatOutcome
+    from ..abc.affinity import AffinityBackend, MembershipOutcome, PlacementRecord, PlacePage
     from ..model import TenantCtx
 
 __all__ = ["Member", "Membership", "Placement", "SessionAffinity"]
@@ -100,13 +100,17 @@ class Membership:
     """
 
     def __init__(
-        self, group: _Group, seat: tuple[str, str, int], outcome: SeatOutcome, sent_at: float
+        self,
+        group: _Group,
+        record: tuple[str, str, int],
+        outcome: MembershipOutcome,
+        sent_at: float,
     ) -> None:
-        self.worker, self._attempt, self._lease_ms = seat
+        self.worker, self._attempt, self._lease_ms = record
         self._group: Final = group
         self._fence: Final = outcome.fence
         self._lease_until_ms = outcome.ends_ms
-        self._keeper: Final = LeaseKeeper(self._lease_ms / 1000, sent_at + outcome.left_ms / 1000)
+        self._renewer: Final = LeaseRenewer(self._lease_ms / 1000, sent_at + outcome.left_ms / 1000)
 
     @property
     def fence(self) -> int:
@@ -127,7 +131,7 @@ class Membership:
     @property
     def ended(self) -> bool:
         """Whether the worker has left, or was found to be a member no longer."""
-        return self._keeper.over
+        return self._renewer.is_over
 
     @asynccontextmanager
     async def kept(self) -> AsyncGenerator[Membership]:
@@ -135,7 +139,7 @@ class Membership:
 
         :raises LeaseLostError: on leaving, if the lease was lost.
         """
-        async with self._keeper.kept(
+        async with self._renewer.renewing(
             self._renew, self._leave, name="membership", leave_secs=_LEAVE_SECS
         ):
             yield self
@@ -148,17 +152,17 @@ class Membership:
         if outcome.verdict is not Verdict.DONE:
             raise LeaseLostError
         self._lease_until_ms = outcome.ends_ms
-        self._keeper.ends_at = sent_at + outcome.left_ms / 1000
+        self._renewer.ends_at = sent_at + outcome.left_ms / 1000
 
     async def _leave(self) -> None:
         if self.ended:
             return
         backend = self._group.backend
-        with self._keeper.being_ended():
+        with self._renewer.ending():
             if await backend.leave(self._group.name, self.worker, self._attempt):
-                self._keeper.ended = True
+                self._renewer.ended = True
             else:
-                self._keeper.lost = True
+                self._renewer.lost = True
 
 
 @final
@@ -246,20 +250,20 @@ class SessionAffinity:
                 with suppress(SessionError):
                     await backend.leave(group, worker, attempt)
 
-            await run_to_end(give_back, "greentic_session end of membership", _LEAVE_SECS)
+            await run_to_completion(give_back, "greentic_session end of membership", _LEAVE_SECS)
             raise
         if outcome.verdict is not Verdict.DONE:
             raise MemberExistsError(worker, _at(outcome.ends_ms))
-        seat = worker, attempt, lease_ms
-        async with Membership(self._group, seat, outcome, sent_at).kept() as membership:
+        record = worker, attempt, lease_ms
+        async with Membership(self._group, record, outcome, sent_at).kept() as membership:
             yield membership
 
     async def members(self) -> tuple[Member, ...]:
         """Return the members that live, by name."""
         backend, group = self._group.backend, self._group.name
         return tuple(
-            Member(worker=seat.worker, fence=seat.fence, lease_until=_at(seat.ends_ms))
-            for seat in sorted(await backend.members(group))
+            Member(worker=record.worker, fence=record.fence, lease_until=_at(record.ends_ms))
+            for record in sorted(await backend.members(group))
         )
 
     # --- keys --------------------------------------------------------------------------------
@@ -363,7 +367,7 @@ class SessionAffinity:
         """
         group = self._group
         group.check_open()
-        worker, scope = _worker(worker), "" if ctx is None else fence.scope_of(ctx)
+        worker, scope = _worker(worker), "" if ctx is None else tenancy.scope_of(ctx)
         return PlacedKeys(lambda position: group.backend.page(group.name, worker, position), scope)
 
     # --- shared steps ------------------------------------------------------------------------
@@ -405,14 +409,14 @@ class PlacedKeys:
 
 def _place(key: SessionKey, ctx: TenantCtx | None) -> str:
     key = check_key(key)
-    return place_of("" if ctx is None else fence.scope_of(ctx), key)
+    return affinity_key("" if ctx is None else tenancy.scope_of(ctx), key)
 
 
 def _worker(worker: str) -> str:
     return require_clean_text(worker, "worker", MAX_IDENTIFIER_CHARS)
 
 
-def _placement(placed: Placed | None) -> Placement | None:
+def _placement(placed: PlacementRecord | None) -> Placement | None:
     if placed is None:
         return None
     expires_at = _at(placed.expires_ms)

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, Final, cast, final
 import anyio
 import msgspec
 
-from .._core import tenancy as fence
-from .._core.leases import LeaseKeeper
-from .._core.tasks import run_to_end
+from .._core import tenancy
+from .._core.leases import LeaseRenewer
+from .._core.tasks import run_to_completion
 from .._validation import check_key, duration_to_ms, patience_to_ms, require_clean_text
-from ..abc.fencing import Guard, GuardKind
-from ..abc.locks import LockBid, LockOutcome, LockPlace, SupportsLocks
+from ..abc.fencing import LeaseKind, LeaseRef
+from ..abc.locks import LockOutcome, LockRef, LockRequest, SupportsLocks
 from ..abc.records import DONE
 from ..errors import (
     InvalidInputError,
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from ..abc.locks import LockBackend
-    from ..abc.notifications import Bell
+    from ..abc.notifications import Subscription
     from ..model import SessionKey, TenantCtx
 
 __all__ = ["LockHolder", "SessionLease", "SessionLocks"]
@@ -75,10 +75,10 @@ class SessionLease:
     __slots__ = (
         "_backend",
         "_check_open",
-        "_keeper",
         "_lease_ms",
         "_left_at",
-        "_place",
+        "_ref",
+        "_renewer",
         "_until_ms",
         "guard",
     )
@@ -87,19 +87,21 @@ class SessionLease:
         self,
         backend: LockBackend,
         check_open: Callable[[], None],
-        bid: LockBid,
+        request: LockRequest,
         outcome: LockOutcome,
         sent_at: float,
     ) -> None:
         self._backend: Final = backend
         self._check_open: Final = check_open
-        self._place: Final = bid.place
-        self._lease_ms: Final = bid.lease_ms
+        self._ref: Final = request.ref
+        self._lease_ms: Final = request.lease_ms
         self._until_ms = outcome.lease_ms
         self._left_at: float | None = None
-        self._keeper: Final = LeaseKeeper(bid.lease_ms / 1000, sent_at + outcome.left_ms / 1000)
-        scope, key, _ = bid.place
-        self.guard: Final = Guard(GuardKind.LOCK, scope, key, outcome.fence)
+        self._renewer: Final = LeaseRenewer(
+            request.lease_ms / 1000, sent_at + outcome.left_ms / 1000
+        )
+        scope, key, _ = request.ref
+        self.guard: Final = LeaseRef(LeaseKind.LOCK, scope, key, outcome.fence)
 
     @property
     def key(self) -> SessionKey:
@@ -125,7 +127,7 @@ class SessionLease:
     @property
     def ended(self) -> bool:
         """Whether the lock was given back, or its lease found lost."""
-        return self._keeper.over
+        return self._renewer.is_over
 
     async def renew(self, lease: timedelta | float | None = None) -> datetime:
         """Let the lease begin anew; it never gets shorter.
@@ -141,14 +143,14 @@ class SessionLease:
         """
         lease_ms = self._lease_ms if lease is None else duration_to_ms(lease, "lease")
         self._check_open()
-        self._keeper.check_held("the lock")
+        self._renewer.require_held("the lock")
         sent_at = anyio.current_time()
-        outcome = await self._backend.renew(self._place, lease_ms, self._backend.deadline())
+        outcome = await self._backend.renew(self._ref, lease_ms, self._backend.deadline())
         if outcome.verdict is not DONE:
-            self._keeper.lost = True
+            self._renewer.lost = True
             raise LeaseLostError
         self._until_ms = outcome.lease_ms
-        self._keeper.ends_at = sent_at + outcome.left_ms / 1000
+        self._renewer.ends_at = sent_at + outcome.left_ms / 1000
         return self.until
 
     async def release(self) -> bool:
@@ -161,23 +163,23 @@ class SessionLease:
         if self.ended:
             return False
         self._check_open()
-        with self._keeper.being_ended():
+        with self._renewer.ending():
             left_at = self._left_at  # by a call whose answer was not heard
             if left_at is None:
                 self._left_at = anyio.current_time()
             try:
-                held = await self._backend.leave(
-                    self._place, self._until_ms, self._backend.deadline()
+                held = await self._backend.release(
+                    self._ref, self._until_ms, self._backend.deadline()
                 )
             except StoreUnavailableError:
                 self._left_at = left_at
                 raise
             if not held and left_at is not None:
-                held = left_at < self._keeper.ends_at  # nothing but that call ended it
+                held = left_at < self._renewer.ends_at  # nothing but that call ended it
             if held:
-                self._keeper.ended = True
+                self._renewer.ended = True
             else:
-                self._keeper.lost = True
+                self._renewer.lost = True
         return held
 
     def kept(self) -> AbstractAsyncContextManager[None]:
@@ -185,7 +187,7 @@ class SessionLease:
 
         :raises LeaseLostError: on leaving, if the lease was lost.
         """
-        return self._keeper.kept(self.renew, self.release, name="lock", leave_secs=_LEAVE_SECS)
+        return self._renewer.renewing(self.renew, self.release, name="lock", leave_secs=_LEAVE_SECS)
 
 
 @final
@@ -268,12 +270,12 @@ class SessionLocks:
             or ends with the lease.
         :raises DurabilityError: likewise: fewer replicas than asked for know of the holder.
         """
-        bid = self._bid(key, lease, ctx)
+        request = self._request(key, lease, ctx)
         wait_secs = None if wait is None else patience_to_ms(wait, "wait") / 1000
-        held = await self._take(bid, wait_secs)
+        held = await self._take(request, wait_secs)
         if not isinstance(held, SessionLease):
-            raise LockHeldError(bid.place.key, _time(held.lease_ms))
-        with self._listed(bid, held):
+            raise LockHeldError(request.ref.key, _time(held.lease_ms))
+        with self._listed(request, held):
             async with held.kept():
                 yield held
 
@@ -294,12 +296,12 @@ class SessionLocks:
             its ``fence`` is refused.
         :raises: as :meth:`hold`, but for :class:`LockHeldError`.
         """
-        bid = self._bid(key, lease, ctx)
-        held = await self._take(bid, 0)
+        request = self._request(key, lease, ctx)
+        held = await self._take(request, 0)
         if not isinstance(held, SessionLease):
             yield None
             return
-        with self._listed(bid, held):
+        with self._listed(request, held):
             async with held.kept():
                 yield held
 
@@ -322,36 +324,45 @@ class SessionLocks:
 
     # --- shared steps ------------------------------------------------------------------------
 
-    def _bid(self, key: SessionKey, lease: timedelta | float, ctx: TenantCtx | None) -> LockBid:
+    def _request(
+        self, key: SessionKey, lease: timedelta | float, ctx: TenantCtx | None
+    ) -> LockRequest:
         self._store.check_open()
-        place = LockPlace(_scope(ctx), check_key(key), secrets.token_urlsafe(16))
+        place = LockRef(_scope(ctx), check_key(key), secrets.token_urlsafe(16))
         lease_ms = duration_to_ms(lease, "lease")
-        return LockBid(place, self._name, lease_ms, self._place_ms, queues=False)
+        return LockRequest(place, self._name, lease_ms, self._place_ms, queues=False)
 
-    async def _take(self, bid: LockBid, wait_secs: float | None) -> SessionLease | LockOutcome:
+    async def _take(
+        self, request: LockRequest, wait_secs: float | None
+    ) -> SessionLease | LockOutcome:
         """Take the lock, or tell who holds it when the time is up."""
         ends_at = None if wait_secs is None else anyio.current_time() + wait_secs
-        bid = bid._replace(queues=wait_secs != 0)
+        request = request._replace(queues=wait_secs != 0)
         must_leave = True
         asked_at = anyio.current_time()
         try:
             try:
-                held = await self._ask(bid)
+                held = await self._ask(request)
             except StoreUnavailableError:
                 must_leave = False  # nothing was taken
                 raise
-            if isinstance(held, LockOutcome) and bid.queues:
+            if isinstance(held, LockOutcome) and request.queues:
                 # Only now, since a lock that is free needs no bell.
-                async with self._backend.listen(bid.place.token) as bell:
-                    held = await self._wait(bid, held, bell, asked_at, ends_at)
-            must_leave = isinstance(held, LockOutcome) and bid.queues
+                async with self._backend.subscribe(request.ref.token) as subscription:
+                    held = await self._wait(request, held, subscription, asked_at, ends_at)
+            must_leave = isinstance(held, LockOutcome) and request.queues
             return held
         finally:
             if must_leave:
-                await self._leave(bid)
+                await self._leave(request)
 
     async def _wait(
-        self, bid: LockBid, held: LockOutcome, bell: Bell, asked_at: float, ends_at: float | None
+        self,
+        request: LockRequest,
+        held: LockOutcome,
+        subscription: Subscription,
+        asked_at: float,
+        ends_at: float | None,
     ) -> SessionLease | LockOutcome:
         """Ask again and again.
 
@@ -367,14 +378,14 @@ class SessionLocks:
                 if left_secs <= 0:
                     return held
                 secs = min(secs, left_secs)
-            await bell.rung(secs)
+            await subscription.wait(secs)
             self._store.check_open()
             now = anyio.current_time()
             try:
-                found = await self._ask(bid)
+                found = await self._ask(request)
             except (StoreUnavailableError, OutcomeUnknownError) as error:
                 # Under its token it can ask again without harm, whatever became of the last time.
-                if not self._bears(error, asked_at, ends_at):
+                if not self._tolerates(error, asked_at, ends_at):
                     raise
                 next_secs = often_secs
                 continue
@@ -382,7 +393,7 @@ class SessionLocks:
                 return found
             held, asked_at, next_secs = found, now, found.left_ms / 1000
 
-    def _bears(
+    def _tolerates(
         self,
         error: StoreUnavailableError | OutcomeUnknownError,
         asked_at: float,
@@ -397,32 +408,32 @@ class SessionLocks:
             and (ends_at is None or now < ends_at)
         )
 
-    async def _ask(self, bid: LockBid) -> SessionLease | LockOutcome:
+    async def _ask(self, request: LockRequest) -> SessionLease | LockOutcome:
         self._store.check_open()
         sent_at = anyio.current_time()
-        outcome = await self._backend.lock(bid, self._backend.deadline())
+        outcome = await self._backend.acquire(request, self._backend.deadline())
         if outcome.verdict is not DONE:
             return outcome
-        return SessionLease(self._backend, self._store.check_open, bid, outcome, sent_at)
+        return SessionLease(self._backend, self._store.check_open, request, outcome, sent_at)
 
-    async def _leave(self, bid: LockBid) -> None:
+    async def _leave(self, request: LockRequest) -> None:
         async def leave() -> None:
             with suppress(SessionError):  # what could not be given back ends by itself
-                await self._backend.leave(bid.place, 0, self._backend.deadline())
+                await self._backend.release(request.ref, 0, self._backend.deadline())
 
-        await run_to_end(leave, "greentic_session leaving a lock", _LEAVE_SECS)
+        await run_to_completion(leave, "greentic_session leaving a lock", _LEAVE_SECS)
 
     @contextmanager
-    def _listed(self, bid: LockBid, lease: SessionLease) -> Generator[None]:
-        self._held[bid.place.token] = lease
+    def _listed(self, request: LockRequest, lease: SessionLease) -> Generator[None]:
+        self._held[request.ref.token] = lease
         try:
             yield
         finally:
-            del self._held[bid.place.token]
+            del self._held[request.ref.token]
 
 
 def _scope(ctx: TenantCtx | None) -> str:
-    return "" if ctx is None else fence.scope_of(ctx)
+    return "" if ctx is None else tenancy.scope_of(ctx)
 
 
 def _time(ms: int) -> datetime:

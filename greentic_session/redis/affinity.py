@@ -6,10 +6,16 @@ import re
 from typing import TYPE_CHECKING, Final, cast, final
 
 from .._compat import override
-from ..abc.affinity import AffinityBackend, Placed, PlacePage, Seat, SeatOutcome
+from ..abc.affinity import (
+    AffinityBackend,
+    MemberRecord,
+    MembershipOutcome,
+    PlacementRecord,
+    PlacePage,
+)
 from ..abc.records import Verdict
 from ..errors import StoreUnavailableError
-from .replies import being_looked_at, being_read, clock_ms
+from .replies import clock_ms, parsing_read_reply, parsing_write_reply
 from .scripts import (
     AFFINITY_ASSIGN,
     AFFINITY_FORGET,
@@ -25,14 +31,14 @@ from .transport.failures import ForeignValueError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from .key_names import Names
+    from .key_names import KeyNames
     from .transport.client import RedisClient
     from .transport.protocol import Argument, Command, Reply
     from .transport.script import Script
 
 __all__ = ["RedisAffinity"]
 
-_SEAT: Final = re.compile(rb"([0-9]+):([0-9]+):.*", re.DOTALL)
+_MEMBER: Final = re.compile(rb"([0-9]+):([0-9]+):.*", re.DOTALL)
 _PLACE: Final = re.compile(rb"([0-9]+):[0-9]+:([^\n]*)\n([^\n]*)")
 """The values of ``lua/affinity.lua``, which passes over others, too."""
 _PAGE: Final = 512
@@ -47,7 +53,7 @@ class RedisAffinity(AffinityBackend):
     :param grace_ms: longer than any call may be under way, in milliseconds.
     """
 
-    def __init__(self, client: RedisClient, names: Names, grace_ms: int) -> None:
+    def __init__(self, client: RedisClient, names: KeyNames, grace_ms: int) -> None:
         self._client: Final = client
         self._names: Final = names
         self._grace_ms: Final = grace_ms
@@ -58,17 +64,19 @@ class RedisAffinity(AffinityBackend):
     # --- members -----------------------------------------------------------------------------
 
     @override
-    async def join(self, group: str, worker: str, attempt: str, lease_ms: int) -> SeatOutcome:
+    async def join(self, group: str, worker: str, attempt: str, lease_ms: int) -> MembershipOutcome:
         terms = (worker, attempt, lease_ms, self._fence)
         reply = await self._run(AFFINITY_JOIN, group, *terms, grants=attempt)
-        outcome = _seated(reply)
+        outcome = _membership(reply)
         self._fence = max(self._fence, outcome.fence)
         return outcome
 
     @override
-    async def renew(self, group: str, worker: str, attempt: str, lease_ms: int) -> SeatOutcome:
+    async def renew(
+        self, group: str, worker: str, attempt: str, lease_ms: int
+    ) -> MembershipOutcome:
         reply = await self._run(AFFINITY_RENEW, group, worker, attempt, lease_ms)
-        return _seated(reply)
+        return _membership(reply)
 
     @override
     async def leave(self, group: str, worker: str, attempt: str) -> bool:
@@ -76,21 +84,21 @@ class RedisAffinity(AffinityBackend):
         return _is_done(reply)
 
     @override
-    async def members(self, group: str) -> list[Seat]:
+    async def members(self, group: str) -> list[MemberRecord]:
         time, members = await self._read(group, ("TIME",), ("HGETALL", self._members(group)))
-        with being_looked_at():
-            return list(_seats(members, _ms(time)))
+        with parsing_read_reply():
+            return list(_member_records(members, _ms(time)))
 
     # --- places ------------------------------------------------------------------------------
 
     @override
-    async def assign(self, group: str, place: str, ttl_ms: int) -> Placed | None:
+    async def assign(self, group: str, place: str, ttl_ms: int) -> PlacementRecord | None:
         reply = await self._run(AFFINITY_ASSIGN, group, place, ttl_ms)
-        with being_read():
+        with parsing_write_reply():
             if not _is_done(reply):
                 return None
             _, worker, pinned, expires_ms = reply
-            return Placed(worker.decode(), pinned == 1, clock_ms(expires_ms))
+            return PlacementRecord(worker.decode(), pinned == 1, clock_ms(expires_ms))
 
     @override
     async def pin(self, group: str, place: str, worker: str, ttl_ms: int) -> None:
@@ -110,16 +118,18 @@ class RedisAffinity(AffinityBackend):
         return _is_done(await self._run(AFFINITY_FORGET, group, place))
 
     @override
-    async def find(self, group: str, place: str) -> Placed | None:
+    async def find(self, group: str, place: str) -> PlacementRecord | None:
         time, members, found = await self._read(
             group,
             ("TIME",),
             ("HGETALL", self._members(group)),
             ("HGET", self._places(group), place),
         )
-        with being_looked_at():
+        with parsing_read_reply():
             now_ms = _ms(time)
-            return _placed(found or b"", {seat.worker for seat in _seats(members, now_ms)}, now_ms)
+            return _placement(
+                found or b"", {record.worker for record in _member_records(members, now_ms)}, now_ms
+            )
 
     @override
     async def page(self, group: str, worker: str, position: object | None) -> PlacePage:
@@ -134,14 +144,14 @@ class RedisAffinity(AffinityBackend):
             ("HSCAN", self._places(group), cursor, "COUNT", _PAGE),
         )
         places: list[str] = []
-        with being_looked_at():
+        with parsing_read_reply():
             cursor, found = cast("tuple[bytes, Reply]", reply)
             now_ms = _ms(time)
-            live = {seat.worker for seat in _seats(members, now_ms)}
+            live = {record.worker for record in _member_records(members, now_ms)}
             for name, line in _pairs(found):
                 place = name.decode(errors="replace")
-                placed = _placed(line, live, now_ms) if place not in seen else None
-                if placed is not None and placed.worker == worker:
+                placement = _placement(line, live, now_ms) if place not in seen else None
+                if placement is not None and placement.worker == worker:
                     places.append(place)
             seen.update(places)
             return PlacePage(places, (cursor, seen) if int(cursor) else None)
@@ -177,19 +187,19 @@ class RedisAffinity(AffinityBackend):
 
 
 def _is_done(reply: Reply) -> bool:
-    with being_read():
+    with parsing_write_reply():
         return Verdict(reply[0]) is Verdict.DONE
 
 
-def _seated(reply: Reply) -> SeatOutcome:
-    with being_read():
+def _membership(reply: Reply) -> MembershipOutcome:
+    with parsing_write_reply():
         verdict, *told = Verdict(reply[0]), *map(int, reply[1:])
         if verdict is Verdict.DONE:
             fence, ends_ms, left_ms = told
-            return SeatOutcome(verdict, fence, clock_ms(ends_ms), left_ms)
+            return MembershipOutcome(verdict, fence, clock_ms(ends_ms), left_ms)
         if verdict is Verdict.CLAIMED:
-            return SeatOutcome(verdict, ends_ms=clock_ms(told[0]))
-        return SeatOutcome(verdict)
+            return MembershipOutcome(verdict, ends_ms=clock_ms(told[0]))
+        return MembershipOutcome(verdict)
 
 
 def _ms(time: Reply) -> int:
@@ -203,21 +213,21 @@ def _pairs(reply: Reply) -> Iterator[tuple[bytes, bytes]]:
         yield from zip(reply[::2], reply[1::2], strict=True)
 
 
-def _seats(reply: Reply, now_ms: int) -> Iterator[Seat]:
+def _member_records(reply: Reply, now_ms: int) -> Iterator[MemberRecord]:
     for worker, line in _pairs(reply):
-        found = _SEAT.fullmatch(line)
+        found = _MEMBER.fullmatch(line)
         if found is not None and now_ms < (ends_ms := clock_ms(found[1])):
-            yield Seat(worker.decode(errors="replace"), int(found[2]), ends_ms)
+            yield MemberRecord(worker.decode(errors="replace"), int(found[2]), ends_ms)
 
 
-def _placed(line: bytes, live: set[str], now_ms: int) -> Placed | None:
+def _placement(line: bytes, live: set[str], now_ms: int) -> PlacementRecord | None:
     found = _PLACE.fullmatch(line)
     if found is None or now_ms >= (expires_ms := clock_ms(found[1])):
         return None
     worker, pin = found[2].decode(errors="replace"), found[3].decode(errors="replace")
     if pin in live:
-        return Placed(pin, pinned=True, expires_ms=expires_ms)
-    return Placed(worker, pinned=False, expires_ms=expires_ms) if worker in live else None
+        return PlacementRecord(pin, pinned=True, expires_ms=expires_ms)
+    return PlacementRecord(worker, pinned=False, expires_ms=expires_ms) if worker in live else None
 
 
 def _foreign() -> StoreUnavailableError:

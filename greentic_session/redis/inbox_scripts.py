@@ -6,37 +6,37 @@ from typing import TYPE_CHECKING, Final
 
 from ..errors import StoreUnavailableError
 from .message_format import member_of
-from .replies import foreign
+from .replies import wrong_type
 from .scripts import COMMIT, GIVE_BACK, HINT
 from .transport.failures import ForeignValueError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..abc.inbox import Mailbox
-    from .key_names import Names
+    from ..abc.inbox import MailboxRef
+    from .key_names import KeyNames
     from .transport.client import RedisClient
     from .transport.protocol import Argument, Reply
     from .transport.script import Script
 
-__all__ = ["MailSteps", "foreign_index", "topic_of"]
+__all__ = ["InboxScripts", "topic_of", "wrong_type_of_index"]
 
 
-class MailSteps:
+class InboxScripts:
     """Runs them, each in one slot.
 
     :param client: of the store.
     :param names: of the store.
     """
 
-    def __init__(self, client: RedisClient, names: Names) -> None:
+    def __init__(self, client: RedisClient, names: KeyNames) -> None:
         self._client: Final = client
         self._names: Final = names
 
-    async def _hint(
+    async def _index_set_due(
         self,
         inbox: str,
-        box: Mailbox,
+        mailbox: MailboxRef,
         mark: str | bytes,
         delay_ms: Argument,
         until: float | None,
@@ -45,8 +45,10 @@ class MailSteps:
         rings: bool = True,
     ) -> None:
         """Say in how many ms a session is due, and ring; or, empty, that it need not be."""
-        channel = self._names.bell(topic_of(inbox)) if rings and delay_ms not in ("", b"") else ""
-        terms = (member_of(box), mark, delay_ms, channel, token)
+        channel = (
+            self._names.channel(topic_of(inbox)) if rings and delay_ms not in ("", b"") else ""
+        )
+        terms = (member_of(mailbox), mark, delay_ms, channel, token)
         # On one server, whoever has the mail has what was written before it: its expectation.
         is_hint = not token or not self._client.confirms_apart
         await self._on_index(HINT, self._names.agenda(inbox), terms, until, is_hint=is_hint)
@@ -71,12 +73,12 @@ class MailSteps:
                 ends=ends,
             )
         except ForeignValueError:
-            raise foreign_index() from None
+            raise wrong_type_of_index() from None
 
     async def _on_mailbox(
         self,
         script: Script,
-        box: Mailbox,
+        mailbox: MailboxRef,
         suffix: str,
         arguments: Sequence[Argument],
         until: float | None,
@@ -84,14 +86,14 @@ class MailSteps:
         grants: str = "",
         ends: str = "",
     ) -> Reply:
-        names = self._names.of_mailbox(*box)
+        names = self._names.of_mailbox(*mailbox)
         if suffix:
             names = (*names, f"{names[2]}{suffix}")
         elif script is COMMIT:
             names = (*names, self._names.events(names[0]))
         try:
             return await self._client.run(
-                *(script, names, (box.scope, *arguments)),
+                *(script, names, (mailbox.scope, *arguments)),
                 until=until,
                 # Should giving back be lost with its server, the lease ends by itself.
                 is_hint=script is GIVE_BACK,
@@ -99,7 +101,7 @@ class MailSteps:
                 ends=ends,
             )
         except ForeignValueError:
-            raise foreign(box.key) from None
+            raise wrong_type(mailbox.key) from None
 
 
 def topic_of(inbox: str) -> str:
@@ -107,7 +109,7 @@ def topic_of(inbox: str) -> str:
     return f"inbox:{inbox}"
 
 
-def foreign_index() -> StoreUnavailableError:
+def wrong_type_of_index() -> StoreUnavailableError:
     """Return the error for an index in whose place something else stands."""
     return StoreUnavailableError(
         "the name of an inbox's index holds another type of value", code="internal"

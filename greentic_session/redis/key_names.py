@@ -13,11 +13,11 @@ from functools import lru_cache
 from typing import Final, final
 from urllib.parse import quote, unquote
 
-from ..abc.fencing import Guard, GuardKind
+from ..abc.fencing import LeaseKind, LeaseRef
 from ..errors import DecodeError
 from ..model import SessionKey
 
-__all__ = ["Names"]
+__all__ = ["KeyNames"]
 
 # All printable ASCII but `%`, which escapes, `:{}`, which structure, and `*?[]\`, which SCAN's
 # MATCH reads as patterns. Letters, digits and `_.-~` are safe without being named here.
@@ -31,7 +31,7 @@ def escape(part: str) -> str:
 
 
 @final
-class Names:
+class KeyNames:
     """The names of one namespace.
 
     :param namespace: start of every name, checked by :class:`RedisConfig`.
@@ -88,11 +88,11 @@ class Names:
         """Return ``{ns}:{env}:{tenant}:{<key>}:inbox``."""
         return f"{self.record(scope, key)}:inbox"
 
-    def guard(self, guard: Guard) -> str:
+    def guard(self, guard: LeaseRef) -> str:
         """Return the name under which a lease is kept: of a HASH with ``fence``, ``lease``
         and ``by``.
         """
-        name = self.inbox if guard.kind is GuardKind.INBOX else self.lock
+        name = self.inbox if guard.kind is LeaseKind.INBOX else self.lock
         return name(guard.scope, guard.key)
 
     def of_mailbox(self, scope: str, key: str) -> tuple[str, ...]:
@@ -113,7 +113,7 @@ class Names:
         owner = ":".join(escape(part) for part in (env, tenant_id, team_id or "", user_id))
         return f"{self._namespace}:early:{{{owner}}}:{scope_hash}"
 
-    def bell(self, topic: str) -> str:
+    def channel(self, topic: str) -> str:
         """Return the channel ``{ns}:bell:{topic}``; the start of all of them for no topic.
 
         :param topic: of the library's own making, in printable ASCII.
@@ -143,12 +143,12 @@ class Names:
 
 
 @lru_cache(maxsize=8192)
-def _of_session(names: Names, scope: str, key: str) -> tuple[str, ...]:
+def _of_session(names: KeyNames, scope: str, key: str) -> tuple[str, ...]:
     # A session that is written once is often written again soon.
     return names.record(scope, key), names.lookup(key)
 
 
 @lru_cache(maxsize=8192)
-def _of_mailbox(names: Names, scope: str, key: str) -> tuple[str, ...]:
+def _of_mailbox(names: KeyNames, scope: str, key: str) -> tuple[str, ...]:
     record, lookup = names.of_session(scope, key)
     return record, lookup, f"{record}:inbox", f"{record}:inbox:mail"

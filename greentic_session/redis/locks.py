@@ -5,19 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, final
 
 from .._compat import override
-from ..abc.locks import LockBackend, LockBid, LockHolding, LockOutcome, LockPlace
+from ..abc.locks import LockBackend, LockOutcome, LockRef, LockRequest, LockState
 from ..abc.records import DONE, Verdict
 from ..errors import StoreUnavailableError
-from .replies import being_looked_at, being_read, clock_ms
+from .replies import clock_ms, parsing_read_reply, parsing_write_reply
 from .scripts import LEAVE_LOCK, LOCK, RENEW_LOCK
 from .transport.failures import ForeignValueError
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
-    from ..abc.notifications import Bell, SupportsBells
+    from ..abc.notifications import Subscription, SupportsNotifications
     from ..model import SessionKey
-    from .key_names import Names
+    from .key_names import KeyNames
     from .transport.client import RedisClient
     from .transport.protocol import Argument
     from .transport.script import Script
@@ -31,13 +31,15 @@ class RedisLocks(LockBackend):
 
     :param client: of the store.
     :param names: of the store.
-    :param bells: of the store.
+    :param notifications: of the store.
     """
 
-    def __init__(self, client: RedisClient, names: Names, bells: SupportsBells) -> None:
+    def __init__(
+        self, client: RedisClient, names: KeyNames, notifications: SupportsNotifications
+    ) -> None:
         self._client: Final = client
         self._names: Final = names
-        self._bells: Final = bells
+        self._notifications: Final = notifications
         # So that one process sees fences grow even where a clock was set back, or another server
         # with another clock has taken over.
         self._fence = 0
@@ -47,14 +49,20 @@ class RedisLocks(LockBackend):
         return self._client.deadline()
 
     @override
-    async def lock(self, bid: LockBid, until: float | None) -> LockOutcome:
+    async def acquire(self, request: LockRequest, until: float | None) -> LockOutcome:
         verdict, *told = await self._run(
             LOCK,
-            bid.place,
-            *(bid.name, bid.lease_ms, bid.place_ms, int(bid.queues), self._fence),
+            request.ref,
+            *(
+                request.name,
+                request.lease_ms,
+                request.position_ms,
+                int(request.queues),
+                self._fence,
+            ),
             until=until,
         )
-        with being_read():
+        with parsing_write_reply():
             if verdict is not DONE:
                 lease_ms, left_ms = told
                 return LockOutcome(verdict, 0, clock_ms(lease_ms), left_ms)
@@ -64,23 +72,23 @@ class RedisLocks(LockBackend):
         return outcome
 
     @override
-    async def renew(self, place: LockPlace, lease_ms: int, until: float | None) -> LockOutcome:
+    async def renew(self, place: LockRef, lease_ms: int, until: float | None) -> LockOutcome:
         verdict, *told = await self._run(RENEW_LOCK, place, lease_ms, until=until)
-        with being_read():
+        with parsing_write_reply():
             if verdict is not DONE:
                 return LockOutcome(verdict)
             lease_ms, left_ms = told
             return LockOutcome(DONE, 0, clock_ms(lease_ms), left_ms)
 
     @override
-    async def leave(self, place: LockPlace, lease_ms: int, until: float | None) -> bool:
+    async def release(self, place: LockRef, lease_ms: int, until: float | None) -> bool:
         verdict, *_ = await self._run(
-            LEAVE_LOCK, place, lease_ms, self._names.bell(""), until=until
+            LEAVE_LOCK, place, lease_ms, self._names.channel(""), until=until
         )
         return verdict is DONE
 
     @override
-    async def holder(self, scope: str, key: SessionKey, until: float | None) -> LockHolding | None:
+    async def holder(self, scope: str, key: SessionKey, until: float | None) -> LockState | None:
         name = self._names.lock(scope, key)
         try:
             reply = await self._client.read_many(
@@ -90,21 +98,21 @@ class RedisLocks(LockBackend):
             )
         except ForeignValueError:
             raise _foreign() from None
-        with being_looked_at():
+        with parsing_read_reply():
             (held_by, fence, lease, by), (secs, us) = reply
             lease_ms = clock_ms(lease or 0)
             if by is None or int(secs) * 1000 + int(us) // 1000 >= lease_ms:
                 return None
-            return LockHolding((held_by or b"").decode(), int(fence or 0), lease_ms)
+            return LockState((held_by or b"").decode(), int(fence or 0), lease_ms)
 
     @override
-    def listen(self, token: str) -> AbstractAsyncContextManager[Bell]:
-        return self._bells.listen(token)
+    def subscribe(self, token: str) -> AbstractAsyncContextManager[Subscription]:
+        return self._notifications.subscribe(token)
 
     async def _run(
         self,
         script: Script,
-        place: LockPlace,
+        place: LockRef,
         *arguments: Argument,
         until: float | None,
     ) -> tuple[Verdict, *tuple[int, ...]]:
@@ -121,7 +129,7 @@ class RedisLocks(LockBackend):
             )
         except ForeignValueError:
             raise _foreign() from None
-        with being_read():
+        with parsing_write_reply():
             return Verdict(reply[0]), *map(int, reply[1:])
 
 

@@ -2,96 +2,96 @@
 
 from __future__ import annotations
 
-from ..abc.inbox import DeadMail, Grant, Letter, Mailbox, TurnHold
+from ..abc.inbox import GrantedTurn, MailboxRef, StoredDeadLetter, StoredMessage, TurnRef
 from ..abc.records import Record
 from ..model import SessionKey
-from .replies import unreadable
+from .replies import undecodable_record
 
 __all__ = [
-    "dead_mail_of",
-    "entry_of",
-    "grant_of",
-    "letter_of",
-    "mailbox_of",
+    "decode",
+    "decode_dead_letter",
+    "decode_turn",
+    "encode",
+    "encode_dead_letter",
+    "encode_new",
+    "mailbox_from_member",
     "member_of",
-    "packed",
-    "stored",
 ]
 
 
-def member_of(box: Mailbox) -> str:
+def member_of(mailbox: MailboxRef) -> str:
     """Return a session as an index names it."""
-    return f"{box.scope}/{box.key}"
+    return f"{mailbox.scope}/{mailbox.key}"
 
 
-def mailbox_of(member: bytes) -> Mailbox | None:
+def mailbox_from_member(member: bytes) -> MailboxRef | None:
     """Return whom an index names; ``None`` if that is nobody."""
     try:
         env, tenant_id, key = member.decode().split("/", 2)
     except ValueError:
         return None
-    return Mailbox(f"{env}/{tenant_id}", SessionKey(key))
+    return MailboxRef(f"{env}/{tenant_id}", SessionKey(key))
 
 
-def packed(owner: str, event_id: str, payload: bytes) -> bytes:
+def encode_new(owner: str, event_id: str, payload: bytes) -> bytes:
     """Return a letter without its time."""
-    whose, name = owner.encode(), event_id.encode()
-    return b"%d:%b%d:%b%b" % (len(whose), whose, len(name), name, payload)
+    admitter, name = owner.encode(), event_id.encode()
+    return b"%d:%b%d:%b%b" % (len(admitter), admitter, len(name), name, payload)
 
 
-def stored(letter: Letter) -> bytes:
+def encode(message: StoredMessage) -> bytes:
     """Return a letter as it is stored."""
-    return b"%d:%b" % (letter.at_ms, packed(letter.owner, letter.event_id, letter.payload))
+    return b"%d:%b" % (message.at_ms, encode_new(message.owner, message.event_id, message.payload))
 
 
-def letter_of(told: bytes) -> Letter:
+def decode(reply: bytes) -> StoredMessage:
     """Return a stored letter.
 
     :raises ValueError: it is none.
     """
-    at_ms, length, rest = told.split(b":", 2)
+    at_ms, length, rest = reply.split(b":", 2)
     owner, rest = rest[: int(length)].decode(), rest[int(length) :]
     length, rest = rest.split(b":", 1)
     event_id, payload = rest[: int(length)].decode(), rest[int(length) :]
-    return Letter(event_id, payload, int(at_ms), owner)
+    return StoredMessage(event_id, payload, int(at_ms), owner)
 
 
-def entry_of(mail: DeadMail) -> bytes:
+def encode_dead_letter(mail: StoredDeadLetter) -> bytes:
     """Return a dead letter as it is stored."""
-    return b"%d:%d:%b" % (mail.died_ms, mail.attempts, stored(mail.letter))
+    return b"%d:%d:%b" % (mail.died_ms, mail.attempts, encode(mail.message))
 
 
-def dead_mail_of(box: Mailbox, entry: bytes) -> DeadMail:
+def decode_dead_letter(mailbox: MailboxRef, entry: bytes) -> StoredDeadLetter:
     """Return a stored dead letter.
 
     :raises DecodeError: it is none.
     """
     try:
-        died_ms, attempts, told = entry.split(b":", 2)
-        return DeadMail(box, letter_of(told), int(died_ms), int(attempts))
+        died_ms, attempts, reply = entry.split(b":", 2)
+        return StoredDeadLetter(mailbox, decode(reply), int(died_ms), int(attempts))
     except (ValueError, AttributeError):
-        raise unreadable(box.key) from None
+        raise undecodable_record(mailbox.key) from None
 
 
-def grant_of(inbox: str, box: Mailbox, mark: str, told: list[bytes]) -> Grant:
+def decode_turn(inbox: str, mailbox: MailboxRef, mark: str, reply: list[bytes]) -> GrantedTurn:
     """Return what the end of ``lua/take.lua`` tells, after its verdict.
 
     :raises DecodeError: a field of the record, or a letter, is not of this library's making.
     """
     try:
-        fence, lease, left, tries, version, incarnation, owner, life, at, body, *letters = told
+        fence, lease, left, tries, version, incarnation, owner, life, at, body, *messages = reply
         record = None
         if version:
             record = Record(
                 int(version), incarnation.decode(), owner.decode(), int(life), int(at), body
             )
-        return Grant(
-            TurnHold(inbox, box, int(fence), mark),
+        return GrantedTurn(
+            TurnRef(inbox, mailbox, int(fence), mark),
             int(lease),
             int(left),
-            tuple(map(letter_of, letters)),
+            tuple(map(decode, messages)),
             int(tries),
             record,
         )
     except (TypeError, ValueError, AttributeError):
-        raise unreadable(box.key) from None
+        raise undecodable_record(mailbox.key) from None

@@ -18,8 +18,8 @@ from redis.exceptions import ConnectionError as DriverConnectionError
 from redis.exceptions import RedisError, ResponseError
 
 from .._compat import override
-from .._core.subscribers import Listeners
-from ..abc.notifications import Bell, SupportsBells
+from .._core.subscribers import Subscribers
+from ..abc.notifications import Subscription, SupportsNotifications
 from .transport.driver import take_over
 
 if TYPE_CHECKING:
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
     from redis.asyncio.connection import AbstractConnection
 
-    from .key_names import Names
+    from .key_names import KeyNames
     from .transport.client import RedisClient
 
-__all__ = ["RedisBells"]
+__all__ = ["RedisNotifications"]
 
 _LOG: Final = logging.getLogger("greentic_session")
 _FAILURES: Final = (RedisError, OSError, EOFError, TypeError, ValueError, AttributeError)
@@ -51,15 +51,15 @@ class _Topic:
     """Who listens to a topic, and whether the server knows."""
 
     def __init__(self) -> None:
-        self.listeners: Final = Listeners()
-        self.is_heard = False
+        self.subscribers: Final = Subscribers()
+        self.is_confirmed = False
 
 
 @final
-class _Ear(asyncio.Protocol):
+class _PubSubConnection(asyncio.Protocol):
     """A subscribed connection, taken over from the driver.
 
-    :param on_told: called with each message's kind and channel.
+    :param on_message: called with each message's kind and channel.
     :param on_refused: called when the server refuses a command.
     :ivar lost: is done when the connection has ended.
     :ivar heard_at: when the server last said anything, on the loop's clock.
@@ -68,16 +68,18 @@ class _Ear(asyncio.Protocol):
     def __init__(
         self,
         connection: AbstractConnection,
-        on_told: Callable[[bytes, bytes], None],
+        on_message: Callable[[bytes, bytes], None],
         on_refused: Callable[[], None],
     ) -> None:
         self._loop: Final = asyncio.get_running_loop()
-        self._on_told: Final = on_told
+        self._on_message: Final = on_message
         self._on_refused: Final = on_refused
         self.lost: Final[asyncio.Future[None]] = self._loop.create_future()
         self.heard_at = self._loop.time()
         self._reader: Final = hiredis.Reader(
-            protocolError=DriverConnectionError, replyError=ResponseError, notEnoughData=_Ear
+            protocolError=DriverConnectionError,
+            replyError=ResponseError,
+            notEnoughData=_PubSubConnection,
         )
         self._stream, early = take_over(connection)
         self._transport: Final = self._stream.transport
@@ -85,7 +87,7 @@ class _Ear(asyncio.Protocol):
         if early:
             self.data_received(early)
 
-    def say(self, *words: str) -> None:
+    def send(self, *words: str) -> None:
         if not self._transport.is_closing():
             self._transport.write(_pack(words))
 
@@ -97,13 +99,13 @@ class _Ear(asyncio.Protocol):
         self.heard_at = self._loop.time()
         self._reader.feed(data)
         try:
-            while (told := cast("object", self._reader.gets())) is not _Ear:
-                if isinstance(told, ResponseError):
+            while (reply := cast("object", self._reader.gets())) is not _PubSubConnection:
+                if isinstance(reply, ResponseError):
                     self._on_refused()
-                elif isinstance(told, list):  # a push, or an array in RESP2
-                    match cast("list[object]", told):
+                elif isinstance(reply, list):  # a push, or an array in RESP2
+                    match cast("list[object]", reply):
                         case [bytes() as kind, bytes() as channel, *_]:
-                            self._on_told(kind, channel)  # `pong` has two parts as well
+                            self._on_message(kind, channel)  # `pong` has two parts as well
                         case _:
                             pass
         except DriverConnectionError:
@@ -116,61 +118,61 @@ class _Ear(asyncio.Protocol):
 
 
 @final
-class RedisBells(SupportsBells):
-    """The bells of one store, within the loop that first used them.
+class RedisNotifications(SupportsNotifications):
+    """The notifications of one store, within the loop that first used them.
 
     :param client: knows where the servers are.
     :param names: of the namespace.
     :param secs: how long making a connection may take.
     """
 
-    def __init__(self, client: RedisClient, names: Names, secs: float) -> None:
+    def __init__(self, client: RedisClient, names: KeyNames, secs: float) -> None:
         self._client: Final = client
         self._names: Final = names
         self._secs: Final = secs
         self._loop: asyncio.AbstractEventLoop | None = None
         self._topics: dict[str, _Topic] = {}
         self._task: asyncio.Task[None] | None = None
-        self._ear: _Ear | None = None
+        self._connection: _PubSubConnection | None = None
         self._was_refused = False
         self._closed = False
 
     @property
     def connections(self) -> int:
         """How many connections are open."""
-        return 0 if self._ear is None or self._ear.lost.done() else 1
+        return 0 if self._connection is None or self._connection.lost.done() else 1
 
     @override
     @asynccontextmanager
-    async def listen(self, topic: str) -> AsyncGenerator[Bell]:
-        """As :meth:`SupportsBells.listen`."""
+    async def subscribe(self, topic: str) -> AsyncGenerator[Subscription]:
+        """As :meth:`SupportsNotifications.subscribe`."""
         self._enter_loop()
-        channel = self._names.bell(topic)
+        channel = self._names.channel(topic)
         topics = self._topics
         listened = topics.get(channel)
         if listened is None:
             listened = topics[channel] = _Topic()
-            if self._ear is not None:
-                self._ear.say("SUBSCRIBE", channel)
-        is_rung = listened.is_heard or self._closed
-        if not is_rung and (self._task is None or self._task.done()):
+            if self._connection is not None:
+                self._connection.send("SUBSCRIBE", channel)
+        is_notified = listened.is_confirmed or self._closed
+        if not is_notified and (self._task is None or self._task.done()):
             self._task = asyncio.get_running_loop().create_task(
-                self._keep_listening(), name="greentic_session bells"
+                self._keep_subscribed(), name="greentic_session notifications"
             )
         try:
-            with listened.listeners.joined(is_rung=is_rung) as bell:
-                yield bell
+            with listened.subscribers.subscribed(is_notified=is_notified) as subscription:
+                yield subscription
         finally:
-            if not listened.listeners:
+            if not listened.subscribers:
                 del topics[channel]
-                if self._ear is not None and topics is self._topics:
-                    self._ear.say("UNSUBSCRIBE", channel)
+                if self._connection is not None and topics is self._topics:
+                    self._connection.send("UNSUBSCRIBE", channel)
 
     async def aclose(self) -> None:
         """Close the connection; nobody is rung for any more. All who wait are woken."""
         self._closed = True
         for topic in self._topics.values():
-            topic.listeners.ring_all()
+            topic.subscribers.notify_all()
         task, self._task = self._task, None
         if task is not None and self._loop is asyncio.get_running_loop():
             task.cancel()
@@ -179,9 +181,9 @@ class RedisBells(SupportsBells):
     def _enter_loop(self) -> None:
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
-            self._loop, self._topics, self._task, self._ear = loop, {}, None, None
+            self._loop, self._topics, self._task, self._connection = loop, {}, None, None
 
-    async def _keep_listening(self) -> None:
+    async def _keep_subscribed(self) -> None:
         """Keep a connection for as long as anybody listens, and a while longer."""
         pause_secs = _FIRST_PAUSE_SECS
         loop = asyncio.get_running_loop()
@@ -192,12 +194,12 @@ class RedisBells(SupportsBells):
             elif loop.time() - idle_since >= _LINGER_SECS:
                 return
             try:
-                ear = await self._open()
+                connection = await self._open()
             except _FAILURES:
                 pass
             else:
                 heard_from = loop.time()
-                if not await self._hear_until_lost(ear):
+                if not await self._receive_until_lost(connection):
                     return
                 if loop.time() - heard_from > _LAST_PAUSE_SECS:
                     pause_secs = _FIRST_PAUSE_SECS
@@ -206,25 +208,25 @@ class RedisBells(SupportsBells):
             await asyncio.sleep(random.uniform(pause_secs / 2, pause_secs))
             pause_secs = min(2 * pause_secs, _LAST_PAUSE_SECS)
 
-    async def _open(self) -> _Ear:
+    async def _open(self) -> _PubSubConnection:
         async with asyncio.timeout(self._secs):
-            connection = await self._client.connection_beside()
-        return _Ear(connection, self._on_told, self._on_refused)
+            connection = await self._client.dedicated_connection()
+        return _PubSubConnection(connection, self._on_message, self._on_refused)
 
-    async def _hear_until_lost(self, ear: _Ear) -> bool:
-        """Have an ear, as :meth:`_hear` says, and close it."""
-        self._ear = ear
+    async def _receive_until_lost(self, connection: _PubSubConnection) -> bool:
+        """Have an ear, as :meth:`_receive_until_idle` says, and close it."""
+        self._connection = connection
         try:
             if self._topics:
-                ear.say("SUBSCRIBE", *self._topics)
-            return await self._hear(ear)
+                connection.send("SUBSCRIBE", *self._topics)
+            return await self._receive_until_idle(connection)
         finally:
-            self._ear = None
-            ear.close()
+            self._connection = None
+            connection.close()
             for topic in self._topics.values():
-                topic.is_heard = False
+                topic.is_confirmed = False
 
-    async def _hear(self, ear: _Ear) -> bool:
+    async def _receive_until_idle(self, connection: _PubSubConnection) -> bool:
         """Listen until the connection has ended, the server is silent, or nobody listens any more.
 
         :returns: ``False`` in the last case.
@@ -232,24 +234,24 @@ class RedisBells(SupportsBells):
         loop = asyncio.get_running_loop()
         idle_since = loop.time()
         while True:
-            await asyncio.wait((ear.lost,), timeout=_HEARTBEAT_SECS)
-            if ear.lost.done() or loop.time() - ear.heard_at > 2.5 * _HEARTBEAT_SECS:
+            await asyncio.wait((connection.lost,), timeout=_HEARTBEAT_SECS)
+            if connection.lost.done() or loop.time() - connection.heard_at > 2.5 * _HEARTBEAT_SECS:
                 return True
             if self._topics:
                 idle_since = loop.time()
             elif loop.time() - idle_since >= _LINGER_SECS:
                 return False
-            ear.say("PING")
+            connection.send("PING")
 
-    def _on_told(self, kind: bytes, channel: bytes) -> None:
+    def _on_message(self, kind: bytes, channel: bytes) -> None:
         topic = self._topics.get(channel.decode(errors="replace"))
         if topic is None:
             return
         if kind == b"subscribe":
-            topic.is_heard = True
-            topic.listeners.ring_all()  # for what was missed until now
+            topic.is_confirmed = True
+            topic.subscribers.notify_all()  # for what was missed until now
         elif kind == b"message":
-            topic.listeners.ring()
+            topic.subscribers.notify()
 
     def _on_refused(self) -> None:
         if not self._was_refused:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from ..abc.records import Outcome, Verdict
 from ..errors import DecodeError, OutcomeUnknownError
-from .transport.failures import GARBLED, garbled
+from .transport.failures import MALFORMED_REPLY, malformed_reply
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from .transport.protocol import Reply
 
 __all__ = [
-    "being_looked_at",
-    "being_read",
     "clock_ms",
-    "foreign",
     "outcome_of",
+    "parsing_read_reply",
+    "parsing_write_reply",
     "scored",
-    "unreadable",
+    "undecodable_record",
+    "wrong_type",
 ]
 
 
@@ -41,15 +41,15 @@ def outcome_of(key: str, reply: Reply) -> Outcome:
             return Outcome(verdict)
         value, incarnation, *more = cast("list[bytes]", reply[1:4])
     except (TypeError, ValueError, LookupError):
-        raise OutcomeUnknownError(GARBLED) from None
+        raise OutcomeUnknownError(MALFORMED_REPLY) from None
     try:
         return Outcome(verdict, int(value), incarnation.decode(), int(more[0]) if more else 0)
     except (TypeError, ValueError, AttributeError):
-        raise unreadable(key) from None
+        raise undecodable_record(key) from None
 
 
 @contextmanager
-def being_read() -> Generator[None]:
+def parsing_write_reply() -> Generator[None]:
     """Read a script's answer in a block.
 
     :raises OutcomeUnknownError: if no script of ours answers so: who knows what was done.
@@ -57,11 +57,11 @@ def being_read() -> Generator[None]:
     try:
         yield
     except (TypeError, ValueError, LookupError, AttributeError):
-        raise OutcomeUnknownError(GARBLED) from None
+        raise OutcomeUnknownError(MALFORMED_REPLY) from None
 
 
 @contextmanager
-def being_looked_at() -> Generator[None]:
+def parsing_read_reply() -> Generator[None]:
     """Read the answer to a command that changed nothing in a block.
 
     :raises StoreUnavailableError: if no Redis or Valkey answers so.
@@ -69,7 +69,7 @@ def being_looked_at() -> Generator[None]:
     try:
         yield
     except (TypeError, ValueError, LookupError, AttributeError):
-        raise garbled() from None
+        raise malformed_reply() from None
 
 
 def clock_ms(told: str | bytes | int) -> int:
@@ -93,11 +93,11 @@ def scored(reply: Reply) -> list[tuple[bytes, int]]:
     return [(member, int(float(score))) for member, score in pairs]
 
 
-def unreadable(key: str) -> DecodeError:
+def undecodable_record(key: str) -> DecodeError:
     """Return the error for a record whose fields were not written by this library."""
     return DecodeError(key, "a field of the stored record is not of its type")
 
 
-def foreign(key: str) -> DecodeError:
+def wrong_type(key: str) -> DecodeError:
     """Return the error for a name under which something else stands."""
     return DecodeError(key, "a name of the session holds another type of value")

@@ -6,10 +6,18 @@ from typing import TYPE_CHECKING, Any, Final, cast, final
 
 from .._compat import override
 from ..abc.affinity import SupportsAffinity
-from ..abc.fencing import FencedWrites, Guard, SupportsFencing
+from ..abc.fencing import FencedWrites, LeaseRef, SupportsFencing
 from ..abc.inbox import SupportsInbox
 from ..abc.locks import SupportsLocks
-from ..abc.records import Admission, Draft, Outcome, Page, Record, Verdict, mint_incarnation
+from ..abc.records import (
+    AllowedOwners,
+    EncodedSession,
+    Outcome,
+    Page,
+    Record,
+    Verdict,
+    mint_incarnation,
+)
 from ..abc.waits import SupportsWaits
 from ..codec import CodecFactory, JsonCodec
 from ..errors import DecodeError
@@ -18,13 +26,13 @@ from ..statistics import StoreStatistics
 from ..store import AsyncSessionStore
 from .affinity import RedisAffinity
 from .inbox import RedisInbox
-from .key_names import Names
+from .key_names import KeyNames
 from .locks import RedisLocks
-from .notifications import RedisBells
-from .replies import foreign, outcome_of, unreadable
+from .notifications import RedisNotifications
+from .replies import outcome_of, undecodable_record, wrong_type
 from .scripts import CREATE, DELETE, PUT, PUT_FENCED, TOUCH, UPDATE_CAS, UPDATE_CAS_FENCED
 from .transport.client import RedisClient
-from .transport.failures import ForeignValueError, garbled
+from .transport.failures import ForeignValueError, malformed_reply
 from .waits import RedisWaits
 
 if TYPE_CHECKING:
@@ -33,13 +41,13 @@ if TYPE_CHECKING:
     from ..config import RedisConfig
     from .transport.protocol import Argument, Command, Reply
     from .transport.script import Script
-    from .transport.server_process import ServerHost
+    from .transport.server_process import ServerProcess
     from .transport.topology import ScanPosition
 
 __all__ = ["RedisSessionStore"]
 
-_LEAST_RING_MS: Final = 10_000
-_LEAST_GRACE_MS: Final = 1000
+_MIN_TOMBSTONE_MS: Final = 10_000
+_MIN_GRACE_MS: Final = 1000
 _TOKEN_REPLY: Final = 4
 """Length of a reply that tells of a token only."""
 _FIELDS: Final = ("cas", "inc", "owner", "ttl", "at", "body")
@@ -73,7 +81,7 @@ class RedisSessionStore(
         context_type: type[C] = cast("type[C]", dict),  # noqa: B008 - a cast is no call
         *,
         codec: CodecFactory = JsonCodec,
-        host: ServerHost | None = None,
+        host: ServerProcess | None = None,
     ) -> None:
         config.check()
         super().__init__(
@@ -84,22 +92,24 @@ class RedisSessionStore(
         )
         self._host: Final = host
         self._client: Final = RedisClient(config, host)
-        self._names: Final = Names(config.namespace)
+        self._names: Final = KeyNames(config.namespace)
         # Longer than an attempt of a call may still be on its way, also from a worker that has
         # another deadline.
-        self._keep_ring_ms: Final = max(_LEAST_RING_MS, round(2000 * config.deadline_secs))
-        self._waits: Final = RedisWaits(self._client, self._names, self._keep_ring_ms)
-        self._bells: Final = RedisBells(self._client, self._names, config.deadline_secs)
-        self._locks: Final = RedisLocks(self._client, self._names, self._bells)
+        self._tombstone_ms: Final = max(_MIN_TOMBSTONE_MS, round(2000 * config.deadline_secs))
+        self._waits: Final = RedisWaits(self._client, self._names, self._tombstone_ms)
+        self._notifications: Final = RedisNotifications(
+            self._client, self._names, config.deadline_secs
+        )
+        self._locks: Final = RedisLocks(self._client, self._names, self._notifications)
         self._inbox: Final = RedisInbox(
             self._client,
             self._names,
-            self._bells,
+            self._notifications,
             self._waits,
-            keep_ms=self._keep_ring_ms,
-            grace_ms=max(_LEAST_GRACE_MS, round(2000 * config.deadline_secs)),
+            keep_ms=self._tombstone_ms,
+            grace_ms=max(_MIN_GRACE_MS, round(2000 * config.deadline_secs)),
         )
-        self._affinity: Final = RedisAffinity(self._client, self._names, self._keep_ring_ms)
+        self._affinity: Final = RedisAffinity(self._client, self._names, self._tombstone_ms)
         self._fenced: Final = _FencedWrites(self._put, self._update_cas)
 
     @override
@@ -111,7 +121,7 @@ class RedisSessionStore(
     async def _aclose(self) -> None:
         try:
             try:
-                await self._bells.aclose()
+                await self._notifications.aclose()
             finally:
                 await self._client.aclose()
         finally:
@@ -129,7 +139,7 @@ class RedisSessionStore(
             backend="redis",
             closed=self._closed,
             in_flight=self._client.in_flight,
-            connections=self._client.connections + self._bells.connections,
+            connections=self._client.connections + self._notifications.connections,
             retries=self._client.retries,
         )
 
@@ -166,7 +176,7 @@ class RedisSessionStore(
             name = self._names.of_session(scope, key)[0]
             reply = await self._client.read("HMGET", name, *_FIELDS, key=name, until=until)
         except ForeignValueError:
-            raise foreign(key) from None
+            raise wrong_type(key) from None
         return _record(key, reply)
 
     @override
@@ -177,7 +187,7 @@ class RedisSessionStore(
         try:
             replies = await self._client.read_each(commands)
         except ForeignValueError as error:
-            raise foreign(keys[error.index]) from None
+            raise wrong_type(keys[error.index]) from None
         return [_record(key, reply) for key, reply in zip(keys, replies, strict=True)]
 
     @override
@@ -188,7 +198,7 @@ class RedisSessionStore(
             try:
                 scopes = [scope.decode(errors="replace") for scope in reply]
             except (TypeError, AttributeError):
-                raise garbled() from None
+                raise malformed_reply() from None
             if len(scopes) < 2:
                 return scopes
             # Some may have expired: the records tell, by the server's clock.
@@ -198,7 +208,7 @@ class RedisSessionStore(
                 until=until,
             )
         except ForeignValueError:
-            raise foreign(key) from None
+            raise wrong_type(key) from None
         return [scope for scope, exists in zip(scopes, alive, strict=True) if exists]
 
     @override
@@ -223,28 +233,36 @@ class RedisSessionStore(
     # --- writing -----------------------------------------------------------------------------
 
     @override
-    async def _create(self, draft: Draft) -> Outcome:
-        return await self._run(CREATE, *_place(draft), *_state(draft), mint_incarnation())
+    async def _create(self, encoded: EncodedSession) -> Outcome:
+        return await self._run(CREATE, *_place(encoded), *_state(encoded), mint_incarnation())
 
     @override
-    def _put(self, draft: Draft, guard: Guard | None = None) -> Coroutine[Any, Any, Outcome]:
+    def _put(
+        self, encoded: EncodedSession, guard: LeaseRef | None = None
+    ) -> Coroutine[Any, Any, Outcome]:
         script = PUT if guard is None else PUT_FENCED
-        return self._run(script, *_place(draft), *_state(draft), mint_incarnation(), guard=guard)
+        return self._run(
+            script, *_place(encoded), *_state(encoded), mint_incarnation(), guard=guard
+        )
 
     @override
     def _update_cas(
-        self, draft: Draft, expected: Cas, until: float | None, guard: Guard | None = None
+        self,
+        encoded: EncodedSession,
+        expected: Cas,
+        until: float | None,
+        guard: LeaseRef | None = None,
     ) -> Coroutine[Any, Any, Outcome]:
-        scope, key = draft.scope, SessionKey(draft.key)
+        scope, key = encoded.scope, SessionKey(encoded.key)
         value, incarnation = expected.value, expected.incarnation
         following = value + 1
         return self._run(
             UPDATE_CAS if guard is None else UPDATE_CAS_FENCED,
             scope,
             key,
-            draft.owner,
-            draft.ttl_ms,
-            draft.body,
+            encoded.owner,
+            encoded.ttl_ms,
+            encoded.body,
             incarnation,
             value,
             following,
@@ -260,23 +278,23 @@ class RedisSessionStore(
         scope: str,
         key: SessionKey,
         ttl_ms: int | None,
-        admission: Admission | None,
+        allowed: AllowedOwners | None,
         until: float | None,
     ) -> Coroutine[Any, Any, Outcome]:
         ttl = "" if ttl_ms is None else ttl_ms
-        return self._run(TOUCH, scope, key, *(admission or ("", "")), ttl, until=until)
+        return self._run(TOUCH, scope, key, *(allowed or ("", "")), ttl, until=until)
 
     @override
     async def _delete(
         self,
         scope: str,
         key: SessionKey,
-        admission: Admission | None,
+        allowed: AllowedOwners | None,
         expected: Cas | None,
         until: float | None,
     ) -> Outcome:
         token = ("", "") if expected is None else (expected.incarnation, expected.value)
-        arguments = (*(admission or ("", "")), *token, self._keep_ring_ms)
+        arguments = (*(allowed or ("", "")), *token, self._tombstone_ms)
         return await self._run(DELETE, scope, key, *arguments, until=until)
 
     @override
@@ -291,7 +309,7 @@ class RedisSessionStore(
         *arguments: Argument,
         until: float | None = None,
         expected: Cas | None = None,
-        guard: Guard | None = None,
+        guard: LeaseRef | None = None,
     ) -> Outcome:
         until = self._client.deadline() if until is None else until
         names = self._names.of_session(scope, key)
@@ -303,12 +321,12 @@ class RedisSessionStore(
         try:
             reply = await self._client.run(script, names, (scope, *arguments), until=until)
         except ForeignValueError:
-            raise foreign(key) from None
+            raise wrong_type(key) from None
         if expected is not None and type(reply) is int:  # the time alone
             return Outcome(Verdict.DONE, expected.value + 1, expected.incarnation, reply)
         outcome = outcome_of(key, reply)
         if len(reply) > _TOKEN_REPLY:  # the session waits
-            await self._waits.follow(
+            await self._waits.extend_index(
                 scope, key, reply[_TOKEN_REPLY:], gone=script is DELETE, until=until
             )
         return outcome
@@ -320,34 +338,34 @@ class _FencedWrites(FencedWrites):
 
     def __init__(
         self,
-        put: Callable[[Draft, Guard], Coroutine[Any, Any, Outcome]],
-        update_cas: Callable[[Draft, Cas, None, Guard], Coroutine[Any, Any, Outcome]],
+        put: Callable[[EncodedSession, LeaseRef], Coroutine[Any, Any, Outcome]],
+        update_cas: Callable[[EncodedSession, Cas, None, LeaseRef], Coroutine[Any, Any, Outcome]],
     ) -> None:
         self._put: Final = put
         self._update_cas: Final = update_cas
 
     @override
-    async def put(self, draft: Draft, guard: Guard) -> Outcome:
-        return await self._put(draft, guard)
+    async def put(self, encoded: EncodedSession, guard: LeaseRef) -> Outcome:
+        return await self._put(encoded, guard)
 
     @override
-    async def update_cas(self, draft: Draft, expected: Cas, guard: Guard) -> Outcome:
-        return await self._update_cas(draft, expected, None, guard)
+    async def update_cas(self, encoded: EncodedSession, expected: Cas, guard: LeaseRef) -> Outcome:
+        return await self._update_cas(encoded, expected, None, guard)
 
 
-def _place(draft: Draft) -> tuple[str, SessionKey]:
-    return draft.scope, SessionKey(draft.key)
+def _place(encoded: EncodedSession) -> tuple[str, SessionKey]:
+    return encoded.scope, SessionKey(encoded.key)
 
 
-def _state(draft: Draft) -> tuple[Argument, ...]:
-    return draft.owner, draft.ttl_ms, draft.body
+def _state(encoded: EncodedSession) -> tuple[Argument, ...]:
+    return encoded.owner, encoded.ttl_ms, encoded.body
 
 
 def _record(key: str, reply: Reply) -> Record | None:
     try:
         value, incarnation, owner, ttl_ms, at_ms, body = cast("list[bytes | None]", reply)
     except (TypeError, ValueError):
-        raise garbled() from None
+        raise malformed_reply() from None
     if value is None:
         return None
     if incarnation is None or owner is None or ttl_ms is None or at_ms is None or body is None:
@@ -357,4 +375,4 @@ def _record(key: str, reply: Reply) -> Record | None:
             int(value), incarnation.decode(), owner.decode(), int(ttl_ms), int(at_ms), body
         )
     except (TypeError, ValueError, AttributeError):
-        raise unreadable(key) from None
+        raise undecodable_record(key) from None

@@ -9,34 +9,34 @@ from typing import TYPE_CHECKING, Final, cast, final
 from .._compat import override
 from ..abc.records import Verdict, mint_incarnation
 from ..abc.waits import (
-    Announcement,
-    Bid,
-    EnteredHint,
+    ClaimEnding,
+    ClaimRef,
+    ClaimRequest,
+    EndingMode,
     EventMemory,
-    Hint,
-    Hints,
-    Hold,
     IndexChange,
+    IndexEntries,
+    IndexEntry,
+    IndexIntent,
+    IndexRemoval,
+    IndexUpsert,
     Registration,
-    RetiredHint,
     SeenEvent,
-    Settlement,
-    Settling,
-    Standing,
     WaitBackend,
     WaitOutcome,
     WaitOwner,
+    WaitStatus,
 )
 from ..errors import OutcomeUnknownError, StoreUnavailableError
 from ..model import SessionKey
-from .replies import being_looked_at, being_read, foreign, scored, unreadable
+from .replies import parsing_read_reply, parsing_write_reply, scored, undecodable_record, wrong_type
 from .scripts import ANNOUNCE, CLAIM, CLEAR, DISPLACE, PAUSE, REINDEX, RELEASE, RENEW, SETTLE
 from .transport.failures import ForeignValueError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .key_names import Names
+    from .key_names import KeyNames
     from .transport.client import RedisClient
     from .transport.protocol import Argument, Reply
     from .transport.script import Script
@@ -44,12 +44,12 @@ if TYPE_CHECKING:
 
 __all__ = ["RedisWaits"]
 
-_STANDING: Final = ("owner", "ttl", "at", "lease", "wait", "since")
+_STATUS_FIELDS: Final = ("owner", "ttl", "at", "lease", "wait", "since")
 _NO_EVENTS: Final = EventMemory(1, 1)
 """For a change of an index that brings no events, so that none are trimmed by it."""
-_NO_HINT: Final = ("", "", 0, 0, "")
-_HINT: Final = re.compile(r"([0-9]+):[0-9,]+:([0-9]+):(.*)", re.ASCII)
-_SURVEYED: Final = 512
+_NO_ENTRY: Final = ("", "", 0, 0, "")
+_ENTRY: Final = re.compile(r"([0-9]+):[0-9,]+:([0-9]+):(.*)", re.ASCII)
+_KEYS_PER_PAGE: Final = 512
 _UNTOLD: Final = (b"0", b"", b"0", b"0", b"")
 """Version, incarnation, at, since, scope left: what a shorter reply says of each."""
 
@@ -63,7 +63,7 @@ class RedisWaits(WaitBackend):
     :param grace_ms: longer than any call may be under way, in milliseconds.
     """
 
-    def __init__(self, client: RedisClient, names: Names, grace_ms: int) -> None:
+    def __init__(self, client: RedisClient, names: KeyNames, grace_ms: int) -> None:
         self._client: Final = client
         self._names: Final = names
         self._grace_ms: Final = grace_ms
@@ -73,7 +73,7 @@ class RedisWaits(WaitBackend):
     def deadline(self) -> float:
         return self._client.deadline()
 
-    async def follow(
+    async def extend_index(
         self,
         scope: str,
         key: SessionKey,
@@ -93,12 +93,12 @@ class RedisWaits(WaitBackend):
         with suppress(ValueError):  # fields not of this library's making lead to no index
             scope_hash, owner, number = (part.decode() for part in told)
             if gone:
-                change = IndexChange(retired=(RetiredHint(scope_hash, key, int(number)),))
+                change = IndexChange(removals=(IndexRemoval(scope_hash, key, int(number)),))
             else:
-                change = IndexChange(entered=EnteredHint(scope_hash, key, 0, int(number)))
-            await self._mend(WaitOwner(scope, owner), change, until)
+                change = IndexChange(upsert=IndexUpsert(scope_hash, key, 0, int(number)))
+            await self._repair(WaitOwner(scope, owner), change, until)
 
-    async def _extend(self, hold: Hold, told: Sequence[bytes], until: float | None) -> None:
+    async def _extend(self, ref: ClaimRef, told: Sequence[bytes], until: float | None) -> None:
         """Let the index live as long as a record whose life a step prolonged.
 
         :param told: since when the session waits, where, and when its record expires; empty if the
@@ -107,44 +107,48 @@ class RedisWaits(WaitBackend):
         if not told or not told[1]:
             return
         # Entered by its registration alone: this may come late, when the wait is over.
-        hint = EnteredHint(told[1].decode(), hold.key, 0, int(told[2]))
-        change = IndexChange(entered=hint)
-        await self._mend(WaitOwner(hold.scope, hold.owner), change, until)
+        entry = IndexUpsert(told[1].decode(), ref.key, 0, int(told[2]))
+        change = IndexChange(upsert=entry)
+        await self._repair(WaitOwner(ref.scope, ref.owner), change, until)
 
-    async def _mend(self, whose: WaitOwner, change: IndexChange, until: float | None) -> None:
+    async def _repair(
+        self, wait_owner: WaitOwner, change: IndexChange, until: float | None
+    ) -> None:
         with suppress(StoreUnavailableError, OutcomeUnknownError):
-            await self.reindex(whose, change, _NO_EVENTS, until)
+            await self.update_index(wait_owner, change, _NO_EVENTS, until)
 
     # --- on a record -------------------------------------------------------------------------
 
     @override
-    async def pause(
+    async def register(
         self, registration: Registration, events: EventMemory, until: float | None
     ) -> WaitOutcome:
-        draft, expected, scope_hash, event, floor_us = registration
+        encoded, expected, scope_hash, event, floor_us = registration
         token = ("", "") if expected is None else (expected.incarnation, expected.value)
         reply = await self._run(
             PAUSE,
-            draft.scope,
-            draft.key,
-            (draft.owner, draft.ttl_ms, draft.body, *token, mint_incarnation()),
+            encoded.scope,
+            encoded.key,
+            (encoded.owner, encoded.ttl_ms, encoded.body, *token, mint_incarnation()),
             (scope_hash, floor_us, event, *events),
             until=until,
         )
-        return _written(draft.key, reply)
+        return _written(encoded.key, reply)
 
     @override
-    async def claim(self, bid: Bid, events: EventMemory, until: float | None) -> WaitOutcome:
-        hold, scope_hash, attempt, event, lease_ms = bid
+    async def claim(
+        self, request: ClaimRequest, events: EventMemory, until: float | None
+    ) -> WaitOutcome:
+        ref, scope_hash, attempt, event, lease_ms = request
         reply = await self._run(
             CLAIM,
-            hold.scope,
-            hold.key,
-            (hold.owner, scope_hash, attempt, event, lease_ms, events.ttl_ms, self._fence),
+            ref.scope,
+            ref.key,
+            (ref.owner, scope_hash, attempt, event, lease_ms, events.ttl_ms, self._fence),
             until=until,
             grants=attempt,
         )
-        with being_read():
+        with parsing_write_reply():
             verdict = Verdict(reply[0])
             if verdict is Verdict.CLAIMED:
                 return WaitOutcome(verdict, lease_ms=int(reply[1]))
@@ -167,49 +171,53 @@ class RedisWaits(WaitBackend):
                 left_ms=int(left),
             )
         except (TypeError, ValueError, AttributeError):
-            raise unreadable(hold.key) from None
+            raise undecodable_record(ref.key) from None
         self._fence = max(self._fence, outcome.fence)
         if outcome.ttl_ms:
-            await self._extend(hold, reply[9:], until)
+            await self._extend(ref, reply[9:], until)
         return outcome
 
     @override
-    async def renew(self, hold: Hold, lease_ms: int, until: float | None) -> WaitOutcome:
-        reply = await self._run(RENEW, hold.scope, hold.key, (hold.fence, lease_ms), until=until)
-        with being_read():
+    async def renew(self, ref: ClaimRef, lease_ms: int, until: float | None) -> WaitOutcome:
+        reply = await self._run(RENEW, ref.scope, ref.key, (ref.fence, lease_ms), until=until)
+        with parsing_write_reply():
             if reply[0] != Verdict.DONE:
                 return WaitOutcome(Verdict(reply[0]))
             outcome = WaitOutcome(Verdict.DONE, lease_ms=int(reply[1]), left_ms=int(reply[2]))
-        await self._extend(hold, reply[3:], until)
+        await self._extend(ref, reply[3:], until)
         return outcome
 
     @override
-    async def settle(
-        self, settlement: Settlement, events: EventMemory, until: float | None
+    async def end_claim(
+        self, ending: ClaimEnding, events: EventMemory, until: float | None
     ) -> WaitOutcome:
-        hold, how, draft, expected, event, scope_hash, floor_us = settlement
-        state = (hold.owner, "", "") if draft is None else (draft.owner, draft.ttl_ms, draft.body)
+        ref, how, encoded, expected, event, scope_hash, floor_us = ending
+        state = (
+            (ref.owner, "", "")
+            if encoded is None
+            else (encoded.owner, encoded.ttl_ms, encoded.body)
+        )
         reply = await self._run(
             SETTLE,
-            hold.scope,
-            hold.key,
-            (*state, expected.incarnation, expected.value, hold.fence, how.value),
+            ref.scope,
+            ref.key,
+            (*state, expected.incarnation, expected.value, ref.fence, how.value),
             (scope_hash, floor_us, event, events.most, events.ttl_ms, self._grace_ms),
             until=until,
         )
-        if how is Settling.SAVE:
-            await self._extend(hold, reply[4:], until)
-        return _written(hold.key, reply[:5])
+        if how is EndingMode.SAVE:
+            await self._extend(ref, reply[4:], until)
+        return _written(ref.key, reply[:5])
 
     @override
-    async def release(self, hold: Hold, attempt: str, until: float | None) -> WaitOutcome:
-        terms = (hold.fence, attempt)
-        reply = await self._run(RELEASE, hold.scope, hold.key, terms, until=until, ends=attempt)
-        await self._extend(hold, reply[4:], until)
-        return _written(hold.key, reply[:4])
+    async def release(self, ref: ClaimRef, attempt: str, until: float | None) -> WaitOutcome:
+        terms = (ref.fence, attempt)
+        reply = await self._run(RELEASE, ref.scope, ref.key, terms, until=until, ends=attempt)
+        await self._extend(ref, reply[4:], until)
+        return _written(ref.key, reply[:4])
 
     @override
-    async def displace(
+    async def supersede(
         self, scope: str, key: SessionKey, scope_hash: str, since_us: int, until: float | None
     ) -> None:
         await self._run(DISPLACE, scope, key, (scope_hash, since_us), until=until)
@@ -225,8 +233,8 @@ class RedisWaits(WaitBackend):
                 until=until,
             )
         except ForeignValueError as error:
-            raise foreign(keys[error.index]) from None
-        with being_looked_at():
+            raise wrong_type(keys[error.index]) from None
+        with parsing_read_reply():
             return [event for reply in replies for event in _events(reply)]
 
     @override
@@ -237,39 +245,39 @@ class RedisWaits(WaitBackend):
         return _written(key, reply)
 
     @override
-    async def inspect(
+    async def read_status(
         self, scope: str, keys: Sequence[SessionKey], until: float | None
-    ) -> Sequence[Standing | None]:
+    ) -> Sequence[WaitStatus | None]:
         try:
             replies: list[Reply] = await self._client.read_each(
-                [("HMGET", self._names.record(scope, key), *_STANDING) for key in keys],
+                [("HMGET", self._names.record(scope, key), *_STATUS_FIELDS) for key in keys],
                 until=until,
             )
         except ForeignValueError as error:
-            raise foreign(keys[error.index]) from None
-        return [_standing(key, reply) for key, reply in zip(keys, replies, strict=True)]
+            raise wrong_type(keys[error.index]) from None
+        return [_status_of(key, reply) for key, reply in zip(keys, replies, strict=True)]
 
     @override
-    async def survey(
+    async def list_keys(
         self, scope: str, position: object | None
     ) -> tuple[Sequence[SessionKey], object | None]:
         found, following = await self._client.scan(
-            self._names.pattern(scope), _SURVEYED, cast("ScanPosition | None", position)
+            self._names.pattern(scope), _KEYS_PER_PAGE, cast("ScanPosition | None", position)
         )
         return [self._names.key_of(scope, name) for name in found], following
 
     # --- on an index -------------------------------------------------------------------------
 
     @override
-    async def hints(
+    async def entries(
         self,
-        whose: WaitOwner,
+        wait_owner: WaitOwner,
         scope_hash: str,
         event: str,
         events: EventMemory,
         until: float | None,
-    ) -> Hints:
-        index = self._index(whose)
+    ) -> IndexEntries:
+        index = self._index(wait_owner)
         try:
             lines, seen_at, time = cast(
                 "tuple[bytes | None, float | bytes | None, tuple[bytes, bytes]]",
@@ -285,58 +293,67 @@ class RedisWaits(WaitBackend):
             )
         except ForeignValueError:
             raise _foreign_index() from None
-        with being_looked_at():
+        with parsing_read_reply():
             now_ms = int(time[0]) * 1000 + int(time[1]) // 1000
             seen = seen_at is not None and now_ms < float(seen_at) + events.ttl_ms
-            return Hints(_hints(lines or b""), seen)
+            return IndexEntries(_entries(lines or b""), seen)
 
     @override
-    async def all_hints(self, whose: WaitOwner, until: float | None) -> Sequence[tuple[str, Hint]]:
-        index = self._index(whose)
+    async def all_entries(
+        self, wait_owner: WaitOwner, until: float | None
+    ) -> Sequence[tuple[str, IndexEntry]]:
+        index = self._index(wait_owner)
         try:
             reply: dict[bytes, bytes] | list[bytes] = await self._client.read(
                 "HGETALL", index, key=index, until=until
             )
         except ForeignValueError:
             raise _foreign_index() from None
-        with being_looked_at():
+        with parsing_read_reply():
             pairs = (
                 reply.items()  # RESP3
                 if isinstance(reply, dict)
                 else zip(reply[::2], reply[1::2], strict=True)
             )
-            return [(scope.decode(), hint) for scope, lines in pairs for hint in _hints(lines)]
+            return [(scope.decode(), entry) for scope, lines in pairs for entry in _entries(lines)]
 
     @override
-    async def announce(
-        self, whose: WaitOwner, scope_hash: str, key: SessionKey, ttl_ms: int, until: float | None
-    ) -> Announcement:
-        reply = await self._run_on_index(ANNOUNCE, whose, (scope_hash, key, ttl_ms), until=until)
-        with being_read():
+    async def index_intent(
+        self,
+        wait_owner: WaitOwner,
+        scope_hash: str,
+        key: SessionKey,
+        ttl_ms: int,
+        until: float | None,
+    ) -> IndexIntent:
+        reply = await self._run_on_index(
+            ANNOUNCE, wait_owner, (scope_hash, key, ttl_ms), until=until
+        )
+        with parsing_write_reply():
             others = [
-                Hint(SessionKey(key.decode()), int(since), 0)
+                IndexEntry(SessionKey(key.decode()), int(since), 0)
                 for since, key in zip(reply[2::2], reply[3::2], strict=True)
             ]
-            return Announcement(reply[0].decode(), reply[1] == 1, others)
+            return IndexIntent(reply[0].decode(), reply[1] == 1, others)
 
     @override
-    async def reindex(
-        self, whose: WaitOwner, change: IndexChange, events: EventMemory, until: float | None
+    async def update_index(
+        self, wait_owner: WaitOwner, change: IndexChange, events: EventMemory, until: float | None
     ) -> None:
-        retired = (part for hint in change.retired for part in hint)
+        retired = (part for entry in change.removals for part in entry)
         seen = (part for event in change.events for part in event)
         await self._run_on_index(
             REINDEX,
-            whose,
-            (*events, *(change.entered or _NO_HINT), len(change.retired), *retired, *seen),
+            wait_owner,
+            (*events, *(change.upsert or _NO_ENTRY), len(change.removals), *retired, *seen),
             until=until,
         )
 
     # --- shared steps ------------------------------------------------------------------------
 
-    def _index(self, whose: WaitOwner) -> str:
-        env, tenant_id = whose.scope.split("/")
-        team_id, user_id = whose.owner.split("/", 1)
+    def _index(self, wait_owner: WaitOwner) -> str:
+        env, tenant_id = wait_owner.scope.split("/")
+        team_id, user_id = wait_owner.owner.split("/", 1)
         return self._names.waits(env, tenant_id, team_id, user_id)
 
     async def _run(
@@ -357,17 +374,17 @@ class RedisWaits(WaitBackend):
                 script, names, parts, until=until, grants=grants, ends=ends
             )
         except ForeignValueError:
-            raise foreign(key) from None
+            raise wrong_type(key) from None
 
     async def _run_on_index(
         self,
         script: Script,
-        whose: WaitOwner,
+        wait_owner: WaitOwner,
         arguments: Sequence[Argument],
         *,
         until: float | None,
     ) -> Reply:
-        index = self._index(whose)
+        index = self._index(wait_owner)
         names = index, self._names.events(index)
         try:
             parts = (self._grace_ms, *arguments)
@@ -377,7 +394,7 @@ class RedisWaits(WaitBackend):
 
 
 def _written(key: str, reply: Reply) -> WaitOutcome:
-    with being_read():
+    with parsing_write_reply():
         verdict = Verdict(reply[0])
         if len(reply) == 1:
             return WaitOutcome(verdict)
@@ -393,11 +410,11 @@ def _written(key: str, reply: Reply) -> WaitOutcome:
             moved_from=left.decode(),
         )
     except (TypeError, ValueError, AttributeError):
-        raise unreadable(key) from None
+        raise undecodable_record(key) from None
 
 
-def _standing(key: str, reply: Reply) -> Standing | None:
-    with being_looked_at():
+def _status_of(key: str, reply: Reply) -> WaitStatus | None:
+    with parsing_read_reply():
         owner, ttl, at, lease, scope_hash, since = cast("list[bytes | None]", reply)
     if owner is None or ttl is None or at is None:
         return None
@@ -405,21 +422,21 @@ def _standing(key: str, reply: Reply) -> Standing | None:
         life = int(ttl)
         expires_ms = max(int(at), int(lease or 0)) + life if life else 0
         waits_on = (scope_hash or b"").decode()
-        return Standing(owner.decode(), waits_on, int(since or 0), expires_ms)
+        return WaitStatus(owner.decode(), waits_on, int(since or 0), expires_ms)
     except (TypeError, ValueError, AttributeError):
-        raise unreadable(key) from None
+        raise undecodable_record(key) from None
 
 
 def _events(reply: Reply) -> list[SeenEvent]:
     return [SeenEvent(digest.decode(), at_ms) for digest, at_ms in scored(reply)]
 
 
-def _hints(lines: bytes) -> list[Hint]:
+def _entries(lines: bytes) -> list[IndexEntry]:
     """Return the hints of one reply scope: see ``lua/index.lua``, which passes over others, too."""
     return [
-        Hint(SessionKey(found[3]), int(found[1]), int(found[2]))
+        IndexEntry(SessionKey(found[3]), int(found[1]), int(found[2]))
         for line in lines.decode(errors="replace").split("\n")
-        if (found := _HINT.fullmatch(line)) is not None
+        if (found := _ENTRY.fullmatch(line)) is not None
     ]
 
 

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Final, cast
 
 from msgspec.structs import replace
 
-from .._core import tenancy as fence
+from .._core import tenancy
 from .._validation import check_user, require_clean_text, ttl_to_ms
 from ..abc.waits import WaitOwner
 from ..errors import InvalidInputError
 from ..model import C, ReplyScope, Session, TenantCtx
 
 if TYPE_CHECKING:
-    from .index import Place
+    from .index import WaitAddress
 
 __all__ = ["digest_of_attempt", "digest_of_event", "hash_of", "owner_of", "presenting", "with_ttl"]
 
@@ -29,7 +29,7 @@ def presenting(ctx: TenantCtx, user_id: str) -> TenantCtx:
     :raises InvalidInputError: naming the field of ``ctx`` at fault, or ``user_id`` if it is none,
         or not the user that ``ctx`` presents.
     """
-    fence.admit(ctx)
+    tenancy.allowed_owners_of(ctx)
     user_id = check_user(user_id)
     if ctx.user_id is not None and ctx.user_id != user_id:
         raise InvalidInputError("user_id", "is not the user of ctx")
@@ -41,8 +41,8 @@ def owner_of(ctx: TenantCtx, user_id: str) -> WaitOwner:
 
     :raises InvalidInputError: as :func:`presenting`.
     """
-    whose = fence.owner_of(presenting(ctx, user_id))
-    return WaitOwner(whose.scope, whose.owner)
+    caller = tenancy.owner_of(presenting(ctx, user_id))
+    return WaitOwner(caller.scope, caller.owner)
 
 
 def hash_of(scope: ReplyScope) -> str:
@@ -70,7 +70,7 @@ def with_ttl(session: Session[C], ttl: timedelta | float | None) -> Session[C]:
     return replace(session, ttl_secs=secs)
 
 
-def digest_of_event(place: Place, event_id: str | None) -> str:
+def digest_of_event(address: WaitAddress, event_id: str | None) -> str:
     """Return a name for an event at a place; empty for none.
 
     It holds owner and reply scope, so that the same id means nothing to another user or chat.
@@ -80,7 +80,7 @@ def digest_of_event(place: Place, event_id: str | None) -> str:
     if event_id is None:
         return ""
     event_id = require_clean_text(event_id, "event_id", _MAX_ID_CHARS)
-    return _digest(*place.whose, place.scope_hash, event_id)
+    return _digest(*address.wait_owner, address.scope_hash, event_id)
 
 
 def digest_of_attempt(attempt_id: str) -> str:

@@ -8,21 +8,21 @@ from typing import TYPE_CHECKING, Final, Generic, NamedTuple, final
 
 import anyio
 
-from .._core.encoding import versioned
-from .._core.leases import LeaseKeeper
+from .._core.encoding import as_versioned
+from .._core.leases import LeaseRenewer
 from .._validation import duration_to_ms
-from ..abc.records import Draft, Record, Verdict, undone
-from ..abc.waits import Hold, RetiredHint, SeenEvent, Settlement, Settling
+from ..abc.records import EncodedSession, Record, Verdict, error_for
+from ..abc.waits import ClaimEnding, ClaimRef, EndingMode, IndexRemoval, SeenEvent
 from ..errors import CasConflictError, InvalidInputError, LeaseLostError, TenantMismatchError
 from ..model import C, Cas, ReplyScope, Session, SessionKey
 from .arguments import hash_of, with_ttl
-from .index import RELEASE_SECS, Place, Router
+from .index import RELEASE_SECS, WaitAddress, WaitIndex
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
     from datetime import timedelta
 
-    from .._core.encoding import Drafter
+    from .._core.encoding import SessionEncoder
     from ..abc.waits import WaitOutcome
 
 __all__ = ["Claim", "ClaimTerms"]
@@ -31,16 +31,16 @@ __all__ = ["Claim", "ClaimTerms"]
 class ClaimTerms(NamedTuple):
     """What a claim was made with.
 
-    :ivar place: where the session waited.
-    :ivar hold: the claim, as the record knows it.
+    :ivar address: where the session waited.
+    :ivar ref: the claim, as the record knows it.
     :ivar event_id: the event, as the caller names it.
     :ivar event: its digest, empty for none.
     :ivar lease_ms: length of the lease.
     :ivar sent_at: when the claim was sent, on the event loop's clock.
     """
 
-    place: Place
-    hold: Hold
+    address: WaitAddress
+    ref: ClaimRef
     event_id: str | None
     event: str
     lease_ms: int
@@ -65,31 +65,31 @@ class Claim(Generic[C]):
     """
 
     def __init__(
-        self, router: Router, drafter: Drafter[C], terms: ClaimTerms, outcome: WaitOutcome
+        self, index: WaitIndex, encoder: SessionEncoder[C], terms: ClaimTerms, outcome: WaitOutcome
     ) -> None:
-        self._backend: Final = router.backend
-        self._router: Final = router
-        self._drafter: Final = drafter
+        self._backend: Final = index.backend
+        self._index: Final = index
+        self._encoder: Final = encoder
         self._terms: Final = terms
         self._since_us: Final = outcome.since_us
         record = Record(
             outcome.value,
             outcome.incarnation,
-            terms.hold.owner,
+            terms.ref.owner,
             outcome.ttl_ms,
             outcome.at_ms,
             outcome.body,
         )
-        self._session, self._cas = drafter.versioned(terms.hold.key, record)
+        self._session, self._cas = encoder.decode(terms.ref.key, record)
         self._lease_until_ms = outcome.lease_ms
-        self._keeper: Final = LeaseKeeper(
+        self._renewer: Final = LeaseRenewer(
             terms.lease_ms / 1000, terms.sent_at + outcome.left_ms / 1000
         )
 
     @property
     def key(self) -> SessionKey:
         """The session's key."""
-        return self._terms.hold.key
+        return self._terms.ref.key
 
     @property
     def session(self) -> Session[C]:
@@ -107,7 +107,7 @@ class Claim(Generic[C]):
 
         Pass it on to what the turn writes to elsewhere, and let it refuse lower ones.
         """
-        return self._terms.hold.fence
+        return self._terms.ref.fence
 
     @property
     def event_id(self) -> str | None:
@@ -122,7 +122,7 @@ class Claim(Generic[C]):
     @property
     def ended(self) -> bool:
         """Whether the turn was ended, given back, or found lost."""
-        return self._keeper.over
+        return self._renewer.is_over
 
     async def complete(self, session: Session[C]) -> Cas:
         """Write the session and end its wait.
@@ -135,9 +135,9 @@ class Claim(Generic[C]):
         :raises PayloadTooLargeError: over the store's limit.
         """
         self._check_held()
-        draft = self._draft(session)
+        encoded = self._encode(session)
         until = self._backend.deadline()
-        outcome = await self._settle(Settling.COMPLETE, draft, until)
+        outcome = await self._end(EndingMode.COMPLETE, encoded, until)
         await self._leave(outcome, until)
         return outcome.token
 
@@ -157,29 +157,29 @@ class Claim(Generic[C]):
         :raises: as :meth:`complete`.
         """
         self._check_held()
-        draft = self._draft(with_ttl(session, ttl))
-        place = self._terms.place
+        encoded = self._encode(with_ttl(session, ttl))
+        address = self._terms.address
         if scope is not None:
-            place = Place(place.whose, hash_of(scope))
+            address = WaitAddress(address.wait_owner, hash_of(scope))
         until = self._backend.deadline()
-        settlement = self._settlement(Settling.WAIT, draft)._replace(scope_hash=place.scope_hash)
+        ending = self._ending(EndingMode.WAIT, encoded)._replace(scope_hash=address.scope_hash)
 
         async def write(floor_us: int) -> WaitOutcome:
-            return await self._backend.settle(
-                settlement._replace(floor_us=floor_us), self._router.events, until
+            return await self._backend.end_claim(
+                ending._replace(floor_us=floor_us), self._index.events, until
             )
 
         left = (
             ()
-            if place == self._terms.place
-            else (RetiredHint(self._terms.place.scope_hash, self.key, self._since_us),)
+            if address == self._terms.address
+            else (IndexRemoval(self._terms.address.scope_hash, self.key, self._since_us),)
         )
-        with self._keeper.being_ended():
-            outcome = await self._router.enter(
-                place, draft, write, event=self._terms.event, left=left, until=until
+        with self._renewer.ending():
+            outcome = await self._index.enter(
+                address, encoded, write, event=self._terms.event, left=left, until=until
             )
             self._raise_unless_done(outcome)
-            self._keeper.ended = True
+            self._renewer.ended = True
         return outcome.token
 
     async def finish(self) -> None:
@@ -190,7 +190,7 @@ class Claim(Generic[C]):
         """
         self._check_held()
         until = self._backend.deadline()
-        await self._leave(await self._settle(Settling.FINISH, None, until), until)
+        await self._leave(await self._end(EndingMode.FINISH, None, until), until)
 
     async def save(self, session: Session[C]) -> Cas:
         """Write the session under the claim, which goes on: what is done so far.
@@ -199,11 +199,13 @@ class Claim(Generic[C]):
         :raises: as :meth:`complete`.
         """
         self._check_held()
-        draft = self._draft(session)
-        body = self._drafter.body(self.key, draft.body)  # what could not be read is not written
-        outcome = await self._settle(Settling.SAVE, draft, self._backend.deadline())
-        self._session, self._cas = versioned(
-            self.key, body, outcome.token, draft.ttl_ms, outcome.at_ms
+        encoded = self._encode(session)
+        body = self._encoder.decode_body(
+            self.key, encoded.body
+        )  # what could not be read is not written
+        outcome = await self._end(EndingMode.SAVE, encoded, self._backend.deadline())
+        self._session, self._cas = as_versioned(
+            self.key, body, outcome.token, encoded.ttl_ms, outcome.at_ms
         )
         return self._cas
 
@@ -217,10 +219,10 @@ class Claim(Generic[C]):
         self._check_held()
         lease_ms = self._terms.lease_ms if lease is None else duration_to_ms(lease, "lease")
         sent_at = anyio.current_time()
-        outcome = await self._backend.renew(self._terms.hold, lease_ms, self._backend.deadline())
+        outcome = await self._backend.renew(self._terms.ref, lease_ms, self._backend.deadline())
         self._raise_unless_done(outcome)
         self._lease_until_ms = outcome.lease_ms
-        self._keeper.ends_at = sent_at + outcome.left_ms / 1000
+        self._renewer.ends_at = sent_at + outcome.left_ms / 1000
         return self.lease_until
 
     async def release(self) -> bool:
@@ -230,14 +232,14 @@ class Claim(Generic[C]):
         """
         if self.ended:
             return False
-        self._router.check_open()
-        with self._keeper.being_ended():
-            outcome = await self._backend.release(self._terms.hold, "", self._backend.deadline())
+        self._index.check_open()
+        with self._renewer.ending():
+            outcome = await self._backend.release(self._terms.ref, "", self._backend.deadline())
             if outcome.verdict is Verdict.LOST:
-                self._keeper.lost = True
+                self._renewer.lost = True
                 return False
             self._raise_unless_done(outcome)
-            self._keeper.ended = True
+            self._renewer.ended = True
         return True
 
     @asynccontextmanager
@@ -251,7 +253,7 @@ class Claim(Generic[C]):
 
         :raises LeaseLostError: on leaving, if the lease was lost.
         """
-        async with self._keeper.kept(
+        async with self._renewer.renewing(
             self.renew, self.release, name="claimed wait", leave_secs=RELEASE_SECS
         ):
             yield self
@@ -259,40 +261,42 @@ class Claim(Generic[C]):
     # --- shared steps ------------------------------------------------------------------------
 
     def _check_held(self) -> None:
-        self._router.check_open()
-        self._keeper.check_held("the turn")
+        self._index.check_open()
+        self._renewer.require_held("the turn")
 
-    def _draft(self, session: Session[C]) -> Draft:
-        draft = self._drafter.draft(session)
-        if draft.key != self.key:
+    def _encode(self, session: Session[C]) -> EncodedSession:
+        encoded = self._encoder.encode(session)
+        if encoded.key != self.key:
             raise InvalidInputError("session", "has another key than the one claimed")
-        if (draft.scope, draft.owner) != self._terms.place.whose:
+        if (encoded.scope, encoded.owner) != self._terms.address.wait_owner:
             raise TenantMismatchError(self.key)
-        return draft
+        return encoded
 
-    def _settlement(self, how: Settling, draft: Draft | None) -> Settlement:
-        return Settlement(self._terms.hold, how, draft, self._cas, self._terms.event)
+    def _ending(self, how: EndingMode, encoded: EncodedSession | None) -> ClaimEnding:
+        return ClaimEnding(self._terms.ref, how, encoded, self._cas, self._terms.event)
 
-    async def _settle(self, how: Settling, draft: Draft | None, until: float | None) -> WaitOutcome:
-        ends = how is not Settling.SAVE
-        with self._keeper.being_ended(ends=ends):
-            outcome = await self._backend.settle(
-                self._settlement(how, draft), self._router.events, until
+    async def _end(
+        self, how: EndingMode, encoded: EncodedSession | None, until: float | None
+    ) -> WaitOutcome:
+        ends = how is not EndingMode.SAVE
+        with self._renewer.ending(ends=ends):
+            outcome = await self._backend.end_claim(
+                self._ending(how, encoded), self._index.events, until
             )
             self._raise_unless_done(outcome)
-            self._keeper.ended = self._keeper.ended or ends
+            self._renewer.ended = self._renewer.ended or ends
         return outcome
 
     async def _leave(self, outcome: WaitOutcome, until: float | None) -> None:
         event = SeenEvent(self._terms.event, outcome.at_ms) if self._terms.event else None
-        await self._router.leave(self._terms.place, self.key, self._since_us, event, until)
+        await self._index.leave(self._terms.address, self.key, self._since_us, event, until)
 
     def _raise_unless_done(self, outcome: WaitOutcome) -> None:
         if outcome.verdict is Verdict.DONE:
             return
         if outcome.verdict is Verdict.LOST:
-            self._keeper.lost = True
+            self._renewer.lost = True
             raise LeaseLostError
         if outcome.verdict is Verdict.CONFLICT:
             raise CasConflictError(self.key, self._cas, outcome.token)
-        raise undone(self.key, outcome)
+        raise error_for(self.key, outcome)

@@ -13,24 +13,24 @@ from typing import TYPE_CHECKING, Final, NamedTuple, final
 
 import anyio
 
-from .._core.tasks import run_to_end
-from ..abc.records import Verdict, undone
+from .._core.tasks import run_to_completion
+from ..abc.records import Verdict, error_for
 from ..abc.waits import (
     KEPT,
     UNCONFIRMED,
-    Announcement,
-    Bid,
-    EnteredHint,
+    ClaimRef,
+    ClaimRequest,
     EventMemory,
-    Hint,
-    Hold,
     IndexChange,
-    RetiredHint,
+    IndexEntry,
+    IndexIntent,
+    IndexRemoval,
+    IndexUpsert,
     SeenEvent,
-    Standing,
     WaitBackend,
     WaitOutcome,
     WaitOwner,
+    WaitStatus,
 )
 from ..errors import DecodeError, OutcomeUnknownError, SessionError, StoreUnavailableError
 from ..model import SessionKey
@@ -38,31 +38,31 @@ from ..model import SessionKey
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-    from ..abc.records import Draft
+    from ..abc.records import EncodedSession
 
-__all__ = ["RELEASE_SECS", "Place", "Router"]
+__all__ = ["RELEASE_SECS", "WaitAddress", "WaitIndex"]
 
-_LOOKS: Final = 4
+_LOOKUP_ATTEMPTS: Final = 4
 """How often to follow an index that changes under the call."""
 RELEASE_SECS: Final = 5.0
 """How long a claim may take to be given back; the end of its lease does so anyway."""
-_PASSING: Final = (StoreUnavailableError, OutcomeUnknownError, DecodeError)
+_TRANSIENT: Final = (StoreUnavailableError, OutcomeUnknownError, DecodeError)
 """What may keep an index from being mended now, so that the next reader does it."""
 
 
-class Place(NamedTuple):
+class WaitAddress(NamedTuple):
     """Where a session can wait.
 
-    :ivar whose: the index.
+    :ivar wait_owner: the index.
     :ivar scope_hash: the reply scope in it.
     """
 
-    whose: WaitOwner
+    wait_owner: WaitOwner
     scope_hash: str
 
 
 @final
-class Router:
+class WaitIndex:
     """Keeps indexes and records together.
 
     :ivar backend: the steps it is made of.
@@ -77,86 +77,90 @@ class Router:
         self.events: Final = events
         self.check_open: Final = check_open
 
-    async def find(self, place: Place, until: float | None) -> SessionKey | None:
+    async def find(self, address: WaitAddress, until: float | None) -> SessionKey | None:
         """Return the key of the session that waits there."""
-        key, _ = await self._locate(place, until)
+        key, _ = await self._locate(address, until)
         return key
 
-    async def is_seen(self, place: Place, event: str, until: float | None) -> bool:
+    async def is_seen(self, address: WaitAddress, event: str, until: float | None) -> bool:
         """Tell whether the event was completed there."""
-        found = await self.backend.hints(*place, event, self.events, until)
-        if found.seen or not found.hints:
+        found = await self.backend.entries(*address, event, self.events, until)
+        if found.seen or not found.entries:
             return found.seen
         # What the sessions remember may not have come to the index.
-        await self._carry(place.whose, [hint.key for hint in found.hints], until)
-        return (await self.backend.hints(*place, event, self.events, until)).seen
+        await self._copy_events(address.wait_owner, [entry.key for entry in found.entries], until)
+        return (await self.backend.entries(*address, event, self.events, until)).seen
 
-    async def find_all(self, whose: WaitOwner, until: float | None) -> list[SessionKey]:
+    async def find_all(self, wait_owner: WaitOwner, until: float | None) -> list[SessionKey]:
         """Return the keys of an owner's sessions that wait, the oldest wait first."""
-        found = await self.backend.all_hints(whose, until)
-        keys = list(dict.fromkeys(hint.key for _, hint in found))
-        standings = await self._inspect(whose.scope, keys, until)
+        found = await self.backend.all_entries(wait_owner, until)
+        keys = list(dict.fromkeys(entry.key for _, entry in found))
+        statuses = await self._read_status(wait_owner.scope, keys, until)
         # Where a session waits, its record says; the hint that led there may be of another place.
         newest: dict[str, tuple[int, SessionKey]] = {}
-        for key, standing in standings.items():
-            if standing is not None and standing.owner == whose.owner and standing.scope_hash:
-                since = (standing.since_us, key)
-                newest[standing.scope_hash] = max(newest.get(standing.scope_hash, since), since)
+        for key, status in statuses.items():
+            if status is not None and status.owner == wait_owner.owner and status.scope_hash:
+                since = (status.since_us, key)
+                newest[status.scope_hash] = max(newest.get(status.scope_hash, since), since)
         stale = [
-            (scope_hash, hint)
-            for scope_hash, hint in found
-            if scope_hash not in newest or newest[scope_hash][1] != hint.key
+            (scope_hash, entry)
+            for scope_hash, entry in found
+            if scope_hash not in newest or newest[scope_hash][1] != entry.key
         ]
-        await self._mend(whose, stale, standings, until)
-        for scope_hash, hint in found:
-            if newest.get(scope_hash, (0, ""))[1] == hint.key:
-                await self._prolong(Place(whose, scope_hash), hint, standings[hint.key], until)
+        await self._repair(wait_owner, stale, statuses, until)
+        for scope_hash, entry in found:
+            if newest.get(scope_hash, (0, ""))[1] == entry.key:
+                await self._extend(
+                    WaitAddress(wait_owner, scope_hash), entry, statuses[entry.key], until
+                )
         return [key for _, key in sorted(newest.values())]
 
     async def claim(
-        self, place: Place, bid: Bid, until: float | None, *, is_named: bool
-    ) -> tuple[WaitOutcome, Hold]:
+        self, address: WaitAddress, request: ClaimRequest, until: float | None, *, is_named: bool
+    ) -> tuple[WaitOutcome, ClaimRef]:
         """Claim the wait that is there.
 
-        :param bid: its hold names no key yet.
+        :param request: its hold names no key yet.
         :param is_named: whether the caller named the attempt, and so can ask again.
         :returns: what became of it, and the hold.
         """
-        before: Sequence[Hint] | None = None
-        for _ in range(_LOOKS):
-            found = await self.backend.hints(*place, bid.event, self.events, until)
+        before: Sequence[IndexEntry] | None = None
+        for _ in range(_LOOKUP_ATTEMPTS):
+            found = await self.backend.entries(*address, request.event, self.events, until)
             if found.seen:
-                return WaitOutcome(Verdict.SEEN), bid.hold
-            if not found.hints or found.hints == before:
+                return WaitOutcome(Verdict.SEEN), request.ref
+            if not found.entries or found.entries == before:
                 break
-            before = found.hints
-            key: SessionKey | None = found.hints[0].key
-            if len(found.hints) > 1:
-                key, _ = await self._resolve(place, found.hints, until)
+            before = found.entries
+            key: SessionKey | None = found.entries[0].key
+            if len(found.entries) > 1:
+                key, _ = await self._resolve(address, found.entries, until)
                 # What the displaced ones remember is now in the index.
-                if (await self.backend.hints(*place, bid.event, self.events, until)).seen:
-                    return WaitOutcome(Verdict.SEEN), bid.hold
+                if (await self.backend.entries(*address, request.event, self.events, until)).seen:
+                    return WaitOutcome(Verdict.SEEN), request.ref
             if key is None:
                 continue
-            hold = bid.hold._replace(key=key)
-            outcome = await self._claim(bid._replace(hold=hold), until, is_named=is_named)
+            ref = request.ref._replace(key=key)
+            outcome = await self._claim(request._replace(ref=ref), until, is_named=is_named)
             if outcome.verdict is not Verdict.ABSENT:
-                return outcome, hold._replace(fence=outcome.fence)
-            await self._resolve(place, found.hints, until)  # and look again
-        return WaitOutcome(Verdict.ABSENT), bid.hold
+                return outcome, ref._replace(fence=outcome.fence)
+            await self._resolve(address, found.entries, until)  # and look again
+        return WaitOutcome(Verdict.ABSENT), request.ref
 
-    async def _claim(self, bid: Bid, until: float | None, *, is_named: bool) -> WaitOutcome:
+    async def _claim(
+        self, request: ClaimRequest, until: float | None, *, is_named: bool
+    ) -> WaitOutcome:
         try:
-            return await self.backend.claim(bid, self.events, until)
+            return await self.backend.claim(request, self.events, until)
         except DecodeError:
-            await self.give_back(bid.hold, bid.attempt)
+            await self.release(request.ref, request.attempt)
             raise
         except anyio.get_cancelled_exc_class():
             if not is_named:
-                await self.give_back(bid.hold, bid.attempt)  # should it have been taken
+                await self.release(request.ref, request.attempt)  # should it have been taken
             raise
 
-    async def give_back(self, hold: Hold, attempt: str = "") -> None:
+    async def release(self, ref: ClaimRef, attempt: str = "") -> None:
         """Release a claim for a caller who will not, and who may have been cancelled.
 
         Should this fail, the end of the lease does the same.
@@ -164,91 +168,93 @@ class Router:
 
         async def release() -> None:
             with suppress(SessionError):
-                await self.backend.release(hold, attempt, self.backend.deadline())
+                await self.backend.release(ref, attempt, self.backend.deadline())
 
-        await run_to_end(release, "greentic_session release", RELEASE_SECS)
+        await run_to_completion(release, "greentic_session release", RELEASE_SECS)
 
-    async def clear(self, place: Place, until: float | None) -> bool:
+    async def clear(self, address: WaitAddress, until: float | None) -> bool:
         """Remove the session that waits there."""
-        for _ in range(_LOOKS):
-            key, since_us = await self._locate(place, until)
+        for _ in range(_LOOKUP_ATTEMPTS):
+            key, since_us = await self._locate(address, until)
             if key is None:
                 break
-            scope, owner = place.whose
-            with suppress(*_PASSING):
-                await self._carry(place.whose, [key], until)
-            outcome = await self.backend.clear(scope, key, owner, place.scope_hash, until)
+            scope, owner = address.wait_owner
+            with suppress(*_TRANSIENT):
+                await self._copy_events(address.wait_owner, [key], until)
+            outcome = await self.backend.clear(scope, key, owner, address.scope_hash, until)
             if outcome.verdict is Verdict.UNKNOWN:
-                raise undone(key, outcome)
+                raise error_for(key, outcome)
             if outcome.verdict is Verdict.DONE:
-                await self._retire(place, key, since_us, (), until)
+                await self._remove(address, key, since_us, (), until)
                 return True
         return False
 
     async def enter(
         self,
-        place: Place,
-        draft: Draft,
+        address: WaitAddress,
+        encoded: EncodedSession,
         write: Callable[[int], Awaitable[WaitOutcome]],
         *,
         event: str = "",
-        left: Sequence[RetiredHint] = (),
+        left: Sequence[IndexRemoval] = (),
         until: float | None,
     ) -> WaitOutcome:
         """Let a session wait there, and displace others that do.
 
-        :param draft: the session.
+        :param encoded: the session.
         :param write: writes the record, given what ``since_us`` has to exceed.
         :param event: digest of the event that is completed by this.
         :param left: hints that no longer hold when this is done.
         """
-        whose, scope_hash = place
-        key = SessionKey(draft.key)
-        announcement = await self.backend.announce(whose, scope_hash, key, draft.ttl_ms, until)
-        others = announcement.others
+        wait_owner, scope_hash = address
+        key = SessionKey(encoded.key)
+        intent = await self.backend.index_intent(wait_owner, scope_hash, key, encoded.ttl_ms, until)
+        others = intent.others
         try:
-            standings = await self._inspect(whose.scope, [hint.key for hint in others], until)
-            rivals = {k: s for k, s in standings.items() if s is not None and _waits(s, place)}
+            statuses = await self._read_status(
+                wait_owner.scope, [entry.key for entry in others], until
+            )
+            rivals = {k: s for k, s in statuses.items() if s is not None and _waits(s, address)}
             floor_us = max((rival.since_us for rival in rivals.values()), default=0)
             outcome = await write(floor_us)
         except OutcomeUnknownError:
             raise  # the hint may be needed
         except SessionError:
-            await self._conclude(place, key, announcement, until)
+            await self._cancel_intent(address, key, intent, until)
             raise
         if outcome.verdict is not Verdict.DONE:
-            await self._conclude(place, key, announcement, until)
+            await self._cancel_intent(address, key, intent, until)
             return outcome
-        expires_ms = outcome.at_ms + draft.ttl_ms if draft.ttl_ms else 0
-        retired = [RetiredHint(scope_hash, hint.key, hint.since_us) for hint in others]
+        expires_ms = outcome.at_ms + encoded.ttl_ms if encoded.ttl_ms else 0
+        retired = [IndexRemoval(scope_hash, entry.key, entry.since_us) for entry in others]
         if outcome.moved_from:
-            retired.append(RetiredHint(outcome.moved_from, key, outcome.since_us))
+            retired.append(IndexRemoval(outcome.moved_from, key, outcome.since_us))
         events: list[SeenEvent] = []
         # The session waits: what is left to do mends itself where it fails.
-        with suppress(*_PASSING):
+        with suppress(*_TRANSIENT):
             for other, rival in rivals.items():
-                await self.backend.displace(whose.scope, other, scope_hash, rival.since_us, until)
+                await self.backend.supersede(
+                    wait_owner.scope, other, scope_hash, rival.since_us, until
+                )
             # Nothing that a hint leads to is forgotten with it.
-            forsaken = [hint.key for hint in others]
+            forsaken = [entry.key for entry in others]
             if left or outcome.moved_from:
                 forsaken.append(key)
             if forsaken:
-                events += await self.backend.events_of(whose.scope, forsaken, until)
+                events += await self.backend.events_of(wait_owner.scope, forsaken, until)
             if event:
                 events.append(SeenEvent(event, outcome.at_ms))
             change = IndexChange(
-                entered=EnteredHint(
-                    scope_hash, key, outcome.since_us, expires_ms, announcement.mark
-                ),
-                retired=(*retired, *left),
+                upsert=IndexUpsert(scope_hash, key, outcome.since_us, expires_ms, intent.mark),
+                removals=(*retired, *left),
                 events=tuple(events),
             )
-            await self.backend.reindex(whose, change, self.events, until)
+            await self.backend.update_index(wait_owner, change, self.events, until)
         return outcome
 
     async def leave(
         self,
-        place: Place,
+        address: WaitAddress,
         key: SessionKey,
         since_us: int,
         event: SeenEvent | None,
@@ -258,143 +264,153 @@ class Router:
 
         What the session remembers goes there in its place, the event that ended it last.
         """
-        with suppress(*_PASSING):
-            events = list(await self.backend.events_of(place.whose.scope, [key], until))
+        with suppress(*_TRANSIENT):
+            events = list(await self.backend.events_of(address.wait_owner.scope, [key], until))
             if event is not None:
                 events.append(event)
-            await self._retire(place, key, since_us, events, until)
+            await self._remove(address, key, since_us, events, until)
 
     async def rebuild(self, scope: str) -> int:
         """Enter every session of a tenant that waits; return how many."""
         entered: set[SessionKey] = set()
         position: object | None = None
         while True:
-            keys, position = await self.backend.survey(scope, position)
+            keys, position = await self.backend.list_keys(scope, position)
             until = self.backend.deadline()
-            for key, standing in (await self._inspect(scope, keys, until)).items():
-                if standing is None or not standing.scope_hash:
+            for key, status in (await self._read_status(scope, keys, until)).items():
+                if status is None or not status.scope_hash:
                     continue
                 until = self.backend.deadline()
-                hint = EnteredHint(standing.scope_hash, key, standing.since_us, standing.expires_ms)
-                whose = WaitOwner(scope, standing.owner)
-                await self.backend.reindex(whose, IndexChange(entered=hint), self.events, until)
+                entry = IndexUpsert(status.scope_hash, key, status.since_us, status.expires_ms)
+                wait_owner = WaitOwner(scope, status.owner)
+                await self.backend.update_index(
+                    wait_owner, IndexChange(upsert=entry), self.events, until
+                )
                 entered.add(key)  # a survey may give it again
             if position is None:
                 return len(entered)
 
     # --- shared steps ------------------------------------------------------------------------
 
-    async def _inspect(
+    async def _read_status(
         self, scope: str, keys: Sequence[SessionKey], until: float | None
-    ) -> dict[SessionKey, Standing | None]:
+    ) -> dict[SessionKey, WaitStatus | None]:
         if not keys:
             return {}
-        told = await self.backend.inspect(scope, keys, until)
+        told = await self.backend.read_status(scope, keys, until)
         return dict(zip(keys, told, strict=True))
 
-    async def _locate(self, place: Place, until: float | None) -> tuple[SessionKey | None, int]:
+    async def _locate(
+        self, address: WaitAddress, until: float | None
+    ) -> tuple[SessionKey | None, int]:
         """Return the session that waits there, and since when, however the index changes."""
-        before: Sequence[Hint] | None = None
-        for _ in range(_LOOKS):
-            hints = (await self.backend.hints(*place, "", self.events, until)).hints
-            if not hints or hints == before:
+        before: Sequence[IndexEntry] | None = None
+        for _ in range(_LOOKUP_ATTEMPTS):
+            entries = (await self.backend.entries(*address, "", self.events, until)).entries
+            if not entries or entries == before:
                 break
-            before = hints
-            key, since_us = await self._resolve(place, hints, until)
+            before = entries
+            key, since_us = await self._resolve(address, entries, until)
             if key is not None:
                 return key, since_us
         return None, 0
 
     async def _resolve(
-        self, place: Place, hints: Sequence[Hint], until: float | None
+        self, address: WaitAddress, entries: Sequence[IndexEntry], until: float | None
     ) -> tuple[SessionKey | None, int]:
         """Return the session that waits there, and since when; and mend the index."""
-        standings = await self._inspect(place.whose.scope, [hint.key for hint in hints], until)
+        statuses = await self._read_status(
+            address.wait_owner.scope, [entry.key for entry in entries], until
+        )
         waiting = [
-            (standing.since_us, key)
-            for key, standing in standings.items()
-            if standing is not None and _waits(standing, place)
+            (status.since_us, key)
+            for key, status in statuses.items()
+            if status is not None and _waits(status, address)
         ]
         since_us, found = max(waiting) if waiting else (0, None)
-        stale = [(place.scope_hash, hint) for hint in hints if hint.key != found]
-        await self._mend(place.whose, stale, standings, until)
-        for hint in hints:
-            if hint.key == found:
-                await self._prolong(place, hint, standings[hint.key], until)
+        stale = [(address.scope_hash, entry) for entry in entries if entry.key != found]
+        await self._repair(address.wait_owner, stale, statuses, until)
+        for entry in entries:
+            if entry.key == found:
+                await self._extend(address, entry, statuses[entry.key], until)
         return found, since_us
 
-    async def _prolong(
-        self, place: Place, hint: Hint, standing: Standing | None, until: float | None
+    async def _extend(
+        self,
+        address: WaitAddress,
+        entry: IndexEntry,
+        status: WaitStatus | None,
+        until: float | None,
     ) -> None:
         """Let the index live as long as a record whose life it did not hear of."""
-        if standing is None or not hint.expires_ms:
+        if status is None or not entry.expires_ms:
             return
-        if standing.expires_ms and standing.expires_ms <= hint.expires_ms:
+        if status.expires_ms and status.expires_ms <= entry.expires_ms:
             return
-        entered = EnteredHint(place.scope_hash, hint.key, 0, standing.expires_ms)
-        with suppress(*_PASSING):
-            await self.backend.reindex(
-                place.whose, IndexChange(entered=entered), self.events, until
+        entered = IndexUpsert(address.scope_hash, entry.key, 0, status.expires_ms)
+        with suppress(*_TRANSIENT):
+            await self.backend.update_index(
+                address.wait_owner, IndexChange(upsert=entered), self.events, until
             )
 
-    async def _carry(
-        self, whose: WaitOwner, keys: Sequence[SessionKey], until: float | None
+    async def _copy_events(
+        self, wait_owner: WaitOwner, keys: Sequence[SessionKey], until: float | None
     ) -> None:
         """Let the index remember what sessions do."""
-        events = await self.backend.events_of(whose.scope, keys, until)
+        events = await self.backend.events_of(wait_owner.scope, keys, until)
         if events:
             change = IndexChange(events=tuple(events))
-            await self.backend.reindex(whose, change, self.events, until)
+            await self.backend.update_index(wait_owner, change, self.events, until)
 
-    async def _mend(
+    async def _repair(
         self,
-        whose: WaitOwner,
-        stale: Sequence[tuple[str, Hint]],
-        standings: Mapping[SessionKey, Standing | None],
+        wait_owner: WaitOwner,
+        stale: Sequence[tuple[str, IndexEntry]],
+        statuses: Mapping[SessionKey, WaitStatus | None],
         until: float | None,
     ) -> None:
         """Take away hints that no record bears out, and displace sessions that wait no longer."""
         if not stale:
             return
-        with suppress(*_PASSING):
-            for scope_hash, hint in stale:
-                standing = standings[hint.key]
-                if standing is not None and _waits(standing, Place(whose, scope_hash)):
-                    await self.backend.displace(
-                        whose.scope, hint.key, scope_hash, standing.since_us, until
+        with suppress(*_TRANSIENT):
+            for scope_hash, entry in stale:
+                status = statuses[entry.key]
+                if status is not None and _waits(status, WaitAddress(wait_owner, scope_hash)):
+                    await self.backend.supersede(
+                        wait_owner.scope, entry.key, scope_hash, status.since_us, until
                     )
-            keys = list(dict.fromkeys(hint.key for _, hint in stale))
-            events = await self.backend.events_of(whose.scope, keys, until)
-            retired = tuple(RetiredHint(at, hint.key, hint.since_us) for at, hint in stale)
-            change = IndexChange(retired=retired, events=tuple(events))
-            await self.backend.reindex(whose, change, self.events, until)
+            keys = list(dict.fromkeys(entry.key for _, entry in stale))
+            events = await self.backend.events_of(wait_owner.scope, keys, until)
+            retired = tuple(IndexRemoval(at, entry.key, entry.since_us) for at, entry in stale)
+            change = IndexChange(removals=retired, events=tuple(events))
+            await self.backend.update_index(wait_owner, change, self.events, until)
 
-    async def _retire(
+    async def _remove(
         self,
-        place: Place,
+        address: WaitAddress,
         key: SessionKey,
         since_us: int,
         events: Sequence[SeenEvent],
         until: float | None,
     ) -> None:
         """Take a hint out of the index, and remember events in its place."""
-        retired = (RetiredHint(place.scope_hash, key, since_us),)
-        change = IndexChange(retired=retired, events=tuple(events))
-        with suppress(*_PASSING):
-            await self.backend.reindex(place.whose, change, self.events, until)
+        retired = (IndexRemoval(address.scope_hash, key, since_us),)
+        change = IndexChange(removals=retired, events=tuple(events))
+        with suppress(*_TRANSIENT):
+            await self.backend.update_index(address.wait_owner, change, self.events, until)
 
-    async def _conclude(
-        self, place: Place, key: SessionKey, announcement: Announcement, until: float | None
+    async def _cancel_intent(
+        self, address: WaitAddress, key: SessionKey, intent: IndexIntent, until: float | None
     ) -> None:
         """End an announcement that nothing came of."""
         # A hint that was there may be that of an earlier call which did not come to confirm it.
-        since_us = UNCONFIRMED if announcement.is_new else KEPT
-        retired = (RetiredHint(place.scope_hash, key, since_us, announcement.mark),)
-        with suppress(*_PASSING):
-            await self.backend.reindex(
-                place.whose, IndexChange(retired=retired), self.events, until
+        since_us = UNCONFIRMED if intent.is_new else KEPT
+        retired = (IndexRemoval(address.scope_hash, key, since_us, intent.mark),)
+        with suppress(*_TRANSIENT):
+            await self.backend.update_index(
+                address.wait_owner, IndexChange(removals=retired), self.events, until
             )
 
 
-def _waits(standing: Standing, place: Place) -> bool:
-    return standing.owner == place.whose.owner and standing.scope_hash == place.scope_hash
+def _waits(status: WaitStatus, address: WaitAddress) -> bool:
+    return status.owner == address.wait_owner.owner and status.scope_hash == address.scope_hash

@@ -10,11 +10,11 @@ from uuid import uuid4
 
 import anyio
 
-from .._core import tenancy as fence
+from .._core import tenancy
 from .._core.encoding import check_token
 from .._validation import duration_to_ms
-from ..abc.records import Verdict, undone
-from ..abc.waits import Bid, EventMemory, Hold, Registration, SupportsWaits
+from ..abc.records import Verdict, error_for
+from ..abc.waits import ClaimRef, ClaimRequest, EventMemory, Registration, SupportsWaits
 from ..errors import (
     AmbiguousWaitError,
     CasConflictError,
@@ -29,7 +29,7 @@ from ..model import C, Cas, ReplyScope, Session, SessionKey, TenantCtx, Versione
 from ..store import AsyncSessionStore
 from .arguments import digest_of_attempt, digest_of_event, hash_of, owner_of, presenting, with_ttl
 from .claim import Claim, ClaimTerms
-from .index import Place, Router
+from .index import WaitAddress, WaitIndex
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -76,7 +76,7 @@ class WaitRegistry(Generic[C]):
         self._store: Final = store
         self._backend: Final = given.wait_backend()
         events = EventMemory(max_events, duration_to_ms(events_ttl, "events_ttl"))
-        self._router: Final = Router(self._backend, events, store.check_open)
+        self._index: Final = WaitIndex(self._backend, events, store.check_open)
 
     async def register_wait(
         self,
@@ -118,32 +118,32 @@ class WaitRegistry(Generic[C]):
         :raises PayloadTooLargeError: over the store's limit.
         """
         self._store.check_open()
-        whose = owner_of(ctx, user_id)
-        place = Place(whose, hash_of(scope))
+        wait_owner = owner_of(ctx, user_id)
+        address = WaitAddress(wait_owner, hash_of(scope))
         if expected is not None:
             check_token(expected)
-        event = digest_of_event(place, event_id)
-        draft = self._store.drafter.draft(with_ttl(session, ttl))
-        if (draft.scope, draft.owner) != whose:
-            raise TenantMismatchError(draft.key)
+        event = digest_of_event(address, event_id)
+        encoded = self._store.encoder.encode(with_ttl(session, ttl))
+        if (encoded.scope, encoded.owner) != wait_owner:
+            raise TenantMismatchError(encoded.key)
         until = self._backend.deadline()
-        registration = Registration(draft, expected, place.scope_hash, event)
+        registration = Registration(encoded, expected, address.scope_hash, event)
 
         async def write(floor_us: int) -> WaitOutcome:
-            return await self._backend.pause(
-                registration._replace(floor_us=floor_us), self._router.events, until
+            return await self._backend.register(
+                registration._replace(floor_us=floor_us), self._index.events, until
             )
 
-        if event and await self._router.is_seen(place, event, until):
+        if event and await self._index.is_seen(address, event, until):
             raise DuplicateEventError(event_id or "")
-        outcome = await self._router.enter(place, draft, write, event=event, until=until)
+        outcome = await self._index.enter(address, encoded, write, event=event, until=until)
         if outcome.verdict is Verdict.DONE:
             return outcome.token
         if outcome.verdict is Verdict.SEEN:
             raise DuplicateEventError(event_id or "")
         if outcome.verdict is Verdict.CONFLICT and expected is not None:
-            raise CasConflictError(draft.key, expected, outcome.token)
-        raise undone(draft.key, outcome)
+            raise CasConflictError(encoded.key, expected, outcome.token)
+        raise error_for(encoded.key, outcome)
 
     async def find_wait_by_scope(
         self, ctx: TenantCtx, user_id: str, scope: ReplyScope
@@ -153,8 +153,8 @@ class WaitRegistry(Generic[C]):
         :raises DecodeError: what stands under its name is no session of this library.
         """
         self._store.check_open()
-        place = Place(owner_of(ctx, user_id), hash_of(scope))
-        return await self._router.find(place, self._backend.deadline())
+        address = WaitAddress(owner_of(ctx, user_id), hash_of(scope))
+        return await self._index.find(address, self._backend.deadline())
 
     async def list_waits_for_user(self, ctx: TenantCtx, user_id: str) -> list[SessionKey]:
         """Return the keys of the user's sessions that wait, claimed or not, the oldest wait first.
@@ -162,7 +162,7 @@ class WaitRegistry(Generic[C]):
         :raises DecodeError: as :meth:`find_wait_by_scope`.
         """
         self._store.check_open()
-        return await self._router.find_all(owner_of(ctx, user_id), self._backend.deadline())
+        return await self._index.find_all(owner_of(ctx, user_id), self._backend.deadline())
 
     async def clear_wait(self, ctx: TenantCtx, user_id: str, scope: ReplyScope) -> bool:
         """Remove the wait and its session, claimed or not.
@@ -171,8 +171,8 @@ class WaitRegistry(Generic[C]):
         :raises DecodeError: as :meth:`find_wait_by_scope`.
         """
         self._store.check_open()
-        place = Place(owner_of(ctx, user_id), hash_of(scope))
-        return await self._router.clear(place, self._backend.deadline())
+        address = WaitAddress(owner_of(ctx, user_id), hash_of(scope))
+        return await self._index.clear(address, self._backend.deadline())
 
     async def find_by_user(self, ctx: TenantCtx, user_id: str) -> Versioned[C] | None:
         """Return the user's one session that waits.
@@ -252,15 +252,15 @@ class WaitRegistry(Generic[C]):
         :raises: as :meth:`resume`.
         """
         self._store.check_open()
-        place = Place(owner_of(ctx, user_id), hash_of(scope))
-        event = digest_of_event(place, event_id)
+        address = WaitAddress(owner_of(ctx, user_id), hash_of(scope))
+        event = digest_of_event(address, event_id)
         attempt = digest_of_attempt(uuid4().hex if attempt_id is None else attempt_id)
         lease_ms = duration_to_ms(lease, "lease")
-        hold = Hold(place.whose.scope, SessionKey(""), place.whose.owner, 0)
+        ref = ClaimRef(address.wait_owner.scope, SessionKey(""), address.wait_owner.owner, 0)
         sent_at = anyio.current_time()
-        outcome, hold = await self._router.claim(
-            place,
-            Bid(hold, place.scope_hash, attempt, event, lease_ms),
+        outcome, ref = await self._index.claim(
+            address,
+            ClaimRequest(ref, address.scope_hash, attempt, event, lease_ms),
             self._backend.deadline(),
             is_named=attempt_id is not None,
         )
@@ -271,12 +271,12 @@ class WaitRegistry(Generic[C]):
         if outcome.verdict is Verdict.SEEN:
             raise DuplicateEventError(event_id or "")
         if outcome.verdict is not Verdict.DONE:
-            raise undone(hold.key, outcome)
-        terms = ClaimTerms(place, hold, event_id, event, lease_ms, sent_at)
+            raise error_for(ref.key, outcome)
+        terms = ClaimTerms(address, ref, event_id, event, lease_ms, sent_at)
         try:
-            return Claim(self._router, self._store.drafter, terms, outcome)
+            return Claim(self._index, self._store.encoder, terms, outcome)
         except DecodeError:
-            await self._router.give_back(hold)
+            await self._index.release(ref)
             raise
 
     async def rebuild_index(self, ctx: TenantCtx) -> int:
@@ -289,4 +289,4 @@ class WaitRegistry(Generic[C]):
         :returns: how many waits there are.
         """
         self._store.check_open()
-        return await self._router.rebuild(fence.scope_of(ctx))
+        return await self._index.rebuild(tenancy.scope_of(ctx))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from greentic_session.abc.records import Draft
+    from greentic_session.abc.records import EncodedSession
 
 __all__ = ["FIELDS", "is_done", "update_arguments"]
 
@@ -14,7 +14,7 @@ FIELDS: Final = ("cas", "inc", "owner", "ttl", "at", "body")
 
 
 def update_arguments(
-    operation: str, draft: Draft, body: bytes, incarnation: str, version: int
+    operation: str, encoded: EncodedSession, body: bytes, incarnation: str, version: int
 ) -> tuple[str | bytes, ...]:
     """Return the ARGV of UPDATE_CAS, as text, since not every client takes numbers.
 
@@ -23,7 +23,7 @@ def update_arguments(
     """
     following = version + 1
     return (
-        *(operation, "", draft.scope, draft.owner, str(draft.ttl_ms), body),
+        *(operation, "", encoded.scope, encoded.owner, str(encoded.ttl_ms), body),
         *(incarnation, str(version), str(following), f"op{following % 8}"),
     )
 

@@ -18,7 +18,7 @@ from redis.backoff import NoBackoff
 
 from greentic_session import create_session_store
 from greentic_session.codec import JsonCodec, SessionBody
-from greentic_session.redis.key_names import Names
+from greentic_session.redis.key_names import KeyNames
 from greentic_session.redis.scripts import UPDATE_CAS
 
 from .by_hand import FIELDS, is_done, update_arguments
@@ -132,9 +132,9 @@ class ByHand(Contender):
         """As :meth:`Contender.open`."""
         async with self.store() as store:
             self._sessions = await stored(store, callers)
-            self._drafts = [store.drafter.draft(each) for each, _ in self._sessions]
+            self._drafts = [store.encoder.encode(each) for each, _ in self._sessions]
         self._versions = [cas.value for _, cas in self._sessions]
-        self._names = Names(self.namespace)
+        self._names = KeyNames(self.namespace)
         self._operations = count(1)
         await self.connect(callers)
 
@@ -153,10 +153,10 @@ class ByHand(Contender):
     def operation(self, verb: str, number: int) -> Operation:
         """As :meth:`Contender.operation`."""
         mine, cas = self._sessions[number]
-        draft = self._drafts[number]
+        encoded = self._drafts[number]
         codec = JsonCodec(dict)
         body = SessionBody(cursor=mine.cursor, meta=mine.meta, context=mine.context)
-        keys = self._names.of_session(draft.scope, draft.key)
+        keys = self._names.of_session(encoded.scope, encoded.key)
         evalsha, hmget, operations = self.evalsha, self.hmget, self._operations
 
         async def get() -> None:
@@ -168,7 +168,11 @@ class ByHand(Contender):
             reply = await evalsha(
                 keys,
                 update_arguments(
-                    f"{next(operations):016x}", draft, codec.encode(body), cas.incarnation, version
+                    f"{next(operations):016x}",
+                    encoded,
+                    codec.encode(body),
+                    cas.incarnation,
+                    version,
                 ),
             )
             if not is_done(reply):

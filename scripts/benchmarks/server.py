@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from greentic_session import Cas, SessionKey, create_session_store
-from greentic_session.redis.key_names import Names
+from greentic_session.redis.key_names import KeyNames
 from greentic_session.redis.scripts import UPDATE_CAS
 from greentic_session.testing.servers import (
     LocalServer,
@@ -110,13 +110,13 @@ def _fill(plan: Plan, recorder: Recorder, goals: list[Goal]) -> Table:
     rows: list[tuple[str, ...]] = []
     with LocalServer(valkey_binary(), tcp=True) as server, asyncio.Runner() as runner:
         line = Line(server.port)
-        names = Names("limit")
+        names = KeyNames("limit")
         keys = [f"{number:0{len(_EVERY)}d}" for number in range(records)]
         line.run([("SCRIPT", "LOAD", UPDATE_CAS.source)])
         store = create_session_store(f"{server.tcp_url}?namespace=limit&deadline=20")
-        draft = sample()
-        pair = (names.record(draft.scope, "__rand_int__"), names.lookup("__rand_int__"))
-        given = update_arguments("9f3a__rand_int__", draft, draft.body, INCARNATION, 1)
+        encoded = sample()
+        pair = (names.record(encoded.scope, "__rand_int__"), names.lookup("__rand_int__"))
+        given = update_arguments("9f3a__rand_int__", encoded, encoded.body, INCARNATION, 1)
         commands = {
             "update_cas": ("EVALSHA", UPDATE_CAS.sha1, "2", *pair, *given),
             "get": ("HMGET", pair[0], *FIELDS),

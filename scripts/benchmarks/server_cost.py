@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import hiredis
 
 from greentic_session import create_session_store
-from greentic_session.redis.key_names import Names
+from greentic_session.redis.key_names import KeyNames
 from greentic_session.redis.scripts import CREATE, DELETE, PUT, TOUCH, UPDATE_CAS
 from greentic_session.testing.servers import LocalServer
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from greentic_session.abc.records import Draft
+    from greentic_session.abc.records import EncodedSession
     from greentic_session.redis.transport.script import Script
 
     from .conditions import Recorder
@@ -100,25 +100,35 @@ class Line:
         raise RuntimeError("the server counted no EVALSHA")
 
 
-def sample() -> Draft:
+def sample() -> EncodedSession:
     """Return the sample session as the store writes it."""
-    return create_session_store("memory://").drafter.draft(session(0))
+    return create_session_store("memory://").encoder.encode(session(0))
 
 
-def fill_records(line: Line, names: Names, keys: Sequence[str]) -> None:
+def fill_records(line: Line, names: KeyNames, keys: Sequence[str]) -> None:
     """Store a session under each key, with version 1 and the same incarnation."""
-    draft = sample()
+    encoded = sample()
     at_ms = line.run([("TIME",)])[0][0].decode() + "000"
-    expires_ms = str(int(at_ms) + draft.ttl_ms)
+    expires_ms = str(int(at_ms) + encoded.ttl_ms)
     calls: list[Call] = []
     for key in keys:
-        record, lookup = names.record(draft.scope, key), names.lookup(key)
-        token = ("cas", "1", "inc", INCARNATION, "owner", draft.owner)
-        fields = (*token, "ttl", str(draft.ttl_ms), "at", at_ms, "body", draft.body, "ops", _RING)
+        record, lookup = names.record(encoded.scope, key), names.lookup(key)
+        token = ("cas", "1", "inc", INCARNATION, "owner", encoded.owner)
+        fields = (
+            *token,
+            "ttl",
+            str(encoded.ttl_ms),
+            "at",
+            at_ms,
+            "body",
+            encoded.body,
+            "ops",
+            _RING,
+        )
         calls += [
             ("HSET", record, *fields),
             ("PEXPIREAT", record, expires_ms),
-            ("HSET", lookup, draft.scope, expires_ms),
+            ("HSET", lookup, encoded.scope, expires_ms),
             ("PEXPIREAT", lookup, expires_ms),
         ]
     line.run(calls)
@@ -138,12 +148,12 @@ class Writes:
             [("SCRIPT", "LOAD", BARE), *(("SCRIPT", "LOAD", script.source) for script in scripts)]
         )
         for name in ("bare", "update_cas", "put", "touch"):
-            fill_records(line, Names(name), keys)
+            fill_records(line, KeyNames(name), keys)
 
     def _bare(self) -> list[Call]:
-        draft, at = self._draft, self._version
-        given = (str(at), str(at + 1), str(draft.ttl_ms), _AT_MS, draft.body, _RING)
-        names = [Names("bare").of_session(draft.scope, key) for key in self._keys]
+        encoded, at = self._draft, self._version
+        given = (str(at), str(at + 1), str(encoded.ttl_ms), _AT_MS, encoded.body, _RING)
+        names = [KeyNames("bare").of_session(encoded.scope, key) for key in self._keys]
         return [("EVALSHA", self._bare_sha1, 2, *pair, *given) for pair in names]
 
     def _next(self) -> str:
@@ -151,17 +161,19 @@ class Writes:
         return f"{self._operation:016x}"
 
     def _updates(self) -> list[Call]:
-        draft, calls = self._draft, list[Call]()
+        encoded, calls = self._draft, list[Call]()
         for key in self._keys:
-            pair = Names("update_cas").of_session(draft.scope, key)
-            given = update_arguments(self._next(), draft, draft.body, INCARNATION, self._version)
+            pair = KeyNames("update_cas").of_session(encoded.scope, key)
+            given = update_arguments(
+                self._next(), encoded, encoded.body, INCARNATION, self._version
+            )
             calls.append(("EVALSHA", UPDATE_CAS.sha1, 2, *pair, *given))
         return calls
 
     def _verb(self, script: Script, where: str, *arguments: str | bytes) -> list[Call]:
         scope, calls = self._draft.scope, list[Call]()
         for key in self._keys:
-            names = Names(where).of_session(scope, key)
+            names = KeyNames(where).of_session(scope, key)
             if script is DELETE:
                 names = (*names, f"{names[0]}:events")
             given = (self._next(), "", scope, *arguments)
@@ -171,9 +183,9 @@ class Writes:
     def costs(self) -> dict[str, float]:
         """Make one call of each kind on each key, and return µs per call."""
         self._version += 1
-        draft = self._draft
-        state = (draft.owner, str(draft.ttl_ms), draft.body, INCARNATION)
-        whose = (draft.owner, f"{draft.owner.partition('/')[0]}/")
+        encoded = self._draft
+        state = (encoded.owner, str(encoded.ttl_ms), encoded.body, INCARNATION)
+        whose = (encoded.owner, f"{encoded.owner.partition('/')[0]}/")
         cost = self._line.cost_us
         return {
             "bare": cost(self._bare()),

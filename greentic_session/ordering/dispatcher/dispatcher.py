@@ -13,7 +13,7 @@ import anyio
 import msgspec
 from anyio.lowlevel import checkpoint
 
-from ..._core.tasks import BackgroundTask, run_to_end, start_background
+from ..._core.tasks import BackgroundTask, run_to_completion, start_background
 from ..._validation import duration_to_ms
 from ...errors import DispatcherClosedError, InvalidInputError
 from ..callables import (
@@ -179,7 +179,7 @@ class SessionDispatcher(Generic[M]):
             raise
         if not submitter.has_room:
             raise DispatcherClosedError
-        self._lanes.come_back(submitter)
+        self._lanes.confirm(submitter)
         self._accepted += 1
         self._start_workers()
 
@@ -221,7 +221,7 @@ class SessionDispatcher(Generic[M]):
         self._refuse_handlers()
         patience_secs = _patience_secs(timeout_secs)
         self._closing = True
-        self._lanes.turn_away()
+        self._lanes.reject_submitters()
         try:
             if drain:
                 with anyio.move_on_after(patience_secs):
@@ -230,7 +230,7 @@ class SessionDispatcher(Generic[M]):
             for key, message in self._lanes.empty():
                 self._outcomes.discarded(key, message, "closed")
             if self._workers:
-                await run_to_end(self._stop_workers, "greentic_session stop", math.inf)
+                await run_to_completion(self._stop_workers, "greentic_session stop", math.inf)
             self._look_if_idle()
 
     async def __aenter__(self) -> Self:
@@ -325,7 +325,7 @@ class SessionDispatcher(Generic[M]):
                     return
             finally:
                 self._running -= 1
-                lanes.put_back(lane)
+                lanes.requeue(lane)
             if not lanes.ready:
                 return
             try:

@@ -67,7 +67,7 @@ class Submitter(Generic[M]):
 
 
 @final
-class _Ages(Generic[M]):
+class _ArrivalOrder(Generic[M]):
     """Which waiting message is the oldest of all; kept only where the oldest is dropped."""
 
     __slots__ = ("_count", "_lane_of", "_numbers")
@@ -123,7 +123,9 @@ class Lanes(Generic[M]):
         self._by_key: Final[dict[str, Lane[M]]] = {}
         self._loose: Final[set[Lane[M]]] = set()
         self._starved: Final[OrderedDict[Lane[M], None]] = OrderedDict()
-        self._ages: Final[_Ages[M] | None] = _Ages() if overflow == "drop_oldest" else None
+        self._ages: Final[_ArrivalOrder[M] | None] = (
+            _ArrivalOrder() if overflow == "drop_oldest" else None
+        )
         self.ready: Final[OrderedDict[Lane[M], None]] = OrderedDict()
         self.waiting = 0
         self.blocked = 0
@@ -165,7 +167,7 @@ class Lanes(Generic[M]):
             self._admit(lane)
         return lane, _message_of(first)
 
-    def put_back(self, lane: Lane[M]) -> None:
+    def requeue(self, lane: Lane[M]) -> None:
         """Give the lane another turn, or let it go: its message is not in hand any more."""
         lane.is_busy = False
         if lane.messages:
@@ -173,7 +175,7 @@ class Lanes(Generic[M]):
         elif not lane.submitters:
             self._close(lane)
 
-    def come_back(self, submitter: Submitter[M]) -> None:
+    def confirm(self, submitter: Submitter[M]) -> None:
         """Let the message be taken whose submitter has seen that there was room."""
         submitter.is_back = True
         self._wake(submitter.lane)
@@ -192,7 +194,7 @@ class Lanes(Generic[M]):
         elif lane.submitters and submitter in lane.submitters:
             self._unblock(lane.submitters, submitter)
 
-    def turn_away(self) -> None:
+    def reject_submitters(self) -> None:
         """Let nobody wait for room any more."""
         for lane in self._all():
             submitters = lane.submitters
@@ -206,7 +208,7 @@ class Lanes(Generic[M]):
 
         Who waited for room, or has not come back from waiting, is turned away.
         """
-        self.turn_away()
+        self.reject_submitters()
         out: list[tuple[str | None, M]] = []
         for lane in self._all():
             for each in lane.messages:
@@ -258,7 +260,12 @@ class Lanes(Generic[M]):
             self.ready[lane] = None  # keeps its place if it had one
 
     def _displace(
-        self, lane: Lane[M] | None, is_full: bool, ages: _Ages[M], key: str | None, message: M
+        self,
+        lane: Lane[M] | None,
+        is_full: bool,
+        ages: _ArrivalOrder[M],
+        key: str | None,
+        message: M,
     ) -> tuple[str | None, M]:
         victim = lane if lane is not None and is_full else ages.oldest()
         dropped = victim.key, _message_of(victim.messages.popleft())

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, Generic, cast, final, overload
 
 import anyio
 
-from ..._core import tenancy as fence
+from ..._core import tenancy
 from ..._validation import (
     check_identifier,
     check_key,
@@ -19,8 +19,15 @@ from ..._validation import (
     require_clean_text,
     require_int,
 )
-from ...abc.inbox import Bid, EarlyPlace, Grant, Mailbox, Posting, SupportsInbox
-from ...abc.records import Verdict, undone
+from ...abc.inbox import (
+    EarlyEventQueue,
+    GrantedTurn,
+    MailboxRef,
+    NewMessage,
+    SupportsInbox,
+    TakeRequest,
+)
+from ...abc.records import Verdict, error_for
 from ...errors import (
     DecodeError,
     InboxFullError,
@@ -39,7 +46,7 @@ from .messages import (
     InboxLimits,
     LimitsMs,
     dead_letter_of,
-    dead_mail_of,
+    stored_dead_letter_of,
 )
 from .turn import InboxTurn, TurnTerms
 
@@ -49,7 +56,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from ...abc.inbox import InboxBackend
-    from ...abc.records import Admission
+    from ...abc.records import AllowedOwners
     from ...model import ReplyScope, TenantCtx
 
 __all__ = ["SessionInbox"]
@@ -117,7 +124,7 @@ class SessionInbox(Generic[C]):
         if not isinstance(cast("object", limits), InboxLimits):
             raise InvalidInputError("limits", f"expected InboxLimits, got {type(limits).__name__}")
         require_int(attempts, "attempts", 1, 1000)
-        fence.admit(ctx)
+        tenancy.allowed_owners_of(ctx)
         self._store: Final = store
         self._ctx: Final = ctx
         self._name: Final = check_identifier(name, "name")
@@ -125,7 +132,7 @@ class SessionInbox(Generic[C]):
         self._backend: Final[InboxBackend] = given.inbox_backend()
         self._terms: Final = TurnTerms(
             self._backend,
-            store.drafter,
+            store.encoder,
             store.check_open,
             duration_to_ms(lease, "lease"),
             attempts,
@@ -155,21 +162,21 @@ class SessionInbox(Generic[C]):
         key = check_key(key)
         event_id = require_clean_text(event_id, "event_id", _MAX_ID_CHARS)
         payload = self._fitting(payload)
-        scope, admission = fence.admit(self._ctx if ctx is None else ctx)
-        return await self._admit(Mailbox(scope, key), admission, event_id, payload)
+        scope, allowed = tenancy.allowed_owners_of(self._ctx if ctx is None else ctx)
+        return await self._admit(MailboxRef(scope, key), allowed, event_id, payload)
 
     async def _admit(
-        self, box: Mailbox, admission: Admission, event_id: str, payload: bytes
+        self, mailbox: MailboxRef, allowed: AllowedOwners, event_id: str, payload: bytes
     ) -> Admitted:
         limits = self._limits
-        outcome = await self._backend.post(
-            Posting(self._name, box, admission, event_id, payload, limits.mail, limits.events),
+        outcome = await self._backend.enqueue(
+            NewMessage(self._name, mailbox, allowed, event_id, payload, limits.mail, limits.events),
             self._backend.deadline(),
         )
         if outcome.verdict is Verdict.FULL:
             raise InboxFullError(limits.mail)
         if outcome.verdict not in (Verdict.DONE, Verdict.SEEN):
-            raise undone(box.key, outcome)
+            raise error_for(mailbox.key, outcome)
         return Admitted(
             is_new=outcome.verdict is Verdict.DONE,
             waiting=outcome.waiting,
@@ -232,34 +239,36 @@ class SessionInbox(Generic[C]):
         if wait is not None:
             ends_at = anyio.current_time() + patience_to_ms(wait, "wait") / 1000
         terms = self._terms
-        bid = Bid(self._name, worker, terms.lease_ms, most, terms.attempts, self._limits.dead_ms)
-        turn = await self._next(bid, ends_at)
+        request = TakeRequest(
+            self._name, worker, terms.lease_ms, most, terms.attempts, self._limits.dead_ms
+        )
+        turn = await self._next(request, ends_at)
         if turn is None:
             yield None
             return
         async with turn.kept():
             yield turn
 
-    async def _next(self, bid: Bid, ends_at: float) -> InboxTurn[C] | None:
+    async def _next(self, request: TakeRequest, ends_at: float) -> InboxTurn[C] | None:
         backend = self._backend
-        turn, due_secs = await self._look(bid)
+        turn, due_secs = await self._poll(request)
         if turn is not None or anyio.current_time() >= ends_at:
             return turn
-        async with backend.listen(self._name) as bell:
+        async with backend.subscribe(self._name) as subscription:
             while True:
                 left_secs = ends_at - anyio.current_time()
                 if turn is not None or left_secs <= 0:
                     return turn
-                await bell.rung(min(left_secs, _LOOK_SECS), due_secs)
+                await subscription.wait(min(left_secs, _LOOK_SECS), due_secs)
                 self._store.check_open()
-                turn, due_secs = await self._look(bid)
+                turn, due_secs = await self._poll(request)
 
-    async def _look(self, bid: Bid) -> tuple[InboxTurn[C] | None, float]:
+    async def _poll(self, request: TakeRequest) -> tuple[InboxTurn[C] | None, float]:
         """Return a turn if there is one now, and in how many seconds to look again."""
         while True:
             sent_at = anyio.current_time()
-            taken = await self._backend.take(bid, self._backend.deadline())
-            if isinstance(taken, Grant):
+            taken = await self._backend.take(request, self._backend.deadline())
+            if isinstance(taken, GrantedTurn):
                 break
             if taken.due_secs is None:
                 return None, _LOOK_SECS
@@ -268,9 +277,9 @@ class SessionInbox(Generic[C]):
         try:
             return InboxTurn(self._terms, taken, sent_at), 0
         except DecodeError:
-            rest_ms = self._terms.rest_after(taken.attempt)
+            rest_ms = self._terms.backoff_after(taken.attempt)
             with suppress(SessionError):  # else it comes back with its lease
-                await self._backend.release(taken.hold, rest_ms, self._backend.deadline())
+                await self._backend.release(taken.ref, rest_ms, self._backend.deadline())
             raise
 
     async def depth(self) -> InboxDepth:
@@ -293,7 +302,9 @@ class SessionInbox(Generic[C]):
         position: object | None = None
         while True:
             self._store.check_open()
-            found, position = await self._backend.dead(self._name, self._limits.dead_ms, position)
+            found, position = await self._backend.dead_letters(
+                self._name, self._limits.dead_ms, position
+            )
             for mail in found:
                 yield dead_letter_of(mail)
             if position is None:
@@ -308,7 +319,7 @@ class SessionInbox(Generic[C]):
         :raises InboxFullError: as many messages of this session wait as may.
         """
         self._store.check_open()
-        mail = dead_mail_of(*_checked(letter))
+        mail = stored_dead_letter_of(*_checked(letter))
         limits = self._limits
         outcome = await self._backend.replay(
             self._name, mail, limits.dead_ms, limits.mail, self._backend.deadline()
@@ -316,7 +327,7 @@ class SessionInbox(Generic[C]):
         if outcome.verdict is Verdict.FULL:
             raise InboxFullError(limits.mail)
         if outcome.verdict not in (Verdict.DONE, Verdict.ABSENT):
-            raise undone(letter.key, outcome)
+            raise error_for(letter.key, outcome)
         return outcome.verdict is Verdict.DONE
 
     async def discard(self, letter: DeadLetter) -> bool:
@@ -325,7 +336,7 @@ class SessionInbox(Generic[C]):
         :returns: ``False`` if it is a dead letter no longer.
         """
         self._store.check_open()
-        mail = dead_mail_of(*_checked(letter))
+        mail = stored_dead_letter_of(*_checked(letter))
         return await self._backend.discard(mail, self._backend.deadline())
 
     # --- events that may come before their wait ----------------------------------------------
@@ -357,14 +368,14 @@ class SessionInbox(Generic[C]):
             waiting session's mailbox is full: then the event is kept. Either way, deliver it again.
         """
         self._store.check_open()
-        place = EarlyPlace(owner_of(ctx, user_id), hash_of(scope))
+        place = EarlyEventQueue(owner_of(ctx, user_id), hash_of(scope))
         event_id = require_clean_text(event_id, "event_id", _MAX_ID_CHARS)
         payload = self._fitting(payload)
-        has_room = await self._keep(place, event_id, payload)
-        moved = await self._move(ctx, user_id, scope, place)
+        has_room = await self._store_early(place, event_id, payload)
+        moved = await self._move_early(ctx, user_id, scope, place)
         if not has_room and moved:  # those that were kept had somebody to go to by now
-            has_room = await self._keep(place, event_id, payload)
-            moved = await self._move(ctx, user_id, scope, place)
+            has_room = await self._store_early(place, event_id, payload)
+            moved = await self._move_early(ctx, user_id, scope, place)
         if not has_room:
             raise InboxFullError(self._limits.early.most)
         return moved[event_id][1] if event_id in moved else None
@@ -378,22 +389,22 @@ class SessionInbox(Generic[C]):
         :raises InboxFullError: the session's mailbox is full; the rest is kept.
         """
         self._store.check_open()
-        place = EarlyPlace(owner_of(ctx, user_id), hash_of(scope))
-        moved = await self._move(ctx, user_id, scope, place)
+        place = EarlyEventQueue(owner_of(ctx, user_id), hash_of(scope))
+        moved = await self._move_early(ctx, user_id, scope, place)
         return sum(is_its_own and admitted.is_new for is_its_own, admitted in moved.values())
 
-    async def _keep(self, place: EarlyPlace, event_id: str, payload: bytes) -> bool:
+    async def _store_early(self, place: EarlyEventQueue, event_id: str, payload: bytes) -> bool:
         """Keep an event, unless as many are kept there as may."""
         backend = self._backend
-        outcome = await backend.keep(
+        outcome = await backend.store_early(
             place, event_id, payload, self._limits.early, backend.deadline()
         )
         if outcome.verdict not in (Verdict.DONE, Verdict.SEEN, Verdict.FULL):
-            raise undone("", outcome)
+            raise error_for("", outcome)
         return outcome.verdict is not Verdict.FULL
 
-    async def _move(
-        self, ctx: TenantCtx, user_id: str, scope: ReplyScope, place: EarlyPlace
+    async def _move_early(
+        self, ctx: TenantCtx, user_id: str, scope: ReplyScope, place: EarlyEventQueue
     ) -> dict[str, tuple[bool, Admitted]]:
         """Admit the events that are kept at a place, if a session waits there.
 
@@ -403,19 +414,19 @@ class SessionInbox(Generic[C]):
         if key is None:
             return {}
         backend, limit = self._backend, self._limits.early
-        _, admission = fence.admit(presenting(ctx, user_id))
+        _, allowed = tenancy.allowed_owners_of(presenting(ctx, user_id))
         moved: dict[str, tuple[bool, Admitted]] = {}
         full: set[SessionKey] = set()
-        events = deque(await backend.assign(place, key, "", limit, backend.deadline()))
+        events = deque(await backend.assign_early(place, key, "", limit, backend.deadline()))
         # One after the other, and gone only when admitted: whoever else moves them at the same time
         # admits each after those before it, and the second of both finds its event known.
         while events:
-            whose, letter = events.popleft()
+            whose, message = events.popleft()
             if whose in full:
                 continue
-            box = Mailbox(place.whose.scope, whose)
+            mailbox = MailboxRef(place.wait_owner.scope, whose)
             try:
-                admitted = await self._admit(box, admission, letter.event_id, letter.payload)
+                admitted = await self._admit(mailbox, allowed, message.event_id, message.payload)
             except InboxFullError:
                 if whose == key:
                     raise
@@ -424,10 +435,12 @@ class SessionInbox(Generic[C]):
                 if whose == key:
                     raise
                 # It was found for a session that is gone, and whose key is another's now.
-                events = deque(await backend.assign(place, key, whose, limit, backend.deadline()))
+                events = deque(
+                    await backend.assign_early(place, key, whose, limit, backend.deadline())
+                )
             else:
-                moved[letter.event_id] = whose == key, admitted
-                await backend.drop(place, whose, letter, backend.deadline())
+                moved[message.event_id] = whose == key, admitted
+                await backend.delete_early(place, whose, message, backend.deadline())
         return moved
 
     # --- shared steps ------------------------------------------------------------------------
@@ -447,7 +460,7 @@ def _require_bytes(payload: object) -> bytes:
     return payload
 
 
-def _checked(letter: DeadLetter) -> tuple[DeadLetter, fence.Owner]:
+def _checked(letter: DeadLetter) -> tuple[DeadLetter, tenancy.Owner]:
     """Return a dead letter and whose it is.
 
     :raises InvalidInputError: naming ``letter``, or its field at fault.
@@ -462,5 +475,5 @@ def _checked(letter: DeadLetter) -> tuple[DeadLetter, fence.Owner]:
         if not isinstance(given, datetime) or given.utcoffset() is None:
             raise InvalidInputError(field, "expected an aware datetime")
     require_int(letter.attempts, "attempts", 0)
-    fence.admit(letter.ctx)
-    return letter, fence.owner_of(letter.ctx)
+    tenancy.allowed_owners_of(letter.ctx)
+    return letter, tenancy.owner_of(letter.ctx)

@@ -9,7 +9,7 @@ import msgspec
 
 from ..._core.tenancy import ctx_of
 from ..._validation import duration_to_ms, require_int
-from ...abc.inbox import DeadMail, Letter, Mailbox
+from ...abc.inbox import MailboxRef, StoredDeadLetter, StoredMessage
 from ...abc.waits import EventMemory
 from ...errors import InvalidInputError
 from ...model import SessionKey, TenantCtx  # noqa: TC001 - msgspec reads them
@@ -25,8 +25,8 @@ __all__ = [
     "LimitsMs",
     "Mail",
     "dead_letter_of",
-    "dead_mail_of",
-    "mail_of",
+    "message_of",
+    "stored_dead_letter_of",
     "time_of",
 ]
 
@@ -184,35 +184,35 @@ def time_of(at_ms: int) -> datetime:
     return _EPOCH + at_ms * _MS
 
 
-def mail_of(scope: str, letter: Letter, attempt: int) -> Mail:
+def message_of(scope: str, message: StoredMessage, attempt: int) -> Mail:
     """Return a stored message as its worker sees it."""
     return Mail(
-        ctx=ctx_of(scope, letter.owner),
-        event_id=letter.event_id,
-        payload=letter.payload,
-        admitted_at=time_of(letter.at_ms),
+        ctx=ctx_of(scope, message.owner),
+        event_id=message.event_id,
+        payload=message.payload,
+        admitted_at=time_of(message.at_ms),
         attempt=attempt,
     )
 
 
-def dead_letter_of(mail: DeadMail) -> DeadLetter:
+def dead_letter_of(mail: StoredDeadLetter) -> DeadLetter:
     """Return a stored dead letter as an operator sees it."""
     return DeadLetter(
-        ctx=ctx_of(mail.box.scope, mail.letter.owner),
-        key=mail.box.key,
-        event_id=mail.letter.event_id,
-        payload=mail.letter.payload,
-        admitted_at=time_of(mail.letter.at_ms),
+        ctx=ctx_of(mail.mailbox.scope, mail.message.owner),
+        key=mail.mailbox.key,
+        event_id=mail.message.event_id,
+        payload=mail.message.payload,
+        admitted_at=time_of(mail.message.at_ms),
         died_at=time_of(mail.died_ms),
         attempts=mail.attempts,
     )
 
 
-def dead_mail_of(letter: DeadLetter, whose: Owner) -> DeadMail:
+def stored_dead_letter_of(message: DeadLetter, whose: Owner) -> StoredDeadLetter:
     """Return what :func:`dead_letter_of` was given.
 
     :param whose: texts of the letter's ``ctx``, checked.
     """
-    admitted_ms, died_ms = ((at - _EPOCH) // _MS for at in (letter.admitted_at, letter.died_at))
-    stored = Letter(letter.event_id, letter.payload, admitted_ms, whose.owner)
-    return DeadMail(Mailbox(whose.scope, letter.key), stored, died_ms, letter.attempts)
+    admitted_ms, died_ms = ((at - _EPOCH) // _MS for at in (message.admitted_at, message.died_at))
+    stored = StoredMessage(message.event_id, message.payload, admitted_ms, whose.owner)
+    return StoredDeadLetter(MailboxRef(whose.scope, message.key), stored, died_ms, message.attempts)

@@ -8,54 +8,54 @@ from typing import TYPE_CHECKING, Final, Generic, NamedTuple, cast, final
 
 import anyio
 
-from ..._core.encoding import versioned
-from ..._core.leases import LeaseKeeper
+from ..._core.encoding import as_versioned
+from ..._core.leases import LeaseRenewer
 from ..._core.tenancy import ctx_of
-from ...abc.fencing import Guard, GuardKind
-from ...abc.inbox import Commitment
-from ...abc.records import Verdict, undone
+from ...abc.fencing import LeaseKind, LeaseRef
+from ...abc.inbox import TurnCommit
+from ...abc.records import Verdict, error_for
 from ...errors import CasConflictError, DurabilityError, InvalidInputError, TenantMismatchError
 from ...model import C, Cas, Session, SessionKey, TenantCtx
-from .messages import Mail, mail_of, time_of
+from .messages import Mail, message_of, time_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
     from datetime import datetime
 
-    from ..._core.encoding import Drafter
-    from ...abc.inbox import Grant, InboxBackend
-    from ...abc.records import Draft, Outcome
+    from ..._core.encoding import SessionEncoder
+    from ...abc.inbox import GrantedTurn, InboxBackend
+    from ...abc.records import EncodedSession, Outcome
 
 __all__ = ["InboxTurn", "TurnTerms"]
 
-LEAVE_SECS: Final = 5.0
+RELEASE_SECS: Final = 5.0
 """How long a turn may take to be given back; the end of its lease does so anyway."""
-_LONGEST_REST_MS: Final = 60_000
+_MAX_BACKOFF_MS: Final = 60_000
 
 
 class TurnTerms(NamedTuple, Generic[C]):
     """What an inbox lends to its turns.
 
     :ivar backend: the steps they are made of.
-    :ivar drafter: of the store.
+    :ivar encoder: of the store.
     :ivar check_open: raises :class:`StoreUnavailableError` if the store was closed.
     :ivar lease_ms: length of the lease.
     :ivar attempts: how often a head may be tried.
-    :ivar rest_ms: how long a session rests after the first failure.
+    :ivar backoff_ms: how long a session rests after the first failure.
     """
 
     backend: InboxBackend
-    drafter: Drafter[C]
+    encoder: SessionEncoder[C]
     check_open: Callable[[], None]
     lease_ms: int
     attempts: int
-    rest_ms: int
+    backoff_ms: int
 
-    def rest_after(self, attempt: int) -> int:
+    def backoff_after(self, attempt: int) -> int:
         """Return for how many milliseconds a session rests when an attempt has failed."""
         if attempt >= self.attempts:
             return 0  # it goes to the dead letters next, and the mail behind it goes on
-        return int(min(_LONGEST_REST_MS, self.rest_ms * 2 ** min(attempt - 1, 30)))
+        return int(min(_MAX_BACKOFF_MS, self.backoff_ms * 2 ** min(attempt - 1, 30)))
 
 
 @final
@@ -73,33 +73,33 @@ class InboxTurn(Generic[C]):
     :class:`DurabilityError`: done, but for :attr:`session` and :attr:`cas`, which nobody told.
     """
 
-    def __init__(self, terms: TurnTerms[C], grant: Grant, sent_at: float) -> None:
+    def __init__(self, terms: TurnTerms[C], turn: GrantedTurn, sent_at: float) -> None:
         self._terms: Final = terms
-        self._hold: Final = grant.hold
+        self._ref: Final = turn.ref
         self._session: Session[C] | None = None
         self._cas = Cas.none()
-        if grant.record is not None:
-            self._session, self._cas = terms.drafter.versioned(grant.hold.box.key, grant.record)
-        head, *others = grant.letters
-        scope = grant.hold.box.scope
+        if turn.record is not None:
+            self._session, self._cas = terms.encoder.decode(turn.ref.mailbox.key, turn.record)
+        head, *others = turn.messages
+        scope = turn.ref.mailbox.scope
         self._mail = (
-            mail_of(scope, head, grant.attempt),
-            *(mail_of(scope, letter, 1) for letter in others),
+            message_of(scope, head, turn.attempt),
+            *(message_of(scope, message, 1) for message in others),
         )
-        self._lease_until_ms = grant.lease_ms
+        self._lease_until_ms = turn.lease_ms
         self._handled = 0
         self._has_failed = False
-        self._keeper: Final = LeaseKeeper(terms.lease_ms / 1000, sent_at + grant.left_ms / 1000)
+        self._renewer: Final = LeaseRenewer(terms.lease_ms / 1000, sent_at + turn.left_ms / 1000)
 
     @property
     def key(self) -> SessionKey:
         """The session's key."""
-        return self._hold.box.key
+        return self._ref.mailbox.key
 
     @property
     def tenant(self) -> TenantCtx:
         """Env and tenant of the session, without team and user."""
-        return ctx_of(self._hold.box.scope, "/")
+        return ctx_of(self._ref.mailbox.scope, "/")
 
     @property
     def session(self) -> Session[C] | None:
@@ -122,15 +122,15 @@ class InboxTurn(Generic[C]):
 
         Pass it on to what the turn writes to elsewhere, and let it refuse lower ones.
         """
-        return self._hold.fence
+        return self._ref.fence
 
     @property
-    def guard(self) -> Guard:
+    def guard(self) -> LeaseRef:
         """What guards a write to the session by the store's own verbs: ``put(…, fence=turn)``.
 
         Such a write moves the token, so that :meth:`commit` over the one before is refused.
         """
-        return Guard(GuardKind.INBOX, *self._hold.box, self._hold.fence)
+        return LeaseRef(LeaseKind.INBOX, *self._ref.mailbox, self._ref.fence)
 
     @property
     def lease_until(self) -> datetime:
@@ -140,7 +140,7 @@ class InboxTurn(Generic[C]):
     @property
     def ended(self) -> bool:
         """Whether the turn was ended, given back, or found lost."""
-        return self._keeper.over
+        return self._renewer.is_over
 
     async def commit(self, session: Session[C] | None, handled: int) -> Cas:
         """Write the session and drop mail that was handled, in one step; the turn goes on.
@@ -180,7 +180,7 @@ class InboxTurn(Generic[C]):
         """
         self._check_held()
         count = len(self._mail) if handled is None else self._checked(handled)
-        await self._settle(None, count, removes=True, ends=True)
+        await self._end(None, count, removes=True, ends=True)
         self._session, self._cas = None, Cas.none()
 
     async def renew(self) -> datetime:
@@ -192,13 +192,11 @@ class InboxTurn(Generic[C]):
         self._check_held()
         backend = self._terms.backend
         sent_at = anyio.current_time()
-        until_ms, left_ms = await backend.renew(
-            self._hold, self._terms.lease_ms, backend.deadline()
-        )
+        until_ms, left_ms = await backend.renew(self._ref, self._terms.lease_ms, backend.deadline())
         if not until_ms:
             self._lose()
         self._lease_until_ms = until_ms
-        self._keeper.ends_at = sent_at + left_ms / 1000
+        self._renewer.ends_at = sent_at + left_ms / 1000
         return self.lease_until
 
     async def release(self) -> bool:
@@ -209,7 +207,7 @@ class InboxTurn(Generic[C]):
         if self.ended:
             return False
         self._terms.check_open()
-        return await self._give_back(None)
+        return await self._release(None)
 
     @asynccontextmanager
     async def kept(self) -> AsyncGenerator[InboxTurn[C]]:
@@ -217,8 +215,8 @@ class InboxTurn(Generic[C]):
 
         :raises LeaseLostError: on leaving, if the lease was lost.
         """
-        async with self._keeper.kept(
-            self.renew, self._leave, name="inbox turn", leave_secs=LEAVE_SECS
+        async with self._renewer.renewing(
+            self.renew, self._leave, name="inbox turn", leave_secs=RELEASE_SECS
         ):
             task = _task()
             cancellations = task.cancelling() if task else 0
@@ -233,7 +231,7 @@ class InboxTurn(Generic[C]):
 
     def _check_held(self) -> None:
         self._terms.check_open()
-        self._keeper.check_held("the turn")
+        self._renewer.require_held("the turn")
 
     def _checked(self, handled: int) -> int:
         if type(handled) is not int or not 0 <= handled <= len(self._mail):
@@ -241,67 +239,67 @@ class InboxTurn(Generic[C]):
         return handled
 
     def _lose(self) -> None:
-        self._keeper.lost = True
-        self._keeper.check_held("the turn")
+        self._renewer.lost = True
+        self._renewer.require_held("the turn")
 
     async def _leave(self) -> None:
         if self.ended:
             return
         rest_ms = None
         if self._has_failed and self._mail:
-            rest_ms = self._terms.rest_after(self._mail[0].attempt)
-        await self._give_back(rest_ms)
+            rest_ms = self._terms.backoff_after(self._mail[0].attempt)
+        await self._release(rest_ms)
 
-    async def _give_back(self, rest_ms: int | None) -> bool:
+    async def _release(self, rest_ms: int | None) -> bool:
         backend = self._terms.backend
-        with self._keeper.being_ended():
-            held = await backend.release(self._hold, rest_ms, backend.deadline())
-            self._keeper.ended = held
-            self._keeper.lost = not held
+        with self._renewer.ending():
+            held = await backend.release(self._ref, rest_ms, backend.deadline())
+            self._renewer.ended = held
+            self._renewer.lost = not held
         return held
 
     async def _commit(self, session: Session[C] | None, handled: int, *, ends: bool) -> Cas:
         if session is None:
-            await self._settle(None, handled, removes=False, ends=ends)
+            await self._end(None, handled, removes=False, ends=ends)
             return self._cas
-        drafter = self._terms.drafter
-        draft = drafter.draft(session)
-        if draft.key != self.key:
+        encoder = self._terms.encoder
+        encoded = encoder.encode(session)
+        if encoded.key != self.key:
             raise InvalidInputError("session", "has another key than the turn")
-        if draft.scope != self._hold.box.scope:
+        if encoded.scope != self._ref.mailbox.scope:
             raise TenantMismatchError(self.key)
-        body = drafter.body(self.key, draft.body)  # what could not be read is not written
-        outcome = await self._settle(draft, handled, removes=False, ends=ends)
-        self._session, self._cas = versioned(
-            self.key, body, outcome.token, draft.ttl_ms, outcome.at_ms
+        body = encoder.decode_body(self.key, encoded.body)  # what could not be read is not written
+        outcome = await self._end(encoded, handled, removes=False, ends=ends)
+        self._session, self._cas = as_versioned(
+            self.key, body, outcome.token, encoded.ttl_ms, outcome.at_ms
         )
         return self._cas
 
-    async def _settle(
-        self, draft: Draft | None, handled: int, *, removes: bool, ends: bool
+    async def _end(
+        self, encoded: EncodedSession | None, handled: int, *, removes: bool, ends: bool
     ) -> Outcome:
         backend = self._terms.backend
         in_hand = len(self._mail) - handled
-        commitment = Commitment(
-            *(self._hold, draft, removes, self._cas), *(self._handled + handled, in_hand, ends)
+        result = TurnCommit(
+            *(self._ref, encoded, removes, self._cas), *(self._handled + handled, in_hand, ends)
         )
-        with self._keeper.being_ended(ends=ends):
+        with self._renewer.ending(ends=ends):
             try:
-                outcome = await backend.commit(commitment, backend.deadline())
+                outcome = await backend.commit(result, backend.deadline())
             except DurabilityError:
-                self._let_go(handled)
+                self._release_quietly(handled)
                 raise
             if outcome.verdict is Verdict.LOST:
                 self._lose()
             if outcome.verdict is Verdict.CONFLICT:
                 raise CasConflictError(self.key, self._cas, outcome.token)
             if outcome.verdict is not Verdict.DONE:
-                raise undone(self.key, outcome)
-            self._let_go(handled)
-            self._keeper.ended = self._keeper.ended or ends
+                raise error_for(self.key, outcome)
+            self._release_quietly(handled)
+            self._renewer.ended = self._renewer.ended or ends
         return outcome
 
-    def _let_go(self, handled: int) -> None:
+    def _release_quietly(self, handled: int) -> None:
         self._mail = self._mail[handled:]
         self._handled += handled
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, Literal, cast, final
 import anyio
 import msgspec
 
-from ..._core.tasks import run_to_end, start_background
+from ..._core.tasks import run_to_completion, start_background
 from ...errors import InvalidInputError
 from ..callables import is_being_cancelled, is_cancellation, require_async, require_awaitable
 
@@ -121,7 +121,7 @@ async def _to_the_end(call: Callable[[], Awaitable[None]]) -> None:
     try:
         await ended.wait()
     except BaseException:
-        await run_to_end(end, "greentic_session end of hooks", math.inf)
+        await run_to_completion(end, "greentic_session end of hooks", math.inf)
         if not raised:
             raise
     if raised:

@@ -19,14 +19,14 @@ from redis.exceptions import ResponseError
 
 from ...abc.records import Verdict
 from ...errors import DurabilityError, OutcomeUnknownError, StoreUnavailableError
-from .attempts import Trouble, attempt_ends_at
-from .connection import Exchange, Wire, WireLostError
-from .discovery import topology_of
-from .driver import connect, drop, new_connection
-from .failures import ForeignValueError, classify, garbled
+from .attempts import Attempts, attempt_ends_at
+from .connection import Connection, ConnectionLostError, PendingRequest
+from .discovery import topology_for
+from .driver import connect, disconnect, new_connection
+from .failures import ForeignValueError, classify, malformed_reply
 from .script import Script
-from .server import ClosedError, Node
-from .topology import FAILURES, ScanPosition, Topology, at_once
+from .server import ClosedError, Server
+from .topology import FAILURES, ScanPosition, Topology, run_concurrently
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
 
     from ...config import RedisConfig
     from .protocol import Argument, Command, Reply
-    from .server_process import ServerHost
+    from .server_process import ServerProcess
 
-    _Commands = Sequence["Command"] | Callable[[Node, float | None], Sequence["Command"]]
+    _Commands = Sequence["Command"] | Callable[[Server, float | None], Sequence["Command"]]
 
 __all__ = ["RedisClient"]
 
@@ -46,9 +46,9 @@ _pack: Final = cast("Callable[[Command], bytes]", getattr(hiredis, "pack_command
 
 _CLOSE_SECS: Final = 1.0
 """How long closing waits for the sockets to be closed, which takes the loop a tick or two."""
-_FRESH_STARTS: Final = 3
+_MAX_RESTARTS: Final = 3
 """So often a scan starts anew because names may have come to be elsewhere."""
-_MOST_UNHEARD: Final = 256
+_MAX_UNANSWERED: Final = 256
 _BARRIER: Final = Script("barrier")
 _ASKING: Final[Command] = ("ASKING",)
 _PING: Final[tuple[Command]] = (("PING",),)
@@ -62,7 +62,7 @@ class RedisClient:
     :param host: has the one server run, if it does not by itself.
     """
 
-    def __init__(self, config: RedisConfig, host: ServerHost | None = None) -> None:
+    def __init__(self, config: RedisConfig, host: ServerProcess | None = None) -> None:
         self._config: Final = config
         self._host: Final = host
         self._acks: Final = config.acks
@@ -70,7 +70,9 @@ class RedisClient:
         self._topology: Topology
         self._least_secs: Final = min(0.02, config.deadline_secs / 10)
         self._operation = 0
-        self._unheard: Final[dict[str, Trouble]] = {}  # of grants that may have been made
+        self._unanswered_grants: Final[
+            dict[str, Attempts]
+        ] = {}  # of grants that may have been made
         self._closed = False
         self.in_flight = 0
         self.retries = 0
@@ -80,7 +82,7 @@ class RedisClient:
         """How many connections are open."""
         if self._loop is None:
             return 0
-        return sum(node.connections for node in self._topology.nodes)
+        return sum(server.connections for server in self._topology.servers)
 
     @property
     def confirms_apart(self) -> bool:
@@ -100,7 +102,7 @@ class RedisClient:
         :param until: a :meth:`deadline`; ``None`` is one that begins now.
         :raises StoreUnavailableError: by the deadline.
         """
-        return self._attempts(self._enter_loop(), key, (command,), until, is_one=True)
+        return self._run_attempts(self._enter_loop(), key, (command,), until, is_one=True)
 
     async def read_many(
         self, commands: Sequence[Command], *, key: str, until: float | None = None
@@ -111,7 +113,9 @@ class RedisClient:
         :param until: as in :meth:`read`.
         :raises StoreUnavailableError: by the deadline.
         """
-        return await self._attempts(self._enter_loop(), key, commands, until) if commands else []
+        return (
+            await self._run_attempts(self._enter_loop(), key, commands, until) if commands else []
+        )
 
     async def read_each(
         self, commands: Sequence[Command], *, until: float | None = None
@@ -129,23 +133,23 @@ class RedisClient:
         async def fetch(indexes: Sequence[int]) -> None:
             some = [commands[index] for index in indexes]
             try:
-                found = await self._attempts(
+                found = await self._run_attempts(
                     loop, str(some[0][1]), some, until, is_mixed=len(some) > 1
                 )
             except ForeignValueError as error:
                 raise ForeignValueError(indexes[error.index]) from None
             except _MovedOnError:
-                await at_once(fetch, [[index] for index in indexes])
+                await run_concurrently(fetch, [[index] for index in indexes])
                 return
             for index, reply in zip(indexes, found, strict=True):
                 replies[index] = reply
 
-        parts: dict[Node | None, list[int]] = {}
+        parts: dict[Server | None, list[int]] = {}
         for index, command in enumerate(commands):
-            parts.setdefault(self._topology.node_of(str(command[1])), []).append(index)
+            parts.setdefault(self._topology.server_of(str(command[1])), []).append(index)
         unknown = parts.pop(None, ())
         groups = [*parts.values(), *([index] for index in unknown)]
-        await (fetch(groups[0]) if len(groups) == 1 else at_once(fetch, groups))
+        await (fetch(groups[0]) if len(groups) == 1 else run_concurrently(fetch, groups))
         return replies
 
     async def scan(
@@ -165,20 +169,20 @@ class RedisClient:
         while True:
             starts = 0 if position is None else position.starts
             is_stale = position is None or (
-                position.version != topology.version and starts < _FRESH_STARTS
+                position.version != topology.version and starts < _MAX_RESTARTS
             )
             if position is None or is_stale:
-                await self._attempts(loop, None, _PING, until)  # so that nodes are known
+                await self._run_attempts(loop, None, _PING, until)  # so that nodes are known
                 await self._refresh(until)
-                position = ScanPosition(topology.version, starts + 1, (*topology.nodes,), 0)
+                position = ScanPosition(topology.version, starts + 1, (*topology.servers,), 0)
             command: Command = "SCAN", position.cursor, "MATCH", pattern, "COUNT", count
             try:
                 cursor, names = await self._scan_at(position.ahead[0], command, until)
                 goes_on, names = int(cursor) != 0, list(names)
             except (TypeError, ValueError):
-                raise garbled() from None
+                raise malformed_reply() from None
             except _MovedOnError:
-                position = position._replace(version=-1, starts=min(starts, _FRESH_STARTS - 1))
+                position = position._replace(version=-1, starts=min(starts, _MAX_RESTARTS - 1))
                 continue
             break
         if goes_on:
@@ -186,7 +190,7 @@ class RedisClient:
         if ahead := position.ahead[1:]:
             return names, position._replace(ahead=ahead, cursor=0)
         await self._refresh(until)
-        is_stale = position.version != topology.version and position.starts < _FRESH_STARTS
+        is_stale = position.version != topology.version and position.starts < _MAX_RESTARTS
         return names, position._replace(version=-1) if is_stale else None
 
     async def ping(self) -> None:
@@ -196,14 +200,14 @@ class RedisClient:
         """
         loop = self._enter_loop()
         until = loop.time() + self._config.deadline_secs
-        await self._attempts(loop, None, _PING, until)
+        await self._run_attempts(loop, None, _PING, until)
 
-        async def ping(node: Node) -> None:
+        async def ping(server: Server) -> None:
             with suppress(_MovedOnError):  # it holds none any more
-                await self._attempts(loop, None, _PING, until, at=node)
+                await self._run_attempts(loop, None, _PING, until, at=server)
 
-        if len(self._topology.nodes) > 1:
-            await at_once(ping, self._topology.nodes)
+        if len(self._topology.servers) > 1:
+            await run_concurrently(ping, self._topology.servers)
 
     def run(
         self,
@@ -236,9 +240,9 @@ class RedisClient:
         operation = f"{self._operation:016x}"
         wants_acks = self._acks > 0 and not is_hint
 
-        def commands(node: Node, since_ms: float | None) -> Sequence[Command]:
+        def commands(server: Server, since_ms: float | None) -> Sequence[Command]:
             head: Command = (
-                ("EVAL", script.source) if script in node.missing else ("EVALSHA", script.sha1)
+                ("EVAL", script.source) if script in server.missing else ("EVALSHA", script.sha1)
             )
             since = "" if since_ms is None else f"{since_ms:.3f}"
             command = (*head, len(keys), *keys, operation, since, *arguments)
@@ -248,24 +252,24 @@ class RedisClient:
                 return command, ("EVAL", _BARRIER.source, 1, keys[0])
             return (command,)
 
-        return self._attempts(
+        return self._run_attempts(
             *(loop, keys[0], commands, until),
             script=script,
             wants_acks=wants_acks,
             grants=grants,
-            trouble=self._unheard.pop(grants, None),
-            earlier=self._unheard.pop(ends, None),
+            attempts=self._unanswered_grants.pop(grants, None),
+            earlier=self._unanswered_grants.pop(ends, None),
             is_one=True,
         )
 
-    def may_arrive(self, granting: str) -> bool:
+    def may_still_arrive(self, granting: str) -> bool:
         """Tell whether a call that was to grant something, and ended unheard, may have been sent.
 
         :param granting: its name, as in :meth:`run`.
         """
-        return granting in self._unheard
+        return granting in self._unanswered_grants
 
-    async def connection_beside(self) -> AbstractConnection:
+    async def dedicated_connection(self) -> AbstractConnection:
         """Open a connection to any server, greetings included, for the caller alone.
 
         Under the caller's limit of time.
@@ -275,17 +279,17 @@ class RedisClient:
         until = self.deadline()
         if self._closed:
             raise ClosedError
-        node = self._topology.node_of(None) or await self._topology.locate(None, until)
+        server = self._topology.server_of(None) or await self._topology.locate(None, until)
         if self._host is not None:
-            await self._host.ensure()
-        connection = new_connection(self._config, node.address)
+            await self._host.ensure_running()
+        connection = new_connection(self._config, server.address)
         try:
             async with asyncio.timeout(self._config.deadline_secs / 2):
                 await connect(connection)
         except BaseException as error:
             if isinstance(error, FAILURES):
-                self._topology.blame(node, classify(error, sent=False))
-            await drop(connection)
+                self._topology.report_failure(server, classify(error, sent=False))
+            await disconnect(connection)
             raise
         return connection
 
@@ -297,7 +301,7 @@ class RedisClient:
             if ends := self._topology.close():
                 await asyncio.wait(ends, timeout=_CLOSE_SECS)
 
-    async def _attempts(  # noqa: PLR0915 - each part of its own would cost every call a coroutine
+    async def _run_attempts(  # noqa: PLR0915 - each part of its own would cost every call a coroutine
         self,
         loop: asyncio.AbstractEventLoop,
         key: str | None,
@@ -307,9 +311,9 @@ class RedisClient:
         script: Script | None = None,
         wants_acks: bool = False,
         grants: str = "",
-        trouble: Trouble | None = None,
-        earlier: Trouble | None = None,
-        at: Node | None = None,
+        attempts: Attempts | None = None,
+        earlier: Attempts | None = None,
+        at: Server | None = None,
         is_mixed: bool = False,
         is_one: bool = False,
     ) -> Reply:
@@ -318,7 +322,7 @@ class RedisClient:
         :param key: as in :meth:`read`.
         :param commands: them, or what returns them for a server, given since when on its clock an
             earlier attempt may have been executed.
-        :param trouble: that of earlier attempts at the same, if there were any.
+        :param attempts: that of earlier attempts at the same, if there were any.
         :param earlier: that of a call whose attempts are to arrive before this one's, or never.
         :param at: the server, whatever the key.
         :param is_mixed: whether the commands are of several slots.
@@ -327,47 +331,49 @@ class RedisClient:
         """
         ends_at = loop.time() + self._config.deadline_secs if until is None else until
         topology = self._topology
-        exchange: Exchange | None = None
-        wire: Wire | None = None
+        request: PendingRequest | None = None
+        connection: Connection | None = None
         self.in_flight += 1
         try:
             while True:
                 started_at = loop.time()
                 give_up_at = attempt_ends_at(started_at, ends_at)
-                exchange = wire = None
-                node: Node | None = None
+                request = connection = None
+                server: Server | None = None
                 index = 0
                 try:
                     if self._closed:
                         raise ClosedError
-                    if at is not None and at not in topology.nodes:
+                    if at is not None and at not in topology.servers:
                         raise _MovedOnError
-                    asked: Node | None = None if trouble is None else trouble.asked
-                    found = asked or at or topology.node_of(key)
-                    node = found or await topology.locate(key, give_up_at)
-                    wires = node.beside() if wants_acks else node
+                    asked: Server | None = None if attempts is None else attempts.redirected_to
+                    found = asked or at or topology.server_of(key)
+                    server = found or await topology.locate(key, give_up_at)
+                    connections = server.ack_connections() if wants_acks else server
                     # Whoever waits for room goes first.
-                    wire = None if wires.queue else wires.ready_wire(started_at)
-                    if wire is None:
-                        wire = await wires.next_wire(give_up_at)
+                    connection = (
+                        None if connections.queue else connections.ready_connection(started_at)
+                    )
+                    if connection is None:
+                        connection = await connections.next_connection(give_up_at)
                     since = None
-                    if trouble is not None and trouble.in_doubt:
-                        wire = trouble.wire_of(wires) or wire
-                        since = await self._look_back(trouble, wire, give_up_at)
+                    if attempts is not None and attempts.is_ambiguous:
+                        connection = attempts.connection_of(connections) or connection
+                        since = await self._rule_out_late(attempts, connection, give_up_at)
                     elif earlier is not None:
-                        wire = earlier.wire_of(node) or wire
-                        await self._look_back(earlier, wire, give_up_at)
+                        connection = earlier.connection_of(server) or connection
+                        await self._rule_out_late(earlier, connection, give_up_at)
                     # Only now: time has passed, and another call may have loaded the script.
-                    given = commands(node, since) if callable(commands) else commands
+                    given = commands(server, since) if callable(commands) else commands
                     if asked is not None:
                         given = [part for command in given for part in (_ASKING, command)]
                     count = len(given)
                     packed = _pack(given[0]) if count == 1 else b"".join(map(_pack, given))
-                    exchange = Exchange(
+                    request = PendingRequest(
                         loop.create_future(), count, len(packed), started_at, give_up_at
                     )
-                    wire.send(exchange, packed)
-                    reply: Reply = await exchange.future
+                    connection.send(request, packed)
+                    reply: Reply = await request.future
                     if count == 1:
                         if isinstance(reply, ResponseError):
                             raise reply
@@ -378,39 +384,41 @@ class RedisClient:
                             if isinstance(each, ResponseError):
                                 raise each
                     if wants_acks and _is_done(replies[0]):
-                        await self._confirm(wire, ends_at)
+                        await self._confirm(connection, ends_at)
                 except FAILURES as error:
-                    sent = exchange is not None and getattr(error, "sent", True)
-                    fault = classify(error, sent=sent, index=index)
+                    sent = request is not None and getattr(error, "sent", True)
+                    failure = classify(error, sent=sent, index=index)
                     # A server's own words may quote what it was sent, a password among it.
-                    cause = None if fault.told else error
+                    cause = None if failure.from_server else error
                 else:
                     if script is not None:
-                        node.missing.discard(script)
+                        server.missing.discard(script)
                     return replies[0] if is_one else replies
-                trouble = trouble or Trouble(topology, script)
-                pause = trouble.meet(fault, node, started_at, wire)
+                attempts = attempts or Attempts(topology, script)
+                pause = attempts.record_failure(failure, server, started_at, connection)
                 if self._closed:
-                    fault = fault._replace(reason="the store is closed", code="unavailable")
-                elif is_mixed and fault.redirect is not None:
+                    failure = failure._replace(reason="the store is closed", code="unavailable")
+                elif is_mixed and failure.redirect is not None:
                     raise _MovedOnError
                 # An attempt cut off as it begins would turn a plain refusal into a doubt.
                 too_late = loop.time() + pause + self._least_secs >= ends_at
-                if fault.error is not None or self._closed or too_late:
-                    raise trouble.given_up(fault) from cause
+                if failure.error is not None or self._closed or too_late:
+                    raise attempts.final_error(failure) from cause
                 await asyncio.sleep(pause)
                 if loop.time() >= ends_at:  # a busy loop woke this call late: send nothing more
-                    raise trouble.given_up(fault) from cause
+                    raise attempts.final_error(failure) from cause
                 self.retries += 1
         except (asyncio.CancelledError, OutcomeUnknownError):
             if grants:
-                trouble = trouble or Trouble(topology, script)
-                if exchange is not None:
-                    trouble.leave(wire, exchange.sent_at)
-                if trouble.in_doubt:
-                    self._unheard[grants] = trouble
-                    if len(self._unheard) > _MOST_UNHEARD:  # nobody gave the oldest back
-                        del self._unheard[next(iter(self._unheard))]
+                attempts = attempts or Attempts(topology, script)
+                if request is not None:
+                    attempts.record_in_flight(connection, request.sent_at)
+                if attempts.is_ambiguous:
+                    self._unanswered_grants[grants] = attempts
+                    if (
+                        len(self._unanswered_grants) > _MAX_UNANSWERED
+                    ):  # nobody gave the oldest back
+                        del self._unanswered_grants[next(iter(self._unanswered_grants))]
             raise
         finally:
             self.in_flight -= 1
@@ -424,45 +432,49 @@ class RedisClient:
             ) from None
 
     async def _scan_at(
-        self, node: Node, command: Command, until: float
+        self, server: Server, command: Command, until: float
     ) -> tuple[bytes, list[bytes]]:
-        replies = await self._attempts(self._enter_loop(), None, (command,), until, at=node)
+        replies = await self._run_attempts(self._enter_loop(), None, (command,), until, at=server)
         return cast("tuple[bytes, list[bytes]]", replies[0])
 
-    async def _look_back(self, trouble: Trouble, wire: Wire, give_up_at: float) -> float:
+    async def _rule_out_late(
+        self, attempts: Attempts, connection: Connection, give_up_at: float
+    ) -> float:
         """Make sure that no doubtful attempt arrives any more, and return since when one may have
         been executed, in milliseconds on the server's clock.
 
         Asked of the server rather than told as an age, since the next attempt may be slow itself.
         """
         loop = asyncio.get_running_loop()
-        given: list[Command] = [*trouble.precautions(wire), ("TIME",)]
+        given: list[Command] = [*attempts.kill_commands(connection), ("TIME",)]
         packed = b"".join(map(_pack, given))
-        exchange = Exchange(loop.create_future(), len(given), len(packed), loop.time(), give_up_at)
-        wire.send(exchange, packed)
-        reply: Reply = await exchange.future
+        request = PendingRequest(
+            loop.create_future(), len(given), len(packed), loop.time(), give_up_at
+        )
+        connection.send(request, packed)
+        reply: Reply = await request.future
         time: Reply = reply if len(given) == 1 else reply[-1]  # whether it may end them, or not
         if isinstance(time, ResponseError):
             raise time
-        elapsed = loop.time() - cast("float", trouble.doubtful_since)
+        elapsed = loop.time() - cast("float", attempts.ambiguous_since)
         return int(time[0]) * 1000 + int(time[1]) / 1000 - elapsed * 1000
 
-    async def _confirm(self, wire: Wire, until: float) -> None:
+    async def _confirm(self, connection: Connection, until: float) -> None:
         """Wait until enough replicas have what was written on a wire.
 
         :raises DurabilityError: they have not by the deadline.
-        :raises WireLostError: nobody can tell.
+        :raises ConnectionLostError: nobody can tell.
         """
         confirmed = 0
         while True:
             is_late = False
             try:
-                confirmed = await wire.confirmed(self._acks, until)
+                confirmed = await connection.confirmed(self._acks, until)
             except ResponseError as error:
                 if str(error).startswith("UNBLOCKED"):  # the server became a replica meanwhile
-                    raise WireLostError(sent=True) from None
+                    raise ConnectionLostError(sent=True) from None
                 is_late = True  # the account may not ask
-            except WireLostError:
+            except ConnectionLostError:
                 is_late = True
                 if asyncio.get_running_loop().time() + self._least_secs < until:
                     raise
@@ -479,8 +491,8 @@ class RedisClient:
         if loop is not self._loop:
             # Wires and waiters belong to the loop that made them.
             self._loop = loop
-            self._unheard.clear()
-            self._topology = topology_of(self._config, self._host)
+            self._unanswered_grants.clear()
+            self._topology = topology_for(self._config, self._host)
             # Counted on from a random start, and so that a forked process has a start of its own.
             self._operation = int.from_bytes(os.urandom(8))
         return loop

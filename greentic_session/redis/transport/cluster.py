@@ -17,15 +17,15 @@ from redis.exceptions import ResponseError
 
 from ..._compat import override
 from .driver import ask_once
-from .failures import UnknownPlaceError
-from .server import Node
-from .topology import FAILURES, LookingTopology, first_answer
+from .failures import UnknownServerError
+from .server import Server
+from .topology import FAILURES, DiscoveringTopology, first_answer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ...config import Address, RedisConfig
-    from .failures import Fault
+    from .failures import Failure
 
 __all__ = ["ClusterTopology", "slot_of"]
 
@@ -45,7 +45,7 @@ def slot_of(name: str) -> int:
 
 
 @final
-class ClusterTopology(LookingTopology):
+class ClusterTopology(DiscoveringTopology):
     """The masters of a cluster.
 
     :param config: checked configuration.
@@ -55,78 +55,78 @@ class ClusterTopology(LookingTopology):
     def __init__(self, config: RedisConfig, seeds: Sequence[Address]) -> None:
         super().__init__(config)
         self._seeds: Final = seeds
-        self._slots: list[Node | None] = [None] * _SLOTS
-        self._nodes: dict[Address, Node] = {}
+        self._slots: list[Server | None] = [None] * _SLOTS
+        self._nodes: dict[Address, Server] = {}
 
     @override
-    def node_of(self, key: str | None) -> Node | None:
+    def server_of(self, key: str | None) -> Server | None:
         """Return the master of a name's slot."""
         if key is None:
             return next(iter(self._nodes.values()), None)
         return self._slots[slot_of(key)]
 
     @override
-    def node_at(self, host: str, port: int, *, told_by: Node) -> Node:
+    def server_at(self, host: str, port: int, *, reported_by: Server) -> Server:
         """Return the server at an address; without a host, at that of the server that told."""
-        address = (host or cast("Address", told_by.address)[0], port)
-        node = self._nodes.get(address)
-        if node is None:
-            node = self._new_node(address)
-        return node
+        address = (host or cast("Address", reported_by.address)[0], port)
+        server = self._nodes.get(address)
+        if server is None:
+            server = self._new_server(address)
+        return server
 
     @property
     @override
-    def nodes(self) -> Sequence[Node]:
+    def servers(self) -> Sequence[Server]:
         """Masters, and servers that a redirection named."""
         return tuple(self._nodes.values())
 
     @override
-    def blame(self, node: Node, fault: Fault) -> None:
-        """As :meth:`Topology.blame`; what MOVED says of a slot holds from now on."""
-        redirect = fault.redirect
+    def report_failure(self, server: Server, failure: Failure) -> None:
+        """As :meth:`Topology.report_failure`; what MOVED says of a slot holds from now on."""
+        redirect = failure.redirect
         if redirect is not None and not redirect.is_ask:
-            owner = self.node_at(redirect.host, redirect.port, told_by=node)
+            owner = self.server_at(redirect.host, redirect.port, reported_by=server)
             if self._slots[redirect.slot % _SLOTS] is not owner:
                 self._slots[redirect.slot % _SLOTS] = owner
                 self._version += 1
                 # While slots move one by one, each MOVED mends its own, and the map is not read for
                 # each of them.
-                self._look_soon()
+                self._discover_soon()
             return
-        super().blame(node, fault)
+        super().report_failure(server, failure)
 
     @override
-    async def _look(self) -> bool:
+    async def _discover(self) -> bool:
         seen, shards = await self._shards()
-        slots: list[Node | None] = [None] * _SLOTS
-        masters: set[Node] = set()
+        slots: list[Server | None] = [None] * _SLOTS
+        masters: set[Server] = set()
         for first, last, (host, port) in shards:
             # Null is "where you asked", and so is a name that the cluster was never told.
             named = host.decode() if host not in (None, b"", b"?") else seen[0]
             address = (named, port)
-            node = self._nodes.get(address)
-            if node is None:
-                node = self._new_node(address)
-            masters.add(node)
-            slots[first : last + 1] = [node] * (last + 1 - first)
+            server = self._nodes.get(address)
+            if server is None:
+                server = self._new_server(address)
+            masters.add(server)
+            slots[first : last + 1] = [server] * (last + 1 - first)
         changed = slots != self._slots
         self._slots = slots
-        gone = [node for node in self._nodes.values() if node not in masters]
+        gone = [server for server in self._nodes.values() if server not in masters]
         if changed or gone:
-            for node in gone:
-                del self._nodes[cast("Address", node.address)]
+            for server in gone:
+                del self._nodes[cast("Address", server.address)]
             # They may be about to answer, unless they are why the map was read.
-            self._replaced(old=gone, abort=False)
+            self._replace_servers(old=gone, abort=False)
         return changed
 
-    def _new_node(self, address: Address) -> Node:
-        self._nodes[address] = node = Node(self._config, address, on_silence=self._suspect)
-        return node
+    def _new_server(self, address: Address) -> Server:
+        self._nodes[address] = server = Server(self._config, address, on_silence=self._check_silent)
+        return server
 
     async def _shards(self) -> tuple[Address, list[_Shard]]:
         """Ask some servers at once, and take the first answer."""
-        known = sorted(self._nodes.values(), key=lambda node: -node.answered_at)
-        addresses = [cast("Address", node.address) for node in known]
+        known = sorted(self._nodes.values(), key=lambda server: -server.answered_at)
+        addresses = [cast("Address", server.address) for server in known]
         others = [address for address in self._seeds if address not in addresses]
         random.shuffle(others)
         candidates = [*addresses, *others]
@@ -137,7 +137,7 @@ class ClusterTopology(LookingTopology):
                 return await first_answer(self._ask(address) for address in asked)
             except FAILURES as error:
                 failure = error
-        raise failure or UnknownPlaceError("no server of the cluster answered")
+        raise failure or UnknownServerError("no server of the cluster answered")
 
     async def _ask(self, address: Address) -> tuple[Address, list[_Shard]]:
         secs = self._config.deadline_secs / 4
@@ -145,7 +145,7 @@ class ClusterTopology(LookingTopology):
             reply = await ask_once(self._config, address, "CLUSTER", "SLOTS", secs=secs)
         except ResponseError as error:
             if "cluster support disabled" in str(error):
-                raise UnknownPlaceError("the server is no part of a cluster") from None
+                raise UnknownServerError("the server is no part of a cluster") from None
             raise
         try:
             shards: list[_Shard] = [
@@ -153,11 +153,11 @@ class ClusterTopology(LookingTopology):
                 for first, last, master, *_ in reply
             ]
         except (TypeError, ValueError, IndexError):
-            raise UnknownPlaceError(
+            raise UnknownServerError(
                 "the answer of a server of the cluster cannot be read"
             ) from None
         if not shards:
-            raise UnknownPlaceError("the cluster has no slots assigned")
+            raise UnknownServerError("the cluster has no slots assigned")
         if not all(0 <= first <= last < _SLOTS for first, last, _ in shards):
-            raise UnknownPlaceError("a server of the cluster tells of slots that there are not")
+            raise UnknownServerError("a server of the cluster tells of slots that there are not")
         return address, shards

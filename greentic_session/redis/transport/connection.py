@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from redis.asyncio.connection import AbstractConnection
 
-__all__ = ["Exchange", "Identity", "Wire", "WireLostError"]
+__all__ = ["Connection", "ConnectionId", "ConnectionLostError", "PendingRequest"]
 
 _EARLY: Final = 8
 """After the first command of a tick has left, so many more leave together, and then the rest.
@@ -40,7 +40,7 @@ _PATIENCE: Final = 0.8
 _NOTHING: Final = object()
 
 
-class WireLostError(OSError):
+class ConnectionLostError(OSError):
     """The connection ended, or did not answer in time.
 
     :ivar sent: whether bytes of the command may have left.
@@ -53,7 +53,7 @@ class WireLostError(OSError):
         self.is_late = is_late
 
 
-class Identity(NamedTuple):
+class ConnectionId(NamedTuple):
     """A connection as its server knows it.
 
     :ivar run: of the server's process.
@@ -65,15 +65,15 @@ class Identity(NamedTuple):
 
 
 @final
-class Exchange:
+class PendingRequest:
     """Some commands of one call, and the future of their replies.
 
     :ivar future: of the one reply, or of the list of them; an error reply is an exception in there.
     :ivar size: bytes of the commands.
-    :ivar give_up_at: when the wire is given up if there is no answer, on the loop's clock.
+    :ivar times_out_at: when the wire is given up if there is no answer, on the loop's clock.
     """
 
-    __slots__ = ("future", "give_up_at", "left", "replies", "sent_at", "size")
+    __slots__ = ("future", "left", "replies", "sent_at", "size", "times_out_at")
 
     def __init__(
         self,
@@ -88,11 +88,11 @@ class Exchange:
         self.replies: list[Any] | None = None if count == 1 else []  # Any: as in `Reply`
         self.size = size
         self.sent_at = sent_at
-        self.give_up_at = give_up_at
+        self.times_out_at = give_up_at
 
 
 @final
-class Wire(asyncio.Protocol):
+class Connection(asyncio.Protocol):
     """A connection taken over from the driver.
 
     :param connection: connected; it is an empty shell afterwards.
@@ -106,15 +106,15 @@ class Wire(asyncio.Protocol):
     def __init__(
         self,
         connection: AbstractConnection,
-        on_free: Callable[[Wire], None],
+        on_free: Callable[[Connection], None],
         on_silence: Callable[[], None] | None = None,
-        identity: Identity | None = None,
+        identity: ConnectionId | None = None,
     ) -> None:
         self._loop: Final = asyncio.get_running_loop()
         self._on_free: Final = on_free
         self._on_silence: Final = on_silence
         self.identity: Final = identity
-        self.waiting: Final[deque[Exchange]] = deque()
+        self.waiting: Final[deque[PendingRequest]] = deque()
         self._out: Final[list[bytes]] = []
         self._unsent = 0
         self._early = False
@@ -141,16 +141,16 @@ class Wire(asyncio.Protocol):
         if early:
             self.data_received(early)
 
-    def send(self, exchange: Exchange, packed: bytes) -> None:
+    def send(self, request: PendingRequest, packed: bytes) -> None:
         """Send commands, now or with those that follow within the tick."""
         if self.is_lost:  # since the caller was given it
-            exchange.future.set_exception(WireLostError(sent=False))
+            request.future.set_exception(ConnectionLostError(sent=False))
             return
         waiting = self.waiting
-        waiting.append(exchange)
-        self.bytes_in_flight += exchange.size
-        if self._watch is None or exchange.give_up_at < self._watch_at:
-            self._watch_until(exchange.give_up_at, exchange.sent_at)
+        waiting.append(request)
+        self.bytes_in_flight += request.size
+        if self._watch is None or request.times_out_at < self._watch_at:
+            self._schedule_check(request.times_out_at, request.sent_at)
         if len(waiting) == 1:
             self._transport.write(packed)
             return
@@ -199,17 +199,17 @@ class Wire(asyncio.Protocol):
             while (reply := reader.gets()) is not _NOTHING:
                 if type(reply) is hiredis.PushNotification:
                     continue
-                exchange = waiting[0]
-                exchange.left -= 1
-                replies = exchange.replies
+                request = waiting[0]
+                request.left -= 1
+                replies = request.replies
                 if replies is not None:
                     replies.append(reply)
-                    if exchange.left:
+                    if request.left:
                         continue
                     reply = replies
                 waiting.popleft()
-                self.bytes_in_flight -= exchange.size
-                future = exchange.future
+                self.bytes_in_flight -= request.size
+                future = request.future
                 if not future.done():  # its caller may have been cancelled
                     future.set_result(reply)
         except (DriverConnectionError, IndexError):  # no RESP, or an answer that nobody asked for
@@ -266,45 +266,45 @@ class Wire(asyncio.Protocol):
         reply: asyncio.Future[int] = self._loop.create_future()
         reply.add_done_callback(tell)
         if self.is_lost:
-            reply.set_exception(WireLostError(sent=True))
+            reply.set_exception(ConnectionLostError(sent=True))
             return
         now = self._loop.time()
         left_ms = max(1, int((self._confirm_by - now) * _PATIENCE * 1000))
         command = b"WAIT %d %d\r\n" % (acks, left_ms)
-        self.send(Exchange(reply, 1, len(command), now, self._confirm_by), command)
+        self.send(PendingRequest(reply, 1, len(command), now, self._confirm_by), command)
 
-    def _watch_until(self, at: float, now: float) -> None:
+    def _schedule_check(self, at: float, now: float) -> None:
         if self._watch is not None:
             self._watch.cancel()
         if self._on_silence is not None:
             at = min(at, now + _SILENCE_SECS)
         self._watch_at = at
-        self._watch = self._loop.call_at(at, self._look)
+        self._watch = self._loop.call_at(at, self._check_overdue)
 
-    def _look(self) -> None:
+    def _check_overdue(self) -> None:
         """Give up what is overdue; and the wire, if the server has been silent for as long."""
         self._watch = None
         if not self.waiting:
             return
         now = self._loop.time()
         oldest = self.waiting[0]
-        silent_at = self.heard_at + oldest.give_up_at - oldest.sent_at
-        if now >= max(oldest.give_up_at, silent_at):
+        silent_at = self.heard_at + oldest.times_out_at - oldest.sent_at
+        if now >= max(oldest.times_out_at, silent_at):
             self._transport.abort()
             self._lose(is_late=True)
             return
         if self._on_silence is not None and max(oldest.sent_at, self.heard_at) < now - _SILENT_SECS:
             self._on_silence()
-        look_at = max(oldest.give_up_at, silent_at)
-        for exchange in self.waiting:
-            if exchange.future.done():
+        look_at = max(oldest.times_out_at, silent_at)
+        for request in self.waiting:
+            if request.future.done():
                 continue
-            if exchange.give_up_at <= now:
+            if request.times_out_at <= now:
                 # Its reply will find nobody.
-                exchange.future.set_exception(WireLostError(sent=True, is_late=True))
+                request.future.set_exception(ConnectionLostError(sent=True, is_late=True))
             else:
-                look_at = min(look_at, exchange.give_up_at)
-        self._watch_until(look_at, now)
+                look_at = min(look_at, request.times_out_at)
+        self._schedule_check(look_at, now)
 
     def _lose(self, *, is_late: bool) -> None:
         if self.is_lost:
@@ -313,10 +313,10 @@ class Wire(asyncio.Protocol):
         if self._watch is not None:
             self._watch.cancel()
         first_unsent = len(self.waiting) - self._unsent
-        for number, exchange in enumerate(self.waiting):
-            if not exchange.future.done():
-                error = WireLostError(sent=number < first_unsent, is_late=is_late)
-                exchange.future.set_exception(error)
+        for number, request in enumerate(self.waiting):
+            if not request.future.done():
+                error = ConnectionLostError(sent=number < first_unsent, is_late=is_late)
+                request.future.set_exception(error)
         self.waiting.clear()
         self._out.clear()
         self._unsent = 0

@@ -10,12 +10,12 @@ from .topology import Standalone, Topology
 
 if TYPE_CHECKING:
     from ...config import RedisConfig
-    from .server_process import ServerHost
+    from .server_process import ServerProcess
 
-__all__ = ["topology_of"]
+__all__ = ["topology_for"]
 
 
-def topology_of(config: RedisConfig, host: ServerHost | None) -> Topology:
+def topology_for(config: RedisConfig, host: ServerProcess | None) -> Topology:
     """Return the topology that a configuration asks for, within the running loop.
 
     :param config: checked.

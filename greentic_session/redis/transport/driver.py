@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from ...config import Address, RedisConfig, SentinelConfig
 
-__all__ = ["ask", "ask_all", "ask_once", "connect", "drop", "new_connection", "take_over"]
+__all__ = ["ask", "ask_all", "ask_once", "connect", "disconnect", "new_connection", "take_over"]
 
 
 def new_connection(
@@ -108,7 +108,7 @@ def take_over(connection: AbstractConnection) -> tuple[asyncio.StreamWriter, byt
     return stream, bytes(reader._buffer)  # noqa: SLF001 - what came after the handshake
 
 
-async def drop(connection: AbstractConnection) -> None:
+async def disconnect(connection: AbstractConnection) -> None:
     """Break a connection off. TLS would wait for the other side to take its leave."""
     stream = cast("asyncio.StreamWriter | None", getattr(connection, "_writer", None))
     if stream is not None:
@@ -134,4 +134,4 @@ async def ask_once(
             await connect(connection)
             return await ask(connection, *command)
     finally:
-        await drop(connection)
+        await disconnect(connection)

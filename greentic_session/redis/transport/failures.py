@@ -24,26 +24,26 @@ from redis.exceptions import (
 )
 
 from ...errors import OutcomeUnknownError, SessionError, StoreFullError, StoreUnavailableError
-from .connection import WireLostError
+from .connection import ConnectionLostError
 
 if TYPE_CHECKING:
     from ...errors import ErrorCode
 
 __all__ = [
-    "GARBLED",
-    "Fault",
-    "FaultKind",
+    "MALFORMED_REPLY",
+    "Failure",
+    "FailureKind",
     "ForeignValueError",
     "Redirect",
-    "UnknownPlaceError",
+    "UnknownServerError",
     "classify",
-    "garbled",
+    "malformed_reply",
 ]
 
-GARBLED: Final = "the server's answer cannot be read"
+MALFORMED_REPLY: Final = "the server's answer cannot be read"
 
 
-class UnknownPlaceError(OSError):
+class UnknownServerError(OSError):
     """Nobody could be found who knows which server to ask.
 
     :ivar reason: why, in the library's words.
@@ -80,7 +80,7 @@ class ForeignValueError(SessionError):
         super().__init__("a name of this store holds another type of value")
 
 
-class FaultKind(Enum):
+class FailureKind(Enum):
     """What may be done about a fault."""
 
     NOT_EXECUTED = auto()
@@ -93,33 +93,33 @@ class FaultKind(Enum):
     """The server did nothing and will not: raise."""
 
 
-class Fault(NamedTuple):
+class Failure(NamedTuple):
     """A judged failure.
 
     :ivar kind: what may be done.
     :ivar reason: why, in words that hold nothing of the session.
     :ivar code: for the error that a caller gets if nothing helps.
     :ivar error: for ``PERMANENT``, the error to raise.
-    :ivar told: whether the server said so itself.
-    :ivar word: the word by which it did.
+    :ivar from_server: whether the server said so itself.
+    :ivar code_word: the word by which it did.
     :ivar redirect: for MOVED and ASK.
     """
 
-    kind: FaultKind
+    kind: FailureKind
     reason: str
     code: ErrorCode = "unavailable"
     error: SessionError | None = None
-    told: bool = False
-    word: str = ""
+    from_server: bool = False
+    code_word: str = ""
     redirect: Redirect | None = None
 
     @property
-    def is_of_place(self) -> bool:
+    def is_topology_error(self) -> bool:
         """Whether another server than the one that was asked may know better."""
-        return not self.told or self.word in _OF_PLACE
+        return not self.from_server or self.code_word in _TOPOLOGY_WORDS
 
 
-_OF_PLACE: Final = frozenset(("CLUSTERDOWN", "MASTERDOWN", "MOVED", "READONLY"))
+_TOPOLOGY_WORDS: Final = frozenset(("CLUSTERDOWN", "MASTERDOWN", "MOVED", "READONLY"))
 _WORD_OF_CLASS: Final = (
     (NoScriptError, "NOSCRIPT"),
     (OutOfMemoryError, "OOM"),
@@ -148,15 +148,15 @@ _WORD: Final = re.compile(r"[A-Z][A-Z0-9]+(?= |$)")
 _WORD_IN_SCRIPT_ERROR: Final = re.compile(r"-([A-Z][A-Z0-9]+) ")
 
 
-def classify(error: BaseException, *, sent: bool, index: int = 0) -> Fault:
+def classify(error: BaseException, *, sent: bool, index: int = 0) -> Failure:
     """Judge a failure.
 
     :param error: what the driver, the socket or the timeout raised.
     :param sent: whether bytes of the command may have left.
     :param index: which of the call's commands failed.
     """
-    if isinstance(error, UnknownPlaceError):
-        return Fault(FaultKind.NOT_EXECUTED, error.reason)
+    if isinstance(error, UnknownServerError):
+        return Failure(FailureKind.NOT_EXECUTED, error.reason)
     word = _word(error)
     if word is None and not sent:
         # While it connects, the driver wraps the server's refusal in an error of its own.
@@ -164,26 +164,28 @@ def classify(error: BaseException, *, sent: bool, index: int = 0) -> Fault:
         word = next((inner for inner in words if inner is not None), None)
     if word is not None:
         in_script = "script" in str(error)  # as each engine says where it was
-        fault = _judge_reply(word, index, in_script=in_script)
-        return fault._replace(told=True, word=word, redirect=_redirect(word, str(error)))
+        failure = _judge_reply(word, index, in_script=in_script)
+        return failure._replace(
+            from_server=True, code_word=word, redirect=_redirect(word, str(error))
+        )
     if _is_untrusted(error):
         reason = "the server's certificate is not trusted"
         refused = StoreUnavailableError(reason, code="unauthenticated")
-        return Fault(FaultKind.PERMANENT, reason, refused.code, refused)
+        return Failure(FailureKind.PERMANENT, reason, refused.code, refused)
     what = "did not answer in time" if _is_timeout(error) else "closed the connection"
     if sent:
-        return Fault(FaultKind.AMBIGUOUS, f"the server {what}", _code(error))
-    return Fault(FaultKind.NOT_EXECUTED, "the server could not be reached", _code(error))
+        return Failure(FailureKind.AMBIGUOUS, f"the server {what}", _code(error))
+    return Failure(FailureKind.NOT_EXECUTED, "the server could not be reached", _code(error))
 
 
-def _judge_reply(word: str, index: int, *, in_script: bool) -> Fault:
+def _judge_reply(word: str, index: int, *, in_script: bool) -> Failure:
     if word == "NOSCRIPT":
-        return Fault(FaultKind.NO_SCRIPT, "the server has lost the script")
+        return Failure(FailureKind.NO_SCRIPT, "the server has lost the script")
     if word in _NOT_EXECUTED:
         where = ", as one of a cluster does" if word == "MOVED" else ""
-        return Fault(FaultKind.NOT_EXECUTED, f"the server answered {word}{where}")
+        return Failure(FailureKind.NOT_EXECUTED, f"the server answered {word}{where}")
     if word == "MAXCLIENTS":
-        return Fault(FaultKind.NOT_EXECUTED, "the server has too many clients")
+        return Failure(FailureKind.NOT_EXECUTED, "the server has too many clients")
     reason = f"the server refused the command: {word}"
     error: SessionError
     if in_script and word not in ("OOM", "WRONGTYPE"):
@@ -191,7 +193,7 @@ def _judge_reply(word: str, index: int, *, in_script: bool) -> Fault:
         may_not = word == "NOPERM"
         reason = "the account may not run all of its commands" if may_not else "a script failed"
         error = OutcomeUnknownError(f"{reason} on the server")
-        return Fault(FaultKind.PERMANENT, reason, error.code, error)
+        return Failure(FailureKind.PERMANENT, reason, error.code, error)
     if word == "OOM":
         error = StoreFullError()
     elif word == "WRONGTYPE":
@@ -204,7 +206,7 @@ def _judge_reply(word: str, index: int, *, in_script: bool) -> Fault:
         error = StoreUnavailableError("the server refused the password", code="unauthenticated")
     else:
         error = StoreUnavailableError(reason, code="internal")
-    return Fault(FaultKind.PERMANENT, reason, error.code, error)
+    return Failure(FailureKind.PERMANENT, reason, error.code, error)
 
 
 def _redirect(word: str, text: str) -> Redirect | None:
@@ -241,7 +243,7 @@ def _word(error: BaseException) -> str | None:
 
 
 def _is_timeout(error: BaseException) -> bool:
-    if isinstance(error, WireLostError):
+    if isinstance(error, ConnectionLostError):
         return error.is_late
     return isinstance(error, TimeoutError) or type(error).__name__ == "TimeoutError"
 
@@ -262,6 +264,6 @@ def _code(error: BaseException) -> ErrorCode:
     return "timeout" if _is_timeout(error) else "unavailable"
 
 
-def garbled() -> StoreUnavailableError:
+def malformed_reply() -> StoreUnavailableError:
     """Return the error for an answer to a read that no Redis or Valkey gives."""
-    return StoreUnavailableError(GARBLED, code="internal")
+    return StoreUnavailableError(MALFORMED_REPLY, code="internal")

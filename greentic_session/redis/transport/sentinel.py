@@ -13,9 +13,9 @@ from redis.exceptions import AuthenticationError, NoPermissionError, ResponseErr
 
 from ..._compat import override
 from .driver import ask, ask_once
-from .failures import UnknownPlaceError
-from .server import Node
-from .topology import LookingTopology, first_answer
+from .failures import UnknownServerError
+from .server import Server
+from .topology import DiscoveringTopology, first_answer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +28,7 @@ __all__ = ["SentinelTopology"]
 
 
 @final
-class SentinelTopology(LookingTopology):
+class SentinelTopology(DiscoveringTopology):
     """One server at a time, by the word of its sentinels.
 
     :param config: checked configuration.
@@ -38,33 +38,33 @@ class SentinelTopology(LookingTopology):
     def __init__(self, config: RedisConfig, sentinel: SentinelConfig) -> None:
         super().__init__(config)
         self._sentinel: Final = sentinel
-        self._node: Node | None = None
+        self._server: Server | None = None
 
     @override
-    def node_of(self, key: str | None) -> Node | None:
+    def server_of(self, key: str | None) -> Server | None:
         """Return the master, as far as known."""
-        return self._node
+        return self._server
 
     @override
-    def node_at(self, host: str, port: int, *, told_by: Node) -> Node:
+    def server_at(self, host: str, port: int, *, reported_by: Server) -> Server:
         """Return the server that told: behind Sentinel there is no cluster."""
-        return told_by
+        return reported_by
 
     @property
     @override
-    def nodes(self) -> Sequence[Node]:
+    def servers(self) -> Sequence[Server]:
         """The master, as far as known."""
-        return () if self._node is None else (self._node,)
+        return () if self._server is None else (self._server,)
 
     @override
-    async def _look(self) -> bool:
+    async def _discover(self) -> bool:
         address = await self._master_address()
-        old = self._node
+        old = self._server
         if old is not None and old.address == address:
             return False
-        self._node = Node(self._config, address, _require_master, self._suspect)
+        self._server = Server(self._config, address, _require_master, self._check_silent)
         # What was under way at the old one is told so, and repeated at the new one.
-        self._replaced(old=() if old is None else (old,), abort=True)
+        self._replace_servers(old=() if old is None else (old,), abort=True)
         return True
 
     async def _master_address(self) -> Address:
@@ -85,14 +85,14 @@ class SentinelTopology(LookingTopology):
         except (NoPermissionError, AuthenticationError):
             raise
         except ResponseError:
-            raise UnknownPlaceError("a sentinel refused to name the master") from None
+            raise UnknownServerError("a sentinel refused to name the master") from None
         if found is None:
-            raise UnknownPlaceError("the sentinels know no master of that name")
+            raise UnknownServerError("the sentinels know no master of that name")
         try:
             host, port = found
             return host.decode(), int(port)
         except (TypeError, ValueError, AttributeError):
-            raise UnknownPlaceError("a sentinel's answer cannot be read") from None
+            raise UnknownServerError("a sentinel's answer cannot be read") from None
 
 
 async def _require_master(connection: AbstractConnection) -> None:
@@ -101,4 +101,4 @@ async def _require_master(connection: AbstractConnection) -> None:
     except NoPermissionError:
         return  # a replica refuses writes, and is left then
     if role != b"master":
-        raise UnknownPlaceError("the server that the sentinels name is no master yet")
+        raise UnknownServerError("the server that the sentinels name is no master yet")

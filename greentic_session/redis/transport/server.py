@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Final, final
 
 from redis.exceptions import RedisError
 
-from .connection import Identity, Wire
-from .driver import ask_all, connect, drop, new_connection
-from .failures import UnknownPlaceError
+from .connection import Connection, ConnectionId
+from .driver import ask_all, connect, disconnect, new_connection
+from .failures import UnknownServerError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
     from ...config import Address, RedisConfig
     from .script import Script
-    from .server_process import ServerHost
+    from .server_process import ServerProcess
 
-__all__ = ["ClosedError", "Node"]
+__all__ = ["ClosedError", "Server"]
 
 _LOG: Final = logging.getLogger("greentic_session")
 
@@ -45,7 +45,7 @@ class ClosedError(OSError):
 
 
 @final
-class Node:
+class Server:
     """The wires to one server, within one loop.
 
     :param config: checked configuration.
@@ -61,9 +61,9 @@ class Node:
         config: RedisConfig,
         address: Address | None,
         greet: Callable[[AbstractConnection], Awaitable[None]] | None = None,
-        on_silence: Callable[[Node], None] | None = None,
+        on_silence: Callable[[Server], None] | None = None,
         *,
-        host: ServerHost | None = None,
+        host: ServerProcess | None = None,
     ) -> None:
         self._config: Final = config
         self.address: Final = address
@@ -71,13 +71,13 @@ class Node:
         self._on_silence: Final = None if on_silence is None else partial(on_silence, self)
         self._host: Final = host
         self._loop: Final = asyncio.get_running_loop()
-        self._wires: Final[list[Wire]] = []
-        self._ebbing: Final[set[Wire]] = set()
+        self._connections: Final[list[Connection]] = []
+        self._draining: Final[set[Connection]] = set()
         self._opening: asyncio.Task[None] | None = None
         self._was_reached = False
         self._closed = False
         self._renewed_at = 0.0
-        self._beside: Node | None = None
+        self._ack_connections: Server | None = None
         self._answered_at = 0.0
         self._losses = 0
         self.queue: Final[deque[asyncio.Future[None]]] = deque()
@@ -86,67 +86,67 @@ class Node:
     @property
     def answered_at(self) -> float:
         """When the server was last heard from, on the loop's clock."""
-        beside = self._beside
+        beside = self._ack_connections
         return self._answered_at if beside is None else max(self._answered_at, beside.answered_at)
 
     @property
     def losses(self) -> int:
         """Connections that were lost."""
-        return self._losses + (0 if self._beside is None else self._beside.losses)
+        return self._losses + (0 if self._ack_connections is None else self._ack_connections.losses)
 
     @property
     def connections(self) -> int:
         """How many connections are open."""
-        own = sum(not wire.is_lost for wire in (*self._wires, *self._ebbing))
-        return own + (0 if self._beside is None else self._beside.connections)
+        own = sum(not connection.is_lost for connection in (*self._connections, *self._draining))
+        return own + (0 if self._ack_connections is None else self._ack_connections.connections)
 
-    def beside(self) -> Node:
+    def ack_connections(self) -> Server:
         """Return further wires to the same server, for what replicas are to confirm.
 
         WAIT holds up all that follows it on its connection, reads among it.
         """
-        if self._beside is None:
+        if self._ack_connections is None:
             on_silence = self._on_silence
-            self._beside = Node(
+            self._ack_connections = Server(
                 self._config,
                 self.address,
                 self._greet,
                 None if on_silence is None else lambda _: on_silence(),
                 host=self._host,
             )
-            self._beside._was_reached = self._was_reached  # noqa: SLF001 - one's own kind
+            self._ack_connections._was_reached = self._was_reached  # noqa: SLF001 - one's own kind
             if self._closed:
-                self._beside.retire()
-        return self._beside
+                self._ack_connections.drain()
+        return self._ack_connections
 
-    def has(self, wire: Wire) -> bool:
+    def has(self, connection: Connection) -> bool:
         """Return whether a wire leads to this server."""
-        if wire in self._wires or wire in self._ebbing:
+        if connection in self._connections or connection in self._draining:
             return True
-        return self._beside is not None and self._beside.has(wire)
+        return self._ack_connections is not None and self._ack_connections.has(connection)
 
-    def ready_wire(self, now: float) -> Wire | None:
+    def ready_connection(self, now: float) -> Connection | None:
         """Return a wire that takes an exchange at once."""
-        stalled: Wire | None = None
-        for wire in self._wires:
-            waiting = wire.waiting
+        stalled: Connection | None = None
+        for connection in self._connections:
+            waiting = connection.waiting
             if not waiting:
-                return wire
+                return connection
             if (
-                wire.is_full
+                connection.is_full
                 or len(waiting) >= _MOST_IN_FLIGHT
-                or wire.bytes_in_flight >= _MOST_BYTES_IN_FLIGHT
+                or connection.bytes_in_flight >= _MOST_BYTES_IN_FLIGHT
             ):
                 continue
             if now - waiting[0].sent_at < _STALLED_SECS:
-                return wire
+                return connection
             if stalled is None or len(waiting) < len(stalled.waiting):
-                stalled = wire
-        if stalled is not None and len(self._wires) < _SPARE_WIRES:
+                stalled = connection
+        if stalled is not None and len(self._connections) < _SPARE_WIRES:
             self._open_another()
         return stalled
 
-    async def next_wire(self, give_up_at: float) -> Wire:
+    async def next_connection(self, give_up_at: float) -> Connection:
         """Wait for a wire: a new one if another may be opened, else for room on one.
 
         :param give_up_at: on the loop's clock.
@@ -157,9 +157,9 @@ class Node:
             while True:
                 if self._closed:
                     raise ClosedError
-                wire = self.ready_wire(self._loop.time())
-                if wire is not None:
-                    return wire
+                connection = self.ready_connection(self._loop.time())
+                if connection is not None:
+                    return connection
                 self._open_another()
                 turn: asyncio.Future[None] = self._loop.create_future()
                 self.queue.append(turn)
@@ -170,39 +170,39 @@ class Node:
                         with suppress(ValueError):
                             self.queue.remove(turn)
 
-    def renew(self) -> None:
+    def reconnect(self) -> None:
         """Let every wire end when its callers have been answered; later callers get new ones."""
         now = self._loop.time()
         if now - self._renewed_at < _RENEW_SECS:
             return  # many callers may ask for it at once
         self._renewed_at = now
-        self._ebb()
-        if self._beside is not None:
-            self._beside.renew()
+        self._drain()
+        if self._ack_connections is not None:
+            self._ack_connections.reconnect()
 
-    def _ebb(self) -> None:
-        while self._wires:
-            wire = self._wires.pop()
-            if wire.waiting:
-                self._ebbing.add(wire)
+    def _drain(self) -> None:
+        while self._connections:
+            connection = self._connections.pop()
+            if connection.waiting:
+                self._draining.add(connection)
             else:
-                wire.close()
+                connection.close()
 
-    def retire(self) -> None:
+    def drain(self) -> None:
         """Close when whoever is under way has been answered, and take nobody else."""
         self._refuse()
-        self._ebb()
-        if self._beside is not None:
-            self._beside.retire()
+        self._drain()
+        if self._ack_connections is not None:
+            self._ack_connections.drain()
 
     def close(self) -> list[asyncio.Future[None]]:
         """Close every connection, idle or in use; return what ends when they have ended."""
         ends = self._refuse()
-        wires = [*self._wires, *self._ebbing]
-        for wire in wires:
-            wire.close()
-        beside = [] if self._beside is None else self._beside.close()
-        return [*ends, *(wire.ended for wire in wires), *beside]
+        connections = [*self._connections, *self._draining]
+        for connection in connections:
+            connection.close()
+        beside = [] if self._ack_connections is None else self._ack_connections.close()
+        return [*ends, *(connection.ended for connection in connections), *beside]
 
     def _refuse(self) -> list[asyncio.Future[None]]:
         self._closed = True
@@ -214,40 +214,40 @@ class Node:
         return ends
 
     def _open_another(self) -> None:
-        if self._opening is None and len(self._wires) < self._config.max_connections:
+        if self._opening is None and len(self._connections) < self._config.max_connections:
             self._opening = self._loop.create_task(self._open(), name="greentic_session connection")
 
     async def _open(self) -> None:
-        connection = new_connection(self._config, self.address)
+        raw = new_connection(self._config, self.address)
         error: BaseException | None = None
-        wire: Wire | None = None
+        connection: Connection | None = None
         try:
             async with asyncio.timeout(self._config.deadline_secs / 2):
                 if self._host is not None:
-                    await self._host.ensure()
-                await connect(connection)
+                    await self._host.ensure_running()
+                await connect(raw)
                 if self._greet is not None:
-                    await self._greet(connection)
-                identity = await self._introduce(connection)
-            wire = Wire(connection, self._on_free, self._on_silence, identity)
-            self._wires.append(wire)
+                    await self._greet(raw)
+                identity = await self._introduce(raw)
+            connection = Connection(raw, self._on_free, self._on_silence, identity)
+            self._connections.append(connection)
             self._answered_at = self._loop.time()
         except (RedisError, OSError, EOFError) as caught:
             error = caught
         except (TypeError, ValueError, AttributeError):
-            error = UnknownPlaceError("the server's answer to a greeting cannot be read")
+            error = UnknownServerError("the server's answer to a greeting cannot be read")
         finally:
             self._opening = None
-            if wire is None:
-                await drop(connection)
-        self._wake(len(self.queue), None if self._wires else error)
+            if connection is None:
+                await disconnect(raw)
+        self._wake(len(self.queue), None if self._connections else error)
 
-    async def _introduce(self, connection: AbstractConnection) -> Identity | None:
+    async def _introduce(self, raw: AbstractConnection) -> ConnectionId | None:
         """Learn how the server calls the connection, and the first time how it treats sessions."""
         questions: list[tuple[str, ...]] = [("CLIENT", "ID"), ("INFO", "server")]
         if not self._was_reached:
             questions.append(("INFO", "memory"))
-        number, server, *more = await ask_all(connection, *questions)
+        number, server, *more = await ask_all(raw, *questions)
         self._was_reached = True
         policy = _POLICY.search(_told(more[0])) if more else None
         if policy is not None and policy[1] != "noeviction":
@@ -257,22 +257,22 @@ class Node:
                 policy[1],
             )
         run = _RUN.search(_told(server))
-        return Identity(run[1], number) if run and isinstance(number, int) else None
+        return ConnectionId(run[1], number) if run and isinstance(number, int) else None
 
-    def _on_free(self, wire: Wire) -> None:
-        if wire.is_lost:
+    def _on_free(self, connection: Connection) -> None:
+        if connection.is_lost:
             self._losses += 1
-            self._ebbing.discard(wire)
+            self._draining.discard(connection)
             with suppress(ValueError):
-                self._wires.remove(wire)
+                self._connections.remove(connection)
             self._wake(len(self.queue))  # to open another
             return
-        self._answered_at = wire.heard_at
-        if self._ebbing and wire in self._ebbing:
-            if not wire.waiting:
-                wire.close()
-        elif self.queue and not wire.is_full:
-            self._wake(_MOST_IN_FLIGHT - len(wire.waiting))
+        self._answered_at = connection.heard_at
+        if self._draining and connection in self._draining:
+            if not connection.waiting:
+                connection.close()
+        elif self.queue and not connection.is_full:
+            self._wake(_MOST_IN_FLIGHT - len(connection.waiting))
 
     def _wake(self, count: int, error: BaseException | None = None) -> None:
         """Let callers who wait for a wire look for one, or tell them why there is none."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-__all__ = ["ServerHost"]
+__all__ = ["ServerProcess"]
 
 
-class ServerHost(ABC):
+class ServerProcess(ABC):
     """Has the store's server run for as long as the store is open."""
 
     @abstractmethod
@@ -18,7 +18,7 @@ class ServerHost(ABC):
         """
 
     @abstractmethod
-    async def ensure(self) -> None:
+    async def ensure_running(self) -> None:
         """Have the server listen. Awaited before each connection, within the limit of that.
 
         :raises OSError: it cannot be had: the call tries again until its deadline.

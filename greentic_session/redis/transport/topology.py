@@ -9,24 +9,24 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar, final
 from redis.exceptions import RedisError
 
 from ..._compat import override
-from .failures import UnknownPlaceError
-from .server import Node
+from .failures import UnknownServerError
+from .server import Server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Sequence
 
     from ...config import RedisConfig
-    from .failures import Fault
-    from .server_process import ServerHost
+    from .failures import Failure
+    from .server_process import ServerProcess
 
 __all__ = [
     "FAILURES",
-    "LookingTopology",
+    "DiscoveringTopology",
     "ScanPosition",
     "Standalone",
     "Topology",
-    "at_once",
     "first_answer",
+    "run_concurrently",
 ]
 
 _T = TypeVar("_T")
@@ -41,11 +41,11 @@ class Topology(ABC):
     """The servers that a store speaks to, within one loop."""
 
     @abstractmethod
-    def node_of(self, key: str | None) -> Node | None:
+    def server_of(self, key: str | None) -> Server | None:
         """Return the server of a name, or any for ``None``; ``None`` if it has to be looked up."""
 
     @abstractmethod
-    async def locate(self, key: str | None, give_up_at: float) -> Node:
+    async def locate(self, key: str | None, give_up_at: float) -> Server:
         """Look up the server of a name.
 
         :param give_up_at: on the loop's clock.
@@ -61,16 +61,16 @@ class Topology(ABC):
         """
 
     @abstractmethod
-    def blame(self, node: Node, fault: Fault) -> None:
+    def report_failure(self, server: Server, failure: Failure) -> None:
         """Hear what happened at a server: another may have taken its place."""
 
     @abstractmethod
-    def node_at(self, host: str, port: int, *, told_by: Node) -> Node:
+    def server_at(self, host: str, port: int, *, reported_by: Server) -> Server:
         """Return the server at an address that another server gave."""
 
     @property
     @abstractmethod
-    def nodes(self) -> Sequence[Node]:
+    def servers(self) -> Sequence[Server]:
         """Those that hold sessions, as far as known."""
 
     @property
@@ -94,7 +94,7 @@ class ScanPosition(NamedTuple):
 
     version: int
     starts: int
-    ahead: tuple[Node, ...]
+    ahead: tuple[Server, ...]
     cursor: bytes | int
 
 
@@ -106,53 +106,53 @@ class Standalone(Topology):
     :param host: has the server run.
     """
 
-    def __init__(self, config: RedisConfig, host: ServerHost | None = None) -> None:
-        self._node: Final = Node(config, None, host=host)
+    def __init__(self, config: RedisConfig, host: ServerProcess | None = None) -> None:
+        self._server: Final = Server(config, None, host=host)
 
     @override
-    def node_of(self, key: str | None) -> Node:
+    def server_of(self, key: str | None) -> Server:
         """Return the one."""
-        return self._node
+        return self._server
 
     @override
-    async def locate(self, key: str | None, give_up_at: float) -> Node:
+    async def locate(self, key: str | None, give_up_at: float) -> Server:
         """Return the one."""
-        return self._node
+        return self._server
 
     @override
     async def refresh(self, give_up_at: float) -> None:
         """Do nothing: there is no other."""
 
     @override
-    def blame(self, node: Node, fault: Fault) -> None:
+    def report_failure(self, server: Server, failure: Failure) -> None:
         """Connect anew to a server that became a replica: its name may lead to another by now."""
-        if fault.word == "READONLY":
-            node.renew()
+        if failure.code_word == "READONLY":
+            server.reconnect()
 
     @override
-    def node_at(self, host: str, port: int, *, told_by: Node) -> Node:
+    def server_at(self, host: str, port: int, *, reported_by: Server) -> Server:
         """Return the one: a URL of a cluster would lead further."""
-        return self._node
+        return self._server
 
     @property
     @override
-    def nodes(self) -> Sequence[Node]:
+    def servers(self) -> Sequence[Server]:
         """The one."""
-        return (self._node,)
+        return (self._server,)
 
     @property
     @override
     def version(self) -> int:
         """Connections lost: the server behind a new one may be another, or started anew."""
-        return self._node.losses
+        return self._server.losses
 
     @override
     def close(self) -> list[asyncio.Future[None]]:
         """As :meth:`Topology.close`."""
-        return self._node.close()
+        return self._server.close()
 
 
-class LookingTopology(Topology):
+class DiscoveringTopology(Topology):
     """Knows its servers by asking; asks again when one of them fails.
 
     One task asks for everybody. After a failure it goes on asking until the answer is another one,
@@ -165,29 +165,29 @@ class LookingTopology(Topology):
         self._config: Final = config
         self._loop: Final = asyncio.get_running_loop()
         self._task: asyncio.Task[None] | None = None
-        self._retired: list[Node] = []
+        self._retired: list[Server] = []
         self._version = 0
         self._why: BaseException | None = None
         self._began_at = self._looked_at = 0.0
         self._later: asyncio.TimerHandle | None = None
 
     @abstractmethod
-    async def _look(self) -> bool:
+    async def _discover(self) -> bool:
         """Ask once, and tell whether the answer differs from what was known.
 
         :raises OSError: nobody answered, or knew.
         """
 
     @override
-    async def locate(self, key: str | None, give_up_at: float) -> Node:
+    async def locate(self, key: str | None, give_up_at: float) -> Server:
         """Wait for an answer."""
         async with asyncio.timeout_at(give_up_at):
-            while (node := self.node_of(key)) is None:
+            while (server := self.server_of(key)) is None:
                 task = self._start(None, 0)
                 await asyncio.wait((task,))  # which a caller's cancellation leaves running
-                if self.node_of(key) is None:
-                    raise self._why or UnknownPlaceError("the servers are not known yet")
-        return node
+                if self.server_of(key) is None:
+                    raise self._why or UnknownServerError("the servers are not known yet")
+        return server
 
     @override
     async def refresh(self, give_up_at: float) -> None:
@@ -198,23 +198,23 @@ class LookingTopology(Topology):
                 await asyncio.wait((self._start(None, 0),))
 
     @override
-    def blame(self, node: Node, fault: Fault) -> None:
+    def report_failure(self, server: Server, failure: Failure) -> None:
         """Ask whether another server has taken this one's place."""
-        if fault.is_of_place:
-            self._start(node, self._loop.time())
-        if fault.word == "READONLY":
-            node.renew()
+        if failure.is_topology_error:
+            self._start(server, self._loop.time())
+        if failure.code_word == "READONLY":
+            server.reconnect()
 
     @property
     @override
     def version(self) -> int:
         """Answers that differed, and connections lost."""
-        return self._version + sum(node.losses for node in self.nodes)
+        return self._version + sum(server.losses for server in self.servers)
 
     @override
     def close(self) -> list[asyncio.Future[None]]:
         """As :meth:`Topology.close`."""
-        ends = [end for node in (*self.nodes, *self._retired) for end in node.close()]
+        ends = [end for server in (*self.servers, *self._retired) for end in server.close()]
         if self._later is not None:
             self._later.cancel()
         if self._task is not None:
@@ -222,42 +222,42 @@ class LookingTopology(Topology):
             ends.append(self._task)
         return ends
 
-    def _suspect(self, node: Node) -> None:
+    def _check_silent(self, server: Server) -> None:
         """Ask about a server that is silent, before those who wait for it give up."""
-        self._start(node, self._loop.time())
+        self._start(server, self._loop.time())
 
-    def _look_soon(self) -> None:
+    def _discover_soon(self) -> None:
         """Ask, but not more often than once a second: also after the last of many reasons to."""
         if self._later is None:
             at = max(self._loop.time(), self._looked_at + _SOON_SECS)
-            self._later = self._loop.call_at(at, self._look_now)
+            self._later = self._loop.call_at(at, self._discover_now)
 
-    def _look_now(self) -> None:
+    def _discover_now(self) -> None:
         self._later = None
         self._start(None, 0)
 
-    def _start(self, suspect: Node | None, since: float) -> asyncio.Task[None]:
+    def _start(self, suspect: Server | None, since: float) -> asyncio.Task[None]:
         task = self._task
         if task is None or task.done():
             self._task = task = self._loop.create_task(
-                self._keep_looking(suspect, since), name="greentic_session topology"
+                self._discover_until_changed(suspect, since), name="greentic_session topology"
             )
         return task
 
-    async def _keep_looking(self, suspect: Node | None, since: float) -> None:
-        self._retired = [node for node in self._retired if node.connections]
+    async def _discover_until_changed(self, suspect: Server | None, since: float) -> None:
+        self._retired = [server for server in self._retired if server.connections]
         for _ in range(_MOST_LOOKS):
             changed = False
             self._why = None
             began_at = self._loop.time()
             try:
-                changed = await self._look()
+                changed = await self._discover()
             except FAILURES as error:
                 self._why = error
             except Exception:  # noqa: BLE001 - of whatever shape an answer is, callers are told
-                self._why = UnknownPlaceError("the answer of a server cannot be read")
+                self._why = UnknownServerError("the answer of a server cannot be read")
             self._looked_at, self._began_at = self._loop.time(), began_at
-            if suspect is not None and suspect not in self.nodes:
+            if suspect is not None and suspect not in self.servers:
                 suspect.close()  # whoever waits for its answers asks another
                 return
             if suspect is None or changed or suspect.answered_at > since:
@@ -266,19 +266,19 @@ class LookingTopology(Topology):
             if suspect.answered_at > since:
                 return
 
-    def _replaced(self, *, old: Sequence[Node], abort: bool) -> None:
+    def _replace_servers(self, *, old: Sequence[Server], abort: bool) -> None:
         """Part with servers.
 
         :param abort: whether callers who wait for their answers are told at once that none comes.
         """
-        self._version += 1 + sum(node.losses for node in old)
-        self._retired = [node for node in self._retired if node.connections]
-        for node in old:
+        self._version += 1 + sum(server.losses for server in old)
+        self._retired = [server for server in self._retired if server.connections]
+        for server in old:
             if abort:
-                node.close()
+                server.close()
             else:
-                node.retire()
-            self._retired.append(node)
+                server.drain()
+            self._retired.append(server)
 
 
 async def first_answer(asked: Iterable[Coroutine[Any, Any, _T]]) -> _T:
@@ -299,10 +299,12 @@ async def first_answer(asked: Iterable[Coroutine[Any, Any, _T]]) -> _T:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-    raise failure or UnknownPlaceError("there is nobody to ask")
+    raise failure or UnknownServerError("there is nobody to ask")
 
 
-async def at_once(step: Callable[[_T], Coroutine[Any, Any, None]], over: Iterable[_T]) -> None:
+async def run_concurrently(
+    step: Callable[[_T], Coroutine[Any, Any, None]], over: Iterable[_T]
+) -> None:
     """Take a step for each, and raise the first error as it is."""
     try:
         async with asyncio.TaskGroup() as tasks:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import anyio
 import pytest
 
-from ...abc.affinity import SeatOutcome
+from ...abc.affinity import MembershipOutcome
 from ...abc.records import Verdict
 from ...errors import LeaseLostError, MemberExistsError
 from .affinity_bench import HOUR, AffinityBench, bench, patience
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..harness import StoreHarness
 
 _MS = round(LIFE * 1000)
-_LOST = SeatOutcome(Verdict.LOST)
+_LOST = MembershipOutcome(Verdict.LOST)
 
 
 @pytest.mark.anyio
@@ -153,7 +153,7 @@ class AffinityMemberContract:
         shorter = await at.backend.join("default", "w1", "a", 1)
         assert (shorter.fence, shorter.ends_ms) == (first.fence, again.ends_ms)
         other = await at.backend.join("default", "w1", "b", _MS)
-        assert other == SeatOutcome(Verdict.CLAIMED, ends_ms=again.ends_ms)
+        assert other == MembershipOutcome(Verdict.CLAIMED, ends_ms=again.ends_ms)
 
     async def test_a_lost_lease_ends_the_block(self, harness: StoreHarness) -> None:
         at = await bench(harness)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import anyio
 import pytest
 
-from ...abc.affinity import place_of, rendezvous
+from ...abc.affinity import affinity_key, rendezvous
 from ...model import SessionKey
 from ...ordering import SessionAffinity
 from .affinity_bench import HOUR, WORKERS, bench, chosen, keys, patience
@@ -106,7 +106,7 @@ class AffinityPlaceContract:
         scopes = ("", f"default/{ACME}", f"default/{GLOBEX}", f"staging/{ACME}")
         for caller, scope in zip(_CALLERS, scopes, strict=True):
             assert await at.server_of(caller=caller) is None
-            expected = rendezvous(place_of(scope, KEY), WORKERS)
+            expected = rendezvous(affinity_key(scope, KEY), WORKERS)
             assert await at.worker_for(caller=caller) == expected
         await at.affinity.pin(KEY, "w1", ctx=ctx())
         for caller in _CALLERS:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import anyio
 import pytest
 
-from ...abc.inbox import EarlyPlace
+from ...abc.inbox import EarlyEventQueue
 from ...abc.waits import EventMemory
 from ...errors import InboxFullError
 from ...model import ReplyScope, SessionKey
@@ -131,17 +131,19 @@ class InboxEarlyContract:
     ) -> None:
         at = await desk(harness)
         peer = await at.peer()
-        place = EarlyPlace(owner_of(_ANN, "ann"), hash_of(_CHAT))
+        place = EarlyEventQueue(owner_of(_ANN, "ann"), hash_of(_CHAT))
         memory = EventMemory(10, 1000_000)
         backend = at.backend
         for event_id in ("e1", "e2"):
             await _deliver(at, event_id)
-        assigned = await backend.assign(place, SessionKey("first"), "", memory, backend.deadline())
+        assigned = await backend.assign_early(
+            place, SessionKey("first"), "", memory, backend.deadline()
+        )
         assert [(key, letter.event_id) for key, letter in assigned] == [
             ("first", "e1"),
             ("first", "e2"),
         ]
-        await backend.drop(place, *assigned[0], backend.deadline())
+        await backend.delete_early(place, *assigned[0], backend.deadline())
         # Whoever moved them died here, and now another session waits.
         await _deliver(at, "e3")
         await _wait(at, "second")
@@ -158,10 +160,10 @@ class InboxEarlyContract:
         self, harness: StoreHarness
     ) -> None:
         at = await desk(harness)
-        place = EarlyPlace(owner_of(_ANN, "ann"), hash_of(_CHAT))
+        place = EarlyEventQueue(owner_of(_ANN, "ann"), hash_of(_CHAT))
         backend, memory = at.backend, EventMemory(10, 1000_000)
         await _deliver(at, "e1")
-        await backend.assign(place, SessionKey("first"), "", memory, backend.deadline())
+        await backend.assign_early(place, SessionKey("first"), "", memory, backend.deadline())
         await at.store.put(session("first", owner=ctx(team_id="red", user_id="bob")))
         await _deliver(at, "e2")
         await _wait(at)
@@ -169,7 +171,7 @@ class InboxEarlyContract:
         async with at.turn() as turn:
             assert (turn.key, [mail.event_id for mail in turn.mail]) == (KEY, ["e1", "e2"])
             await turn.finish()
-        assert await backend.assign(place, KEY, "", memory, backend.deadline()) == []
+        assert await backend.assign_early(place, KEY, "", memory, backend.deadline()) == []
 
     async def test_a_full_mailbox_holds_up_no_other_sessions_events(
         self, harness: StoreHarness
@@ -177,11 +179,11 @@ class InboxEarlyContract:
         at = await desk(harness, limits=InboxLimits(mail=1))
         await at.store.put(session("first", owner=_ANN))
         await at.admit("e0", key="first", owner=_ANN)
-        place = EarlyPlace(owner_of(_ANN, "ann"), hash_of(_CHAT))
+        place = EarlyEventQueue(owner_of(_ANN, "ann"), hash_of(_CHAT))
         backend, memory = at.backend, EventMemory(10, 1000_000)
         for event_id in ("e1", "e2"):
             await _deliver(at, event_id)
-        await backend.assign(place, SessionKey("first"), "", memory, backend.deadline())
+        await backend.assign_early(place, SessionKey("first"), "", memory, backend.deadline())
         await _wait(at)
         told = await _deliver(at, "e3")
         assert told is not None

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from ..._core.tenancy import admit
-from ...abc.inbox import Mailbox, Posting
+from ..._core.tenancy import allowed_owners_of
+from ...abc.inbox import MailboxRef, NewMessage
 from ...abc.waits import EventMemory
 from ...codec import Codec, JsonCodec, SessionBody
 from ...errors import DecodeError, InboxFullError
@@ -347,9 +347,9 @@ class InboxFailingContract:
     async def test_no_message_is_told_by_what_describes_it(self, harness: StoreHarness) -> None:
         at = await desk(harness, attempts=1)
         await at.admit("e1", payload=SECRET.encode())
-        box, memory = Mailbox("default/acme", KEY), EventMemory(1, 1)
-        admission = admit(OWNER)[1]
-        posting = Posting("inbox", box, admission, "e1", SECRET.encode(), 1, memory)
+        mailbox, memory = MailboxRef("default/acme", KEY), EventMemory(1, 1)
+        allowed = allowed_owners_of(OWNER)[1]
+        posting = NewMessage("inbox", mailbox, allowed, "e1", SECRET.encode(), 1, memory)
         assert SECRET not in repr(posting)
         async with at.turn() as turn:
             assert SECRET not in repr(turn.mail)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import anyio
 import pytest
 
-from ...abc.fencing import GuardKind
+from ...abc.fencing import LeaseKind
 from ...errors import LeaseLostError
 from ...model import Cas
 from .inbox_bench import LEASE, OWNER, PATIENCE, desk
@@ -42,7 +42,7 @@ class InboxTakingContract:
             assert [mail.event_id for mail in turn.mail] == [f"e{n}" for n in range(12)]
             assert {mail.attempt for mail in turn.mail} == {1}
             guard = turn.guard
-            assert (guard.kind, guard.key, guard.fence) == (GuardKind.INBOX, KEY, turn.fence)
+            assert (guard.kind, guard.key, guard.fence) == (LeaseKind.INBOX, KEY, turn.fence)
             assert guard.scope == "default/acme"
             assert not turn.ended
             await turn.finish()

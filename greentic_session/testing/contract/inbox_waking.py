@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import anyio
 import pytest
 
-from ..._core.subscribers import Listeners
+from ..._core.subscribers import Subscribers
 from .inbox_bench import PATIENCE, counted, desk
 from .observing import asleep
 from .samples import KEY
@@ -16,7 +16,7 @@ from .samples import KEY
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from ...abc.notifications import Bell
+    from ...abc.notifications import Subscription
     from ..harness import StoreHarness
     from .inbox_bench import InboxBench
 
@@ -46,15 +46,15 @@ class _Taker:
                 await turn.finish(counted(turn))
 
 
-class _NoBells:
+class _NoNotifications:
     """Those who listen where nobody rings, as with an account that may not subscribe."""
 
     def __init__(self) -> None:
-        self._listeners = Listeners()
+        self._subscribers = Subscribers()
 
     @asynccontextmanager
-    async def listen(self, _inbox: str) -> AsyncGenerator[Bell]:
-        with self._listeners.joined(is_rung=False) as bell:
+    async def subscribe(self, _inbox: str) -> AsyncGenerator[Subscription]:
+        with self._subscribers.subscribed(is_notified=False) as bell:
             yield bell
 
 
@@ -122,7 +122,7 @@ class InboxWakingContract:
     ) -> None:
         rest_secs = 0.2
         at = await desk(harness, retry_delay=rest_secs)
-        monkeypatch.setattr(at.backend, "listen", _NoBells().listen)
+        monkeypatch.setattr(at.backend, "subscribe", _NoNotifications().subscribe)
         taker, newcomer = _Taker(at), _Taker(at)
         with anyio.fail_after(PATIENCE):
             async with anyio.create_task_group() as tasks:

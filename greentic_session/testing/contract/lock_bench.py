@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, final
 import anyio
 import pytest
 
-from ...abc.locks import LockBid, LockOutcome, LockPlace, SupportsLocks
+from ...abc.locks import LockOutcome, LockRef, LockRequest, SupportsLocks
 from ...errors import LeaseLostError, LockHeldError
 from ...ordering import SessionLocks
 from .samples import GLOBEX, KEY, ctx
@@ -71,12 +71,12 @@ class LockBench:
         self, token: str, *, lease: float = LEASE, queues: bool = True, place_ms: int = PLACE_MS
     ) -> LockOutcome:
         """Ask for the lock under a token, as a bare step."""
-        bid = LockBid(place(token), token, round(lease * 1000), place_ms, queues=queues)
-        return await self.backend.lock(bid, self.backend.deadline())
+        bid = LockRequest(place(token), token, round(lease * 1000), place_ms, queues=queues)
+        return await self.backend.acquire(bid, self.backend.deadline())
 
     async def leave(self, token: str) -> bool:
         """Give back what the token has, as a bare step."""
-        return await self.backend.leave(place(token), 0, self.backend.deadline())
+        return await self.backend.release(place(token), 0, self.backend.deadline())
 
     async def renew(self, token: str, lease: float = LEASE) -> LockOutcome:
         """Renew the token's lease, as a bare step."""
@@ -85,8 +85,8 @@ class LockBench:
 
     async def waiting(self, key: SessionKey = KEY) -> int:
         """Return how many wait for a lock that is held for no more than ``LEASE``."""
-        probe = LockBid(LockPlace("", key, "probe"), "probe", 1, PLACE_MS, queues=False)
-        outcome = await self.backend.lock(probe, self.backend.deadline())
+        probe = LockRequest(LockRef("", key, "probe"), "probe", 1, PLACE_MS, queues=False)
+        outcome = await self.backend.acquire(probe, self.backend.deadline())
         return outcome.left_ms // (PLACE_MS // 4)
 
     async def until_waiting(self, count: int) -> None:
@@ -139,9 +139,9 @@ class LockBench:
         assert held.ended
 
 
-def place(token: str) -> LockPlace:
+def place(token: str) -> LockRef:
     """Return a place of the lock on ``KEY`` in all tenants together."""
-    return LockPlace("", KEY, token)
+    return LockRef("", KEY, token)
 
 
 async def lock_bench(harness: StoreHarness, **options: Any) -> LockBench:

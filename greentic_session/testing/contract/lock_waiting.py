@@ -201,29 +201,29 @@ class LockWaitingContract:
     async def test_the_next_is_rung_for(self, harness: StoreHarness, left: str) -> None:
         at = await lock_bench(harness)
         other = await at.peer()
-        async with other.backend.listen("b") as bell, other.backend.listen("c") as later:
-            assert await bell.rung(PATIENCE_SECS) is True  # it is heard
-            assert await later.rung(PATIENCE_SECS) is True
+        async with other.backend.subscribe("b") as bell, other.backend.subscribe("c") as later:
+            assert await bell.wait(PATIENCE_SECS) is True  # it is heard
+            assert await later.wait(PATIENCE_SECS) is True
             if left == "the lock":
                 await _queued(at, "b", "c")
-                assert await bell.rung(0) is False
+                assert await bell.wait(0) is False
                 await at.leave("holder")
             else:
                 await _queued(at, "a", "b", "c")
                 await at.leave("holder")
-                assert await bell.rung(0) is False
+                assert await bell.wait(0) is False
                 await at.leave("a")
-            assert await bell.rung(PATIENCE_SECS) is True
-            assert await later.rung(0) is False
+            assert await bell.wait(PATIENCE_SECS) is True
+            assert await later.wait(0) is False
 
     async def test_nobody_is_rung_for_in_vain(self, harness: StoreHarness) -> None:
         at = await lock_bench(harness)
-        async with at.backend.listen("b") as bell:
-            assert await bell.rung(PATIENCE_SECS) is True  # it is heard
+        async with at.backend.subscribe("b") as bell:
+            assert await bell.wait(PATIENCE_SECS) is True  # it is heard
             await _queued(at, "a", "b")
             await at.leave("a")  # the lock is held still
             await at.leave("stranger")
-            assert await bell.rung(0.02) is False  # none comes: nothing else could tell
+            assert await bell.wait(0.02) is False  # none comes: nothing else could tell
 
     async def test_waiting_ends_in_time(self, harness: StoreHarness) -> None:
         at = await lock_bench(harness)
