@@ -27,7 +27,7 @@ __all__ = ["MemoryLocks"]
 
 @final
 class _Lock:
-    """A lock that is held or waited for: what ``redis/lua/lock.lua`` keeps of it.
+    """A lock that is held or waited for: what ``redis/lua/lib/lock.lua`` keeps of it.
 
     :ivar waiters: token of each, and when its place lapses; in the order in which they came.
     :ivar due: when the expiry index looks at it.

@@ -40,7 +40,7 @@ __all__ = ["RedisAffinity"]
 
 _MEMBER: Final = re.compile(rb"([0-9]+):([0-9]+):.*", re.DOTALL)
 _PLACE: Final = re.compile(rb"([0-9]+):[0-9]+:([^\n]*)\n([^\n]*)")
-"""The values of ``lua/affinity.lua``, which passes over others, too."""
+"""The values of ``lua/lib/affinity.lua``, which passes over others, too."""
 _PAGE: Final = 512
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from ..errors import StoreUnavailableError
 from .message_format import member_of
 from .replies import wrong_type
-from .scripts import COMMIT, GIVE_BACK, HINT
+from .scripts import COMMIT_TURN, INDEX_SET_DUE, RELEASE_TURN
 from .transport.failures import ForeignValueError
 
 if TYPE_CHECKING:
@@ -51,7 +51,9 @@ class InboxScripts:
         terms = (member_of(mailbox), mark, delay_ms, channel, token)
         # On one server, whoever has the mail has what was written before it: its expectation.
         is_hint = not token or not self._client.confirms_apart
-        await self._on_index(HINT, self._names.agenda(inbox), terms, until, is_hint=is_hint)
+        await self._on_index(
+            INDEX_SET_DUE, self._names.agenda(inbox), terms, until, is_hint=is_hint
+        )
 
     async def _on_index(
         self,
@@ -89,14 +91,14 @@ class InboxScripts:
         names = self._names.of_mailbox(*mailbox)
         if suffix:
             names = (*names, f"{names[2]}{suffix}")
-        elif script is COMMIT:
+        elif script is COMMIT_TURN:
             names = (*names, self._names.events(names[0]))
         try:
             return await self._client.run(
                 *(script, names, (mailbox.scope, *arguments)),
                 until=until,
                 # Should giving back be lost with its server, the lease ends by itself.
-                is_hint=script is GIVE_BACK,
+                is_hint=script is RELEASE_TURN,
                 grants=grants,
                 ends=ends,
             )

@@ -9,7 +9,7 @@ from ..abc.locks import LockBackend, LockOutcome, LockRef, LockRequest, LockStat
 from ..abc.records import DONE, Verdict
 from ..errors import StoreUnavailableError
 from .replies import clock_ms, parsing_read_reply, parsing_write_reply
-from .scripts import LEAVE_LOCK, LOCK, RENEW_LOCK
+from .scripts import ACQUIRE_LOCK, RELEASE_LOCK, RENEW_LOCK
 from .transport.failures import ForeignValueError
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class RedisLocks(LockBackend):
     @override
     async def acquire(self, request: LockRequest, until: float | None) -> LockOutcome:
         verdict, *told = await self._run(
-            LOCK,
+            ACQUIRE_LOCK,
             request.ref,
             *(
                 request.name,
@@ -83,7 +83,7 @@ class RedisLocks(LockBackend):
     @override
     async def release(self, place: LockRef, lease_ms: int, until: float | None) -> bool:
         verdict, *_ = await self._run(
-            LEAVE_LOCK, place, lease_ms, self._names.channel(""), until=until
+            RELEASE_LOCK, place, lease_ms, self._names.channel(""), until=until
         )
         return verdict is DONE
 
@@ -123,9 +123,9 @@ class RedisLocks(LockBackend):
                 *(script, names, parts),
                 until=until,
                 # Should leaving be lost with its server, the lease or the place ends by itself.
-                is_hint=script is LEAVE_LOCK,
-                grants=place.token if script is LOCK else "",
-                ends=place.token if script is LEAVE_LOCK else "",
+                is_hint=script is RELEASE_LOCK,
+                grants=place.token if script is ACQUIRE_LOCK else "",
+                ends=place.token if script is RELEASE_LOCK else "",
             )
         except ForeignValueError:
             raise _foreign() from None

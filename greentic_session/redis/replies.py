@@ -1,4 +1,4 @@
-"""What the scripts answer, as the contract's outcomes: see ``lua/record.lua``."""
+"""What the scripts answer, as the contract's outcomes: see ``lua/lib/record.lua``."""
 
 from __future__ import annotations
 

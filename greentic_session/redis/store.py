@@ -266,7 +266,7 @@ class RedisSessionStore(
             incarnation,
             value,
             following,
-            f"op{following % 8}",  # see ``lua/record.lua``
+            f"op{following % 8}",  # see ``lua/lib/record.lua``
             until=until,
             expected=expected,
             guard=guard,

@@ -30,7 +30,17 @@ from ..abc.waits import (
 from ..errors import OutcomeUnknownError, StoreUnavailableError
 from ..model import SessionKey
 from .replies import parsing_read_reply, parsing_write_reply, scored, undecodable_record, wrong_type
-from .scripts import ANNOUNCE, CLAIM, CLEAR, DISPLACE, PAUSE, REINDEX, RELEASE, RENEW, SETTLE
+from .scripts import (
+    CLAIM,
+    CLEAR,
+    END_CLAIM,
+    INDEX_INTENT,
+    REGISTER,
+    RELEASE_CLAIM,
+    RENEW_CLAIM,
+    SUPERSEDE,
+    UPDATE_INDEX,
+)
 from .transport.failures import ForeignValueError
 
 if TYPE_CHECKING:
@@ -126,7 +136,7 @@ class RedisWaits(WaitBackend):
         encoded, expected, scope_hash, event, floor_us = registration
         token = ("", "") if expected is None else (expected.incarnation, expected.value)
         reply = await self._run(
-            PAUSE,
+            REGISTER,
             encoded.scope,
             encoded.key,
             (encoded.owner, encoded.ttl_ms, encoded.body, *token, mint_incarnation()),
@@ -179,7 +189,7 @@ class RedisWaits(WaitBackend):
 
     @override
     async def renew(self, ref: ClaimRef, lease_ms: int, until: float | None) -> WaitOutcome:
-        reply = await self._run(RENEW, ref.scope, ref.key, (ref.fence, lease_ms), until=until)
+        reply = await self._run(RENEW_CLAIM, ref.scope, ref.key, (ref.fence, lease_ms), until=until)
         with parsing_write_reply():
             if reply[0] != Verdict.DONE:
                 return WaitOutcome(Verdict(reply[0]))
@@ -198,7 +208,7 @@ class RedisWaits(WaitBackend):
             else (encoded.owner, encoded.ttl_ms, encoded.body)
         )
         reply = await self._run(
-            SETTLE,
+            END_CLAIM,
             ref.scope,
             ref.key,
             (*state, expected.incarnation, expected.value, ref.fence, how.value),
@@ -212,7 +222,7 @@ class RedisWaits(WaitBackend):
     @override
     async def release(self, ref: ClaimRef, attempt: str, until: float | None) -> WaitOutcome:
         terms = (ref.fence, attempt)
-        reply = await self._run(RELEASE, ref.scope, ref.key, terms, until=until, ends=attempt)
+        reply = await self._run(RELEASE_CLAIM, ref.scope, ref.key, terms, until=until, ends=attempt)
         await self._extend(ref, reply[4:], until)
         return _written(ref.key, reply[:4])
 
@@ -220,7 +230,7 @@ class RedisWaits(WaitBackend):
     async def supersede(
         self, scope: str, key: SessionKey, scope_hash: str, since_us: int, until: float | None
     ) -> None:
-        await self._run(DISPLACE, scope, key, (scope_hash, since_us), until=until)
+        await self._run(SUPERSEDE, scope, key, (scope_hash, since_us), until=until)
 
     @override
     async def events_of(
@@ -327,7 +337,7 @@ class RedisWaits(WaitBackend):
         until: float | None,
     ) -> IndexIntent:
         reply = await self._run_on_index(
-            ANNOUNCE, wait_owner, (scope_hash, key, ttl_ms), until=until
+            INDEX_INTENT, wait_owner, (scope_hash, key, ttl_ms), until=until
         )
         with parsing_write_reply():
             others = [
@@ -343,7 +353,7 @@ class RedisWaits(WaitBackend):
         retired = (part for entry in change.removals for part in entry)
         seen = (part for event in change.events for part in event)
         await self._run_on_index(
-            REINDEX,
+            UPDATE_INDEX,
             wait_owner,
             (*events, *(change.upsert or _NO_ENTRY), len(change.removals), *retired, *seen),
             until=until,
@@ -432,7 +442,7 @@ def _events(reply: Reply) -> list[SeenEvent]:
 
 
 def _entries(lines: bytes) -> list[IndexEntry]:
-    """Return the hints of one reply scope: see ``lua/index.lua``, which passes over others, too."""
+    """Return the valid entries of one reply scope: see ``lua/lib/wait_index.lua``."""
     return [
         IndexEntry(SessionKey(found[3]), int(found[1]), int(found[2]))
         for line in lines.decode(errors="replace").split("\n")

@@ -49,7 +49,7 @@ _CLOSE_SECS: Final = 1.0
 _MAX_RESTARTS: Final = 3
 """So often a scan starts anew because names may have come to be elsewhere."""
 _MAX_UNANSWERED: Final = 256
-_BARRIER: Final = Script("barrier")
+_BARRIER: Final = Script("touch_for_wait")
 _ASKING: Final[Command] = ("ASKING",)
 _PING: Final[tuple[Command]] = (("PING",),)
 
