@@ -5,14 +5,29 @@ On trio with a clock that jumps to whatever comes next, so that times are exact.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from contextlib import AsyncExitStack
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
 from trio.testing import MockClock
 
-from greentic_session import LeaseLostError, StoreUnavailableError
-from greentic_session._core.leases import LeaseRenewer
+from greentic_session import (
+    InMemorySessionStore,
+    LeaseLostError,
+    ManualClock,
+    ReplyScope,
+    Session,
+    SessionCursor,
+    SessionKey,
+    SessionMeta,
+    StoreUnavailableError,
+    TenantCtx,
+    WaitRegistry,
+)
+from greentic_session._core.leases import LeaseHandle, LeaseRenewer
+from greentic_session.ordering import SessionAffinity, SessionInbox, SessionLocks
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -35,7 +50,7 @@ async def cut_off_at(lease_secs: float, renew: Callable[[], Awaitable[object]]) 
         pass
 
     async def block() -> None:
-        async with keeper.renewing(renew, leave, name="test", leave_secs=1):
+        async with keeper.renewing(renew, leave, name="test"):
             try:
                 await anyio.sleep_forever()
             finally:
@@ -101,7 +116,7 @@ async def test_the_store_is_asked_again_after_what_nobody_thought_of() -> None:
     async def leave() -> None:
         keeper.ended = True
 
-    async with keeper.renewing(renew, leave, name="test", leave_secs=1):
+    async with keeper.renewing(renew, leave, name="test"):
         await anyio.sleep(31)
     assert not keeper.lost
 
@@ -120,6 +135,55 @@ async def test_a_loop_that_was_held_up_may_still_ask() -> None:
     async def leave() -> None:
         keeper.ended = True
 
-    async with keeper.renewing(renew, leave, name="test", leave_secs=1):
+    async with keeper.renewing(renew, leave, name="test"):
         await asked.wait()
     assert not keeper.lost
+
+
+ANN = TenantCtx(tenant_id="acme", user_id="ann")
+KEY = SessionKey("key")
+
+
+async def a_claim(store: InMemorySessionStore[Any], _: AsyncExitStack) -> LeaseHandle:
+    waits, scope = WaitRegistry(store), ReplyScope(conversation="chat")
+    cursor = SessionCursor(flow_id="flow", node_id="node")
+    session: Session[Any] = Session(
+        key=KEY, cursor=cursor, meta=SessionMeta.of(ANN), context={}, ttl_secs=60
+    )
+    await waits.register_wait(ANN, "ann", scope, session)
+    return await waits.claim(ANN, "ann", scope)
+
+
+async def a_turn(store: InMemorySessionStore[Any], blocks: AsyncExitStack) -> LeaseHandle:
+    inbox = SessionInbox(store, ANN)
+    await inbox.admit(KEY, "event", b"")
+    return await blocks.enter_async_context(inbox.take("worker"))
+
+
+async def a_lock(store: InMemorySessionStore[Any], blocks: AsyncExitStack) -> LeaseHandle:
+    return await blocks.enter_async_context(SessionLocks(store).hold(KEY))
+
+
+async def a_membership(store: InMemorySessionStore[Any], blocks: AsyncExitStack) -> LeaseHandle:
+    return await blocks.enter_async_context(SessionAffinity(store).member("worker", lease=30))
+
+
+@pytest.mark.parametrize("name", ["auto_renew", "kept"])
+@pytest.mark.parametrize("lease_of", [a_claim, a_turn, a_lock, a_membership])
+async def test_auto_renew_and_its_deprecated_alias_renew_and_release_every_lease(
+    lease_of: Callable[[InMemorySessionStore[Any], AsyncExitStack], Awaitable[LeaseHandle]],
+    name: str,
+) -> None:
+    clock = ManualClock(1_700_000_000_000)
+    store: InMemorySessionStore[Any] = InMemorySessionStore(clock=clock)
+    async with AsyncExitStack() as blocks:
+        lease = await lease_of(store, blocks)
+        until = lease._until
+        clock.advance(5)
+        async with getattr(lease, name)() as same:
+            assert same is lease
+            await anyio.sleep(11)
+            assert lease._until - until == timedelta(seconds=5)
+            assert not lease.ended
+        assert lease.ended
+        assert await lease._release() is False

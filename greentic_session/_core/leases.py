@@ -1,36 +1,44 @@
-"""A lease that is renewed while a block runs, and the end of the block when it is lost."""
+"""A lease as its holder has it, and its auto-renewal while a block runs."""
 
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple, NoReturn, final
 
 import anyio
 
+from .._validation import duration_to_ms
 from ..errors import DurabilityError, LeaseLostError, SessionError
 from .tasks import run_to_completion, start_background
+from .times import datetime_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+    from contextlib import AbstractAsyncContextManager
+    from datetime import datetime, timedelta
+    from typing import Self
 
-__all__ = ["LeaseRenewer"]
+__all__ = ["RELEASE_SECS", "LeaseEnd", "LeaseHandle", "LeaseRenewer"]
 
+RELEASE_SECS: Final = 5.0
+"""Limit on releasing a lease. After that the lease ends by itself."""
 _LOGGER: Final = logging.getLogger(__name__)
 
 
 @final
 class LeaseRenewer:
-    """The time that a lease has left, by the event loop's clock, and who looks after it.
+    """The time that a lease has left, by the event loop's clock, and its renewal.
 
-    Leases are counted from when they were asked for: what the answer took is of their time.
+    A lease counts from when it was requested: the time that the reply takes is part of it.
 
-    :param lease_secs: how long the lease is each time it is renewed.
+    :param lease_secs: length of the lease each time it is renewed.
     :param ends_at: when it ends, on the event loop's clock.
-    :ivar ends_at: the same, as last heard.
+    :ivar ends_at: the same, by the last reply.
     :ivar ended: whether the holder has ended it.
-    :ivar lost: whether it was found to be held no longer.
+    :ivar lost: whether the holder has lost it.
     """
 
     __slots__ = ("_endings", "_lease_secs", "ended", "ends_at", "lost")
@@ -44,14 +52,14 @@ class LeaseRenewer:
 
     @property
     def is_over(self) -> bool:
-        """Whether it was ended, or found lost."""
+        """Whether the lease was ended or lost."""
         return self.ended or self.lost
 
     def require_held(self, what: str) -> None:
         """Do nothing while the lease may be held.
 
-        :param what: for people, of what was ended.
-        :raises LeaseLostError: it was ended, or found lost.
+        :param what: names the lease, for people.
+        :raises LeaseLostError: the lease was ended or lost.
         """
         if self.ended:
             raise LeaseLostError(f"{what} has ended")
@@ -64,9 +72,9 @@ class LeaseRenewer:
 
     @contextmanager
     def ending(self, *, ends: bool = True) -> Generator[None]:
-        """Say that an ending is under way: its answer tells whether the lease was lost.
+        """Mark an ending as in progress. The renewal waits for its reply before it reports a loss.
 
-        :param ends: whether it ends the lease if it is done, also if too few replicas know of it.
+        :param ends: whether the call ends the lease. If so, a :class:`DurabilityError` ends it too.
         """
         ending = anyio.Event()
         self._endings.add(ending)
@@ -83,25 +91,22 @@ class LeaseRenewer:
     async def renewing(
         self,
         renew: Callable[[], Awaitable[object]],
-        leave: Callable[[], Awaitable[object]],
+        release: Callable[[], Awaitable[object]],
         *,
         name: str,
-        leave_secs: float,
     ) -> AsyncGenerator[None]:
-        """Renew the lease at a third of it while the block runs, and leave it at the end.
+        """Renew the lease at a third of it while the block runs, and release it at the end.
 
-        When the lease is lost (the backend says so, or the time ended and it could not be asked),
-        the block is cancelled by a cancel scope: what it still awaits ends at once, unless it is
+        When the lease is lost (the backend says so, or it ended before the backend replied), the
+        block is cancelled by a cancel scope: calls that it awaits end at once, unless they are
         shielded; and the block is left in the task that entered it, inner blocks before outer ones
         (anyio docs, "Cancellation and timeouts").
 
-        :param renew: renews it, and sets :attr:`ends_at`; :class:`LeaseLostError` ends the block,
-            after any other error it is tried again while time is left. One that is not of this
-            library is logged.
-        :param leave: called at the end, however the block ends and also if its task is cancelled;
-            to look at what stands, and give back what is still held.
-        :param name: of what is kept, for people.
-        :param leave_secs: limit on ``leave``.
+        :param renew: renews it, and sets :attr:`ends_at`. :class:`LeaseLostError` ends the block.
+            Any other error is retried while time is left, and logged if it is not of this library.
+        :param release: called at the end, however the block ends and also if its task is cancelled.
+            Takes at most :data:`RELEASE_SECS`.
+        :param name: names the lease, for people.
         :raises LeaseLostError: on leaving, if the lease was lost and the block raised nothing else.
         """
         block = anyio.CancelScope()
@@ -114,16 +119,16 @@ class LeaseRenewer:
         async def end() -> None:
             await renewer.stop()
             try:
-                await leave()
+                await release()
             except SessionError as error:
-                # How the block ended counts; what was not given back comes back with its lease.
+                # The outcome of the block counts. The lease ends by itself.
                 _LOGGER.warning("a %s was not given back: %s", name, error.code)
 
         try:
             with block:
                 yield
         finally:
-            await run_to_completion(end, f"greentic_session end of {name}", leave_secs)
+            await run_to_completion(end, f"greentic_session end of {name}", RELEASE_SECS)
         if self.lost and not self.ended:
             raise LeaseLostError
 
@@ -132,14 +137,14 @@ class LeaseRenewer:
     ) -> None:
         lease_secs = self._lease_secs
         renew_at = self._renew_at
-        late_secs = lease_secs / 3  # a loop that was held up wakes late, and may still ask
+        late_secs = lease_secs / 3  # an event loop that was blocked wakes late, and may still renew
         while not self.is_over:
             await anyio.sleep_until(renew_at)
-            patience_secs = max(self.ends_at - anyio.current_time(), late_secs)
-            if patience_secs <= 0:
+            timeout_secs = max(self.ends_at - anyio.current_time(), late_secs)
+            if timeout_secs <= 0:
                 break
             try:
-                with anyio.fail_after(patience_secs):
+                with anyio.fail_after(timeout_secs):
                     await renew()
                 renew_at = self._renew_at
                 late_secs = lease_secs / 3
@@ -149,9 +154,116 @@ class LeaseRenewer:
                 if not isinstance(error, (SessionError, TimeoutError)):
                     _LOGGER.exception("a %s could not be renewed", name)
                 renew_at = min(anyio.current_time() + lease_secs / 10, self.ends_at)
-                late_secs = 0.0  # who asked in vain is not late
-        while self._endings:  # what the store answers there tells whether it was lost
+                late_secs = 0.0  # after a failed attempt, grant no extra time
+        while self._endings:  # their replies tell whether the lease was lost
             await next(iter(self._endings)).wait()
         if not self.ended:
             self.lost = True
             block.cancel()
+
+
+class LeaseEnd(NamedTuple):
+    """When a lease ends.
+
+    :ivar at_ms: milliseconds since the epoch by the store's clock.
+    :ivar left_ms: how much of the lease was left when the store granted it, in milliseconds.
+    """
+
+    at_ms: int
+    left_ms: int
+
+
+class LeaseHandle(ABC):
+    """A lease that a worker holds.
+
+    :param check_open: raises :class:`StoreUnavailableError` if the store was closed.
+    :param lease_ms: length of the lease, in milliseconds.
+    :param end: when it ends.
+    :param sent_at: when it was requested, on the event loop's clock.
+    """
+
+    __slots__ = ("_check_open", "_ends_ms", "_lease_ms", "_renewer")
+
+    _KIND: ClassVar[str]
+    """Names the lease in logs and tasks."""
+    _SUBJECT: ClassVar[str]
+    """Names the lease in errors."""
+
+    def __init__(
+        self, check_open: Callable[[], None], lease_ms: int, end: LeaseEnd, sent_at: float
+    ) -> None:
+        self._check_open: Final = check_open
+        self._lease_ms: Final = lease_ms
+        self._ends_ms = end.at_ms
+        self._renewer: Final = LeaseRenewer(lease_ms / 1000, sent_at + end.left_ms / 1000)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the holder has ended the lease, or has lost it."""
+        return self._renewer.is_over
+
+    @asynccontextmanager
+    async def auto_renew(self) -> AsyncGenerator[Self]:
+        """Renew the lease while the block runs, and release it at the end if it is still held.
+
+        When the lease is lost (another worker holds it, or it ended before the store replied), the
+        block is cancelled by a cancel scope. So the block is left in the task that entered it, and
+        inner blocks before outer ones (anyio docs, "Cancellation and timeouts").
+
+        :raises LeaseLostError: on leaving, if the lease was lost and the block raised nothing else.
+        """
+        async with self._renewer.renewing(self._renew, self._release, name=self._KIND):
+            yield self
+
+    def kept(self) -> AbstractAsyncContextManager[Self]:
+        """Do the same as :meth:`auto_renew`.
+
+        .. deprecated:: 0.1
+            Use :meth:`auto_renew`.
+        """
+        return self.auto_renew()
+
+    # --- for the kinds of leases -------------------------------------------------------------
+
+    @abstractmethod
+    async def _send_renew(self, lease_ms: int) -> LeaseEnd | None:
+        """Let the lease end no sooner than ``lease_ms`` from now; ``None`` if it is lost."""
+
+    @abstractmethod
+    async def _send_release(self) -> bool:
+        """Release the lease; ``False`` if it is lost."""
+
+    @property
+    def _until(self) -> datetime:
+        return datetime_of(self._ends_ms)
+
+    def _require_held(self) -> None:
+        self._check_open()
+        self._renewer.require_held(self._SUBJECT)
+
+    def _lose(self) -> NoReturn:
+        self._renewer.lost = True
+        raise LeaseLostError
+
+    async def _renew(self, lease: timedelta | float | None = None) -> datetime:
+        lease_ms = self._lease_ms if lease is None else duration_to_ms(lease, "lease")
+        self._require_held()
+        sent_at = anyio.current_time()
+        end = await self._send_renew(lease_ms)
+        if end is None:
+            self._lose()
+        self._ends_ms = end.at_ms
+        self._renewer.ends_at = sent_at + end.left_ms / 1000
+        return self._until
+
+    async def _release(self) -> bool:
+        if self.ended:
+            return False
+        self._check_open()
+        with self._renewer.ending():
+            held = await self._send_release()
+            if held:
+                self._renewer.ended = True
+            else:
+                self._renewer.lost = True
+        return held

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager, suppress
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, Self, cast, final
+from datetime import datetime  # noqa: TC003 - msgspec reads it
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, cast, final
 from uuid import uuid4
 
 import anyio
 import msgspec
 
+from .._compat import override
 from .._core import tenancy
-from .._core.leases import LeaseRenewer
+from .._core.leases import RELEASE_SECS, LeaseEnd, LeaseHandle
 from .._core.tasks import run_to_completion
+from .._core.times import datetime_of
 from .._validation import MAX_IDENTIFIER_CHARS, check_key, duration_to_ms, require_clean_text
 from ..abc.affinity import SupportsAffinity, affinity_key
 from ..abc.records import Verdict
 from ..errors import (
     DurabilityError,
     InvalidInputError,
-    LeaseLostError,
     MemberExistsError,
     OutcomeUnknownError,
     SessionError,
@@ -38,7 +39,6 @@ __all__ = ["Member", "Membership", "Placement", "SessionAffinity"]
 
 _TTL_SECS: Final = 3600.0
 _LEASE_SECS: Final = 15.0
-_LEAVE_SECS: Final = 5.0
 
 
 class Placement(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,24 +93,31 @@ class _Group:
 
 
 @final
-class Membership:
+class Membership(LeaseHandle):
     """A worker's own membership. Made by :meth:`SessionAffinity.member`.
 
     :ivar worker: the worker's name.
     """
 
+    _KIND: ClassVar[str] = "membership"
+    _SUBJECT: ClassVar[str] = "the membership"
+
     def __init__(
         self,
         group: _Group,
-        record: tuple[str, str, int],
+        worker: str,
+        attempt: str,
+        *,
+        lease_ms: int,
         outcome: MembershipOutcome,
         sent_at: float,
     ) -> None:
-        self.worker, self._attempt, self._lease_ms = record
+        end = LeaseEnd(outcome.ends_ms, outcome.left_ms)
+        super().__init__(group.check_open, lease_ms, end, sent_at)
+        self.worker: Final = worker
+        self._attempt: Final = attempt
         self._group: Final = group
         self._fence: Final = outcome.fence
-        self._lease_until_ms = outcome.ends_ms
-        self._renewer: Final = LeaseRenewer(self._lease_ms / 1000, sent_at + outcome.left_ms / 1000)
 
     @property
     def fence(self) -> int:
@@ -126,43 +133,20 @@ class Membership:
     @property
     def lease_until(self) -> datetime:
         """When the lease ends unless renewed: aware UTC, by the store's clock."""
-        return _at(self._lease_until_ms)
+        return self._until
 
-    @property
-    def ended(self) -> bool:
-        """Whether the worker has left, or was found to be a member no longer."""
-        return self._renewer.is_over
-
-    @asynccontextmanager
-    async def kept(self) -> AsyncGenerator[Membership]:
-        """Renew the lease while a block runs, and leave at its end, as ``member`` does.
-
-        :raises LeaseLostError: on leaving, if the lease was lost.
-        """
-        async with self._renewer.renewing(
-            self._renew, self._leave, name="membership", leave_secs=_LEAVE_SECS
-        ):
-            yield self
-
-    async def _renew(self) -> None:
-        sent_at = anyio.current_time()
-        outcome = await self._group.backend.renew(
-            self._group.name, self.worker, self._attempt, self._lease_ms
-        )
+    @override
+    async def _send_renew(self, lease_ms: int) -> LeaseEnd | None:
+        group = self._group
+        outcome = await group.backend.renew(group.name, self.worker, self._attempt, lease_ms)
         if outcome.verdict is not Verdict.DONE:
-            raise LeaseLostError
-        self._lease_until_ms = outcome.ends_ms
-        self._renewer.ends_at = sent_at + outcome.left_ms / 1000
+            return None
+        return LeaseEnd(outcome.ends_ms, outcome.left_ms)
 
-    async def _leave(self) -> None:
-        if self.ended:
-            return
-        backend = self._group.backend
-        with self._renewer.ending():
-            if await backend.leave(self._group.name, self.worker, self._attempt):
-                self._renewer.ended = True
-            else:
-                self._renewer.lost = True
+    @override
+    async def _send_release(self) -> bool:
+        group = self._group
+        return await group.backend.leave(group.name, self.worker, self._attempt)
 
 
 @final
@@ -250,19 +234,23 @@ class SessionAffinity:
                 with suppress(SessionError):
                     await backend.leave(group, worker, attempt)
 
-            await run_to_completion(give_back, "greentic_session end of membership", _LEAVE_SECS)
+            await run_to_completion(give_back, "greentic_session end of membership", RELEASE_SECS)
             raise
         if outcome.verdict is not Verdict.DONE:
-            raise MemberExistsError(worker, _at(outcome.ends_ms))
-        record = worker, attempt, lease_ms
-        async with Membership(self._group, record, outcome, sent_at).kept() as membership:
+            raise MemberExistsError(worker, datetime_of(outcome.ends_ms))
+        membership = Membership(
+            self._group, worker, attempt, lease_ms=lease_ms, outcome=outcome, sent_at=sent_at
+        )
+        async with membership.auto_renew():
             yield membership
 
     async def members(self) -> tuple[Member, ...]:
         """Return the members that live, by name."""
         backend, group = self._group.backend, self._group.name
         return tuple(
-            Member(worker=record.worker, fence=record.fence, lease_until=_at(record.ends_ms))
+            Member(
+                worker=record.worker, fence=record.fence, lease_until=datetime_of(record.ends_ms)
+            )
             for record in sorted(await backend.members(group))
         )
 
@@ -419,9 +407,5 @@ def _worker(worker: str) -> str:
 def _placement(placed: PlacementRecord | None) -> Placement | None:
     if placed is None:
         return None
-    expires_at = _at(placed.expires_ms)
+    expires_at = datetime_of(placed.expires_ms)
     return Placement(worker=placed.worker, pinned=placed.pinned, expires_at=expires_at)
-
-
-def _at(ms: int) -> datetime:
-    return datetime.fromtimestamp(ms / 1000, UTC)

@@ -5,23 +5,24 @@ from __future__ import annotations
 import os
 import secrets
 import socket
-from contextlib import asynccontextmanager, contextmanager, suppress
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, cast, final
+from contextlib import asynccontextmanager, suppress
+from datetime import datetime  # noqa: TC003 - msgspec reads it
+from typing import TYPE_CHECKING, Any, ClassVar, Final, cast, final
 
 import anyio
 import msgspec
 
+from .._compat import override
 from .._core import tenancy
-from .._core.leases import LeaseRenewer
+from .._core.leases import RELEASE_SECS, LeaseEnd, LeaseHandle
 from .._core.tasks import run_to_completion
+from .._core.times import datetime_of
 from .._validation import check_key, duration_to_ms, patience_to_ms, require_clean_text
 from ..abc.fencing import LeaseKind, LeaseRef
 from ..abc.locks import LockOutcome, LockRef, LockRequest, SupportsLocks
 from ..abc.records import DONE
 from ..errors import (
     InvalidInputError,
-    LeaseLostError,
     LockHeldError,
     OutcomeUnknownError,
     SessionError,
@@ -31,8 +32,7 @@ from ..errors import (
 from ..store import AsyncSessionStore
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Generator
-    from contextlib import AbstractAsyncContextManager
+    from collections.abc import AsyncGenerator, Callable
     from datetime import timedelta
 
     from ..abc.locks import LockBackend
@@ -43,8 +43,6 @@ __all__ = ["LockHolder", "SessionLease", "SessionLocks"]
 
 _LEASE_SECS: Final = 30.0
 _PLACE_SECS: Final = 10.0
-_LEAVE_SECS: Final = 5.0
-"""Limit on giving back what is held; after that it ends by itself."""
 _ASKS: Final = 5
 """How often who waits asks within the time of its place: the net under a ring that is lost. A free
 lock passes it by after a quarter of that time, so this is more than four."""
@@ -65,23 +63,17 @@ class LockHolder(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @final
-class SessionLease:
+class SessionLease(LeaseHandle):
     """A lock that is held, until the block around it ends or its lease is lost.
 
     Made by :meth:`SessionLocks.hold` and :meth:`SessionLocks.try_hold`. ``store.put(…,
     fence=lease)`` and ``store.update_cas(…, fence=lease)`` write only while it holds.
     """
 
-    __slots__ = (
-        "_backend",
-        "_check_open",
-        "_lease_ms",
-        "_left_at",
-        "_ref",
-        "_renewer",
-        "_until_ms",
-        "guard",
-    )
+    __slots__ = ("_backend", "_left_at", "_ref", "guard")
+
+    _KIND: ClassVar[str] = "lock"
+    _SUBJECT: ClassVar[str] = "the lock"
 
     def __init__(
         self,
@@ -91,17 +83,17 @@ class SessionLease:
         outcome: LockOutcome,
         sent_at: float,
     ) -> None:
+        end = LeaseEnd(outcome.lease_ms, outcome.left_ms)
+        super().__init__(check_open, request.lease_ms, end, sent_at)
         self._backend: Final = backend
-        self._check_open: Final = check_open
         self._ref: Final = request.ref
-        self._lease_ms: Final = request.lease_ms
-        self._until_ms = outcome.lease_ms
         self._left_at: float | None = None
-        self._renewer: Final = LeaseRenewer(
-            request.lease_ms / 1000, sent_at + outcome.left_ms / 1000
+        self.guard: Final = LeaseRef(
+            kind=LeaseKind.LOCK,
+            scope=request.ref.scope,
+            key=request.ref.key,
+            fence=outcome.fence,
         )
-        scope, key, _ = request.ref
-        self.guard: Final = LeaseRef(LeaseKind.LOCK, scope, key, outcome.fence)
 
     @property
     def key(self) -> SessionKey:
@@ -122,12 +114,7 @@ class SessionLease:
     @property
     def until(self) -> datetime:
         """When the lease ends unless renewed: aware UTC, by the store's clock."""
-        return datetime.fromtimestamp(self._until_ms / 1000, UTC)
-
-    @property
-    def ended(self) -> bool:
-        """Whether the lock was given back, or its lease found lost."""
-        return self._renewer.is_over
+        return self._until
 
     async def renew(self, lease: timedelta | float | None = None) -> datetime:
         """Let the lease begin anew; it never gets shorter.
@@ -141,17 +128,7 @@ class SessionLease:
         :raises OutcomeUnknownError: renewed or not.
         :raises DurabilityError: renewed, and fewer replicas than asked for know of it.
         """
-        lease_ms = self._lease_ms if lease is None else duration_to_ms(lease, "lease")
-        self._check_open()
-        self._renewer.require_held("the lock")
-        sent_at = anyio.current_time()
-        outcome = await self._backend.renew(self._ref, lease_ms, self._backend.deadline())
-        if outcome.verdict is not DONE:
-            self._renewer.lost = True
-            raise LeaseLostError
-        self._until_ms = outcome.lease_ms
-        self._renewer.ends_at = sent_at + outcome.left_ms / 1000
-        return self.until
+        return await self._renew(lease)
 
     async def release(self) -> bool:
         """Give the lock back at once, before the block ends.
@@ -160,34 +137,28 @@ class SessionLease:
         :raises StoreUnavailableError: it was not given back; it ends with its lease.
         :raises OutcomeUnknownError: given back or not; it ends with its lease.
         """
-        if self.ended:
-            return False
-        self._check_open()
-        with self._renewer.ending():
-            left_at = self._left_at  # by a call whose answer was not heard
-            if left_at is None:
-                self._left_at = anyio.current_time()
-            try:
-                held = await self._backend.release(
-                    self._ref, self._until_ms, self._backend.deadline()
-                )
-            except StoreUnavailableError:
-                self._left_at = left_at
-                raise
-            if not held and left_at is not None:
-                held = left_at < self._renewer.ends_at  # nothing but that call ended it
-            if held:
-                self._renewer.ended = True
-            else:
-                self._renewer.lost = True
+        return await self._release()
+
+    @override
+    async def _send_renew(self, lease_ms: int) -> LeaseEnd | None:
+        outcome = await self._backend.renew(self._ref, lease_ms, self._backend.deadline())
+        if outcome.verdict is not DONE:
+            return None
+        return LeaseEnd(outcome.lease_ms, outcome.left_ms)
+
+    @override
+    async def _send_release(self) -> bool:
+        left_at = self._left_at  # of an earlier call whose reply was lost
+        if left_at is None:
+            self._left_at = anyio.current_time()
+        try:
+            held = await self._backend.release(self._ref, self._ends_ms, self._backend.deadline())
+        except StoreUnavailableError:
+            self._left_at = left_at
+            raise
+        if not held and left_at is not None:
+            held = left_at < self._renewer.ends_at  # nothing but that call ended it
         return held
-
-    def kept(self) -> AbstractAsyncContextManager[None]:
-        """Renew the lease while the block runs, and give the lock back at its end.
-
-        :raises LeaseLostError: on leaving, if the lease was lost.
-        """
-        return self._renewer.renewing(self.renew, self.release, name="lock", leave_secs=_LEAVE_SECS)
 
 
 @final
@@ -232,7 +203,7 @@ class SessionLocks:
         self._backend: Final = given.lock_backend()
         self._name: Final = require_clean_text(name, "name", _MAX_NAME_CHARS)
         self._place_ms: Final = duration_to_ms(place, "place")
-        self._held: Final[dict[str, SessionLease]] = {}
+        self._held: Final[dict[SessionLease, None]] = {}
 
     @asynccontextmanager
     async def hold(
@@ -270,14 +241,11 @@ class SessionLocks:
             or ends with the lease.
         :raises DurabilityError: likewise: fewer replicas than asked for know of the holder.
         """
-        request = self._request(key, lease, ctx)
-        wait_secs = None if wait is None else patience_to_ms(wait, "wait") / 1000
-        held = await self._take(request, wait_secs)
+        held = await self._take(key, lease, wait, ctx)
         if not isinstance(held, SessionLease):
-            raise LockHeldError(request.ref.key, _time(held.lease_ms))
-        with self._listed(request, held):
-            async with held.kept():
-                yield held
+            raise LockHeldError(check_key(key), datetime_of(held.lease_ms))
+        async with self._listed(held):
+            yield held
 
     @asynccontextmanager
     async def try_hold(
@@ -296,14 +264,12 @@ class SessionLocks:
             its ``fence`` is refused.
         :raises: as :meth:`hold`, but for :class:`LockHeldError`.
         """
-        request = self._request(key, lease, ctx)
-        held = await self._take(request, 0)
+        held = await self._take(key, lease, 0, ctx)
         if not isinstance(held, SessionLease):
             yield None
             return
-        with self._listed(request, held):
-            async with held.kept():
-                yield held
+        async with self._listed(held):
+            yield held
 
     async def holder(self, key: SessionKey, *, ctx: TenantCtx | None = None) -> LockHolder | None:
         """Return who holds the lock now, ``None`` if nobody does.
@@ -316,28 +282,28 @@ class SessionLocks:
         found = await self._backend.holder(scope, key, self._backend.deadline())
         if found is None:
             return None
-        return LockHolder(name=found.name, fence=found.fence, until=_time(found.lease_ms))
+        return LockHolder(name=found.name, fence=found.fence, until=datetime_of(found.lease_ms))
 
     def held(self) -> tuple[SessionLease, ...]:
         """Return what the blocks of this object hold, as far as they know. No I/O."""
-        return tuple(lease for lease in self._held.values() if not lease.ended)
+        return tuple(lease for lease in self._held if not lease.ended)
 
     # --- shared steps ------------------------------------------------------------------------
 
-    def _request(
-        self, key: SessionKey, lease: timedelta | float, ctx: TenantCtx | None
-    ) -> LockRequest:
-        self._store.check_open()
-        place = LockRef(_scope(ctx), check_key(key), secrets.token_urlsafe(16))
-        lease_ms = duration_to_ms(lease, "lease")
-        return LockRequest(place, self._name, lease_ms, self._place_ms, queues=False)
-
     async def _take(
-        self, request: LockRequest, wait_secs: float | None
+        self,
+        key: SessionKey,
+        lease: timedelta | float,
+        wait: timedelta | float | None,
+        ctx: TenantCtx | None,
     ) -> SessionLease | LockOutcome:
         """Take the lock, or tell who holds it when the time is up."""
-        ends_at = None if wait_secs is None else anyio.current_time() + wait_secs
-        request = request._replace(queues=wait_secs != 0)
+        self._store.check_open()
+        ref = LockRef(_scope(ctx), check_key(key), secrets.token_urlsafe(16))
+        lease_ms = duration_to_ms(lease, "lease")
+        wait_ms = None if wait is None else patience_to_ms(wait, "wait")
+        request = LockRequest(ref, self._name, lease_ms, self._place_ms, queues=wait_ms != 0)
+        ends_at = None if wait_ms is None else anyio.current_time() + wait_ms / 1000
         must_leave = True
         asked_at = anyio.current_time()
         try:
@@ -421,20 +387,18 @@ class SessionLocks:
             with suppress(SessionError):  # what could not be given back ends by itself
                 await self._backend.release(request.ref, 0, self._backend.deadline())
 
-        await run_to_completion(leave, "greentic_session leaving a lock", _LEAVE_SECS)
+        await run_to_completion(leave, "greentic_session leaving a lock", RELEASE_SECS)
 
-    @contextmanager
-    def _listed(self, request: LockRequest, lease: SessionLease) -> Generator[None]:
-        self._held[request.ref.token] = lease
+    @asynccontextmanager
+    async def _listed(self, lease: SessionLease) -> AsyncGenerator[None]:
+        """Renew a lease while the block runs, and list it as held."""
+        self._held[lease] = None
         try:
-            yield
+            async with lease.auto_renew():
+                yield
         finally:
-            del self._held[request.ref.token]
+            del self._held[lease]
 
 
 def _scope(ctx: TenantCtx | None) -> str:
     return "" if ctx is None else tenancy.scope_of(ctx)
-
-
-def _time(ms: int) -> datetime:
-    return datetime.fromtimestamp(ms / 1000, UTC)

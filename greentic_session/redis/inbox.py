@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final, cast, final
 import anyio
 
 from .._compat import override
+from .._core.leases import RELEASE_SECS
 from .._core.tasks import run_to_completion, start_background
 from ..abc.inbox import EnqueueOutcome, GrantedTurn, InboxBackend, InboxSize, NothingDue
 from ..abc.records import Outcome, Verdict, mint_incarnation
@@ -89,7 +90,6 @@ __all__ = ["RedisInbox"]
 
 _DEAD_LETTER: Final = -10
 _UNREADABLE_BACKOFF_MS: Final = 10_000
-_REQUEUE_SECS: Final = 5.0
 _MARGIN_MS: Final = 250
 """How long forgoing may take to the server. If longer, what was put off comes due by itself."""
 _PAGE: Final = 64
@@ -266,7 +266,7 @@ class RedisInbox(InboxScripts, InboxBackend):
     ) -> None:
         """Give a turn back for a caller who will not, and who may have been cancelled."""
         give_up = partial(self._index_dead_letter, inbox, mailbox, mark, by, rest_ms)
-        await run_to_completion(give_up, "greentic_session end of inbox turn", _REQUEUE_SECS)
+        await run_to_completion(give_up, "greentic_session end of inbox turn", RELEASE_SECS)
 
     async def _index_dead_letter(
         self, inbox: str, mailbox: MailboxRef, mark: bytes, by: str, rest_ms: int | str

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final, Generic, NamedTuple, final
+from typing import TYPE_CHECKING, ClassVar, Final, Generic, NamedTuple, final
 
-import anyio
-
+from .._compat import override
 from .._core.encoding import as_versioned
-from .._core.leases import LeaseRenewer
-from .._validation import duration_to_ms
+from .._core.leases import LeaseEnd, LeaseHandle
 from ..abc.records import EncodedSession, Record, Verdict, error_for
 from ..abc.waits import ClaimEnding, ClaimRef, EndingMode, IndexRemoval, SeenEvent
-from ..errors import CasConflictError, InvalidInputError, LeaseLostError, TenantMismatchError
+from ..errors import CasConflictError, InvalidInputError, TenantMismatchError
 from ..model import C, Cas, ReplyScope, Session, SessionKey
 from .arguments import hash_of, with_ttl
-from .index import RELEASE_SECS, WaitAddress, WaitIndex
+from .index import WaitAddress, WaitIndex
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
-    from datetime import timedelta
+    from datetime import datetime, timedelta
 
     from .._core.encoding import SessionEncoder
     from ..abc.waits import WaitOutcome
@@ -48,7 +43,7 @@ class ClaimTerms(NamedTuple):
 
 
 @final
-class Claim(Generic[C]):
+class Claim(LeaseHandle, Generic[C]):
     """The exclusive right to take a paused session's next turn, until it is ended or its lease is.
 
     Made by :meth:`WaitRegistry.resume` and :meth:`WaitRegistry.claim`. One of
@@ -64,9 +59,14 @@ class Claim(Generic[C]):
     :attr:`cas`, which nobody told.
     """
 
+    _KIND: ClassVar[str] = "claimed wait"
+    _SUBJECT: ClassVar[str] = "the turn"
+
     def __init__(
         self, index: WaitIndex, encoder: SessionEncoder[C], terms: ClaimTerms, outcome: WaitOutcome
     ) -> None:
+        end = LeaseEnd(outcome.lease_ms, outcome.left_ms)
+        super().__init__(index.check_open, terms.lease_ms, end, terms.sent_at)
         self._backend: Final = index.backend
         self._index: Final = index
         self._encoder: Final = encoder
@@ -81,10 +81,6 @@ class Claim(Generic[C]):
             outcome.body,
         )
         self._session, self._cas = encoder.decode(terms.ref.key, record)
-        self._lease_until_ms = outcome.lease_ms
-        self._renewer: Final = LeaseRenewer(
-            terms.lease_ms / 1000, terms.sent_at + outcome.left_ms / 1000
-        )
 
     @property
     def key(self) -> SessionKey:
@@ -117,12 +113,7 @@ class Claim(Generic[C]):
     @property
     def lease_until(self) -> datetime:
         """When the lease ends unless renewed: aware UTC, by the store's clock."""
-        return datetime.fromtimestamp(self._lease_until_ms / 1000, UTC)
-
-    @property
-    def ended(self) -> bool:
-        """Whether the turn was ended, given back, or found lost."""
-        return self._renewer.is_over
+        return self._until
 
     async def complete(self, session: Session[C]) -> Cas:
         """Write the session and end its wait.
@@ -134,7 +125,7 @@ class Claim(Generic[C]):
         :raises TenantMismatchError: the session is another owner's.
         :raises PayloadTooLargeError: over the store's limit.
         """
-        self._check_held()
+        self._require_held()
         encoded = self._encode(session)
         until = self._backend.deadline()
         outcome = await self._end(EndingMode.COMPLETE, encoded, until)
@@ -156,7 +147,7 @@ class Claim(Generic[C]):
         :returns: the new token.
         :raises: as :meth:`complete`.
         """
-        self._check_held()
+        self._require_held()
         encoded = self._encode(with_ttl(session, ttl))
         address = self._terms.address
         if scope is not None:
@@ -188,7 +179,7 @@ class Claim(Generic[C]):
         :raises LeaseLostError: another worker has claimed the wait, or it is gone.
         :raises CasConflictError: something else wrote the session meanwhile; the claim goes on.
         """
-        self._check_held()
+        self._require_held()
         until = self._backend.deadline()
         await self._leave(await self._end(EndingMode.FINISH, None, until), until)
 
@@ -198,7 +189,7 @@ class Claim(Generic[C]):
         :returns: the new token, which is :attr:`cas` from now on.
         :raises: as :meth:`complete`.
         """
-        self._check_held()
+        self._require_held()
         encoded = self._encode(session)
         body = self._encoder.decode_body(
             self.key, encoded.body
@@ -216,53 +207,33 @@ class Claim(Generic[C]):
         :returns: :attr:`lease_until`.
         :raises LeaseLostError: another worker has claimed the wait, or it is gone.
         """
-        self._check_held()
-        lease_ms = self._terms.lease_ms if lease is None else duration_to_ms(lease, "lease")
-        sent_at = anyio.current_time()
-        outcome = await self._backend.renew(self._terms.ref, lease_ms, self._backend.deadline())
-        self._raise_unless_done(outcome)
-        self._lease_until_ms = outcome.lease_ms
-        self._renewer.ends_at = sent_at + outcome.left_ms / 1000
-        return self.lease_until
+        self._require_held()
+        return await self._renew(lease)
 
     async def release(self) -> bool:
         """Give the wait back at once, as it was; its life begins anew.
 
         :returns: ``False`` if the claim was held no longer.
         """
-        if self.ended:
+        return await self._release()
+
+    # --- the lease ---------------------------------------------------------------------------
+
+    @override
+    async def _send_renew(self, lease_ms: int) -> LeaseEnd:
+        outcome = await self._backend.renew(self._terms.ref, lease_ms, self._backend.deadline())
+        self._raise_unless_done(outcome)
+        return LeaseEnd(outcome.lease_ms, outcome.left_ms)
+
+    @override
+    async def _send_release(self) -> bool:
+        outcome = await self._backend.release(self._terms.ref, "", self._backend.deadline())
+        if outcome.verdict is Verdict.LOST:
             return False
-        self._index.check_open()
-        with self._renewer.ending():
-            outcome = await self._backend.release(self._terms.ref, "", self._backend.deadline())
-            if outcome.verdict is Verdict.LOST:
-                self._renewer.lost = True
-                return False
-            self._raise_unless_done(outcome)
-            self._renewer.ended = True
+        self._raise_unless_done(outcome)
         return True
 
-    @asynccontextmanager
-    async def kept(self) -> AsyncGenerator[Claim[C]]:
-        """Renew the lease while the block runs, and give the wait back if the block left it open.
-
-        When the lease is lost (another worker has claimed the wait, or the lease ended and the
-        store could not be asked), the block is cancelled. That takes a cancel scope, so the block
-        is left in the task that entered it, and inner blocks before outer ones (anyio docs,
-        "Cancellation and timeouts").
-
-        :raises LeaseLostError: on leaving, if the lease was lost.
-        """
-        async with self._renewer.renewing(
-            self.renew, self.release, name="claimed wait", leave_secs=RELEASE_SECS
-        ):
-            yield self
-
     # --- shared steps ------------------------------------------------------------------------
-
-    def _check_held(self) -> None:
-        self._index.check_open()
-        self._renewer.require_held("the turn")
 
     def _encode(self, session: Session[C]) -> EncodedSession:
         encoded = self._encoder.encode(session)
@@ -295,8 +266,7 @@ class Claim(Generic[C]):
         if outcome.verdict is Verdict.DONE:
             return
         if outcome.verdict is Verdict.LOST:
-            self._renewer.lost = True
-            raise LeaseLostError
+            self._lose()
         if outcome.verdict is Verdict.CONFLICT:
             raise CasConflictError(self.key, self._cas, outcome.token)
         raise error_for(self.key, outcome)

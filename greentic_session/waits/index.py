@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, final
 
 import anyio
 
+from .._core.leases import RELEASE_SECS
 from .._core.tasks import run_to_completion
 from ..abc.records import Verdict, error_for
 from ..abc.waits import (
@@ -40,12 +41,10 @@ if TYPE_CHECKING:
 
     from ..abc.records import EncodedSession
 
-__all__ = ["RELEASE_SECS", "WaitAddress", "WaitIndex"]
+__all__ = ["WaitAddress", "WaitIndex"]
 
 _LOOKUP_ATTEMPTS: Final = 4
 """How often to follow an index that changes under the call."""
-RELEASE_SECS: Final = 5.0
-"""How long a claim may take to be given back; the end of its lease does so anyway."""
 _TRANSIENT: Final = (StoreUnavailableError, OutcomeUnknownError, DecodeError)
 """What may keep an index from being mended now, so that the next reader does it."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final, Generic, cast, final
 from uuid import uuid4
 
@@ -12,6 +11,7 @@ import anyio
 
 from .._core import tenancy
 from .._core.encoding import check_token
+from .._core.times import datetime_of
 from .._validation import duration_to_ms
 from ..abc.records import Verdict, error_for
 from ..abc.waits import ClaimRef, ClaimRequest, EventMemory, Registration, SupportsWaits
@@ -33,6 +33,7 @@ from .index import WaitAddress, WaitIndex
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
+    from datetime import timedelta
 
     from ..abc.waits import WaitOutcome
 
@@ -215,7 +216,7 @@ class WaitRegistry(Generic[C]):
         The block ends the turn by one of :meth:`Claim.complete`, :meth:`Claim.wait_again` and
         :meth:`Claim.finish`. If it leaves without, or by an exception, the wait is given back at
         once. While it runs, the lease is renewed; if it is lost all the same, the block is
-        cancelled: see :meth:`Claim.kept`.
+        cancelled: see :meth:`Claim.auto_renew`.
 
         :param event_id: names the reply under this scope, as the channel does. Completed with the
             turn, in one step, and known from then on.
@@ -228,7 +229,7 @@ class WaitRegistry(Generic[C]):
         :raises DecodeError: as :meth:`AsyncSessionStore.get`; the wait is given back.
         """
         claim = await self.claim(ctx, user_id, scope, event_id=event_id, lease=lease)
-        async with claim.kept() as turn:
+        async with claim.auto_renew() as turn:
             yield turn
 
     async def claim(
@@ -243,7 +244,7 @@ class WaitRegistry(Generic[C]):
     ) -> Claim[C]:
         """Claim the wait, for those who cannot use a context manager.
 
-        Nobody renews the lease but the caller (:meth:`Claim.renew`, or :meth:`Claim.kept`).
+        Nobody renews the lease but the caller (:meth:`Claim.renew`, or :meth:`Claim.auto_renew`).
 
         :param event_id: as in :meth:`resume`.
         :param attempt_id: names this attempt of this worker. As long as it holds the wait, asking
@@ -267,7 +268,7 @@ class WaitRegistry(Generic[C]):
         if outcome.verdict is Verdict.ABSENT:
             raise WaitNotFoundError
         if outcome.verdict is Verdict.CLAIMED:
-            raise WaitClaimedError(datetime.fromtimestamp(outcome.lease_ms / 1000, UTC))
+            raise WaitClaimedError(datetime_of(outcome.lease_ms))
         if outcome.verdict is Verdict.SEEN:
             raise DuplicateEventError(event_id or "")
         if outcome.verdict is not Verdict.DONE:

@@ -246,7 +246,7 @@ class SessionInbox(Generic[C]):
         if turn is None:
             yield None
             return
-        async with turn.kept():
+        async with turn.auto_renew():
             yield turn
 
     async def _next(self, request: TakeRequest, ends_at: float) -> InboxTurn[C] | None:

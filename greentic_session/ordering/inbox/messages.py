@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime  # noqa: TC003 - msgspec reads it
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from ..._core.tenancy import ctx_of
+from ..._core.times import datetime_of, ms_of
 from ..._validation import duration_to_ms, require_int
 from ...abc.inbox import MailboxRef, StoredDeadLetter, StoredMessage
 from ...abc.waits import EventMemory
@@ -27,11 +28,8 @@ __all__ = [
     "dead_letter_of",
     "message_of",
     "stored_dead_letter_of",
-    "time_of",
 ]
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_MS: Final = timedelta(milliseconds=1)
 _MOST: Final = 100_000
 
 
@@ -179,18 +177,13 @@ class InboxDepth(msgspec.Struct, frozen=True, kw_only=True):
     due: int
 
 
-def time_of(at_ms: int) -> datetime:
-    """Return a time of the store's clock."""
-    return _EPOCH + at_ms * _MS
-
-
 def message_of(scope: str, message: StoredMessage, attempt: int) -> Mail:
     """Return a stored message as its worker sees it."""
     return Mail(
         ctx=ctx_of(scope, message.owner),
         event_id=message.event_id,
         payload=message.payload,
-        admitted_at=time_of(message.at_ms),
+        admitted_at=datetime_of(message.at_ms),
         attempt=attempt,
     )
 
@@ -202,8 +195,8 @@ def dead_letter_of(mail: StoredDeadLetter) -> DeadLetter:
         key=mail.mailbox.key,
         event_id=mail.message.event_id,
         payload=mail.message.payload,
-        admitted_at=time_of(mail.message.at_ms),
-        died_at=time_of(mail.died_ms),
+        admitted_at=datetime_of(mail.message.at_ms),
+        died_at=datetime_of(mail.died_ms),
         attempts=mail.attempts,
     )
 
@@ -213,6 +206,14 @@ def stored_dead_letter_of(message: DeadLetter, whose: Owner) -> StoredDeadLetter
 
     :param whose: texts of the letter's ``ctx``, checked.
     """
-    admitted_ms, died_ms = ((at - _EPOCH) // _MS for at in (message.admitted_at, message.died_at))
-    stored = StoredMessage(message.event_id, message.payload, admitted_ms, whose.owner)
-    return StoredDeadLetter(MailboxRef(whose.scope, message.key), stored, died_ms, message.attempts)
+    return StoredDeadLetter(
+        mailbox=MailboxRef(whose.scope, message.key),
+        message=StoredMessage(
+            event_id=message.event_id,
+            payload=message.payload,
+            at_ms=ms_of(message.admitted_at),
+            owner=whose.owner,
+        ),
+        died_ms=ms_of(message.died_at),
+        attempts=message.attempts,
+    )

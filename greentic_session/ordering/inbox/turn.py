@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final, Generic, NamedTuple, cast, final
+from typing import TYPE_CHECKING, ClassVar, Final, Generic, NamedTuple, cast, final
 
 import anyio
 
+from ..._compat import override
 from ..._core.encoding import as_versioned
-from ..._core.leases import LeaseRenewer
+from ..._core.leases import LeaseEnd, LeaseHandle
 from ..._core.tenancy import ctx_of
 from ...abc.fencing import LeaseKind, LeaseRef
 from ...abc.inbox import TurnCommit
 from ...abc.records import Verdict, error_for
 from ...errors import CasConflictError, DurabilityError, InvalidInputError, TenantMismatchError
 from ...model import C, Cas, Session, SessionKey, TenantCtx
-from .messages import Mail, message_of, time_of
+from .messages import Mail, message_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
     from datetime import datetime
+    from typing import Self
 
     from ..._core.encoding import SessionEncoder
     from ...abc.inbox import GrantedTurn, InboxBackend
@@ -28,8 +30,6 @@ if TYPE_CHECKING:
 
 __all__ = ["InboxTurn", "TurnTerms"]
 
-RELEASE_SECS: Final = 5.0
-"""How long a turn may take to be given back; the end of its lease does so anyway."""
 _MAX_BACKOFF_MS: Final = 60_000
 
 
@@ -59,7 +59,7 @@ class TurnTerms(NamedTuple, Generic[C]):
 
 
 @final
-class InboxTurn(Generic[C]):
+class InboxTurn(LeaseHandle, Generic[C]):
     """The exclusive right to work on a session and its mail, until it is ended or its lease is.
 
     Made by :meth:`SessionInbox.take`. :meth:`finish` and :meth:`remove` end the turn, each in one
@@ -73,7 +73,12 @@ class InboxTurn(Generic[C]):
     :class:`DurabilityError`: done, but for :attr:`session` and :attr:`cas`, which nobody told.
     """
 
+    _KIND: ClassVar[str] = "inbox turn"
+    _SUBJECT: ClassVar[str] = "the turn"
+
     def __init__(self, terms: TurnTerms[C], turn: GrantedTurn, sent_at: float) -> None:
+        end = LeaseEnd(turn.lease_ms, turn.left_ms)
+        super().__init__(terms.check_open, terms.lease_ms, end, sent_at)
         self._terms: Final = terms
         self._ref: Final = turn.ref
         self._session: Session[C] | None = None
@@ -86,10 +91,8 @@ class InboxTurn(Generic[C]):
             message_of(scope, head, turn.attempt),
             *(message_of(scope, message, 1) for message in others),
         )
-        self._lease_until_ms = turn.lease_ms
         self._handled = 0
         self._has_failed = False
-        self._renewer: Final = LeaseRenewer(terms.lease_ms / 1000, sent_at + turn.left_ms / 1000)
 
     @property
     def key(self) -> SessionKey:
@@ -135,12 +138,7 @@ class InboxTurn(Generic[C]):
     @property
     def lease_until(self) -> datetime:
         """When the lease ends unless renewed: aware UTC, by the store's clock."""
-        return time_of(self._lease_until_ms)
-
-    @property
-    def ended(self) -> bool:
-        """Whether the turn was ended, given back, or found lost."""
-        return self._renewer.is_over
+        return self._until
 
     async def commit(self, session: Session[C] | None, handled: int) -> Cas:
         """Write the session and drop mail that was handled, in one step; the turn goes on.
@@ -155,7 +153,7 @@ class InboxTurn(Generic[C]):
             or user is stored.
         :raises PayloadTooLargeError: over the store's limit.
         """
-        self._check_held()
+        self._require_held()
         return await self._commit(session, self._checked(handled), ends=False)
 
     async def finish(self, session: Session[C] | None = None) -> Cas:
@@ -165,7 +163,7 @@ class InboxTurn(Generic[C]):
         :returns: the session's token.
         :raises: as :meth:`commit`.
         """
-        self._check_held()
+        self._require_held()
         return await self._commit(session, len(self._mail), ends=True)
 
     async def remove(self, handled: int | None = None) -> None:
@@ -178,7 +176,7 @@ class InboxTurn(Generic[C]):
         :raises LeaseLostError: the turn has ended, or its lease has.
         :raises CasConflictError: something else wrote the session meanwhile; the turn goes on.
         """
-        self._check_held()
+        self._require_held()
         count = len(self._mail) if handled is None else self._checked(handled)
         await self._end(None, count, removes=True, ends=True)
         self._session, self._cas = None, Cas.none()
@@ -189,35 +187,26 @@ class InboxTurn(Generic[C]):
         :returns: :attr:`lease_until`.
         :raises LeaseLostError: the turn has ended, or its lease has.
         """
-        self._check_held()
-        backend = self._terms.backend
-        sent_at = anyio.current_time()
-        until_ms, left_ms = await backend.renew(self._ref, self._terms.lease_ms, backend.deadline())
-        if not until_ms:
-            self._lose()
-        self._lease_until_ms = until_ms
-        self._renewer.ends_at = sent_at + left_ms / 1000
-        return self.lease_until
+        return await self._renew()
 
     async def release(self) -> bool:
         """Give the turn back at once, with its mail; this was no attempt at it.
 
         :returns: ``False`` if the turn was held no longer.
         """
-        if self.ended:
-            return False
-        self._terms.check_open()
-        return await self._release(None)
+        self._has_failed = False
+        return await self._release()
 
+    @override
     @asynccontextmanager
-    async def kept(self) -> AsyncGenerator[InboxTurn[C]]:
-        """Renew the lease while the block runs, and give the turn back if the block left it open.
+    async def auto_renew(self) -> AsyncGenerator[Self]:
+        """Renew the lease while the block runs, and release it at the end if it is still held.
 
-        :raises LeaseLostError: on leaving, if the lease was lost.
+        If the block raises, that was a failed attempt at the head of the mail.
+
+        :raises LeaseLostError: on leaving, if the lease was lost and the block raised nothing else.
         """
-        async with self._renewer.renewing(
-            self.renew, self._leave, name="inbox turn", leave_secs=RELEASE_SECS
-        ):
+        async with super().auto_renew():
             task = _task()
             cancellations = task.cancelling() if task else 0
             try:
@@ -227,36 +216,28 @@ class InboxTurn(Generic[C]):
                 self._has_failed = _is_failure(error, is_cancelled=is_cancelled)
                 raise
 
-    # --- shared steps ------------------------------------------------------------------------
+    # --- the lease ---------------------------------------------------------------------------
 
-    def _check_held(self) -> None:
-        self._terms.check_open()
-        self._renewer.require_held("the turn")
+    @override
+    async def _send_renew(self, lease_ms: int) -> LeaseEnd | None:
+        backend = self._terms.backend
+        end = LeaseEnd(*await backend.renew(self._ref, lease_ms, backend.deadline()))
+        return end if end.at_ms else None
+
+    @override
+    async def _send_release(self) -> bool:
+        backend = self._terms.backend
+        rest_ms = None
+        if self._has_failed and self._mail:
+            rest_ms = self._terms.backoff_after(self._mail[0].attempt)
+        return await backend.release(self._ref, rest_ms, backend.deadline())
+
+    # --- shared steps ------------------------------------------------------------------------
 
     def _checked(self, handled: int) -> int:
         if type(handled) is not int or not 0 <= handled <= len(self._mail):
             raise InvalidInputError("handled", f"expected an int from 0 to {len(self._mail)}")
         return handled
-
-    def _lose(self) -> None:
-        self._renewer.lost = True
-        self._renewer.require_held("the turn")
-
-    async def _leave(self) -> None:
-        if self.ended:
-            return
-        rest_ms = None
-        if self._has_failed and self._mail:
-            rest_ms = self._terms.backoff_after(self._mail[0].attempt)
-        await self._release(rest_ms)
-
-    async def _release(self, rest_ms: int | None) -> bool:
-        backend = self._terms.backend
-        with self._renewer.ending():
-            held = await backend.release(self._ref, rest_ms, backend.deadline())
-            self._renewer.ended = held
-            self._renewer.lost = not held
-        return held
 
     async def _commit(self, session: Session[C] | None, handled: int, *, ends: bool) -> Cas:
         if session is None:
@@ -279,9 +260,14 @@ class InboxTurn(Generic[C]):
         self, encoded: EncodedSession | None, handled: int, *, removes: bool, ends: bool
     ) -> Outcome:
         backend = self._terms.backend
-        in_hand = len(self._mail) - handled
         result = TurnCommit(
-            *(self._ref, encoded, removes, self._cas), *(self._handled + handled, in_hand, ends)
+            ref=self._ref,
+            encoded=encoded,
+            removes=removes,
+            expected=self._cas,
+            handled=self._handled + handled,
+            in_hand=len(self._mail) - handled,
+            ends=ends,
         )
         with self._renewer.ending(ends=ends):
             try:
