@@ -299,10 +299,8 @@ class AsyncSessionStore(StorePrimitives, Generic[C]):
             if record is None:
                 raise SessionNotFoundError(key)
             found = self._opened(key, record, allowed)
-            encoded = self.encoder.encode(apply_change(found.session, change))
-            body = self.encoder.decode_body(
-                key, encoded.body
-            )  # what could not be returned is not written
+            # A session that a read could not return is not written.
+            encoded, body = self.encoder.encode_with_body(apply_change(found.session, change))
             outcome = self._update_cas(encoded, found.cas, until)
             if not isinstance(outcome, Outcome):
                 outcome = await outcome
