@@ -101,7 +101,7 @@ class SupportsFencing(ABC):  # noqa: B024 - a marker: the writes are the store's
 
     A backend that derives from it:
 
-    * gives its grants the numbers of a :class:`.FencingCounter`,
+    * gives each grant a fencing token by the rule above,
     * checks the ``lease`` of ``_put`` and ``_update_cas`` inside the step that writes, before any
       other check,
     * returns the verdict ``LOST`` and changes nothing if the newest grant of that kind, scope and
