@@ -63,7 +63,8 @@ def hold(claim: WaitOutcome) -> ClaimRef:
 
 
 async def claimed(store: Store, attempt: str = "first") -> WaitOutcome:
-    claim = await store._waits.claim(ClaimRequest(HOLD, "scope", attempt, "", 30_000), MEMORY, None)
+    request = ClaimRequest(HOLD.scope, KEY, HOLD.owner, "scope", attempt, "", 30_000)
+    claim = await store._waits.claim(request, MEMORY, None)
     assert claim.verdict is Verdict.DONE
     return claim
 

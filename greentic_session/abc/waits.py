@@ -176,16 +176,20 @@ class Registration(NamedTuple):
 
 
 class ClaimRequest(NamedTuple):
-    """What is claimed, by whom and for how long.
+    """A claim to make.
 
-    :ivar ref: whose record; its fence is not looked at.
+    :ivar scope: ``env/tenant`` of the record.
+    :ivar key: the session's key.
+    :ivar owner: ``team/user`` of the record.
     :ivar scope_hash: where the session has to wait.
     :ivar attempt: names the attempt.
     :ivar event: digest of the event, empty for none.
     :ivar lease_ms: how long, in milliseconds.
     """
 
-    ref: ClaimRef
+    scope: str
+    key: SessionKey
+    owner: str
     scope_hash: str
     attempt: str
     event: str

@@ -229,7 +229,7 @@ class MemoryInbox(InboxBackend):
 
     @override
     async def commit(self, result: TurnCommit, until: float | None) -> Outcome:
-        ref, *_, handled, in_hand, ends = result
+        ref, handled, ends = result.ref, result.handled, result.ends
         now_ms = self._now_ms()
         mailbox = self._held(ref, now_ms)
         if mailbox is None:
@@ -241,7 +241,7 @@ class MemoryInbox(InboxBackend):
             for _ in range(min(handled - mailbox.done, len(mailbox.mail))):
                 mailbox.mail.popleft()
             mailbox.done = handled
-            mailbox.tries = 1 if in_hand and not ends else 0
+            mailbox.tries = 1 if result.in_hand and not ends else 0
         elif ends:
             mailbox.tries = max(0, mailbox.tries - 1)  # the head is left: this was no attempt at it
         if ends:
@@ -421,8 +421,8 @@ class MemoryInbox(InboxBackend):
         )
 
     def _write(self, result: TurnCommit, now_ms: int) -> Outcome:
-        ref, encoded, removes, expected, *_ = result
-        if encoded is None and not removes:
+        ref, encoded, expected = result.ref, result.encoded, result.expected
+        if encoded is None and not result.removes:
             return Outcome(Verdict.DONE, at_ms=now_ms)
         live = self._records.live(*ref.mailbox, now_ms)
         if live is not None and encoded is not None and live.owner != encoded.owner:

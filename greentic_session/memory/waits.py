@@ -96,7 +96,8 @@ class MemoryWaits(WaitBackend):
     async def register(
         self, registration: Registration, events: EventMemory, until: float | None
     ) -> WaitOutcome:
-        encoded, expected, scope_hash, event, floor_us = registration
+        encoded, expected, event = registration.encoded, registration.expected, registration.event
+        scope_hash = registration.scope_hash
         name = encoded.scope, encoded.key
         now_ms = self._now_ms()
         if event and self._events.knows(name, event, events, now_ms):
@@ -112,7 +113,7 @@ class MemoryWaits(WaitBackend):
             return WaitOutcome(Verdict.CONFLICT, value, incarnation)
         if event:
             self._events.add(name, [SeenEvent(event, now_ms)], events, now_ms)
-        wait = WaitState(scope_hash, self._next_since(now_ms, floor_us), before.fence)
+        wait = WaitState(scope_hash, self._next_since(now_ms, registration.floor_us), before.fence)
         done = self._records.write(
             encoded, value + 1, incarnation or mint_incarnation(), now_ms, wait
         )
@@ -122,25 +123,25 @@ class MemoryWaits(WaitBackend):
     async def claim(
         self, request: ClaimRequest, events: EventMemory, until: float | None
     ) -> WaitOutcome:
-        ref, scope_hash, attempt, event, lease_ms = request
         now_ms = self._now_ms()
-        scope, key = ref.scope, ref.key
+        scope, key, event = request.scope, request.key, request.event
         if event and self._events.knows((scope, key), event, events, now_ms):
             return WaitOutcome(Verdict.SEEN)
         live = self._records.live(scope, key, now_ms)
-        if live is None or live.owner != ref.owner:
+        if live is None or live.owner != request.owner:
             return WaitOutcome(Verdict.ABSENT)
         before = live.wait
-        if before is None or before.scope_hash != scope_hash:
+        if before is None or before.scope_hash != request.scope_hash:
             return WaitOutcome(Verdict.ABSENT)
-        ends_ms, at_ms, value, fence = now_ms + lease_ms, live.at_ms, live.value, before.fence
+        ends_ms, fence = now_ms + request.lease_ms, before.fence
+        at_ms, value = live.at_ms, live.value
         if now_ms < before.lease_ms:
-            if before.attempt != attempt:
+            if before.attempt != request.attempt:
                 return WaitOutcome(Verdict.CLAIMED, lease_ms=before.lease_ms)
             ends_ms = max(ends_ms, before.lease_ms)
         else:
             at_ms, value, fence = now_ms, value + 1, self._fencing.issue(now_ms, above=fence)
-        wait = WaitState(scope_hash, before.since_us, fence, attempt, ends_ms)
+        wait = WaitState(before.scope_hash, before.since_us, fence, request.attempt, ends_ms)
         self._records.rewait(scope, key, replace(live, wait=wait, value=value, at_ms=at_ms), now_ms)
         return WaitOutcome(
             Verdict.DONE,
@@ -170,15 +171,15 @@ class MemoryWaits(WaitBackend):
     async def end_claim(
         self, ending: ClaimEnding, events: EventMemory, until: float | None
     ) -> WaitOutcome:
-        ref, how, encoded, expected, event, scope_hash, floor_us = ending
+        ref, how, encoded = ending.ref, ending.how, ending.encoded
         now_ms = self._now_ms()
         live, wait = self._held(ref, now_ms)
         if live is None:
             return WaitOutcome(Verdict.LOST)
-        if not _is_at(live, expected):
+        if not _is_at(live, ending.expected):
             return WaitOutcome(Verdict.CONFLICT, live.value, live.incarnation)
-        if event and how is not EndingMode.SAVE:
-            seen = SeenEvent(event, now_ms)
+        if ending.event and how is not EndingMode.SAVE:
+            seen = SeenEvent(ending.event, now_ms)
             self._events.add((ref.scope, ref.key), [seen], events, now_ms)
         if encoded is None:
             self._records.remove(ref.scope, ref.key, live)
@@ -187,8 +188,8 @@ class MemoryWaits(WaitBackend):
         if how is EndingMode.COMPLETE:
             wait = WaitState("", since_us, wait.fence)
         elif how is EndingMode.WAIT:
-            since_us = self._next_since(now_ms, floor_us)
-            wait = WaitState(scope_hash, since_us, wait.fence)
+            since_us = self._next_since(now_ms, ending.floor_us)
+            wait = WaitState(ending.scope_hash, since_us, wait.fence)
         value = live.value + 1
         done = self._records.write(encoded, value, live.incarnation, now_ms, wait)
         return _told(done, since_us)
@@ -305,9 +306,9 @@ class MemoryWaits(WaitBackend):
         for entry in change.removals:
             self._remove(wait_owner, entry.scope_hash, entry.key, entry.since_us)
         if change.upsert is not None:
-            scope_hash, key, since_us, *_ = change.upsert
-            at = self._index.setdefault(wait_owner, {}).setdefault(scope_hash, {})
-            at[key] = max(at.get(key, 0), since_us)
+            new = change.upsert
+            at = self._index.setdefault(wait_owner, {}).setdefault(new.scope_hash, {})
+            at[new.key] = max(at.get(new.key, 0), new.since_us)
         if change.events:
             self._events_of_owners.add(wait_owner, change.events, events, self._now_ms())
 

@@ -157,12 +157,12 @@ class RedisWaits(WaitBackend):
     async def claim(
         self, request: ClaimRequest, events: EventMemory, until: float | None
     ) -> WaitOutcome:
-        ref, scope_hash, attempt, event, lease_ms = request
+        scope, key, owner, scope_hash, attempt, event, lease_ms = request
         reply = await self._run(
             CLAIM,
-            ref.scope,
-            ref.key,
-            (ref.owner, scope_hash, attempt, event, lease_ms, events.ttl_ms, self._fencing.last),
+            scope,
+            key,
+            (owner, scope_hash, attempt, event, lease_ms, events.ttl_ms, self._fencing.last),
             until=until,
             grants=attempt,
         )
@@ -189,9 +189,10 @@ class RedisWaits(WaitBackend):
                 left_ms=int(left),
             )
         except (TypeError, ValueError, AttributeError):
-            raise undecodable_record(ref.key) from None
+            raise undecodable_record(key) from None
         self._fencing.observe(outcome.fence)
         if outcome.ttl_ms:
+            ref = ClaimRef(scope=scope, key=key, owner=owner, fence=outcome.fence)
             await self._extend(ref, reply[9:], until)
         return outcome
 

@@ -73,12 +73,12 @@ class Claim(LeaseHandle, Generic[C]):
         self._terms: Final = terms
         self._since_us: Final = outcome.since_us
         record = Record(
-            outcome.value,
-            outcome.incarnation,
-            terms.ref.owner,
-            outcome.ttl_ms,
-            outcome.at_ms,
-            outcome.body,
+            value=outcome.value,
+            incarnation=outcome.incarnation,
+            owner=terms.ref.owner,
+            ttl_ms=outcome.ttl_ms,
+            at_ms=outcome.at_ms,
+            body=outcome.body,
         )
         self._session, self._cas = encoder.decode(terms.ref.key, record)
 
@@ -153,12 +153,19 @@ class Claim(LeaseHandle, Generic[C]):
         if scope is not None:
             address = WaitAddress(address.wait_owner, hash_of(scope))
         until = self._backend.deadline()
-        ending = self._ending(EndingMode.WAIT, encoded)._replace(scope_hash=address.scope_hash)
+        expected = self._cas
 
         async def write(floor_us: int) -> WaitOutcome:
-            return await self._backend.end_claim(
-                ending._replace(floor_us=floor_us), self._index.events, until
+            ending = ClaimEnding(
+                ref=self._terms.ref,
+                how=EndingMode.WAIT,
+                encoded=encoded,
+                expected=expected,
+                event=self._terms.event,
+                scope_hash=address.scope_hash,
+                floor_us=floor_us,
             )
+            return await self._backend.end_claim(ending, self._index.events, until)
 
         left = (
             ()
@@ -190,10 +197,9 @@ class Claim(LeaseHandle, Generic[C]):
         :raises: as :meth:`complete`.
         """
         self._require_held()
-        encoded = self._encode(session)
-        body = self._encoder.decode_body(
-            self.key, encoded.body
-        )  # what could not be read is not written
+        # A body that cannot be decoded is not written.
+        encoded, body = self._encoder.encode_with_body(session)
+        self._check_same(encoded)
         outcome = await self._end(EndingMode.SAVE, encoded, self._backend.deadline())
         self._session, self._cas = as_versioned(
             self.key, body, outcome.token, encoded.ttl_ms, outcome.at_ms
@@ -237,23 +243,28 @@ class Claim(LeaseHandle, Generic[C]):
 
     def _encode(self, session: Session[C]) -> EncodedSession:
         encoded = self._encoder.encode(session)
+        self._check_same(encoded)
+        return encoded
+
+    def _check_same(self, encoded: EncodedSession) -> None:
         if encoded.key != self.key:
             raise InvalidInputError("session", "has another key than the one claimed")
         if (encoded.scope, encoded.owner) != self._terms.address.wait_owner:
             raise TenantMismatchError(self.key)
-        return encoded
-
-    def _ending(self, how: EndingMode, encoded: EncodedSession | None) -> ClaimEnding:
-        return ClaimEnding(self._terms.ref, how, encoded, self._cas, self._terms.event)
 
     async def _end(
         self, how: EndingMode, encoded: EncodedSession | None, until: float | None
     ) -> WaitOutcome:
         ends = how is not EndingMode.SAVE
+        ending = ClaimEnding(
+            ref=self._terms.ref,
+            how=how,
+            encoded=encoded,
+            expected=self._cas,
+            event=self._terms.event,
+        )
         with self._renewer.ending(ends=ends):
-            outcome = await self._backend.end_claim(
-                self._ending(how, encoded), self._index.events, until
-            )
+            outcome = await self._backend.end_claim(ending, self._index.events, until)
             self._raise_unless_done(outcome)
             self._renewer.ended = self._renewer.ended or ends
         return outcome

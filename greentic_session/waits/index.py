@@ -115,36 +115,55 @@ class WaitIndex:
         return [key for _, key in sorted(newest.values())]
 
     async def claim(
-        self, address: WaitAddress, request: ClaimRequest, until: float | None, *, is_named: bool
-    ) -> tuple[WaitOutcome, ClaimRef]:
+        self,
+        address: WaitAddress,
+        attempt: str,
+        *,
+        is_named: bool,
+        event: str,
+        lease_ms: int,
+        until: float | None,
+    ) -> tuple[WaitOutcome, SessionKey | None]:
         """Claim the wait that is there.
 
-        :param request: its hold names no key yet.
-        :param is_named: whether the caller named the attempt, and so can ask again.
-        :returns: what became of it, and the hold.
+        :param attempt: names the attempt.
+        :param is_named: whether the caller named the attempt, and so can repeat the call.
+        :param event: digest of the event, empty for none.
+        :param lease_ms: length of the lease, in milliseconds.
+        :returns: the outcome, and the key of the session that waits there; no key if the verdict is
+            ``ABSENT``, or ``SEEN`` by the index.
         """
+        scope, owner = address.wait_owner
         before: Sequence[IndexEntry] | None = None
         for _ in range(_LOOKUP_ATTEMPTS):
-            found = await self.backend.entries(*address, request.event, self.events, until)
+            found = await self.backend.entries(*address, event, self.events, until)
             if found.seen:
-                return WaitOutcome(Verdict.SEEN), request.ref
+                return WaitOutcome(Verdict.SEEN), None
             if not found.entries or found.entries == before:
                 break
             before = found.entries
             key: SessionKey | None = found.entries[0].key
             if len(found.entries) > 1:
                 key, _ = await self._resolve(address, found.entries, until)
-                # What the displaced ones remember is now in the index.
-                if (await self.backend.entries(*address, request.event, self.events, until)).seen:
-                    return WaitOutcome(Verdict.SEEN), request.ref
+                # The index now knows the completed events of the superseded sessions.
+                if (await self.backend.entries(*address, event, self.events, until)).seen:
+                    return WaitOutcome(Verdict.SEEN), None
             if key is None:
                 continue
-            ref = request.ref._replace(key=key)
-            outcome = await self._claim(request._replace(ref=ref), until, is_named=is_named)
+            request = ClaimRequest(
+                scope=scope,
+                key=key,
+                owner=owner,
+                scope_hash=address.scope_hash,
+                attempt=attempt,
+                event=event,
+                lease_ms=lease_ms,
+            )
+            outcome = await self._claim(request, until, is_named=is_named)
             if outcome.verdict is not Verdict.ABSENT:
-                return outcome, ref._replace(fence=outcome.fence)
+                return outcome, key
             await self._resolve(address, found.entries, until)  # and look again
-        return WaitOutcome(Verdict.ABSENT), request.ref
+        return WaitOutcome(Verdict.ABSENT), None
 
     async def _claim(
         self, request: ClaimRequest, until: float | None, *, is_named: bool
@@ -152,17 +171,24 @@ class WaitIndex:
         try:
             return await self.backend.claim(request, self.events, until)
         except DecodeError:
-            await self.release(request.ref, request.attempt)
+            await self._release_attempt(request)
             raise
         except anyio.get_cancelled_exc_class():
             if not is_named:
-                await self.release(request.ref, request.attempt)  # should it have been taken
+                await self._release_attempt(request)  # the claim may have been made
             raise
 
-    async def release(self, ref: ClaimRef, attempt: str = "") -> None:
-        """Release a claim for a caller who will not, and who may have been cancelled.
+    async def _release_attempt(self, request: ClaimRequest) -> None:
+        """Release a claim whose fence was not learned."""
+        ref = ClaimRef(scope=request.scope, key=request.key, owner=request.owner, fence=0)
+        await self.release(ref, request.attempt)
 
-        Should this fail, the end of the lease does the same.
+    async def release(self, ref: ClaimRef, attempt: str = "") -> None:
+        """Release a claim for a caller that may have been cancelled.
+
+        If this fails, the claim ends with its lease.
+
+        :param attempt: names the attempt, if the fence is not known.
         """
 
         async def release() -> None:

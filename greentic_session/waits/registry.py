@@ -14,7 +14,7 @@ from .._core.encoding import check_token
 from .._core.times import datetime_of
 from .._validation import duration_to_ms
 from ..abc.records import Verdict, error_for
-from ..abc.waits import ClaimRef, ClaimRequest, EventMemory, Registration, SupportsWaits
+from ..abc.waits import ClaimRef, EventMemory, Registration, SupportsWaits
 from ..errors import (
     AmbiguousWaitError,
     CasConflictError,
@@ -128,12 +128,16 @@ class WaitRegistry(Generic[C]):
         if (encoded.scope, encoded.owner) != wait_owner:
             raise TenantMismatchError(encoded.key)
         until = self._backend.deadline()
-        registration = Registration(encoded, expected, address.scope_hash, event)
 
         async def write(floor_us: int) -> WaitOutcome:
-            return await self._backend.register(
-                registration._replace(floor_us=floor_us), self._index.events, until
+            registration = Registration(
+                encoded=encoded,
+                expected=expected,
+                scope_hash=address.scope_hash,
+                event=event,
+                floor_us=floor_us,
             )
+            return await self._backend.register(registration, self._index.events, until)
 
         if event and await self._index.is_seen(address, event, until):
             raise DuplicateEventError(event_id or "")
@@ -257,23 +261,33 @@ class WaitRegistry(Generic[C]):
         event = digest_of_event(address, event_id)
         attempt = digest_of_attempt(uuid4().hex if attempt_id is None else attempt_id)
         lease_ms = duration_to_ms(lease, "lease")
-        ref = ClaimRef(address.wait_owner.scope, SessionKey(""), address.wait_owner.owner, 0)
         sent_at = anyio.current_time()
-        outcome, ref = await self._index.claim(
+        outcome, key = await self._index.claim(
             address,
-            ClaimRequest(ref, address.scope_hash, attempt, event, lease_ms),
-            self._backend.deadline(),
+            attempt,
             is_named=attempt_id is not None,
+            event=event,
+            lease_ms=lease_ms,
+            until=self._backend.deadline(),
         )
-        if outcome.verdict is Verdict.ABSENT:
-            raise WaitNotFoundError
         if outcome.verdict is Verdict.CLAIMED:
             raise WaitClaimedError(datetime_of(outcome.lease_ms))
         if outcome.verdict is Verdict.SEEN:
             raise DuplicateEventError(event_id or "")
+        if key is None:
+            raise WaitNotFoundError
         if outcome.verdict is not Verdict.DONE:
-            raise error_for(ref.key, outcome)
-        terms = ClaimTerms(address, ref, event_id, event, lease_ms, sent_at)
+            raise error_for(key, outcome)
+        scope_of_record, owner = address.wait_owner
+        ref = ClaimRef(scope=scope_of_record, key=key, owner=owner, fence=outcome.fence)
+        terms = ClaimTerms(
+            address=address,
+            ref=ref,
+            event_id=event_id,
+            event=event,
+            lease_ms=lease_ms,
+            sent_at=sent_at,
+        )
         try:
             return Claim(self._index, self._store.encoder, terms, outcome)
         except DecodeError:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import deque
 from contextlib import asynccontextmanager, suppress
-from datetime import datetime
 from typing import TYPE_CHECKING, Final, Generic, cast, final, overload
 
 import anyio
@@ -28,6 +27,7 @@ from ...abc.inbox import (
     TakeRequest,
 )
 from ...abc.records import Verdict, error_for
+from ...abc.waits import EventMemory
 from ...errors import (
     DecodeError,
     InboxFullError,
@@ -40,12 +40,14 @@ from ...store import AsyncSessionStore
 from ...waits import WaitRegistry
 from ...waits.arguments import hash_of, owner_of, presenting
 from .messages import (
+    MAX_ID_CHARS,
     Admitted,
     DeadLetter,
     InboxDepth,
     InboxLimits,
-    LimitsMs,
+    check_limits,
     dead_letter_of,
+    require_bytes,
     stored_dead_letter_of,
 )
 from .turn import InboxTurn, TurnTerms
@@ -63,7 +65,6 @@ __all__ = ["SessionInbox"]
 
 _LOOK_SECS: Final = 30.0
 """How long a taker sleeps at most, should a ring be lost."""
-_MAX_ID_CHARS: Final = 512
 _MAX_WORKER_CHARS: Final = 128
 _MOST_MAIL: Final = 10_000
 
@@ -128,15 +129,23 @@ class SessionInbox(Generic[C]):
         self._store: Final = store
         self._ctx: Final = ctx
         self._name: Final = check_identifier(name, "name")
-        self._limits: Final = LimitsMs.of(limits)
+        check_limits(limits)
+        self._limits: Final = limits
+        self._events: Final = EventMemory(
+            limits.events, duration_to_ms(limits.events_ttl_secs, "events_ttl_secs")
+        )
+        self._dead_ms: Final = duration_to_ms(limits.dead_ttl_secs, "dead_ttl_secs")
+        self._early: Final = EventMemory(
+            limits.early, duration_to_ms(limits.early_ttl_secs, "early_ttl_secs")
+        )
         self._backend: Final[InboxBackend] = given.inbox_backend()
         self._terms: Final = TurnTerms(
-            self._backend,
-            store.encoder,
-            store.check_open,
-            duration_to_ms(lease, "lease"),
-            attempts,
-            duration_to_ms(retry_delay, "retry_delay"),
+            backend=self._backend,
+            encoder=store.encoder,
+            check_open=store.check_open,
+            lease_ms=duration_to_ms(lease, "lease"),
+            attempts=attempts,
+            backoff_ms=duration_to_ms(retry_delay, "retry_delay"),
         )
         self._waits: Final[WaitRegistry[C]] = WaitRegistry(store) if waits is None else waits
 
@@ -160,7 +169,7 @@ class SessionInbox(Generic[C]):
         """
         self._store.check_open()
         key = check_key(key)
-        event_id = require_clean_text(event_id, "event_id", _MAX_ID_CHARS)
+        event_id = require_clean_text(event_id, "event_id", MAX_ID_CHARS)
         payload = self._fitting(payload)
         scope, allowed = tenancy.allowed_owners_of(self._ctx if ctx is None else ctx)
         return await self._admit(MailboxRef(scope, key), allowed, event_id, payload)
@@ -169,10 +178,16 @@ class SessionInbox(Generic[C]):
         self, mailbox: MailboxRef, allowed: AllowedOwners, event_id: str, payload: bytes
     ) -> Admitted:
         limits = self._limits
-        outcome = await self._backend.enqueue(
-            NewMessage(self._name, mailbox, allowed, event_id, payload, limits.mail, limits.events),
-            self._backend.deadline(),
+        message = NewMessage(
+            inbox=self._name,
+            mailbox=mailbox,
+            allowed=allowed,
+            event_id=event_id,
+            payload=payload,
+            most=limits.mail,
+            events=self._events,
         )
+        outcome = await self._backend.enqueue(message, self._backend.deadline())
         if outcome.verdict is Verdict.FULL:
             raise InboxFullError(limits.mail)
         if outcome.verdict not in (Verdict.DONE, Verdict.SEEN):
@@ -240,7 +255,12 @@ class SessionInbox(Generic[C]):
             ends_at = anyio.current_time() + patience_to_ms(wait, "wait") / 1000
         terms = self._terms
         request = TakeRequest(
-            self._name, worker, terms.lease_ms, most, terms.attempts, self._limits.dead_ms
+            inbox=self._name,
+            worker=worker,
+            lease_ms=terms.lease_ms,
+            most=most,
+            attempts=terms.attempts,
+            dead_ms=self._dead_ms,
         )
         turn = await self._next(request, ends_at)
         if turn is None:
@@ -302,9 +322,7 @@ class SessionInbox(Generic[C]):
         position: object | None = None
         while True:
             self._store.check_open()
-            found, position = await self._backend.dead_letters(
-                self._name, self._limits.dead_ms, position
-            )
+            found, position = await self._backend.dead_letters(self._name, self._dead_ms, position)
             for mail in found:
                 yield dead_letter_of(mail)
             if position is None:
@@ -319,10 +337,10 @@ class SessionInbox(Generic[C]):
         :raises InboxFullError: as many messages of this session wait as may.
         """
         self._store.check_open()
-        mail = stored_dead_letter_of(*_checked(letter))
+        mail = stored_dead_letter_of(letter)
         limits = self._limits
         outcome = await self._backend.replay(
-            self._name, mail, limits.dead_ms, limits.mail, self._backend.deadline()
+            self._name, mail, self._dead_ms, limits.mail, self._backend.deadline()
         )
         if outcome.verdict is Verdict.FULL:
             raise InboxFullError(limits.mail)
@@ -336,7 +354,7 @@ class SessionInbox(Generic[C]):
         :returns: ``False`` if it is a dead letter no longer.
         """
         self._store.check_open()
-        mail = stored_dead_letter_of(*_checked(letter))
+        mail = stored_dead_letter_of(letter)
         return await self._backend.discard(mail, self._backend.deadline())
 
     # --- events that may come before their wait ----------------------------------------------
@@ -369,7 +387,7 @@ class SessionInbox(Generic[C]):
         """
         self._store.check_open()
         place = EarlyEventQueue(owner_of(ctx, user_id), hash_of(scope))
-        event_id = require_clean_text(event_id, "event_id", _MAX_ID_CHARS)
+        event_id = require_clean_text(event_id, "event_id", MAX_ID_CHARS)
         payload = self._fitting(payload)
         has_room = await self._store_early(place, event_id, payload)
         moved = await self._move_early(ctx, user_id, scope, place)
@@ -377,7 +395,7 @@ class SessionInbox(Generic[C]):
             has_room = await self._store_early(place, event_id, payload)
             moved = await self._move_early(ctx, user_id, scope, place)
         if not has_room:
-            raise InboxFullError(self._limits.early.most)
+            raise InboxFullError(self._limits.early)
         return moved[event_id][1] if event_id in moved else None
 
     async def collect(self, ctx: TenantCtx, user_id: str, scope: ReplyScope) -> int:
@@ -397,7 +415,7 @@ class SessionInbox(Generic[C]):
         """Keep an event, unless as many are kept there as may."""
         backend = self._backend
         outcome = await backend.store_early(
-            place, event_id, payload, self._limits.early, backend.deadline()
+            place, event_id, payload, self._early, backend.deadline()
         )
         if outcome.verdict not in (Verdict.DONE, Verdict.SEEN, Verdict.FULL):
             raise error_for("", outcome)
@@ -413,7 +431,7 @@ class SessionInbox(Generic[C]):
         key = await self._waits.find_wait_by_scope(ctx, user_id, scope)
         if key is None:
             return {}
-        backend, limit = self._backend, self._limits.early
+        backend, limit = self._backend, self._early
         _, allowed = tenancy.allowed_owners_of(presenting(ctx, user_id))
         moved: dict[str, tuple[bool, Admitted]] = {}
         full: set[SessionKey] = set()
@@ -446,34 +464,9 @@ class SessionInbox(Generic[C]):
     # --- shared steps ------------------------------------------------------------------------
 
     def _fitting(self, payload: bytes) -> bytes:
-        size = len(_require_bytes(payload))
+        size = len(require_bytes(payload))
         if size > self._limits.payload_bytes:
             raise InvalidInputError(
                 "payload", f"{size} bytes, over the limit of {self._limits.payload_bytes}"
             )
         return payload
-
-
-def _require_bytes(payload: object) -> bytes:
-    if not isinstance(payload, bytes):
-        raise InvalidInputError("payload", f"expected bytes, got {type(payload).__name__}")
-    return payload
-
-
-def _checked(letter: DeadLetter) -> tuple[DeadLetter, tenancy.Owner]:
-    """Return a dead letter and whose it is.
-
-    :raises InvalidInputError: naming ``letter``, or its field at fault.
-    """
-    if not isinstance(cast("object", letter), DeadLetter):
-        raise InvalidInputError("letter", f"expected DeadLetter, got {type(letter).__name__}")
-    check_key(letter.key)
-    require_clean_text(letter.event_id, "event_id", _MAX_ID_CHARS)
-    _require_bytes(letter.payload)
-    for field, at in (("admitted_at", letter.admitted_at), ("died_at", letter.died_at)):
-        given = cast("object", at)
-        if not isinstance(given, datetime) or given.utcoffset() is None:
-            raise InvalidInputError(field, "expected an aware datetime")
-    require_int(letter.attempts, "attempts", 0)
-    tenancy.allowed_owners_of(letter.ctx)
-    return letter, tenancy.owner_of(letter.ctx)

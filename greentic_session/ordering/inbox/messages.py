@@ -1,35 +1,35 @@
-"""What an inbox is told, and what it tells."""
+"""The structs of an inbox's public methods, and their stored forms."""
 
 from __future__ import annotations
 
-from datetime import datetime  # noqa: TC003 - msgspec reads it
-from typing import TYPE_CHECKING, Final
+from datetime import datetime
+from typing import Final, cast
 
 import msgspec
 
-from ..._core.tenancy import ctx_of
+from ..._core import tenancy
 from ..._core.times import datetime_of, ms_of
-from ..._validation import duration_to_ms, require_int
+from ..._validation import check_key, require_clean_text, require_int
 from ...abc.inbox import MailboxRef, StoredDeadLetter, StoredMessage
-from ...abc.waits import EventMemory
 from ...errors import InvalidInputError
 from ...model import SessionKey, TenantCtx  # noqa: TC001 - msgspec reads them
 
-if TYPE_CHECKING:
-    from ..._core.tenancy import Owner
-
 __all__ = [
+    "MAX_ID_CHARS",
     "Admitted",
     "DeadLetter",
     "InboxDepth",
     "InboxLimits",
-    "LimitsMs",
     "Mail",
+    "check_limits",
     "dead_letter_of",
     "message_of",
+    "require_bytes",
     "stored_dead_letter_of",
 ]
 
+MAX_ID_CHARS: Final = 512
+"""Limit on the id of an event."""
 _MOST: Final = 100_000
 
 
@@ -56,45 +56,17 @@ class InboxLimits(msgspec.Struct, frozen=True, kw_only=True):
     early_ttl_secs: float = 600
 
 
-class LimitsMs(msgspec.Struct, frozen=True, kw_only=True):
-    """The same, checked, and as the backend takes them.
+def check_limits(limits: InboxLimits) -> None:
+    """Check the numbers of messages, events and bytes. Conversion checks the durations.
 
-    :ivar mail: as in :class:`InboxLimits`.
-    :ivar payload_bytes: as in :class:`InboxLimits`.
-    :ivar events: how long event ids are known.
-    :ivar dead_ms: how long dead letters are kept, in milliseconds.
-    :ivar early: how long events are kept that came early.
+    :raises InvalidInputError: naming the field at fault.
     """
-
-    mail: int
-    payload_bytes: int
-    events: EventMemory
-    dead_ms: int
-    early: EventMemory
-
-    @classmethod
-    def of(cls, limits: InboxLimits) -> LimitsMs:
-        """Check limits.
-
-        :raises InvalidInputError: naming the field at fault.
-        """
-        require_int(limits.mail, "mail", 1, _MOST)
-        require_int(limits.payload_bytes, "payload_bytes", 1)
-        require_int(limits.events, "events", 1, _MOST)
-        require_int(limits.early, "early", 1, _MOST)
-        if limits.mail > limits.events:
-            raise InvalidInputError("mail", "is more than events")
-        return cls(
-            mail=limits.mail,
-            payload_bytes=limits.payload_bytes,
-            events=EventMemory(
-                limits.events, duration_to_ms(limits.events_ttl_secs, "events_ttl_secs")
-            ),
-            dead_ms=duration_to_ms(limits.dead_ttl_secs, "dead_ttl_secs"),
-            early=EventMemory(
-                limits.early, duration_to_ms(limits.early_ttl_secs, "early_ttl_secs")
-            ),
-        )
+    require_int(limits.mail, "mail", 1, _MOST)
+    require_int(limits.payload_bytes, "payload_bytes", 1)
+    require_int(limits.events, "events", 1, _MOST)
+    require_int(limits.early, "early", 1, _MOST)
+    if limits.mail > limits.events:
+        raise InvalidInputError("mail", "is more than events")
 
 
 class Admitted(msgspec.Struct, frozen=True, kw_only=True):
@@ -180,7 +152,7 @@ class InboxDepth(msgspec.Struct, frozen=True, kw_only=True):
 def message_of(scope: str, message: StoredMessage, attempt: int) -> Mail:
     """Return a stored message as its worker sees it."""
     return Mail(
-        ctx=ctx_of(scope, message.owner),
+        ctx=tenancy.ctx_of(scope, message.owner),
         event_id=message.event_id,
         payload=message.payload,
         admitted_at=datetime_of(message.at_ms),
@@ -191,7 +163,7 @@ def message_of(scope: str, message: StoredMessage, attempt: int) -> Mail:
 def dead_letter_of(mail: StoredDeadLetter) -> DeadLetter:
     """Return a stored dead letter as an operator sees it."""
     return DeadLetter(
-        ctx=ctx_of(mail.mailbox.scope, mail.message.owner),
+        ctx=tenancy.ctx_of(mail.mailbox.scope, mail.message.owner),
         key=mail.mailbox.key,
         event_id=mail.message.event_id,
         payload=mail.message.payload,
@@ -201,19 +173,41 @@ def dead_letter_of(mail: StoredDeadLetter) -> DeadLetter:
     )
 
 
-def stored_dead_letter_of(message: DeadLetter, whose: Owner) -> StoredDeadLetter:
-    """Return what :func:`dead_letter_of` was given.
+def stored_dead_letter_of(letter: DeadLetter) -> StoredDeadLetter:
+    """Return the stored form of a dead letter, which :func:`dead_letter_of` was given.
 
-    :param whose: texts of the letter's ``ctx``, checked.
+    :raises InvalidInputError: naming ``letter``, or its field at fault.
     """
+    if not isinstance(cast("object", letter), DeadLetter):
+        raise InvalidInputError("letter", f"expected DeadLetter, got {type(letter).__name__}")
+    check_key(letter.key)
+    require_clean_text(letter.event_id, "event_id", MAX_ID_CHARS)
+    require_bytes(letter.payload)
+    for field, at in (("admitted_at", letter.admitted_at), ("died_at", letter.died_at)):
+        given = cast("object", at)
+        if not isinstance(given, datetime) or given.utcoffset() is None:
+            raise InvalidInputError(field, "expected an aware datetime")
+    require_int(letter.attempts, "attempts", 0)
+    tenancy.allowed_owners_of(letter.ctx)
+    sender = tenancy.owner_of(letter.ctx)
     return StoredDeadLetter(
-        mailbox=MailboxRef(whose.scope, message.key),
+        mailbox=MailboxRef(sender.scope, letter.key),
         message=StoredMessage(
-            event_id=message.event_id,
-            payload=message.payload,
-            at_ms=ms_of(message.admitted_at),
-            owner=whose.owner,
+            event_id=letter.event_id,
+            payload=letter.payload,
+            at_ms=ms_of(letter.admitted_at),
+            owner=sender.owner,
         ),
-        died_ms=ms_of(message.died_at),
-        attempts=message.attempts,
+        died_ms=ms_of(letter.died_at),
+        attempts=letter.attempts,
     )
+
+
+def require_bytes(payload: object) -> bytes:
+    """Return the payload of a message.
+
+    :raises InvalidInputError: if it is not bytes.
+    """
+    if not isinstance(payload, bytes):
+        raise InvalidInputError("payload", f"expected bytes, got {type(payload).__name__}")
+    return payload

@@ -133,7 +133,8 @@ class InboxTurn(LeaseHandle, Generic[C]):
 
         Such a write moves the token, so that :meth:`commit` over the one before is refused.
         """
-        return LeaseRef(LeaseKind.INBOX, *self._ref.mailbox, self._ref.fence)
+        scope, key = self._ref.mailbox
+        return LeaseRef(kind=LeaseKind.INBOX, scope=scope, key=key, fence=self._ref.fence)
 
     @property
     def lease_until(self) -> datetime:
@@ -243,13 +244,12 @@ class InboxTurn(LeaseHandle, Generic[C]):
         if session is None:
             await self._end(None, handled, removes=False, ends=ends)
             return self._cas
-        encoder = self._terms.encoder
-        encoded = encoder.encode(session)
+        # A body that cannot be decoded is not written.
+        encoded, body = self._terms.encoder.encode_with_body(session)
         if encoded.key != self.key:
             raise InvalidInputError("session", "has another key than the turn")
         if encoded.scope != self._ref.mailbox.scope:
             raise TenantMismatchError(self.key)
-        body = encoder.decode_body(self.key, encoded.body)  # what could not be read is not written
         outcome = await self._end(encoded, handled, removes=False, ends=ends)
         self._session, self._cas = as_versioned(
             self.key, body, outcome.token, encoded.ttl_ms, outcome.at_ms
