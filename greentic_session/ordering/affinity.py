@@ -123,10 +123,10 @@ class Membership(LeaseHandle):
     def fence(self) -> int:
         """Number of this membership: higher than that of every earlier one of the same name.
 
-        Also when it was nobody's meanwhile, as long as the server's clock is not set back; of the
-        memberships of one store even then.
+        That is so even if the name had no member in between, unless the server's clock is set back.
+        Among the memberships of one store, it is so even then.
 
-        Pass it on to what the worker writes to, and let it refuse lower ones.
+        Pass it to other systems that the worker writes to, and let them refuse lower ones.
         """
         return self._fence
 

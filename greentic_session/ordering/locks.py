@@ -1,4 +1,4 @@
-"""Locks: one holder of a key at a time, in all processes, under numbers that late writers meet."""
+"""Locks: one holder of a key at a time across processes, with fencing tokens."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ __all__ = ["LockHolder", "SessionLease", "SessionLocks"]
 _LEASE_SECS: Final = 30.0
 _PLACE_SECS: Final = 10.0
 _ASKS: Final = 5
-"""How often who waits asks within the time of its place: the net under a ring that is lost. A free
-lock passes it by after a quarter of that time, so this is more than four."""
+"""Polls of a waiter within the time of its queue position, in case a notification is lost. A free
+lock passes over a waiter after a quarter of that time, so this is more than four."""
 _MAX_NAME_CHARS: Final = 256
 
 
@@ -104,10 +104,10 @@ class SessionLease(LeaseHandle):
     def fence(self) -> int:
         """Number of this grant: higher than that of every earlier one of the key.
 
-        Also when the lock was free meanwhile, as long as the server's clock is not set back; of the
-        grants of one store even then.
+        That is so even if the lock was free in between, unless the server's clock is set back.
+        Among the grants of one store, it is so even then.
 
-        Pass it on to what is written elsewhere under the lock, and let that refuse lower ones.
+        Pass it to other systems that are written to under the lock, and let them refuse lower ones.
         """
         return self.guard.fence
 
@@ -117,13 +117,13 @@ class SessionLease(LeaseHandle):
         return self._until
 
     async def renew(self, lease: timedelta | float | None = None) -> datetime:
-        """Let the lease begin anew; it never gets shorter.
+        """Renew the lease. It never gets shorter.
 
         :param lease: its length, seconds or a :class:`datetime.timedelta`; ``None`` is the first
-            one.
+            length.
         :returns: :attr:`until`.
-        :raises LeaseLostError: the lease had run out, whether or not another holds the lock since,
-            or the lock was given back.
+        :raises LeaseLostError: the lease had run out, whether or not the lock has another holder
+            now, or the lock was released.
         :raises StoreUnavailableError: nothing changed.
         :raises OutcomeUnknownError: renewed or not.
         :raises DurabilityError: renewed, and fewer replicas than asked for know of it.
@@ -131,11 +131,11 @@ class SessionLease(LeaseHandle):
         return await self._renew(lease)
 
     async def release(self) -> bool:
-        """Give the lock back at once, before the block ends.
+        """Release the lock at once, before the block ends.
 
-        :returns: ``False`` if it was held no longer.
-        :raises StoreUnavailableError: it was not given back; it ends with its lease.
-        :raises OutcomeUnknownError: given back or not; it ends with its lease.
+        :returns: ``False`` if it was lost.
+        :raises StoreUnavailableError: the lock was not released. It ends with its lease.
+        :raises OutcomeUnknownError: released or not. It ends with its lease.
         """
         return await self._release()
 
@@ -214,19 +214,19 @@ class SessionLocks:
         *,
         ctx: TenantCtx | None = None,
     ) -> AsyncGenerator[SessionLease]:
-        """Hold the lock while the block runs, after waiting for those who came before.
+        """Hold the lock while the block runs, after waiting for the earlier waiters.
 
         The lease is renewed at a third of its length. When it is lost, the block is cancelled by a
-        cancel scope: what it still awaits ends at once, unless it is shielded; and the block is
+        cancel scope: calls that it awaits end at once, unless they are shielded; and the block is
         left in the task that entered it, inner blocks before outer ones (anyio docs, "Cancellation
-        and timeouts"). Leaving gives the lock back, also if the task is cancelled. Who is cancelled
-        while waiting leaves nothing behind: the cancellation takes as long as that, at most 5 s
-        where the store does not answer. ``wait`` may likewise be over by the time that the store's
-        deadline gives a call, since the last one is heard out, and by that of leaving the place.
+        and timeouts"). Leaving releases the lock, also if the task is cancelled. A waiter that is
+        cancelled gives its queue position back first, which takes at most 5 s if the store does not
+        reply. Waiting may exceed ``wait`` by the deadline of the last call, and by the time that
+        giving the queue position back takes.
 
-        Who waits bears a store that is away, or silent, for as long as it could keep its place
-        there (``place`` since its last answer) and ``wait`` lasts, and asks again. After that, and
-        at once where the store refuses, was closed, or is away from the start, the error is raised.
+        While waiting, a lost connection is tolerated until ``place`` has passed since the last
+        reply, or ``wait`` is over. The request is retried. After that the error is raised. It is
+        raised at once if the store refuses, was closed, or is away from the start.
 
         :param key: what to lock.
         :param lease: how long the lock is kept without a sign of life of the holder: seconds or a
@@ -234,12 +234,12 @@ class SessionLocks:
         :param wait: how long to wait at most, likewise; ``None`` for ever, 0, as less than 1 ms,
             not at all.
         :param ctx: the caller; gives env and tenant.
-        :raises LockHeldError: the lock was another's for all of ``wait``.
+        :raises LockHeldError: the lock had another holder for all of ``wait``.
         :raises LeaseLostError: on leaving, if the lease was lost and the block raised nothing else.
         :raises StoreUnavailableError: the lock is not held.
-        :raises OutcomeUnknownError: on entering; should the lock have been taken, it was given back
-            or ends with the lease.
-        :raises DurabilityError: likewise: fewer replicas than asked for know of the holder.
+        :raises OutcomeUnknownError: on entering. If the lock was taken, it was released or ends
+            with its lease.
+        :raises DurabilityError: likewise: fewer replicas than ``acks`` know of the holder.
         """
         held = await self._take(key, lease, wait, ctx)
         if not isinstance(held, SessionLease):
@@ -255,13 +255,13 @@ class SessionLocks:
         *,
         ctx: TenantCtx | None = None,
     ) -> AsyncGenerator[SessionLease | None]:
-        """Hold the lock while the block runs, if it is free and nobody waits for it.
+        """Hold the lock while the block runs, if it is free and has no waiters.
 
         :param key: as in :meth:`hold`.
         :param lease: as in :meth:`hold`.
         :param ctx: as in :meth:`hold`.
-        :returns: for the block, ``None`` if the lock is another's: a write that is given that as
-            its ``fence`` is refused.
+        :returns: for the block, ``None`` if the lock has another holder or waiters. A write that is
+            given ``None`` as its ``fence`` is refused.
         :raises: as :meth:`hold`, but for :class:`LockHeldError`.
         """
         held = await self._take(key, lease, 0, ctx)
@@ -272,7 +272,7 @@ class SessionLocks:
             yield held
 
     async def holder(self, key: SessionKey, *, ctx: TenantCtx | None = None) -> LockHolder | None:
-        """Return who holds the lock now, ``None`` if nobody does.
+        """Return the holder of the lock, ``None`` if the lock is free.
 
         :param key: as in :meth:`hold`.
         :param ctx: as in :meth:`hold`.
@@ -285,7 +285,7 @@ class SessionLocks:
         return LockHolder(name=found.name, fence=found.fence, until=datetime_of(found.lease_ms))
 
     def held(self) -> tuple[SessionLease, ...]:
-        """Return what the blocks of this object hold, as far as they know. No I/O."""
+        """Return the leases that the blocks of this object hold, by their own state. No I/O."""
         return tuple(lease for lease in self._held if not lease.ended)
 
     # --- shared steps ------------------------------------------------------------------------
@@ -297,7 +297,7 @@ class SessionLocks:
         wait: timedelta | float | None,
         ctx: TenantCtx | None,
     ) -> SessionLease | LockOutcome:
-        """Take the lock, or tell who holds it when the time is up."""
+        """Take the lock, or return its holder's lease when the time is up."""
         self._store.check_open()
         ref = LockRef(_scope(ctx), check_key(key), secrets.token_urlsafe(16))
         lease_ms = duration_to_ms(lease, "lease")
@@ -313,7 +313,7 @@ class SessionLocks:
                 must_leave = False  # nothing was taken
                 raise
             if isinstance(held, LockOutcome) and request.queues:
-                # Only now, since a lock that is free needs no bell.
+                # Only now, because a free lock needs no subscription.
                 async with self._backend.subscribe(request.ref.token) as subscription:
                     held = await self._wait(request, held, subscription, asked_at, ends_at)
             must_leave = isinstance(held, LockOutcome) and request.queues
@@ -330,10 +330,11 @@ class SessionLocks:
         asked_at: float,
         ends_at: float | None,
     ) -> SessionLease | LockOutcome:
-        """Ask again and again.
+        """Retry until the lock is taken or the time is up.
 
-        :param held: the last answer.
-        :param asked_at: when that was asked for: it has had a place since, on the loop's clock.
+        :param held: the last reply.
+        :param asked_at: when that was requested, on the loop's clock. The queue position is held
+            since then.
         """
         often_secs = max(1, self._place_ms // _ASKS) / 1000
         next_secs = held.left_ms / 1000
@@ -350,7 +351,7 @@ class SessionLocks:
             try:
                 found = await self._ask(request)
             except (StoreUnavailableError, OutcomeUnknownError) as error:
-                # Under its token it can ask again without harm, whatever became of the last time.
+                # The request names its token, so a retry is safe whatever the last outcome was.
                 if not self._tolerates(error, asked_at, ends_at):
                     raise
                 next_secs = often_secs
@@ -365,7 +366,7 @@ class SessionLocks:
         asked_at: float,
         ends_at: float | None,
     ) -> bool:
-        """Tell whether an error may pass while the place is kept that was asked for last."""
+        """Tell whether the waiter still has its queue position and time for a retry."""
         now = anyio.current_time()
         return (
             error.code in ("timeout", "unavailable")
@@ -384,7 +385,7 @@ class SessionLocks:
 
     async def _leave(self, request: LockRequest) -> None:
         async def leave() -> None:
-            with suppress(SessionError):  # what could not be given back ends by itself
+            with suppress(SessionError):  # otherwise it ends by itself
                 await self._backend.release(request.ref, 0, self._backend.deadline())
 
         await run_to_completion(leave, "greentic_session leaving a lock", RELEASE_SECS)

@@ -1,4 +1,4 @@
-"""A claim on a wait: what exactly one worker holds while it works on an answer."""
+"""A claim on a wait: the exclusive right of one worker to the next turn."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["Claim", "ClaimTerms"]
 
 
 class ClaimTerms(NamedTuple):
-    """What a claim was made with.
+    """The arguments of a claim.
 
     :ivar address: where the session waited.
     :ivar ref: the claim, as the record knows it.
@@ -49,14 +49,14 @@ class Claim(LeaseHandle, Generic[C]):
     Made by :meth:`WaitRegistry.resume` and :meth:`WaitRegistry.claim`. One of
     :meth:`complete`, :meth:`wait_again` and :meth:`finish` ends the turn, each in one step with the
     session's new state, its outbox and the memory of the event; :meth:`release` gives the wait back
-    as it was. After that, and when another worker has claimed the wait since, each of them raises
-    :class:`LeaseLostError` and changes nothing. A lease that has run out opens the wait to others;
-    as long as none came, the claim still holds.
+    as it was. After that, and after another worker has claimed the wait, each of them raises
+    :class:`LeaseLostError` and changes nothing. When the lease runs out, another worker may claim
+    the wait. Until one does, the claim still holds.
 
     Any of them may raise :class:`StoreUnavailableError` (nothing written; the claim goes on) and
-    :class:`OutcomeUnknownError` (written or not: the wait is over, or comes back with the lease).
-    Where ``acks`` are asked for, also :class:`DurabilityError`: done, but for :attr:`session` and
-    :attr:`cas`, which nobody told.
+    :class:`OutcomeUnknownError` (written or not: the wait is over, or is open again when the lease
+    ends). With ``acks``, also :class:`DurabilityError`: done, but :attr:`session` and :attr:`cas`
+    are not updated.
     """
 
     _KIND: ClassVar[str] = "claimed wait"
@@ -94,14 +94,14 @@ class Claim(LeaseHandle, Generic[C]):
 
     @property
     def cas(self) -> Cas:
-        """Its token. The claim moved it, so no older token writes any more."""
+        """Its token. The claim changed it, so a write over an older token is refused."""
         return self._cas
 
     @property
     def fence(self) -> int:
         """Number of this claim: higher than that of every earlier claim on the session.
 
-        Pass it on to what the turn writes to elsewhere, and let it refuse lower ones.
+        Pass it to other systems that the turn writes to, and let them refuse lower ones.
         """
         return self._terms.ref.fence
 
@@ -138,12 +138,12 @@ class Claim(LeaseHandle, Generic[C]):
         scope: ReplyScope | None = None,
         ttl: timedelta | float | None = None,
     ) -> Cas:
-        """Write the session and pause it again, there or elsewhere.
+        """Write the session and pause it again, under the same reply scope or another.
 
         :param session: the new state, under the same key.
         :param scope: where the next reply is anchored; ``None`` is where this one was. Another
-            session that waits there is displaced.
-        :param ttl: the session's new life, as in :meth:`WaitRegistry.register_wait`.
+            session that waits there is superseded.
+        :param ttl: the session's new lifetime, as in :meth:`WaitRegistry.register_wait`.
         :returns: the new token.
         :raises: as :meth:`complete`.
         """
@@ -181,7 +181,7 @@ class Claim(LeaseHandle, Generic[C]):
         return outcome.token
 
     async def finish(self) -> None:
-        """Remove the session, and so end its wait. Its completed events stay known for a while.
+        """Remove the session and end its wait. Its completed events stay known for a while.
 
         :raises LeaseLostError: another worker has claimed the wait, or it is gone.
         :raises CasConflictError: something else wrote the session meanwhile; the claim goes on.
@@ -191,7 +191,7 @@ class Claim(LeaseHandle, Generic[C]):
         await self._leave(await self._end(EndingMode.FINISH, None, until), until)
 
     async def save(self, session: Session[C]) -> Cas:
-        """Write the session under the claim, which goes on: what is done so far.
+        """Write the session. The claim goes on.
 
         :returns: the new token, which is :attr:`cas` from now on.
         :raises: as :meth:`complete`.
@@ -207,7 +207,7 @@ class Claim(LeaseHandle, Generic[C]):
         return self._cas
 
     async def renew(self, lease: timedelta | float | None = None) -> datetime:
-        """Let the lease begin anew; it never gets shorter.
+        """Renew the lease. It never gets shorter.
 
         :param lease: its length; ``None`` is that of the claim.
         :returns: :attr:`lease_until`.
@@ -217,9 +217,9 @@ class Claim(LeaseHandle, Generic[C]):
         return await self._renew(lease)
 
     async def release(self) -> bool:
-        """Give the wait back at once, as it was; its life begins anew.
+        """Give the wait back at once, as it was. The lifetime of its session starts again.
 
-        :returns: ``False`` if the claim was held no longer.
+        :returns: ``False`` if the claim was lost.
         """
         return await self._release()
 

@@ -1,9 +1,8 @@
 """From a reply scope to the session that waits there.
 
-The index of a user is a hint. Here is all that follows from it: a hint is written before the
-record, the record decides, and who meets a hint that the record does not bear out takes it away. Of
-two sessions that both wait under one reply scope, the one registered last is found, and the other
-is displaced on sight.
+An index entry may be stale. So an entry is written before the record, the record decides, and a
+reader that finds a stale entry removes it. Of two sessions that wait under one reply scope, the one
+registered last is found. A reader that finds the other supersedes it.
 """
 
 from __future__ import annotations
@@ -44,9 +43,9 @@ if TYPE_CHECKING:
 __all__ = ["WaitAddress", "WaitIndex"]
 
 _LOOKUP_ATTEMPTS: Final = 4
-"""How often to follow an index that changes under the call."""
+"""Lookups of one call when the index changes meanwhile."""
 _TRANSIENT: Final = (StoreUnavailableError, OutcomeUnknownError, DecodeError)
-"""What may keep an index from being mended now, so that the next reader does it."""
+"""Errors that may prevent a repair of the index. The next reader repairs it."""
 
 
 class WaitAddress(NamedTuple):
@@ -86,7 +85,7 @@ class WaitIndex:
         found = await self.backend.entries(*address, event, self.events, until)
         if found.seen or not found.entries:
             return found.seen
-        # What the sessions remember may not have come to the index.
+        # The index may not know all completed events of the sessions.
         await self._copy_events(address.wait_owner, [entry.key for entry in found.entries], until)
         return (await self.backend.entries(*address, event, self.events, until)).seen
 
@@ -95,7 +94,7 @@ class WaitIndex:
         found = await self.backend.all_entries(wait_owner, until)
         keys = list(dict.fromkeys(entry.key for _, entry in found))
         statuses = await self._read_status(wait_owner.scope, keys, until)
-        # Where a session waits, its record says; the hint that led there may be of another place.
+        # The record says where a session waits. The index entry may be of another reply scope.
         newest: dict[str, tuple[int, SessionKey]] = {}
         for key, status in statuses.items():
             if status is not None and status.owner == wait_owner.owner and status.scope_hash:
@@ -224,12 +223,12 @@ class WaitIndex:
         left: Sequence[IndexRemoval] = (),
         until: float | None,
     ) -> WaitOutcome:
-        """Let a session wait there, and displace others that do.
+        """Let a session wait there, and supersede other sessions that wait there.
 
         :param encoded: the session.
         :param write: writes the record, given what ``since_us`` has to exceed.
         :param event: digest of the event that is completed by this.
-        :param left: hints that no longer hold when this is done.
+        :param left: index entries that are stale when this is done.
         """
         wait_owner, scope_hash = address
         key = SessionKey(encoded.key)
@@ -243,7 +242,7 @@ class WaitIndex:
             floor_us = max((rival.since_us for rival in rivals.values()), default=0)
             outcome = await write(floor_us)
         except OutcomeUnknownError:
-            raise  # the hint may be needed
+            raise  # the record may need the index entry
         except SessionError:
             await self._cancel_intent(address, key, intent, until)
             raise
@@ -255,13 +254,13 @@ class WaitIndex:
         if outcome.moved_from:
             retired.append(IndexRemoval(outcome.moved_from, key, outcome.since_us))
         events: list[SeenEvent] = []
-        # The session waits: what is left to do mends itself where it fails.
+        # The session waits. If a step below fails, the next reader repairs the index.
         with suppress(*_TRANSIENT):
             for other, rival in rivals.items():
                 await self.backend.supersede(
                     wait_owner.scope, other, scope_hash, rival.since_us, until
                 )
-            # Nothing that a hint leads to is forgotten with it.
+            # Copy completed events to the index before their index entries are removed.
             forsaken = [entry.key for entry in others]
             if left or outcome.moved_from:
                 forsaken.append(key)
@@ -285,9 +284,10 @@ class WaitIndex:
         event: SeenEvent | None,
         until: float | None,
     ) -> None:
-        """Take the hint of a wait that has ended out of the index.
+        """Remove the index entry of a wait that has ended.
 
-        What the session remembers goes there in its place, the event that ended it last.
+        The completed events of the session are copied to the index. The event that ended the wait
+        is the last of them.
         """
         with suppress(*_TRANSIENT):
             events = list(await self.backend.events_of(address.wait_owner.scope, [key], until))
@@ -311,7 +311,7 @@ class WaitIndex:
                 await self.backend.update_index(
                     wait_owner, IndexChange(upsert=entry), self.events, until
                 )
-                entered.add(key)  # a survey may give it again
+                entered.add(key)  # a scan may return a key twice
             if position is None:
                 return len(entered)
 
@@ -328,7 +328,7 @@ class WaitIndex:
     async def _locate(
         self, address: WaitAddress, until: float | None
     ) -> tuple[SessionKey | None, int]:
-        """Return the session that waits there, and since when, however the index changes."""
+        """Return the session that waits there, and since when. Retry when the index changes."""
         before: Sequence[IndexEntry] | None = None
         for _ in range(_LOOKUP_ATTEMPTS):
             entries = (await self.backend.entries(*address, "", self.events, until)).entries
@@ -343,7 +343,7 @@ class WaitIndex:
     async def _resolve(
         self, address: WaitAddress, entries: Sequence[IndexEntry], until: float | None
     ) -> tuple[SessionKey | None, int]:
-        """Return the session that waits there, and since when; and mend the index."""
+        """Return the session that waits there, and since when. Repair the index."""
         statuses = await self._read_status(
             address.wait_owner.scope, [entry.key for entry in entries], until
         )
@@ -367,7 +367,7 @@ class WaitIndex:
         status: WaitStatus | None,
         until: float | None,
     ) -> None:
-        """Let the index live as long as a record whose life it did not hear of."""
+        """Extend the lifetime of the index to that of the record, if it is shorter."""
         if status is None or not entry.expires_ms:
             return
         if status.expires_ms and status.expires_ms <= entry.expires_ms:
@@ -381,7 +381,7 @@ class WaitIndex:
     async def _copy_events(
         self, wait_owner: WaitOwner, keys: Sequence[SessionKey], until: float | None
     ) -> None:
-        """Let the index remember what sessions do."""
+        """Copy the completed events of sessions to the index."""
         events = await self.backend.events_of(wait_owner.scope, keys, until)
         if events:
             change = IndexChange(events=tuple(events))
@@ -394,7 +394,7 @@ class WaitIndex:
         statuses: Mapping[SessionKey, WaitStatus | None],
         until: float | None,
     ) -> None:
-        """Take away hints that no record bears out, and displace sessions that wait no longer."""
+        """Remove stale index entries, and supersede sessions that are not found any more."""
         if not stale:
             return
         with suppress(*_TRANSIENT):
@@ -418,7 +418,7 @@ class WaitIndex:
         events: Sequence[SeenEvent],
         until: float | None,
     ) -> None:
-        """Take a hint out of the index, and remember events in its place."""
+        """Remove an index entry, and remember completed events."""
         retired = (IndexRemoval(address.scope_hash, key, since_us),)
         change = IndexChange(removals=retired, events=tuple(events))
         with suppress(*_TRANSIENT):
@@ -427,8 +427,8 @@ class WaitIndex:
     async def _cancel_intent(
         self, address: WaitAddress, key: SessionKey, intent: IndexIntent, until: float | None
     ) -> None:
-        """End an announcement that nothing came of."""
-        # A hint that was there may be that of an earlier call which did not come to confirm it.
+        """Cancel an index intent that no record followed."""
+        # An entry that existed may be of an earlier call that never confirmed it.
         since_us = UNCONFIRMED if intent.is_new else KEPT
         retired = (IndexRemoval(address.scope_hash, key, since_us, intent.mark),)
         with suppress(*_TRANSIENT):

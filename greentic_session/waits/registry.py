@@ -219,8 +219,8 @@ class WaitRegistry(Generic[C]):
 
         The block ends the turn by one of :meth:`Claim.complete`, :meth:`Claim.wait_again` and
         :meth:`Claim.finish`. If it leaves without, or by an exception, the wait is given back at
-        once. While it runs, the lease is renewed; if it is lost all the same, the block is
-        cancelled: see :meth:`Claim.auto_renew`.
+        once. While it runs, the lease is renewed. If the lease is lost, the block is cancelled:
+        see :meth:`Claim.auto_renew`.
 
         :param event_id: names the reply under this scope, as the channel does. Completed with the
             turn, in one step, and known from then on.
@@ -246,13 +246,13 @@ class WaitRegistry(Generic[C]):
         attempt_id: str | None = None,
         lease: timedelta | float = _LEASE_SECS,
     ) -> Claim[C]:
-        """Claim the wait, for those who cannot use a context manager.
+        """Claim the wait, without a context manager.
 
-        Nobody renews the lease but the caller (:meth:`Claim.renew`, or :meth:`Claim.auto_renew`).
+        The caller renews the lease, by :meth:`Claim.renew` or :meth:`Claim.auto_renew`.
 
         :param event_id: as in :meth:`resume`.
-        :param attempt_id: names this attempt of this worker. As long as it holds the wait, asking
-            again returns the same claim with its lease begun anew; a random one if ``None``.
+        :param attempt_id: names this attempt of this worker; ``None`` is a random name. While the
+            attempt holds the wait, a repeated call returns the same claim and renews its lease.
         :param lease: as in :meth:`resume`.
         :raises: as :meth:`resume`.
         """

@@ -1,4 +1,4 @@
-"""A turn at a session's mail: what exactly one worker holds."""
+"""A turn: the exclusive work of one worker on a session and its messages."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ _MAX_BACKOFF_MS: Final = 60_000
 
 
 class TurnTerms(NamedTuple, Generic[C]):
-    """What an inbox lends to its turns.
+    """The arguments that the turns of an inbox have in common.
 
-    :ivar backend: the steps they are made of.
+    :ivar backend: of the store.
     :ivar encoder: of the store.
     :ivar check_open: raises :class:`StoreUnavailableError` if the store was closed.
-    :ivar lease_ms: length of the lease.
-    :ivar attempts: how often a head may be tried.
-    :ivar backoff_ms: how long a session rests after the first failure.
+    :ivar lease_ms: length of the lease, in milliseconds.
+    :ivar attempts: limit on the attempts at a message.
+    :ivar backoff_ms: the backoff after the first failed attempt, in milliseconds.
     """
 
     backend: InboxBackend
@@ -52,9 +52,9 @@ class TurnTerms(NamedTuple, Generic[C]):
     backoff_ms: int
 
     def backoff_after(self, attempt: int) -> int:
-        """Return for how many milliseconds a session rests when an attempt has failed."""
+        """Return the backoff of a session after a failed attempt, in milliseconds."""
         if attempt >= self.attempts:
-            return 0  # it goes to the dead letters next, and the mail behind it goes on
+            return 0  # it becomes a dead letter next, and the messages behind it go on
         return int(min(_MAX_BACKOFF_MS, self.backoff_ms * 2 ** min(attempt - 1, 30)))
 
 
@@ -69,8 +69,8 @@ class InboxTurn(LeaseHandle, Generic[C]):
 
     Any of them may raise :class:`StoreUnavailableError` (nothing written; the turn goes on) and
     :class:`OutcomeUnknownError` (written or not: read the session, or leave by the exception, and
-    the mail that is left is tried again). Where ``acks`` are asked for, those that write may raise
-    :class:`DurabilityError`: done, but for :attr:`session` and :attr:`cas`, which nobody told.
+    the mail that is left is retried). With ``acks``, those that write may raise
+    :class:`DurabilityError`: done, but :attr:`session` and :attr:`cas` are not updated.
     """
 
     _KIND: ClassVar[str] = "inbox turn"
@@ -123,15 +123,15 @@ class InboxTurn(LeaseHandle, Generic[C]):
     def fence(self) -> int:
         """Number of this turn: higher than that of every earlier turn of the session.
 
-        Pass it on to what the turn writes to elsewhere, and let it refuse lower ones.
+        Pass it to other systems that the turn writes to, and let them refuse lower ones.
         """
         return self._ref.fence
 
     @property
     def guard(self) -> LeaseRef:
-        """What guards a write to the session by the store's own verbs: ``put(…, fence=turn)``.
+        """The lease that guards a write by the store's own verbs: ``put(…, fence=turn)``.
 
-        Such a write moves the token, so that :meth:`commit` over the one before is refused.
+        Such a write changes the token. So :meth:`commit` over the earlier token is refused.
         """
         scope, key = self._ref.mailbox
         return LeaseRef(kind=LeaseKind.INBOX, scope=scope, key=key, fence=self._ref.fence)
@@ -183,7 +183,7 @@ class InboxTurn(LeaseHandle, Generic[C]):
         self._session, self._cas = None, Cas.none()
 
     async def renew(self) -> datetime:
-        """Let the lease begin anew; the block of :meth:`SessionInbox.take` sees to that itself.
+        """Renew the lease. The block of :meth:`SessionInbox.take` does so by itself.
 
         :returns: :attr:`lease_until`.
         :raises LeaseLostError: the turn has ended, or its lease has.
@@ -191,9 +191,9 @@ class InboxTurn(LeaseHandle, Generic[C]):
         return await self._renew()
 
     async def release(self) -> bool:
-        """Give the turn back at once, with its mail; this was no attempt at it.
+        """Give the turn back at once, with its mail. This does not count as an attempt.
 
-        :returns: ``False`` if the turn was held no longer.
+        :returns: ``False`` if the turn was lost.
         """
         self._has_failed = False
         return await self._release()
@@ -222,8 +222,8 @@ class InboxTurn(LeaseHandle, Generic[C]):
     @override
     async def _send_renew(self, lease_ms: int) -> LeaseEnd | None:
         backend = self._terms.backend
-        end = LeaseEnd(*await backend.renew(self._ref, lease_ms, backend.deadline()))
-        return end if end.at_ms else None
+        ends_ms, left_ms = await backend.renew(self._ref, lease_ms, backend.deadline())
+        return LeaseEnd(ends_ms, left_ms) if ends_ms else None
 
     @override
     async def _send_release(self) -> bool:
@@ -273,7 +273,7 @@ class InboxTurn(LeaseHandle, Generic[C]):
             try:
                 outcome = await backend.commit(result, backend.deadline())
             except DurabilityError:
-                self._release_quietly(handled)
+                self._drop_handled(handled)
                 raise
             if outcome.verdict is Verdict.LOST:
                 self._lose()
@@ -281,11 +281,11 @@ class InboxTurn(LeaseHandle, Generic[C]):
                 raise CasConflictError(self.key, self._cas, outcome.token)
             if outcome.verdict is not Verdict.DONE:
                 raise error_for(self.key, outcome)
-            self._release_quietly(handled)
+            self._drop_handled(handled)
             self._renewer.ended = self._renewer.ended or ends
         return outcome
 
-    def _release_quietly(self, handled: int) -> None:
+    def _drop_handled(self, handled: int) -> None:
         self._mail = self._mail[handled:]
         self._handled += handled
 
@@ -293,14 +293,14 @@ class InboxTurn(LeaseHandle, Generic[C]):
 def _task() -> asyncio.Task[object] | None:
     try:
         return asyncio.current_task()
-    except RuntimeError:  # on trio, where only who is cancelled is told of a cancellation
+    except RuntimeError:  # on trio, where a cancellation reaches only the cancelled task
         return None
 
 
 def _is_failure(error: BaseException, *, is_cancelled: bool) -> bool:
-    """Tell whether an error says something of the mail, and not of who was cancelled meanwhile.
+    """Tell whether an error counts as a failed attempt at the mail.
 
-    :param is_cancelled: whether the task was. Else, what it awaited was cancelled.
+    :param is_cancelled: whether the task was cancelled. If not, a call that it awaited was.
     """
     if isinstance(error, BaseExceptionGroup):
         several = cast("BaseExceptionGroup[BaseException]", error)
