@@ -259,7 +259,6 @@ class LeaseHandle(ABC):
     async def _release(self) -> bool:
         if self.ended:
             return False
-        self._check_open()
         with self._renewer.ending():
             held = await self._send_release()
             if held:

@@ -148,6 +148,7 @@ class SessionLease(LeaseHandle):
 
     @override
     async def _send_release(self) -> bool:
+        self._check_open()
         left_at = self._left_at  # of an earlier call whose reply was lost
         if left_at is None:
             self._left_at = anyio.current_time()

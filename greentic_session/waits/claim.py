@@ -233,6 +233,7 @@ class Claim(LeaseHandle, Generic[C]):
 
     @override
     async def _send_release(self) -> bool:
+        self._check_open()
         outcome = await self._backend.release(self._terms.ref, "", self._backend.deadline())
         if outcome.verdict is Verdict.LOST:
             return False

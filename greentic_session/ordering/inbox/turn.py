@@ -195,6 +195,8 @@ class InboxTurn(LeaseHandle, Generic[C]):
 
         :returns: ``False`` if the turn was lost.
         """
+        if not self.ended:
+            self._check_open()
         self._has_failed = False
         return await self._release()
 
