@@ -11,7 +11,7 @@ from .failures import Failure, FailureKind
 if TYPE_CHECKING:
     from .connection import Connection
     from .script import Script
-    from .server import Server
+    from .server import ConnectionPool, Server
     from .topology import Topology
 
 __all__ = ["Attempts", "attempt_ends_at"]
@@ -48,15 +48,18 @@ class Attempts:
         """Whether an attempt may have written."""
         return self._script is not None and self.ambiguous_since is not None
 
-    def connection_of(self, server: Server) -> Connection | None:
-        """Return the wire to a server on which a doubtful attempt is still under way: behind it, in
-        the same queue, is the place for the next.
+    def connection_of(self, owner: Server | ConnectionPool) -> Connection | None:
+        """Return the connection on which an ambiguous attempt is still in flight, if it is open.
+
+        The next attempt follows it in the same queue.
+
+        :param owner: of the connections to choose from.
         """
         return next(
             (
                 connection
                 for connection in self._left
-                if not connection.is_lost and server.has(connection)
+                if not connection.is_lost and owner.has(connection)
             ),
             None,
         )

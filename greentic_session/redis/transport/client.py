@@ -349,16 +349,14 @@ class RedisClient:
                     asked: Server | None = None if attempts is None else attempts.redirected_to
                     found = asked or at or topology.server_of(key)
                     server = found or await topology.locate(key, give_up_at)
-                    connections = server.ack_connections() if wants_acks else server
-                    # Whoever waits for room goes first.
-                    connection = (
-                        None if connections.queue else connections.ready_connection(started_at)
-                    )
+                    pool = server.ack_pool if wants_acks else server.pool
+                    # Callers that wait for room go first.
+                    connection = None if pool.queue else pool.ready_connection(started_at)
                     if connection is None:
-                        connection = await connections.next_connection(give_up_at)
+                        connection = await pool.next_connection(give_up_at)
                     since = None
                     if attempts is not None and attempts.is_ambiguous:
-                        connection = attempts.connection_of(connections) or connection
+                        connection = attempts.connection_of(pool) or connection
                         since = await self._rule_out_late(attempts, connection, give_up_at)
                     elif earlier is not None:
                         connection = earlier.connection_of(server) or connection
