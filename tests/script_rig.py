@@ -155,7 +155,7 @@ class WaitBench(Bench):
     ) -> Any:
         token = inc * 32, version, new * 32
         last = floor, event, 3, MEMORY_MS
-        return await self.run(scripts.PAUSE, owner, ttl, "{}", *token, scope, *last, **call)
+        return await self.run(scripts.REGISTER, owner, ttl, "{}", *token, scope, *last, **call)
 
     async def claim(
         self,
@@ -173,7 +173,7 @@ class WaitBench(Bench):
         return await self.run(scripts.CLAIM, *terms, **call)
 
     async def renew(self, fence: int, lease: int = LEASE_MS, **call: Any) -> Any:
-        return await self.run(scripts.RENEW, fence, lease, **call)
+        return await self.run(scripts.RENEW_CLAIM, fence, lease, **call)
 
     async def settle(
         self,
@@ -193,13 +193,13 @@ class WaitBench(Bench):
         wait = (scope, floor) if how == "wait" else ("", 0)
         token = inc * 32, turn.version, turn.fence
         rest = event, most, memory, 60_000
-        return await self.run(scripts.SETTLE, *state, *token, how, *wait, *rest, **call)
+        return await self.run(scripts.END_CLAIM, *state, *token, how, *wait, *rest, **call)
 
     async def release(self, fence: int, attempt: str = "", **call: Any) -> Any:
-        return await self.run(scripts.RELEASE, fence, attempt, **call)
+        return await self.run(scripts.RELEASE_CLAIM, fence, attempt, **call)
 
     async def displace(self, since: int, *, scope: str = SCOPE, **call: Any) -> Any:
-        return await self.run(scripts.DISPLACE, scope, since, **call)
+        return await self.run(scripts.SUPERSEDE, scope, since, **call)
 
     async def clear(self, *, owner: str = OWNER, scope: str = SCOPE, **call: Any) -> Any:
         return await self.run(scripts.CLEAR, owner, scope, 60_000, **call)

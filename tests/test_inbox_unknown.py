@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from greentic_session import OutcomeUnknownError
-from greentic_session.redis.scripts import TAKE
+from greentic_session.redis.scripts import TAKE_TURN
 from greentic_session.testing.contract.inbox_bench import LEASE, counted, desk
 from greentic_session.testing.harness import RedisHarness
 
@@ -83,7 +83,7 @@ async def test_what_was_taken_unheard_is_given_back_and_was_no_attempt(
 
     class HearsWhatIsDue(Deaf):
         async def run(self, script: Any, *arguments: Any, **options: Any) -> Any:
-            if script is TAKE:
+            if script is TAKE_TURN:
                 backend._client = line  # from now on it hears all
                 return await super().run(script, *arguments, **options)
             return await line.run(script, *arguments, **options)

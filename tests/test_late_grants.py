@@ -122,7 +122,7 @@ async def test_what_comes_late_is_given_back(server: LocalServer, prepare: Act, 
 
 async def test_what_was_asked_for_twice_and_comes_late_is_given_back(server: LocalServer) -> None:
     namespace = f"test:{uuid4().hex}"
-    lock, token = scripts.LOCK.sha1.encode(), b"asks twice"
+    lock, token = scripts.ACQUIRE_LOCK.sha1.encode(), b"asks twice"
     bid = LockRequest(LockRef("", KEY, token.decode()), "far", 30_000, 10_000, queues=True)
 
     def late(request: bytes) -> Fate:

@@ -23,11 +23,11 @@ KEEP_MS: Final = 60_000
 MINE: Final = (OWNER, "red/")
 NONE: Final = ("", "0")
 SUFFIXES: Final = {
-    scripts.POST: ":inbox:seen",
-    scripts.TAKE: ":inbox:dead",
-    scripts.REPLAY: ":inbox:dead",
-    scripts.DISCARD: ":inbox:dead",
-    scripts.COMMIT: ":events",
+    scripts.ADMIT: ":inbox:seen",
+    scripts.TAKE_TURN: ":inbox:dead",
+    scripts.REPLAY_DEAD_LETTER: ":inbox:dead",
+    scripts.DISCARD_DEAD_LETTER: ":inbox:dead",
+    scripts.COMMIT_TURN: ":events",
 }
 
 
@@ -48,13 +48,13 @@ class MailBench(Bench):
     async def post(self, event: str = "e1", *, full: int = 100, **call: Any) -> Any:
         letter = f"{len(OWNER)}:{OWNER}{len(event)}:{event}hello"
         limits = (full, 100, MEMORY_MS, KEEP_MS)
-        return await self.mail(scripts.POST, *MINE, event, letter, *limits, **call)
+        return await self.mail(scripts.ADMIT, *MINE, event, letter, *limits, **call)
 
     async def take(
         self, by: str = "mine", *, bury: object = "", floor: int = 0, **call: Any
     ) -> Any:
         terms = (by, "worker", LEASE_MS, 10, 2, bury, MEMORY_MS, KEEP_MS, floor)
-        return await self.mail(scripts.TAKE, *terms, **call)
+        return await self.mail(scripts.TAKE_TURN, *terms, **call)
 
     async def commit(
         self,
@@ -70,27 +70,27 @@ class MailBench(Bench):
     ) -> Any:
         state = (OWNER, ttl, "{}") if how == "write" else ("", "", "")
         rest = (fence.decode(), how, handled, in_hand, ends, "a" * 32, KEEP_MS)
-        return await self.mail(scripts.COMMIT, *state, *token, *rest, **call)
+        return await self.mail(scripts.COMMIT_TURN, *state, *token, *rest, **call)
 
     async def give_back(
         self, fence: bytes = b"", by: str = "", rest: object = "", **call: Any
     ) -> Any:
-        return await self.mail(scripts.GIVE_BACK, fence.decode(), by, rest, KEEP_MS, **call)
+        return await self.mail(scripts.RELEASE_TURN, fence.decode(), by, rest, KEEP_MS, **call)
 
     async def prolong(self, fence: bytes, **call: Any) -> Any:
-        return await self.mail(scripts.PROLONG, fence.decode(), LEASE_MS, KEEP_MS, **call)
+        return await self.mail(scripts.RENEW_TURN, fence.decode(), LEASE_MS, KEEP_MS, **call)
 
     async def due(self, visit: int = 5000, **call: Any) -> Any:
-        return await self.agenda(scripts.DUE, visit, **call)
+        return await self.agenda(scripts.INDEX_NEXT_DUE, visit, **call)
 
     async def expect(self, token: str, grace: int) -> None:
-        assert await self.agenda(scripts.EXPECT, f"{token}!{self.member}", grace) == [1]
+        assert await self.agenda(scripts.INDEX_ADD_PENDING, f"{token}!{self.member}", grace) == [1]
 
     async def hint(
         self, mark: bytes = b"", *, delay: object = "", token: str = "", member: str = ""
     ) -> None:
         terms = (member or self.member, mark.decode(), delay, "", token)
-        assert await self.agenda(scripts.HINT, *terms) == [1]
+        assert await self.agenda(scripts.INDEX_SET_DUE, *terms) == [1]
 
     async def agenda(self, script: Script, *arguments: object, age: object = "") -> Any:
         doubt = f"{await self.now_us() / 1000 - float(str(age)):.3f}" if age != "" else ""

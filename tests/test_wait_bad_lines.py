@@ -332,11 +332,11 @@ async def claimed_then_cleared(scene: Scene) -> Play:
 
 
 BETWEEN: Final[dict[Callable[[Scene], Play], tuple[Script, Callable[[Scene], Any]]]] = {
-    registered_then_resumed: (scripts.PAUSE, lambda scene: resumed(scene, HERE)),
-    completed_then_registered: (scripts.SETTLE, lambda scene: scene.register("form", HERE)),
-    finished_then_registered: (scripts.SETTLE, lambda scene: scene.register("form", HERE)),
-    paused_again_then_resumed: (scripts.SETTLE, lambda scene: resumed(scene, THERE)),
-    released_then_claimed: (scripts.RELEASE, lambda scene: scene.claim(HERE, scene.near)),
+    registered_then_resumed: (scripts.REGISTER, lambda scene: resumed(scene, HERE)),
+    completed_then_registered: (scripts.END_CLAIM, lambda scene: scene.register("form", HERE)),
+    finished_then_registered: (scripts.END_CLAIM, lambda scene: scene.register("form", HERE)),
+    paused_again_then_resumed: (scripts.END_CLAIM, lambda scene: resumed(scene, THERE)),
+    released_then_claimed: (scripts.RELEASE_CLAIM, lambda scene: scene.claim(HERE, scene.near)),
     cleared_then_registered: (scripts.CLEAR, lambda scene: scene.register("form", HERE)),
     claimed_then_cleared: (
         scripts.CLAIM,

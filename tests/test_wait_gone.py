@@ -19,7 +19,7 @@ from greentic_session import (
     WaitClaimedError,
     WaitRegistry,
 )
-from greentic_session.redis.scripts import REINDEX, SETTLE
+from greentic_session.redis.scripts import END_CLAIM, UPDATE_INDEX
 
 from .redis_proxy import Fate, Proxy
 from .redis_rig import (
@@ -211,10 +211,10 @@ async def test_an_ending_of_two_steps_has_one_deadline(server: LocalServer) -> N
     def choose(request: bytes) -> Fate:
         # The first attempt at the record's step takes half of the time; the index does not answer.
         nonlocal seen
-        if SETTLE.sha1.encode() in request:
+        if END_CLAIM.sha1.encode() in request:
             seen += 1
             return Fate.SWALLOW if seen == 1 else Fate.PASS
-        return Fate.SWALLOW if REINDEX.sha1.encode() in request and seen else Fate.PASS
+        return Fate.SWALLOW if UPDATE_INDEX.sha1.encode() in request and seen else Fate.PASS
 
     namespace = f"test:{uuid4().hex}"
     async with (

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final, cast, final
 import anyio
 
 from .._compat import override
+from .._core.fencing import FencingCounter
 from .._core.tasks import run_to_completion, start_background
 from ..abc.inbox import EnqueueOutcome, GrantedTurn, InboxBackend, InboxSize, NothingDue
 from ..abc.records import Outcome, Verdict, mint_incarnation
@@ -32,7 +33,7 @@ from ..errors import (
     StoreUnavailableError,
 )
 from ..model import SessionKey
-from .inbox_scripts import InboxScripts, topic_of, wrong_type_of_index
+from .inbox_scripts import InboxScripts, topic_of
 from .message_format import (
     decode,
     decode_dead_letter,
@@ -43,22 +44,22 @@ from .message_format import (
     mailbox_from_member,
     member_of,
 )
-from .replies import outcome_of, parsing_write_reply, scored, wrong_type
+from .replies import outcome_of, parsing_write_reply, scored, wrong_type, wrong_type_of
 from .scripts import (
-    ASSIGN,
-    COMMIT,
-    DISCARD,
-    DROP,
-    DUE,
-    EXPECT,
-    FORGO,
-    GIVE_BACK,
-    KEEP,
-    MOURN,
-    POST,
-    PROLONG,
-    REPLAY,
-    TAKE,
+    ADMIT,
+    ASSIGN_EARLY,
+    COMMIT_TURN,
+    DELETE_EARLY,
+    DISCARD_DEAD_LETTER,
+    INDEX_ADD_PENDING,
+    INDEX_DEAD_LETTER,
+    INDEX_NEXT_DUE,
+    INDEX_REQUEUE,
+    RELEASE_TURN,
+    RENEW_TURN,
+    REPLAY_DEAD_LETTER,
+    STORE_EARLY,
+    TAKE_TURN,
 )
 from .transport.failures import ForeignValueError, malformed_reply
 
@@ -124,7 +125,7 @@ class RedisInbox(InboxScripts, InboxBackend):
         self._waits: Final = waits
         self._keep_ms: Final = keep_ms
         self._grace_ms: Final = grace_ms
-        self._fence = 0  # as in `RedisLocks`
+        self._fencing: Final = FencingCounter()
 
     @override
     def deadline(self) -> float:
@@ -141,7 +142,7 @@ class RedisInbox(InboxScripts, InboxBackend):
         inbox, mailbox, allowed, event_id, payload, most, events = message
         encoded = encode_new(allowed.exact, event_id, payload)
         reply = await self._enqueue(
-            POST,
+            ADMIT,
             inbox,
             mailbox,
             ":seen",
@@ -168,7 +169,7 @@ class RedisInbox(InboxScripts, InboxBackend):
         token = secrets.token_hex(8)
         expectation = f"{token}!{member_of(mailbox)}"
         agenda = self._names.agenda(inbox)
-        await self._on_index(EXPECT, agenda, (expectation, self._grace_ms), until)
+        await self._on_index(INDEX_ADD_PENDING, agenda, (expectation, self._grace_ms), until)
         try:
             reply = await self._on_mailbox(script, mailbox, suffix, arguments, until)
         except DurabilityError:  # the mail is in
@@ -206,12 +207,12 @@ class RedisInbox(InboxScripts, InboxBackend):
         return NothingDue(0)
 
     async def _first_due(self, request: TakeRequest, by: str, until: float | None) -> Reply:
-        """Return which session is due, put off for a visit, as ``due.lua`` does."""
+        """Return which session is due, put off for a visit, as ``inbox/index_next_due`` does."""
         visit_ms = min(request.lease_ms, self._grace_ms)
         index = self._names.agenda(request.inbox)
         asked_at = anyio.current_time()
         try:
-            return await self._on_index(DUE, index, (visit_ms,), until, grants=by)
+            return await self._on_index(INDEX_NEXT_DUE, index, (visit_ms,), until, grants=by)
         except anyio.get_cancelled_exc_class():
             # Else nobody would look at it for as long as a visit may take.
             if self._client.may_still_arrive(by):
@@ -220,7 +221,7 @@ class RedisInbox(InboxScripts, InboxBackend):
 
                 async def forgo() -> None:
                     with suppress(SessionError):
-                        await self._on_index(FORGO, index, terms, self.deadline(), ends=by)
+                        await self._on_index(INDEX_REQUEUE, index, terms, self.deadline(), ends=by)
 
                 start_background(forgo, "greentic_session end of a look")
             raise
@@ -230,8 +231,8 @@ class RedisInbox(InboxScripts, InboxBackend):
     ) -> GrantedTurn | bytes:
         """Take the turn, or return in how many ms it may be taken, empty if there is no mail."""
         terms = (by, request.worker, request.lease_ms, request.most, request.attempts)
-        rest = (request.dead_ms, self._keep_ms, self._fence)
-        run = partial(self._on_mailbox, TAKE, mailbox, ":dead", grants=by)
+        rest = (request.dead_ms, self._keep_ms, self._fencing.last)
+        run = partial(self._on_mailbox, TAKE_TURN, mailbox, ":dead", grants=by)
         try:
             reply: Reply = await run((*terms, "", *rest), until)
             verdict = _first(reply)
@@ -239,7 +240,7 @@ class RedisInbox(InboxScripts, InboxBackend):
                 # The index first: a dead letter that no index leads to would not be found.
                 index = f"{self._names.agenda(request.inbox)}:dead"
                 terms_of_index = (member_of(mailbox), request.dead_ms)
-                await self._on_index(MOURN, index, terms_of_index, until, is_hint=False)
+                await self._on_index(INDEX_DEAD_LETTER, index, terms_of_index, until, is_hint=False)
                 reply = await run((*terms, 1, *rest), until)
                 verdict = _first(reply)
             if verdict != Verdict.DONE:
@@ -258,7 +259,7 @@ class RedisInbox(InboxScripts, InboxBackend):
             forsake = partial(self._index_dead_letter, request.inbox, mailbox, mark, by, "")
             start_background(forsake, "greentic_session end of a lost inbox turn")
             raise
-        self._fence = max(self._fence, turn.ref.fence)
+        self._fencing.observe(turn.ref.fence)
         return turn
 
     async def _requeue(
@@ -281,7 +282,7 @@ class RedisInbox(InboxScripts, InboxBackend):
     @override
     async def renew(self, ref: TurnRef, lease_ms: int, until: float | None) -> tuple[int, int]:
         terms = (ref.fence, lease_ms, self._keep_ms)
-        reply = await self._on_mailbox(PROLONG, ref.mailbox, "", terms, until)
+        reply = await self._on_mailbox(RENEW_TURN, ref.mailbox, "", terms, until)
         with parsing_write_reply():
             return (int(reply[1]), int(reply[2])) if reply[0] == Verdict.DONE else (0, 0)
 
@@ -298,7 +299,7 @@ class RedisInbox(InboxScripts, InboxBackend):
             *(handled, in_hand, "1" if ends else "", mint_incarnation(), self._keep_ms),
         )
         try:
-            reply = await self._on_mailbox(COMMIT, ref.mailbox, "", terms, until)
+            reply = await self._on_mailbox(COMMIT_TURN, ref.mailbox, "", terms, until)
         except DurabilityError:  # the turn is over, and there may be mail
             if ends:
                 with suppress(*_TRANSIENT):
@@ -332,7 +333,7 @@ class RedisInbox(InboxScripts, InboxBackend):
     ) -> bool:
         _, by, _ = terms
         given = (*terms, self._keep_ms)
-        reply = await self._on_mailbox(GIVE_BACK, mailbox, "", given, until, ends=by)
+        reply = await self._on_mailbox(RELEASE_TURN, mailbox, "", given, until, ends=by)
         if not _is_done(reply):
             return False
         with parsing_write_reply():
@@ -352,7 +353,7 @@ class RedisInbox(InboxScripts, InboxBackend):
             due = await self._client.read("ZCOUNT", index, "-inf", now_ms, key=index, until=until)
             return InboxSize(int(sessions), min(int(sessions), int(due)))
         except ForeignValueError:
-            raise wrong_type_of_index() from None
+            raise wrong_type_of("an inbox's index") from None
         except (TypeError, ValueError):
             raise malformed_reply() from None
 
@@ -378,7 +379,7 @@ class RedisInbox(InboxScripts, InboxBackend):
                 if member not in given and (mailbox := mailbox_from_member(member)) is not None
             ]
         except ForeignValueError:
-            raise wrong_type_of_index() from None
+            raise wrong_type_of("an inbox's index") from None
         except (TypeError, ValueError, AttributeError):
             raise malformed_reply() from None
         names = [f"{self._names.inbox(*mailbox)}:dead" for mailbox in boxes]
@@ -403,14 +404,16 @@ class RedisInbox(InboxScripts, InboxBackend):
     ) -> Outcome:
         message = encode_new(mail.message.owner, mail.message.event_id, mail.message.payload)
         terms = (encode_dead_letter(mail), message, mail.died_ms, dead_ms, most, self._keep_ms)
-        reply = await self._enqueue(REPLAY, inbox, mail.mailbox, ":dead", terms, until=until)
+        reply = await self._enqueue(
+            REPLAY_DEAD_LETTER, inbox, mail.mailbox, ":dead", terms, until=until
+        )
         with parsing_write_reply():
             return Outcome(Verdict(reply[0]))
 
     @override
     async def discard(self, mail: StoredDeadLetter, until: float | None) -> bool:
         terms = (encode_dead_letter(mail), self._keep_ms)
-        reply = await self._on_mailbox(DISCARD, mail.mailbox, ":dead", terms, until)
+        reply = await self._on_mailbox(DISCARD_DEAD_LETTER, mail.mailbox, ":dead", terms, until)
         return _is_done(reply)
 
     # --- events that came before their wait --------------------------------------------------
@@ -425,7 +428,7 @@ class RedisInbox(InboxScripts, InboxBackend):
         until: float | None,
     ) -> Outcome:
         terms = (encode_new(place.wait_owner.owner, event_id, b""), payload, *events)
-        reply = await self._on_index(KEEP, self._early(place), terms, until, is_hint=False)
+        reply = await self._on_index(STORE_EARLY, self._early(place), terms, until, is_hint=False)
         with parsing_write_reply():
             return Outcome(Verdict(reply[0]))
 
@@ -439,7 +442,7 @@ class RedisInbox(InboxScripts, InboxBackend):
         until: float | None,
     ) -> Sequence[tuple[SessionKey, StoredMessage]]:
         terms = (key, events.ttl_ms, gone)
-        reply = await self._on_index(ASSIGN, self._early(place), terms, until, is_hint=False)
+        reply = await self._on_index(ASSIGN_EARLY, self._early(place), terms, until, is_hint=False)
         with parsing_write_reply():
             _, *told = reply
             return [
@@ -451,7 +454,7 @@ class RedisInbox(InboxScripts, InboxBackend):
     async def delete_early(
         self, place: EarlyEventQueue, key: SessionKey, message: StoredMessage, until: float | None
     ) -> None:
-        await self._on_index(DROP, self._early(place), (key, encode(message)), until)
+        await self._on_index(DELETE_EARLY, self._early(place), (key, encode(message)), until)
 
     def _early(self, place: EarlyEventQueue) -> str:
         env, tenant_id = place.wait_owner.scope.split("/")

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from ..errors import StoreUnavailableError
 from .message_format import member_of
-from .replies import wrong_type
-from .scripts import COMMIT, GIVE_BACK, HINT
+from .replies import wrong_type, wrong_type_of
+from .scripts import COMMIT_TURN, INDEX_SET_DUE, RELEASE_TURN
 from .transport.failures import ForeignValueError
 
 if TYPE_CHECKING:
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from .transport.protocol import Argument, Reply
     from .transport.script import Script
 
-__all__ = ["InboxScripts", "topic_of", "wrong_type_of_index"]
+__all__ = ["InboxScripts", "topic_of"]
 
 
 class InboxScripts:
@@ -51,7 +50,9 @@ class InboxScripts:
         terms = (member_of(mailbox), mark, delay_ms, channel, token)
         # On one server, whoever has the mail has what was written before it: its expectation.
         is_hint = not token or not self._client.confirms_apart
-        await self._on_index(HINT, self._names.agenda(inbox), terms, until, is_hint=is_hint)
+        await self._on_index(
+            INDEX_SET_DUE, self._names.agenda(inbox), terms, until, is_hint=is_hint
+        )
 
     async def _on_index(
         self,
@@ -73,7 +74,7 @@ class InboxScripts:
                 ends=ends,
             )
         except ForeignValueError:
-            raise wrong_type_of_index() from None
+            raise wrong_type_of("an inbox's index") from None
 
     async def _on_mailbox(
         self,
@@ -89,14 +90,14 @@ class InboxScripts:
         names = self._names.of_mailbox(*mailbox)
         if suffix:
             names = (*names, f"{names[2]}{suffix}")
-        elif script is COMMIT:
+        elif script is COMMIT_TURN:
             names = (*names, self._names.events(names[0]))
         try:
             return await self._client.run(
                 *(script, names, (mailbox.scope, *arguments)),
                 until=until,
                 # Should giving back be lost with its server, the lease ends by itself.
-                is_hint=script is GIVE_BACK,
+                is_hint=script is RELEASE_TURN,
                 grants=grants,
                 ends=ends,
             )
@@ -107,10 +108,3 @@ class InboxScripts:
 def topic_of(inbox: str) -> str:
     """Return for what those listen who wait for mail."""
     return f"inbox:{inbox}"
-
-
-def wrong_type_of_index() -> StoreUnavailableError:
-    """Return the error for an index in whose place something else stands."""
-    return StoreUnavailableError(
-        "the name of an inbox's index holds another type of value", code="internal"
-    )

@@ -1,4 +1,4 @@
-"""Letters and turns as they stand in Redis: see ``lua/mailbox.lua``, ``take`` and ``agenda``."""
+"""Stored forms of messages and turns: see ``lua/lib/mailbox.lua`` and ``lib/inbox_index.lua``."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def decode_dead_letter(mailbox: MailboxRef, entry: bytes) -> StoredDeadLetter:
 
 
 def decode_turn(inbox: str, mailbox: MailboxRef, mark: str, reply: list[bytes]) -> GrantedTurn:
-    """Return what the end of ``lua/take.lua`` tells, after its verdict.
+    """Return what the end of ``lua/inbox/take_turn.lua`` tells, after its verdict.
 
     :raises DecodeError: a field of the record, or a letter, is not of this library's making.
     """

@@ -1,4 +1,4 @@
-"""The Lua scripts beside this file, one per verb that writes."""
+"""The Lua scripts under ``lua/``, one entry file per script."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Final
 from .transport.script import Script
 
 __all__ = [
+    "ACQUIRE_LOCK",
+    "ADMIT",
     "AFFINITY_ASSIGN",
     "AFFINITY_FORGET",
     "AFFINITY_JOIN",
@@ -15,105 +17,84 @@ __all__ = [
     "AFFINITY_RENEW",
     "AFFINITY_TOUCH",
     "AFFINITY_UNPIN",
-    "ANNOUNCE",
-    "ASSIGN",
+    "ASSIGN_EARLY",
     "CLAIM",
     "CLEAR",
-    "COMMIT",
+    "COMMIT_TURN",
     "CREATE",
     "DELETE",
-    "DISCARD",
-    "DISPLACE",
-    "DROP",
-    "DUE",
-    "EXPECT",
-    "FORGO",
-    "GIVE_BACK",
-    "HINT",
-    "KEEP",
-    "LEAVE_LOCK",
-    "LOCK",
-    "MOURN",
-    "PAUSE",
-    "POST",
-    "PROLONG",
+    "DELETE_EARLY",
+    "DISCARD_DEAD_LETTER",
+    "END_CLAIM",
+    "INDEX_ADD_PENDING",
+    "INDEX_DEAD_LETTER",
+    "INDEX_INTENT",
+    "INDEX_NEXT_DUE",
+    "INDEX_REQUEUE",
+    "INDEX_SET_DUE",
     "PUT",
     "PUT_FENCED",
-    "REINDEX",
-    "RELEASE",
-    "RENEW",
+    "REGISTER",
+    "RELEASE_CLAIM",
+    "RELEASE_LOCK",
+    "RELEASE_TURN",
+    "RENEW_CLAIM",
     "RENEW_LOCK",
-    "REPLAY",
-    "SETTLE",
-    "TAKE",
+    "RENEW_TURN",
+    "REPLAY_DEAD_LETTER",
+    "STORE_EARLY",
+    "SUPERSEDE",
+    "TAKE_TURN",
     "TOUCH",
     "UPDATE_CAS",
     "UPDATE_CAS_FENCED",
+    "UPDATE_INDEX",
 ]
 
+CREATE: Final = Script("sessions/create")
+PUT: Final = Script("sessions/put")
+UPDATE_CAS: Final = Script("sessions/update_cas")
+PUT_FENCED: Final = Script("sessions/put_fenced")
+UPDATE_CAS_FENCED: Final = Script("sessions/update_cas_fenced")
+TOUCH: Final = Script("sessions/touch")
+DELETE: Final = Script("sessions/delete")
 
-_START: Final = ("ring", "record", "rules")
-_WRITE: Final = ("fold", "write", "lookup")
-_REMOVE: Final = ("fold", "remove", "lookup")
-_WAIT: Final = (*_START, "events", "wait")
+REGISTER: Final = Script("waits/register")
+CLAIM: Final = Script("waits/claim")
+RENEW_CLAIM: Final = Script("waits/renew_claim")
+END_CLAIM: Final = Script("waits/end_claim")
+RELEASE_CLAIM: Final = Script("waits/release_claim")
+SUPERSEDE: Final = Script("waits/supersede")
+CLEAR: Final = Script("waits/clear")
 
-CREATE: Final = Script(*_START, "create", *_WRITE, "answer")
-PUT: Final = Script(*_START, "put", *_WRITE, "answer")
-# Nearly every call of it ends at `updated_at`, before functions are made.
-UPDATE_CAS: Final = Script(
-    *("slot", "record", "update_cas", "write", "lookup", "updated_at"),
-    *("rules", "conflict", "updated"),
-)
-PUT_FENCED: Final = Script(*_START, "guard", "guard_put", "put", *_WRITE, "answer")
-UPDATE_CAS_FENCED: Final = Script(
-    *("slot", "record", "rules", "conflict", "guard", "guard_update"),
-    *("update_cas", "write", "lookup", "updated_at", "updated"),
-)
-TOUCH: Final = Script(*_START, "refuse", "touch", "lookup", "reply")
-DELETE: Final = Script(*_START, "refuse", "delete", *_REMOVE, "reply")
+ACQUIRE_LOCK: Final = Script("locks/acquire")
+RENEW_LOCK: Final = Script("locks/renew")
+RELEASE_LOCK: Final = Script("locks/release")
 
-PAUSE: Final = Script(*_WAIT, "conflict", "pause", *_WRITE, "paused")
-CLAIM: Final = Script(*_WAIT, "claim", "lookup", "reply")
-RENEW: Final = Script(*_WAIT, "renew", "lookup", "reply")
-SETTLE: Final = Script(
-    *(*_WAIT, "conflict", "settle", "fold", "remove", "write", "lookup", "settled")
-)
-RELEASE: Final = Script(*_WAIT, "release", "lookup", "reply")
-DISPLACE: Final = Script(*_WAIT, "displace")
-CLEAR: Final = Script(*_WAIT, "clear", *_REMOVE, "reply")
+ADMIT: Final = Script("inbox/admit")
+TAKE_TURN: Final = Script("inbox/take_turn")
+RENEW_TURN: Final = Script("inbox/renew_turn")
+COMMIT_TURN: Final = Script("inbox/commit_turn")
+RELEASE_TURN: Final = Script("inbox/release_turn")
+REPLAY_DEAD_LETTER: Final = Script("inbox/replay_dead_letter")
+DISCARD_DEAD_LETTER: Final = Script("inbox/discard_dead_letter")
+INDEX_ADD_PENDING: Final = Script("inbox/index_add_pending")
+INDEX_NEXT_DUE: Final = Script("inbox/index_next_due")
+INDEX_REQUEUE: Final = Script("inbox/index_requeue")
+INDEX_SET_DUE: Final = Script("inbox/index_set_due")
+INDEX_DEAD_LETTER: Final = Script("inbox/index_dead_letter")
+STORE_EARLY: Final = Script("inbox/store_early")
+ASSIGN_EARLY: Final = Script("inbox/assign_early")
+DELETE_EARLY: Final = Script("inbox/delete_early")
 
-LOCK: Final = Script("lock", "lock_take")
-RENEW_LOCK: Final = Script("lock", "lock_renew")
-LEAVE_LOCK: Final = Script("lock", "lock_leave")
-_MAIL: Final = (*_START, "mailbox")
+INDEX_INTENT: Final = Script("waits/index_intent")
+UPDATE_INDEX: Final = Script("waits/update_index")
 
-POST: Final = Script(*_MAIL, "events", "post")
-TAKE: Final = Script(*_MAIL, "take")
-PROLONG: Final = Script(*_MAIL, "prolong")
-COMMIT: Final = Script(*_MAIL, "commit", "fold", "remove", "write", "lookup", "committed")
-GIVE_BACK: Final = Script(*_MAIL, "give_back")
-REPLAY: Final = Script(*_MAIL, "replay")
-DISCARD: Final = Script(*_MAIL, "discard")
-
-EXPECT: Final = Script("agenda", "expect")
-DUE: Final = Script("agenda", "due")
-FORGO: Final = Script("agenda", "forgo")
-HINT: Final = Script("agenda", "hint")
-MOURN: Final = Script("mourn")
-KEEP: Final = Script("early", "keep")
-ASSIGN: Final = Script("early", "assign")
-DROP: Final = Script("early", "drop")
-
-ANNOUNCE: Final = Script("index", "announce")
-REINDEX: Final = Script("index", "events", "reindex")
-_SEATS: Final = ("affinity", "seats")
-_PLACES: Final = ("affinity", "places")
-
-AFFINITY_JOIN: Final = Script(*_SEATS, "affinity_join")
-AFFINITY_RENEW: Final = Script(*_SEATS, "affinity_renew")
-AFFINITY_LEAVE: Final = Script(*_SEATS, "affinity_leave")
-AFFINITY_ASSIGN: Final = Script(*_PLACES, "affinity_assign")
-AFFINITY_PIN: Final = Script(*_PLACES, "affinity_pin")
-AFFINITY_UNPIN: Final = Script(*_PLACES, "affinity_unpin")
-AFFINITY_TOUCH: Final = Script(*_PLACES, "affinity_touch")
-AFFINITY_FORGET: Final = Script(*_PLACES, "affinity_forget")
+AFFINITY_JOIN: Final = Script("affinity/join")
+AFFINITY_RENEW: Final = Script("affinity/renew")
+AFFINITY_LEAVE: Final = Script("affinity/leave")
+AFFINITY_ASSIGN: Final = Script("affinity/assign")
+AFFINITY_PIN: Final = Script("affinity/pin")
+AFFINITY_UNPIN: Final = Script("affinity/unpin")
+AFFINITY_TOUCH: Final = Script("affinity/touch")
+AFFINITY_FORGET: Final = Script("affinity/forget")

@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final, cast, final
 
 from .._compat import override
+from .._core.fencing import FencingCounter
 from ..abc.records import Verdict, mint_incarnation
 from ..abc.waits import (
     ClaimEnding,
@@ -29,8 +30,25 @@ from ..abc.waits import (
 )
 from ..errors import OutcomeUnknownError, StoreUnavailableError
 from ..model import SessionKey
-from .replies import parsing_read_reply, parsing_write_reply, scored, undecodable_record, wrong_type
-from .scripts import ANNOUNCE, CLAIM, CLEAR, DISPLACE, PAUSE, REINDEX, RELEASE, RENEW, SETTLE
+from .replies import (
+    parsing_read_reply,
+    parsing_write_reply,
+    scored,
+    undecodable_record,
+    wrong_type,
+    wrong_type_of,
+)
+from .scripts import (
+    CLAIM,
+    CLEAR,
+    END_CLAIM,
+    INDEX_INTENT,
+    REGISTER,
+    RELEASE_CLAIM,
+    RENEW_CLAIM,
+    SUPERSEDE,
+    UPDATE_INDEX,
+)
 from .transport.failures import ForeignValueError
 
 if TYPE_CHECKING:
@@ -67,7 +85,7 @@ class RedisWaits(WaitBackend):
         self._client: Final = client
         self._names: Final = names
         self._grace_ms: Final = grace_ms
-        self._fence = 0  # as in `RedisLocks`
+        self._fencing: Final = FencingCounter()
 
     @override
     def deadline(self) -> float:
@@ -126,7 +144,7 @@ class RedisWaits(WaitBackend):
         encoded, expected, scope_hash, event, floor_us = registration
         token = ("", "") if expected is None else (expected.incarnation, expected.value)
         reply = await self._run(
-            PAUSE,
+            REGISTER,
             encoded.scope,
             encoded.key,
             (encoded.owner, encoded.ttl_ms, encoded.body, *token, mint_incarnation()),
@@ -144,7 +162,7 @@ class RedisWaits(WaitBackend):
             CLAIM,
             ref.scope,
             ref.key,
-            (ref.owner, scope_hash, attempt, event, lease_ms, events.ttl_ms, self._fence),
+            (ref.owner, scope_hash, attempt, event, lease_ms, events.ttl_ms, self._fencing.last),
             until=until,
             grants=attempt,
         )
@@ -172,14 +190,14 @@ class RedisWaits(WaitBackend):
             )
         except (TypeError, ValueError, AttributeError):
             raise undecodable_record(ref.key) from None
-        self._fence = max(self._fence, outcome.fence)
+        self._fencing.observe(outcome.fence)
         if outcome.ttl_ms:
             await self._extend(ref, reply[9:], until)
         return outcome
 
     @override
     async def renew(self, ref: ClaimRef, lease_ms: int, until: float | None) -> WaitOutcome:
-        reply = await self._run(RENEW, ref.scope, ref.key, (ref.fence, lease_ms), until=until)
+        reply = await self._run(RENEW_CLAIM, ref.scope, ref.key, (ref.fence, lease_ms), until=until)
         with parsing_write_reply():
             if reply[0] != Verdict.DONE:
                 return WaitOutcome(Verdict(reply[0]))
@@ -198,7 +216,7 @@ class RedisWaits(WaitBackend):
             else (encoded.owner, encoded.ttl_ms, encoded.body)
         )
         reply = await self._run(
-            SETTLE,
+            END_CLAIM,
             ref.scope,
             ref.key,
             (*state, expected.incarnation, expected.value, ref.fence, how.value),
@@ -212,7 +230,7 @@ class RedisWaits(WaitBackend):
     @override
     async def release(self, ref: ClaimRef, attempt: str, until: float | None) -> WaitOutcome:
         terms = (ref.fence, attempt)
-        reply = await self._run(RELEASE, ref.scope, ref.key, terms, until=until, ends=attempt)
+        reply = await self._run(RELEASE_CLAIM, ref.scope, ref.key, terms, until=until, ends=attempt)
         await self._extend(ref, reply[4:], until)
         return _written(ref.key, reply[:4])
 
@@ -220,7 +238,7 @@ class RedisWaits(WaitBackend):
     async def supersede(
         self, scope: str, key: SessionKey, scope_hash: str, since_us: int, until: float | None
     ) -> None:
-        await self._run(DISPLACE, scope, key, (scope_hash, since_us), until=until)
+        await self._run(SUPERSEDE, scope, key, (scope_hash, since_us), until=until)
 
     @override
     async def events_of(
@@ -292,7 +310,7 @@ class RedisWaits(WaitBackend):
                 ),
             )
         except ForeignValueError:
-            raise _foreign_index() from None
+            raise wrong_type_of("an index of waits") from None
         with parsing_read_reply():
             now_ms = int(time[0]) * 1000 + int(time[1]) // 1000
             seen = seen_at is not None and now_ms < float(seen_at) + events.ttl_ms
@@ -308,7 +326,7 @@ class RedisWaits(WaitBackend):
                 "HGETALL", index, key=index, until=until
             )
         except ForeignValueError:
-            raise _foreign_index() from None
+            raise wrong_type_of("an index of waits") from None
         with parsing_read_reply():
             pairs = (
                 reply.items()  # RESP3
@@ -327,7 +345,7 @@ class RedisWaits(WaitBackend):
         until: float | None,
     ) -> IndexIntent:
         reply = await self._run_on_index(
-            ANNOUNCE, wait_owner, (scope_hash, key, ttl_ms), until=until
+            INDEX_INTENT, wait_owner, (scope_hash, key, ttl_ms), until=until
         )
         with parsing_write_reply():
             others = [
@@ -343,7 +361,7 @@ class RedisWaits(WaitBackend):
         retired = (part for entry in change.removals for part in entry)
         seen = (part for event in change.events for part in event)
         await self._run_on_index(
-            REINDEX,
+            UPDATE_INDEX,
             wait_owner,
             (*events, *(change.upsert or _NO_ENTRY), len(change.removals), *retired, *seen),
             until=until,
@@ -390,7 +408,7 @@ class RedisWaits(WaitBackend):
             parts = (self._grace_ms, *arguments)
             return await self._client.run(script, names, parts, until=until, is_hint=True)
         except ForeignValueError:
-            raise _foreign_index() from None
+            raise wrong_type_of("an index of waits") from None
 
 
 def _written(key: str, reply: Reply) -> WaitOutcome:
@@ -432,15 +450,9 @@ def _events(reply: Reply) -> list[SeenEvent]:
 
 
 def _entries(lines: bytes) -> list[IndexEntry]:
-    """Return the hints of one reply scope: see ``lua/index.lua``, which passes over others, too."""
+    """Return the valid entries of one reply scope: see ``lua/lib/wait_index.lua``."""
     return [
         IndexEntry(SessionKey(found[3]), int(found[1]), int(found[2]))
         for line in lines.decode(errors="replace").split("\n")
         if (found := _ENTRY.fullmatch(line)) is not None
     ]
-
-
-def _foreign_index() -> StoreUnavailableError:
-    return StoreUnavailableError(
-        "the name of an index of waits holds another type of value", code="internal"
-    )

@@ -1,3 +1,0 @@
--- Where the script remembers itself: see record.lua.
-
-local RING = 'ops'

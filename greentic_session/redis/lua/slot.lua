@@ -1,3 +1,0 @@
--- Where update_cas remembers itself: see record.lua.
-
-local RING = ARGV[10]
