@@ -14,26 +14,26 @@
 -- Verdicts: 1 done   -3 mismatch   -5 unknown   -7 event seen   -9 full
 -- A repeated call finds itself in the ring of posts.
 
-local RING = 'ops'
+local LOG_FIELD = 'ops'
 
 --@include lib/record
 --@include lib/operation_log
 --@include lib/mailbox
 --@include lib/event_set
 
-if recall(posts) then return told_of_mail(1) end
+if find_earlier_attempt(posts) then return told_of_mail(1) end
 if live and owner ~= ARGV[4] and owner ~= ARGV[5] then return {-3} end
 local at = call('ZSCORE', KEYS[5], ARGV[6])
 if at and now < at + ARGV[10] then
   -- By an earlier attempt of this call, perhaps, whose trace is gone.
-  if overrun(posts, time) then return {-5} end
+  if log_overrun(posts) then return {-5} end
   return told_of_mail(-7)
 end
 if waiting >= tonumber(ARGV[8]) then return told_of_mail(-9) end
 -- First of all, since here the server refuses when it is out of memory.
 call('RPUSH', KEYS[4], text(now) .. ':' .. ARGV[7])
 waiting = waiting + 1
-call('HSET', KEYS[3], 'posts', remember(posts, time, '0'))
+call('HSET', KEYS[3], 'posts', append_to_log(posts, '0'))
 tidy(ARGV[11])
 call('ZADD', KEYS[5], text(now), ARGV[6])
 trim_events(KEYS[5], ARGV[6], ARGV[9], ARGV[10])

@@ -20,21 +20,22 @@
 -- Verdicts: 1 done   -2 conflict (with the stored token)   -3 mismatch   -5 unknown   -8 turn lost
 -- A repeated call finds itself in the box's ring.
 
-local RING = 'ops'
+local new_owner, new_ttl_ms, new_body, tombstone_ms = ARGV[4], ARGV[5], ARGV[6], ARGV[15]
+local LOG_FIELD = 'ops'
 
 --@include lib/record
 --@include lib/operation_log
 --@include lib/mailbox
 
 local how = ARGV[10]
-local mark, done_at = recall(own)
+local mark, done_at = find_earlier_attempt(own)
 if mark then
   local at_version, at_inc = mark, mark == '1' and ARGV[14] or ARGV[7]
   if mark == 'd' then at_version, at_inc = '0', '' end
   if how == 'leave' then at_version = ARGV[8] end
   reply = {1, at_version, at_inc, done_at, text(waiting)}
   if live and waits_on and mark ~= 'd' then
-    reply[6], reply[7], reply[8] = waits_on, owner, text(was)
+    reply[6], reply[7], reply[8] = waits_on, owner, text(stored_expires)
   end
   return reply
 end
@@ -60,10 +61,10 @@ elseif ARGV[13] ~= '' then
   tries = math.max(0, tries - 1)  -- the head is left: this was no attempt at it
 end
 if how == 'write' then
-  next_version, inc = text(ARGV[8] + 1), live and incarnation or ARGV[14]
+  next_version, next_incarnation = text(ARGV[8] + 1), live and incarnation or ARGV[14]
   made = next_version
 elseif how == 'remove' and live then
-  keep, made = ARGV[15], 'd'
+  deletes, made = true, 'd'
   reply = {1, '0', '', text(now), text(waiting)}
   if waits_on then
     reply[6], reply[7], reply[8] = waits_on, owner, call('HGET', KEYS[1], 'since')
@@ -74,7 +75,7 @@ if ARGV[13] ~= '' then
   held = false
   call('HDEL', KEYS[3], 'lease', 'by', 'worker', 'done')
 end
-call('HSET', KEYS[3], 'ops', remember(own, time, made), 'tries', text(tries))
+call('HSET', KEYS[3], 'ops', append_to_log(own, made), 'tries', text(tries))
 tidy(ARGV[15])
 
 --@include lib/merge_operation_log
@@ -86,7 +87,7 @@ tidy(ARGV[15])
 
 if reply then return reply end  -- removed
 if not next_version then return {1, ARGV[8], ARGV[7], text(now), text(waiting)} end
-reply = {1, next_version, inc, text(now), text(waiting)}
+reply = {1, next_version, next_incarnation, text(now), text(waiting)}
 if live and waits_on then
   reply[6], reply[7], reply[8] = waits_on, owner, text(expires)
 end

@@ -8,13 +8,13 @@
 -- Returns {1, letters waiting}.
 -- Verdicts: 1 done   -5 unknown   -8 turn lost. A repeated call finds itself in the box's ring.
 
-local RING = 'ops'
+local LOG_FIELD = 'ops'
 
 --@include lib/record
 --@include lib/operation_log
 --@include lib/mailbox
 
-if recall(own) then return {1, text(waiting)} end
+if find_earlier_attempt(own) then return {1, text(waiting)} end
 if not holds(ARGV[4]) and not (held and by == ARGV[5]) then return lost() end
 held = false
 call('HDEL', KEYS[3], 'lease', 'by', 'worker', 'done')  -- first, since nothing refuses it
@@ -23,6 +23,6 @@ if ARGV[6] == '' then
 elseif ARGV[6] ~= '0' then
   call('HSET', KEYS[3], 'rest', text(now + ARGV[6]))
 end
-call('HSET', KEYS[3], 'ops', remember(own, time, '0'), 'tries', text(tries))
+call('HSET', KEYS[3], 'ops', append_to_log(own, '0'), 'tries', text(tries))
 tidy(ARGV[7])
 return {1, text(waiting)}

@@ -7,7 +7,7 @@
 -- Returns {1, lease end in ms, ms left}.
 -- Verdicts: 1 done   -8 turn lost. A repeated call renews again, so no trace of it is kept.
 
-local RING = 'ops'
+local LOG_FIELD = 'ops'
 
 --@include lib/record
 --@include lib/operation_log

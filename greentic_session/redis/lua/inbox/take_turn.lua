@@ -21,7 +21,7 @@
 
 -- Whose a letter is.
 
-local RING = 'ops'
+local LOG_FIELD = 'ops'
 
 --@include lib/record
 --@include lib/operation_log
@@ -70,7 +70,7 @@ end
 local body = live and call('HGET', KEYS[1], 'body') or ''
 local answer = {1, fence, text(leased), text(leased - now), text(tries)}
 if live then
-  for _, part in ipairs({version, incarnation or '', owner or '', life or '', stored[5] or '', body}) do
+  for _, part in ipairs({version, incarnation or '', owner or '', ttl or '', stored[5] or '', body}) do
     answer[#answer + 1] = part
   end
 else

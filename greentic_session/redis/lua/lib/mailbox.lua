@@ -35,7 +35,7 @@ end
 
 -- The verdict on a call whose turn is not held: an earlier attempt may have ended it, and its trace be gone.
 local function lost()
-  return {doubt ~= '' and (not told[1] or overrun(own, time)) and -5 or -8}
+  return {ambiguous_since ~= '' and (not told[1] or log_overrun(own)) and -5 or -8}
 end
 
 -- Let the box end when it has neither mail nor a lease; put last.
