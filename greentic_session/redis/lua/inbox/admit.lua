@@ -16,31 +16,31 @@
 --      11 keep_ms          ms to keep the operation logs of an empty mailbox
 -- Returns {verdict, message count, ms until a turn may be taken, worker or ''}, or {-3}, or {-5}.
 -- Verdicts: 1 done   -3 mismatch   -5 unknown   -7 event seen   -9 full
--- A repeated call finds its op in the log posts.
+-- A repeated call finds its operation id in the log posts.
 -- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back.
 
 local exact_owner, shared_owner, event_id, message = ARGV[4], ARGV[5], ARGV[6], ARGV[7]
 local message_limit, event_limit, event_memory_ms, keep_ms = ARGV[8], ARGV[9], ARGV[10], ARGV[11]
-local RING = 'ops'
+local LOG_FIELD = 'ops'
 
 --@include lib/record
 --@include lib/operation_log
 --@include lib/mailbox
 --@include lib/event_set
 
-if recall(message_log) then return mailbox_reply(1) end
+if find_earlier_attempt(message_log) then return mailbox_reply(1) end
 if live and owner ~= exact_owner and owner ~= shared_owner then return {-3} end
 local seen_at = call('ZSCORE', KEYS[5], event_id)
 if seen_at and now < seen_at + event_memory_ms then
   -- Perhaps seen by an earlier attempt of this call whose log entry is gone.
-  if overrun(message_log, time) then return {-5} end
+  if log_overrun(message_log) then return {-5} end
   return mailbox_reply(-7)
 end
 if message_count >= tonumber(message_limit) then return mailbox_reply(-9) end
 -- The first write, because the server rejects it when it is out of memory.
 call('RPUSH', KEYS[4], text(now) .. ':' .. message)
 message_count = message_count + 1
-call('HSET', KEYS[3], 'posts', remember(message_log, time, '0'))
+call('HSET', KEYS[3], 'posts', append_to_log(message_log, '0'))
 set_mailbox_expiry(keep_ms)
 call('ZADD', KEYS[5], text(now), event_id)
 trim_events(KEYS[5], event_id, event_limit, event_memory_ms)

@@ -6,53 +6,56 @@
 --       4 messages  LIST  see lib/mailbox
 --       5 events    ZSET  the completed events that the session remembers, removed with it
 -- ARGV 1-3: see lib/record.
--- ARGV  4 new_owner         team/user, '' unless it writes
---       5 new_ttl           lifetime in ms, 0 never expires, '' unless it writes
---       6 new_body          opaque bytes, '' unless it writes
---       7 expected_inc      incarnation expected, '' for an absent record
---       8 expected_version  version expected, '0' for an absent record
---       9 held_token        fencing token of the caller's turn
---      10 action            write, remove or leave
---      11 handled_count     how many of the turn's messages are handled, counted from the start of the turn.
---                           An earlier call with an unknown outcome may have removed some of them
---      12 remaining_count   how many of the turn's messages are left
---      13 ends_turn         1 if the turn ends, else ''
---      14 new_inc           incarnation of a new record
---      15 keep_ms           ms to keep the operation logs of a removed record and of an empty mailbox
+-- ARGV  4 new_owner             team/user, '' unless it writes
+--       5 new_ttl_ms            lifetime in ms, 0 never expires, '' unless it writes
+--       6 new_body              opaque bytes, '' unless it writes
+--       7 expected_incarnation  incarnation expected, '' for an absent record
+--       8 expected_version      version expected, '0' for an absent record
+--       9 held_token            fencing token of the caller's turn
+--      10 action                write, remove or leave
+--      11 handled_count         how many of the turn's messages are handled, counted from the start of the
+--                               turn. An earlier call with an unknown outcome may have removed some of them
+--      12 remaining_count       how many of the turn's messages are left
+--      13 ends_turn             1 if the turn ends, else ''
+--      14 new_incarnation       incarnation of a new record
+--      15 keep_ms               ms to keep the operation logs of a removed record and of an empty mailbox
 -- Returns {1, version, incarnation, at, message count}. For a session that waits also its reply scope, its
 -- owner, and its expiry, or since when it waited if it was removed. Else {-2, version, incarnation} or {verdict}.
 -- Verdicts: 1 done   -2 conflict (with the stored token)   -3 mismatch   -5 unknown   -8 turn lost
--- A repeated call finds its op in the log ops of the mailbox.
+-- A repeated call finds its operation id in the log ops of the mailbox.
 -- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back.
 
-local new_owner, new_ttl, new_body = ARGV[4], ARGV[5], ARGV[6]
-local expected_inc, expected_version, held_token = ARGV[7], ARGV[8], ARGV[9]
+local new_owner, new_ttl_ms, new_body = ARGV[4], ARGV[5], ARGV[6]
+local expected_incarnation, expected_version, held_token = ARGV[7], ARGV[8], ARGV[9]
 local action, handled_count, remaining_count = ARGV[10], ARGV[11], ARGV[12]
-local ends_turn, new_inc, keep_ms = ARGV[13], ARGV[14], ARGV[15]
-local RING = 'ops'
+local ends_turn, new_incarnation = ARGV[13], ARGV[14]
+local keep_ms, tombstone_ms = ARGV[15], ARGV[15]
+local LOG_FIELD = 'ops'
 
 --@include lib/record
 --@include lib/operation_log
 --@include lib/mailbox
 
--- `made` is the mark of a call in an operation log: the version that it made, d for a delete, 0 for neither.
-local earlier_made, earlier_at = recall(turn_log)
-if earlier_made then
-  local reply_version, reply_inc = earlier_made, earlier_made == '1' and new_inc or expected_inc
-  if earlier_made == 'd' then reply_version, reply_inc = '0', '' end
+-- A result in an operation log is the version that the call made, d for a delete, or 0 for neither.
+local earlier_result, earlier_at = find_earlier_attempt(turn_log)
+if earlier_result then
+  local reply_version, reply_inc = earlier_result, earlier_result == '1' and new_incarnation or expected_incarnation
+  if earlier_result == 'd' then reply_version, reply_inc = '0', '' end
   if action == 'leave' then reply_version = expected_version end
   reply = {1, reply_version, reply_inc, earlier_at, text(message_count)}
-  if live and waits_on and earlier_made ~= 'd' then
-    reply[6], reply[7], reply[8] = waits_on, owner, text(was)
+  if live and waits_on and earlier_result ~= 'd' then
+    reply[6], reply[7], reply[8] = waits_on, owner, text(stored_expires)
   end
   return reply
 end
 if not holds_turn(held_token) then return lost_reply() end
-local made = '0'
+local log_result = '0'
 if action ~= 'leave' then
   if live and action == 'write' and owner ~= new_owner then return {-3} end
   local stored_version, stored_inc = live and version or '0', live and incarnation or ''
-  if stored_version ~= expected_version or stored_inc ~= expected_inc then return {-2, stored_version, stored_inc} end
+  if stored_version ~= expected_version or stored_inc ~= expected_incarnation then
+    return {-2, stored_version, stored_inc}
+  end
   -- These reads fail before the first write if a key holds another type of value.
   call('HLEN', KEYS[2])
   if action == 'remove' then call('ZCARD', KEYS[5]) end
@@ -70,10 +73,10 @@ elseif ends_turn ~= '' then
   attempts = math.max(0, attempts - 1)  -- the head is left, so this was not an attempt at it
 end
 if action == 'write' then
-  next_version, inc = text(expected_version + 1), live and incarnation or new_inc
-  made = next_version
+  next_version, next_incarnation = text(expected_version + 1), live and incarnation or new_incarnation
+  log_result = next_version
 elseif action == 'remove' and live then
-  keep, made = keep_ms, 'd'
+  deletes, log_result = true, 'd'
   reply = {1, '0', '', text(now), text(message_count)}
   if waits_on then
     reply[6], reply[7], reply[8] = waits_on, owner, call('HGET', KEYS[1], 'since')
@@ -84,7 +87,7 @@ if ends_turn ~= '' then
   is_held = false
   call('HDEL', KEYS[3], 'lease', 'by', 'worker', 'done')
 end
-call('HSET', KEYS[3], 'ops', remember(turn_log, time, made), 'tries', text(attempts))
+call('HSET', KEYS[3], 'ops', append_to_log(turn_log, log_result), 'tries', text(attempts))
 set_mailbox_expiry(keep_ms)
 
 --@include lib/merge_operation_log
@@ -93,8 +96,8 @@ set_mailbox_expiry(keep_ms)
 --@include lib/update_lookup_ttl
 
 if reply then return reply end  -- removed
-if not next_version then return {1, expected_version, expected_inc, text(now), text(message_count)} end
-reply = {1, next_version, inc, text(now), text(message_count)}
+if not next_version then return {1, expected_version, expected_incarnation, text(now), text(message_count)} end
+reply = {1, next_version, next_incarnation, text(now), text(message_count)}
 if live and waits_on then
   reply[6], reply[7], reply[8] = waits_on, owner, text(expires)
 end

@@ -10,18 +10,18 @@
 --       5 keep_ms  ms to keep the operation logs of an empty mailbox
 -- Returns {verdict}.
 -- Verdicts: 1 done   0 absent   -5 unknown
--- A repeated call finds its op in the log posts.
+-- A repeated call finds its operation id in the log posts.
 -- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back.
 
 local entry, keep_ms = ARGV[4], ARGV[5]
-local RING = 'ops'
+local LOG_FIELD = 'ops'
 
 --@include lib/record
 --@include lib/operation_log
 --@include lib/mailbox
 
-if recall(message_log) then return {1} end
-if call('LREM', KEYS[5], '1', entry) == 0 then return {overrun(message_log, time) and -5 or 0} end
-call('HSET', KEYS[3], 'posts', remember(message_log, time, '0'))
+if find_earlier_attempt(message_log) then return {1} end
+if call('LREM', KEYS[5], '1', entry) == 0 then return {log_overrun(message_log) and -5 or 0} end
+call('HSET', KEYS[3], 'posts', append_to_log(message_log, '0'))
 set_mailbox_expiry(keep_ms)
 return {1}

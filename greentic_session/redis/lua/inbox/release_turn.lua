@@ -11,17 +11,17 @@
 --       7 keep_ms         ms to keep the operation logs of an empty mailbox
 -- Returns {1, message count}, or {verdict}.
 -- Verdicts: 1 done   -5 unknown   -8 turn lost
--- A repeated call finds its op in the log ops.
+-- A repeated call finds its operation id in the log ops.
 -- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back.
 
 local held_token, taking_attempt, backoff_ms, keep_ms = ARGV[4], ARGV[5], ARGV[6], ARGV[7]
-local RING = 'ops'
+local LOG_FIELD = 'ops'
 
 --@include lib/record
 --@include lib/operation_log
 --@include lib/mailbox
 
-if recall(turn_log) then return {1, text(message_count)} end
+if find_earlier_attempt(turn_log) then return {1, text(message_count)} end
 if not holds_turn(held_token) and not (is_held and turn_attempt == taking_attempt) then return lost_reply() end
 is_held = false
 -- HDEL is allowed at maxmemory, and after a script's first write the server no longer rejects OOM commands.
@@ -32,6 +32,6 @@ if backoff_ms == '' then
 elseif backoff_ms ~= '0' then
   call('HSET', KEYS[3], 'rest', text(now + backoff_ms))
 end
-call('HSET', KEYS[3], 'ops', remember(turn_log, time, '0'), 'tries', text(attempts))
+call('HSET', KEYS[3], 'ops', append_to_log(turn_log, '0'), 'tries', text(attempts))
 set_mailbox_expiry(keep_ms)
 return {1, text(message_count)}

@@ -14,7 +14,7 @@
 -- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back.
 
 local held_token, lease_ms, keep_ms = ARGV[4], ARGV[5], ARGV[6]
-local RING = 'ops'
+local LOG_FIELD = 'ops'
 
 --@include lib/record
 --@include lib/operation_log

@@ -14,26 +14,26 @@
 --       9 keep_ms        ms to keep the operation logs of an empty mailbox
 -- Returns {verdict, message count, ms until a turn may be taken, worker or ''}, or {0}, or {-5}.
 -- Verdicts: 1 done   0 absent   -5 unknown   -9 full
--- A repeated call finds its op in the log posts.
+-- A repeated call finds its operation id in the log posts.
 -- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back.
 
 local entry, message, died_ms, retention_ms = ARGV[4], ARGV[5], ARGV[6], ARGV[7]
 local message_limit, keep_ms = ARGV[8], ARGV[9]
-local RING = 'ops'
+local LOG_FIELD = 'ops'
 
 --@include lib/record
 --@include lib/operation_log
 --@include lib/mailbox
 
-if recall(message_log) then return mailbox_reply(1) end
+if find_earlier_attempt(message_log) then return mailbox_reply(1) end
 if now >= died_ms + retention_ms or not call('LPOS', KEYS[5], entry) then
-  return {overrun(message_log, time) and -5 or 0}
+  return {log_overrun(message_log) and -5 or 0}
 end
 if message_count >= tonumber(message_limit) then return mailbox_reply(-9) end
 -- The first write, because the server rejects it when it is out of memory.
 call('RPUSH', KEYS[4], text(now) .. ':' .. message)
 call('LREM', KEYS[5], '1', entry)
 message_count = message_count + 1
-call('HSET', KEYS[3], 'posts', remember(message_log, time, '0'))
+call('HSET', KEYS[3], 'posts', append_to_log(message_log, '0'))
 set_mailbox_expiry(keep_ms)
 return mailbox_reply(1)

@@ -27,7 +27,7 @@
 local taking_attempt, worker, lease_ms, batch_limit = ARGV[4], ARGV[5], ARGV[6], ARGV[7]
 local attempt_limit, may_dead_letter, retention_ms = ARGV[8], ARGV[9], ARGV[10]
 local keep_ms, fencing_floor = ARGV[11], ARGV[12]
-local RING = 'ops'
+local LOG_FIELD = 'ops'
 
 --@include lib/record
 --@include lib/operation_log
@@ -81,7 +81,7 @@ end
 local body = live and call('HGET', KEYS[1], 'body') or ''
 local turn = {1, fencing_token, text(lease_end), text(lease_end - now), text(attempts)}
 if live then
-  for _, part in ipairs({version, incarnation or '', owner or '', life or '', stored[5] or '', body}) do
+  for _, part in ipairs({version, incarnation or '', owner or '', ttl or '', stored[5] or '', body}) do
     turn[#turn + 1] = part
   end
 else

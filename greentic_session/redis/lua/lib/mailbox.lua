@@ -6,7 +6,7 @@
 --                         the epoch, owner the team/user of the admitting caller. A length counts the bytes of
 --                         the part that follows
 --       5           depends on the script
--- ARGV  1 op, 2 doubt, 3 field: see lib/record
+-- ARGV 1-3: see lib/record.
 --
 -- Fields of the mailbox:
 --    fence    fencing token of the newest turn. At least the time in us, so it also grows if the mailbox is
@@ -22,7 +22,7 @@
 -- A mailbox without messages and lease keeps its operation logs for a while, because a later attempt of a call
 -- finds its reply there. Then it expires.
 --
--- Reads: KEYS 3-4, call doubt now of lib/record, text overrun of lib/operation_log.
+-- Reads: KEYS 3-4, call ambiguous_since now of lib/record, text log_overrun of lib/operation_log.
 -- Sets: stored_mailbox (the fields above), fencing_token, lease_end, turn_attempt, turn_worker, attempts,
 --    retry_at, removed_count, turn_log, message_log, is_held, message_count.
 -- Functions: holds_turn, lost_reply, set_mailbox_expiry, mailbox_reply.
@@ -46,7 +46,7 @@ end
 -- The reply to a call whose turn is not held. An earlier attempt may have ended the turn, and its log entry may
 -- be gone.
 local function lost_reply()
-  return {doubt ~= '' and (not stored_mailbox[1] or overrun(turn_log, time)) and -5 or -8}
+  return {ambiguous_since ~= '' and (not stored_mailbox[1] or log_overrun(turn_log)) and -5 or -8}
 end
 
 -- Let the mailbox expire, `log_ms` after the last message and lease. Call it after the other changes of the
