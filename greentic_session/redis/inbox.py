@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final, cast, final
 import anyio
 
 from .._compat import override
+from .._core.fencing import FencingCounter
 from .._core.tasks import run_to_completion, start_background
 from ..abc.inbox import EnqueueOutcome, GrantedTurn, InboxBackend, InboxSize, NothingDue
 from ..abc.records import Outcome, Verdict, mint_incarnation
@@ -32,7 +33,7 @@ from ..errors import (
     StoreUnavailableError,
 )
 from ..model import SessionKey
-from .inbox_scripts import InboxScripts, topic_of, wrong_type_of_index
+from .inbox_scripts import InboxScripts, topic_of
 from .message_format import (
     decode,
     decode_dead_letter,
@@ -43,7 +44,7 @@ from .message_format import (
     mailbox_from_member,
     member_of,
 )
-from .replies import outcome_of, parsing_write_reply, scored, wrong_type
+from .replies import outcome_of, parsing_write_reply, scored, wrong_type, wrong_type_of
 from .scripts import (
     ADMIT,
     ASSIGN_EARLY,
@@ -124,7 +125,7 @@ class RedisInbox(InboxScripts, InboxBackend):
         self._waits: Final = waits
         self._keep_ms: Final = keep_ms
         self._grace_ms: Final = grace_ms
-        self._fence = 0  # as in `RedisLocks`
+        self._fencing: Final = FencingCounter()
 
     @override
     def deadline(self) -> float:
@@ -230,7 +231,7 @@ class RedisInbox(InboxScripts, InboxBackend):
     ) -> GrantedTurn | bytes:
         """Take the turn, or return in how many ms it may be taken, empty if there is no mail."""
         terms = (by, request.worker, request.lease_ms, request.most, request.attempts)
-        rest = (request.dead_ms, self._keep_ms, self._fence)
+        rest = (request.dead_ms, self._keep_ms, self._fencing.last)
         run = partial(self._on_mailbox, TAKE_TURN, mailbox, ":dead", grants=by)
         try:
             reply: Reply = await run((*terms, "", *rest), until)
@@ -258,7 +259,7 @@ class RedisInbox(InboxScripts, InboxBackend):
             forsake = partial(self._index_dead_letter, request.inbox, mailbox, mark, by, "")
             start_background(forsake, "greentic_session end of a lost inbox turn")
             raise
-        self._fence = max(self._fence, turn.ref.fence)
+        self._fencing.observe(turn.ref.fence)
         return turn
 
     async def _requeue(
@@ -352,7 +353,7 @@ class RedisInbox(InboxScripts, InboxBackend):
             due = await self._client.read("ZCOUNT", index, "-inf", now_ms, key=index, until=until)
             return InboxSize(int(sessions), min(int(sessions), int(due)))
         except ForeignValueError:
-            raise wrong_type_of_index() from None
+            raise wrong_type_of("an inbox's index") from None
         except (TypeError, ValueError):
             raise malformed_reply() from None
 
@@ -378,7 +379,7 @@ class RedisInbox(InboxScripts, InboxBackend):
                 if member not in given and (mailbox := mailbox_from_member(member)) is not None
             ]
         except ForeignValueError:
-            raise wrong_type_of_index() from None
+            raise wrong_type_of("an inbox's index") from None
         except (TypeError, ValueError, AttributeError):
             raise malformed_reply() from None
         names = [f"{self._names.inbox(*mailbox)}:dead" for mailbox in boxes]
