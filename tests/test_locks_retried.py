@@ -80,13 +80,13 @@ class Bench:
 
     async def take(self, token: str = HOLDER, floor: int = 0, **call: Any) -> list[Any]:
         terms = (token, "a name", 30_000, FOREVER, 1, floor)
-        return await self.step(scripts.LOCK, *terms, **call)
+        return await self.step(scripts.ACQUIRE_LOCK, *terms, **call)
 
     async def renew(self, token: str = HOLDER, **call: Any) -> list[Any]:
         return await self.step(scripts.RENEW_LOCK, token, 60_000, **call)
 
     async def leave(self, token: str = HOLDER, lease: object = 0, **call: Any) -> list[Any]:
-        return await self.step(scripts.LEAVE_LOCK, token, lease, "bell:", **call)
+        return await self.step(scripts.RELEASE_LOCK, token, lease, "bell:", **call)
 
     async def put(self, fence: object = "", ttl: int = 0, **call: Any) -> list[Any]:
         names = (self.record, self.lookup, self.lock)
