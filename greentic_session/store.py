@@ -1,8 +1,8 @@
-"""The store's contract.
+"""Contains :class:`AsyncSessionStore`, the base class of every store.
 
-:class:`AsyncSessionStore` holds every public verb, written once: checks, fence, encoding, error
-naming. A backend implements the small primitives at the end of the class on encoded records, and
-inherits the contract's tests from :mod:`greentic_session.testing.contract`.
+It holds every public verb, written once: checks, access check, encoding, error naming. A backend
+implements the small steps of :class:`.abc.store.StorePrimitives` on encoded records, and inherits
+the contract's tests from :mod:`greentic_session.testing.contract`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from .abc.fencing import FencedWrites
+    from .abc.fencing import LeaseRef
+    from .abc.records import EncodedSession
     from .statistics import StoreStatistics
 
 __all__ = ["AsyncSessionStore"]
@@ -219,11 +220,7 @@ class AsyncSessionStore(StorePrimitives, Generic[C]):
         if self._closed:
             self.check_open()
         encoded = self.encoder.encode(session)
-        outcome = (
-            self._put(encoded)
-            if fence is UNFENCED
-            else self._fenced_writes().put(encoded, lease_ref_of(fence, encoded))
-        )
+        outcome = self._put(encoded, None if fence is UNFENCED else self._lease(fence, encoded))
         if not isinstance(outcome, Outcome):
             outcome = await outcome
         return self._token(encoded.key, outcome)
@@ -248,18 +245,15 @@ class AsyncSessionStore(StorePrimitives, Generic[C]):
             self.check_open()
         check_token(expected)
         encoded = self.encoder.encode(session)
-        outcome = (
-            self._update_cas(encoded, expected, None)
-            if fence is UNFENCED
-            else self._fenced_writes().update_cas(encoded, expected, lease_ref_of(fence, encoded))
-        )
+        lease = None if fence is UNFENCED else self._lease(fence, encoded)
+        outcome = self._update_cas(encoded, expected, None, lease)
         if not isinstance(outcome, Outcome):
             outcome = await outcome
         if outcome.verdict is DONE:
-            return self._token(encoded.key, outcome)
+            return Cas(value=outcome.value, incarnation=outcome.incarnation)
         if outcome.verdict is Verdict.CONFLICT:
             raise CasConflictError(encoded.key, expected, outcome.token)
-        return self._token(encoded.key, outcome)
+        raise error_for(encoded.key, outcome)
 
     @final
     async def mutate(
@@ -299,11 +293,9 @@ class AsyncSessionStore(StorePrimitives, Generic[C]):
             if record is None:
                 raise SessionNotFoundError(key)
             found = self._opened(key, record, allowed)
-            encoded = self.encoder.encode(apply_change(found.session, change))
-            body = self.encoder.decode_body(
-                key, encoded.body
-            )  # what could not be returned is not written
-            outcome = self._update_cas(encoded, found.cas, until)
+            # A session that a read could not return is not written.
+            encoded, body = self.encoder.encode_with_body(apply_change(found.session, change))
+            outcome = self._update_cas(encoded, found.cas, until, None)
             if not isinstance(outcome, Outcome):
                 outcome = await outcome
             if outcome.verdict is not Verdict.CONFLICT:
@@ -426,10 +418,10 @@ class AsyncSessionStore(StorePrimitives, Generic[C]):
 
     # --- shared steps ------------------------------------------------------------------------
 
-    def _fenced_writes(self) -> FencedWrites:
+    def _lease(self, fence: Fenced, encoded: EncodedSession) -> LeaseRef:
         if not isinstance(self, SupportsFencing):
             raise InvalidInputError("fence", f"{type(self).__name__} keeps no leases")
-        return self.fenced_writes()
+        return lease_ref_of(fence, encoded)
 
     async def _sole(self, key: SessionKey, until: float | None) -> tuple[str | None, None]:
         """Return the one scope that holds the key, for calls without a caller: no fence then."""

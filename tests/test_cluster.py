@@ -136,7 +136,7 @@ async def test_servers_that_hold_no_slots_any_more_are_left(rig: ClusterRig) -> 
 
         async def only_masters() -> bool:
             await store.get_many(KEYS, ctx=CTX)
-            return len(store._client._topology.nodes) == 3  # type: ignore[attr-defined]
+            return len(store._client._topology.servers) == 3  # type: ignore[attr-defined]
 
         await until_async(only_masters)
 

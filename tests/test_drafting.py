@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
 
 from greentic_session import (
+    DecodeError,
     InvalidInputError,
     JsonCodec,
     MessagePackCodec,
@@ -17,6 +18,9 @@ from greentic_session import (
     create_session_store,
     new_session_key,
 )
+
+if TYPE_CHECKING:
+    from greentic_session.codec import SessionBody
 
 RAW = msgspec.Raw(b'1},"user_id":"someone-else","x":{')
 
@@ -70,3 +74,75 @@ def test_labels_that_refer_to_themselves_are_refused() -> None:
     labels["a"] = labels
     with pytest.raises(InvalidInputError, match="refers to itself"):
         create_session_store("memory://").encoder.encode(make({}, **labels))
+
+
+class Counted(msgspec.Struct):
+    count: int
+
+
+class CountingCodec:
+    """Counts how often a body is decoded."""
+
+    def __init__(self) -> None:
+        self.decoded = 0
+
+    def __call__(self, context_type: type[Any]) -> CountingCodec:
+        """Return the codec of a context type, as a ``CodecFactory`` does."""
+        self._codec = JsonCodec[Any](context_type)
+        return self
+
+    def encode(self, body: SessionBody[Any]) -> bytes:
+        return self._codec.encode(body)
+
+    def decode(self, data: bytes) -> SessionBody[Any]:
+        self.decoded += 1
+        return self._codec.decode(data)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("verify", ["yes", "no"])
+async def test_each_attempt_of_mutate_decodes_what_it_read_and_what_it_writes_once(
+    verify: str,
+) -> None:
+    codec = CountingCodec()
+    store = create_session_store(f"memory://?verify={verify}", context_type=Counted, codec=codec)
+    session = make(Counted(0))
+    await store.put(session)
+    rivals = [Counted(20), Counted(10)]
+    attempts = 0
+
+    def change(found: Session[Counted]) -> Session[Counted]:
+        nonlocal attempts
+        attempts += 1
+        if rivals:  # the write of this attempt conflicts
+            decoded = codec.decoded
+            rival = store.put(msgspec.structs.replace(session, context=rivals.pop()))
+            with pytest.raises(StopIteration):
+                rival.send(None)  # the memory backend waits for nothing
+            codec.decoded = decoded
+        return msgspec.structs.replace(found, context=Counted(found.context.count + 1))
+
+    codec.decoded = 0
+    written = await store.mutate(session.key, change)
+    assert written.session.context == Counted(21)
+    assert attempts == 3
+    assert codec.decoded == 2 * attempts
+    assert await store.get(session.key) == written
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("verify", "expected"), [("yes", InvalidInputError), ("no", DecodeError)])
+async def test_mutate_writes_no_session_that_it_could_not_return(
+    verify: str, expected: type[Exception]
+) -> None:
+    store = create_session_store(f"memory://?verify={verify}", context_type=Counted)
+    session = make(Counted(0))
+    await store.put(session)
+    text: Any = "text"
+    with pytest.raises(expected):
+        await store.mutate(
+            session.key, lambda found: msgspec.structs.replace(found, context=Counted(text))
+        )
+    found = await store.get(session.key)
+    assert found is not None
+    assert found.session.context == Counted(0)

@@ -227,7 +227,7 @@ class TestSweep:
         count = 200_000
         # Through the primitive: what is stored is of no account here, and encoding takes long.
         for number in range(count):
-            store._put(EncodedSession("default/acme", f"key-{number}", "/", 60_000, b""))
+            store._put(EncodedSession("default/acme", f"key-{number}", "/", 60_000, b""), None)
         clock.advance(60)
         seen: list[int] = []
         over = False

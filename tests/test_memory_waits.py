@@ -78,7 +78,7 @@ async def displaced(store: Store, claim: WaitOutcome) -> None:
 
 
 async def put(store: Store, _: WaitOutcome) -> None:
-    store._put(encoded(15_000))
+    store._put(encoded(15_000), None)
 
 
 # How many seconds after the claim what happens, and when the life ends: ten seconds, counted from

@@ -169,7 +169,7 @@ def one_tenant_of_many(patch: pytest.MonkeyPatch) -> None:
 
 def replacing_create(patch: pytest.MonkeyPatch) -> None:
     async def create(self: Store, _right: Any, encoded: EncodedSession, *_rest: Any) -> Any:
-        return self._put(encoded)
+        return self._put(encoded, None)
 
     plant(patch, "_create", create)
 

@@ -122,7 +122,7 @@ class Scene:
 
     async def standings(self) -> dict[SessionKey, WaitStatus]:
         keys = [self.session(name).key for name in ("form", "rival")]
-        told = await self._backend.inspect("default/acme", keys, self._backend.deadline())
+        told = await self._backend.read_status("default/acme", keys, self._backend.deadline())
         return {key: one for key, one in zip(keys, told, strict=True) if one is not None}
 
     async def assert_agreed(self) -> None:
@@ -148,7 +148,7 @@ class Scene:
         waiting = {
             (one.scope_hash, key) for key, one in (await self.standings()).items() if one.scope_hash
         }
-        hints = await self._backend.all_hints(whose, self._backend.deadline())
+        hints = await self._backend.all_entries(whose, self._backend.deadline())
         assert {(scope_hash, hint.key) for scope_hash, hint in hints} == waiting
 
     async def assert_known_or_open(self) -> None:

@@ -161,7 +161,7 @@ class TestFull:
         store = await harness.open()
         desk = await Desk.of(store)
         backend = store.wait_backend()  # type: ignore[attr-defined] # of Redis, which keeps waits
-        announce = backend.announce
+        announce = backend.index_intent
 
         async def announce_the_last(*arguments: Any) -> object:
             told = await announce(*arguments)

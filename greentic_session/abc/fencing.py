@@ -1,20 +1,20 @@
-"""Leases: rights that are one holder's for a time, and the numbers by which late holders are told.
+"""Contains leases as a backend knows them, and the fencing tokens of their grants.
 
-A lease that has run out may have passed to somebody else without its holder knowing: a paused
-process learns of it last. So each grant carries a *fence*, a number that grows from one grant of a
-key to the next, and a write that presents one is refused, inside the step that writes, unless that
-very lease holds (M. Kleppmann, "How to do distributed locking").
+A paused or partitioned process may not know that its lease has expired and passed to another
+holder. So each grant of a key carries a *fencing token*, a number higher than that of every earlier
+grant. A write with a lease is refused inside the step that writes, unless that very lease holds
+(M. Kleppmann, "How to do distributed locking").
 
-Fences are at least the store's time in microseconds: so they go on growing where a key's lease has
-left no trace, be it that it ended or that the server came back without its data. Then, that is as
-true as the clock: it may be set back, or be that of a server which takes over and is behind. For
-one store object the numbers grow all the same, since it tells the server the last that it was given
-of each kind; from one object to another they are as good as the clock.
+Fencing tokens are at least the store's time in microseconds. So they grow also where a key's lease
+has left no trace: because it ended, or because the server came back without its data. There, they
+grow as reliably as the clock, which may be set back, or may belong to a server that takes over and
+is behind. For one store object the numbers always grow: it sends the server the last number that it
+saw of each kind. Between two objects they are as good as the clock.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import ABC
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, cast, final
 
@@ -22,13 +22,12 @@ from .._compat import override
 from ..errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from ..model import Cas, SessionKey
-    from .records import EncodedSession, Outcome
+    from ..model import SessionKey
+    from .records import EncodedSession
 
 __all__ = [
     "UNFENCED",
     "Fenced",
-    "FencedWrites",
     "LeaseKind",
     "LeaseRef",
     "SupportsFencing",
@@ -37,21 +36,21 @@ __all__ = [
 
 
 class LeaseKind(StrEnum):
-    """What a lease was given for: each kind has fences of its own."""
+    """The purpose of a lease. Each kind has its own fencing tokens."""
 
     LOCK = "lock"
-    """By :class:`SessionLocks`."""
+    """A lock of :class:`SessionLocks`."""
     INBOX = "inbox"
-    """By :class:`SessionInbox`: the turn of a session that has mail."""
+    """A turn of :class:`SessionInbox`."""
 
 
 class LeaseRef(NamedTuple):
     """A lease, as the backend knows it.
 
-    :ivar kind: what it was given for.
-    :ivar scope: ``env/tenant`` of the key; empty for a lock on the key in all tenants together.
-    :ivar key: what it is a lease of: it guards the session under this key.
-    :ivar fence: number of the grant.
+    :ivar kind: its purpose.
+    :ivar scope: ``env/tenant`` of the key. Empty for a lock on the key in all tenants together.
+    :ivar key: key of the session that the lease protects.
+    :ivar fence: fencing token of the grant.
     """
 
     kind: LeaseKind
@@ -61,7 +60,7 @@ class LeaseRef(NamedTuple):
 
 
 class Fenced(Protocol):
-    """What guards a write: a :class:`SessionLease` or an inbox's turn."""
+    """An object with a lease: a :class:`SessionLease` or the turn of an inbox."""
 
     @property
     def guard(self) -> LeaseRef:
@@ -76,15 +75,16 @@ class _Unfenced:
         return "UNFENCED"
 
 
-# Not `None`, which is what `try_hold` gives to who has no lease: that is to write nothing.
+# Not `None`: `try_hold` returns that where the lease is not granted, and such a caller must not
+# write.
 UNFENCED: Final = cast("Fenced", _Unfenced())
-"""What stands for a lease where a write is guarded by none."""
+"""The default of ``fence``: the write needs no lease."""
 
 
 def lease_ref_of(fence: object, encoded: EncodedSession) -> LeaseRef:
-    """Return the lease that is to guard a write.
+    """Return the lease that must hold for a write.
 
-    :raises InvalidInputError: naming ``fence``, if it is none of this session.
+    :raises InvalidInputError: naming ``fence``, if it is not a lease of this session.
     """
     guard: object = getattr(fence, "guard", None)
     if not isinstance(guard, LeaseRef):
@@ -96,25 +96,17 @@ def lease_ref_of(fence: object, encoded: EncodedSession) -> LeaseRef:
     return guard
 
 
-class FencedWrites(ABC):
-    """Writes that are refused, inside the step that writes, when the lease does not hold.
+class SupportsFencing(ABC):  # noqa: B024 - a marker: the writes are the store's own primitives
+    """Marks a store that accepts a lease with a write.
 
-    Both are as the store's primitives of the same name, but for the verdict ``LOST``: the lease
-    has ended, whether or not somebody else holds one. That is judged first.
+    A backend that derives from it:
+
+    * gives each grant a fencing token by the rule above,
+    * checks the ``lease`` of ``_put`` and ``_update_cas`` inside the step that writes, before any
+      other check,
+    * returns the verdict ``LOST`` and changes nothing if the newest grant of that kind, scope and
+      key has another number, has ended, or was given back.
+
+    To every other store, ``put`` and ``update_cas`` pass no lease. They refuse ``fence=`` with an
+    :class:`InvalidInputError`.
     """
-
-    @abstractmethod
-    async def put(self, encoded: EncodedSession, guard: LeaseRef) -> Outcome:
-        """As ``_put``."""
-
-    @abstractmethod
-    async def update_cas(self, encoded: EncodedSession, expected: Cas, guard: LeaseRef) -> Outcome:
-        """As ``_update_cas``."""
-
-
-class SupportsFencing(ABC):
-    """A store whose writes a lease can guard."""
-
-    @abstractmethod
-    def fenced_writes(self) -> FencedWrites:
-        """Return the writes."""

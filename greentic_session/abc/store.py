@@ -1,4 +1,4 @@
-"""What a backend implements: the steps that the store's verbs are made of."""
+"""Contains the steps that a backend implements, and of which the store's verbs consist."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
 
     from ..model import Cas, SessionKey
+    from .fencing import LeaseRef
     from .records import AllowedOwners, EncodedSession, Outcome, Page, Record
 
 __all__ = ["StorePrimitives"]
@@ -17,11 +18,19 @@ __all__ = ["StorePrimitives"]
 class StorePrimitives(ABC):
     """The small steps under :class:`AsyncSessionStore`, on encoded records.
 
-    Arguments are checked, fenced and encoded. Each primitive that writes is one atomic step,
-    judges in this order (absent or expired, fence, exists or token), and changes nothing unless
-    its verdict is DONE. `until` is what `_deadline` returned when the verb began, for verbs of
-    several steps; `None` is a verb of this step alone. The primitives that are called most may be
-    plain functions in a backend that waits for nothing: a coroutine costs as much as its step.
+    The store has checked and encoded the arguments. Each primitive that writes is one atomic step
+    and changes nothing unless its verdict is ``DONE``. It checks in this order: lease, absent or
+    expired, owner, exists or token.
+
+    ``until`` is the result of ``_deadline`` at the start of a verb that takes several steps.
+    ``None`` means that this step is the whole verb.
+
+    ``lease`` is a lease that must hold for the write. If it does not hold, the verdict is ``LOST``,
+    whether or not another holder has one. Only a backend that derives from
+    :class:`.SupportsFencing` gets anything but ``None``.
+
+    The most frequent primitives may be plain functions in a backend that waits for nothing. A
+    coroutine would double their cost.
     """
 
     def _deadline(self) -> float | None:
@@ -66,12 +75,12 @@ class StorePrimitives(ABC):
         """Write if absent, with a new incarnation; else ``MISMATCH`` or ``EXISTS``."""
 
     @abstractmethod
-    def _put(self, encoded: EncodedSession) -> Outcome | Awaitable[Outcome]:
-        """Write; over a live record of the same owner the version grows by one."""
+    def _put(self, encoded: EncodedSession, lease: LeaseRef | None) -> Outcome | Awaitable[Outcome]:
+        """Write. Over a live record of the same owner the version grows by one."""
 
     @abstractmethod
     def _update_cas(
-        self, encoded: EncodedSession, expected: Cas, until: float | None
+        self, encoded: EncodedSession, expected: Cas, until: float | None, lease: LeaseRef | None
     ) -> Outcome | Awaitable[Outcome]:
         """Write if the token is ``expected``; else ``MISMATCH`` or ``CONFLICT``."""
 
@@ -84,10 +93,10 @@ class StorePrimitives(ABC):
         allowed: AllowedOwners | None,
         until: float | None,
     ) -> Outcome | Awaitable[Outcome]:
-        """Restart the life; ``None`` keeps its length.
+        """Restart the lifetime. A ``ttl_ms`` of ``None`` keeps its length.
 
-        Without ``admission`` there is no fence, but ``AMBIGUOUS`` if another scope holds a live
-        record under the key.
+        Without ``allowed`` there is no access check. Then the verdict is ``AMBIGUOUS`` if another
+        scope holds a live record under the key.
         """
 
     @abstractmethod
@@ -99,4 +108,4 @@ class StorePrimitives(ABC):
         expected: Cas | None,
         until: float | None,
     ) -> Outcome:
-        """Remove; ``admission`` as in :meth:`_touch`."""
+        """Remove the record. ``allowed`` is as in :meth:`_touch`."""

@@ -9,6 +9,7 @@ from anyio.lowlevel import checkpoint
 from msgspec.structs import replace
 
 from .._compat import override
+from .._core.fencing import FencingCounter
 from ..abc.affinity import (
     AffinityBackend,
     MemberRecord,
@@ -73,7 +74,7 @@ class MemoryAffinity(AffinityBackend):
         self._places: Final[dict[str, dict[str, _Placement]]] = {}
         self._member_expiry: Final = ExpiryIndex()
         self._place_expiry: Final = ExpiryIndex()
-        self._fence = 0
+        self._fencing: Final = FencingCounter()
 
     def sizes(self) -> dict[str, int]:
         """Return how many members and placements there are."""
@@ -104,8 +105,7 @@ class MemoryAffinity(AffinityBackend):
         held = self._members.get(group, {}).get(worker)
         ends_ms = now_ms + lease_ms
         if held is None or now_ms >= held.ends_ms:
-            # Higher than that of anybody, so that a clock which is set back does not matter.
-            self._fence = fence = max(now_ms * 1000, self._fence + 1)
+            fence = self._fencing.issue(now_ms)
         elif held.attempt == attempt:
             fence, ends_ms = held.fence, max(ends_ms, held.ends_ms)
         else:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, final
 from anyio.lowlevel import checkpoint
 
 from .._compat import override
+from .._core.fencing import FencingCounter
 from .._core.tenancy import allows, owners_open_to
 from ..abc.inbox import (
     EnqueueOutcome,
@@ -115,7 +116,7 @@ class MemoryInbox(InboxBackend):
         self._early: Final[ExpiringLists[_Early]] = ExpiringLists()
         # Of turns that go on without mail: nobody comes to look when their worker has died.
         self._lapses: Final = ExpiryIndex()
-        self._fence = 0
+        self._fencing: Final = FencingCounter()
 
     def sizes(self) -> dict[str, int]:
         """Return how many letters and turns there are, and memories of events."""
@@ -390,7 +391,7 @@ class MemoryInbox(InboxBackend):
         return bool(mailbox.mail)
 
     def _grant(self, request: TakeRequest, mailbox: _Mailbox, now_ms: int) -> GrantedTurn:
-        self._fence = mailbox.fence = max(now_ms * 1000, self._fence + 1)
+        mailbox.fence = self._fencing.issue(now_ms)
         mailbox.lease_ms, mailbox.worker = now_ms + request.lease_ms, request.worker
         mailbox.rest_ms = mailbox.done = 0
         self._queues[request.inbox].move(mailbox.ref, mailbox.lease_ms)

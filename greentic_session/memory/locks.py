@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, final
 from anyio.lowlevel import checkpoint
 
 from .._compat import override
+from .._core.fencing import FencingCounter
 from ..abc.locks import LockBackend, LockOutcome, LockRef, LockRequest, LockState
 from ..abc.records import DONE, Verdict
 from .expiry import ExpiryIndex
@@ -78,7 +79,7 @@ class MemoryLocks(LockBackend):
         self._notifications: Final = notifications
         self._entries: Final[dict[Name, _Lock]] = {}
         self._expiry: Final = ExpiryIndex()
-        self._fence = 0
+        self._fencing: Final = FencingCounter()
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -134,7 +135,7 @@ class MemoryLocks(LockBackend):
                 self._keep(name, entry, now_ms)
             return LockOutcome(Verdict.CLAIMED, 0, entry.lease_ms, opens_ms - now_ms)
         waiters.pop(token, None)
-        self._fence = entry.fence = max(now_ms * 1000, self._fence + 1)
+        entry.fence = self._fencing.issue(now_ms)
         entry.lease_ms, entry.by, entry.name = now_ms + request.lease_ms, token, request.name
         self._keep(name, entry, now_ms)
         return LockOutcome(DONE, entry.fence, entry.lease_ms, request.lease_ms)

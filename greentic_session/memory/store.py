@@ -10,7 +10,7 @@ from anyio.lowlevel import checkpoint
 from .._compat import override
 from .._core import tenancy
 from ..abc.affinity import SupportsAffinity
-from ..abc.fencing import FencedWrites, LeaseKind, SupportsFencing
+from ..abc.fencing import LeaseKind, SupportsFencing
 from ..abc.inbox import SupportsInbox
 from ..abc.locks import SupportsLocks
 from ..abc.records import (
@@ -31,7 +31,6 @@ from ..model import C, Cas, SessionKey
 from ..statistics import StoreStatistics
 from ..store import AsyncSessionStore
 from .affinity import MemoryAffinity
-from .fencing import MemoryFencedWrites
 from .inbox import MemoryInbox
 from .locks import MemoryLocks
 from .notifications import MemoryNotifications
@@ -40,9 +39,10 @@ from .sweeper import start_sweeper
 from .waits import MemoryWaits
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from .._core.tasks import BackgroundTask
+    from ..abc.fencing import LeaseRef
     from .records import StoredRecord
 
 __all__ = ["InMemorySessionStore"]
@@ -65,7 +65,7 @@ class InMemorySessionStore(
     Runs on asyncio and trio. No verb waits for anything, so each is done or not begun when its
     task is cancelled. Nothing outlives the process.
 
-    Expired records are absent at once; their memory is freed by a background task that runs from
+    Expired records are absent at once. Their memory is freed by a background task that runs from
     ``async with`` to its end, by :meth:`sweep`, and by a write over them.
 
     :param context_type: as in :class:`AsyncSessionStore`.
@@ -99,9 +99,10 @@ class InMemorySessionStore(
         self._inbox: Final = MemoryInbox(
             self._records, self._waits, self._notifications, self.check_open
         )
-        self._fenced: Final = MemoryFencedWrites(self._put, self._update_cas)
-        self._fenced.is_held[LeaseKind.LOCK] = self._locks.is_held
-        self._fenced.is_held[LeaseKind.INBOX] = self._inbox.is_held
+        self._is_held: Final[Mapping[LeaseKind, Callable[[LeaseRef], bool]]] = {
+            LeaseKind.LOCK: self._locks.is_held,
+            LeaseKind.INBOX: self._inbox.is_held,
+        }
         self._now_ms: Final = self._records.clock.now_ms
         self._sweeper: BackgroundTask | None = None
         self._swept = 0
@@ -159,11 +160,6 @@ class InMemorySessionStore(
     def lock_backend(self) -> MemoryLocks:
         """As :meth:`SupportsLocks.lock_backend`."""
         return self._locks
-
-    @override
-    def fenced_writes(self) -> FencedWrites:
-        """As :meth:`SupportsFencing.fenced_writes`."""
-        return self._fenced
 
     async def sweep(self) -> int:
         """Remove every expired record.
@@ -234,7 +230,9 @@ class InMemorySessionStore(
         return _MISMATCH if live.owner != encoded.owner else Outcome(Verdict.EXISTS)
 
     @override
-    def _put(self, encoded: EncodedSession) -> Outcome:
+    def _put(self, encoded: EncodedSession, lease: LeaseRef | None) -> Outcome:
+        if lease is not None and not self._is_held[lease.kind](lease):
+            return _LOST
         now_ms = self._now_ms()
         live = self._records.live(encoded.scope, encoded.key, now_ms)
         if live is None:
@@ -244,7 +242,11 @@ class InMemorySessionStore(
         return self._records.rewrite(encoded, live, now_ms)
 
     @override
-    def _update_cas(self, encoded: EncodedSession, expected: Cas, until: float | None) -> Outcome:
+    def _update_cas(
+        self, encoded: EncodedSession, expected: Cas, until: float | None, lease: LeaseRef | None
+    ) -> Outcome:
+        if lease is not None and not self._is_held[lease.kind](lease):
+            return _LOST
         now_ms = self._now_ms()
         live = self._records.live(encoded.scope, encoded.key, now_ms)
         if live is None:
@@ -315,3 +317,4 @@ class InMemorySessionStore(
 
 _ABSENT: Final = Outcome(Verdict.ABSENT)
 _MISMATCH: Final = Outcome(Verdict.MISMATCH)
+_LOST: Final = Outcome(Verdict.LOST)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, cast, final
 from msgspec.structs import replace
 
 from .._compat import override
+from .._core.fencing import FencingCounter
 from ..abc.records import Verdict, mint_incarnation
 from ..abc.waits import (
     KEPT,
@@ -54,7 +55,7 @@ class MemoryWaits(WaitBackend):
         self._index: Final[dict[WaitOwner, dict[str, dict[str, int]]]] = {}
         self._events: Final = EventLog()
         self._events_of_owners: Final = EventLog()
-        self._fence = 0
+        self._fencing: Final = FencingCounter()
         self._since_us = 0
         records.on_forget = self._extend
 
@@ -138,9 +139,7 @@ class MemoryWaits(WaitBackend):
                 return WaitOutcome(Verdict.CLAIMED, lease_ms=before.lease_ms)
             ends_ms = max(ends_ms, before.lease_ms)
         else:
-            # Higher than that of any record: another may stand under this key in the same instant.
-            self._fence = max(now_ms * 1000, self._fence + 1, fence + 1)
-            at_ms, value, fence = now_ms, value + 1, self._fence
+            at_ms, value, fence = now_ms, value + 1, self._fencing.issue(now_ms, above=fence)
         wait = WaitState(scope_hash, before.since_us, fence, attempt, ends_ms)
         self._records.rewait(scope, key, replace(live, wait=wait, value=value, at_ms=at_ms), now_ms)
         return WaitOutcome(

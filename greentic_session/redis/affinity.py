@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING, Final, cast, final
 
 from .._compat import override
+from .._core.fencing import FencingCounter
 from ..abc.affinity import (
     AffinityBackend,
     MemberRecord,
@@ -14,8 +15,7 @@ from ..abc.affinity import (
     PlacePage,
 )
 from ..abc.records import Verdict
-from ..errors import StoreUnavailableError
-from .replies import clock_ms, parsing_read_reply, parsing_write_reply
+from .replies import clock_ms, parsing_read_reply, parsing_write_reply, wrong_type_of
 from .scripts.affinity import (
     AFFINITY_ASSIGN,
     AFFINITY_FORGET,
@@ -65,20 +65,18 @@ class RedisAffinity(AffinityBackend):
         self._client: Final = client
         self._names: Final = names
         self._grace_ms: Final = grace_ms
-        # The newest fencing token. Those that one process sees grow, also if a clock was set back,
-        # or if another server with another clock has taken over.
-        self._fence = 0
+        self._fencing: Final = FencingCounter()
 
     # --- members -----------------------------------------------------------------------------
 
     @override
     async def join(self, group: str, worker: str, attempt: str, lease_ms: int) -> MembershipOutcome:
         arguments = affinity_join_arguments(
-            self._grace_ms, worker, attempt, lease_ms, fencing_floor=self._fence
+            self._grace_ms, worker, attempt, lease_ms, fencing_floor=self._fencing.last
         )
         reply = await self._run(AFFINITY_JOIN, group, arguments, grants=attempt)
         outcome = _membership(reply)
-        self._fence = max(self._fence, outcome.fence)
+        self._fencing.observe(outcome.fence)
         return outcome
 
     @override
@@ -201,13 +199,13 @@ class RedisAffinity(AffinityBackend):
                 ends=ends,
             )
         except ForeignValueError:
-            raise _foreign() from None
+            raise wrong_type_of("a group of workers") from None
 
     async def _read(self, group: str, *commands: Command) -> list[Reply]:
         try:
             return await self._client.read_many(commands, key=self._members(group))
         except ForeignValueError:
-            raise _foreign() from None
+            raise wrong_type_of("a group of workers") from None
 
 
 def _is_done(reply: Reply) -> bool:
@@ -252,9 +250,3 @@ def _placement(line: bytes, live: set[str], now_ms: int) -> PlacementRecord | No
     if pin in live:
         return PlacementRecord(pin, pinned=True, expires_ms=expires_ms)
     return PlacementRecord(worker, pinned=False, expires_ms=expires_ms) if worker in live else None
-
-
-def _foreign() -> StoreUnavailableError:
-    return StoreUnavailableError(
-        "a name of a group of workers holds another type of value", code="internal"
-    )

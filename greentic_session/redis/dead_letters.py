@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, cast
 
-from .inbox_scripts import wrong_type_of_index
 from .message_format import decode_dead_letter, mailbox_from_member
-from .replies import scored, wrong_type
+from .replies import scored, wrong_type, wrong_type_of
 from .transport.failures import ForeignValueError, malformed_reply
 
 if TYPE_CHECKING:
@@ -47,7 +46,7 @@ async def read_dead_letters(
             if member not in seen and (mailbox := mailbox_from_member(member)) is not None
         ]
     except ForeignValueError:
-        raise wrong_type_of_index() from None
+        raise wrong_type_of("an inbox's index") from None
     except (TypeError, ValueError, AttributeError):
         raise malformed_reply() from None
     lists = [f"{names.inbox(*mailbox)}:dead" for mailbox in mailboxes]

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Final, final
 import anyio
 
 from .._compat import override
+from .._core.fencing import FencingCounter
 from .._core.tasks import run_to_completion, start_background
 from ..abc.inbox import EnqueueOutcome, GrantedTurn, InboxBackend, InboxSize, NothingDue
 from ..abc.records import Outcome, Verdict, mint_incarnation
@@ -35,7 +36,7 @@ from ..errors import (
 )
 from .dead_letters import read_dead_letters
 from .early_events import EarlyEvents
-from .inbox_scripts import InboxScripts, topic_of, wrong_type_of_index
+from .inbox_scripts import InboxScripts, topic_of
 from .message_format import (
     decode_turn,
     encode_dead_letter,
@@ -43,7 +44,7 @@ from .message_format import (
     mailbox_from_member,
     member_of,
 )
-from .replies import outcome_of, parsing_write_reply
+from .replies import outcome_of, parsing_write_reply, wrong_type_of
 from .scripts import inbox as lua
 from .transport.failures import ForeignValueError, malformed_reply
 
@@ -112,7 +113,7 @@ class RedisInbox(InboxBackend):
         self._waits: Final = waits
         self._keep_ms: Final = keep_ms
         self._grace_ms: Final = grace_ms
-        self._fence = 0  # as in `RedisLocks`
+        self._fencing: Final = FencingCounter()
 
     @override
     def deadline(self) -> float:
@@ -244,7 +245,7 @@ class RedisInbox(InboxBackend):
             attempt_limit=request.attempts,
             retention_ms=request.dead_ms,
             keep_ms=self._keep_ms,
-            fencing_floor=self._fence,
+            fencing_floor=self._fencing.last,
         )
         run = partial(self._scripts.on_mailbox, lua.TAKE_TURN, mailbox, ":dead", grants=attempt)
         requeue = partial(self._release_or_requeue, request.inbox, mailbox, score, attempt)
@@ -278,7 +279,7 @@ class RedisInbox(InboxBackend):
             # The turn may have been taken, but the caller does not wait longer.
             start_background(requeue, "greentic_session end of a lost inbox turn")
             raise
-        self._fence = max(self._fence, turn.ref.fence)
+        self._fencing.observe(turn.ref.fence)
         return turn
 
     async def _release_or_requeue(
@@ -390,7 +391,7 @@ class RedisInbox(InboxBackend):
             due = await self._client.read("ZCOUNT", index, "-inf", now_ms, key=index, until=until)
             return InboxSize(int(sessions), min(int(sessions), int(due)))
         except ForeignValueError:
-            raise wrong_type_of_index() from None
+            raise wrong_type_of("an inbox's index") from None
         except (TypeError, ValueError):
             raise malformed_reply() from None
 

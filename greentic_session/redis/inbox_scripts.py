@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from ..errors import StoreUnavailableError
 from .message_format import member_of
-from .replies import wrong_type
+from .replies import wrong_type, wrong_type_of
 from .scripts.inbox import COMMIT_TURN, INDEX_SET_DUE, RELEASE_TURN, index_set_due_arguments
 from .transport.failures import ForeignValueError
 
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     from .transport.protocol import Argument, Arguments, Reply
     from .transport.script import Script
 
-__all__ = ["InboxScripts", "topic_of", "wrong_type_of_index"]
+__all__ = ["InboxScripts", "topic_of"]
 
 
 class InboxScripts:
@@ -90,7 +89,7 @@ class InboxScripts:
                 ends=ends,
             )
         except ForeignValueError:
-            raise wrong_type_of_index() from None
+            raise wrong_type_of("an inbox's index") from None
 
     async def on_mailbox(
         self,
@@ -132,10 +131,3 @@ class InboxScripts:
 def topic_of(inbox: str) -> str:
     """Return the topic of notifications on new messages."""
     return f"inbox:{inbox}"
-
-
-def wrong_type_of_index() -> StoreUnavailableError:
-    """Return the error for an index whose key holds another type of value."""
-    return StoreUnavailableError(
-        "the name of an inbox's index holds another type of value", code="internal"
-    )

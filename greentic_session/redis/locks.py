@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, final
 
 from .._compat import override
+from .._core.fencing import FencingCounter
 from ..abc.locks import LockBackend, LockOutcome, LockRef, LockRequest, LockState
 from ..abc.records import DONE, Verdict
-from ..errors import StoreUnavailableError
-from .replies import clock_ms, parsing_read_reply, parsing_write_reply
+from .replies import clock_ms, parsing_read_reply, parsing_write_reply, wrong_type_of
 from .scripts.locks import (
     ACQUIRE_LOCK,
     RELEASE_LOCK,
@@ -47,9 +47,7 @@ class RedisLocks(LockBackend):
         self._client: Final = client
         self._names: Final = names
         self._notifications: Final = notifications
-        # The newest fencing token. Those that one process sees grow, also if a clock was set back,
-        # or if another server with another clock has taken over.
-        self._fence = 0
+        self._fencing: Final = FencingCounter()
 
     @override
     def deadline(self) -> float:
@@ -63,7 +61,7 @@ class RedisLocks(LockBackend):
             lease_ms=request.lease_ms,
             position_ms=request.position_ms,
             queues=request.queues,
-            fencing_floor=self._fence,
+            fencing_floor=self._fencing.last,
         )
         verdict, *rest = await self._run(ACQUIRE_LOCK, request.ref, arguments, until)
         with parsing_write_reply():
@@ -72,7 +70,7 @@ class RedisLocks(LockBackend):
                 return LockOutcome(verdict, 0, clock_ms(lease_ms), left_ms)
             fence, lease_ms, left_ms = rest
             outcome = LockOutcome(DONE, fence, clock_ms(lease_ms), left_ms)
-        self._fence = max(self._fence, fence)
+        self._fencing.observe(fence)
         return outcome
 
     @override
@@ -103,7 +101,7 @@ class RedisLocks(LockBackend):
                 until=until,
             )
         except ForeignValueError:
-            raise _foreign() from None
+            raise wrong_type_of("a lock") from None
         with parsing_read_reply():
             (held_by, fence, lease, by), (secs, us) = reply
             lease_ms = clock_ms(lease or 0)
@@ -130,10 +128,6 @@ class RedisLocks(LockBackend):
                 ends=ref.token if script is RELEASE_LOCK else "",
             )
         except ForeignValueError:
-            raise _foreign() from None
+            raise wrong_type_of("a lock") from None
         with parsing_write_reply():
             return Verdict(reply[0]), *map(int, reply[1:])
-
-
-def _foreign() -> StoreUnavailableError:
-    return StoreUnavailableError("the name of a lock holds another type of value", code="internal")

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, cast
 
 from ..abc.records import Outcome, Verdict
-from ..errors import DecodeError, OutcomeUnknownError
+from ..errors import DecodeError, OutcomeUnknownError, StoreUnavailableError
 from .transport.failures import MALFORMED_REPLY, malformed_reply
 
 if TYPE_CHECKING:
@@ -22,9 +22,11 @@ __all__ = [
     "scored",
     "undecodable_record",
     "wrong_type",
+    "wrong_type_of",
 ]
 
 
+_WRONG_TYPE: Final = "holds another type of value"
 _LAST_MS: Final = 253_402_300_799_999  # of the year 9999, with which times of Python end
 _VERDICTS: Final = {int(verdict): verdict for verdict in Verdict}  # sooner than calling the class
 
@@ -99,5 +101,10 @@ def undecodable_record(key: str) -> DecodeError:
 
 
 def wrong_type(key: str) -> DecodeError:
-    """Return the error for a name under which something else stands."""
-    return DecodeError(key, "a name of the session holds another type of value")
+    """Return the error for a name of a session that holds another type of value."""
+    return DecodeError(key, f"a name of the session {_WRONG_TYPE}")
+
+
+def wrong_type_of(subject: str) -> StoreUnavailableError:
+    """Return the error for the name of another subject that holds another type of value."""
+    return StoreUnavailableError(f"the name of {subject} {_WRONG_TYPE}", code="internal")

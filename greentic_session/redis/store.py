@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final, cast, final
 
 from .._compat import override
 from ..abc.affinity import SupportsAffinity
-from ..abc.fencing import FencedWrites, LeaseRef, SupportsFencing
+from ..abc.fencing import SupportsFencing
 from ..abc.inbox import SupportsInbox
 from ..abc.locks import SupportsLocks
 from ..abc.records import (
@@ -36,8 +36,9 @@ from .transport.failures import ForeignValueError, malformed_reply
 from .waits import RedisWaits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Sequence
+    from collections.abc import Coroutine, Sequence
 
+    from ..abc.fencing import LeaseRef
     from ..config import RedisConfig
     from .transport.protocol import Argument, Command, Reply
     from .transport.script import Script
@@ -110,7 +111,6 @@ class RedisSessionStore(
             grace_ms=max(_MIN_GRACE_MS, round(2000 * config.deadline_secs)),
         )
         self._affinity: Final = RedisAffinity(self._client, self._names, self._tombstone_ms)
-        self._fenced: Final = _FencedWrites(self._put, self._update_cas)
 
     @override
     async def _open(self) -> None:
@@ -162,11 +162,6 @@ class RedisSessionStore(
     def lock_backend(self) -> RedisLocks:
         """As :meth:`SupportsLocks.lock_backend`."""
         return self._locks
-
-    @override
-    def fenced_writes(self) -> FencedWrites:
-        """As :meth:`SupportsFencing.fenced_writes`."""
-        return self._fenced
 
     # --- reading -----------------------------------------------------------------------------
 
@@ -237,27 +232,21 @@ class RedisSessionStore(
         return await self._run(CREATE, *_place(encoded), *_state(encoded), mint_incarnation())
 
     @override
-    def _put(
-        self, encoded: EncodedSession, guard: LeaseRef | None = None
-    ) -> Coroutine[Any, Any, Outcome]:
-        script = PUT if guard is None else PUT_FENCED
+    def _put(self, encoded: EncodedSession, lease: LeaseRef | None) -> Coroutine[Any, Any, Outcome]:
+        script = PUT if lease is None else PUT_FENCED
         return self._run(
-            script, *_place(encoded), *_state(encoded), mint_incarnation(), guard=guard
+            script, *_place(encoded), *_state(encoded), mint_incarnation(), lease=lease
         )
 
     @override
     def _update_cas(
-        self,
-        encoded: EncodedSession,
-        expected: Cas,
-        until: float | None,
-        guard: LeaseRef | None = None,
+        self, encoded: EncodedSession, expected: Cas, until: float | None, lease: LeaseRef | None
     ) -> Coroutine[Any, Any, Outcome]:
         scope, key = encoded.scope, SessionKey(encoded.key)
         value, incarnation = expected.value, expected.incarnation
         following = value + 1
         return self._run(
-            UPDATE_CAS if guard is None else UPDATE_CAS_FENCED,
+            UPDATE_CAS if lease is None else UPDATE_CAS_FENCED,
             scope,
             key,
             encoded.owner,
@@ -269,7 +258,7 @@ class RedisSessionStore(
             f"op{following % 8}",  # see ``lua/lib/record.lua``
             until=until,
             expected=expected,
-            guard=guard,
+            lease=lease,
         )
 
     @override
@@ -309,15 +298,15 @@ class RedisSessionStore(
         *arguments: Argument,
         until: float | None = None,
         expected: Cas | None = None,
-        guard: LeaseRef | None = None,
+        lease: LeaseRef | None = None,
     ) -> Outcome:
         until = self._client.deadline() if until is None else until
         names = self._names.of_session(scope, key)
         if script is DELETE:
             names = (*names, self._names.events(names[0]))
-        elif guard is not None:
-            names = (*names, self._names.guard(guard))
-            arguments = (*arguments, guard.fence)
+        elif lease is not None:
+            names = (*names, self._names.guard(lease))
+            arguments = (*arguments, lease.fence)
         try:
             reply = await self._client.run(script, names, (scope, *arguments), until=until)
         except ForeignValueError:
@@ -330,27 +319,6 @@ class RedisSessionStore(
                 scope, key, reply[_TOKEN_REPLY:], gone=script is DELETE, until=until
             )
         return outcome
-
-
-@final
-class _FencedWrites(FencedWrites):
-    """The store's writes as a lease's holder calls them."""
-
-    def __init__(
-        self,
-        put: Callable[[EncodedSession, LeaseRef], Coroutine[Any, Any, Outcome]],
-        update_cas: Callable[[EncodedSession, Cas, None, LeaseRef], Coroutine[Any, Any, Outcome]],
-    ) -> None:
-        self._put: Final = put
-        self._update_cas: Final = update_cas
-
-    @override
-    async def put(self, encoded: EncodedSession, guard: LeaseRef) -> Outcome:
-        return await self._put(encoded, guard)
-
-    @override
-    async def update_cas(self, encoded: EncodedSession, expected: Cas, guard: LeaseRef) -> Outcome:
-        return await self._update_cas(encoded, expected, None, guard)
 
 
 def _place(encoded: EncodedSession) -> tuple[str, SessionKey]:

@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final, cast, final
 
 from .._compat import override
+from .._core.fencing import FencingCounter
 from ..abc.records import Verdict, mint_incarnation
 from ..abc.waits import (
     ClaimEnding,
@@ -29,7 +30,14 @@ from ..abc.waits import (
 )
 from ..errors import OutcomeUnknownError, StoreUnavailableError
 from ..model import SessionKey
-from .replies import parsing_read_reply, parsing_write_reply, scored, undecodable_record, wrong_type
+from .replies import (
+    parsing_read_reply,
+    parsing_write_reply,
+    scored,
+    undecodable_record,
+    wrong_type,
+    wrong_type_of,
+)
 from .scripts import (
     CLAIM,
     CLEAR,
@@ -77,7 +85,7 @@ class RedisWaits(WaitBackend):
         self._client: Final = client
         self._names: Final = names
         self._grace_ms: Final = grace_ms
-        self._fence = 0  # as in `RedisLocks`
+        self._fencing: Final = FencingCounter()
 
     @override
     def deadline(self) -> float:
@@ -154,7 +162,7 @@ class RedisWaits(WaitBackend):
             CLAIM,
             ref.scope,
             ref.key,
-            (ref.owner, scope_hash, attempt, event, lease_ms, events.ttl_ms, self._fence),
+            (ref.owner, scope_hash, attempt, event, lease_ms, events.ttl_ms, self._fencing.last),
             until=until,
             grants=attempt,
         )
@@ -182,7 +190,7 @@ class RedisWaits(WaitBackend):
             )
         except (TypeError, ValueError, AttributeError):
             raise undecodable_record(ref.key) from None
-        self._fence = max(self._fence, outcome.fence)
+        self._fencing.observe(outcome.fence)
         if outcome.ttl_ms:
             await self._extend(ref, reply[9:], until)
         return outcome
@@ -302,7 +310,7 @@ class RedisWaits(WaitBackend):
                 ),
             )
         except ForeignValueError:
-            raise _foreign_index() from None
+            raise wrong_type_of("an index of waits") from None
         with parsing_read_reply():
             now_ms = int(time[0]) * 1000 + int(time[1]) // 1000
             seen = seen_at is not None and now_ms < float(seen_at) + events.ttl_ms
@@ -318,7 +326,7 @@ class RedisWaits(WaitBackend):
                 "HGETALL", index, key=index, until=until
             )
         except ForeignValueError:
-            raise _foreign_index() from None
+            raise wrong_type_of("an index of waits") from None
         with parsing_read_reply():
             pairs = (
                 reply.items()  # RESP3
@@ -400,7 +408,7 @@ class RedisWaits(WaitBackend):
             parts = (self._grace_ms, *arguments)
             return await self._client.run(script, names, parts, until=until, is_hint=True)
         except ForeignValueError:
-            raise _foreign_index() from None
+            raise wrong_type_of("an index of waits") from None
 
 
 def _written(key: str, reply: Reply) -> WaitOutcome:
@@ -448,9 +456,3 @@ def _entries(lines: bytes) -> list[IndexEntry]:
         for line in lines.decode(errors="replace").split("\n")
         if (found := _ENTRY.fullmatch(line)) is not None
     ]
-
-
-def _foreign_index() -> StoreUnavailableError:
-    return StoreUnavailableError(
-        "the name of an index of waits holds another type of value", code="internal"
-    )

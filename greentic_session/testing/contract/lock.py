@@ -9,7 +9,7 @@
                 yield harness
 
 For stores that can keep locks (:class:`greentic_session.locking.SupportsLocks`) and guard writes by
-them (:class:`greentic_session.leasing.SupportsFencing`). The fixture and the rest are as for
+them (:class:`greentic_session.abc.fencing.SupportsFencing`). The fixture and the rest are as for
 :class:`SessionStoreContract`. Each class can be inherited by itself.
 """
 

@@ -1,0 +1,137 @@
+"""The program whose instructions :mod:`.instructions` counts: one verb, a number of times.
+
+Two runs that differ in VERB and OPERATIONS only differ in those operations' instructions. The rest
+is the same in both: the interpreter's start, the imports, the sessions, a warm-up of every verb.
+The package may be that of any revision, so only its public API is used.
+
+Arguments: ``FOLDER SOCKET NAMESPACE CALLERS MOST VERB OPERATIONS``
+
+* FOLDER: the package must come from there.
+* SOCKET: path of the server's socket, or ``-`` for the memory backend.
+* NAMESPACE: of the sessions on the server. Each run has one of its own, of the same length.
+* CALLERS: how many callers there are. They start each step together.
+* MOST: the largest OPERATIONS of the runs that are compared. Each run makes sessions for as many.
+* VERB: the verb that is counted.
+* OPERATIONS: of all callers together, after the warm-up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import random
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import greentic_session
+from greentic_session import MemoryConfig, RedisConfig, create_session_store
+
+from .sessions import CTX, KEPT_SECS, key, session
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from greentic_session import AsyncSessionStore
+
+    Store = AsyncSessionStore[dict[str, Any]]  # Any: JSON values
+    Operation = Callable[[], Awaitable[object]]
+
+VERBS: Final = ("get", "put", "create", "update_cas", "touch")
+_WARM_UP: Final = 128
+"""Operations of each verb before the counted ones, of all callers together. Afterwards the
+interpreter has specialized the code, and a record's operation log has its full length."""
+_UNTIMED_SECS: Final = 3600.0
+"""valgrind makes the client 20 to 50 times slower: no timer may fire because of that."""
+_FAR: Final = 1_000_000
+
+
+class Arguments(NamedTuple):
+    """The command line."""
+
+    folder: Path
+    socket: str
+    namespace: str
+    callers: int
+    most: int
+    verb: str
+    operations: int
+
+
+def _store(socket: str, namespace: str) -> Store:
+    """Return a store without timers, on one connection."""
+    if socket == "-":
+        return create_session_store(MemoryConfig(sweep_interval_secs=_UNTIMED_SECS))
+    # A store opens further connections when one seems to stall, which a slow client's does.
+    return create_session_store(
+        RedisConfig(
+            unix_path=socket, namespace=namespace, deadline_secs=_UNTIMED_SECS, max_connections=1
+        )
+    )
+
+
+async def _operations(store: Store, number: int, most: int) -> dict[str, Operation]:
+    """Return what one caller does, by verb.
+
+    :param number: of the caller, which has a session of its own.
+    :param most: how often a verb may be called.
+    """
+    own, own_key = session(number), key(number)
+    await store.put(own)
+    changed = session(_FAR + number)  # not the record that `put` writes: its token would move
+    cas = await store.put(changed)
+    unused = [session((number + 2) * _FAR + count) for count in range(most)]
+
+    async def update() -> None:
+        nonlocal cas
+        cas = await store.update_cas(changed, cas)
+
+    return {
+        "get": lambda: store.get(own_key, ctx=CTX),
+        "put": lambda: store.put(own),
+        "create": lambda: store.create(unused.pop()),
+        "update_cas": update,
+        "touch": lambda: store.touch(own_key, KEPT_SECS, ctx=CTX),
+    }
+
+
+async def _repeat(operations: list[Operation], steps: int) -> None:
+    """Let every caller do its operation once in each step, and wait for all before the next."""
+    if len(operations) == 1:
+        (operate,) = operations
+        for _ in range(steps):
+            await operate()
+        return
+    for _ in range(steps):
+        await asyncio.gather(*(operate() for operate in operations))
+
+
+async def _run(given: Arguments) -> None:
+    warm_up, counted = _WARM_UP // given.callers, given.operations // given.callers
+    most = warm_up + given.most // given.callers
+    async with _store(given.socket, given.namespace) as store:
+        callers = [await _operations(store, number, most) for number in range(given.callers)]
+        for verb in VERBS:
+            await _repeat([operations[verb] for operations in callers], warm_up)
+        # A collection's cost depends on how many objects there are, not on the verb.
+        gc.collect()
+        gc.freeze()
+        gc.disable()
+        await _repeat([operations[given.verb] for operations in callers], counted)
+
+
+def main() -> None:
+    """Do what the command line says."""
+    folder, socket, namespace, callers, most, verb, operations = sys.argv[1:]
+    given = Arguments(
+        Path(folder), socket, namespace, int(callers), int(most), verb, int(operations)
+    )
+    found = Path(greentic_session.__file__).parents[1]
+    if found.resolve() != given.folder.resolve():
+        raise SystemExit(f"wrong package imported: expected that of {given.folder}, got {found}")
+    random.seed(0)
+    asyncio.run(_run(given))
+
+
+if __name__ == "__main__":
+    main()
