@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 import pytest
 
 from greentic_session.redis import scripts as all_scripts
-from greentic_session.redis.scripts import sessions, waits
+from greentic_session.redis.scripts import affinity, inbox, locks, sessions, waits
 from greentic_session.redis.transport.script import Script
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from greentic_session.redis.transport.protocol import Arguments
 
-MODULES: Final = (sessions, waits)
+MODULES: Final = (affinity, inbox, locks, sessions, waits)
 
 _FIXED: Final = re.compile(r"^--.*ARGV 1-(\d)", re.MULTILINE)
 _ARGUMENT: Final = re.compile(r"^--(?: ARGV {1,2}| {5,7})(\d+|\.\.\.) +([a-z_]+)(?:  .*)?$")
@@ -135,14 +135,18 @@ def test_header_function_and_locals_of_a_script_agree(case: Case) -> None:
 
 @each_script
 def test_the_function_returns_its_parameters_in_order(case: Case) -> None:
-    given: dict[str, Any] = {name: 1000 + index for index, name in enumerate(case.parameters)}
-    returned = list(given.values())
+    parameters = inspect.signature(case.build).parameters
+    given: dict[str, Any] = {
+        name: parameter.annotation == "bool" or 1000 + index
+        for index, (name, parameter) in enumerate(parameters.items())
+    }
+    returned = [1 if value is True else value for value in given.values()]
     if "removals" in given:
         given["removals"], given["events"] = [("a", "b", 1, "c")], [("d", 2)]
         returned[-2:] = [1, "a", "b", 1, "c", "d", 2]
     positional = [
         given.pop(name)
-        for name, parameter in inspect.signature(case.build).parameters.items()
+        for name, parameter in parameters.items()
         if parameter.kind is not parameter.KEYWORD_ONLY
     ]
     assert list(case.build(*positional, **given)) == returned

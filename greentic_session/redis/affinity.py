@@ -72,7 +72,7 @@ class RedisAffinity(AffinityBackend):
     @override
     async def join(self, group: str, worker: str, attempt: str, lease_ms: int) -> MembershipOutcome:
         arguments = affinity_join_arguments(
-            self._grace_ms, worker, attempt, lease_ms, fencing_floor=self._fencing.last
+            self._grace_ms, worker, attempt, lease_ms, fence_floor=self._fencing.last
         )
         reply = await self._run(AFFINITY_JOIN, group, arguments, grants=attempt)
         outcome = _membership(reply)

@@ -245,7 +245,7 @@ class RedisInbox(InboxBackend):
             attempt_limit=request.attempts,
             retention_ms=request.dead_ms,
             keep_ms=self._keep_ms,
-            fencing_floor=self._fencing.last,
+            fence_floor=self._fencing.last,
         )
         run = partial(self._scripts.on_mailbox, lua.TAKE_TURN, mailbox, ":dead", grants=attempt)
         requeue = partial(self._release_or_requeue, request.inbox, mailbox, score, attempt)
@@ -316,7 +316,7 @@ class RedisInbox(InboxBackend):
             new_body=b"" if encoded is None else encoded.body,
             expected_incarnation=result.expected.incarnation,
             expected_version=result.expected.value,
-            held_token=ref.fence,
+            turn_fence=ref.fence,
             action="write" if encoded is not None else "remove" if result.removes else "leave",
             handled_count=result.handled,
             remaining_count=result.in_hand,
@@ -352,7 +352,7 @@ class RedisInbox(InboxBackend):
             ref.inbox,
             ref.mailbox,
             until,
-            held_token=ref.fence,
+            turn_fence=ref.fence,
             backoff_ms=rest_ms,
             score=ref.mark,
         )
@@ -363,12 +363,12 @@ class RedisInbox(InboxBackend):
         mailbox: MailboxRef,
         until: float | None,
         *,
-        held_token: int | None = None,
+        turn_fence: int | None = None,
         attempt: str = "",
         backoff_ms: int | None,
         score: str = "",
     ) -> bool:
-        arguments = lua.release_turn_arguments(held_token, attempt, backoff_ms, self._keep_ms)
+        arguments = lua.release_turn_arguments(turn_fence, attempt, backoff_ms, self._keep_ms)
         reply = await self._scripts.on_mailbox(
             lua.RELEASE_TURN, mailbox, "", arguments, until, ends=attempt
         )

@@ -61,7 +61,7 @@ class RedisLocks(LockBackend):
             lease_ms=request.lease_ms,
             position_ms=request.position_ms,
             queues=request.queues,
-            fencing_floor=self._fencing.last,
+            fence_floor=self._fencing.last,
         )
         verdict, *rest = await self._run(ACQUIRE_LOCK, request.ref, arguments, until)
         with parsing_write_reply():

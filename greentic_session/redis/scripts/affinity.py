@@ -39,10 +39,10 @@ AFFINITY_FORGET: Final = Script("affinity/forget")
 
 
 def affinity_join_arguments(
-    grace_ms: int, worker: str, attempt: str, lease_ms: int, fencing_floor: int
+    grace_ms: int, worker: str, attempt: str, lease_ms: int, fence_floor: int
 ) -> Arguments:
     """Return the arguments of ``lua/affinity/join.lua``."""
-    return grace_ms, worker, attempt, lease_ms, fencing_floor
+    return grace_ms, worker, attempt, lease_ms, fence_floor
 
 
 def affinity_renew_arguments(grace_ms: int, worker: str, attempt: str, lease_ms: int) -> Arguments:

@@ -99,7 +99,7 @@ def take_turn_arguments(
     may_dead_letter: bool,
     retention_ms: int,
     keep_ms: int,
-    fencing_floor: int,
+    fence_floor: int,
 ) -> Arguments:
     """Return the arguments of ``lua/inbox/take_turn.lua``."""
     return (
@@ -108,16 +108,16 @@ def take_turn_arguments(
         lease_ms,
         batch_limit,
         attempt_limit,
-        "1" if may_dead_letter else "",
+        1 if may_dead_letter else "",
         retention_ms,
         keep_ms,
-        fencing_floor,
+        fence_floor,
     )
 
 
-def renew_turn_arguments(held_token: int, lease_ms: int, keep_ms: int) -> Arguments:
+def renew_turn_arguments(turn_fence: int, lease_ms: int, keep_ms: int) -> Arguments:
     """Return the arguments of ``lua/inbox/renew_turn.lua``."""
-    return held_token, lease_ms, keep_ms
+    return turn_fence, lease_ms, keep_ms
 
 
 def commit_turn_arguments(
@@ -127,7 +127,7 @@ def commit_turn_arguments(
     *,
     expected_incarnation: str,
     expected_version: int,
-    held_token: int,
+    turn_fence: int,
     action: Literal["write", "remove", "leave"],
     handled_count: int,
     remaining_count: int,
@@ -145,26 +145,26 @@ def commit_turn_arguments(
         new_body,
         expected_incarnation,
         expected_version,
-        held_token,
+        turn_fence,
         action,
         handled_count,
         remaining_count,
-        "1" if ends_turn else "",
+        1 if ends_turn else "",
         new_incarnation,
         keep_ms,
     )
 
 
 def release_turn_arguments(
-    held_token: int | None, taking_attempt: str, backoff_ms: int | None, keep_ms: int
+    turn_fence: int | None, taking_attempt: str, backoff_ms: int | None, keep_ms: int
 ) -> Arguments:
     """Return the arguments of ``lua/inbox/release_turn.lua``.
 
-    :param held_token: ``None`` if the caller knows the attempt only.
+    :param turn_fence: ``None`` if the caller knows the attempt only.
     :param backoff_ms: ``None`` if this was not an attempt at the head.
     """
     return (
-        "" if held_token is None else held_token,
+        "" if turn_fence is None else turn_fence,
         taking_attempt,
         "" if backoff_ms is None else backoff_ms,
         keep_ms,

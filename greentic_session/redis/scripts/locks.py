@@ -24,10 +24,10 @@ RELEASE_LOCK: Final = Script("locks/release")
 
 
 def acquire_lock_arguments(
-    token: str, name: str, lease_ms: int, position_ms: int, *, queues: bool, fencing_floor: int
+    token: str, name: str, lease_ms: int, position_ms: int, *, queues: bool, fence_floor: int
 ) -> Arguments:
     """Return the arguments of ``lua/locks/acquire.lua``."""
-    return token, name, lease_ms, position_ms, int(queues), fencing_floor
+    return token, name, lease_ms, position_ms, int(queues), fence_floor
 
 
 def renew_lock_arguments(token: str, lease_ms: int) -> Arguments:

@@ -11,7 +11,7 @@
 --       6 new_body              opaque bytes, '' unless it writes
 --       7 expected_incarnation  incarnation expected, '' for an absent record
 --       8 expected_version      version expected, '0' for an absent record
---       9 held_token            fencing token of the caller's turn
+--       9 turn_fence            fencing token of the caller's turn
 --      10 action                write, remove or leave
 --      11 handled_count         how many of the turn's messages are handled, counted from the start of the
 --                               turn. An earlier call with an unknown outcome may have removed some of them
@@ -26,10 +26,11 @@
 -- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back.
 
 local new_owner, new_ttl_ms, new_body = ARGV[4], ARGV[5], ARGV[6]
-local expected_incarnation, expected_version, held_token = ARGV[7], ARGV[8], ARGV[9]
+local expected_incarnation, expected_version, turn_fence = ARGV[7], ARGV[8], ARGV[9]
 local action, handled_count, remaining_count = ARGV[10], ARGV[11], ARGV[12]
 local ends_turn, new_incarnation = ARGV[13], ARGV[14]
-local keep_ms, tombstone_ms = ARGV[15], ARGV[15]
+local keep_ms = ARGV[15]
+local tombstone_ms = keep_ms
 local LOG_FIELD = 'ops'
 
 --@include lib/record
@@ -48,7 +49,7 @@ if earlier_result then
   end
   return reply
 end
-if not holds_turn(held_token) then return lost_reply() end
+if not holds_turn(turn_fence) then return lost_reply() end
 local log_result = '0'
 if action ~= 'leave' then
   if live and action == 'write' and owner ~= new_owner then return {-3} end

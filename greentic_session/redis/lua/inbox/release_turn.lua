@@ -5,7 +5,7 @@
 --       3 mailbox   HASH  see lib/mailbox
 --       4 messages  LIST  see lib/mailbox
 -- ARGV 1-3: see lib/record.
--- ARGV  4 held_token      fencing token of the caller's turn, '' if the caller does not know it
+-- ARGV  4 turn_fence      fencing token of the caller's turn, '' if the caller does not know it
 --       5 taking_attempt  the attempt that took the turn, '' if the caller knows the fencing token
 --       6 backoff_ms      ms until the head may be tried again, '' if this was not an attempt at it
 --       7 keep_ms         ms to keep the operation logs of an empty mailbox
@@ -14,7 +14,7 @@
 -- A repeated call finds its operation id in the log ops.
 -- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back.
 
-local held_token, taking_attempt, backoff_ms, keep_ms = ARGV[4], ARGV[5], ARGV[6], ARGV[7]
+local turn_fence, taking_attempt, backoff_ms, keep_ms = ARGV[4], ARGV[5], ARGV[6], ARGV[7]
 local LOG_FIELD = 'ops'
 
 --@include lib/record
@@ -22,7 +22,7 @@ local LOG_FIELD = 'ops'
 --@include lib/mailbox
 
 if find_earlier_attempt(turn_log) then return {1, text(message_count)} end
-if not holds_turn(held_token) and not (is_held and turn_attempt == taking_attempt) then return lost_reply() end
+if not holds_turn(turn_fence) and not (is_held and turn_attempt == taking_attempt) then return lost_reply() end
 is_held = false
 -- HDEL is allowed at maxmemory, and after a script's first write the server no longer rejects OOM commands.
 -- So this also works when memory is full.

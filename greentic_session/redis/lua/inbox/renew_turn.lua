@@ -5,7 +5,7 @@
 --       3 mailbox   HASH  see lib/mailbox
 --       4 messages  LIST  see lib/mailbox
 -- ARGV 1-3: see lib/record.
--- ARGV  4 held_token  fencing token of the caller's turn
+-- ARGV  4 turn_fence  fencing token of the caller's turn
 --       5 lease_ms    ms from now
 --       6 keep_ms     ms to keep the operation logs of an empty mailbox
 -- Returns {1, lease end in ms, ms left}, or {-8}.
@@ -13,14 +13,14 @@
 -- A repeated call renews again, so the operation log does not record it.
 -- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back.
 
-local held_token, lease_ms, keep_ms = ARGV[4], ARGV[5], ARGV[6]
+local turn_fence, lease_ms, keep_ms = ARGV[4], ARGV[5], ARGV[6]
 local LOG_FIELD = 'ops'
 
 --@include lib/record
 --@include lib/operation_log
 --@include lib/mailbox
 
-if not holds_turn(held_token) then return {-8} end
+if not holds_turn(turn_fence) then return {-8} end
 lease_end = math.max(now + lease_ms, lease_end)
 -- PERSIST and PEXPIREAT are allowed at maxmemory, and after a script's first write the server no longer rejects
 -- OOM commands. So this also works when memory is full.

@@ -16,7 +16,7 @@
 --                          letter, because the index of dead letters has an entry for it. Else ''
 --      10 retention_ms     ms to keep dead letters
 --      11 keep_ms          ms to keep the operation logs of an empty mailbox
---      12 fencing_floor    us: the new fencing token is higher
+--      12 fence_floor      us: the new fencing token is higher
 -- Returns {1, fencing token, lease end in ms, ms left, attempts, version, incarnation, owner, ttl, at, body,
 -- message, ...}, the six parts of the session '' if it is absent. Or {-6, ms until a turn may be taken}, {0},
 -- or {-10}.
@@ -26,7 +26,7 @@
 
 local taking_attempt, worker, lease_ms, batch_limit = ARGV[4], ARGV[5], ARGV[6], ARGV[7]
 local attempt_limit, may_dead_letter, retention_ms = ARGV[8], ARGV[9], ARGV[10]
-local keep_ms, fencing_floor = ARGV[11], ARGV[12]
+local keep_ms, fence_floor = ARGV[11], ARGV[12]
 local LOG_FIELD = 'ops'
 
 --@include lib/record
@@ -72,7 +72,7 @@ if not (is_held and turn_attempt == taking_attempt) then
   -- So this also works when memory is full.
   call('HDEL', KEYS[3], 'rest', 'done')
   attempts = attempts + 1
-  fencing_token = string.format('%.0f', math.max(time[1] * 1000000 + time[2], fencing_token + 1, fencing_floor + 1))
+  fencing_token = string.format('%.0f', math.max(time[1] * 1000000 + time[2], fencing_token + 1, fence_floor + 1))
   lease_end, is_held = now + lease_ms, true
   call('HSET', KEYS[3], 'fence', fencing_token, 'lease', text(lease_end), 'by', taking_attempt, 'worker', worker,
     'tries', text(attempts))

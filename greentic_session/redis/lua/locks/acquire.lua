@@ -3,12 +3,12 @@
 -- KEYS  1 lock     HASH  see lib/lock
 --       2 queue    ZSET  see lib/lock
 -- ARGV 1-2: see lib/lock.
--- ARGV  3 token          of the caller
---       4 name           of the caller, for people
---       5 lease_ms       length of the lease in ms
---       6 position_ms    ms for which a waiter keeps its queue position
---       7 queues         1 to keep a queue position if the lock is not available, else 0
---       8 fencing_floor  us: the new fencing token is higher
+-- ARGV  3 token        of the caller
+--       4 name         of the caller, for people
+--       5 lease_ms     length of the lease in ms
+--       6 position_ms  ms for which a waiter keeps its queue position
+--       7 queues       1 to keep a queue position if the lock is not available, else 0
+--       8 fence_floor  us: the new fencing token is higher
 -- Returns {1, fencing token, lease end in ms, ms left}, or {-6, lease end in ms, ms until the next try is
 -- useful}.
 -- Verdicts: 1 done   -6 claimed
@@ -16,7 +16,7 @@
 -- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back.
 
 local name, lease_ms, position_ms = ARGV[4], ARGV[5], ARGV[6]
-local queues, fencing_floor = ARGV[7], ARGV[8]
+local queues, fence_floor = ARGV[7], ARGV[8]
 
 --@include lib/lock
 
@@ -26,7 +26,7 @@ local rank = call('ZRANK', KEYS[2], token)
 local ahead = rank or call('ZCARD', KEYS[2])
 local free_at = lease_end + math.ceil(ahead * position_ms / 4)
 if now >= free_at then
-  fencing_token = whole(math.max(time[1] * 1000000 + time[2], fencing_token + 1, fencing_floor + 1))
+  fencing_token = whole(math.max(time[1] * 1000000 + time[2], fencing_token + 1, fence_floor + 1))
   lease_end = now + lease_ms
   -- ZREM and HDEL are allowed at maxmemory, and after a script's first write the server no longer rejects
   -- OOM commands. So this also works when memory is full.
