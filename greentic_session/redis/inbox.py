@@ -210,7 +210,7 @@ class RedisInbox(InboxBackend):
         try:
             return await on_index(lua.INDEX_NEXT_DUE, index, arguments, until, grants=attempt)
         except anyio.get_cancelled_exc_class():
-            # Without a requeue no worker would look at the session for `defer_ms`.
+            # Without a requeue no worker would get the session for `defer_ms`.
             if self._client.may_still_arrive(attempt):
                 requeued = lua.index_requeue_arguments(
                     defer_ms,

@@ -8,7 +8,7 @@
 -- Returns {1}.
 -- Verdicts: 1 done
 -- The caller does not know which session it got. So the last few that were deferred since it asked are due.
--- A repeated call is harmless: the worst case is a look that finds a held turn.
+-- A repeated call is harmless: at worst a worker finds a held turn.
 -- Why atomic: a script runs alone.
 
 local defer_ms, age_ms, channel = ARGV[3], ARGV[4], ARGV[5]

@@ -13,7 +13,7 @@
 --
 -- An index entry may be stale: the mailbox decides. A session's score changes with each change of its entry.
 -- So a worker that found no messages removes the entry only if it was not changed since. A pending entry goes
--- when its caller removes it, or when its time has come. So a look in between, which finds no messages yet,
+-- when its caller removes it, or when its time has come. So a worker that comes in between, and finds no messages yet,
 -- cannot leave a message without an entry.
 --
 -- Why atomic: a script runs alone.
