@@ -223,7 +223,9 @@ class AsyncSessionStore(StorePrimitives, Generic[C]):
         outcome = self._put(encoded, None if fence is UNFENCED else self._lease(fence, encoded))
         if not isinstance(outcome, Outcome):
             outcome = await outcome
-        return self._token(encoded.key, outcome)
+        if outcome.verdict is DONE:
+            return Cas(value=outcome.value, incarnation=outcome.incarnation)
+        raise error_for(encoded.key, outcome)
 
     @final
     async def update_cas(

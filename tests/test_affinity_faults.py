@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.anyio
 
 GRACE_MS: Final = 60_000
+RUNS: Final = 8
 
 
 # --- the scripts by themselves --------------------------------------------------------------------
@@ -61,10 +62,24 @@ class Bench:
         return reply
 
     async def left(self, script: Script, *arguments: object) -> int:
-        """How many names of the group are there in the instant in which a script has run."""
-        parts: list[str | int] = [*self._names, "0" * 16, "", GRACE_MS, *map(str, arguments)]
+        """Return how many names of the group are there in the instant in which a script has run.
+
+        The most of several runs. Redis 7.0 measures expiry by its clock, not by the start of the
+        script: a busy machine that pauses it for a millisecond ends a life of a millisecond.
+        """
         source = and_what_is_left(script)
-        return int(await self.client.read("EVAL", source, len(self._names), *parts))
+        most = 0
+        for run in range(RUNS):
+            parts: list[str | int] = [
+                *self._names,
+                f"{run:016}",
+                "",
+                GRACE_MS,
+                *map(str, arguments),
+            ]
+            found = await self.client.read("EVAL", source, len(self._names), *parts)
+            most = max(most, int(found))
+        return most
 
     async def arrange(self) -> None:
         await self.run(scripts.AFFINITY_JOIN, "w1", "a", LEASE_MS, 0)

@@ -18,6 +18,7 @@ from greentic_session.config import RedisConfig
 from greentic_session.memory.notifications import MemoryNotifications
 from greentic_session.redis.key_names import KeyNames
 from greentic_session.redis.notifications import RedisNotifications
+from greentic_session.redis.transport.attempts import Call
 from greentic_session.redis.transport.client import RedisClient
 from greentic_session.redis.transport.cluster import ClusterTopology
 from greentic_session.testing.proxy import always
@@ -314,8 +315,8 @@ async def test_a_cluster_passes_rings_on(cluster_url: str) -> None:
         await tower.client.ping()  # so that all its servers are known
         for node in tower.client._topology.servers:
             command = "PUBLISH", tower.names.channel("x"), "1"
-            loop = tower.client._enter_loop()
-            await tower.client._run_attempts(loop, None, (command,), None, at=node)
+            call = Call(None, (command,), None, at=node)
+            await tower.client._run_attempts(call, tower.client._enter_loop())
             assert await bell.wait(PATIENCE_SECS)
 
 

@@ -51,7 +51,8 @@ class Mortal:
 
 def mortal(at: InboxBench, steps: int | None, *before: Callable[[], Awaitable[object]]) -> Mortal:
     backend: Any = at.inbox._backend
-    line = backend._client = Mortal(backend._client, steps, *before)
+    scripts = backend._scripts
+    line = scripts._client = Mortal(scripts._client, steps, *before)
     return line
 
 

@@ -41,13 +41,14 @@ class Deaf(Mortal):
 
 async def unheard(at: InboxBench, step: Callable[[], Awaitable[object]]) -> None:
     backend: Any = at.inbox._backend
-    line = backend._client
-    backend._client = Deaf(line, None)
+    scripts = backend._scripts
+    line = scripts._client
+    scripts._client = Deaf(line, None)
     try:
         with pytest.raises(OutcomeUnknownError):
             await step()
     finally:
-        backend._client = line
+        scripts._client = line
 
 
 @pytest.mark.parametrize("state", [True, False], ids=["state", "mail alone"])
@@ -78,17 +79,18 @@ async def test_what_was_taken_unheard_is_given_back_and_was_no_attempt(
 ) -> None:
     """Not by who asked, whose time is up: beside it."""
     backend: Any = at.inbox._backend
-    line = backend._client
+    scripts = backend._scripts
+    line = scripts._client
     await at.admit("e1")
 
     class HearsWhatIsDue(Deaf):
         async def run(self, script: Any, *arguments: Any, **options: Any) -> Any:
             if script is TAKE_TURN:
-                backend._client = line  # from now on it hears all
+                scripts._client = line  # from now on it hears all
                 return await super().run(script, *arguments, **options)
             return await line.run(script, *arguments, **options)
 
-    backend._client = HearsWhatIsDue(line, None)
+    scripts._client = HearsWhatIsDue(line, None)
     with pytest.raises(OutcomeUnknownError):
         await at.is_idle()
     with anyio.fail_after(LEASE / 2):

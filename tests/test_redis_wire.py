@@ -12,7 +12,7 @@ import pytest
 from redis.exceptions import ResponseError
 
 from greentic_session import OutcomeUnknownError, RedisConfig, SessionKey, StoreUnavailableError
-from greentic_session.redis.transport import server as node_module
+from greentic_session.redis.transport import server as server_module
 from greentic_session.redis.transport.client import RedisClient
 from greentic_session.redis.transport.connection import ConnectionLostError, PendingRequest
 
@@ -95,7 +95,7 @@ async def echoed(chunk: bytes) -> bytes:
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that stands still for a moment is taken for no stall of the server."""
-    monkeypatch.setattr(node_module, "_STALLED_SECS", 60.0)
+    monkeypatch.setattr(server_module, "_STALLED_SECS", 60.0)
 
 
 @pytest.mark.usefixtures("patient")
@@ -119,7 +119,7 @@ async def test_a_lone_command_leaves_at_once() -> None:
         for _ in range(50):
             call = asyncio.ensure_future(client.read("ECHO", "alone"))
             await asyncio.sleep(0)  # the call's own first step, and nothing after it
-            (wire,) = node_of(client)._connections
+            (wire,) = pool_of(client)._connections
             assert len(wire.waiting) == 1
             assert wire._out == []
             assert await call == b"alone"
@@ -158,7 +158,7 @@ async def test_cancelled_callers_cost_no_connection_and_cross_no_reply(
         assert crossed == 0
         assert client.in_flight == 0
         await client.read("PING")
-        assert all(len(wire.waiting) == 0 for wire in node_of(client)._connections)
+        assert all(len(wire.waiting) == 0 for wire in pool_of(client)._connections)
         # On a machine that stands still for a moment another wire may be opened, but none is lost.
         assert await received() - before == client.connections - 1
 
@@ -166,24 +166,24 @@ async def test_cancelled_callers_cost_no_connection_and_cross_no_reply(
 async def test_more_callers_than_room_wait_their_turn(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(node_module, "_MOST_IN_FLIGHT", 4)
+    monkeypatch.setattr(server_module, "_MOST_IN_FLIGHT", 4)
     async with client_of(server.url, max_connections=2) as client:
         seen: list[int] = []
 
         async def call(number: int) -> None:
             assert int(await client.read("ECHO", number)) == number
-            seen.extend(len(wire.waiting) for wire in node_of(client)._connections)
+            seen.extend(len(wire.waiting) for wire in pool_of(client)._connections)
 
         await asyncio.gather(*(call(number) for number in range(500)))
         assert max(seen) <= 4
         assert client.connections <= 2
-        assert not node_of(client).queue
+        assert not pool_of(client).queue
 
 
 async def test_who_is_cancelled_while_it_waits_for_room_gives_its_place_up(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(node_module, "_MOST_IN_FLIGHT", 2)
+    monkeypatch.setattr(server_module, "_MOST_IN_FLIGHT", 2)
     async with client_of(server.url, max_connections=1) as client:
         for _ in range(50):
             calls = [asyncio.ensure_future(client.read("ECHO", n)) for n in range(20)]
@@ -192,7 +192,7 @@ async def test_who_is_cancelled_while_it_waits_for_room_gives_its_place_up(
                 call.cancel()
             done: list[Any] = await asyncio.gather(*calls, return_exceptions=True)
             assert [int(done[n]) for n in (0, 1, 2, 17, 18, 19)] == [0, 1, 2, 17, 18, 19]
-            assert not node_of(client).queue
+            assert not pool_of(client).queue
 
 
 async def test_many_large_sessions_at_once(server: LocalServer) -> None:
@@ -215,7 +215,7 @@ async def test_a_wire_that_stalls_is_passed_over() -> None:
     async with Server(answer) as server, client_of(server.url) as client:
         await client.read("ECHO", "first")
         slow = asyncio.ensure_future(client.read("ECHO", "slow"))
-        await until(lambda: len(node_of(client)._connections[0].waiting) == 1)
+        await until(lambda: len(pool_of(client)._connections[0].waiting) == 1)
         # Whoever calls before the stall is noticed waits; the next have another connection.
         first = asyncio.ensure_future(client.read("ECHO", "quick"))
         await until(lambda: client.connections == 2 or _asked(client))
@@ -225,13 +225,13 @@ async def test_a_wire_that_stalls_is_passed_over() -> None:
         assert (await slow, await first) == (b"slow", b"quick")
 
 
-def node_of(client: RedisClient) -> node_module.Server:
-    (node,) = client._topology.servers
-    return node
+def pool_of(client: RedisClient) -> server_module.ConnectionPool:
+    (server,) = client._topology.servers
+    return server.pool
 
 
 def _asked(client: RedisClient) -> bool:
-    node_of(client).ready_connection(asyncio.get_running_loop().time())
+    pool_of(client).ready_connection(asyncio.get_running_loop().time())
     return False
 
 
@@ -310,7 +310,7 @@ async def test_what_is_sent_on_a_wire_that_was_lost_meanwhile_is_told_at_once(
 ) -> None:
     async with client_of(server.url) as client:
         await client.read("PING")
-        (wire,) = node_of(client)._connections
+        (wire,) = pool_of(client)._connections
         wire.close()
         exchange = PendingRequest(asyncio.get_running_loop().create_future(), 1, 14, 0.0, 1e9)
         wire.send(exchange, b"*1\r\n$4\r\nPING\r\n")
@@ -334,7 +334,7 @@ async def test_replicas_that_cannot_be_asked_are_told_to_each_who_asks(
 
     async with Server(refuse) as server, client_of(server.url) as client:
         await client.read("ECHO", "first")
-        (wire,) = node_of(client)._connections
+        (wire,) = pool_of(client)._connections
         until = asyncio.get_running_loop().time() + 20
         told = await asyncio.gather(
             *(wire.confirmed(1, until) for _ in range(3)), return_exceptions=True

@@ -6,13 +6,14 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from typing import Final, NamedTuple
+from types import SimpleNamespace
+from typing import Any, Final, NamedTuple
 
 import pytest
 
 from greentic_session.testing.ladder import LADDER_VARIABLE
 
-from .conftest import CONTAINER_VARIABLE
+from .conftest import CONTAINER_VARIABLE, pytest_collection_modifyitems
 from .selection import CONTRACT, THINNED_LEGS, left_out, leg_and_test
 from .test_contract import NO_REDIS
 
@@ -40,7 +41,7 @@ sys.exit(pytest.main(options, plugins=[Deselected()]))
 """
 
 
-# Pytest imports and collects the whole contract, beside other tests.
+# Pytest collects most of the contract, beside other tests.
 pytestmark = pytest.mark.timeout(180)
 
 
@@ -51,9 +52,11 @@ class Collection(NamedTuple):
     left_out: list[str]
 
 
-def collect(*arguments: str) -> Collection:
+@pytest.fixture(scope="module")
+def default() -> Collection:
+    """The cases of the thinned legs in a default run."""
     done = subprocess.run(
-        [sys.executable, "-c", _COLLECT, *arguments],
+        [sys.executable, "-c", _COLLECT, *(f"{CONTRACT}::{leg}" for leg in sorted(LEGS))],
         env=_ENVIRONMENT,
         capture_output=True,
         text=True,
@@ -71,22 +74,11 @@ def cases_of_tests(cases: list[str]) -> Counter[tuple[str, str]]:
     return Counter(map(leg_and_test, cases))
 
 
-@pytest.fixture(scope="module")
-def default() -> Collection:
-    """The whole contract in a default run."""
-    return collect(CONTRACT)
-
-
 def test_default_run_keeps_every_test_on_every_leg(default: Collection) -> None:
-    kept = cases_of_tests(default.kept)
-    assert {leg for leg, _ in kept} > LEGS
-    for test, missing in cases_of_tests(default.left_out).items():
-        assert kept[test] == 2, f"{test}: {missing} left out"
-
-
-def test_default_run_leaves_cases_out_on_the_thinned_legs_only(default: Collection) -> None:
-    missing = cases_of_tests(default.left_out)
-    assert {leg for leg, _ in missing} == LEGS
+    kept, missing = map(cases_of_tests, default)
+    assert {leg for leg, _ in kept} == {leg for leg, _ in missing} == LEGS
+    for test, cases in missing.items():
+        assert kept[test] == 2, f"{test}: {cases} cases left out"
 
 
 def test_default_run_keeps_all_cases_of_the_tests_that_depend_on_the_value(
@@ -99,11 +91,15 @@ def test_default_run_keeps_all_cases_of_the_tests_that_depend_on_the_value(
             assert not missing[leg, test], f"{leg}::{test}"
 
 
-def test_full_run_leaves_nothing_out(default: Collection) -> None:
-    thinned = "TestSentinel", "test_a_bad_caller_is_refused"
-    full = collect("--full", f"{CONTRACT}::{'::'.join(thinned)}")
-    assert not full.left_out
-    assert len(full.kept) == cases_of_tests([*default.kept, *default.left_out])[thinned]
+def test_full_run_leaves_nothing_out(
+    pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cases = [f"{CONTRACT}::TestCluster::test_a[{value}]" for value in "abc"]
+    items: list[Any] = [SimpleNamespace(nodeid=case) for case in cases]
+    assert left_out(cases)
+    monkeypatch.setattr(pytestconfig.option, "full", True)
+    pytest_collection_modifyitems(pytestconfig, items)
+    assert [item.nodeid for item in items] == cases
 
 
 def test_selection_of_one_case_by_name_keeps_it() -> None:

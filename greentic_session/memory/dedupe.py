@@ -1,10 +1,16 @@
-"""Completed events, remembered for a while."""
+"""Contains the event ids that are known for a while, by name: two windows with different eviction.
+
+Both forget a name as a whole, when its newest event is old enough. They differ in the order in
+which a name's events leave: :class:`EventLog` by the time of the event, :class:`DedupeWindow` by
+arrival.
+"""
 
 from __future__ import annotations
 
 from operator import itemgetter
 from typing import TYPE_CHECKING, Final, final
 
+from .._compat import override
 from ..abc.waits import SeenEvent
 from .expiry import ExpiryIndex
 
@@ -17,25 +23,55 @@ if TYPE_CHECKING:
 __all__ = ["DedupeWindow", "EventLog"]
 
 
-@final
-class EventLog:
-    """Per name, the newest events; forgotten in one piece when the last of them is old enough."""
+class _KnownEvents:
+    """Event ids by name, with the time of each, and when to forget the name."""
 
     def __init__(self) -> None:
         self._seen: Final[dict[Name, dict[str, int]]] = {}
-        self._ends: Final[dict[Name, tuple[int, int]]] = {}
+        self._ends: Final[dict[Name, tuple[int, int]]] = {}  # and its time in the expiry index
         self._expiry: Final = ExpiryIndex()
 
     def __len__(self) -> int:
         return len(self._seen)
 
-    def knows(self, name: Name, digest: str, memory: EventMemory, now_ms: int) -> bool:
-        """Tell whether the event was completed within the memory's time."""
-        at_ms = self._seen.get(name, {}).get(digest)
-        return at_ms is not None and now_ms < at_ms + memory.ttl_ms and now_ms < self._ends[name][0]
+    def knows(self, name: Name, event_id: str, memory: EventMemory, now_ms: int) -> bool:
+        """Return whether the event happened within the memory's time."""
+        at_ms = self._seen.get(name, {}).get(event_id)
+        return at_ms is not None and now_ms < at_ms + memory.ttl_ms
+
+    def pop_due(self, now_ms: int) -> bool:
+        """Check one name whose newest event may be old enough.
+
+        :returns: ``False`` if nothing is due.
+        """
+        name = self._expiry.pop_due(now_ms)
+        if name is None:
+            return False
+        ends_ms, _ = self._ends[name]
+        if now_ms >= ends_ms:
+            del self._seen[name], self._ends[name]
+        else:
+            self._ends[name] = ends_ms, self._expiry.add(name, ends_ms, now_ms)
+        return True
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._seen.clear()
+        self._ends.clear()
+        self._expiry.clear()
+
+
+@final
+class EventLog(_KnownEvents):
+    """Completed events. Of a full name, the event with the oldest time leaves first."""
+
+    @override
+    def knows(self, name: Name, event_id: str, memory: EventMemory, now_ms: int) -> bool:
+        """Return whether the event was completed within the memory's time."""
+        return super().knows(name, event_id, memory, now_ms) and now_ms < self._ends[name][0]
 
     def of(self, name: Name, now_ms: int) -> list[SeenEvent]:
-        """Return what is remembered under a name."""
+        """Return the events under a name."""
         if name not in self._seen or now_ms >= self._ends[name][0]:
             return []
         return [SeenEvent(digest, at_ms) for digest, at_ms in self._seen[name].items()]
@@ -43,7 +79,7 @@ class EventLog:
     def add(
         self, name: Name, events: Iterable[SeenEvent], memory: EventMemory, now_ms: int
     ) -> None:
-        """Remember events under a name, and forget the old ones there."""
+        """Add events under a name, and forget the old ones there."""
         known = dict(self.of(name, now_ms))
         for digest, at_ms in events:
             known.pop(digest, None)
@@ -58,79 +94,27 @@ class EventLog:
             self._ends[name] = ends_ms, self._expiry.add(name, ends_ms, now_ms)
 
     def discard(self, name: Name) -> None:
-        """Forget what is remembered under a name."""
+        """Forget a name."""
         if self._seen.pop(name, None) is not None:
             self._expiry.discard(name, self._ends.pop(name)[1])
 
-    def pop_due(self, now_ms: int) -> bool:
-        """Look at one name whose last event may be old enough.
-
-        :returns: ``False`` if nothing is due.
-        """
-        name = self._expiry.pop_due(now_ms)
-        if name is None:
-            return False
-        ends_ms, _ = self._ends.pop(name)
-        if now_ms >= ends_ms:
-            del self._seen[name]
-        else:
-            self._ends[name] = ends_ms, self._expiry.add(name, ends_ms, now_ms)
-        return True
-
-    def clear(self) -> None:
-        """Forget everything."""
-        self._seen.clear()
-        self._ends.clear()
-        self._expiry.clear()
-
 
 @final
-class DedupeWindow:
-    """Per name, the newest ids; forgotten in one piece when the last of them is old enough."""
-
-    def __init__(self) -> None:
-        self._seen: Final[dict[Name, dict[str, int]]] = {}
-        self._ends: Final[dict[Name, int]] = {}
-        self._expiry: Final = ExpiryIndex()
-
-    def __len__(self) -> int:
-        return len(self._seen)
-
-    def knows(self, name: Name, event_id: str, memory: EventMemory, now_ms: int) -> bool:
-        """Tell whether an id came within the memory's time."""
-        at_ms = self._seen.get(name, {}).get(event_id)
-        return at_ms is not None and now_ms < at_ms + memory.ttl_ms
+class DedupeWindow(_KnownEvents):
+    """Event ids of messages. Of a full name, the first arrival leaves first."""
 
     def add(self, name: Name, event_id: str, memory: EventMemory, now_ms: int) -> None:
-        """Remember an id, and forget old ones there: as many as came, so that none piles up."""
+        """Add an id, and forget as many old ones there as came, so that none piles up."""
+        ends_ms = now_ms + memory.ttl_ms
         seen = self._seen.get(name)
         if seen is None:
             seen = self._seen[name] = {}
-            self._expiry.add(name, now_ms + memory.ttl_ms, now_ms)
+            due = self._expiry.add(name, ends_ms, now_ms)
+        else:
+            due = self._ends[name][1]
         seen.pop(event_id, None)
         seen[event_id] = now_ms
-        self._ends[name] = now_ms + memory.ttl_ms
-        # A server's clock may be set back: what came first goes first, whatever its time.
+        self._ends[name] = ends_ms, due
+        # A clock may be set back. So the first arrival goes first, whatever its time.
         while len(seen) > memory.most or now_ms >= next(iter(seen.values())) + memory.ttl_ms:
             del seen[next(iter(seen))]
-
-    def pop_due(self, now_ms: int) -> bool:
-        """Look at one name whose last id may be old enough.
-
-        :returns: ``False`` if nothing is due.
-        """
-        name = self._expiry.pop_due(now_ms)
-        if name is None:
-            return False
-        ends_ms = self._ends[name]
-        if now_ms >= ends_ms:
-            del self._seen[name], self._ends[name]
-        else:
-            self._expiry.add(name, ends_ms, now_ms)
-        return True
-
-    def clear(self) -> None:
-        """Forget everything."""
-        self._seen.clear()
-        self._ends.clear()
-        self._expiry.clear()

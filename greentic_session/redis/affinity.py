@@ -16,7 +16,7 @@ from ..abc.affinity import (
 )
 from ..abc.records import Verdict
 from .replies import clock_ms, parsing_read_reply, parsing_write_reply, wrong_type_of
-from .scripts import (
+from .scripts.affinity import (
     AFFINITY_ASSIGN,
     AFFINITY_FORGET,
     AFFINITY_JOIN,
@@ -25,6 +25,14 @@ from .scripts import (
     AFFINITY_RENEW,
     AFFINITY_TOUCH,
     AFFINITY_UNPIN,
+    affinity_assign_arguments,
+    affinity_forget_arguments,
+    affinity_join_arguments,
+    affinity_leave_arguments,
+    affinity_pin_arguments,
+    affinity_renew_arguments,
+    affinity_touch_arguments,
+    affinity_unpin_arguments,
 )
 from .transport.failures import ForeignValueError
 
@@ -33,24 +41,24 @@ if TYPE_CHECKING:
 
     from .key_names import KeyNames
     from .transport.client import RedisClient
-    from .transport.protocol import Argument, Command, Reply
+    from .transport.protocol import Arguments, Command, Reply
     from .transport.script import Script
 
 __all__ = ["RedisAffinity"]
 
 _MEMBER: Final = re.compile(rb"([0-9]+):([0-9]+):.*", re.DOTALL)
 _PLACE: Final = re.compile(rb"([0-9]+):[0-9]+:([^\n]*)\n([^\n]*)")
-"""The values of ``lua/lib/affinity.lua``, which passes over others, too."""
+"""The values of ``lua/lib/affinity.lua``, which also ignores values of another form."""
 _PAGE: Final = 512
 
 
 @final
 class RedisAffinity(AffinityBackend):
-    """The steps of affinity: each that writes is one script, and a group is in one slot.
+    """Runs each step that writes as one script. A group is in one slot.
 
     :param client: of the store.
     :param names: of the store.
-    :param grace_ms: longer than any call may be under way, in milliseconds.
+    :param grace_ms: longer than any call may take, in milliseconds.
     """
 
     def __init__(self, client: RedisClient, names: KeyNames, grace_ms: int) -> None:
@@ -63,8 +71,10 @@ class RedisAffinity(AffinityBackend):
 
     @override
     async def join(self, group: str, worker: str, attempt: str, lease_ms: int) -> MembershipOutcome:
-        terms = (worker, attempt, lease_ms, self._fencing.last)
-        reply = await self._run(AFFINITY_JOIN, group, *terms, grants=attempt)
+        arguments = affinity_join_arguments(
+            self._grace_ms, worker, attempt, lease_ms, fence_floor=self._fencing.last
+        )
+        reply = await self._run(AFFINITY_JOIN, group, arguments, grants=attempt)
         outcome = _membership(reply)
         self._fencing.observe(outcome.fence)
         return outcome
@@ -73,12 +83,14 @@ class RedisAffinity(AffinityBackend):
     async def renew(
         self, group: str, worker: str, attempt: str, lease_ms: int
     ) -> MembershipOutcome:
-        reply = await self._run(AFFINITY_RENEW, group, worker, attempt, lease_ms)
+        arguments = affinity_renew_arguments(self._grace_ms, worker, attempt, lease_ms)
+        reply = await self._run(AFFINITY_RENEW, group, arguments)
         return _membership(reply)
 
     @override
     async def leave(self, group: str, worker: str, attempt: str) -> bool:
-        reply = await self._run(AFFINITY_LEAVE, group, worker, attempt, ends=attempt)
+        arguments = affinity_leave_arguments(self._grace_ms, worker, attempt)
+        reply = await self._run(AFFINITY_LEAVE, group, arguments, ends=attempt)
         return _is_done(reply)
 
     @override
@@ -91,7 +103,8 @@ class RedisAffinity(AffinityBackend):
 
     @override
     async def assign(self, group: str, place: str, ttl_ms: int) -> PlacementRecord | None:
-        reply = await self._run(AFFINITY_ASSIGN, group, place, ttl_ms)
+        arguments = affinity_assign_arguments(self._grace_ms, place, ttl_ms)
+        reply = await self._run(AFFINITY_ASSIGN, group, arguments)
         with parsing_write_reply():
             if not _is_done(reply):
                 return None
@@ -100,20 +113,23 @@ class RedisAffinity(AffinityBackend):
 
     @override
     async def pin(self, group: str, place: str, worker: str, ttl_ms: int) -> None:
-        _is_done(await self._run(AFFINITY_PIN, group, place, worker, ttl_ms))
+        arguments = affinity_pin_arguments(self._grace_ms, place, worker, ttl_ms)
+        _is_done(await self._run(AFFINITY_PIN, group, arguments))
 
     @override
     async def unpin(self, group: str, place: str, ttl_ms: int) -> bool:
-        return _is_done(await self._run(AFFINITY_UNPIN, group, place, ttl_ms))
+        arguments = affinity_unpin_arguments(self._grace_ms, place, ttl_ms)
+        return _is_done(await self._run(AFFINITY_UNPIN, group, arguments))
 
     @override
     async def touch(self, group: str, place: str, ttl_ms: int | None) -> bool:
-        ttl = "" if ttl_ms is None else ttl_ms
-        return _is_done(await self._run(AFFINITY_TOUCH, group, place, ttl))
+        arguments = affinity_touch_arguments(self._grace_ms, place, ttl_ms)
+        return _is_done(await self._run(AFFINITY_TOUCH, group, arguments))
 
     @override
     async def forget(self, group: str, place: str) -> bool:
-        return _is_done(await self._run(AFFINITY_FORGET, group, place))
+        arguments = affinity_forget_arguments(self._grace_ms, place)
+        return _is_done(await self._run(AFFINITY_FORGET, group, arguments))
 
     @override
     async def find(self, group: str, place: str) -> PlacementRecord | None:
@@ -131,7 +147,8 @@ class RedisAffinity(AffinityBackend):
 
     @override
     async def page(self, group: str, worker: str, position: object | None) -> PlacePage:
-        # A place may be given again while the server's table is resized: `seen` are those given.
+        # HSCAN may return a place twice while the server resizes the table. `seen` are the returned
+        # places.
         cursor, seen = (
             (b"0", set[str]()) if position is None else cast("tuple[bytes, set[str]]", position)
         )
@@ -163,13 +180,20 @@ class RedisAffinity(AffinityBackend):
         return self._names.affinity(group)[2]
 
     async def _run(
-        self, script: Script, group: str, *arguments: Argument, grants: str = "", ends: str = ""
+        self,
+        script: Script,
+        group: str,
+        arguments: Arguments,
+        *,
+        grants: str = "",
+        ends: str = "",
     ) -> Reply:
-        names, parts = self._names.affinity(group), (self._grace_ms, *arguments)
         try:
             return await self._client.run(
-                *(script, names, parts),
-                # Should leaving be lost with its server, the lease ends by itself.
+                script,
+                self._names.affinity(group),
+                arguments,
+                # If a leave is lost with its server, the lease ends at its time.
                 is_hint=script is AFFINITY_LEAVE,
                 grants=grants,
                 ends=ends,
@@ -191,12 +215,12 @@ def _is_done(reply: Reply) -> bool:
 
 def _membership(reply: Reply) -> MembershipOutcome:
     with parsing_write_reply():
-        verdict, *told = Verdict(reply[0]), *map(int, reply[1:])
+        verdict, *rest = Verdict(reply[0]), *map(int, reply[1:])
         if verdict is Verdict.DONE:
-            fence, ends_ms, left_ms = told
+            fence, ends_ms, left_ms = rest
             return MembershipOutcome(verdict, fence, clock_ms(ends_ms), left_ms)
         if verdict is Verdict.CLAIMED:
-            return MembershipOutcome(verdict, ends_ms=clock_ms(told[0]))
+            return MembershipOutcome(verdict, ends_ms=clock_ms(rest[0]))
         return MembershipOutcome(verdict)
 
 

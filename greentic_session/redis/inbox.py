@@ -1,14 +1,16 @@
 """Inboxes on one Redis or Valkey server.
 
-What happens to mail takes steps in two slots, in an order that leaves a hint wherever one dies:
+A call takes steps in two slots. If the process dies between two steps, an index entry is left:
 
-* To admit: the expectation of mail, which comes due soon (``expect``), the letter (``post``), and
-  the hint is due in its place, unless somebody has the session in hand (``hint``).
-* To take: the first hint that is due, put off for a visit (``due``); the turn (``take``). If there
-  is none to take, the hint is put off until there may be, or taken out unless it was touched since
-  (``hint``).
-* To end a turn: the session, its mail and the lease (``commit``, ``release_turn``); the hint is due
-  if mail is left, or taken out unless it was touched since (``hint``).
+* To enqueue: add a pending entry that is due soon (``index_add_pending``), admit the message
+  (``admit``), replace the pending entry by an index entry unless a turn is held
+  (``index_set_due``).
+* To take: defer the first due index entry (``index_next_due``), take the turn (``take_turn``). If
+  there is no turn, set when there may be one, or remove the entry unless it was changed since
+  (``index_set_due``).
+* To end a turn: write the session, the messages and the lease (``commit_turn``, ``release_turn``).
+  The entry is due if messages are left. Otherwise it is removed unless it was changed since
+  (``index_set_due``).
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from __future__ import annotations
 import secrets
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Final, cast, final
+from typing import TYPE_CHECKING, Final, final
 
 import anyio
 
@@ -33,35 +35,18 @@ from ..errors import (
     SessionError,
     StoreUnavailableError,
 )
-from ..model import SessionKey
+from .dead_letters import read_dead_letters
+from .early_events import EarlyEvents
 from .inbox_scripts import InboxScripts, topic_of
 from .message_format import (
-    decode,
-    decode_dead_letter,
     decode_turn,
-    encode,
     encode_dead_letter,
     encode_new,
     mailbox_from_member,
     member_of,
 )
-from .replies import outcome_of, parsing_write_reply, scored, wrong_type, wrong_type_of
-from .scripts import (
-    ADMIT,
-    ASSIGN_EARLY,
-    COMMIT_TURN,
-    DELETE_EARLY,
-    DISCARD_DEAD_LETTER,
-    INDEX_ADD_PENDING,
-    INDEX_DEAD_LETTER,
-    INDEX_NEXT_DUE,
-    INDEX_REQUEUE,
-    RELEASE_TURN,
-    RENEW_TURN,
-    REPLAY_DEAD_LETTER,
-    STORE_EARLY,
-    TAKE_TURN,
-)
+from .replies import outcome_of, parsing_write_reply, wrong_type_of
+from .scripts import inbox as lua
 from .transport.failures import ForeignValueError, malformed_reply
 
 if TYPE_CHECKING:
@@ -80,10 +65,11 @@ if TYPE_CHECKING:
     )
     from ..abc.notifications import Subscription
     from ..abc.waits import EventMemory
+    from ..model import SessionKey
     from .key_names import KeyNames
     from .notifications import RedisNotifications
     from .transport.client import RedisClient
-    from .transport.protocol import Argument, Reply
+    from .transport.protocol import Arguments, Reply
     from .transport.script import Script
     from .waits import RedisWaits
 
@@ -92,21 +78,20 @@ __all__ = ["RedisInbox"]
 _DEAD_LETTER: Final = -10
 _UNREADABLE_BACKOFF_MS: Final = 10_000
 _MARGIN_MS: Final = 250
-"""How long forgoing may take to the server. If longer, what was put off comes due by itself."""
-_PAGE: Final = 64
+"""How long a requeue may take to the server. If longer, the deferred entry is due at its time."""
 _TRANSIENT: Final = (StoreUnavailableError, OutcomeUnknownError)
-"""What may keep a hint from being changed now: it comes due by itself."""
+"""Errors after which an index entry stays as it was. It is due at its time."""
 
 
 @final
-class RedisInbox(InboxScripts, InboxBackend):
-    """The steps of inboxes, each one script in one slot.
+class RedisInbox(InboxBackend):
+    """Runs each step on an inbox as one script in one slot.
 
     :param client: of the store.
     :param names: of the store.
     :param notifications: of the store.
-    :param waits: of the store; their index follows what is written here.
-    :param keep_ms: longer than any call may be under way, in milliseconds.
+    :param waits: of the store. Its index of waits is updated after a commit.
+    :param keep_ms: longer than any call may take, in milliseconds.
     :param grace_ms: how long a caller may take from one of its steps to the next, in milliseconds.
     """
 
@@ -120,7 +105,10 @@ class RedisInbox(InboxScripts, InboxBackend):
         keep_ms: int,
         grace_ms: int,
     ) -> None:
-        super().__init__(client, names)
+        self._client: Final = client
+        self._names: Final = names
+        self._scripts: Final = InboxScripts(client, names)
+        self._early_events: Final = EarlyEvents(self._scripts, names)
         self._notifications: Final = notifications
         self._waits: Final = waits
         self._keep_ms: Final = keep_ms
@@ -139,15 +127,19 @@ class RedisInbox(InboxScripts, InboxBackend):
 
     @override
     async def enqueue(self, message: NewMessage, until: float | None) -> EnqueueOutcome:
-        inbox, mailbox, allowed, event_id, payload, most, events = message
-        encoded = encode_new(allowed.exact, event_id, payload)
+        allowed, event_id = message.allowed, message.event_id
+        arguments = lua.admit_arguments(
+            allowed.exact,
+            allowed.shared,
+            event_id,
+            encode_new(allowed.exact, event_id, message.payload),
+            message_limit=message.most,
+            event_limit=message.events.most,
+            event_memory_ms=message.events.ttl_ms,
+            keep_ms=self._keep_ms,
+        )
         reply = await self._enqueue(
-            ADMIT,
-            inbox,
-            mailbox,
-            ":seen",
-            (*allowed, event_id, encoded, most, *events, self._keep_ms),
-            until=until,
+            lua.ADMIT, message.inbox, message.mailbox, ":seen", arguments, until=until
         )
         with parsing_write_reply():
             verdict = Verdict(reply[0])
@@ -161,149 +153,185 @@ class RedisInbox(InboxScripts, InboxBackend):
         inbox: str,
         mailbox: MailboxRef,
         suffix: str,
-        arguments: Sequence[Argument],
+        arguments: Arguments,
         *,
         until: float | None,
     ) -> Reply:
-        """Run a script that may bring mail, between what its index has to be told."""
+        """Run a script that may enqueue a message, between two writes of its index entry."""
         token = secrets.token_hex(8)
-        expectation = f"{token}!{member_of(mailbox)}"
-        agenda = self._names.agenda(inbox)
-        await self._on_index(INDEX_ADD_PENDING, agenda, (expectation, self._grace_ms), until)
+        pending = lua.index_add_pending_arguments(f"{token}!{member_of(mailbox)}", self._grace_ms)
+        await self._scripts.on_index(
+            lua.INDEX_ADD_PENDING, self._names.agenda(inbox), pending, until
+        )
+        set_due = partial(self._scripts.set_due, inbox, mailbox, "", pending_token=token)
         try:
-            reply = await self._on_mailbox(script, mailbox, suffix, arguments, until)
-        except DurabilityError:  # the mail is in
-            await self._index_set_due(inbox, mailbox, "", 0, until, token=token)
+            reply = await self._scripts.on_mailbox(script, mailbox, suffix, arguments, until)
+        except DurabilityError:  # the message is enqueued
+            await set_due(0, until)
             raise
         with parsing_write_reply():
-            waiting, free_ms, worker = reply[1:] if len(reply) > 1 else (b"0", b"", b"")
-        # Who has the session in hand sees the mail when the turn ends.
-        delay_ms = "" if waiting == b"0" or worker else free_ms
+            count, free_ms, worker = reply[1:] if len(reply) > 1 else (b"0", b"", b"")
+        # A worker that has the turn sees the message when the turn ends.
+        delay_ms = "" if count == b"0" or worker else free_ms
         try:
-            await self._index_set_due(inbox, mailbox, "", delay_ms, until, token=token)
+            await set_due(delay_ms, until)
         except _TRANSIENT:
-            if self._client.confirms_apart:  # perhaps the expectation is lost as well
+            if self._client.confirms_apart:  # the pending entry may be lost as well
                 raise OutcomeUnknownError("the index of the inbox was not reached") from None
         return reply
 
     @override
     async def take(self, request: TakeRequest, until: float | None) -> GrantedTurn | NothingDue:
-        by = mint_incarnation()
-        found: Reply = await self._first_due(request, by, until)
+        attempt = mint_incarnation()
+        found: Reply = await self._next_due(request, attempt, until)
         with parsing_write_reply():
             if found[0] == 0:
                 return NothingDue(int(found[1]) / 1000 if len(found) > 1 else None)
-            member, mark = found[1:]
+            member, score = found[1:]
             mailbox = mailbox_from_member(member)
-        if mailbox is None:  # not of this library's making: nobody misses it
+        if mailbox is None:  # not an entry of this library
             index = self._names.agenda(request.inbox)
             await self._client.read("ZREM", index, member, key=index, until=until)
             return NothingDue(0)
-        taken = await self._claim(request, mailbox, mark, by, until)
+        taken = await self._take_turn(request, mailbox, score, attempt, until)
         if isinstance(taken, GrantedTurn):
             return taken
         with suppress(*_TRANSIENT):
-            await self._index_set_due(request.inbox, mailbox, mark, taken, until, rings=False)
+            await self._scripts.set_due(request.inbox, mailbox, score, taken, until, notifies=False)
         return NothingDue(0)
 
-    async def _first_due(self, request: TakeRequest, by: str, until: float | None) -> Reply:
-        """Return which session is due, put off for a visit, as ``inbox/index_next_due`` does."""
-        visit_ms = min(request.lease_ms, self._grace_ms)
+    async def _next_due(self, request: TakeRequest, attempt: str, until: float | None) -> Reply:
+        """Defer the session that is due, and return it as ``inbox/index_next_due`` does."""
+        defer_ms = min(request.lease_ms, self._grace_ms)
         index = self._names.agenda(request.inbox)
         asked_at = anyio.current_time()
+        arguments = lua.index_next_due_arguments(defer_ms)
+        on_index = self._scripts.on_index
         try:
-            return await self._on_index(INDEX_NEXT_DUE, index, (visit_ms,), until, grants=by)
+            return await on_index(lua.INDEX_NEXT_DUE, index, arguments, until, grants=attempt)
         except anyio.get_cancelled_exc_class():
-            # Else nobody would look at it for as long as a visit may take.
-            if self._client.may_still_arrive(by):
-                age_ms = round((anyio.current_time() - asked_at) * 1000) + _MARGIN_MS
-                terms = (visit_ms, age_ms, self._names.channel(topic_of(request.inbox)))
+            # Without a requeue no worker would get the session for `defer_ms`.
+            if self._client.may_still_arrive(attempt):
+                requeued = lua.index_requeue_arguments(
+                    defer_ms,
+                    age_ms=round((anyio.current_time() - asked_at) * 1000) + _MARGIN_MS,
+                    channel=self._names.channel(topic_of(request.inbox)),
+                )
 
-                async def forgo() -> None:
+                async def requeue() -> None:
                     with suppress(SessionError):
-                        await self._on_index(INDEX_REQUEUE, index, terms, self.deadline(), ends=by)
+                        await on_index(
+                            lua.INDEX_REQUEUE, index, requeued, self.deadline(), ends=attempt
+                        )
 
-                start_background(forgo, "greentic_session end of a look")
+                start_background(requeue, "greentic_session end of a look")
             raise
 
-    async def _claim(
-        self, request: TakeRequest, mailbox: MailboxRef, mark: bytes, by: str, until: float | None
+    async def _take_turn(
+        self,
+        request: TakeRequest,
+        mailbox: MailboxRef,
+        score: bytes,
+        attempt: str,
+        until: float | None,
     ) -> GrantedTurn | bytes:
-        """Take the turn, or return in how many ms it may be taken, empty if there is no mail."""
-        terms = (by, request.worker, request.lease_ms, request.most, request.attempts)
-        rest = (request.dead_ms, self._keep_ms, self._fencing.last)
-        run = partial(self._on_mailbox, TAKE_TURN, mailbox, ":dead", grants=by)
+        """Take the turn, or return in how many ms it may be taken, empty without messages."""
+        arguments = partial(
+            lua.take_turn_arguments,
+            attempt,
+            request.worker,
+            request.lease_ms,
+            batch_limit=request.most,
+            attempt_limit=request.attempts,
+            retention_ms=request.dead_ms,
+            keep_ms=self._keep_ms,
+            fence_floor=self._fencing.last,
+        )
+        run = partial(self._scripts.on_mailbox, lua.TAKE_TURN, mailbox, ":dead", grants=attempt)
+        requeue = partial(self._release_or_requeue, request.inbox, mailbox, score, attempt)
+        complete = partial(
+            run_to_completion, name="greentic_session end of inbox turn", limit_secs=RELEASE_SECS
+        )
         try:
-            reply: Reply = await run((*terms, "", *rest), until)
+            reply: Reply = await run(arguments(may_dead_letter=False), until)
             verdict = _first(reply)
             if verdict == _DEAD_LETTER:
-                # The index first: a dead letter that no index leads to would not be found.
+                # The index first: a dead letter without an index entry would not be found.
                 index = f"{self._names.agenda(request.inbox)}:dead"
-                terms_of_index = (member_of(mailbox), request.dead_ms)
-                await self._on_index(INDEX_DEAD_LETTER, index, terms_of_index, until, is_hint=False)
-                reply = await run((*terms, 1, *rest), until)
+                entry = lua.index_dead_letter_arguments(member_of(mailbox), request.dead_ms)
+                await self._scripts.on_index(
+                    lua.INDEX_DEAD_LETTER, index, entry, until, is_hint=False
+                )
+                reply = await run(arguments(may_dead_letter=True), until)
                 verdict = _first(reply)
             if verdict != Verdict.DONE:
                 with parsing_write_reply():
-                    told: bytes = reply[1] if verdict == Verdict.CLAIMED else b""
-                return told
-            turn = decode_turn(request.inbox, mailbox, mark.decode(), reply[1:])
+                    free_ms: bytes = reply[1] if verdict == Verdict.CLAIMED else b""
+                return free_ms
+            turn = decode_turn(request.inbox, mailbox, score.decode(), reply[1:])
         except DecodeError:
-            await self._requeue(request.inbox, mailbox, mark, by, _UNREADABLE_BACKOFF_MS)
+            await complete(partial(requeue, backoff_ms=_UNREADABLE_BACKOFF_MS))
             raise
         except (DurabilityError, anyio.get_cancelled_exc_class()):  # it was taken, or may have been
-            await self._requeue(request.inbox, mailbox, mark, by, "")
+            await complete(requeue)  # also if the caller was cancelled
             raise
         except OutcomeUnknownError:
-            # Likewise, but the caller has waited long enough.
-            forsake = partial(self._index_dead_letter, request.inbox, mailbox, mark, by, "")
-            start_background(forsake, "greentic_session end of a lost inbox turn")
+            # The turn may have been taken, but the caller does not wait longer.
+            start_background(requeue, "greentic_session end of a lost inbox turn")
             raise
         self._fencing.observe(turn.ref.fence)
         return turn
 
-    async def _requeue(
-        self, inbox: str, mailbox: MailboxRef, mark: bytes, by: str, rest_ms: int | str
+    async def _release_or_requeue(
+        self,
+        inbox: str,
+        mailbox: MailboxRef,
+        score: bytes,
+        attempt: str,
+        backoff_ms: int | None = None,
     ) -> None:
-        """Give a turn back for a caller who will not, and who may have been cancelled."""
-        give_up = partial(self._index_dead_letter, inbox, mailbox, mark, by, rest_ms)
-        await run_to_completion(give_up, "greentic_session end of inbox turn", RELEASE_SECS)
-
-    async def _index_dead_letter(
-        self, inbox: str, mailbox: MailboxRef, mark: bytes, by: str, rest_ms: int | str
-    ) -> None:
+        """Release the turn of an attempt. If it was not taken, make the session due."""
         with suppress(SessionError):
             until = self.deadline()
-            if not await self._release(inbox, mailbox, ("", by, rest_ms), "", until):
-                await self._index_set_due(
-                    inbox, mailbox, mark, 0, until
-                )  # it was not taken: let others
+            if not await self._release(
+                inbox, mailbox, until, attempt=attempt, backoff_ms=backoff_ms
+            ):
+                await self._scripts.set_due(inbox, mailbox, score, 0, until)
 
     @override
     async def renew(self, ref: TurnRef, lease_ms: int, until: float | None) -> tuple[int, int]:
-        terms = (ref.fence, lease_ms, self._keep_ms)
-        reply = await self._on_mailbox(RENEW_TURN, ref.mailbox, "", terms, until)
+        arguments = lua.renew_turn_arguments(ref.fence, lease_ms, self._keep_ms)
+        reply = await self._scripts.on_mailbox(lua.RENEW_TURN, ref.mailbox, "", arguments, until)
         with parsing_write_reply():
             return (int(reply[1]), int(reply[2])) if reply[0] == Verdict.DONE else (0, 0)
 
     @override
     async def commit(self, result: TurnCommit, until: float | None) -> Outcome:
-        ref, encoded, removes, expected, handled, in_hand, ends = result
+        ref, encoded = result.ref, result.encoded
         scope, key = ref.mailbox
-        state: tuple[Argument, ...] = ("", "", "")
-        how = "remove" if removes else "leave"
-        if encoded is not None:
-            state, how = (encoded.owner, encoded.ttl_ms, encoded.body), "write"
-        terms = (
-            *(*state, expected.incarnation, expected.value, ref.fence, how),
-            *(handled, in_hand, "1" if ends else "", mint_incarnation(), self._keep_ms),
+        set_due = partial(self._scripts.set_due, ref.inbox, ref.mailbox, ref.mark)
+        arguments = lua.commit_turn_arguments(
+            new_owner="" if encoded is None else encoded.owner,
+            new_ttl_ms=None if encoded is None else encoded.ttl_ms,
+            new_body=b"" if encoded is None else encoded.body,
+            expected_incarnation=result.expected.incarnation,
+            expected_version=result.expected.value,
+            turn_fence=ref.fence,
+            action="write" if encoded is not None else "remove" if result.removes else "leave",
+            handled_count=result.handled,
+            remaining_count=result.in_hand,
+            ends_turn=result.ends,
+            new_incarnation=mint_incarnation(),
+            keep_ms=self._keep_ms,
         )
         try:
-            reply = await self._on_mailbox(COMMIT_TURN, ref.mailbox, "", terms, until)
-        except DurabilityError:  # the turn is over, and there may be mail
-            if ends:
+            reply = await self._scripts.on_mailbox(
+                lua.COMMIT_TURN, ref.mailbox, "", arguments, until
+            )
+        except DurabilityError:  # the turn is over, and messages may be left
+            if result.ends:
                 with suppress(*_TRANSIENT):
-                    await self._index_set_due(ref.inbox, ref.mailbox, ref.mark, 0, until)
+                    await set_due(0, until)
             raise
         if _first(reply) != Verdict.DONE:
             return outcome_of(key, reply)
@@ -311,35 +339,45 @@ class RedisInbox(InboxScripts, InboxBackend):
         with parsing_write_reply():
             is_empty = reply[4] == b"0"
         if len(reply) > 5:  # the session waits
-            await self._waits.extend_index(scope, key, reply[5:], gone=removes, until=until)
-        if ends:
+            await self._waits.extend_index(scope, key, reply[5:], gone=result.removes, until=until)
+        if result.ends:
             delay_ms = "" if is_empty else 0
             with suppress(*_TRANSIENT):
-                await self._index_set_due(ref.inbox, ref.mailbox, ref.mark, delay_ms, until)
+                await set_due(delay_ms, until)
         return outcome
 
     @override
     async def release(self, ref: TurnRef, rest_ms: int | None, until: float | None) -> bool:
-        terms = (ref.fence, "", "" if rest_ms is None else rest_ms)
-        return await self._release(ref.inbox, ref.mailbox, terms, ref.mark, until)
+        return await self._release(
+            ref.inbox,
+            ref.mailbox,
+            until,
+            turn_fence=ref.fence,
+            backoff_ms=rest_ms,
+            score=ref.mark,
+        )
 
     async def _release(
         self,
         inbox: str,
         mailbox: MailboxRef,
-        terms: tuple[int | str, str, int | str],
-        mark: str,
         until: float | None,
+        *,
+        turn_fence: int | None = None,
+        attempt: str = "",
+        backoff_ms: int | None,
+        score: str = "",
     ) -> bool:
-        _, by, _ = terms
-        given = (*terms, self._keep_ms)
-        reply = await self._on_mailbox(RELEASE_TURN, mailbox, "", given, until, ends=by)
+        arguments = lua.release_turn_arguments(turn_fence, attempt, backoff_ms, self._keep_ms)
+        reply = await self._scripts.on_mailbox(
+            lua.RELEASE_TURN, mailbox, "", arguments, until, ends=attempt
+        )
         if not _is_done(reply):
             return False
         with parsing_write_reply():
-            delay_ms = "" if reply[1] == b"0" else terms[-1] or 0
+            delay_ms = "" if reply[1] == b"0" else backoff_ms or 0
         with suppress(*_TRANSIENT):
-            await self._index_set_due(inbox, mailbox, mark, delay_ms, until)
+            await self._scripts.set_due(inbox, mailbox, score, delay_ms, until)
         return True
 
     @override
@@ -363,60 +401,36 @@ class RedisInbox(InboxScripts, InboxBackend):
     async def dead_letters(
         self, inbox: str, dead_ms: int, position: object | None
     ) -> tuple[Sequence[StoredDeadLetter], object | None]:
-        index = f"{self._names.agenda(inbox)}:dead"
-        # A session that gets another dead letter moves to the end of the index. So where others are
-        # now says nothing of where to go on: their times do, and which of the last were given.
-        start, given = cast("tuple[int, frozenset[bytes]]", position or (0, frozenset()))
-        most = len(given) + _PAGE
-        page = "ZRANGEBYSCORE", index, start, "+inf", "WITHSCORES", "LIMIT", 0, most
-        try:
-            reply, (secs, us) = await self._client.read_many([page, ("TIME",)], key=index)
-            since_ms = int(secs) * 1000 + int(us) // 1000 - dead_ms
-            entries = scored(reply)
-            boxes = [
-                mailbox
-                for member, _ in entries
-                if member not in given and (mailbox := mailbox_from_member(member)) is not None
-            ]
-        except ForeignValueError:
-            raise wrong_type_of("an inbox's index") from None
-        except (TypeError, ValueError, AttributeError):
-            raise malformed_reply() from None
-        names = [f"{self._names.inbox(*mailbox)}:dead" for mailbox in boxes]
-        try:
-            replies = await self._client.read_each([("LRANGE", name, 0, -1) for name in names])
-        except ForeignValueError as error:
-            raise wrong_type(boxes[error.index].key) from None
-        messages = [
-            mail
-            for mailbox, reply in zip(boxes, replies, strict=True)
-            for entry in reply
-            if (mail := decode_dead_letter(mailbox, entry)).died_ms > since_ms
-        ]
-        if len(entries) < most:
-            return messages, None
-        last = entries[-1][1]
-        return messages, (last, frozenset(member for member, at in entries if at == last))
+        return await read_dead_letters(self._client, self._names, inbox, dead_ms, position)
 
     @override
     async def replay(
         self, inbox: str, mail: StoredDeadLetter, dead_ms: int, most: int, until: float | None
     ) -> Outcome:
         message = encode_new(mail.message.owner, mail.message.event_id, mail.message.payload)
-        terms = (encode_dead_letter(mail), message, mail.died_ms, dead_ms, most, self._keep_ms)
+        arguments = lua.replay_dead_letter_arguments(
+            encode_dead_letter(mail),
+            message,
+            died_ms=mail.died_ms,
+            retention_ms=dead_ms,
+            message_limit=most,
+            keep_ms=self._keep_ms,
+        )
         reply = await self._enqueue(
-            REPLAY_DEAD_LETTER, inbox, mail.mailbox, ":dead", terms, until=until
+            lua.REPLAY_DEAD_LETTER, inbox, mail.mailbox, ":dead", arguments, until=until
         )
         with parsing_write_reply():
             return Outcome(Verdict(reply[0]))
 
     @override
     async def discard(self, mail: StoredDeadLetter, until: float | None) -> bool:
-        terms = (encode_dead_letter(mail), self._keep_ms)
-        reply = await self._on_mailbox(DISCARD_DEAD_LETTER, mail.mailbox, ":dead", terms, until)
+        arguments = lua.discard_dead_letter_arguments(encode_dead_letter(mail), self._keep_ms)
+        reply = await self._scripts.on_mailbox(
+            lua.DISCARD_DEAD_LETTER, mail.mailbox, ":dead", arguments, until
+        )
         return _is_done(reply)
 
-    # --- events that came before their wait --------------------------------------------------
+    # --- early events ------------------------------------------------------------------------
 
     @override
     async def store_early(
@@ -427,10 +441,7 @@ class RedisInbox(InboxScripts, InboxBackend):
         events: EventMemory,
         until: float | None,
     ) -> Outcome:
-        terms = (encode_new(place.wait_owner.owner, event_id, b""), payload, *events)
-        reply = await self._on_index(STORE_EARLY, self._early(place), terms, until, is_hint=False)
-        with parsing_write_reply():
-            return Outcome(Verdict(reply[0]))
+        return await self._early_events.store(place, event_id, payload, events, until)
 
     @override
     async def assign_early(
@@ -441,25 +452,13 @@ class RedisInbox(InboxScripts, InboxBackend):
         events: EventMemory,
         until: float | None,
     ) -> Sequence[tuple[SessionKey, StoredMessage]]:
-        terms = (key, events.ttl_ms, gone)
-        reply = await self._on_index(ASSIGN_EARLY, self._early(place), terms, until, is_hint=False)
-        with parsing_write_reply():
-            _, *told = reply
-            return [
-                (SessionKey(key.decode()), decode(message))
-                for key, message in zip(told[::2], told[1::2], strict=True)
-            ]
+        return await self._early_events.assign(place, key, gone, events, until)
 
     @override
     async def delete_early(
         self, place: EarlyEventQueue, key: SessionKey, message: StoredMessage, until: float | None
     ) -> None:
-        await self._on_index(DELETE_EARLY, self._early(place), (key, encode(message)), until)
-
-    def _early(self, place: EarlyEventQueue) -> str:
-        env, tenant_id = place.wait_owner.scope.split("/")
-        team_id, user_id = place.wait_owner.owner.split("/", 1)
-        return self._names.early(env, tenant_id, team_id, user_id, place.scope_hash)
+        await self._early_events.delete(place, key, message, until)
 
 
 def _first(reply: Reply) -> int:

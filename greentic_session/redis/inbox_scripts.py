@@ -1,4 +1,4 @@
-"""Running the scripts of inboxes: on a mailbox, and on the indexes that lead to it."""
+"""Runs the scripts of inboxes: on a mailbox, and on the indexes that lead to it."""
 
 from __future__ import annotations
 
@@ -6,23 +6,21 @@ from typing import TYPE_CHECKING, Final
 
 from .message_format import member_of
 from .replies import wrong_type, wrong_type_of
-from .scripts import COMMIT_TURN, INDEX_SET_DUE, RELEASE_TURN
+from .scripts.inbox import COMMIT_TURN, INDEX_SET_DUE, RELEASE_TURN, index_set_due_arguments
 from .transport.failures import ForeignValueError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from ..abc.inbox import MailboxRef
     from .key_names import KeyNames
     from .transport.client import RedisClient
-    from .transport.protocol import Argument, Reply
+    from .transport.protocol import Argument, Arguments, Reply
     from .transport.script import Script
 
 __all__ = ["InboxScripts", "topic_of"]
 
 
 class InboxScripts:
-    """Runs them, each in one slot.
+    """Runs each script in one slot.
 
     :param client: of the store.
     :param names: of the store.
@@ -32,42 +30,59 @@ class InboxScripts:
         self._client: Final = client
         self._names: Final = names
 
-    async def _index_set_due(
+    async def set_due(
         self,
         inbox: str,
         mailbox: MailboxRef,
-        mark: str | bytes,
+        known_score: str | bytes,
         delay_ms: Argument,
         until: float | None,
         *,
-        token: str = "",
-        rings: bool = True,
+        pending_token: str = "",
+        notifies: bool = True,
     ) -> None:
-        """Say in how many ms a session is due, and ring; or, empty, that it need not be."""
-        channel = (
-            self._names.channel(topic_of(inbox)) if rings and delay_ms not in ("", b"") else ""
+        """Set when a session is due, and notify the waiters. Or remove its index entry.
+
+        :param known_score: the score that the caller set last, empty for none.
+        :param delay_ms: milliseconds until it is due. Empty to remove the entry, unless another
+            caller has changed it.
+        :param pending_token: of the caller's pending entry, which is removed.
+        """
+        is_due = delay_ms not in ("", b"")
+        arguments = index_set_due_arguments(
+            member=member_of(mailbox),
+            known_score=known_score,
+            delay_ms=delay_ms,
+            channel=self._names.channel(topic_of(inbox)) if notifies and is_due else "",
+            pending_token=pending_token,
         )
-        terms = (member_of(mailbox), mark, delay_ms, channel, token)
-        # On one server, whoever has the mail has what was written before it: its expectation.
-        is_hint = not token or not self._client.confirms_apart
-        await self._on_index(
-            INDEX_SET_DUE, self._names.agenda(inbox), terms, until, is_hint=is_hint
+        # A server that has the message also has what was written before: the pending entry.
+        is_hint = not pending_token or not self._client.confirms_apart
+        await self.on_index(
+            INDEX_SET_DUE, self._names.agenda(inbox), arguments, until, is_hint=is_hint
         )
 
-    async def _on_index(
+    async def on_index(
         self,
         script: Script,
         name: str,
-        arguments: Sequence[Argument],
+        arguments: Arguments,
         until: float | None,
         *,
         is_hint: bool = True,
         grants: str = "",
         ends: str = "",
     ) -> Reply:
+        """Run a script on one key: an index, or the early events of a reply scope.
+
+        :param is_hint: as are ``grants`` and ``ends``, see :meth:`.RedisClient.run`.
+        :raises StoreUnavailableError: the key holds another type of value.
+        """
         try:
             return await self._client.run(
-                *(script, (name,), arguments),
+                script,
+                (name,),
+                arguments,
                 until=until,
                 is_hint=is_hint,
                 grants=grants,
@@ -76,17 +91,23 @@ class InboxScripts:
         except ForeignValueError:
             raise wrong_type_of("an inbox's index") from None
 
-    async def _on_mailbox(
+    async def on_mailbox(
         self,
         script: Script,
         mailbox: MailboxRef,
         suffix: str,
-        arguments: Sequence[Argument],
+        arguments: Arguments,
         until: float | None,
         *,
         grants: str = "",
         ends: str = "",
     ) -> Reply:
+        """Run a script on a mailbox.
+
+        :param suffix: of the script's fifth key after the mailbox's name, empty for none.
+        :param arguments: after the scope, which is ARGV 3.
+        :raises DecodeError: a key holds another type of value.
+        """
         names = self._names.of_mailbox(*mailbox)
         if suffix:
             names = (*names, f"{names[2]}{suffix}")
@@ -94,9 +115,11 @@ class InboxScripts:
             names = (*names, self._names.events(names[0]))
         try:
             return await self._client.run(
-                *(script, names, (mailbox.scope, *arguments)),
+                script,
+                names,
+                (mailbox.scope, *arguments),
                 until=until,
-                # Should giving back be lost with its server, the lease ends by itself.
+                # If a release is lost with its server, the lease ends at its time.
                 is_hint=script is RELEASE_TURN,
                 grants=grants,
                 ends=ends,
@@ -106,5 +129,5 @@ class InboxScripts:
 
 
 def topic_of(inbox: str) -> str:
-    """Return for what those listen who wait for mail."""
+    """Return the topic of notifications on new messages."""
     return f"inbox:{inbox}"

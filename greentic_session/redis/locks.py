@@ -9,7 +9,14 @@ from .._core.fencing import FencingCounter
 from ..abc.locks import LockBackend, LockOutcome, LockRef, LockRequest, LockState
 from ..abc.records import DONE, Verdict
 from .replies import clock_ms, parsing_read_reply, parsing_write_reply, wrong_type_of
-from .scripts import ACQUIRE_LOCK, RELEASE_LOCK, RENEW_LOCK
+from .scripts.locks import (
+    ACQUIRE_LOCK,
+    RELEASE_LOCK,
+    RENEW_LOCK,
+    acquire_lock_arguments,
+    release_lock_arguments,
+    renew_lock_arguments,
+)
 from .transport.failures import ForeignValueError
 
 if TYPE_CHECKING:
@@ -19,7 +26,7 @@ if TYPE_CHECKING:
     from ..model import SessionKey
     from .key_names import KeyNames
     from .transport.client import RedisClient
-    from .transport.protocol import Argument
+    from .transport.protocol import Arguments
     from .transport.script import Script
 
 __all__ = ["RedisLocks"]
@@ -27,7 +34,7 @@ __all__ = ["RedisLocks"]
 
 @final
 class RedisLocks(LockBackend):
-    """The steps on locks, each one script in the slot of the key's session.
+    """Runs each step on a lock as one script in the slot of the key's session.
 
     :param client: of the store.
     :param names: of the store.
@@ -48,41 +55,40 @@ class RedisLocks(LockBackend):
 
     @override
     async def acquire(self, request: LockRequest, until: float | None) -> LockOutcome:
-        verdict, *told = await self._run(
-            ACQUIRE_LOCK,
-            request.ref,
-            *(
-                request.name,
-                request.lease_ms,
-                request.position_ms,
-                int(request.queues),
-                self._fencing.last,
-            ),
-            until=until,
+        arguments = acquire_lock_arguments(
+            token=request.ref.token,
+            name=request.name,
+            lease_ms=request.lease_ms,
+            position_ms=request.position_ms,
+            queues=request.queues,
+            fence_floor=self._fencing.last,
         )
+        verdict, *rest = await self._run(ACQUIRE_LOCK, request.ref, arguments, until)
         with parsing_write_reply():
             if verdict is not DONE:
-                lease_ms, left_ms = told
+                lease_ms, left_ms = rest
                 return LockOutcome(verdict, 0, clock_ms(lease_ms), left_ms)
-            fence, lease_ms, left_ms = told
+            fence, lease_ms, left_ms = rest
             outcome = LockOutcome(DONE, fence, clock_ms(lease_ms), left_ms)
         self._fencing.observe(fence)
         return outcome
 
     @override
     async def renew(self, place: LockRef, lease_ms: int, until: float | None) -> LockOutcome:
-        verdict, *told = await self._run(RENEW_LOCK, place, lease_ms, until=until)
+        arguments = renew_lock_arguments(place.token, lease_ms)
+        verdict, *rest = await self._run(RENEW_LOCK, place, arguments, until)
         with parsing_write_reply():
             if verdict is not DONE:
                 return LockOutcome(verdict)
-            lease_ms, left_ms = told
+            lease_ms, left_ms = rest
             return LockOutcome(DONE, 0, clock_ms(lease_ms), left_ms)
 
     @override
     async def release(self, place: LockRef, lease_ms: int, until: float | None) -> bool:
-        verdict, *_ = await self._run(
-            RELEASE_LOCK, place, lease_ms, self._names.channel(""), until=until
+        arguments = release_lock_arguments(
+            place.token, known_lease_end=lease_ms, channel_prefix=self._names.channel("")
         )
+        verdict, *_ = await self._run(RELEASE_LOCK, place, arguments, until)
         return verdict is DONE
 
     @override
@@ -108,22 +114,18 @@ class RedisLocks(LockBackend):
         return self._notifications.subscribe(token)
 
     async def _run(
-        self,
-        script: Script,
-        place: LockRef,
-        *arguments: Argument,
-        until: float | None,
+        self, script: Script, ref: LockRef, arguments: Arguments, until: float | None
     ) -> tuple[Verdict, *tuple[int, ...]]:
-        names = self._names.of_lock(place.scope, place.key)
-        parts = (place.token, *arguments)
         try:
             reply = await self._client.run(
-                *(script, names, parts),
+                script,
+                self._names.of_lock(ref.scope, ref.key),
+                arguments,
                 until=until,
-                # Should leaving be lost with its server, the lease or the place ends by itself.
+                # If a release is lost with its server, the lease or the queue position lapses.
                 is_hint=script is RELEASE_LOCK,
-                grants=place.token if script is ACQUIRE_LOCK else "",
-                ends=place.token if script is RELEASE_LOCK else "",
+                grants=ref.token if script is ACQUIRE_LOCK else "",
+                ends=ref.token if script is RELEASE_LOCK else "",
             )
         except ForeignValueError:
             raise wrong_type_of("a lock") from None

@@ -20,12 +20,12 @@ __all__ = [
 
 
 def member_of(mailbox: MailboxRef) -> str:
-    """Return a session as an index names it."""
+    """Return the member of an index for a session."""
     return f"{mailbox.scope}/{mailbox.key}"
 
 
 def mailbox_from_member(member: bytes) -> MailboxRef | None:
-    """Return whom an index names; ``None`` if that is nobody."""
+    """Return the session of an index's member, ``None`` if the member has another form."""
     try:
         env, tenant_id, key = member.decode().split("/", 2)
     except ValueError:
@@ -34,20 +34,26 @@ def mailbox_from_member(member: bytes) -> MailboxRef | None:
 
 
 def encode_new(owner: str, event_id: str, payload: bytes) -> bytes:
-    """Return a letter without its time."""
-    admitter, name = owner.encode(), event_id.encode()
-    return b"%d:%b%d:%b%b" % (len(admitter), admitter, len(name), name, payload)
+    """Return a message as stored, without its time."""
+    owner_bytes, id_bytes = owner.encode(), event_id.encode()
+    return b"%d:%b%d:%b%b" % (
+        len(owner_bytes),
+        owner_bytes,
+        len(id_bytes),
+        id_bytes,
+        payload,
+    )
 
 
 def encode(message: StoredMessage) -> bytes:
-    """Return a letter as it is stored."""
+    """Return a message as stored."""
     return b"%d:%b" % (message.at_ms, encode_new(message.owner, message.event_id, message.payload))
 
 
 def decode(reply: bytes) -> StoredMessage:
-    """Return a stored letter.
+    """Parse a stored message.
 
-    :raises ValueError: it is none.
+    :raises ValueError: it has another form.
     """
     at_ms, length, rest = reply.split(b":", 2)
     owner, rest = rest[: int(length)].decode(), rest[int(length) :]
@@ -57,14 +63,14 @@ def decode(reply: bytes) -> StoredMessage:
 
 
 def encode_dead_letter(mail: StoredDeadLetter) -> bytes:
-    """Return a dead letter as it is stored."""
+    """Return a dead letter as stored."""
     return b"%d:%d:%b" % (mail.died_ms, mail.attempts, encode(mail.message))
 
 
 def decode_dead_letter(mailbox: MailboxRef, entry: bytes) -> StoredDeadLetter:
-    """Return a stored dead letter.
+    """Parse a stored dead letter.
 
-    :raises DecodeError: it is none.
+    :raises DecodeError: it has another form.
     """
     try:
         died_ms, attempts, reply = entry.split(b":", 2)
@@ -74,23 +80,24 @@ def decode_dead_letter(mailbox: MailboxRef, entry: bytes) -> StoredDeadLetter:
 
 
 def decode_turn(inbox: str, mailbox: MailboxRef, mark: str, reply: list[bytes]) -> GrantedTurn:
-    """Return what the end of ``lua/inbox/take_turn.lua`` tells, after its verdict.
+    """Parse the reply of ``lua/inbox/take_turn.lua``, after its verdict.
 
-    :raises DecodeError: a field of the record, or a letter, is not of this library's making.
+    :param mark: the score that the turn's index entry got.
+    :raises DecodeError: a field of the record, or a message, was not written by this library.
     """
     try:
-        fence, lease, left, tries, version, incarnation, owner, life, at, body, *messages = reply
+        fence, lease, left, attempt, version, incarnation, owner, ttl, at, body, *messages = reply
         record = None
         if version:
             record = Record(
-                int(version), incarnation.decode(), owner.decode(), int(life), int(at), body
+                int(version), incarnation.decode(), owner.decode(), int(ttl), int(at), body
             )
         return GrantedTurn(
             TurnRef(inbox, mailbox, int(fence), mark),
             int(lease),
             int(left),
             tuple(map(decode, messages)),
-            int(tries),
+            int(attempt),
             record,
         )
     except (TypeError, ValueError, AttributeError):

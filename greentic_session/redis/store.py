@@ -30,7 +30,22 @@ from .key_names import KeyNames
 from .locks import RedisLocks
 from .notifications import RedisNotifications
 from .replies import outcome_of, undecodable_record, wrong_type
-from .scripts import CREATE, DELETE, PUT, PUT_FENCED, TOUCH, UPDATE_CAS, UPDATE_CAS_FENCED
+from .scripts.sessions import (
+    CREATE,
+    DELETE,
+    PUT,
+    PUT_FENCED,
+    TOUCH,
+    UPDATE_CAS,
+    UPDATE_CAS_FENCED,
+    create_arguments,
+    delete_arguments,
+    put_arguments,
+    put_fenced_arguments,
+    touch_arguments,
+    update_cas_arguments,
+    update_cas_fenced_arguments,
+)
 from .transport.client import RedisClient
 from .transport.failures import ForeignValueError, malformed_reply
 from .waits import RedisWaits
@@ -40,7 +55,7 @@ if TYPE_CHECKING:
 
     from ..abc.fencing import LeaseRef
     from ..config import RedisConfig
-    from .transport.protocol import Argument, Command, Reply
+    from .transport.protocol import Arguments, Command, Reply
     from .transport.script import Script
     from .transport.server_process import ServerProcess
     from .transport.topology import ScanPosition
@@ -229,36 +244,53 @@ class RedisSessionStore(
 
     @override
     async def _create(self, encoded: EncodedSession) -> Outcome:
-        return await self._run(CREATE, *_place(encoded), *_state(encoded), mint_incarnation())
+        arguments = create_arguments(
+            encoded.owner, encoded.ttl_ms, encoded.body, mint_incarnation()
+        )
+        return await self._run(CREATE, encoded.scope, SessionKey(encoded.key), arguments)
 
     @override
     def _put(self, encoded: EncodedSession, lease: LeaseRef | None) -> Coroutine[Any, Any, Outcome]:
-        script = PUT if lease is None else PUT_FENCED
-        return self._run(
-            script, *_place(encoded), *_state(encoded), mint_incarnation(), lease=lease
-        )
+        scope, key = encoded.scope, SessionKey(encoded.key)
+        owner, ttl_ms, body = encoded.owner, encoded.ttl_ms, encoded.body
+        incarnation = mint_incarnation()
+        if lease is None:
+            return self._run(PUT, scope, key, put_arguments(owner, ttl_ms, body, incarnation))
+        arguments = put_fenced_arguments(owner, ttl_ms, body, incarnation, lease.fence)
+        return self._run(PUT_FENCED, scope, key, arguments, lease=lease)
 
     @override
     def _update_cas(
         self, encoded: EncodedSession, expected: Cas, until: float | None, lease: LeaseRef | None
     ) -> Coroutine[Any, Any, Outcome]:
         scope, key = encoded.scope, SessionKey(encoded.key)
+        owner, ttl_ms, body = encoded.owner, encoded.ttl_ms, encoded.body
         value, incarnation = expected.value, expected.incarnation
         following = value + 1
+        log_field = f"op{following % 8}"  # see ``lua/lib/record.lua``
+        if lease is None:
+            arguments = update_cas_arguments(
+                new_owner=owner,
+                new_ttl_ms=ttl_ms,
+                new_body=body,
+                expected_incarnation=incarnation,
+                expected_version=value,
+                following_version=following,
+                log_field=log_field,
+            )
+            return self._run(UPDATE_CAS, scope, key, arguments, until=until, expected=expected)
+        arguments = update_cas_fenced_arguments(
+            new_owner=owner,
+            new_ttl_ms=ttl_ms,
+            new_body=body,
+            expected_incarnation=incarnation,
+            expected_version=value,
+            following_version=following,
+            log_field=log_field,
+            fencing_token=lease.fence,
+        )
         return self._run(
-            UPDATE_CAS if lease is None else UPDATE_CAS_FENCED,
-            scope,
-            key,
-            encoded.owner,
-            encoded.ttl_ms,
-            encoded.body,
-            incarnation,
-            value,
-            following,
-            f"op{following % 8}",  # see ``lua/lib/record.lua``
-            until=until,
-            expected=expected,
-            lease=lease,
+            UPDATE_CAS_FENCED, scope, key, arguments, until=until, expected=expected, lease=lease
         )
 
     @override
@@ -270,8 +302,9 @@ class RedisSessionStore(
         allowed: AllowedOwners | None,
         until: float | None,
     ) -> Coroutine[Any, Any, Outcome]:
-        ttl = "" if ttl_ms is None else ttl_ms
-        return self._run(TOUCH, scope, key, *(allowed or ("", "")), ttl, until=until)
+        exact, shared = allowed or ("", "")
+        arguments = touch_arguments(exact, shared, "" if ttl_ms is None else ttl_ms)
+        return self._run(TOUCH, scope, key, arguments, until=until)
 
     @override
     async def _delete(
@@ -282,9 +315,15 @@ class RedisSessionStore(
         expected: Cas | None,
         until: float | None,
     ) -> Outcome:
-        token = ("", "") if expected is None else (expected.incarnation, expected.value)
-        arguments = (*(allowed or ("", "")), *token, self._tombstone_ms)
-        return await self._run(DELETE, scope, key, *arguments, until=until)
+        exact, shared = allowed or ("", "")
+        arguments = delete_arguments(
+            exact,
+            shared,
+            "" if expected is None else expected.incarnation,
+            "" if expected is None else expected.value,
+            self._tombstone_ms,
+        )
+        return await self._run(DELETE, scope, key, arguments, until=until)
 
     @override
     def _deadline(self) -> float | None:
@@ -295,7 +334,8 @@ class RedisSessionStore(
         script: Script,
         scope: str,
         key: SessionKey,
-        *arguments: Argument,
+        arguments: Arguments,
+        *,
         until: float | None = None,
         expected: Cas | None = None,
         lease: LeaseRef | None = None,
@@ -306,7 +346,6 @@ class RedisSessionStore(
             names = (*names, self._names.events(names[0]))
         elif lease is not None:
             names = (*names, self._names.guard(lease))
-            arguments = (*arguments, lease.fence)
         try:
             reply = await self._client.run(script, names, (scope, *arguments), until=until)
         except ForeignValueError:
@@ -319,14 +358,6 @@ class RedisSessionStore(
                 scope, key, reply[_TOKEN_REPLY:], gone=script is DELETE, until=until
             )
         return outcome
-
-
-def _place(encoded: EncodedSession) -> tuple[str, SessionKey]:
-    return encoded.scope, SessionKey(encoded.key)
-
-
-def _state(encoded: EncodedSession) -> tuple[Argument, ...]:
-    return encoded.owner, encoded.ttl_ms, encoded.body
 
 
 def _record(key: str, reply: Reply) -> Record | None:

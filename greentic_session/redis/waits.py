@@ -38,7 +38,7 @@ from .replies import (
     wrong_type,
     wrong_type_of,
 )
-from .scripts import (
+from .scripts.waits import (
     CLAIM,
     CLEAR,
     END_CLAIM,
@@ -48,6 +48,15 @@ from .scripts import (
     RENEW_CLAIM,
     SUPERSEDE,
     UPDATE_INDEX,
+    claim_arguments,
+    clear_arguments,
+    end_claim_arguments,
+    index_intent_arguments,
+    register_arguments,
+    release_claim_arguments,
+    renew_claim_arguments,
+    supersede_arguments,
+    update_index_arguments,
 )
 from .transport.failures import ForeignValueError
 
@@ -56,7 +65,7 @@ if TYPE_CHECKING:
 
     from .key_names import KeyNames
     from .transport.client import RedisClient
-    from .transport.protocol import Argument, Reply
+    from .transport.protocol import Arguments, Reply
     from .transport.script import Script
     from .transport.topology import ScanPosition
 
@@ -65,7 +74,7 @@ __all__ = ["RedisWaits"]
 _STATUS_FIELDS: Final = ("owner", "ttl", "at", "lease", "wait", "since")
 _NO_EVENTS: Final = EventMemory(1, 1)
 """For a change of an index that brings no events, so that none are trimmed by it."""
-_NO_ENTRY: Final = ("", "", 0, 0, "")
+_NO_UPSERT: Final = IndexUpsert("", SessionKey(""), 0, 0)
 _ENTRY: Final = re.compile(r"([0-9]+):[0-9,]+:([0-9]+):(.*)", re.ASCII)
 _KEYS_PER_PAGE: Final = 512
 _UNTOLD: Final = (b"0", b"", b"0", b"0", b"")
@@ -142,29 +151,38 @@ class RedisWaits(WaitBackend):
         self, registration: Registration, events: EventMemory, until: float | None
     ) -> WaitOutcome:
         encoded, expected, scope_hash, event, floor_us = registration
-        token = ("", "") if expected is None else (expected.incarnation, expected.value)
-        reply = await self._run(
-            REGISTER,
-            encoded.scope,
-            encoded.key,
-            (encoded.owner, encoded.ttl_ms, encoded.body, *token, mint_incarnation()),
-            (scope_hash, floor_us, event, *events),
-            until=until,
+        arguments = register_arguments(
+            new_owner=encoded.owner,
+            new_ttl_ms=encoded.ttl_ms,
+            new_body=encoded.body,
+            expected_incarnation="" if expected is None else expected.incarnation,
+            expected_version="" if expected is None else expected.value,
+            new_incarnation=mint_incarnation(),
+            scope_hash=scope_hash,
+            since_floor=floor_us,
+            event=event,
+            event_limit=events.most,
+            event_ttl_ms=events.ttl_ms,
         )
+        reply = await self._run(REGISTER, encoded.scope, encoded.key, arguments, until=until)
         return _written(encoded.key, reply)
 
     @override
     async def claim(
         self, request: ClaimRequest, events: EventMemory, until: float | None
     ) -> WaitOutcome:
-        scope, key, owner, scope_hash, attempt, event, lease_ms = request
+        key = request.key
+        arguments = claim_arguments(
+            expected_owner=request.owner,
+            scope_hash=request.scope_hash,
+            claim_attempt=request.attempt,
+            event=request.event,
+            lease_ms=request.lease_ms,
+            event_ttl_ms=events.ttl_ms,
+            fence_floor=self._fencing.last,
+        )
         reply = await self._run(
-            CLAIM,
-            scope,
-            key,
-            (owner, scope_hash, attempt, event, lease_ms, events.ttl_ms, self._fencing.last),
-            until=until,
-            grants=attempt,
+            CLAIM, request.scope, key, arguments, until=until, grants=request.attempt
         )
         with parsing_write_reply():
             verdict = Verdict(reply[0])
@@ -192,13 +210,14 @@ class RedisWaits(WaitBackend):
             raise undecodable_record(key) from None
         self._fencing.observe(outcome.fence)
         if outcome.ttl_ms:
-            ref = ClaimRef(scope=scope, key=key, owner=owner, fence=outcome.fence)
+            ref = ClaimRef(request.scope, key, request.owner, outcome.fence)
             await self._extend(ref, reply[9:], until)
         return outcome
 
     @override
     async def renew(self, ref: ClaimRef, lease_ms: int, until: float | None) -> WaitOutcome:
-        reply = await self._run(RENEW_CLAIM, ref.scope, ref.key, (ref.fence, lease_ms), until=until)
+        arguments = renew_claim_arguments(ref.fence, lease_ms)
+        reply = await self._run(RENEW_CLAIM, ref.scope, ref.key, arguments, until=until)
         with parsing_write_reply():
             if reply[0] != Verdict.DONE:
                 return WaitOutcome(Verdict(reply[0]))
@@ -211,27 +230,32 @@ class RedisWaits(WaitBackend):
         self, ending: ClaimEnding, events: EventMemory, until: float | None
     ) -> WaitOutcome:
         ref, how, encoded, expected, event, scope_hash, floor_us = ending
-        state = (
-            (ref.owner, "", "")
-            if encoded is None
-            else (encoded.owner, encoded.ttl_ms, encoded.body)
+        arguments = end_claim_arguments(
+            new_owner=ref.owner if encoded is None else encoded.owner,
+            new_ttl_ms="" if encoded is None else encoded.ttl_ms,
+            new_body=b"" if encoded is None else encoded.body,
+            expected_incarnation=expected.incarnation,
+            expected_version=expected.value,
+            claim_fence=ref.fence,
+            mode=how.value,
+            scope_hash=scope_hash,
+            since_floor=floor_us,
+            event=event,
+            event_limit=events.most,
+            event_ttl_ms=events.ttl_ms,
+            tombstone_ms=self._grace_ms,
         )
-        reply = await self._run(
-            END_CLAIM,
-            ref.scope,
-            ref.key,
-            (*state, expected.incarnation, expected.value, ref.fence, how.value),
-            (scope_hash, floor_us, event, events.most, events.ttl_ms, self._grace_ms),
-            until=until,
-        )
+        reply = await self._run(END_CLAIM, ref.scope, ref.key, arguments, until=until)
         if how is EndingMode.SAVE:
             await self._extend(ref, reply[4:], until)
         return _written(ref.key, reply[:5])
 
     @override
     async def release(self, ref: ClaimRef, attempt: str, until: float | None) -> WaitOutcome:
-        terms = (ref.fence, attempt)
-        reply = await self._run(RELEASE_CLAIM, ref.scope, ref.key, terms, until=until, ends=attempt)
+        arguments = release_claim_arguments(ref.fence, attempt)
+        reply = await self._run(
+            RELEASE_CLAIM, ref.scope, ref.key, arguments, until=until, ends=attempt
+        )
         await self._extend(ref, reply[4:], until)
         return _written(ref.key, reply[:4])
 
@@ -239,7 +263,9 @@ class RedisWaits(WaitBackend):
     async def supersede(
         self, scope: str, key: SessionKey, scope_hash: str, since_us: int, until: float | None
     ) -> None:
-        await self._run(SUPERSEDE, scope, key, (scope_hash, since_us), until=until)
+        await self._run(
+            SUPERSEDE, scope, key, supersede_arguments(scope_hash, since_us), until=until
+        )
 
     @override
     async def events_of(
@@ -260,7 +286,8 @@ class RedisWaits(WaitBackend):
     async def clear(
         self, scope: str, key: SessionKey, owner: str, scope_hash: str, until: float | None
     ) -> WaitOutcome:
-        reply = await self._run(CLEAR, scope, key, (owner, scope_hash, self._grace_ms), until=until)
+        arguments = clear_arguments(owner, scope_hash, self._grace_ms)
+        reply = await self._run(CLEAR, scope, key, arguments, until=until)
         return _written(key, reply)
 
     @override
@@ -346,7 +373,7 @@ class RedisWaits(WaitBackend):
         until: float | None,
     ) -> IndexIntent:
         reply = await self._run_on_index(
-            INDEX_INTENT, wait_owner, (scope_hash, key, ttl_ms), until=until
+            INDEX_INTENT, wait_owner, index_intent_arguments(scope_hash, key, ttl_ms), until=until
         )
         with parsing_write_reply():
             others = [
@@ -359,14 +386,19 @@ class RedisWaits(WaitBackend):
     async def update_index(
         self, wait_owner: WaitOwner, change: IndexChange, events: EventMemory, until: float | None
     ) -> None:
-        retired = (part for entry in change.removals for part in entry)
-        seen = (part for event in change.events for part in event)
-        await self._run_on_index(
-            UPDATE_INDEX,
-            wait_owner,
-            (*events, *(change.upsert or _NO_ENTRY), len(change.removals), *retired, *seen),
-            until=until,
+        upsert = change.upsert or _NO_UPSERT
+        arguments = update_index_arguments(
+            event_limit=events.most,
+            event_ttl_ms=events.ttl_ms,
+            scope_hash=upsert.scope_hash,
+            key=upsert.key,
+            since_us=upsert.since_us,
+            expires_ms=upsert.expires_ms,
+            intent=upsert.mark,
+            removals=change.removals,
+            events=change.events,
         )
+        await self._run_on_index(UPDATE_INDEX, wait_owner, arguments, until=until)
 
     # --- shared steps ------------------------------------------------------------------------
 
@@ -380,17 +412,17 @@ class RedisWaits(WaitBackend):
         script: Script,
         scope: str,
         key: str,
-        *arguments: Sequence[Argument],
+        arguments: Arguments,
+        *,
         until: float | None,
         grants: str = "",
         ends: str = "",
     ) -> Reply:
         record = self._names.record(scope, key)
         names = record, self._names.lookup(key), self._names.events(record)
-        parts = (scope, *(part for group in arguments for part in group))
         try:
             return await self._client.run(
-                script, names, parts, until=until, grants=grants, ends=ends
+                script, names, (scope, *arguments), until=until, grants=grants, ends=ends
             )
         except ForeignValueError:
             raise wrong_type(key) from None
@@ -399,7 +431,7 @@ class RedisWaits(WaitBackend):
         self,
         script: Script,
         wait_owner: WaitOwner,
-        arguments: Sequence[Argument],
+        arguments: Arguments,
         *,
         until: float | None,
     ) -> Reply:

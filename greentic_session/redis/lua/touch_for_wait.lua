@@ -1,14 +1,14 @@
--- Writes to a record what is there already, so that WAIT on this connection speaks of the record.
+-- Write to a record without a change, and then WAIT on this connection covers the record.
 --
--- WAIT counts from the last write of its own connection. When an earlier attempt of a call wrote over
--- another connection, this one has written nothing yet. The life is what is written: a server that is
--- out of memory refuses no PEXPIRE.
+-- WAIT counts from the last write of its own connection. If an earlier attempt of a call wrote over another
+-- connection, this connection has written nothing. The script sets the expiry again, because a server whose memory is
+-- full accepts PEXPIRE.
 --
 -- KEYS  1 record
 --
--- Returns 1 if there is a record, or what a delete leaves of one, else 0.
+-- Returns 1 if there is a record or a tombstone, otherwise 0.
 --
--- Why atomic: a script runs alone, and time stands still in it, so the life stays what it was.
+-- Why atomic: a script runs alone, and its time stands still. So the expiry stays the same.
 
 local left = redis.call('PTTL', KEYS[1])
 if left == -2 then return 0 end

@@ -1,26 +1,65 @@
-"""What becomes of a call that failed: tried again, where and when, or given up."""
+"""Contains a call, and the retry state of one: whether, where and when to retry."""
 
 from __future__ import annotations
 
 import random
 from typing import TYPE_CHECKING, Final, final
 
+import msgspec
+
 from ...errors import OutcomeUnknownError, SessionError, StoreFullError, StoreUnavailableError
 from .failures import Failure, FailureKind
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from .connection import Connection
+    from .protocol import Command
     from .script import Script
-    from .server import Server
+    from .server import ConnectionPool, Server
     from .topology import Topology
 
-__all__ = ["Attempts", "attempt_ends_at"]
+    _Commands = Sequence[Command] | Callable[[Server, float | None], Sequence[Command]]
+
+__all__ = ["Attempts", "Call", "attempt_ends_at"]
 
 _FIRST_PAUSE_SECS: Final = 0.005
 _LAST_PAUSE_SECS: Final = 0.1
 _LEAST_ATTEMPT_SECS: Final = 0.1
 _FREE_MOVES: Final = 5
 """So many redirections of one call are followed at once."""
+
+
+@final
+class Call(msgspec.Struct, frozen=True, gc=False):
+    """Commands for one server, and the conditions of their attempts.
+
+    :ivar key: a name that selects the server. ``None`` selects any.
+    :ivar commands: the commands, or a function that returns them for a server. The function is also
+        given the time since when an earlier attempt may have been executed, in milliseconds on the
+        server's clock.
+    :ivar until: the deadline, on the loop's clock. ``None`` is one that begins now.
+    :ivar script: the script that the commands run, if they write.
+    :ivar wants_acks: whether replicas must confirm the write.
+    :ivar grants: a name for the grant that the call may get; empty without one.
+    :ivar attempts: earlier attempts at the same grant.
+    :ivar earlier: attempts of another call, which must arrive before this one's, or never.
+    :ivar at: the server, whatever the key.
+    :ivar is_mixed: whether the commands are of several slots.
+    :ivar is_one: whether the result is the first reply, and not a list of all replies.
+    """
+
+    key: str | None
+    commands: _Commands
+    until: float | None
+    script: Script | None = None
+    wants_acks: bool = False
+    grants: str = ""
+    attempts: Attempts | None = None
+    earlier: Attempts | None = None
+    at: Server | None = None
+    is_mixed: bool = False
+    is_one: bool = False
 
 
 @final
@@ -48,15 +87,18 @@ class Attempts:
         """Whether an attempt may have written."""
         return self._script is not None and self.ambiguous_since is not None
 
-    def connection_of(self, server: Server) -> Connection | None:
-        """Return the wire to a server on which a doubtful attempt is still under way: behind it, in
-        the same queue, is the place for the next.
+    def connection_of(self, owner: Server | ConnectionPool) -> Connection | None:
+        """Return the connection on which an ambiguous attempt is still in flight, if it is open.
+
+        The next attempt follows it in the same queue.
+
+        :param owner: of the connections to choose from.
         """
         return next(
             (
                 connection
                 for connection in self._left
-                if not connection.is_lost and server.has(connection)
+                if not connection.is_lost and owner.has(connection)
             ),
             None,
         )

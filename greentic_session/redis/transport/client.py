@@ -19,7 +19,7 @@ from redis.exceptions import ResponseError
 
 from ...abc.records import Verdict
 from ...errors import DurabilityError, OutcomeUnknownError, StoreUnavailableError
-from .attempts import Attempts, attempt_ends_at
+from .attempts import Attempts, Call, attempt_ends_at
 from .connection import Connection, ConnectionLostError, PendingRequest
 from .discovery import topology_for
 from .driver import connect, disconnect, new_connection
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from ...config import RedisConfig
     from .protocol import Argument, Command, Reply
     from .server_process import ServerProcess
-
-    _Commands = Sequence["Command"] | Callable[[Server, float | None], Sequence["Command"]]
 
 __all__ = ["RedisClient"]
 
@@ -70,9 +68,8 @@ class RedisClient:
         self._topology: Topology
         self._least_secs: Final = min(0.02, config.deadline_secs / 10)
         self._operation = 0
-        self._unanswered_grants: Final[
-            dict[str, Attempts]
-        ] = {}  # of grants that may have been made
+        # Of calls for a grant that may have been made.
+        self._unanswered_grants: Final[dict[str, Attempts]] = {}
         self._closed = False
         self.in_flight = 0
         self.retries = 0
@@ -102,7 +99,7 @@ class RedisClient:
         :param until: a :meth:`deadline`; ``None`` is one that begins now.
         :raises StoreUnavailableError: by the deadline.
         """
-        return self._run_attempts(self._enter_loop(), key, (command,), until, is_one=True)
+        return self._run_attempts(Call(key, (command,), until, is_one=True), self._enter_loop())
 
     async def read_many(
         self, commands: Sequence[Command], *, key: str, until: float | None = None
@@ -113,9 +110,8 @@ class RedisClient:
         :param until: as in :meth:`read`.
         :raises StoreUnavailableError: by the deadline.
         """
-        return (
-            await self._run_attempts(self._enter_loop(), key, commands, until) if commands else []
-        )
+        call = Call(key, commands, until)
+        return await self._run_attempts(call, self._enter_loop()) if commands else []
 
     async def read_each(
         self, commands: Sequence[Command], *, until: float | None = None
@@ -133,9 +129,8 @@ class RedisClient:
         async def fetch(indexes: Sequence[int]) -> None:
             some = [commands[index] for index in indexes]
             try:
-                found = await self._run_attempts(
-                    loop, str(some[0][1]), some, until, is_mixed=len(some) > 1
-                )
+                call = Call(str(some[0][1]), some, until, is_mixed=len(some) > 1)
+                found = await self._run_attempts(call, loop)
             except ForeignValueError as error:
                 raise ForeignValueError(indexes[error.index]) from None
             except _MovedOnError:
@@ -172,7 +167,7 @@ class RedisClient:
                 position.version != topology.version and starts < _MAX_RESTARTS
             )
             if position is None or is_stale:
-                await self._run_attempts(loop, None, _PING, until)  # so that nodes are known
+                await self._run_attempts(Call(None, _PING, until), loop)  # learns the servers
                 await self._refresh(until)
                 position = ScanPosition(topology.version, starts + 1, (*topology.servers,), 0)
             command: Command = "SCAN", position.cursor, "MATCH", pattern, "COUNT", count
@@ -200,11 +195,11 @@ class RedisClient:
         """
         loop = self._enter_loop()
         until = loop.time() + self._config.deadline_secs
-        await self._run_attempts(loop, None, _PING, until)
+        await self._run_attempts(Call(None, _PING, until), loop)
 
         async def ping(server: Server) -> None:
             with suppress(_MovedOnError):  # it holds none any more
-                await self._run_attempts(loop, None, _PING, until, at=server)
+                await self._run_attempts(Call(None, _PING, until, at=server), loop)
 
         if len(self._topology.servers) > 1:
             await run_concurrently(ping, self._topology.servers)
@@ -252,8 +247,10 @@ class RedisClient:
                 return command, ("EVAL", _BARRIER.source, 1, keys[0])
             return (command,)
 
-        return self._run_attempts(
-            *(loop, keys[0], commands, until),
+        call = Call(
+            keys[0],
+            commands,
+            until,
             script=script,
             wants_acks=wants_acks,
             grants=grants,
@@ -261,6 +258,7 @@ class RedisClient:
             earlier=self._unanswered_grants.pop(ends, None),
             is_one=True,
         )
+        return self._run_attempts(call, loop)
 
     def may_still_arrive(self, granting: str) -> bool:
         """Tell whether a call that was to grant something, and ended unheard, may have been sent.
@@ -302,33 +300,14 @@ class RedisClient:
                 await asyncio.wait(ends, timeout=_CLOSE_SECS)
 
     async def _run_attempts(  # noqa: PLR0915 - each part of its own would cost every call a coroutine
-        self,
-        loop: asyncio.AbstractEventLoop,
-        key: str | None,
-        commands: _Commands,
-        until: float | None,
-        *,
-        script: Script | None = None,
-        wants_acks: bool = False,
-        grants: str = "",
-        attempts: Attempts | None = None,
-        earlier: Attempts | None = None,
-        at: Server | None = None,
-        is_mixed: bool = False,
-        is_one: bool = False,
+        self, call: Call, loop: asyncio.AbstractEventLoop
     ) -> Reply:
-        """Try until it is done, refused for good, or too late.
+        """Attempt a call until it succeeds, fails for good, or its deadline has come.
 
-        :param key: as in :meth:`read`.
-        :param commands: them, or what returns them for a server, given since when on its clock an
-            earlier attempt may have been executed.
-        :param attempts: that of earlier attempts at the same, if there were any.
-        :param earlier: that of a call whose attempts are to arrive before this one's, or never.
-        :param at: the server, whatever the key.
-        :param is_mixed: whether the commands are of several slots.
-        :param is_one: whether the first reply is returned, and not a list of all of them.
         :raises _MovedOnError: ``at`` holds no sessions any more, or mixed commands were redirected.
         """
+        until, commands, script, at = call.until, call.commands, call.script, call.at
+        wants_acks, attempts, earlier = call.wants_acks, call.attempts, call.earlier
         ends_at = loop.time() + self._config.deadline_secs if until is None else until
         topology = self._topology
         request: PendingRequest | None = None
@@ -347,18 +326,16 @@ class RedisClient:
                     if at is not None and at not in topology.servers:
                         raise _MovedOnError
                     asked: Server | None = None if attempts is None else attempts.redirected_to
-                    found = asked or at or topology.server_of(key)
-                    server = found or await topology.locate(key, give_up_at)
-                    connections = server.ack_connections() if wants_acks else server
-                    # Whoever waits for room goes first.
-                    connection = (
-                        None if connections.queue else connections.ready_connection(started_at)
-                    )
+                    found = asked or at or topology.server_of(call.key)
+                    server = found or await topology.locate(call.key, give_up_at)
+                    pool = server.ack_pool if wants_acks else server.pool
+                    # Callers that wait for room go first.
+                    connection = None if pool.queue else pool.ready_connection(started_at)
                     if connection is None:
-                        connection = await connections.next_connection(give_up_at)
+                        connection = await pool.next_connection(give_up_at)
                     since = None
                     if attempts is not None and attempts.is_ambiguous:
-                        connection = attempts.connection_of(connections) or connection
+                        connection = attempts.connection_of(pool) or connection
                         since = await self._rule_out_late(attempts, connection, give_up_at)
                     elif earlier is not None:
                         connection = earlier.connection_of(server) or connection
@@ -393,12 +370,12 @@ class RedisClient:
                 else:
                     if script is not None:
                         server.missing.discard(script)
-                    return replies[0] if is_one else replies
+                    return replies[0] if call.is_one else replies
                 attempts = attempts or Attempts(topology, script)
                 pause = attempts.record_failure(failure, server, started_at, connection)
                 if self._closed:
                     failure = failure._replace(reason="the store is closed", code="unavailable")
-                elif is_mixed and failure.redirect is not None:
+                elif call.is_mixed and failure.redirect is not None:
                     raise _MovedOnError
                 # An attempt cut off as it begins would turn a plain refusal into a doubt.
                 too_late = loop.time() + pause + self._least_secs >= ends_at
@@ -409,16 +386,15 @@ class RedisClient:
                     raise attempts.final_error(failure) from cause
                 self.retries += 1
         except (asyncio.CancelledError, OutcomeUnknownError):
-            if grants:
+            if call.grants:
                 attempts = attempts or Attempts(topology, script)
                 if request is not None:
                     attempts.record_in_flight(connection, request.sent_at)
                 if attempts.is_ambiguous:
-                    self._unanswered_grants[grants] = attempts
-                    if (
-                        len(self._unanswered_grants) > _MAX_UNANSWERED
-                    ):  # nobody gave the oldest back
-                        del self._unanswered_grants[next(iter(self._unanswered_grants))]
+                    unanswered = self._unanswered_grants
+                    unanswered[call.grants] = attempts
+                    if len(unanswered) > _MAX_UNANSWERED:  # the oldest was not given back
+                        del unanswered[next(iter(unanswered))]
             raise
         finally:
             self.in_flight -= 1
@@ -434,7 +410,8 @@ class RedisClient:
     async def _scan_at(
         self, server: Server, command: Command, until: float
     ) -> tuple[bytes, list[bytes]]:
-        replies = await self._run_attempts(self._enter_loop(), None, (command,), until, at=server)
+        call = Call(None, (command,), until, at=server)
+        replies = await self._run_attempts(call, self._enter_loop())
         return cast("tuple[bytes, list[bytes]]", replies[0])
 
     async def _rule_out_late(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["Argument", "Command", "Reply"]
+__all__ = ["Argument", "Arguments", "Command", "Reply"]
 
 Argument = str | bytes | int
 Command = tuple[Argument, ...]
+Arguments = tuple[Argument, ...]
 Reply = Any  # Any: whatever RESP carries; each caller knows the type of its command's reply

@@ -159,9 +159,11 @@ class Node:
             if not server.is_running:
                 raise RuntimeError(f"the server did not start:\n{server.log_tail()}")
             try:
-                # Asked who it is: after a clash, somebody else answers on that port.
+                # After a clash, another process answers on that port.
                 told: bytes = await ask(server.port, "INFO", "server", secs=_ANSWER_SECS)
-            except (RefusedError, OSError):  # still loading, for one
+                # INFO is answered while the append-only file is loaded, PING is not.
+                await ask(server.port, "PING", secs=_ANSWER_SECS)
+            except (RefusedError, OSError):
                 return False
             return b"process_id:%d\r\n" % server.pid in told
 

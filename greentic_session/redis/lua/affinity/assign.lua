@@ -1,17 +1,26 @@
--- Say who serves a place, and begin its placement's life anew: the worker that it is pinned to, if that one
--- lives; else the one that it was given to last, if that one lives; else a member by rendezvous hashing, to
--- whom it is given.
+-- Return the worker that serves a place, and restart the placement's lifetime.
 --
--- KEYS, ARGV 1-3, why atomic: see lib/affinity.
--- ARGV  4 place
---       5 ttl    ms: life of a placement that was not there
--- Returns {1, worker, 1 if pinned else 0, expiry in ms}, or {0} if no member lives.
+-- KEYS  1 ops      ZSET  see lib/affinity
+--       2 members  HASH  see lib/affinity
+--       3 places   HASH  see lib/affinity
+--       4 ends     ZSET  see lib/affinity
+-- ARGV 1-2: see lib/affinity.
+-- ARGV  3 grace_ms  ms for which done calls are remembered
+--       4 place     see lib/affinity
+--       5 ttl_ms    lifetime in ms of a placement that was absent
+-- Returns {1, worker, 1 if pinned else 0, expiry in ms}, or {0}.
+-- Verdicts: 1 done   0 no member is live
+-- The order of preference: the worker that the place is pinned to, if it is live. The worker that was assigned
+-- last, if it is live. A member by rendezvous hashing, which is then assigned.
+-- A repeated call finds its earlier assignment.
+-- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back.
 
--- Lua compares texts by the server's locale; bytes are the same everywhere.
+local place, ttl_ms = ARGV[4], ARGV[5]
 
 --@include lib/affinity
 --@include lib/assignments
 
+-- Lua compares texts by the server's locale. Bytes are the same on every server.
 local function is_after(one, other)
   for i = 1, math.min(#one, #other) do
     local left, right = string.byte(one, i), string.byte(other, i)
@@ -20,13 +29,13 @@ local function is_after(one, other)
   return #one > #other
 end
 
--- See rendezvous() in membership.py.
-local function rendezvous(place)
+-- The same result as rendezvous() in abc/affinity.py.
+local function rendezvous()
   local best, highest = nil, ''
   local all = call('HGETALL', KEYS[2])
   for i = 1, #all, 2 do
-    local ends = tonumber(string.match(all[i + 1], '^(%d+):%d+:') or '0')
-    if now < ends then
+    local lease_end = tonumber(string.match(all[i + 1], '^(%d+):%d+:') or '0')
+    if now < lease_end then
       local weight = redis.sha1hex(all[i] .. '\n' .. place) .. all[i]
       if is_after(weight, highest) then best, highest = all[i], weight end
     end
@@ -34,16 +43,16 @@ local function rendezvous(place)
   return best
 end
 
-local worker, pin, ttl = placed(ARGV[4])
+local worker, pin, stored_ttl_ms = find_placement(place)
 local chosen
-if pin and lives(pin) then
+if pin and is_live(pin) then
   chosen = pin
-elseif worker and lives(worker) then
+elseif worker and is_live(worker) then
   chosen = worker
 else
-  chosen = rendezvous(ARGV[4])
+  chosen = rendezvous()
 end
 if not chosen then return {0} end
-if worker then though_full() end
-local expires = keep(ARGV[4], chosen, pin or '', ttl or ARGV[5])
+if worker then begin_at_maxmemory() end
+local expires = write_placement(place, chosen, pin or '', stored_ttl_ms or ttl_ms)
 return {1, chosen, chosen == pin and 1 or 0, expires}

@@ -1,14 +1,24 @@
--- Remove a placement, pin and all.
+-- Remove a placement and its pin.
 --
--- KEYS, ARGV 1-3, why atomic: see lib/affinity.
--- ARGV  4 place
--- Returns {1}, or {0} if it is not there.
+-- KEYS  1 ops      ZSET  see lib/affinity
+--       2 members  HASH  see lib/affinity
+--       3 places   HASH  see lib/affinity
+--       4 ends     ZSET  see lib/affinity
+-- ARGV 1-2: see lib/affinity.
+-- ARGV  3 grace_ms  ms for which done calls are remembered
+--       4 place     see lib/affinity
+-- Returns {verdict}.
+-- Verdicts: 1 done   0 absent
+-- A repeated call finds its operation id in ops.
+-- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back.
+
+local place = ARGV[4]
 
 --@include lib/affinity
 --@include lib/assignments
 
 if is_done then return {1} end
-if not placed(ARGV[4]) then return {0} end
-drop(ARGV[4])
+if not find_placement(place) then return {0} end
+remove_placement(place)
 remember()
 return {1}

@@ -1,20 +1,30 @@
--- Become a member; or let the lease of the same attempt's membership begin anew, as a repeated call does.
+-- Become a member, or restart the lease if the same attempt has joined already.
 --
--- KEYS, ARGV 1-3, why atomic: see lib/affinity.
--- ARGV  4 worker   its name
---       5 attempt  names the membership
---       6 lease    ms from now
---       7 floor    us: the fence is to be higher
--- Returns {1, fence, lease end in ms, ms left}, or {-6, lease end in ms} if a member of that name lives.
+-- KEYS  1 ops      ZSET  see lib/affinity
+--       2 members  HASH  see lib/affinity
+--       3 places   HASH  see lib/affinity
+--       4 ends     ZSET  see lib/affinity
+-- ARGV 1-2: see lib/affinity.
+-- ARGV  3 grace_ms     ms for which done calls are remembered
+--       4 worker       name of the worker
+--       5 attempt      names the membership
+--       6 lease_ms     ms from now
+--       7 fence_floor  us: the new fencing token is higher
+-- Returns {1, fencing token, lease end in ms, ms left}, or {-6, lease end in ms}.
+-- Verdicts: 1 done   -6 a member of that name is live
+-- A repeated call finds its attempt and renews the lease.
+-- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back.
+
+local worker, attempt, lease_ms, fence_floor = ARGV[4], ARGV[5], ARGV[6], ARGV[7]
 
 --@include lib/affinity
 --@include lib/members
 
-local ends, fence, attempt = seat_of(ARGV[4])
-if not ends or now >= ends then
-  -- In digits: fences of us are whole up to 2^53, which is in the year 2255.
-  fence = whole(math.max(time[1] * 1000000 + time[2], (fence or 0) + 1, ARGV[7] + 1))
-elseif attempt ~= ARGV[5] then
-  return {-6, whole(ends)}
+local lease_end, fencing_token, stored_attempt = find_member(worker)
+if not lease_end or now >= lease_end then
+  -- In digits: fencing tokens in us are whole numbers up to 2^53, which is in the year 2255.
+  fencing_token = whole(math.max(time[1] * 1000000 + time[2], (fencing_token or 0) + 1, fence_floor + 1))
+elseif stored_attempt ~= attempt then
+  return {-6, whole(lease_end)}
 end
-return sit(ARGV[4], fence, ARGV[5], math.max(now + ARGV[6], ends or 0))
+return write_member(worker, fencing_token, attempt, math.max(now + lease_ms, lease_end or 0))

@@ -1,17 +1,27 @@
 -- End a membership.
 --
--- KEYS, ARGV 1-3, why atomic: see lib/affinity.
--- ARGV  4 worker   its name
---       5 attempt  names the membership
--- Returns {1}, or {-8} if it had ended.
+-- KEYS  1 ops      ZSET  see lib/affinity
+--       2 members  HASH  see lib/affinity
+--       3 places   HASH  see lib/affinity
+--       4 ends     ZSET  see lib/affinity
+-- ARGV 1-2: see lib/affinity.
+-- ARGV  3 grace_ms  ms for which done calls are remembered
+--       4 worker    name of the worker
+--       5 attempt   names the membership
+-- Returns {verdict}.
+-- Verdicts: 1 done   -8 the membership has ended
+-- A repeated call finds its operation id in ops.
+-- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back.
+
+local worker, attempt = ARGV[4], ARGV[5]
 
 --@include lib/affinity
 --@include lib/members
 
 if is_done then return {1} end
-local ends, _, attempt = seat_of(ARGV[4])
-if not ends or now >= ends or attempt ~= ARGV[5] then return {-8} end
-call('HDEL', KEYS[2], ARGV[4])
-tidy_members()
+local lease_end, _, stored_attempt = find_member(worker)
+if not lease_end or now >= lease_end or stored_attempt ~= attempt then return {-8} end
+call('HDEL', KEYS[2], worker)
+sweep_members()
 remember()
 return {1}

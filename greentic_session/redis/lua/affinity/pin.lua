@@ -1,15 +1,25 @@
--- Pin a place to a worker, member or not; its placement's life begins anew.
+-- Pin a place to a worker, which need not be a member, and restart the placement's lifetime.
 --
--- KEYS, ARGV 1-3, why atomic: see lib/affinity.
--- ARGV  4 place
---       5 worker
---       6 ttl     ms: the placement's life
+-- KEYS  1 ops      ZSET  see lib/affinity
+--       2 members  HASH  see lib/affinity
+--       3 places   HASH  see lib/affinity
+--       4 ends     ZSET  see lib/affinity
+-- ARGV 1-2: see lib/affinity.
+-- ARGV  3 grace_ms  ms for which done calls are remembered
+--       4 place     see lib/affinity
+--       5 worker    name of the worker
+--       6 ttl_ms    lifetime of the placement in ms
 -- Returns {1}.
+-- Verdicts: 1 done
+-- A repeated call finds its operation id in ops.
+-- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back.
+
+local place, worker, ttl_ms = ARGV[4], ARGV[5], ARGV[6]
 
 --@include lib/affinity
 --@include lib/assignments
 
 if is_done then return {1} end
-keep(ARGV[4], placed(ARGV[4]) or '', ARGV[5], ARGV[6])
+write_placement(place, find_placement(place) or '', worker, ttl_ms)
 remember()
 return {1}

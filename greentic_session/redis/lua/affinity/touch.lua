@@ -1,17 +1,27 @@
--- Begin a placement's life anew.
+-- Restart a placement's lifetime.
 --
--- KEYS, ARGV 1-3, why atomic: see lib/affinity.
--- ARGV  4 place
---       5 ttl    ms: its new life; '' keeps the length
--- Returns {1}, or {0} if it is not there.
+-- KEYS  1 ops      ZSET  see lib/affinity
+--       2 members  HASH  see lib/affinity
+--       3 places   HASH  see lib/affinity
+--       4 ends     ZSET  see lib/affinity
+-- ARGV 1-2: see lib/affinity.
+-- ARGV  3 grace_ms  ms for which done calls are remembered
+--       4 place     see lib/affinity
+--       5 ttl_ms    new lifetime in ms, '' keeps the stored one
+-- Returns {verdict}.
+-- Verdicts: 1 done   0 absent
+-- A repeated call finds its operation id in ops.
+-- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back.
+
+local place, ttl_ms = ARGV[4], ARGV[5]
 
 --@include lib/affinity
 --@include lib/assignments
 
 if is_done then return {1} end
-local worker, pin, ttl = placed(ARGV[4])
+local worker, pin, stored_ttl_ms = find_placement(place)
 if not worker then return {0} end
-though_full()
-keep(ARGV[4], worker, pin, ARGV[5] == '' and ttl or ARGV[5])
+begin_at_maxmemory()
+write_placement(place, worker, pin, ttl_ms == '' and stored_ttl_ms or ttl_ms)
 remember()
 return {1}

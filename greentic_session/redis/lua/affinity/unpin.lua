@@ -1,17 +1,27 @@
--- Take a place's pin away; its placement's life begins anew, or ends if it was given to nobody yet.
+-- Remove a place's pin. Restart the placement's lifetime, or remove it if no worker was assigned.
 --
--- KEYS, ARGV 1-3, why atomic: see lib/affinity.
--- ARGV  4 place
---       5 ttl    ms: the placement's life
--- Returns {1}, or {0} if it was not pinned.
+-- KEYS  1 ops      ZSET  see lib/affinity
+--       2 members  HASH  see lib/affinity
+--       3 places   HASH  see lib/affinity
+--       4 ends     ZSET  see lib/affinity
+-- ARGV 1-2: see lib/affinity.
+-- ARGV  3 grace_ms  ms for which done calls are remembered
+--       4 place     see lib/affinity
+--       5 ttl_ms    lifetime of the placement in ms
+-- Returns {verdict}.
+-- Verdicts: 1 done   0 the place was not pinned
+-- A repeated call finds its operation id in ops.
+-- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back.
+
+local place, ttl_ms = ARGV[4], ARGV[5]
 
 --@include lib/affinity
 --@include lib/assignments
 
 if is_done then return {1} end
-local worker, pin = placed(ARGV[4])
+local worker, pin = find_placement(place)
 if not pin or pin == '' then return {0} end
-though_full()
-if worker == '' then drop(ARGV[4]) else keep(ARGV[4], worker, '', ARGV[5]) end
+begin_at_maxmemory()
+if worker == '' then remove_placement(place) else write_placement(place, worker, '', ttl_ms) end
 remember()
 return {1}

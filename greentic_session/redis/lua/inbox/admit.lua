@@ -1,41 +1,48 @@
--- Put a letter at the end of a session's mail, unless its event is known.
+-- Add a message at the end of a session's mailbox, unless its event is known.
 --
--- KEYS, ARGV 1-3, why atomic: see lib/mailbox.
--- KEYS  5 seen     ZSET  id of an event -> when it came (ms since the epoch)
--- ARGV  4 exact    owner whose live session may get it: the caller's own
---       5 shared   owner whose session may get it as well: the caller's team without a user
---       6 event    its id
---       7 letter   without its time, of the owner of ARGV 4: see lib/mailbox
---       8 full     how many letters may wait
---       9 most     how many ids to remember
---      10 memory   ms to remember them
---      11 keep     ms to keep the rings of an empty box
--- Returns {verdict, letters waiting, ms until they may be taken, worker or ''}, of verdict -3 and -5 that only.
+-- KEYS  1 record    HASH  see lib/record
+--       2 lookup    HASH  see lib/record
+--       3 mailbox   HASH  see lib/mailbox
+--       4 messages  LIST  see lib/mailbox
+--       5 seen      ZSET  id of an event -> when it was admitted (ms since the epoch)
+-- ARGV 1-3: see lib/record.
+-- ARGV  4 exact_owner      owner whose live session may get the message: the caller's own
+--       5 shared_owner     another owner whose session may get it: the caller's team without a user
+--       6 event_id         id of the event
+--       7 message          without its time, of the owner in ARGV 4: see lib/mailbox
+--       8 message_limit    how many messages the mailbox may hold
+--       9 event_limit      how many event ids to remember
+--      10 event_memory_ms  ms to remember them
+--      11 keep_ms          ms to keep the operation logs of an empty mailbox
+-- Returns {verdict, message count, ms until a turn may be taken, worker or ''}, or {-3}, or {-5}.
 -- Verdicts: 1 done   -3 mismatch   -5 unknown   -7 event seen   -9 full
--- A repeated call finds itself in the ring of posts.
+-- A repeated call finds its operation id in the log posts.
+-- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back.
 
-local RING = 'ops'
+local exact_owner, shared_owner, event_id, message = ARGV[4], ARGV[5], ARGV[6], ARGV[7]
+local message_limit, event_limit, event_memory_ms, keep_ms = ARGV[8], ARGV[9], ARGV[10], ARGV[11]
+local LOG_FIELD = 'ops'
 
 --@include lib/record
 --@include lib/operation_log
 --@include lib/mailbox
 --@include lib/event_set
 
-if recall(posts) then return told_of_mail(1) end
-if live and owner ~= ARGV[4] and owner ~= ARGV[5] then return {-3} end
-local at = call('ZSCORE', KEYS[5], ARGV[6])
-if at and now < at + ARGV[10] then
-  -- By an earlier attempt of this call, perhaps, whose trace is gone.
-  if overrun(posts, time) then return {-5} end
-  return told_of_mail(-7)
+if find_earlier_attempt(message_log) then return mailbox_reply(1) end
+if live and owner ~= exact_owner and owner ~= shared_owner then return {-3} end
+local seen_at = call('ZSCORE', KEYS[5], event_id)
+if seen_at and now < seen_at + event_memory_ms then
+  -- Perhaps seen by an earlier attempt of this call whose log entry is gone.
+  if log_overrun(message_log) then return {-5} end
+  return mailbox_reply(-7)
 end
-if waiting >= tonumber(ARGV[8]) then return told_of_mail(-9) end
--- First of all, since here the server refuses when it is out of memory.
-call('RPUSH', KEYS[4], text(now) .. ':' .. ARGV[7])
-waiting = waiting + 1
-call('HSET', KEYS[3], 'posts', remember(posts, time, '0'))
-tidy(ARGV[11])
-call('ZADD', KEYS[5], text(now), ARGV[6])
-trim_events(KEYS[5], ARGV[6], ARGV[9], ARGV[10])
-call('PEXPIREAT', KEYS[5], text(now + ARGV[10] - 1))
-return told_of_mail(1)
+if message_count >= tonumber(message_limit) then return mailbox_reply(-9) end
+-- The first write, because the server rejects it when it is out of memory.
+call('RPUSH', KEYS[4], text(now) .. ':' .. message)
+message_count = message_count + 1
+call('HSET', KEYS[3], 'posts', append_to_log(message_log, '0'))
+set_mailbox_expiry(keep_ms)
+call('ZADD', KEYS[5], text(now), event_id)
+trim_events(KEYS[5], event_id, event_limit, event_memory_ms)
+call('PEXPIREAT', KEYS[5], text(now + event_memory_ms - 1))
+return mailbox_reply(1)

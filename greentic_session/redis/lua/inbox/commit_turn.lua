@@ -1,92 +1,104 @@
--- Write or remove the session, and drop the mail that was handled; end the turn, or go on.
+-- Write or remove the session, remove the handled messages, and end the turn or continue it.
 --
--- KEYS, ARGV 1-3, why atomic: see lib/mailbox and lib/record.
--- KEYS  5 events   ZSET  the completed events that the session remembers; removed with it
--- ARGV  4 owner    team/user ('' unless it writes)
---       5 ttl      life in ms, 0 never expires ('' unless it writes)
---       6 body     opaque bytes ('' unless it writes)
---       7 inc      incarnation expected, '' for an absent record
---       8 cas      version expected, '0' for an absent record
---       9 fence    number of the turn
---      10 how      write, remove or leave
---      11 handled  how many of the turn's letters are done with by now, counted from the start of the turn: an
---                  earlier call, of whose end the caller did not hear, may have dropped some of them
---      12 in hand  how many of the turn's letters are left
---      13 ends     1 if the turn ends, else ''
---      14 new      incarnation to give a new record
---      15 keep     ms to keep the ring of a record after its end, and the rings of an empty box
--- Returns {1, version, incarnation, at, letters waiting}, of a session that waits also its reply scope, its
--- owner, and its expiry, or since when it waited if it was removed.
+-- KEYS  1 record    HASH  see lib/record
+--       2 lookup    HASH  see lib/record
+--       3 mailbox   HASH  see lib/mailbox
+--       4 messages  LIST  see lib/mailbox
+--       5 events    ZSET  the completed events that the session remembers, removed with it
+-- ARGV 1-3: see lib/record.
+-- ARGV  4 new_owner             team/user, '' unless it writes
+--       5 new_ttl_ms            lifetime in ms, 0 never expires, '' unless it writes
+--       6 new_body              opaque bytes, '' unless it writes
+--       7 expected_incarnation  incarnation expected, '' for an absent record
+--       8 expected_version      version expected, '0' for an absent record
+--       9 turn_fence            fencing token of the caller's turn
+--      10 action                write, remove or leave
+--      11 handled_count         how many of the turn's messages are handled, counted from the start of the
+--                               turn. An earlier call with an unknown outcome may have removed some of them
+--      12 remaining_count       how many of the turn's messages are left
+--      13 ends_turn             1 if the turn ends, else ''
+--      14 new_incarnation       incarnation of a new record
+--      15 keep_ms               ms to keep the operation logs of a removed record and of an empty mailbox
+-- Returns {1, version, incarnation, at, message count}. For a session that waits also its reply scope, its
+-- owner, and its expiry, or since when it waited if it was removed. Else {-2, version, incarnation} or {verdict}.
 -- Verdicts: 1 done   -2 conflict (with the stored token)   -3 mismatch   -5 unknown   -8 turn lost
--- A repeated call finds itself in the box's ring.
+-- A repeated call finds its operation id in the log ops of the mailbox.
+-- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back.
 
-local RING = 'ops'
+local new_owner, new_ttl_ms, new_body = ARGV[4], ARGV[5], ARGV[6]
+local expected_incarnation, expected_version, turn_fence = ARGV[7], ARGV[8], ARGV[9]
+local action, handled_count, remaining_count = ARGV[10], ARGV[11], ARGV[12]
+local ends_turn, new_incarnation = ARGV[13], ARGV[14]
+local keep_ms = ARGV[15]
+local tombstone_ms = keep_ms
+local LOG_FIELD = 'ops'
 
 --@include lib/record
 --@include lib/operation_log
 --@include lib/mailbox
 
-local how = ARGV[10]
-local mark, done_at = recall(own)
-if mark then
-  local at_version, at_inc = mark, mark == '1' and ARGV[14] or ARGV[7]
-  if mark == 'd' then at_version, at_inc = '0', '' end
-  if how == 'leave' then at_version = ARGV[8] end
-  reply = {1, at_version, at_inc, done_at, text(waiting)}
-  if live and waits_on and mark ~= 'd' then
-    reply[6], reply[7], reply[8] = waits_on, owner, text(was)
+-- A result in an operation log is the version that the call made, d for a delete, or 0 for neither.
+local earlier_result, earlier_at = find_earlier_attempt(turn_log)
+if earlier_result then
+  local reply_version, reply_inc = earlier_result, earlier_result == '1' and new_incarnation or expected_incarnation
+  if earlier_result == 'd' then reply_version, reply_inc = '0', '' end
+  if action == 'leave' then reply_version = expected_version end
+  reply = {1, reply_version, reply_inc, earlier_at, text(message_count)}
+  if live and waits_on and earlier_result ~= 'd' then
+    reply[6], reply[7], reply[8] = waits_on, owner, text(stored_expires)
   end
   return reply
 end
-if not holds(ARGV[9]) then return lost() end
-local made = '0'
-if how ~= 'leave' then
-  if live and how == 'write' and owner ~= ARGV[4] then return {-3} end
-  local at_version, at_inc = live and version or '0', live and incarnation or ''
-  if at_version ~= ARGV[8] or at_inc ~= ARGV[7] then return {-2, at_version, at_inc} end
-  call('HLEN', KEYS[2])  -- should another type stand there, or under the next name, fail here
-  if how == 'remove' then call('ZCARD', KEYS[5]) end
+if not holds_turn(turn_fence) then return lost_reply() end
+local log_result = '0'
+if action ~= 'leave' then
+  if live and action == 'write' and owner ~= new_owner then return {-3} end
+  local stored_version, stored_inc = live and version or '0', live and incarnation or ''
+  if stored_version ~= expected_version or stored_inc ~= expected_incarnation then
+    return {-2, stored_version, stored_inc}
+  end
+  -- These reads fail before the first write if a key holds another type of value.
+  call('HLEN', KEYS[2])
+  if action == 'remove' then call('ZCARD', KEYS[5]) end
 end
--- Nothing refuses HDEL, and once a script has written, the server lets it finish. So a turn can be ended
--- when memory is full.
+-- HDEL is allowed at maxmemory, and after a script's first write the server no longer rejects OOM commands.
+-- So this also works when memory is full.
 call('HDEL', KEYS[3], 'rest')
-local drops = ARGV[11] - done
-if drops > 0 then
-  call('LTRIM', KEYS[4], text(drops), '-1')
-  waiting = math.max(0, waiting - drops)
-  tries = ARGV[13] == '' and ARGV[12] ~= '0' and 1 or 0
-  call('HSET', KEYS[3], 'done', ARGV[11])
-elseif ARGV[13] ~= '' then
-  tries = math.max(0, tries - 1)  -- the head is left: this was no attempt at it
+local removals = handled_count - removed_count
+if removals > 0 then
+  call('LTRIM', KEYS[4], text(removals), '-1')
+  message_count = math.max(0, message_count - removals)
+  attempts = ends_turn == '' and remaining_count ~= '0' and 1 or 0
+  call('HSET', KEYS[3], 'done', handled_count)
+elseif ends_turn ~= '' then
+  attempts = math.max(0, attempts - 1)  -- the head is left, so this was not an attempt at it
 end
-if how == 'write' then
-  next_version, inc = text(ARGV[8] + 1), live and incarnation or ARGV[14]
-  made = next_version
-elseif how == 'remove' and live then
-  keep, made = ARGV[15], 'd'
-  reply = {1, '0', '', text(now), text(waiting)}
+if action == 'write' then
+  next_version, next_incarnation = text(expected_version + 1), live and incarnation or new_incarnation
+  log_result = next_version
+elseif action == 'remove' and live then
+  deletes, log_result = true, 'd'
+  reply = {1, '0', '', text(now), text(message_count)}
   if waits_on then
     reply[6], reply[7], reply[8] = waits_on, owner, call('HGET', KEYS[1], 'since')
   end
   call('DEL', KEYS[5])
 end
-if ARGV[13] ~= '' then
-  held = false
+if ends_turn ~= '' then
+  is_held = false
   call('HDEL', KEYS[3], 'lease', 'by', 'worker', 'done')
 end
-call('HSET', KEYS[3], 'ops', remember(own, time, made), 'tries', text(tries))
-tidy(ARGV[15])
+call('HSET', KEYS[3], 'ops', append_to_log(turn_log, log_result), 'tries', text(attempts))
+set_mailbox_expiry(keep_ms)
 
 --@include lib/merge_operation_log
 --@include lib/delete_record
 --@include lib/write_record
 --@include lib/update_lookup_ttl
 
--- The end of inbox/commit_turn; put after lib/update_lookup_ttl.
-
 if reply then return reply end  -- removed
-if not next_version then return {1, ARGV[8], ARGV[7], text(now), text(waiting)} end
-reply = {1, next_version, inc, text(now), text(waiting)}
+if not next_version then return {1, expected_version, expected_incarnation, text(now), text(message_count)} end
+reply = {1, next_version, next_incarnation, text(now), text(message_count)}
 if live and waits_on then
   reply[6], reply[7], reply[8] = waits_on, owner, text(expires)
 end

@@ -1,12 +1,18 @@
--- Keep an event no longer.
+-- Delete a stored event that is assigned to a session.
 --
--- KEYS, ARGV 1-2, why atomic: see lib/early_event.
--- ARGV  3 key      of the session that it is for
---       4 event    as inbox/assign_early tells it
+-- KEYS  1 early    LIST  see lib/early_event
+-- ARGV 1-2: see lib/early_event.
+-- ARGV  3 key    of the session
+--       4 event  as inbox/assign_early returns it
 -- Returns {1}.
+-- Verdicts: 1 done
+-- A repeated call is idempotent.
+-- Why atomic: a script runs alone.
+
+local key, event = ARGV[3], ARGV[4]
 
 --@include lib/early_event
 
-local at, _, rest = opened(ARGV[4])
-redis.call('LREM', KEYS[1], '1', assigned(at, ARGV[3], rest))
+local at, _, rest = parse_event(event)
+redis.call('LREM', KEYS[1], '1', assigned_event(at, key, rest))
 return {1}

@@ -1,19 +1,27 @@
 -- Remove a dead letter.
 --
--- KEYS, ARGV 1-3, why atomic: see lib/mailbox.
--- KEYS  5 dead     LIST  see inbox/take_turn
--- ARGV  4 entry    the dead letter, as it stands there
---       5 keep     ms to keep the rings of an empty box
--- Verdicts: 1 done   0 absent   -5 unknown. A repeated call finds itself in the ring of posts.
+-- KEYS  1 record    HASH  see lib/record
+--       2 lookup    HASH  see lib/record
+--       3 mailbox   HASH  see lib/mailbox
+--       4 messages  LIST  see lib/mailbox
+--       5 dead      LIST  see inbox/take_turn
+-- ARGV 1-3: see lib/record.
+-- ARGV  4 entry    the dead letter as stored
+--       5 keep_ms  ms to keep the operation logs of an empty mailbox
+-- Returns {verdict}.
+-- Verdicts: 1 done   0 absent   -5 unknown
+-- A repeated call finds its operation id in the log posts.
+-- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back.
 
-local RING = 'ops'
+local entry, keep_ms = ARGV[4], ARGV[5]
+local LOG_FIELD = 'ops'
 
 --@include lib/record
 --@include lib/operation_log
 --@include lib/mailbox
 
-if recall(posts) then return {1} end
-if call('LREM', KEYS[5], '1', ARGV[4]) == 0 then return {overrun(posts, time) and -5 or 0} end
-call('HSET', KEYS[3], 'posts', remember(posts, time, '0'))
-tidy(ARGV[5])
+if find_earlier_attempt(message_log) then return {1} end
+if call('LREM', KEYS[5], '1', entry) == 0 then return {log_overrun(message_log) and -5 or 0} end
+call('HSET', KEYS[3], 'posts', append_to_log(message_log, '0'))
+set_mailbox_expiry(keep_ms)
 return {1}

@@ -1,11 +1,17 @@
--- Enter an expectation before the mail, so that there is no mail without a hint.
+-- Add a pending entry to the index before a message, because each message needs an entry.
 --
--- KEYS, ARGV 1-2, why atomic: see lib/inbox_index.
--- ARGV  3 member  the expectation
---       4 grace   ms after which the session is looked at, should its admitter not come to say more
+-- KEYS  1 index    ZSET  see lib/inbox_index
+-- ARGV 1-2: see lib/inbox_index.
+-- ARGV  3 entry     the pending entry, token!env/tenant/key
+--       4 grace_ms  ms after which the session is due if the caller dies
 -- Returns {1}.
+-- Verdicts: 1 done
+-- A repeated call writes the same entry, due later.
+-- Why atomic: a script runs alone.
+
+local entry, grace_ms = ARGV[3], ARGV[4]
 
 --@include lib/inbox_index
 
-redis.call('ZADD', KEYS[1], score(now + ARGV[4]), ARGV[3])
+redis.call('ZADD', KEYS[1], score(now + grace_ms), entry)
 return {1}

@@ -1,19 +1,26 @@
--- Say which session has been due for longest, and let it be due later: somebody looks at it.
+-- Return the session that has been due for longest, and defer it while a worker takes its turn.
 --
--- KEYS, ARGV 1-2, why atomic: see lib/inbox_index.
--- ARGV  3 visit   ms after which it is due again, should its visitor not come to say more
--- Returns {1, session, its new score}, or {0, ms until the next is due}, or {0}.
--- A repeated call cannot know which one its earlier attempt was given. So all that were put off since are due
--- at once.
+-- KEYS  1 index    ZSET  see lib/inbox_index
+-- ARGV 1-2: see lib/inbox_index.
+-- ARGV  3 defer_ms  ms after which the session is due again if the worker dies
+-- Returns {1, session, its new score}, {0, ms until the next session is due}, or {0}.
+-- Verdicts: 1 done   0 no session is due
+-- A repeated call cannot know which session its earlier attempt returned. So all sessions that were deferred
+-- since then are due immediately.
+-- Why atomic: a script runs alone.
+
+local ambiguous_since, defer_ms = ARGV[2], ARGV[3]
 
 --@include lib/inbox_index
 
-if ARGV[2] ~= '' then recall_since(math.min(ARGV[2] + 0, now), '256') end
+if ambiguous_since ~= '' then requeue_deferred_since(math.min(ambiguous_since + 0, now), defer_ms, '256') end
 local first = redis.call('ZRANGE', KEYS[1], '0', '0', 'WITHSCORES')
 if not first[1] then return {0} end
 if tonumber(first[2]) > now then return {0, string.format('%.0f', math.ceil(first[2] - now))} end
+-- ZREM is allowed at maxmemory, and after a script's first write the server no longer rejects OOM commands.
+-- So this also works when memory is full.
 redis.call('ZREM', KEYS[1], first[1])
-local session = expected(first[1]) or first[1]
-local mark = score(now + ARGV[3])
-redis.call('ZADD', KEYS[1], mark, session)
-return {1, session, mark}
+local session = session_of_pending(first[1]) or first[1]
+local deferred_score = score(now + defer_ms)
+redis.call('ZADD', KEYS[1], deferred_score, session)
+return {1, session, deferred_score}

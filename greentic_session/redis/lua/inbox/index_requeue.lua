@@ -1,13 +1,20 @@
--- Let be due again what a caller was given to look at, who did not hear of it and will not look; and wake who waits.
+-- Make sessions due again that were deferred for a caller that was cancelled, and notify the waiters.
 --
--- KEYS, ARGV 1-2, why atomic: see lib/inbox_index.
--- ARGV  3 visit    ms by which it was put off, as in inbox/index_next_due
---       4 age      ms since the caller asked, or more
---       5 channel  to tell of it
--- Returns {1}. The last few that were put off since he asked are due: which one he was given, nobody knows.
+-- KEYS  1 index    ZSET  see lib/inbox_index
+-- ARGV 1-2: see lib/inbox_index.
+-- ARGV  3 defer_ms  ms by which they were deferred, as in inbox/index_next_due
+--       4 age_ms    ms since the caller asked, or more
+--       5 channel   where to notify
+-- Returns {1}.
+-- Verdicts: 1 done
+-- The caller does not know which session it got. So the last few that were deferred since it asked are due.
+-- A repeated call is harmless: at worst a worker finds a held turn.
+-- Why atomic: a script runs alone.
+
+local defer_ms, age_ms, channel = ARGV[3], ARGV[4], ARGV[5]
 
 --@include lib/inbox_index
 
-recall_since(now - ARGV[4], '32')
-redis.pcall('PUBLISH', ARGV[5], '1')
+requeue_deferred_since(now - age_ms, defer_ms, '32')
+redis.pcall('PUBLISH', channel, '1')
 return {1}

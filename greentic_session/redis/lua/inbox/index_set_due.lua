@@ -1,24 +1,36 @@
--- Say when a session is to be looked at, or that it need not be; and wake who waits.
+-- Set when a session is due, or remove its index entry, and notify the waiters.
 --
--- KEYS, ARGV 1-3, why atomic: see lib/inbox_index.
--- ARGV  4 mark      the score that the caller gave it, '' for none
---       5 delay     ms until it is due, '' if it need not be
---       6 channel   to tell of it, '' for none
---       7 token     of the caller's expectation, which is over, '' for none
--- Returns {1}. If the score is another than the mark, a hint is not taken out, and is due no later than before.
+-- KEYS  1 index    ZSET  see lib/inbox_index
+-- ARGV 1-2: see lib/inbox_index.
+-- ARGV  3 member         the session, env/tenant/key
+--       4 known_score    the score that the caller set last, '' for none
+--       5 delay_ms       ms until the session is due, '' if it need not be
+--       6 channel        where to notify, '' for none
+--       7 pending_token  of the caller's pending entry, which is removed, '' for none
+-- Returns {1}.
+-- Verdicts: 1 done
+-- If the score is not the known one, another caller has changed the entry. Then the entry is not removed, and
+-- is due no later than before.
+-- A repeated call is idempotent, or makes the session due once more.
+-- Why atomic: a script runs alone.
+
+local member, known_score, delay_ms, channel, pending_token = ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
 
 --@include lib/inbox_index
 
-if ARGV[7] ~= '' then redis.call('ZREM', KEYS[1], ARGV[7] .. '!' .. ARGV[3]) end
-local before = redis.call('ZSCORE', KEYS[1], ARGV[3])
-local is_own = before and ARGV[4] ~= '' and tonumber(before) == tonumber(ARGV[4])
-if ARGV[5] == '' then
-  if is_own then redis.call('ZREM', KEYS[1], ARGV[3]) end
+if pending_token ~= '' then redis.call('ZREM', KEYS[1], pending_token .. '!' .. member) end
+local stored_score = redis.call('ZSCORE', KEYS[1], member)
+local is_unchanged = stored_score and known_score ~= '' and tonumber(stored_score) == tonumber(known_score)
+if delay_ms == '' then
+  if is_unchanged then redis.call('ZREM', KEYS[1], member) end
   return {1}
 end
-local at = now + ARGV[5]
-if before and not is_own then at = math.min(at, before - 0.001) end  -- a change, for who looks at it now
-redis.call('ZREM', KEYS[1], ARGV[3])  -- nothing refuses it: see inbox/index_next_due
-redis.call('ZADD', KEYS[1], score(at), ARGV[3])
-if ARGV[6] ~= '' then redis.pcall('PUBLISH', ARGV[6], '1') end
+local due_at = now + delay_ms
+-- Less than the stored score, because another worker that looks at the session must see a change.
+if stored_score and not is_unchanged then due_at = math.min(due_at, stored_score - 0.001) end
+-- ZREM is allowed at maxmemory, and after a script's first write the server no longer rejects OOM commands.
+-- So this also works when memory is full.
+redis.call('ZREM', KEYS[1], member)
+redis.call('ZADD', KEYS[1], score(due_at), member)
+if channel ~= '' then redis.pcall('PUBLISH', channel, '1') end
 return {1}

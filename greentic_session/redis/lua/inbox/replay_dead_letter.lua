@@ -1,31 +1,39 @@
--- Put a dead letter at the end of its mailbox, as a new one.
+-- Move a dead letter to the end of its mailbox, as a new message.
 --
--- KEYS, ARGV 1-3, why atomic: see lib/mailbox.
--- KEYS  5 dead     LIST  see inbox/take_turn
--- ARGV  4 entry    the dead letter, as it stands there
---       5 letter   without its time: the end of it
---       6 died     ms since the epoch: the start of it
---       7 memory   ms for which dead letters are kept
---       8 full     how many letters may wait
---       9 keep     ms to keep the rings of an empty box
--- Returns as inbox/admit does; of verdict 0 and -5 that only.
--- Verdicts: 1 done   0 absent   -5 unknown   -9 full. A repeated call finds itself in the ring of posts.
+-- KEYS  1 record    HASH  see lib/record
+--       2 lookup    HASH  see lib/record
+--       3 mailbox   HASH  see lib/mailbox
+--       4 messages  LIST  see lib/mailbox
+--       5 dead      LIST  see inbox/take_turn
+-- ARGV 1-3: see lib/record.
+-- ARGV  4 entry          the dead letter as stored
+--       5 message        the end of the entry: the message without its time
+--       6 died_ms        the start of the entry: ms since the epoch
+--       7 retention_ms   ms for which dead letters are kept
+--       8 message_limit  how many messages the mailbox may hold
+--       9 keep_ms        ms to keep the operation logs of an empty mailbox
+-- Returns {verdict, message count, ms until a turn may be taken, worker or ''}, or {0}, or {-5}.
+-- Verdicts: 1 done   0 absent   -5 unknown   -9 full
+-- A repeated call finds its operation id in the log posts.
+-- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back.
 
-local RING = 'ops'
+local entry, message, died_ms, retention_ms = ARGV[4], ARGV[5], ARGV[6], ARGV[7]
+local message_limit, keep_ms = ARGV[8], ARGV[9]
+local LOG_FIELD = 'ops'
 
 --@include lib/record
 --@include lib/operation_log
 --@include lib/mailbox
 
-if recall(posts) then return told_of_mail(1) end
-if now >= ARGV[6] + ARGV[7] or not call('LPOS', KEYS[5], ARGV[4]) then
-  return {overrun(posts, time) and -5 or 0}
+if find_earlier_attempt(message_log) then return mailbox_reply(1) end
+if now >= died_ms + retention_ms or not call('LPOS', KEYS[5], entry) then
+  return {log_overrun(message_log) and -5 or 0}
 end
-if waiting >= tonumber(ARGV[8]) then return told_of_mail(-9) end
--- First of all, since here the server refuses when it is out of memory.
-call('RPUSH', KEYS[4], text(now) .. ':' .. ARGV[5])
-call('LREM', KEYS[5], '1', ARGV[4])
-waiting = waiting + 1
-call('HSET', KEYS[3], 'posts', remember(posts, time, '0'))
-tidy(ARGV[9])
-return told_of_mail(1)
+if message_count >= tonumber(message_limit) then return mailbox_reply(-9) end
+-- The first write, because the server rejects it when it is out of memory.
+call('RPUSH', KEYS[4], text(now) .. ':' .. message)
+call('LREM', KEYS[5], '1', entry)
+message_count = message_count + 1
+call('HSET', KEYS[3], 'posts', append_to_log(message_log, '0'))
+set_mailbox_expiry(keep_ms)
+return mailbox_reply(1)

@@ -1,87 +1,98 @@
--- Take the turn at a session's mail, and read its state.
+-- Take the turn of a session: its messages and its state.
 --
--- KEYS, ARGV 1-3, why atomic: see lib/mailbox.
--- KEYS  5 dead      LIST  letters that were tried too often: `died:tries:` and the letter; died is ms since the
---                         epoch
--- ARGV  4 by        names this attempt
---       5 worker    who takes it
---       6 lease     ms
---       7 most      letters to hand out; the head alone if it was tried before; none behind one that is not for
---                   the session
---       8 attempts  how often a head may be tried
---       9 bury      1 if a head that has had them, or is not for the session, may go to the dead letters: the
---                   index of these knows of it
---      10 memory    ms to keep dead letters
---      11 keep      ms to keep the rings of an empty box
---      12 floor     us: the fence is to be higher
--- Returns {1, fence, lease end in ms, ms left, tries, version, incarnation, owner, life, at, body, letter, ...},
--- the six of the session '' if there is none; or {-6, ms until it may be taken}.
--- Verdicts: 1 done   0 no mail   -6 in hand, or at rest   -10 the head is to be buried
--- A repeated call finds its own attempt: what it did is not done again.
+-- KEYS  1 record    HASH  see lib/record
+--       2 lookup    HASH  see lib/record
+--       3 mailbox   HASH  see lib/mailbox
+--       4 messages  LIST  see lib/mailbox
+--       5 dead      LIST  dead letters: `died:tries:` and the message. died is ms since the epoch
+-- ARGV 1-3: see lib/record.
+-- ARGV  4 taking_attempt   names this attempt to take the turn
+--       5 worker           name of the worker
+--       6 lease_ms         length of the lease in ms
+--       7 batch_limit      how many messages to return. Only the head if it was tried before, and none behind
+--                          a message that is not for the session
+--       8 attempt_limit    how often a head may be tried
+--       9 may_dead_letter  1 if a head that was tried as often, or is not for the session, may become a dead
+--                          letter, because the index of dead letters has an entry for it. Else ''
+--      10 retention_ms     ms to keep dead letters
+--      11 keep_ms          ms to keep the operation logs of an empty mailbox
+--      12 fence_floor      us: the new fencing token is higher
+-- Returns {1, fencing token, lease end in ms, ms left, attempts, version, incarnation, owner, ttl, at, body,
+-- message, ...}, the six parts of the session '' if it is absent. Or {-6, ms until a turn may be taken}, {0},
+-- or {-10}.
+-- Verdicts: 1 done   0 no messages   -6 held, or in backoff   -10 the head has to become a dead letter
+-- A repeated call finds its own attempt, and returns the same turn.
+-- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back.
 
--- Whose a letter is.
-
-local RING = 'ops'
+local taking_attempt, worker, lease_ms, batch_limit = ARGV[4], ARGV[5], ARGV[6], ARGV[7]
+local attempt_limit, may_dead_letter, retention_ms = ARGV[8], ARGV[9], ARGV[10]
+local keep_ms, fence_floor = ARGV[11], ARGV[12]
+local LOG_FIELD = 'ops'
 
 --@include lib/record
 --@include lib/operation_log
 --@include lib/mailbox
 
-local function whose(letter)
-  local _, last, length = string.find(letter, '^%d+:(%d+):')
-  return last and string.sub(letter, last + 1, last + length)
+-- The owner that admitted a message, nil for a message of another form.
+local function owner_of(message)
+  local _, last, length = string.find(message, '^%d+:(%d+):')
+  return last and string.sub(message, last + 1, last + length)
 end
 
--- The fence, as inbox/admit judges it, for a session that came to be since: see fence.py.
-local function admits(admitter)
-  return not live or not admitter or owner == admitter or owner == string.match(admitter, '^[^/]*/')
+-- The access check of inbox/admit, for a session that was created later: see _core/tenancy.py.
+local function is_allowed(admitting_owner)
+  return not live or not admitting_owner or owner == admitting_owner
+    or owner == string.match(admitting_owner, '^[^/]*/')
 end
 
-if not (held and by == ARGV[4]) then
-  if held then return {-6, text(leased - now)} end
-  if rest > now then return {-6, text(rest - now)} end
-  while waiting > 0 and (tries >= tonumber(ARGV[8]) or not admits(whose(call('LINDEX', KEYS[4], '0')))) do
-    if ARGV[9] == '' then return {-10} end
-    call('LLEN', KEYS[5])  -- should another type stand there, fail here
-    -- Nothing refuses LPOP, and once a script has written, the server lets it finish. So mail is taken, and
-    -- memory freed, when memory is full.
-    local letter = call('LPOP', KEYS[4])
-    call('RPUSH', KEYS[5], text(now) .. ':' .. text(tries) .. ':' .. letter)
-    call('PEXPIREAT', KEYS[5], text(now + ARGV[10] - 1))
-    local oldest = string.match(call('LINDEX', KEYS[5], '0'), '^%d+')
-    while now >= oldest + ARGV[10] do  -- it ends with the one of now
+if not (is_held and turn_attempt == taking_attempt) then
+  if is_held then return {-6, text(lease_end - now)} end
+  if retry_at > now then return {-6, text(retry_at - now)} end
+  while message_count > 0
+    and (attempts >= tonumber(attempt_limit) or not is_allowed(owner_of(call('LINDEX', KEYS[4], '0')))) do
+    if may_dead_letter == '' then return {-10} end
+    call('LLEN', KEYS[5])  -- fails before the first write if the key holds another type of value
+    -- LPOP is allowed at maxmemory, and after a script's first write the server no longer rejects OOM commands.
+    -- So this also works when memory is full.
+    local message = call('LPOP', KEYS[4])
+    call('RPUSH', KEYS[5], text(now) .. ':' .. text(attempts) .. ':' .. message)
+    call('PEXPIREAT', KEYS[5], text(now + retention_ms - 1))
+    local oldest_at = string.match(call('LINDEX', KEYS[5], '0'), '^%d+')
+    while now >= oldest_at + retention_ms do  -- ends at the latest with the dead letter of now
       call('LPOP', KEYS[5])
-      oldest = string.match(call('LINDEX', KEYS[5], '0'), '^%d+')
+      oldest_at = string.match(call('LINDEX', KEYS[5], '0'), '^%d+')
     end
-    waiting, tries = waiting - 1, 0
+    message_count, attempts = message_count - 1, 0
   end
-  if waiting == 0 then
-    if told[1] then tidy(ARGV[11]) end
+  if message_count == 0 then
+    if stored_mailbox[1] then set_mailbox_expiry(keep_ms) end
     return {0}
   end
-  call('HDEL', KEYS[3], 'rest', 'done')  -- not refused either
-  tries = tries + 1
-  fence = string.format('%.0f', math.max(time[1] * 1000000 + time[2], fence + 1, ARGV[12] + 1))
-  leased, held = now + ARGV[6], true
-  call('HSET', KEYS[3], 'fence', fence, 'lease', text(leased), 'by', ARGV[4], 'worker', ARGV[5],
-    'tries', text(tries))
-  tidy(ARGV[11])
+  -- HDEL is allowed at maxmemory, and after a script's first write the server no longer rejects OOM commands.
+  -- So this also works when memory is full.
+  call('HDEL', KEYS[3], 'rest', 'done')
+  attempts = attempts + 1
+  fencing_token = string.format('%.0f', math.max(time[1] * 1000000 + time[2], fencing_token + 1, fence_floor + 1))
+  lease_end, is_held = now + lease_ms, true
+  call('HSET', KEYS[3], 'fence', fencing_token, 'lease', text(lease_end), 'by', taking_attempt, 'worker', worker,
+    'tries', text(attempts))
+  set_mailbox_expiry(keep_ms)
 end
 local body = live and call('HGET', KEYS[1], 'body') or ''
-local answer = {1, fence, text(leased), text(leased - now), text(tries)}
+local turn = {1, fencing_token, text(lease_end), text(lease_end - now), text(attempts)}
 if live then
-  for _, part in ipairs({version, incarnation or '', owner or '', life or '', stored[5] or '', body}) do
-    answer[#answer + 1] = part
+  for _, part in ipairs({version, incarnation or '', owner or '', ttl or '', stored[5] or '', body}) do
+    turn[#turn + 1] = part
   end
 else
-  for _ = 1, 6 do answer[#answer + 1] = '' end
+  for _ = 1, 6 do turn[#turn + 1] = '' end
 end
-local letters = call('LRANGE', KEYS[4], '0', tries > 1 and '0' or text(ARGV[7] - 1))
-local first = whose(letters[1] or '')
-for _, letter in ipairs(letters) do
-  local admitter = whose(letter)
-  -- Whose session it will be is not known where there is none: so one caller's mail at a time.
-  if admitter ~= first and (not live or not admits(admitter)) then break end
-  answer[#answer + 1] = letter
+local messages = call('LRANGE', KEYS[4], '0', attempts > 1 and '0' or text(batch_limit - 1))
+local head_owner = owner_of(messages[1] or '')
+for _, message in ipairs(messages) do
+  local message_owner = owner_of(message)
+  -- Without a session its future owner is unknown. So a turn returns messages of one owner only.
+  if message_owner ~= head_owner and (not live or not is_allowed(message_owner)) then break end
+  turn[#turn + 1] = message
 end
-return answer
+return turn

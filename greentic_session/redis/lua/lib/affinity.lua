@@ -1,70 +1,78 @@
--- Shared start of the scripts on the workers of a group and the keys that are placed among them.
+-- Start of the scripts on the members of a group and the placements among them.
 --
--- KEYS  1 ops      ZSET  op -> when that call was done (ms since the epoch)
+-- KEYS  1 ops      ZSET  operation id -> when that call was done (ms since the epoch)
 --       2 members  HASH  worker -> `ends:fence:attempt`
 --       3 places   HASH  place -> `expires:ttl:worker` newline `pin`
 --       4 ends     ZSET  place -> expires
--- ARGV  1 op       16 hex digits that name this call, the same on each attempt at it
---       2 doubt    as for other scripts; not needed here: see below
---       3 grace    ms for which done calls are remembered, longer than any call takes
+-- ARGV  1 operation_id     16 hex digits that name this call, the same on each retry
+--       2 ambiguous_since  as for other scripts. Not used here: see below
+--       3 grace_ms         ms for which done calls are remembered, longer than any call takes
 --
---    ends     ms since the epoch: when the member's lease ends; it lives while now < ends
---    fence    us since the epoch when it joined, made to grow from one membership of that name to the next
+--    ends     ms since the epoch: when the member's lease ends. The member is live while now < ends
+--    fence    fencing token of the membership: the time of the join in us since the epoch, and higher than
+--             that of every earlier membership under the same name
 --    attempt  names the membership
 --    place    a key, or env/tenant, newline, key
---    expires  ms since the epoch: the placement is there while now < expires
---    ttl      ms: its life, which begins anew each time it is used
---    worker   the one it was given to last, '' before
---    pin      the one it is pinned to, '' without a pin
+--    expires  ms since the epoch: the placement is present while now < expires
+--    ttl      lifetime of the placement in ms, which restarts at each use
+--    worker   the worker that was assigned last, '' if none was
+--    pin      the worker that the place is pinned to, '' without a pin
 --
--- A value of another form counts as absent, and is written over.
+-- Reads: KEYS 1-4, ARGV 1 and 3.
+-- Sets: KEYS ARGV call operation_id grace_ms time now, is_done (this call was done by an earlier attempt).
+-- Functions: whole, last_ms, begin_at_maxmemory, remember, find_member, is_live.
 --
--- A repeated call: what could be answered otherwise the second time, since the first changed it, leaves
--- its op in ops, and is answered by that. All else (join, renew, assign) comes to the same when it is done
--- again: join and renew know their attempt, assign finds what it has assigned.
+-- A value of another form counts as absent, and is overwritten.
 --
--- Why atomic: a script runs alone. It judges first and writes last, since nothing rolls back. Whatever
--- a group has bears the group's name in braces, so it is in one slot.
+-- A repeated call: some calls change what decides their reply (leave, pin, unpin, touch, forget). They leave
+-- their operation id in ops, and a repeat returns done. The others (join, renew, assign) are idempotent: join and renew
+-- compare the attempt, and assign finds its earlier assignment.
+--
+-- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back. All keys
+-- of a group have the group's name in braces, so they are in one slot.
 
 local KEYS, ARGV, call = KEYS, ARGV, redis.call
+local operation_id, grace_ms = ARGV[1], ARGV[3]
 local time = call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
--- Should another type stand under one of the names, fail here, before anything is written.
-local is_done = call('ZSCORE', KEYS[1], ARGV[1])
+-- These reads fail before the first write if a key holds another type of value.
+local is_done = call('ZSCORE', KEYS[1], operation_id)
 call('HLEN', KEYS[2])
 call('HLEN', KEYS[3])
 call('ZCARD', KEYS[4])
 
--- More digits than Lua writes by itself.
+-- Numbers of us have more digits than Lua writes by default (LUAI_NUMFFORMAT is %.14g).
 local function whole(number)
   return string.format('%.0f', number)
 end
 
--- The time with which a name ends that is of use until then. The server removes one when now > its time,
--- and at once if that is not to come: so a name of the last ms lives for another one.
-local function last_ms(ends)
-  return whole(math.max(ends - 1, now + 1))
+-- The expiry time of a key that is needed until `end_ms`. The server removes a key when now > its time,
+-- and immediately if that time has passed. So a key of the last ms lives for one more ms.
+local function last_ms(end_ms)
+  return whole(math.max(end_ms - 1, now + 1))
 end
 
--- Nothing refuses HDEL, and once a script has written, the server lets it finish (Redis docs, "Eval
--- scripts"). So what needs no more memory than there is can be done when that is full.
-local function though_full()
+-- HDEL is allowed at maxmemory, and after a script's first write the server no longer rejects OOM commands.
+-- So this also works when memory is full.
+local function begin_at_maxmemory()
   call('HDEL', KEYS[2], '')
 end
 
+-- Record that this call was done.
 local function remember()
-  call('ZADD', KEYS[1], whole(now), ARGV[1])
-  call('ZREMRANGEBYSCORE', KEYS[1], '-inf', whole(now - ARGV[3]))
-  call('PEXPIRE', KEYS[1], ARGV[3])
+  call('ZADD', KEYS[1], whole(now), operation_id)
+  call('ZREMRANGEBYSCORE', KEYS[1], '-inf', whole(now - grace_ms))
+  call('PEXPIRE', KEYS[1], grace_ms)
 end
 
--- A member's lease end, fence and attempt; nil if there is none.
-local function seat_of(worker)
-  local ends, fence, attempt = string.match(call('HGET', KEYS[2], worker) or '', '^(%d+):(%d+):(.*)$')
-  return tonumber(ends), fence, attempt
+-- A member's lease end, fencing token and attempt, nil if there is none.
+local function find_member(worker)
+  local lease_end, fencing_token, stored_attempt =
+    string.match(call('HGET', KEYS[2], worker) or '', '^(%d+):(%d+):(.*)$')
+  return tonumber(lease_end), fencing_token, stored_attempt
 end
 
-local function lives(worker)
-  local ends = worker ~= '' and seat_of(worker)
-  return ends and now < ends
+local function is_live(worker)
+  local lease_end = worker ~= '' and find_member(worker)
+  return lease_end and now < lease_end
 end

@@ -1,17 +1,20 @@
--- Shared by the scripts that change places; put after lib/affinity.
+-- Reads and writes placements. Include it after lib/affinity.
+--
+-- Reads: KEYS call now whole last_ms of lib/affinity.
+-- Functions: find_placement, sweep_placements, write_placement, remove_placement.
 
-local FEW = '8'  -- expired placements that each change takes out; it makes at most one
+local SWEEP_LIMIT = '8'  -- expired placements that each change removes, which adds at most one
 
--- A placement's worker, pin and ttl; nil if it is not there.
-local function placed(place)
+-- A placement's worker, pin and ttl, nil if it is absent.
+local function find_placement(place)
   local line = call('HGET', KEYS[3], place) or ''
   local expires, ttl, worker, pin = string.match(line, '^(%d+):(%d+):([^\n]*)\n([^\n]*)$')
   if expires and now < tonumber(expires) then return worker, pin, ttl end
 end
 
--- Take out a few placements that have expired, and let the rest live as long as the longest of them.
-local function tidy_places()
-  for _, place in ipairs(call('ZRANGEBYSCORE', KEYS[4], '-inf', whole(now), 'LIMIT', '0', FEW)) do
+-- Remove some expired placements, and let the keys live as long as the longest placement.
+local function sweep_placements()
+  for _, place in ipairs(call('ZRANGEBYSCORE', KEYS[4], '-inf', whole(now), 'LIMIT', '0', SWEEP_LIMIT)) do
     call('HDEL', KEYS[3], place)
     call('ZREM', KEYS[4], place)
   end
@@ -22,17 +25,17 @@ local function tidy_places()
   end
 end
 
--- Write a placement whose life begins now, and return when it expires.
-local function keep(place, worker, pin, ttl)
+-- Write a placement whose lifetime starts now, and return when it expires.
+local function write_placement(place, worker, pin, ttl)
   local expires = whole(now + ttl)
   call('HSET', KEYS[3], place, expires .. ':' .. ttl .. ':' .. worker .. '\n' .. pin)
   call('ZADD', KEYS[4], expires, place)
-  tidy_places()
+  sweep_placements()
   return expires
 end
 
-local function drop(place)
+local function remove_placement(place)
   call('HDEL', KEYS[3], place)
   call('ZREM', KEYS[4], place)
-  tidy_places()
+  sweep_placements()
 end

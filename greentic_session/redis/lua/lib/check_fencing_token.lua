@@ -1,9 +1,12 @@
--- Shared by the writes that a lease guards; put after lib/operation_log. The last of ARGV is the fence.
+-- Compare the caller's fencing token with the newest grant of its lease. Include it after lib/record.
 --
--- KEYS  3 guard   HASH  fence   number of the newest grant
+-- KEYS  3 grant   HASH  fence   number of the newest grant
 --                       lease   when its lease ends (ms since the epoch)
---                       by      who holds it; gone when it was given back, so that a clock which is set back
---                               does not bring it again
+--                       by      token of the holder. A release removes it, and then a clock that is set back
+--                               does not make the lease valid again
+--
+-- Reads: KEYS 3, now, fencing_token (of the script).
+-- Sets: is_held (whether the caller's lease is valid).
 
-local granted = call('HMGET', KEYS[3], 'fence', 'lease', 'by')
-local is_held = granted[1] == ARGV[#ARGV] and granted[3] and now < (tonumber(granted[2]) or 0)
+local grant = call('HMGET', KEYS[3], 'fence', 'lease', 'by')
+local is_held = grant[1] == fencing_token and grant[3] and now < (tonumber(grant[2]) or 0)

@@ -1,21 +1,23 @@
--- Shared by the scripts that write only over an expected token (ARGV 7 its incarnation, 8 its version);
--- put after lib/operation_log.
+-- The reply of a write that expects a token, if neither the token nor an earlier attempt was found. Include it after
+-- lib/operation_log.
+--
+-- Reads: KEYS 1, new_owner, new_ttl_ms, expected_incarnation, expected_version (of the script), and the locals of
+--    lib/record and lib/operation_log.
+-- Functions: conflict_reply.
 
--- The verdict on a call that found neither the token it expects nor a trace of an earlier attempt. ARGV 4
--- is the owner, ARGV 5 the life to write.
-local function conflict(ops)
+local function conflict_reply(shared_log)  -- the value of ops
   if not live then
     -- An earlier attempt may have been executed on a record that has expired since.
-    return {doubt == '' and -2 or -5, '0', ''}
+    return {ambiguous_since == '' and -2 or -5, '0', ''}
   end
-  if owner ~= ARGV[4] then return {-3} end
-  if outlived(ARGV[5]) then return {-5} end
-  if doubt ~= '' and incarnation == ARGV[7] then
-    -- A conflict is certain only while it is known who made the version after the expected one.
-    local slot = call('HGET', KEYS[1], 'op' .. (ARGV[8] + 1) % 8) or ''
-    local current = slot .. (string.match(ops, '^(.-):[1d];') or ops)
-    if not string.find(current, ':' .. text(ARGV[8] + 1) .. ';', 1, true) then return {-5} end
-  elseif overrun(ops, time) then
+  if owner ~= new_owner then return {-3} end
+  if may_have_expired(new_ttl_ms) then return {-5} end
+  if ambiguous_since ~= '' and incarnation == expected_incarnation then
+    -- A conflict is certain only while the log tells which call made the version after the expected one.
+    local slot = call('HGET', KEYS[1], 'op' .. (expected_version + 1) % 8) or ''
+    local of_incarnation = slot .. (string.match(shared_log, '^(.-):[1d];') or shared_log)
+    if not string.find(of_incarnation, ':' .. text(expected_version + 1) .. ';', 1, true) then return {-5} end
+  elseif log_overrun(shared_log) then
     return {-5}
   end
   return {-2, version, incarnation}

@@ -1,10 +1,16 @@
--- Remove the record and its field in the lookup, if a verb set `keep` and found no other type under the
--- lookup's name. DEL goes first, so it works when memory is full. The ring stays for `keep` ms, so that a
--- later attempt of this call finds its answer and leaves alone what was created under the name since.
+-- Delete the record and its field in the lookup if the script has set `deletes`. It has checked the type of the
+-- lookup's key before. A tombstone stays: a retry of this call finds its result there, and does not delete a record
+-- that was created under the key since.
+--
+-- Reads: KEYS 1-2, deletes, tombstone_ms (of the script: how long the tombstone stays), and the locals of lib/record
+--    and lib/operation_log.
+-- Sets: added (removed fields in the lookup: 1 or 0).
 
-if keep then
+if deletes then
+  -- DEL is allowed at maxmemory, and after a script's first write the server no longer rejects OOM commands. So
+  -- this also works when memory is full.
   call('DEL', KEYS[1])
-  call('HSET', KEYS[1], 'ops', remember(ops, time, 'd'))
-  call('PEXPIRE', KEYS[1], keep)
-  added = call('HDEL', KEYS[2], field)
+  call('HSET', KEYS[1], 'ops', append_to_log(log, 'd'))
+  call('PEXPIRE', KEYS[1], tombstone_ms)
+  added = call('HDEL', KEYS[2], lookup_field)
 end

@@ -1,19 +1,25 @@
--- Shared start of the scripts on events that came before their wait.
+-- Start of the scripts on early events.
 --
--- KEYS  1 early    LIST  events, the oldest first: as the letters in lib/mailbox. Of one that a session was found
---                        for, `!length:key` comes after the time: it is that session's whatever happens next
--- ARGV  1, 2       as for other scripts; not needed here: a repeated call comes to the same
+-- KEYS  1 early    LIST  events, the oldest first: as the messages in lib/mailbox. An event that is assigned
+--                        to a session has `!length:key` after the time. Its session does not change later,
+--                        unless that session is gone
+-- ARGV  1 operation_id     as for other scripts. Not used here: a repeated call is idempotent
+--       2 ambiguous_since  as for other scripts. Not used here
+--
+-- Reads: nothing. Sets: nothing.
+-- Functions: parse_event, assigned_event.
 --
 -- Why atomic: a script runs alone.
 
--- The time of an event, the key of the session that it is for if there is one, and the rest.
-local function opened(letter)
-  local at, after = string.match(letter, '^(%d+)()')
-  local length, start = string.match(letter, '^!(%d+):()', after)
-  if not length then return at, nil, string.sub(letter, after) end
-  return at, string.sub(letter, start, start + length - 1), string.sub(letter, start + length)
+-- The time of an event, the key of its session if it is assigned, and the rest.
+local function parse_event(event)
+  local at, after = string.match(event, '^(%d+)()')
+  local length, start = string.match(event, '^!(%d+):()', after)
+  if not length then return at, nil, string.sub(event, after) end
+  return at, string.sub(event, start, start + length - 1), string.sub(event, start + length)
 end
 
-local function assigned(at, key, rest)
+-- An event with its session, as stored.
+local function assigned_event(at, key, rest)
   return at .. '!' .. #key .. ':' .. key .. rest
 end

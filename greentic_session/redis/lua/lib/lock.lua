@@ -1,74 +1,79 @@
--- Shared start of the scripts on locks. A script is put together by scripts.py from texts like this one,
--- which run one after the other and share their locals.
+-- Start of the scripts on locks: reads the lock, and sets and removes its parts.
 --
--- KEYS  1 lock    HASH  fence   number of the newest grant, at least the time in us
---                       lease   when its lease ends (ms since the epoch): the lock is free from then on
---                       by      token of the holder, and name, for people; gone when it was given back
---                       kept    when the last place of the queue lapses (ms since the epoch), and for
---                               each that waits w:<token>, when its own does; there while some wait
---       2 queue   ZSET  token -> ticket, of those who wait; higher for who came later
--- ARGV  1 op      names this call; of no use here, since the token does so
---       2 doubt   since when an earlier attempt may have been executed (ms since the epoch on this
---                 server's clock, with a fraction); '' if none was
---       3 token   of the caller
+-- KEYS  1 lock    HASH  fence      fencing token of the newest grant, at least the time in us
+--                       lease      when its lease ends (ms since the epoch): from then on the lock is free
+--                       by         token of the holder, absent after a release
+--                       name       name of the holder, for people, absent after a release
+--                       kept       when the last queue position lapses (ms since the epoch), present
+--                                  while the queue has waiters
+--                       w:<token>  when the queue position of this waiter lapses (ms since the epoch)
+--       2 queue   ZSET  token of a waiter -> ticket, higher for a later waiter
+-- ARGV  1 operation_id     names this call. Not used here, because the token names it as well
+--       2 ambiguous_since  since when an earlier attempt may have been executed (ms since the epoch on
+--                          this server's clock, with a fraction), '' if there was none
+--       3 token            of the caller
 --
+-- Reads: KEYS 1-2, ARGV 2-3.
+-- Sets: KEYS ARGV call ambiguous_since token time now, stored (fields fence lease by kept), fencing_token, lease_end,
+--    queue_end, is_holder.
+-- Functions: whole, remove_waiter, remove_lapsed_waiters, last_ms, set_expiry.
 -- Verdicts: 1 done   -6 claimed   -8 lease lost
 --
--- A lock without an entry is free. Both names end with the last lease and the last place, and sooner when
--- both were given back. A lock that is free while some wait is left to each of them for a while, in
--- their order: those who died are passed over so, and forgotten when their places lapse.
+-- A lock without an entry is free. Both keys end with the last lease and the last queue position, or
+-- earlier if both were released. A free lock with waiters is reserved for each waiter in turn, for a
+-- quarter of the position time. This skips dead waiters, and their positions are removed when they lapse.
 --
--- Why atomic: a script runs alone. A repeated call finds what its token was given, and is told so.
+-- Why atomic: a script runs alone. A repeated call finds the grant to its token and returns it again.
 
 local KEYS, ARGV, call = KEYS, ARGV, redis.call
-local doubt, token = ARGV[2], ARGV[3]
+local ambiguous_since, token = ARGV[2], ARGV[3]
 
 local time = call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local told = call('HMGET', KEYS[1], 'fence', 'lease', 'by', 'kept')
-local fence, lease = tonumber(told[1]) or 0, tonumber(told[2]) or 0
-local kept = tonumber(told[4]) or 0
--- What was given back is free from then on, also where the clock was set back since.
-if not told[3] then lease = math.min(lease, now) end
-local holds = told[3] == token and now < lease
-call('ZCARD', KEYS[2])  -- should another type stand there, fail here
+local stored = call('HMGET', KEYS[1], 'fence', 'lease', 'by', 'kept')
+local fencing_token, lease_end = tonumber(stored[1]) or 0, tonumber(stored[2]) or 0
+local queue_end = tonumber(stored[4]) or 0
+-- A released lock stays free, also if the server's clock was set back after the release.
+if not stored[3] then lease_end = math.min(lease_end, now) end
+local is_holder = stored[3] == token and now < lease_end
+call('ZCARD', KEYS[2])  -- fails before the first write if the key holds another type of value
 
--- Numbers of us have more digits than Lua writes by itself (LUAI_NUMFFORMAT is %.14g).
+-- Numbers of us have more digits than Lua writes by default (LUAI_NUMFFORMAT is %.14g).
 local function whole(number)
   return string.format('%.0f', number)
 end
 
-local function forget(waiter)
+local function remove_waiter(waiter)
   call('ZREM', KEYS[2], waiter)
   call('HDEL', KEYS[1], 'w:' .. waiter)
 end
 
--- The places of those who have not asked for too long, but for the caller's; as many as one call may bear.
-local function forget_lapsed()
+-- Remove the lapsed queue positions among the first 64, except the caller's.
+local function remove_lapsed_waiters()
   local first = call('ZRANGE', KEYS[2], '0', '63')
   for _, waiter in ipairs(first) do
-    local ends = tonumber(call('HGET', KEYS[1], 'w:' .. waiter)) or 0
-    if now >= ends and waiter ~= token then forget(waiter) end
+    local position_end = tonumber(call('HGET', KEYS[1], 'w:' .. waiter)) or 0
+    if now >= position_end and waiter ~= token then remove_waiter(waiter) end
   end
 end
 
--- The time with which a name ends that is of use until then. The server removes one when now > its time,
--- and at once if that is not to come: so a name of the last ms lives for another one.
-local function last_ms(ends)
-  return whole(math.max(ends - 1, now + 1))
+-- The expiry time of a key that is needed until `end_ms`. The server removes a key when now > its time,
+-- and immediately if that time has passed. So a key of the last ms lives for one more ms.
+local function last_ms(end_ms)
+  return whole(math.max(end_ms - 1, now + 1))
 end
 
--- Let the entry end when nobody holds the lock or has a place any more.
-local function see_to_the_end()
+-- Set when the keys expire: with the last lease or queue position. Delete them if there is neither.
+local function set_expiry()
   if call('ZCARD', KEYS[2]) == 0 then
-    kept = 0
+    queue_end = 0
     call('HDEL', KEYS[1], 'kept')
   end
-  local ends = math.max(lease, kept)
-  if ends <= now then
+  local end_ms = math.max(lease_end, queue_end)
+  if end_ms <= now then
     call('DEL', KEYS[1], KEYS[2])
   else
-    call('PEXPIREAT', KEYS[1], last_ms(ends))
-    call('PEXPIREAT', KEYS[2], last_ms(ends))
+    call('PEXPIREAT', KEYS[1], last_ms(end_ms))
+    call('PEXPIREAT', KEYS[2], last_ms(end_ms))
   end
 end

@@ -1,58 +1,70 @@
--- Shared start of the scripts on a session's mailbox; put after lib/record and lib/operation_log.
+-- Start of the scripts on a session's mailbox. Include it after lib/record and lib/operation_log.
 --
 -- KEYS  1 record, 2 lookup: see lib/record
---       3 box    HASH  fence lease by worker tries rest done ops posts
---       4 mail   LIST  letters, the head first: `at:length:owner length:id payload` without the blanks; at is ms
---                      since the epoch, owner the team/user of who admitted it, length that of what follows in bytes
---       5        each script's own
--- ARGV  1 op, 2 doubt, 3 field: see lib/record
+--       3 mailbox   HASH  fence lease by worker tries rest done ops posts
+--       4 messages  LIST  the head first: `at:length:owner length:id payload` without the blanks. at is ms since
+--                         the epoch, owner the team/user of the admitting caller. A length counts the bytes of
+--                         the part that follows
+--       5           depends on the script
+-- ARGV 1-3: see lib/record.
 --
--- Fields of the box:
---    fence    number of the newest turn. Never less than the time in us, so it grows on even when the box is
---             gone, or the server comes back without its data
---    lease    ms since the epoch: when the turn's lease ends; there while a turn is held
+-- Fields of the mailbox:
+--    fence    fencing token of the newest turn. At least the time in us, so it also grows if the mailbox is
+--             gone, or if the server lost its data
+--    lease    ms since the epoch: when the turn's lease ends, present while a turn is held
 --    by       names the attempt that took the turn
---    worker   who has it, for people
---    tries    how often the head was tried, the turn that is held included
---    rest     ms since the epoch: the head is not to be tried before; there after a failure
---    done     how many letters of the newest turn have gone; 0 if it is not there
---    ops      the ring of the steps of who has the turn, posts that of the others: see lib/record
--- A box without mail and lease keeps its rings for a while, so that a later attempt of a call finds its
--- answer, and goes then.
+--    worker   name of the worker that has the turn, for people
+--    tries    attempts at the head, including the turn that is held
+--    rest     ms since the epoch: the head is not tried earlier, present after a failure
+--    done     how many messages of the newest turn were removed, absent for 0
+--    ops      operation log of the steps of the worker with the turn: see lib/record
+--    posts    operation log of the other steps: see lib/record
+-- A mailbox without messages and lease keeps its operation logs for a while, because a later attempt of a call
+-- finds its reply there. Then it expires.
 --
--- Verdicts, beside those of lib/record: -9 full. Why atomic: a script runs alone.
+-- Reads: KEYS 3-4, call ambiguous_since now of lib/record, text log_overrun of lib/operation_log.
+-- Sets: stored_mailbox (the fields above), fencing_token, lease_end, turn_attempt, turn_worker, attempts,
+--    retry_at, removed_count, turn_log, message_log, is_held, message_count.
+-- Functions: holds_turn, lost_reply, set_mailbox_expiry, mailbox_reply.
+-- Verdicts, in addition to those of lib/record: -9 full   -10 dead letter
+--
+-- Why atomic: a script runs alone.
 
-local told = call('HMGET', KEYS[3], 'fence', 'lease', 'by', 'worker', 'tries', 'rest', 'done', 'ops', 'posts')
-local fence, leased, by, worker = told[1] or '0', tonumber(told[2] or 0), told[3], told[4] or ''
-local tries, rest, done = tonumber(told[5] or 0), tonumber(told[6] or 0), tonumber(told[7] or 0)
-local own, posts = told[8] or '', told[9] or ''
-local held = now < leased
-local waiting = call('LLEN', KEYS[4])
+local stored_mailbox = call('HMGET', KEYS[3], 'fence', 'lease', 'by', 'worker', 'tries', 'rest', 'done', 'ops', 'posts')
+local fencing_token, lease_end, turn_attempt, turn_worker =
+  stored_mailbox[1] or '0', tonumber(stored_mailbox[2] or 0), stored_mailbox[3], stored_mailbox[4] or ''
+local attempts, retry_at, removed_count =
+  tonumber(stored_mailbox[5] or 0), tonumber(stored_mailbox[6] or 0), tonumber(stored_mailbox[7] or 0)
+local turn_log, message_log = stored_mailbox[8] or '', stored_mailbox[9] or ''
+local is_held = now < lease_end
+local message_count = call('LLEN', KEYS[4])
 
-local function holds(number)
-  return held and fence == number
+local function holds_turn(token)
+  return is_held and fencing_token == token
 end
 
--- The verdict on a call whose turn is not held: an earlier attempt may have ended it, and its trace be gone.
-local function lost()
-  return {doubt ~= '' and (not told[1] or overrun(own, time)) and -5 or -8}
+-- The reply to a call whose turn is not held. An earlier attempt may have ended the turn, and its log entry may
+-- be gone.
+local function lost_reply()
+  return {ambiguous_since ~= '' and (not stored_mailbox[1] or log_overrun(turn_log)) and -5 or -8}
 end
 
--- Let the box end when it has neither mail nor a lease; put last.
-local function tidy(kept)
-  if waiting > 0 then
+-- Let the mailbox expire, `log_ms` after the last message and lease. Call it after the other changes of the
+-- mailbox.
+local function set_mailbox_expiry(log_ms)
+  if message_count > 0 then
     call('PERSIST', KEYS[3])
-  elseif held then  -- should its worker die, nobody comes to look
-    call('PEXPIREAT', KEYS[3], text(leased + kept))
+  elseif is_held then  -- if the worker dies, no other worker comes
+    call('PEXPIREAT', KEYS[3], text(lease_end + log_ms))
   else
     call('HDEL', KEYS[3], 'lease', 'by', 'worker', 'tries', 'rest', 'done')
-    call('PEXPIRE', KEYS[3], kept)
+    call('PEXPIRE', KEYS[3], log_ms)
   end
 end
 
--- What the index has to be told of mail that came: how much there is, in how many ms it may be taken, and
--- who has it in hand.
-local function told_of_mail(verdict)
-  local free = math.max(0, (held and leased or rest) - now)
-  return {verdict, text(waiting), text(free), held and worker or ''}
+-- The reply after an enqueue, which the index needs: how many messages there are, in how many ms a turn may be
+-- taken, and the worker that has the turn.
+local function mailbox_reply(verdict)
+  local free_ms = math.max(0, (is_held and lease_end or retry_at) - now)
+  return {verdict, text(message_count), text(free_ms), is_held and turn_worker or ''}
 end

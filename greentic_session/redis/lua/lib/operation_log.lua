@@ -1,54 +1,57 @@
--- Shared rules on earlier attempts and on lives; put after lib/record.
+-- Earlier attempts of this call, and expiry. Include it after lib/record.
+--
+-- Reads: operation_id, ambiguous_since, time, now, LOG_BYTES.
+-- Functions: text, find_earlier_attempt, log_overrun, may_have_expired, append_to_log, expiry_from, expire_record.
 
-local RING_BYTES = 330  -- of the older entries that are kept beside the newest
-
--- Lua writes a whole number of up to 14 digits exactly (LUAI_NUMFFORMAT is %.14g), which covers
--- versions and times for three thousand years, and sooner than string.format does.
+-- Lua writes a whole number of up to 14 digits exactly (LUAI_NUMFFORMAT is %.14g). That covers versions, and
+-- times for three thousand years. It is faster than string.format.
 local function text(number)
   return number .. ''
 end
 
--- What an earlier attempt of this call did: its mark and its time, and the incarnation it wrote to if
--- the record, whose incarnation is given, still has that one. nil if none was executed.
-local function recall(ops, incarnation)
-  local start = string.find(ops, ARGV[1], 1, true)
+-- The result and the time of an earlier attempt of this call, nil if none was executed. The third value is the
+-- given incarnation of the record, if the attempt wrote to that one.
+local function find_earlier_attempt(log_text, known_incarnation)
+  local start = string.find(log_text, operation_id, 1, true)
   if not start then return nil end
-  local secs, us, mark = string.match(ops, '^:(%d+):(%d+):(%w+);', start + 16)
-  if not mark then return nil end
-  local since = string.sub(ops, 1, start - 1)
-  local reborn = string.find(since, ':1;', 1, true) or string.find(since, ':d;', 1, true)
-  return mark, secs * 1000 + math.floor(us / 1000) .. '', not reborn and incarnation
+  local secs, us, result = string.match(log_text, '^:(%d+):(%d+):(%w+);', start + 16)
+  if not result then return nil end
+  local newer = string.sub(log_text, 1, start - 1)
+  local is_other = string.find(newer, ':1;', 1, true) or string.find(newer, ':d;', 1, true)
+  return result, secs * 1000 + math.floor(us / 1000) .. '', not is_other and known_incarnation
 end
 
--- Whether an earlier attempt of this call may have been executed and pushed out of the ring since.
-local function overrun(ops, time)
-  if doubt == '' or #ops <= RING_BYTES then return false end
-  local secs, us = string.match(ops, '.*:(%d+):(%d+):%w+;')
-  return not secs or secs * 1000 + us / 1000 >= tonumber(doubt)
+-- Whether the log may have dropped the entry of an earlier attempt of this call.
+local function log_overrun(log_text)
+  if ambiguous_since == '' or #log_text <= LOG_BYTES then return false end
+  local secs, us = string.match(log_text, '.*:(%d+):(%d+):%w+;')
+  return not secs or secs * 1000 + us / 1000 >= tonumber(ambiguous_since)
 end
 
--- Whether what an earlier attempt of this call wrote may have expired since, its ring with it.
-local function outlived(ttl)
-  local life_ms = tonumber(ttl)
-  return doubt ~= '' and life_ms and life_ms ~= 0 and life_ms <= now + 1 - doubt
+-- Whether a record that an earlier attempt of this call wrote may have expired since, and its log with it.
+local function may_have_expired(written_ttl)
+  local ttl_ms = tonumber(written_ttl)
+  return ambiguous_since ~= '' and ttl_ms and ttl_ms ~= 0 and ttl_ms <= now + 1 - ambiguous_since
 end
 
-local function remember(ops, time, mark)
-  return ARGV[1] .. ':' .. time[1] .. ':' .. time[2] .. ':' .. mark .. ';' .. string.sub(ops, 1, RING_BYTES)
+-- The log with an entry for this call in front.
+local function append_to_log(log_text, result)
+  return operation_id .. ':' .. time[1] .. ':' .. time[2] .. ':' .. result .. ';' .. string.sub(log_text, 1, LOG_BYTES)
 end
 
--- When a life that begins now ends. Expiry E means: absent when now >= E. The server removes a key when
--- now > its time, hence `ends`, which is E - 1. While a claim is held, life begins with the lease's end.
-local function life_from(now, ttl, lease)
-  if ttl == '0' then return 0, '0' end
-  local expires = (lease and lease + 0 > now and lease or now) + ttl
-  return expires, (expires - 1) .. ''
+-- When a lifetime that starts now ends, as a number, and the last ms before, as text. A record with expiry E is
+-- absent when now >= E. The server removes a key when now > its time. While a claim is held, the lifetime starts
+-- at the end of its lease.
+local function expiry_from(start_ms, ttl_ms, lease_end)
+  if ttl_ms == '0' then return 0, '0' end
+  local end_ms = (lease_end and lease_end + 0 > start_ms and lease_end or start_ms) + ttl_ms
+  return end_ms, (end_ms - 1) .. ''
 end
 
-local function expire(ends)
-  if ends == '0' then
+local function expire_record(at_ms)
+  if at_ms == '0' then
     redis.call('PERSIST', KEYS[1])
   else
-    redis.call('PEXPIREAT', KEYS[1], ends)
+    redis.call('PEXPIREAT', KEYS[1], at_ms)
   end
 end

@@ -1,26 +1,24 @@
--- Write a record: over a live one of the same owner as its next version, else as a new one.
+-- Decide a put: return a reply without a write, or set the token to write. Include it after lib/operation_log.
 --
--- KEYS, ARGV 1-3, returns, why atomic: see lib/record.
--- ARGV  4 owner   team/user
---       5 ttl     life in ms, 0 never expires
---       6 body    opaque bytes
---       7 inc     incarnation to give a new record
--- Verdicts: 1 done   -3 mismatch   -5 unknown
+-- Reads: new_owner, new_ttl_ms, new_incarnation (of the script), and the locals of lib/record and lib/operation_log.
+-- Sets: next_version, next_incarnation.
 
-local mark, done_at, done_inc = recall(ops, live and incarnation)
-if mark then
-  -- Version 1 is a record that this call created. Another version's incarnation is known only
-  -- while the record lives.
-  if mark == '1' then done_inc = ARGV[7] end
-  if not done_inc then return {-5} end
-  if live and waits_on then return {1, mark, done_inc, done_at, waits_on, owner, text(was)} end
-  return {1, mark, done_inc, done_at}
+local result, done_at, done_incarnation = find_earlier_attempt(log, live and incarnation)
+if result then
+  -- With version 1 this call created the record. Another version's incarnation is known only while the record
+  -- lives.
+  if result == '1' then done_incarnation = new_incarnation end
+  if not done_incarnation then return {-5} end
+  if live and waits_on then
+    return {1, result, done_incarnation, done_at, waits_on, owner, text(stored_expires)}
+  end
+  return {1, result, done_incarnation, done_at}
 end
-if overrun(ops, time) then return {-5} end
-if live and owner ~= ARGV[4] then return {-3} end
-if outlived(ARGV[5]) then return {-5} end
+if log_overrun(log) then return {-5} end
+if live and owner ~= new_owner then return {-3} end
+if may_have_expired(new_ttl_ms) then return {-5} end
 if live then
-  next_version, inc = text(version + 1), incarnation
+  next_version, next_incarnation = text(version + 1), incarnation
 else
-  next_version, inc = '1', ARGV[7]
+  next_version, next_incarnation = '1', new_incarnation
 end

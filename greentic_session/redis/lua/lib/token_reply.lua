@@ -1,4 +1,8 @@
--- The end of create and put; put after lib/update_lookup_ttl.
+-- Return the new token: the end of create and put.
+--
+-- Reads: next_version, next_incarnation, expires, text, and the locals of lib/record.
 
-if live and waits_on then return {1, next_version, inc, text(now), waits_on, owner, text(expires)} end
-return {1, next_version, inc, text(now)}
+if live and waits_on then
+  return {1, next_version, next_incarnation, text(now), waits_on, owner, text(expires)}
+end
+return {1, next_version, next_incarnation, text(now)}

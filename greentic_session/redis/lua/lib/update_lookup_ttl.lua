@@ -1,44 +1,46 @@
--- Give the lookup the life of its longest-lived record; put after the record was written, or removed.
--- `added` is what HSET (HDEL) of the field answered, nil if nothing was written; `expires` and `ends` are
--- those of the new life, nil if the record was removed.
+-- Let the lookup live as long as the record in it that lives longest. Include it after the write of the record.
 --
--- Most writes can only make that life longer, and need not look at other tenants' fields, of which
--- there may be thousands. Those of expired records go when a field comes or goes.
+-- Reads: KEYS 2, added (what HSET or HDEL of the field returned, nil if the script wrote nothing), expires and last_ms
+--    (of the new lifetime, nil if the script deleted the record), and the locals of lib/record.
+--
+-- Most writes only prolong the lookup. They do not read the fields of other tenants, because there may be thousands.
+-- Fields of expired records are removed when a field is added or removed.
 
 if added == 0 and live and expires == 0 then
-  if was ~= 0 then call('PERSIST', KEYS[2]) end
-elseif added == 0 and live and expires and was ~= 0 and expires >= was and redis.REDIS_VERSION_NUM then
-  call('PEXPIREAT', KEYS[2], ends, 'GT')  -- since Redis 7.0
+  if stored_expires ~= 0 then call('PERSIST', KEYS[2]) end
+elseif added == 0 and live and expires and stored_expires ~= 0 and expires >= stored_expires
+  and redis.REDIS_VERSION_NUM then
+  call('PEXPIREAT', KEYS[2], last_ms, 'GT')  -- since Redis 7.0
 elseif added then
   local MANY = 64
-  local SURE = 1000  -- ms; more than the clocks of one script differ by
+  local MARGIN = 1000  -- ms, more than the clock readings in one script differ
   local size = call('HLEN', KEYS[2])
   local is_new = expires and not (added == 0 and live)
-  local is_read = size <= MANY or is_new and size % MANY == 0
-  if not is_read then
+  local reads_all = size <= MANY or is_new and size % MANY == 0
+  if not reads_all then
     local left = call('PTTL', KEYS[2])
     if left == -1 then
-      is_read = not is_new and was == 0  -- perhaps this was the only record that never expires
+      reads_all = not is_new and stored_expires == 0  -- this may be the only record that never expires
     elseif expires == 0 then
       call('PERSIST', KEYS[2])
-    elseif expires and now + left < expires - SURE then
-      call('PEXPIREAT', KEYS[2], ends)
-    else  -- unless another record lives longer than this one did and does
-      is_read = now + left <= math.max(was, expires or 0) + SURE
+    elseif expires and now + left < expires - MARGIN then
+      call('PEXPIREAT', KEYS[2], last_ms)
+    else  -- unless another record lives longer than this one, before the write and after it
+      reads_all = now + left <= math.max(stored_expires, expires or 0) + MARGIN
     end
   elseif size == 1 and expires then
-    if expires == 0 then call('PERSIST', KEYS[2]) else call('PEXPIREAT', KEYS[2], ends) end
-    is_read = false
+    if expires == 0 then call('PERSIST', KEYS[2]) else call('PEXPIREAT', KEYS[2], last_ms) end
+    reads_all = false
   end
-  if is_read then
+  if reads_all then
     local all = call('HGETALL', KEYS[2])
     local longest
     for i = 1, #all, 2 do
-      local last = tonumber(all[i + 1]) or 1  -- what is no number ended long ago
-      if last ~= 0 and last < now then
+      local ends = tonumber(all[i + 1]) or 1  -- a value that is no number counts as expired
+      if ends ~= 0 and ends < now then
         call('HDEL', KEYS[2], all[i])
-      elseif last == 0 or (longest ~= 0 and (not longest or last > longest)) then
-        longest = last
+      elseif ends == 0 or (longest ~= 0 and (not longest or ends > longest)) then
+        longest = ends
       end
     end
     if longest == 0 then

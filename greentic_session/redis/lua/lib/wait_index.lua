@@ -1,17 +1,21 @@
--- Shared start of the scripts that change a user's index of waits.
+-- Read and write a user's index of waits: the start of every script on one.
 --
--- KEYS  1 index    HASH  reply scope (a hash) -> hints: lines of `since:marks:expires:key`
---       2 events   ZSET  digest -> when it was completed (ms since the epoch)
--- ARGV  1, 2       as for other scripts; not needed here: a repeated call comes to the same
---       3 grace    ms for which an announcement keeps its hint from being taken out
+-- KEYS  1 index    HASH  reply scope (a hash) -> index entries: lines of `since:intents:expires:key`
+--       2 events   ZSET  digest -> when the event was completed (ms since the epoch)
+-- ARGV  1, 2       operation_id, ambiguous_since: not used here, because a repeat has the same effect
+--       3 grace_ms   ms for which an index intent protects its entry from removal
 --
---    since    us since the epoch, as in the record; 0 while the hint was announced only
---    marks    us since the epoch of each announcement that is not over yet, with commas, else 0
+--    since    us since the epoch, as in the record, 0 while there is only an intent
+--    intents  us since the epoch of each open index intent, with commas, 0 if there is none
 --    expires  ms since the epoch: when the record expires, 0 never
---    key      the session's key, which holds no newline
+--    key      the session key, which has no newline
 --
--- Why atomic: a script runs alone. The index is a hint: what counts is what a record says of itself.
--- It lives as long as its longest-lived hint.
+-- Why atomic: a script runs alone. An index entry may be stale, because the record decides. The index lives as long as
+-- its entry that lives longest.
+--
+-- Reads: KEYS 1, ARGV 3.
+-- Sets: time now_us now existed.
+-- Functions: whole, read_entries, write_entries, find_entry, prolong_index, other_intents, end_intent.
 
 local time = redis.call('TIME')
 local now_us = time[1] .. string.sub('00000' .. time[2], -6)
@@ -22,57 +26,57 @@ local function whole(number)
   return string.format('%.0f', number)
 end
 
-local function hints_of(scope)
-  local hints = {}
+local function read_entries(scope)
+  local entries = {}
   local lines = redis.call('HGET', KEYS[1], scope) or ''
-  for since, marks, expires, key in string.gmatch(lines, '(%d+):([%d,]+):(%d+):([^\n]*)\n') do
-    hints[#hints + 1] = {since = since, marks = marks, expires = expires, key = key}
+  for since, intents, expires, session in string.gmatch(lines, '(%d+):([%d,]+):(%d+):([^\n]*)\n') do
+    entries[#entries + 1] = {since = since, intents = intents, expires = expires, key = session}
   end
-  return hints
+  return entries
 end
 
-local function set_hints(scope, hints)
-  if #hints == 0 then
+local function write_entries(scope, entries)
+  if #entries == 0 then
     redis.call('HDEL', KEYS[1], scope)
     return
   end
   local lines = {}
-  for i, hint in ipairs(hints) do
-    lines[i] = hint.since .. ':' .. hint.marks .. ':' .. hint.expires .. ':' .. hint.key .. '\n'
+  for i, entry in ipairs(entries) do
+    lines[i] = entry.since .. ':' .. entry.intents .. ':' .. entry.expires .. ':' .. entry.key .. '\n'
   end
   redis.call('HSET', KEYS[1], scope, table.concat(lines))
 end
 
-local function find(hints, key)
-  for i, hint in ipairs(hints) do
-    if hint.key == key then return hint, i end
+local function find_entry(entries, session)
+  for i, entry in ipairs(entries) do
+    if entry.key == session then return entry, i end
   end
 end
 
--- Let the index live until then (ms since the epoch, 0 for ever), if it would end sooner.
-local function extend(expires)
+-- Let the index live until `end_ms` (ms since the epoch, 0 never expires), if it would expire earlier.
+local function prolong_index(end_ms)
   local left = redis.call('PTTL', KEYS[1])
   if existed and left == -1 then return end
-  if expires == 0 then
+  if end_ms == 0 then
     redis.call('PERSIST', KEYS[1])
-  elseif not existed or now + left < expires - 1 then
-    redis.call('PEXPIREAT', KEYS[1], whole(expires - 1))
+  elseif not existed or now + left < end_ms - 1 then
+    redis.call('PEXPIREAT', KEYS[1], whole(end_ms - 1))
   end
   existed = true
 end
 
--- The marks of announcements that still keep the hint, but for the caller's own.
-local function marks_beside(hint, own)
-  local marks = {}
-  for mark in string.gmatch(hint.marks, '%d+') do
-    if mark ~= '0' and mark ~= own and now_us - mark < ARGV[3] * 1000 then
-      marks[#marks + 1] = mark
+-- The open intents that still protect the entry, except the caller's own.
+local function other_intents(entry, own)
+  local intents = {}
+  for intent in string.gmatch(entry.intents, '%d+') do
+    if intent ~= '0' and intent ~= own and now_us - intent < ARGV[3] * 1000 then
+      intents[#intents + 1] = intent
     end
   end
-  return marks
+  return intents
 end
 
-local function unmark(hint, own)
-  local marks = marks_beside(hint, own)
-  hint.marks = #marks > 0 and table.concat(marks, ',') or '0'
+local function end_intent(entry, own)
+  local intents = other_intents(entry, own)
+  entry.intents = #intents > 0 and table.concat(intents, ',') or '0'
 end

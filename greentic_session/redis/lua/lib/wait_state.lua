@@ -1,63 +1,69 @@
--- Shared start of the scripts that change a record's wait; put after lib/record and lib/event_set.
+-- Read the wait and the claim of a session. Include it after lib/operation_log and lib/event_set.
 --
--- KEYS  3 events   ZSET  digest -> when it was completed (ms since the epoch)
+-- KEYS  3 events   ZSET  digest -> when the event was completed (ms since the epoch)
 --
--- Fields of the record, beside those of lib/record; none of them is there before a session first waits:
---    wait     reply scope, as a hash; there while the session waits there
---    since    us since the epoch: when it was registered; grows with every registration on a scope
---    lease    ms since the epoch: when the claim's lease ends; there while a claim is held
+-- Fields of the record, in addition to those of lib/record. None of them exists before a session first waits:
+--    wait     reply scope, as a hash. Present while the session waits
+--    since    us since the epoch: when the wait was registered. It grows with every registration on a reply scope
+--    lease    ms since the epoch: when the claim's lease ends. Present while a claim is held
 --    attempt  names the attempt that claimed
---    fence    number of the newest claim. Never less than the time in us, so it grows on even when the
---             server comes back without its data; it stays when the claim ends
+--    fence    fencing token of the newest claim. Never less than the time in us, so it grows even if the server
+--             loses its data. It stays when the claim ends
 --
--- A claim is held until it is settled, released, or pushed aside by a later one. When its lease has run
--- out it is still held, but open to others.
+-- A claim is held until it is ended, released, or superseded by a later one. After the end of its lease it is still
+-- held, but another attempt can claim the wait.
+--
+-- Reads: KEYS 1 and 3, and the locals of lib/record, lib/operation_log and lib/event_set.
+-- Sets: since fence attempt.
+-- Functions: whole, later_than, holds_claim, claim_lost_reply, with_index_update, remove_claim, is_seen,
+--    remember_event.
 
-local told = call('HMGET', KEYS[1], 'since', 'fence', 'attempt')
-local since, fence, attempt = told[1] or '0', told[2] or '0', told[3]
+local wait_fields = call('HMGET', KEYS[1], 'since', 'fence', 'attempt')
+local since, fence, attempt = wait_fields[1] or '0', wait_fields[2] or '0', wait_fields[3]
 
--- Numbers of us have more digits than text() keeps.
+-- Numbers of us have more digits than text() writes.
 local function whole(number)
   return string.format('%.0f', number)
 end
 
-local function after(low, high)
-  return whole(math.max(time[1] * 1000000 + time[2], low + 1, high + 1))
+-- The time in us, or the next number if it is not higher than both.
+local function later_than(previous, floor)
+  return whole(math.max(time[1] * 1000000 + time[2], previous + 1, floor + 1))
 end
 
--- Whether the caller's claim is held. A retried call asks the ring first.
-local function holds(number)
-  return live and lease and fence == number
+-- Whether the caller's claim is held. A retry looks into the operation log first.
+local function holds_claim(fencing_token)
+  return live and lease and fence == fencing_token
 end
 
--- The verdict on a call whose claim is not held.
-local function lost()
-  -- An earlier attempt may have ended the claim, and its trace may be gone with the record.
-  if doubt ~= '' and (not live or overrun(ops, time)) then return {-5} end
+-- The reply to a call whose claim is not held.
+local function claim_lost_reply()
+  -- An earlier attempt may have ended the claim, and its entry in the log may be gone with the record.
+  if ambiguous_since ~= '' and (not live or log_overrun(log)) then return {-5} end
   return {-8}
 end
 
--- What the index of waits has to be told: it lives elsewhere, and no shorter than the record.
-local function told_to_index(reply, expires)
-  reply[#reply + 1] = since
-  reply[#reply + 1] = waits_on or ''
-  reply[#reply + 1] = text(expires)
-  return reply
+-- The reply, and what the index of waits needs to know. The index lives elsewhere, and as long as the record.
+local function with_index_update(answer, expires_ms)
+  answer[#answer + 1] = since
+  answer[#answer + 1] = waits_on or ''
+  answer[#answer + 1] = text(expires_ms)
+  return answer
 end
 
-local function forget_claim()
+local function remove_claim()
   call('HDEL', KEYS[1], 'lease', 'attempt')
   lease = nil
 end
 
-local function is_seen(event, ttl)
-  local at = event ~= '' and call('ZSCORE', KEYS[3], event)
-  return at and now < at + ttl
+local function is_seen(digest, ttl_ms)
+  local completed_at = digest ~= '' and call('ZSCORE', KEYS[3], digest)
+  return completed_at and now < completed_at + ttl_ms
 end
 
-local function remember_event(event, most, ttl)
-  if event == '' then return end
-  call('ZADD', KEYS[3], text(now), event)
-  trim_events(KEYS[3], event, most, ttl)
-  call('PEXPIREAT', KEYS[3], text(now + ttl - 1))
+local function remember_event(digest, limit, ttl_ms)
+  if digest == '' then return end
+  call('ZADD', KEYS[3], text(now), digest)
+  trim_events(KEYS[3], digest, limit, ttl_ms)
+  call('PEXPIREAT', KEYS[3], text(now + ttl_ms - 1))
 end

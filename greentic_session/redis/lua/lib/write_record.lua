@@ -1,30 +1,35 @@
--- Write the record (ARGV 4 owner, 5 ttl, 6 body), if a verb set `next_version`, a text, and `inc`.
+-- Write the record if the script has set `next_version`, a text, and `next_incarnation`.
+--
+-- Reads: KEYS 1-2, new_owner, new_ttl_ms, new_body (of the script), next_version, next_incarnation, LOG_FIELD, and
+--    the locals of lib/record.
+-- Sets: added (new fields in the lookup: 1 or 0), expires (when the record expires, a number, 0 never), last_ms (the
+--    last ms before, as text, '0' never).
 
 if next_version then
-  local ttl, made = ARGV[5], ARGV[1] .. ':' .. time[1] .. ':' .. time[2] .. ':' .. next_version .. ';'
-  if RING == 'ops' then made = made .. string.sub(ops, 1, 330) end
-  expires, ends = 0, '0'
-  if ttl ~= '0' then
-    expires = now + ttl
-    if live and lease and lease + ttl > expires then expires = lease + ttl end
-    ends = (expires - 1) .. ''
+  local entry = operation_id .. ':' .. time[1] .. ':' .. time[2] .. ':' .. next_version .. ';'
+  if LOG_FIELD == 'ops' then entry = entry .. string.sub(log, 1, LOG_BYTES) end
+  expires, last_ms = 0, '0'
+  if new_ttl_ms ~= '0' then
+    expires = now + new_ttl_ms
+    if live and lease and lease + new_ttl_ms > expires then expires = lease + new_ttl_ms end
+    last_ms = (expires - 1) .. ''
   end
-  -- First of all, since here the server refuses when it is out of memory, or when something else stands
-  -- under the lookup's name.
-  added = call('HSET', KEYS[2], field, ends)
+  -- The first write, because the server refuses it when memory is full, or when the lookup's key holds another
+  -- type of value.
+  added = call('HSET', KEYS[2], lookup_field, last_ms)
   if live then
-    call('HSET', KEYS[1], 'cas', next_version, 'ttl', ttl, 'at', now, 'body', ARGV[6], RING, made)
+    call('HSET', KEYS[1], 'cas', next_version, 'ttl', new_ttl_ms, 'at', now, 'body', new_body, LOG_FIELD, entry)
   else
-    call('HSET', KEYS[1], 'cas', next_version, 'inc', inc, 'owner', ARGV[4], 'ttl', ttl, 'at', now,
-      'body', ARGV[6], RING, made)
-    if version then  -- of an expired session that the server still has
+    call('HSET', KEYS[1], 'cas', next_version, 'inc', next_incarnation, 'owner', new_owner, 'ttl', new_ttl_ms,
+      'at', now, 'body', new_body, LOG_FIELD, entry)
+    if version then  -- the session has expired, and the server has not removed it
       call('HDEL', KEYS[1], 'wait', 'since', 'fence', 'lease', 'attempt',
         'op0', 'op1', 'op2', 'op3', 'op4', 'op5', 'op6', 'op7')
     end
   end
-  if ends ~= '0' then
-    call('PEXPIREAT', KEYS[1], ends)
-  elseif not live or was ~= 0 then
+  if last_ms ~= '0' then
+    call('PEXPIREAT', KEYS[1], last_ms)
+  elseif not live or stored_expires ~= 0 then
     call('PERSIST', KEYS[1])
   end
 end

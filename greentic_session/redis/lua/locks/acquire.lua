@@ -1,41 +1,52 @@
--- Take a lock, or keep a place in its queue.
+-- Acquire a lock, or keep a position in its queue.
 --
--- KEYS, ARGV 1-3, why atomic: see lib/lock.
--- ARGV  4 name    of the caller, for people
---       5 lease   ms
---       6 place   ms for which a waiter keeps its place
---       7 queue   1 to keep a place if the lock is not to be had, else 0
---       8 floor   us: the fence is to be higher
--- Returns {1, fence, lease end in ms, ms left}, or {-6, lease end in ms, ms until it is worth to ask again}.
--- A token that holds the lock is told so again; one that has a place keeps it.
+-- KEYS  1 lock     HASH  see lib/lock
+--       2 queue    ZSET  see lib/lock
+-- ARGV 1-2: see lib/lock.
+-- ARGV  3 token        of the caller
+--       4 name         of the caller, for people
+--       5 lease_ms     length of the lease in ms
+--       6 position_ms  ms for which a waiter keeps its queue position
+--       7 queues       1 to keep a queue position if the lock is not available, else 0
+--       8 fence_floor  us: the new fencing token is higher
+-- Returns {1, fencing token, lease end in ms, ms left}, or {-6, lease end in ms, ms until the next try is
+-- useful}.
+-- Verdicts: 1 done   -6 claimed
+-- A token that holds the lock gets the same grant again. A token in the queue keeps its position.
+-- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back.
+
+local name, lease_ms, position_ms = ARGV[4], ARGV[5], ARGV[6]
+local queues, fence_floor = ARGV[7], ARGV[8]
 
 --@include lib/lock
 
-if holds then return {1, told[1], told[2], whole(lease - now)} end
-forget_lapsed()
+if is_holder then return {1, stored[1], stored[2], whole(lease_end - now)} end
+remove_lapsed_waiters()
 local rank = call('ZRANK', KEYS[2], token)
 local ahead = rank or call('ZCARD', KEYS[2])
-local opens = lease + math.ceil(ahead * ARGV[6] / 4)
-if now >= opens then
-  fence = whole(math.max(time[1] * 1000000 + time[2], fence + 1, ARGV[8] + 1))
-  lease = now + ARGV[5]
-  -- Goes first: a server that is out of memory refuses neither command, and once a script has written, it
-  -- lets the script finish (Redis docs, "Eval scripts"). So who waits is served when memory is full.
-  if rank then forget(token) end
-  call('HSET', KEYS[1], 'fence', fence, 'lease', whole(lease), 'by', token, 'name', ARGV[4])
-  see_to_the_end()
-  return {1, fence, whole(lease), whole(lease - now)}
+local free_at = lease_end + math.ceil(ahead * position_ms / 4)
+if now >= free_at then
+  fencing_token = whole(math.max(time[1] * 1000000 + time[2], fencing_token + 1, fence_floor + 1))
+  lease_end = now + lease_ms
+  -- ZREM and HDEL are allowed at maxmemory, and after a script's first write the server no longer rejects
+  -- OOM commands. So this also works when memory is full.
+  if rank then remove_waiter(token) end
+  call('HSET', KEYS[1], 'fence', fencing_token, 'lease', whole(lease_end), 'by', token, 'name', name)
+  set_expiry()
+  return {1, fencing_token, whole(lease_end), whole(lease_end - now)}
 end
-if ARGV[7] == '1' then
-  local ends = now + ARGV[6]
-  kept = math.max(kept, ends)
+if queues == '1' then
+  local position_end = now + position_ms
+  queue_end = math.max(queue_end, position_end)
   if rank then
-    call('PEXPIREAT', KEYS[2], last_ms(math.max(lease, kept)))  -- goes first, as above
+    -- PEXPIREAT is allowed at maxmemory, and after a script's first write the server no longer rejects OOM
+    -- commands. So this also works when memory is full.
+    call('PEXPIREAT', KEYS[2], last_ms(math.max(lease_end, queue_end)))
   else
     local last = call('ZRANGE', KEYS[2], '-1', '-1', 'WITHSCORES')
     call('ZADD', KEYS[2], whole((tonumber(last[2]) or 0) + 1), token)
   end
-  call('HSET', KEYS[1], 'w:' .. token, whole(ends), 'kept', whole(kept))
-  see_to_the_end()
+  call('HSET', KEYS[1], 'w:' .. token, whole(position_end), 'kept', whole(queue_end))
+  set_expiry()
 end
-return {-6, whole(lease), whole(opens - now)}
+return {-6, whole(lease_end), whole(free_at - now)}

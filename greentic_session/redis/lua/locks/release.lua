@@ -1,27 +1,36 @@
--- Give back what a token has of a lock, be it the lock or a place, and ring for whoever is next.
+-- Release the lock or the queue position of a token, and notify the next waiter.
 --
--- KEYS, ARGV 1-3, why atomic: see lib/lock.
--- ARGV  4 lease   when the token's lease ends as far as it knows (ms since the epoch), 0 for none
---       5 bells   what the channels of bells begin with
--- Verdicts: 1 done   -8 the token did not hold the lock. A repeated call finds nothing: it answers 1 if
--- the lease still ran when the first attempt was sent, since nothing but that ended it.
+-- KEYS  1 lock     HASH  see lib/lock
+--       2 queue    ZSET  see lib/lock
+-- ARGV 1-2: see lib/lock.
+-- ARGV  3 token            of the caller
+--       4 known_lease_end  when the token's lease ends as far as the caller knows (ms since the epoch), 0 if
+--                          it has none
+--       5 channel_prefix   of the channels of tokens
+-- Returns {verdict}.
+-- Verdicts: 1 done   -8 the token did not hold the lock
+-- A repeated call finds nothing. It returns 1 if the lease still ran when the first attempt was sent, because
+-- only that attempt can have ended it.
+-- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back.
+
+local known_lease_end, channel_prefix = ARGV[4], ARGV[5]
 
 --@include lib/lock
 
 local rank = call('ZRANK', KEYS[2], token)
-if rank then forget(token) end
-if holds then
-  lease = now
+if rank then remove_waiter(token) end
+if is_holder then
+  lease_end = now
   call('HDEL', KEYS[1], 'by', 'name')
-  call('HSET', KEYS[1], 'lease', whole(lease))
+  call('HSET', KEYS[1], 'lease', whole(lease_end))
 end
-if holds or rank then
-  forget_lapsed()
+if is_holder or rank then
+  remove_lapsed_waiters()
   local first = call('ZRANGE', KEYS[2], '0', '0')[1]
-  if first and now >= lease and (holds or rank == 0) then
-    redis.pcall('PUBLISH', ARGV[5] .. first, '1')
+  if first and now >= lease_end and (is_holder or rank == 0) then
+    redis.pcall('PUBLISH', channel_prefix .. first, '1')
   end
-  see_to_the_end()
+  set_expiry()
 end
-if holds or (doubt ~= '' and tonumber(doubt) < tonumber(ARGV[4])) then return {1} end
+if is_holder or (ambiguous_since ~= '' and tonumber(ambiguous_since) < tonumber(known_lease_end)) then return {1} end
 return {-8}

@@ -1,23 +1,24 @@
--- Write a record if none is live under its name.
+-- Create a record if none is live under its key.
 --
 -- KEYS, ARGV 1-3, returns, why atomic: see lib/record.
--- ARGV  4 owner   team/user
---       5 ttl     life in ms, 0 never expires
---       6 body    opaque bytes
---       7 inc     incarnation to give the record
+-- ARGV  4 new_owner        team/user
+--       5 new_ttl_ms       lifetime in ms, 0 never expires
+--       6 new_body         opaque bytes
+--       7 new_incarnation  of the record
 -- Verdicts: 1 done   -1 exists   -3 mismatch   -5 unknown
 
-local RING = 'ops'
+local new_owner, new_ttl_ms, new_body, new_incarnation = ARGV[4], ARGV[5], ARGV[6], ARGV[7]
+local LOG_FIELD = 'ops'
 
 --@include lib/record
 --@include lib/operation_log
 
-local mark, done_at = recall(ops)
-if mark then return {1, mark, ARGV[7], done_at} end
-if overrun(ops, time) then return {-5} end
-if live then return {owner ~= ARGV[4] and -3 or -1} end
-if outlived(ARGV[5]) then return {-5} end
-next_version, inc = '1', ARGV[7]
+local result, done_at = find_earlier_attempt(log)
+if result then return {1, result, new_incarnation, done_at} end
+if log_overrun(log) then return {-5} end
+if live then return {owner ~= new_owner and -3 or -1} end
+if may_have_expired(new_ttl_ms) then return {-5} end
+next_version, next_incarnation = '1', new_incarnation
 
 --@include lib/merge_operation_log
 --@include lib/write_record

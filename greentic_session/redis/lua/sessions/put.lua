@@ -1,4 +1,14 @@
-local RING = 'ops'
+-- Write a record: over a live one of the same owner as its next version, otherwise as a new one.
+--
+-- KEYS, ARGV 1-3, returns, why atomic: see lib/record.
+-- ARGV  4 new_owner        team/user
+--       5 new_ttl_ms       lifetime in ms, 0 never expires
+--       6 new_body         opaque bytes
+--       7 new_incarnation  of the record if it is a new one
+-- Verdicts: 1 done   -3 mismatch   -5 unknown
+
+local new_owner, new_ttl_ms, new_body, new_incarnation = ARGV[4], ARGV[5], ARGV[6], ARGV[7]
+local LOG_FIELD = 'ops'
 
 --@include lib/record
 --@include lib/operation_log

@@ -1,15 +1,25 @@
--- The verdict of put on a lease that has ended; put after lib/check_fencing_token.
+-- Write a record as sessions/put does, if the caller's lease is valid.
 --
--- Verdicts: -5 unknown   -8 lease lost. An earlier attempt, when the lease still ran, is answered by lib/put_verdict.
+-- KEYS, ARGV 1-3, returns, why atomic: see lib/record.
+-- KEYS  3 grant   HASH  see lib/check_fencing_token
+-- ARGV  4 new_owner        team/user
+--       5 new_ttl_ms       lifetime in ms, 0 never expires
+--       6 new_body         opaque bytes
+--       7 new_incarnation  of the record if it is a new one
+--       8 fencing_token    of the caller's lease
+-- Verdicts: 1 done   -3 mismatch   -5 unknown   -8 lease lost
+-- An earlier attempt that was executed while the lease was valid returns its result, also after the lease.
 
-local RING = 'ops'
+local new_owner, new_ttl_ms, new_body, new_incarnation = ARGV[4], ARGV[5], ARGV[6], ARGV[7]
+local fencing_token = ARGV[8]
+local LOG_FIELD = 'ops'
 
 --@include lib/record
 --@include lib/operation_log
 --@include lib/check_fencing_token
 
-if not is_held and not recall(ops) then
-  return {(overrun(ops, time) or outlived(ARGV[5])) and -5 or -8}
+if not is_held and not find_earlier_attempt(log) then
+  return {(log_overrun(log) or may_have_expired(new_ttl_ms)) and -5 or -8}
 end
 
 --@include lib/put_verdict

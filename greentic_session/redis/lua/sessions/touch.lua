@@ -1,39 +1,40 @@
--- Start a live record's life anew; version and body stay.
+-- Restart the lifetime of a live record. Version and body stay.
 --
 -- KEYS, ARGV 1-3, returns, why atomic: see lib/record.
--- ARGV  4 exact    owner that may touch: the caller's own, '' for a call without one
---       5 shared   owner that may be touched as well: the caller's team without a user
---       6 ttl      new life in ms, 0 never expires; '' keeps the stored one
+-- ARGV  4 exact_owner   owner whose record may be touched: the caller's own, '' for a call without a caller
+--       5 shared_owner  owner whose record may also be touched: the caller's team without a user
+--       6 new_ttl_ms    new lifetime in ms, 0 never expires, '' keeps the stored one
 -- Verdicts: 1 done   0 absent   -3 mismatch   -4 ambiguous   -5 unknown
 
-local RING = 'ops'
+local exact_owner, shared_owner, new_ttl_ms = ARGV[4], ARGV[5], ARGV[6]
+local LOG_FIELD = 'ops'
 
 --@include lib/record
 --@include lib/operation_log
 --@include lib/check_access
 
-local mark, at = recall(ops)
-if not mark then
-  if refusal == 0 and outlived(ARGV[6]) then
-    return {-5}  -- an earlier attempt may have ended the record by its short life
+local result, at = find_earlier_attempt(log)
+if not result then
+  if refusal == 0 and may_have_expired(new_ttl_ms) then
+    return {-5}  -- an earlier attempt may have given the record a short lifetime, and it has expired
   end
-  if overrun(ops, time) then return {-5} end
+  if log_overrun(log) then return {-5} end
   if refusal then return {refusal} end
-  local ttl = ARGV[6] == '' and life or ARGV[6]
+  if new_ttl_ms == '' then new_ttl_ms = ttl end
   at = text(now)
-  expires, ends = life_from(now, ttl, lease)
-  call('HLEN', KEYS[2])  -- should another type stand there, fail here
-  -- The expiry goes first: it is no command that a server out of memory refuses, and once a script
-  -- has written, the server lets it finish (Redis docs, "Eval scripts"). So touch works when full.
-  expire(ends)
-  if call('HSET', KEYS[1], 'ttl', ttl, 'at', at, 'ops', remember(ops, time, '0')) > 1 then
-    -- The life had ended by then, the server removed the record, and the fields made it anew.
-    expire(ends)
+  expires, last_ms = expiry_from(now, new_ttl_ms, lease)
+  call('HLEN', KEYS[2])  -- fails before the first write if the key holds another type of value
+  -- PEXPIREAT is allowed at maxmemory, and after a script's first write the server no longer rejects OOM commands.
+  -- So this also works when memory is full.
+  expire_record(last_ms)
+  if call('HSET', KEYS[1], 'ttl', new_ttl_ms, 'at', at, 'ops', append_to_log(log, '0')) > 1 then
+    -- The new time had passed. The server removed the record, and HSET created a hash without an expiry.
+    expire_record(last_ms)
   end
-  added = call('HSET', KEYS[2], field, ends)
+  added = call('HSET', KEYS[2], lookup_field, last_ms)
 end
 if live and waits_on then
-  reply = {1, version, incarnation, at, waits_on, owner, text(expires or was)}
+  reply = {1, version, incarnation, at, waits_on, owner, text(expires or stored_expires)}
 else
   reply = {1, version or '0', incarnation or '', at}
 end

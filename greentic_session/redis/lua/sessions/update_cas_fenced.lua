@@ -1,8 +1,22 @@
--- The verdict of update_cas on a lease that has ended; put after lib/check_fencing_token and lib/conflict.
+-- Write the next version of a record as sessions/update_cas does, if the caller's lease is valid.
 --
--- Verdicts: -5 unknown   -8 lease lost. An earlier attempt, when the lease still ran, is answered by lib/update_reply.
+-- KEYS, ARGV 1-3, why atomic: see lib/record.
+-- KEYS  3 grant   HASH  see lib/check_fencing_token
+-- ARGV  4 new_owner             team/user
+--       5 new_ttl_ms            lifetime in ms, 0 never expires
+--       6 new_body              opaque bytes
+--       7 expected_incarnation  of the expected token
+--       8 expected_version      of the expected token
+--       9 following_version     the version after the expected one
+--      10 log_field             op0 ... op7: the field of the operation log for the following version
+--      11 fencing_token         of the caller's lease
+-- Returns as sessions/update_cas does.
+-- Verdicts: 1 done   -2 conflict (with the stored token)   -3 mismatch   -5 unknown   -8 lease lost
+-- An earlier attempt that was executed while the lease was valid returns its result, also after the lease.
 
-local RING = ARGV[10]
+local new_owner, new_ttl_ms, new_body = ARGV[4], ARGV[5], ARGV[6]
+local expected_incarnation, expected_version, following_version = ARGV[7], ARGV[8], ARGV[9]
+local LOG_FIELD, fencing_token = ARGV[10], ARGV[11]
 
 --@include lib/record
 --@include lib/operation_log
@@ -10,10 +24,10 @@ local RING = ARGV[10]
 --@include lib/check_fencing_token
 
 if not is_held then
-  local ring = call('HGET', KEYS[1], 'ops') or ''
-  if not recall(ops) and not recall(ring) then
-    local is_as_expected = live and version == ARGV[8] and incarnation == ARGV[7]
-    return {not is_as_expected and conflict(ring)[1] == -5 and -5 or -8}
+  local shared_log = call('HGET', KEYS[1], 'ops') or ''
+  if not find_earlier_attempt(log) and not find_earlier_attempt(shared_log) then
+    local is_as_expected = live and version == expected_version and incarnation == expected_incarnation
+    return {not is_as_expected and conflict_reply(shared_log)[1] == -5 and -5 or -8}
   end
 end
 

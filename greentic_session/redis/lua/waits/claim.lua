@@ -1,46 +1,50 @@
--- Claim a wait, which moves the token; or renew the lease of the claim that the same attempt holds.
+-- Claim a wait, which changes the token, or renew the lease of the claim that the same attempt holds.
 --
--- KEYS, ARGV 1-3, returns, why atomic: see lib/record and lib/wait_state.
--- ARGV  4 owner    team/user
---       5 scope    reply scope, as a hash
---       6 attempt  names the attempt
---       7 event    digest of the event, '' for none
---       8 lease    ms
---       9 ttl      ms for which completed events are known
---      10 floor    us: the fence is to be higher
--- Returns {1, version, incarnation, at, life, body, fence, lease end in ms, ms left, since, scope, expiry},
+-- KEYS, ARGV 1-3, why atomic: see lib/record and lib/wait_state.
+-- ARGV  4 expected_owner  team/user
+--       5 scope_hash      reply scope, as a hash
+--       6 claim_attempt   names the attempt
+--       7 event           digest of the event, '' for none
+--       8 lease_ms        length of the lease in ms
+--       9 event_ttl_ms    ms for which completed events are known
+--      10 fence_floor     us: the new fencing token is higher
+-- Returns {1, version, incarnation, at, ttl, body, fencing token, lease end in ms, ms left, since, scope, expiry},
 -- or {-6, lease end in ms}.
--- Verdicts: 1 done   0 absent   -6 claimed   -7 event seen. A repeated call finds its own attempt.
+-- Verdicts: 1 done   0 absent   -6 claimed   -7 event seen
+-- A repeated call finds its own attempt.
 
-local RING = 'ops'
+local expected_owner, scope_hash, claim_attempt = ARGV[4], ARGV[5], ARGV[6]
+local event, lease_ms, event_ttl_ms, fence_floor = ARGV[7], ARGV[8], ARGV[9], ARGV[10]
+local LOG_FIELD = 'ops'
 
 --@include lib/record
 --@include lib/operation_log
 --@include lib/event_set
 --@include lib/wait_state
 
-if is_seen(ARGV[7], ARGV[9]) then return {-7} end
-if not live or owner ~= ARGV[4] or waits_on ~= ARGV[5] then return {0} end
--- The claim that an earlier attempt took, or one that arrived late, has ended since.
-if recall(ops) and not (lease and attempt == ARGV[6]) then return {0} end
-local leased, at, ring = now + ARGV[8], text(now), ops
+if is_seen(event, event_ttl_ms) then return {-7} end
+if not live or owner ~= expected_owner or waits_on ~= scope_hash then return {0} end
+-- The claim of an earlier attempt, or of one that arrived late, has ended since.
+if find_earlier_attempt(log) and not (lease and attempt == claim_attempt) then return {0} end
+local lease_end, at, new_log = now + lease_ms, text(now), log
 if lease and now < tonumber(lease) then
-  if attempt ~= ARGV[6] then return {-6, lease} end
-  leased, at = math.max(leased, lease), stored[5]
+  if attempt ~= claim_attempt then return {-6, lease} end
+  lease_end, at = math.max(lease_end, lease), stored[5]
 else
-  fence, version = after(fence, ARGV[10]), text(version + 1)
-  ring = remember(ops, time, version)
+  fence, version = later_than(fence, fence_floor), text(version + 1)
+  new_log = append_to_log(log, version)
 end
-lease = text(leased)
-expires, ends = life_from(now, life, lease)
-call('HLEN', KEYS[2])  -- should another type stand there, fail here
--- The expiry goes first, so that a claim is taken when memory is full: see sessions/touch.
-expire(ends)
-call('HSET', KEYS[1], 'cas', version, 'at', at, 'lease', lease, 'attempt', ARGV[6],
-  'fence', fence, 'ops', ring)
-added = call('HSET', KEYS[2], field, ends)
-reply = told_to_index({1, version, incarnation, at, life, call('HGET', KEYS[1], 'body'), fence,
-  lease, text(leased - now)}, expires)
+lease = text(lease_end)
+expires, last_ms = expiry_from(now, ttl, lease)
+call('HLEN', KEYS[2])  -- fails before the first write if the key holds another type of value
+-- PEXPIREAT is allowed at maxmemory, and after a script's first write the server no longer rejects OOM commands. So
+-- this also works when memory is full.
+expire_record(last_ms)
+call('HSET', KEYS[1], 'cas', version, 'at', at, 'lease', lease, 'attempt', claim_attempt, 'fence', fence,
+  'ops', new_log)
+added = call('HSET', KEYS[2], lookup_field, last_ms)
+reply = with_index_update({1, version, incarnation, at, ttl, call('HGET', KEYS[1], 'body'), fence, lease,
+  text(lease_end - now)}, expires)
 
 --@include lib/update_lookup_ttl
 

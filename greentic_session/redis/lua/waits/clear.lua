@@ -1,26 +1,27 @@
--- Remove a record whose session waits under a reply scope, and everything that hangs on it.
+-- Delete the record and the events of a session that waits under a reply scope.
 --
 -- KEYS, ARGV 1-3, returns, why atomic: see lib/record and lib/wait_state.
--- ARGV  4 owner   team/user
---       5 scope   reply scope, as a hash
---       6 keep    ms to keep the ring: see lib/delete_record
+-- ARGV  4 expected_owner  team/user
+--       5 scope_hash      reply scope, as a hash
+--       6 tombstone_ms    how long the tombstone stays: see lib/delete_record
 -- Verdicts: 1 done   0 absent   -5 unknown
 
-local RING = 'ops'
+local expected_owner, scope_hash, tombstone_ms = ARGV[4], ARGV[5], ARGV[6]
+local LOG_FIELD = 'ops'
 
 --@include lib/record
 --@include lib/operation_log
 --@include lib/event_set
 --@include lib/wait_state
 
-local mark, done_at = recall(ops)
-if mark then return {1, '0', '', done_at} end
-if overrun(ops, time) then return {-5} end
-if not live or owner ~= ARGV[4] or waits_on ~= ARGV[5] then return {0} end
-call('HLEN', KEYS[2])  -- should another type stand there, or under the next name, fail here
+local result, done_at = find_earlier_attempt(log)
+if result then return {1, '0', '', done_at} end
+if log_overrun(log) then return {-5} end
+if not live or owner ~= expected_owner or waits_on ~= scope_hash then return {0} end
+call('HLEN', KEYS[2])  -- fails before the first write if a key holds another type of value
 call('ZCARD', KEYS[3])
 call('DEL', KEYS[3])
-keep = ARGV[6]
+deletes = true
 reply = {1, version, incarnation, text(now)}
 
 --@include lib/merge_operation_log

@@ -1,24 +1,28 @@
 -- End a held claim, or save under it, and remember its event.
 --
--- KEYS, ARGV 1-3, returns, why atomic: see lib/record and lib/wait_state.
--- ARGV  4 owner   team/user
---       5 ttl     life in ms, 0 never expires ('' with finish)
---       6 body    opaque bytes ('' with finish)
---       7 inc     incarnation expected
---       8 cas     version expected
---       9 fence   number of the claim
---      10 how     complete, wait, save or finish
---      11 scope   with wait: reply scope, as a hash
---      12 floor   with wait: us, since is to be higher
---      13 event   digest of the event, '' for none
---      14 most    how many events to remember
---      15 memory  ms to remember them
---      16 keep    ms to keep the ring after finish: see lib/delete_record
--- Returns {1, version, incarnation, at, since}; since is that of the wait that ended, or begins. With save
--- also {..., scope or '', expiry}.
+-- KEYS, ARGV 1-3, why atomic: see lib/record and lib/wait_state.
+-- ARGV  4 new_owner             team/user
+--       5 new_ttl_ms            lifetime in ms, 0 never expires ('' with finish)
+--       6 new_body              opaque bytes ('' with finish)
+--       7 expected_incarnation  of the expected token
+--       8 expected_version      of the expected token
+--       9 claim_fence           fencing token of the claim
+--      10 mode                  complete, wait, save or finish
+--      11 scope_hash            with wait: reply scope, as a hash
+--      12 since_floor           with wait: us, the new since is higher
+--      13 event                 digest of the event, '' for none
+--      14 event_limit           how many events to remember
+--      15 event_ttl_ms          ms to remember them
+--      16 tombstone_ms          with finish: how long the tombstone stays (see lib/delete_record)
+-- Returns {1, version, incarnation, at, since}: since is that of the wait that ended, or that starts. With save also
+-- {..., scope or '', expiry}.
 -- Verdicts: 1 done   -2 conflict (with the stored token)   -5 unknown   -8 claim lost
 
-local RING = 'ops'
+local new_owner, new_ttl_ms, new_body = ARGV[4], ARGV[5], ARGV[6]
+local expected_incarnation, expected_version = ARGV[7], ARGV[8]
+local claim_fence, mode, scope_hash, since_floor = ARGV[9], ARGV[10], ARGV[11], ARGV[12]
+local event, event_limit, event_ttl_ms, tombstone_ms = ARGV[13], ARGV[14], ARGV[15], ARGV[16]
+local LOG_FIELD = 'ops'
 
 --@include lib/record
 --@include lib/operation_log
@@ -26,31 +30,30 @@ local RING = 'ops'
 --@include lib/wait_state
 --@include lib/conflict
 
-local mark, done_at = recall(ops)
-if mark and ARGV[10] == 'save' then
-  return told_to_index({1, mark, ARGV[7], done_at}, live and was or 0)
+local result, done_at = find_earlier_attempt(log)
+if result and mode == 'save' then
+  return with_index_update({1, result, expected_incarnation, done_at}, live and stored_expires or 0)
 end
-if mark then return {1, mark == 'd' and '0' or mark, ARGV[7], done_at, since} end
-if not holds(ARGV[9]) then
-  if outlived(ARGV[5]) then return {-5} end
-  return lost()
+if result then return {1, result == 'd' and '0' or result, expected_incarnation, done_at, since} end
+if not holds_claim(claim_fence) then
+  if may_have_expired(new_ttl_ms) then return {-5} end
+  return claim_lost_reply()
 end
-if version ~= ARGV[8] or incarnation ~= ARGV[7] then return conflict(ops) end
-local how = ARGV[10]
-if ARGV[13] ~= '' then call('ZCARD', KEYS[3]) end  -- should another type stand there, fail here
-if how ~= 'save' then call('HLEN', KEYS[2]) end  -- and under the lookup's name
-local where = waits_on
-if how == 'finish' then
-  keep = ARGV[16]
+if version ~= expected_version or incarnation ~= expected_incarnation then return conflict_reply(log) end
+if event ~= '' then call('ZCARD', KEYS[3]) end  -- fails before the first write if a key holds another type of value
+if mode ~= 'save' then call('HLEN', KEYS[2]) end
+local found_wait = waits_on
+if mode == 'finish' then
+  deletes = true
 else
-  waits_on = nil  -- the registry sees to the index
-  if how ~= 'save' then
-    -- Nothing refuses HDEL, and once a script has written, the server lets it finish. So a turn can be
-    -- completed when memory is full.
-    forget_claim()
+  waits_on = nil  -- the caller updates the index
+  if mode ~= 'save' then
+    -- HDEL is allowed at maxmemory, and after a script's first write the server no longer rejects OOM commands. So
+    -- this also works when memory is full.
+    remove_claim()
   end
-  if how == 'complete' then call('HDEL', KEYS[1], 'wait', 'since') end
-  next_version, inc = text(version + 1), incarnation
+  if mode == 'complete' then call('HDEL', KEYS[1], 'wait', 'since') end
+  next_version, next_incarnation = text(version + 1), incarnation
 end
 
 --@include lib/merge_operation_log
@@ -58,17 +61,15 @@ end
 --@include lib/write_record
 --@include lib/update_lookup_ttl
 
--- The end of waits/end_claim; put after lib/write_record.
-
-if how == 'wait' then
-  since = after(since, ARGV[12])
-  call('HSET', KEYS[1], 'wait', ARGV[11], 'since', since)
-  expire(ends)  -- had the life ended by now, the last line made a record anew
+if mode == 'wait' then
+  since = later_than(since, since_floor)
+  call('HSET', KEYS[1], 'wait', scope_hash, 'since', since)
+  expire_record(last_ms)  -- if the new time had passed, HSET created a hash without an expiry
 end
-if how == 'save' then
-  waits_on = where
-  return told_to_index({1, next_version, inc, text(now)}, expires)
+if mode == 'save' then
+  waits_on = found_wait
+  return with_index_update({1, next_version, next_incarnation, text(now)}, expires)
 end
-remember_event(ARGV[13], ARGV[14], ARGV[15])
-if keep then return {1, '0', '', text(now), since} end
-return {1, next_version, inc, text(now), since}
+remember_event(event, event_limit, event_ttl_ms)
+if deletes then return {1, '0', '', text(now), since} end
+return {1, next_version, next_incarnation, text(now), since}

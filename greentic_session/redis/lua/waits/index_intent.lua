@@ -1,31 +1,33 @@
--- Enter a hint before the record is written.
+-- Write an index intent before the record is written.
 --
 -- KEYS, ARGV 1-3, why atomic: see lib/wait_index.
--- ARGV  4 scope   reply scope, as a hash
---       5 key     the session's key
---       6 ttl     ms that the record will live, 0 for ever
--- Returns {mark, 1 if the hint is new else 0, since, key, since, key, ...}: the mark of this announcement,
--- and the other hints.
+-- ARGV  4 scope_hash  reply scope, as a hash
+--       5 key         the session key
+--       6 ttl_ms      lifetime that the record will have in ms, 0 never expires
+-- Returns {intent, 1 if the index entry is new, otherwise 0, since, key, since, key, ...}: the number of this intent,
+-- and the other index entries of the reply scope.
+
+local scope_hash, key, ttl_ms = ARGV[4], ARGV[5], ARGV[6]
 
 --@include lib/wait_index
 
-local hints = hints_of(ARGV[4])
-local answer = {now_us, find(hints, ARGV[5]) and 0 or 1}
-for _, hint in ipairs(hints) do
-  if hint.key ~= ARGV[5] then
-    answer[#answer + 1] = hint.since
-    answer[#answer + 1] = hint.key
+local entries = read_entries(scope_hash)
+local own_entry = find_entry(entries, key)
+local answer = {now_us, own_entry and 0 or 1}
+for _, entry in ipairs(entries) do
+  if entry.key ~= key then
+    answer[#answer + 1] = entry.since
+    answer[#answer + 1] = entry.key
   end
 end
-local expires = ARGV[6] == '0' and 0 or now + ARGV[6]
-local hint = find(hints, ARGV[5])
-if hint then
-  local marks = marks_beside(hint, '')
-  marks[#marks + 1] = now_us
-  hint.marks = table.concat(marks, ',')
+local expires = ttl_ms == '0' and 0 or now + ttl_ms
+if own_entry then
+  local intents = other_intents(own_entry, '')
+  intents[#intents + 1] = now_us
+  own_entry.intents = table.concat(intents, ',')
 else
-  hints[#hints + 1] = {since = '0', marks = now_us, expires = whole(expires), key = ARGV[5]}
+  entries[#entries + 1] = {since = '0', intents = now_us, expires = whole(expires), key = key}
 end
-set_hints(ARGV[4], hints)
-extend(expires)
+write_entries(scope_hash, entries)
+prolong_index(expires)
 return answer

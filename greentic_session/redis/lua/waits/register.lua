@@ -1,21 +1,24 @@
--- Write a record and let its session wait; a claim on it is pushed aside.
+-- Write a record and register its session as waiting. This supersedes a claim on the record.
 --
--- KEYS, ARGV 1-3, returns, why atomic: see lib/record and lib/wait_state.
--- ARGV  4 owner     team/user
---       5 ttl       life in ms, 0 never expires
---       6 body      opaque bytes
---       7 expected  incarnation expected
---       8 cas       version expected, '0' for an absent record, '' for any
---       9 inc       incarnation to give a new record
---      10 scope     reply scope, as a hash
---      11 floor     us: since is to be higher
---      12 event     digest of the event that is completed by this, '' for none
---      13 most      how many events to remember
---      14 memory    ms to remember them
--- Returns {1, version, incarnation, at, since, scope left or ''}.
+-- KEYS, ARGV 1-3, why atomic: see lib/record and lib/wait_state.
+-- ARGV  4 new_owner             team/user
+--       5 new_ttl_ms            lifetime in ms, 0 never expires
+--       6 new_body              opaque bytes
+--       7 expected_incarnation  of the expected token
+--       8 expected_version      of the expected token, '0' for an absent record, '' for any
+--       9 new_incarnation       of the record if it is a new one
+--      10 scope_hash            reply scope, as a hash
+--      11 since_floor           us: the new since is higher
+--      12 event                 digest of the event that this completes, '' for none
+--      13 event_limit           how many events to remember
+--      14 event_ttl_ms          ms to remember them
+-- Returns {1, version, incarnation, at, since, scope that the session left or ''}.
 -- Verdicts: 1 done   -2 conflict (with the stored token)   -3 mismatch   -5 unknown   -7 event seen
 
-local RING = 'ops'
+local new_owner, new_ttl_ms, new_body = ARGV[4], ARGV[5], ARGV[6]
+local expected_incarnation, expected_version, new_incarnation = ARGV[7], ARGV[8], ARGV[9]
+local scope_hash, since_floor, event, event_limit, event_ttl_ms = ARGV[10], ARGV[11], ARGV[12], ARGV[13], ARGV[14]
+local LOG_FIELD = 'ops'
 
 --@include lib/record
 --@include lib/operation_log
@@ -23,47 +26,45 @@ local RING = 'ops'
 --@include lib/wait_state
 --@include lib/conflict
 
-local mark, done_at, done_inc = recall(ops, live and incarnation)
-if mark then
-  if mark == '1' then done_inc = ARGV[9] end
-  if not done_inc then return {-5} end
-  return {1, mark, done_inc, done_at, since, ''}
+local result, done_at, done_incarnation = find_earlier_attempt(log, live and incarnation)
+if result then
+  if result == '1' then done_incarnation = new_incarnation end
+  if not done_incarnation then return {-5} end
+  return {1, result, done_incarnation, done_at, since, ''}
 end
-if is_seen(ARGV[12], ARGV[14]) then
-  -- By an earlier attempt of this call, perhaps, whose trace is gone.
-  return {doubt ~= '' and (overrun(ops, time) or outlived(ARGV[5])) and -5 or -7}
+if is_seen(event, event_ttl_ms) then
+  -- An earlier attempt of this call may have completed it, and its entry in the log may be gone.
+  return {ambiguous_since ~= '' and (log_overrun(log) or may_have_expired(new_ttl_ms)) and -5 or -7}
 end
-if ARGV[8] == '' then
-  if overrun(ops, time) then return {-5} end
-  if live and owner ~= ARGV[4] then return {-3} end
-  if outlived(ARGV[5]) then return {-5} end
-elseif ARGV[8] == '0' then
-  if overrun(ops, time) then return {-5} end
+if expected_version == '' then
+  if log_overrun(log) then return {-5} end
+  if live and owner ~= new_owner then return {-3} end
+  if may_have_expired(new_ttl_ms) then return {-5} end
+elseif expected_version == '0' then
+  if log_overrun(log) then return {-5} end
   if live then
-    if owner ~= ARGV[4] then return {-3} end
-    return {outlived(ARGV[5]) and -5 or -2, version, incarnation}
+    if owner ~= new_owner then return {-3} end
+    return {may_have_expired(new_ttl_ms) and -5 or -2, version, incarnation}
   end
-  if outlived(ARGV[5]) then return {-5} end
-elseif not live or owner ~= ARGV[4] or version ~= ARGV[8] or incarnation ~= ARGV[7] then
-  return conflict(ops)
+  if may_have_expired(new_ttl_ms) then return {-5} end
+elseif not live or owner ~= new_owner or version ~= expected_version or incarnation ~= expected_incarnation then
+  return conflict_reply(log)
 end
-local left = live and waits_on and waits_on ~= ARGV[10] and waits_on or ''
-local stamp = after(live and since or 0, ARGV[11])
-local claimed = lease
-next_version, inc = '1', ARGV[9]
+local left_scope = live and waits_on and waits_on ~= scope_hash and waits_on or ''
+local new_since = later_than(live and since or 0, since_floor)
+local had_claim = lease
+next_version, next_incarnation = '1', new_incarnation
 if live then
-  next_version, inc = text(version + 1), incarnation
-  waits_on, lease = nil, nil  -- the life counts from now, and the registry sees to the index
+  next_version, next_incarnation = text(version + 1), incarnation
+  waits_on, lease = nil, nil  -- the lifetime counts from now, and the caller updates the index
 end
 
 --@include lib/merge_operation_log
 --@include lib/write_record
 --@include lib/update_lookup_ttl
 
--- The end of waits/register; put after lib/write_record.
-
-if claimed then forget_claim() end
-call('HSET', KEYS[1], 'wait', ARGV[10], 'since', stamp)
-expire(ends)  -- had the life ended by now, the last line made a record anew
-remember_event(ARGV[12], ARGV[13], ARGV[14])
-return {1, next_version, inc, text(now), stamp, left}
+if had_claim then remove_claim() end
+call('HSET', KEYS[1], 'wait', scope_hash, 'since', new_since)
+expire_record(last_ms)  -- if the new time had passed, HSET created a hash without an expiry
+remember_event(event, event_limit, event_ttl_ms)
+return {1, next_version, next_incarnation, text(now), new_since, left_scope}

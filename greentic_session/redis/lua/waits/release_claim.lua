@@ -1,30 +1,33 @@
--- Give a held claim back; the record's life begins anew.
+-- Release a held claim. The record's lifetime restarts.
 --
--- KEYS, ARGV 1-3, returns, why atomic: see lib/record and lib/wait_state.
--- ARGV  4 fence    number of the claim, or
---       5 attempt  the attempt that holds it, should the caller not know the number; else ''
+-- KEYS, ARGV 1-3, why atomic: see lib/record and lib/wait_state.
+-- ARGV  4 claim_fence    fencing token of the claim, or
+--       5 claim_attempt  the attempt that holds it, if the caller does not know the fencing token, otherwise ''
 -- Returns {1, version, incarnation, at, since, scope or '', expiry}.
 -- Verdicts: 1 done   -5 unknown   -8 claim lost
 
-local RING = 'ops'
+local claim_fence, claim_attempt = ARGV[4], ARGV[5]
+local LOG_FIELD = 'ops'
 
 --@include lib/record
 --@include lib/operation_log
 --@include lib/event_set
 --@include lib/wait_state
 
-local mark, done_at = recall(ops)
-if mark then
-  return told_to_index({1, version or '0', incarnation or '', done_at}, live and was or 0)
+local result, done_at = find_earlier_attempt(log)
+if result then
+  return with_index_update({1, version or '0', incarnation or '', done_at}, live and stored_expires or 0)
 end
-if not holds(ARGV[4]) and not (live and lease and attempt == ARGV[5]) then return lost() end
-call('HLEN', KEYS[2])  -- should another type stand there, fail here
-forget_claim()
-expires, ends = life_from(now, life)
-call('HSET', KEYS[1], 'at', text(now), 'ops', remember(ops, time, '0'))
-expire(ends)
-added = call('HSET', KEYS[2], field, ends)
-reply = told_to_index({1, version, incarnation, text(now)}, expires)
+if not holds_claim(claim_fence) and not (live and lease and attempt == claim_attempt) then
+  return claim_lost_reply()
+end
+call('HLEN', KEYS[2])  -- fails before the first write if the key holds another type of value
+remove_claim()
+expires, last_ms = expiry_from(now, ttl)
+call('HSET', KEYS[1], 'at', text(now), 'ops', append_to_log(log, '0'))
+expire_record(last_ms)
+added = call('HSET', KEYS[2], lookup_field, last_ms)
+reply = with_index_update({1, version, incarnation, text(now)}, expires)
 
 --@include lib/update_lookup_ttl
 

@@ -1,27 +1,29 @@
--- Let the lease of a held claim end later.
+-- Renew the lease of a held claim.
 --
--- KEYS, ARGV 1-3, returns, why atomic: see lib/record and lib/wait_state.
--- ARGV  4 fence   number of the claim
---       5 lease   ms from now
+-- KEYS, ARGV 1-3, why atomic: see lib/record and lib/wait_state.
+-- ARGV  4 claim_fence  fencing token of the claim
+--       5 lease_ms     length of the lease in ms, from now
 -- Returns {1, lease end in ms, ms left, since, scope or '', expiry}.
--- Verdicts: 1 done   -8 claim lost. A repeated call renews again, so no trace of it is kept.
+-- Verdicts: 1 done   -8 claim lost
+-- A repeated call renews again, so the operation log has no entry for it.
 
-local RING = 'ops'
+local claim_fence, lease_ms = ARGV[4], ARGV[5]
+local LOG_FIELD = 'ops'
 
 --@include lib/record
 --@include lib/operation_log
 --@include lib/event_set
 --@include lib/wait_state
 
-if not holds(ARGV[4]) then return {-8} end
-local leased = math.max(now + ARGV[5], lease)
-lease = text(leased)
-expires, ends = life_from(now, life, lease)
-call('HLEN', KEYS[2])  -- should another type stand there, fail here
-expire(ends)
+if not holds_claim(claim_fence) then return {-8} end
+local lease_end = math.max(now + lease_ms, lease)
+lease = text(lease_end)
+expires, last_ms = expiry_from(now, ttl, lease)
+call('HLEN', KEYS[2])  -- fails before the first write if the key holds another type of value
+expire_record(last_ms)
 call('HSET', KEYS[1], 'lease', lease)
-added = call('HSET', KEYS[2], field, ends)
-reply = told_to_index({1, lease, text(leased - now)}, expires)
+added = call('HSET', KEYS[2], lookup_field, last_ms)
+reply = with_index_update({1, lease, text(lease_end - now)}, expires)
 
 --@include lib/update_lookup_ttl
 

@@ -1,18 +1,21 @@
--- Let a session wait no longer under a reply scope, if it waits there since exactly then. A claim on
--- it stays held.
+-- End the wait of a session under a reply scope, if it was registered exactly at `expected_since`. A claim on the
+-- record stays held.
 --
 -- KEYS, ARGV 1-3, why atomic: see lib/record and lib/wait_state.
--- ARGV  4 scope   reply scope, as a hash
---       5 since   us
--- Verdicts: 1 done   0 it did not. A repeated call finds nothing to do.
+-- ARGV  4 scope_hash      reply scope, as a hash
+--       5 expected_since  us since the epoch
+-- Returns {verdict}.
+-- Verdicts: 1 done   0 the session does not wait so
+-- A repeated call finds nothing to do.
 
-local RING = 'ops'
+local scope_hash, expected_since = ARGV[4], ARGV[5]
+local LOG_FIELD = 'ops'
 
 --@include lib/record
 --@include lib/operation_log
 --@include lib/event_set
 --@include lib/wait_state
 
-if not live or waits_on ~= ARGV[4] or since ~= ARGV[5] then return {0} end
+if not live or waits_on ~= scope_hash or since ~= expected_since then return {0} end
 redis.call('HDEL', KEYS[1], 'wait', 'since')
 return {1}

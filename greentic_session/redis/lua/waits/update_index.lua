@@ -1,81 +1,86 @@
--- Enter one hint, take out others, remember events.
+-- Write one index entry, remove others, and remember events.
 --
 -- KEYS, ARGV 1-3, why atomic: see lib/wait_index.
--- ARGV  4 most     how many events to remember
---       5 memory   ms to remember them
---       6 scope    of the hint to enter, '' for none
---       7 key      its session
---       8 since    us, as in the record; 0 to enter nothing, but prolong what is there
---       9 expires  ms since the epoch, 0 never
---      10 mark     the caller's own announcement of it, '' for none
---      11 retired  how many hints to take out; each is followed by four: scope, key, since (us, up to
---                  which registration; -1 if it was announced only; -2 to end an announcement and
---                  leave the hint), the caller's own mark or ''
---      12 ...      those, then pairs of digest and ms of the events, the newest last
+-- ARGV  4 event_limit   how many events to remember
+--       5 event_ttl_ms  ms to remember them
+--       6 scope_hash    reply scope of the entry to write, '' for none
+--       7 key           its session key
+--       8 since_us      us, as in the record, 0 to create nothing, but prolong the entry if there is one
+--       9 expires_ms    ms since the epoch, 0 never
+--      10 intent        the caller's own intent for it, '' for none
+--      11 removals      how many index entries to remove. Four each follow: scope, key, since, own intent or ''. The
+--                       since is in us and names the last registration to remove. -1 removes an entry that has only
+--                       an intent. -2 ends the own intent and leaves the entry
+--     ... events        pairs of the digest and the ms of an event, the newest last
 -- Returns {1}.
+
+local event_limit, event_ttl_ms = ARGV[4], ARGV[5]
+local scope_hash, key, since_us, expires_ms, intent = ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[10]
+local removals = ARGV[11]
 
 --@include lib/wait_index
 --@include lib/event_set
 
-local last = 11 + 4 * ARGV[11]
-if #ARGV > last then redis.call('ZCARD', KEYS[2]) end  -- should another type stand there, fail here
--- Nothing refuses HDEL, and once a script has written, the server lets it finish. So an index is put in
--- order when memory is full.
+local last_removal = 11 + 4 * removals
+if #ARGV > last_removal then redis.call('ZCARD', KEYS[2]) end  -- fails before the first write on another type
+-- HDEL is allowed at maxmemory, and after a script's first write the server no longer rejects OOM commands. So this
+-- also works when memory is full.
 redis.call('HDEL', KEYS[1], '')
-local was_for_ever = false  -- whether something has ended that may have let the index live for ever
-for i = 12, last, 4 do
-  local hints = hints_of(ARGV[i])
-  local hint, at = find(hints, ARGV[i + 1])
-  if hint then
-    local since = tonumber(ARGV[i + 2])
-    unmark(hint, ARGV[i + 3])
-    was_for_ever = was_for_ever or ARGV[i + 3] ~= ''
-    if since ~= -2 and hint.marks == '0' and tonumber(hint.since) <= math.max(since, 0) then
-      table.remove(hints, at)
-      was_for_ever = was_for_ever or hint.expires == '0'
+local may_end_earlier = false  -- whether the index may have lost an entry that never expired
+for i = 12, last_removal, 4 do
+  local removed_scope, removed_key, removed_since, own_intent = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
+  local entries = read_entries(removed_scope)
+  local entry, position = find_entry(entries, removed_key)
+  if entry then
+    local limit_us = tonumber(removed_since)
+    end_intent(entry, own_intent)
+    may_end_earlier = may_end_earlier or own_intent ~= ''
+    if limit_us ~= -2 and entry.intents == '0' and tonumber(entry.since) <= math.max(limit_us, 0) then
+      table.remove(entries, position)
+      may_end_earlier = may_end_earlier or entry.expires == '0'
     end
-    set_hints(ARGV[i], hints)
+    write_entries(removed_scope, entries)
   end
 end
-if ARGV[6] ~= '' then
-  local hints = hints_of(ARGV[6])
-  local hint = find(hints, ARGV[7])
-  if not hint and ARGV[8] ~= '0' then
-    hint = {since = '0', marks = '0', key = ARGV[7]}
-    hints[#hints + 1] = hint
+if scope_hash ~= '' then
+  local entries = read_entries(scope_hash)
+  local entry = find_entry(entries, key)
+  if not entry and since_us ~= '0' then
+    entry = {since = '0', intents = '0', key = key}
+    entries[#entries + 1] = entry
   end
-  if hint then
-    unmark(hint, ARGV[10])
-    if tonumber(hint.since) < tonumber(ARGV[8]) then hint.since = ARGV[8] end
-    was_for_ever = was_for_ever or (hint.expires == '0' and ARGV[9] ~= '0')
-    hint.expires = ARGV[9]
-    set_hints(ARGV[6], hints)
-    extend(tonumber(ARGV[9]))
+  if entry then
+    end_intent(entry, intent)
+    if tonumber(entry.since) < tonumber(since_us) then entry.since = since_us end
+    may_end_earlier = may_end_earlier or (entry.expires == '0' and expires_ms ~= '0')
+    entry.expires = expires_ms
+    write_entries(scope_hash, entries)
+    prolong_index(tonumber(expires_ms))
   end
 end
--- Now and then look at all: hints of sessions that expired unread go, and the index lives as long as the
--- longest that is left.
-if was_for_ever or redis.call('HLEN', KEYS[1]) % 64 == 63 then
+-- Sometimes read all entries: this removes those of expired sessions, and lets the index live as long as the entry
+-- that lives longest.
+if may_end_earlier or redis.call('HLEN', KEYS[1]) % 64 == 63 then
   local longest
   local all = redis.call('HGETALL', KEYS[1])
   for i = 1, #all, 2 do
-    local hints, kept = hints_of(all[i]), {}
-    for _, hint in ipairs(hints) do
-      local ends = tonumber(hint.expires)
-      if ends == 0 or ends > now or #marks_beside(hint, '') > 0 then
-        kept[#kept + 1] = hint
+    local entries, live_entries = read_entries(all[i]), {}
+    for _, entry in ipairs(entries) do
+      local ends = tonumber(entry.expires)
+      if ends == 0 or ends > now or #other_intents(entry, '') > 0 then
+        live_entries[#live_entries + 1] = entry
         if ends == 0 or (longest ~= 0 and (not longest or ends > longest)) then longest = ends end
       end
     end
-    if #kept < #hints then set_hints(all[i], kept) end
+    if #live_entries < #entries then write_entries(all[i], live_entries) end
   end
   if longest and longest ~= 0 then redis.call('PEXPIREAT', KEYS[1], whole(longest - 1)) end
 end
-if #ARGV > last then
-  for i = last + 1, #ARGV, 2 do
+if #ARGV > last_removal then
+  for i = last_removal + 1, #ARGV, 2 do
     redis.call('ZADD', KEYS[2], ARGV[i + 1], ARGV[i])
   end
-  trim_events(KEYS[2], ARGV[#ARGV - 1], ARGV[4], ARGV[5])
-  redis.call('PEXPIREAT', KEYS[2], whole(now + ARGV[5] - 1))
+  trim_events(KEYS[2], ARGV[#ARGV - 1], event_limit, event_ttl_ms)
+  redis.call('PEXPIREAT', KEYS[2], whole(now + event_ttl_ms - 1))
 end
 return {1}

@@ -1,0 +1,91 @@
+"""Early events on one Redis or Valkey server: replies stored until a session waits for them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from ..abc.records import Outcome, Verdict
+from ..model import SessionKey
+from .message_format import decode, encode, encode_new
+from .replies import parsing_write_reply
+from .scripts.inbox import (
+    ASSIGN_EARLY,
+    DELETE_EARLY,
+    STORE_EARLY,
+    assign_early_arguments,
+    delete_early_arguments,
+    store_early_arguments,
+)
+
+if TYPE_CHECKING:
+    from ..abc.inbox import EarlyEventQueue, StoredMessage
+    from ..abc.waits import EventMemory
+    from .inbox_scripts import InboxScripts
+    from .key_names import KeyNames
+
+__all__ = ["EarlyEvents"]
+
+
+class EarlyEvents:
+    """Runs the steps on early events for :class:`.RedisInbox`, see :class:`.InboxBackend`.
+
+    :param scripts: of the inbox.
+    :param names: of the store.
+    """
+
+    def __init__(self, scripts: InboxScripts, names: KeyNames) -> None:
+        self._scripts: Final = scripts
+        self._names: Final = names
+
+    async def store(
+        self,
+        queue: EarlyEventQueue,
+        event_id: str,
+        payload: bytes,
+        events: EventMemory,
+        until: float | None,
+    ) -> Outcome:
+        """Store an event at the end of a queue."""
+        arguments = store_early_arguments(
+            encode_new(queue.wait_owner.owner, event_id, b""),
+            payload,
+            limit=events.most,
+            retention_ms=events.ttl_ms,
+        )
+        reply = await self._scripts.on_index(
+            STORE_EARLY, self._name(queue), arguments, until, is_hint=False
+        )
+        with parsing_write_reply():
+            return Outcome(Verdict(reply[0]))
+
+    async def assign(
+        self,
+        queue: EarlyEventQueue,
+        key: SessionKey,
+        gone: str,
+        events: EventMemory,
+        until: float | None,
+    ) -> list[tuple[SessionKey, StoredMessage]]:
+        """Assign the events of a queue to a session, and return each with its session."""
+        arguments = assign_early_arguments(key, retention_ms=events.ttl_ms, gone_key=gone)
+        reply = await self._scripts.on_index(
+            ASSIGN_EARLY, self._name(queue), arguments, until, is_hint=False
+        )
+        with parsing_write_reply():
+            _, *assigned = reply
+            return [
+                (SessionKey(key.decode()), decode(event))
+                for key, event in zip(assigned[::2], assigned[1::2], strict=True)
+            ]
+
+    async def delete(
+        self, queue: EarlyEventQueue, key: SessionKey, message: StoredMessage, until: float | None
+    ) -> None:
+        """Delete an event that is assigned to a session."""
+        arguments = delete_early_arguments(key, encode(message))
+        await self._scripts.on_index(DELETE_EARLY, self._name(queue), arguments, until)
+
+    def _name(self, queue: EarlyEventQueue) -> str:
+        env, tenant_id = queue.wait_owner.scope.split("/")
+        team_id, user_id = queue.wait_owner.owner.split("/", 1)
+        return self._names.early(env, tenant_id, team_id, user_id, queue.scope_hash)

@@ -1,0 +1,132 @@
+"""The scripts of sessions: see ``lua/sessions/``. Each has a function that builds its arguments."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Literal
+
+from ..transport.script import Script
+
+if TYPE_CHECKING:
+    from ..transport.protocol import Arguments
+
+__all__ = [
+    "CREATE",
+    "DELETE",
+    "PUT",
+    "PUT_FENCED",
+    "TOUCH",
+    "UPDATE_CAS",
+    "UPDATE_CAS_FENCED",
+    "create_arguments",
+    "delete_arguments",
+    "put_arguments",
+    "put_fenced_arguments",
+    "touch_arguments",
+    "update_cas_arguments",
+    "update_cas_fenced_arguments",
+]
+
+CREATE: Final = Script("sessions/create")
+
+
+def create_arguments(
+    new_owner: str, new_ttl_ms: int, new_body: bytes, new_incarnation: str
+) -> Arguments:
+    """Return the arguments from ARGV 4 on."""
+    return new_owner, new_ttl_ms, new_body, new_incarnation
+
+
+PUT: Final = Script("sessions/put")
+
+
+def put_arguments(
+    new_owner: str, new_ttl_ms: int, new_body: bytes, new_incarnation: str
+) -> Arguments:
+    """Return the arguments from ARGV 4 on."""
+    return new_owner, new_ttl_ms, new_body, new_incarnation
+
+
+PUT_FENCED: Final = Script("sessions/put_fenced")
+
+
+def put_fenced_arguments(
+    new_owner: str, new_ttl_ms: int, new_body: bytes, new_incarnation: str, fencing_token: int
+) -> Arguments:
+    """Return the arguments from ARGV 4 on."""
+    return new_owner, new_ttl_ms, new_body, new_incarnation, fencing_token
+
+
+UPDATE_CAS: Final = Script("sessions/update_cas")
+
+
+def update_cas_arguments(
+    *,
+    new_owner: str,
+    new_ttl_ms: int,
+    new_body: bytes,
+    expected_incarnation: str,
+    expected_version: int,
+    following_version: int,
+    log_field: str,
+) -> Arguments:
+    """Return the arguments from ARGV 4 on."""
+    return (
+        new_owner,
+        new_ttl_ms,
+        new_body,
+        expected_incarnation,
+        expected_version,
+        following_version,
+        log_field,
+    )
+
+
+UPDATE_CAS_FENCED: Final = Script("sessions/update_cas_fenced")
+
+
+def update_cas_fenced_arguments(
+    *,
+    new_owner: str,
+    new_ttl_ms: int,
+    new_body: bytes,
+    expected_incarnation: str,
+    expected_version: int,
+    following_version: int,
+    log_field: str,
+    fencing_token: int,
+) -> Arguments:
+    """Return the arguments from ARGV 4 on."""
+    return (
+        new_owner,
+        new_ttl_ms,
+        new_body,
+        expected_incarnation,
+        expected_version,
+        following_version,
+        log_field,
+        fencing_token,
+    )
+
+
+TOUCH: Final = Script("sessions/touch")
+
+
+def touch_arguments(
+    exact_owner: str, shared_owner: str, new_ttl_ms: int | Literal[""]
+) -> Arguments:
+    """Return the arguments from ARGV 4 on."""
+    return exact_owner, shared_owner, new_ttl_ms
+
+
+DELETE: Final = Script("sessions/delete")
+
+
+def delete_arguments(
+    exact_owner: str,
+    shared_owner: str,
+    expected_incarnation: str,
+    expected_version: int | Literal[""],
+    tombstone_ms: int,
+) -> Arguments:
+    """Return the arguments from ARGV 4 on."""
+    return exact_owner, shared_owner, expected_incarnation, expected_version, tombstone_ms

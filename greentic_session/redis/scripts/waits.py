@@ -1,0 +1,198 @@
+"""The scripts of waits: see ``lua/waits/``. Each has a function that builds its arguments."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Literal
+
+from ..transport.script import Script
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ...abc.waits import IndexRemoval, SeenEvent
+    from ..transport.protocol import Arguments
+
+__all__ = [
+    "CLAIM",
+    "CLEAR",
+    "END_CLAIM",
+    "INDEX_INTENT",
+    "REGISTER",
+    "RELEASE_CLAIM",
+    "RENEW_CLAIM",
+    "SUPERSEDE",
+    "UPDATE_INDEX",
+    "claim_arguments",
+    "clear_arguments",
+    "end_claim_arguments",
+    "index_intent_arguments",
+    "register_arguments",
+    "release_claim_arguments",
+    "renew_claim_arguments",
+    "supersede_arguments",
+    "update_index_arguments",
+]
+
+REGISTER: Final = Script("waits/register")
+
+
+def register_arguments(
+    *,
+    new_owner: str,
+    new_ttl_ms: int,
+    new_body: bytes,
+    expected_incarnation: str,
+    expected_version: int | Literal[""],
+    new_incarnation: str,
+    scope_hash: str,
+    since_floor: int,
+    event: str,
+    event_limit: int,
+    event_ttl_ms: int,
+) -> Arguments:
+    """Return the arguments from ARGV 4 on."""
+    return (
+        new_owner,
+        new_ttl_ms,
+        new_body,
+        expected_incarnation,
+        expected_version,
+        new_incarnation,
+        scope_hash,
+        since_floor,
+        event,
+        event_limit,
+        event_ttl_ms,
+    )
+
+
+CLAIM: Final = Script("waits/claim")
+
+
+def claim_arguments(
+    *,
+    expected_owner: str,
+    scope_hash: str,
+    claim_attempt: str,
+    event: str,
+    lease_ms: int,
+    event_ttl_ms: int,
+    fence_floor: int,
+) -> Arguments:
+    """Return the arguments from ARGV 4 on."""
+    return (
+        expected_owner,
+        scope_hash,
+        claim_attempt,
+        event,
+        lease_ms,
+        event_ttl_ms,
+        fence_floor,
+    )
+
+
+RENEW_CLAIM: Final = Script("waits/renew_claim")
+
+
+def renew_claim_arguments(claim_fence: int, lease_ms: int) -> Arguments:
+    """Return the arguments from ARGV 4 on."""
+    return claim_fence, lease_ms
+
+
+END_CLAIM: Final = Script("waits/end_claim")
+
+
+def end_claim_arguments(
+    *,
+    new_owner: str,
+    new_ttl_ms: int | Literal[""],
+    new_body: bytes,
+    expected_incarnation: str,
+    expected_version: int,
+    claim_fence: int,
+    mode: str,
+    scope_hash: str,
+    since_floor: int,
+    event: str,
+    event_limit: int,
+    event_ttl_ms: int,
+    tombstone_ms: int,
+) -> Arguments:
+    """Return the arguments from ARGV 4 on."""
+    return (
+        new_owner,
+        new_ttl_ms,
+        new_body,
+        expected_incarnation,
+        expected_version,
+        claim_fence,
+        mode,
+        scope_hash,
+        since_floor,
+        event,
+        event_limit,
+        event_ttl_ms,
+        tombstone_ms,
+    )
+
+
+RELEASE_CLAIM: Final = Script("waits/release_claim")
+
+
+def release_claim_arguments(claim_fence: int, claim_attempt: str) -> Arguments:
+    """Return the arguments from ARGV 4 on."""
+    return claim_fence, claim_attempt
+
+
+SUPERSEDE: Final = Script("waits/supersede")
+
+
+def supersede_arguments(scope_hash: str, expected_since: int) -> Arguments:
+    """Return the arguments from ARGV 4 on."""
+    return scope_hash, expected_since
+
+
+CLEAR: Final = Script("waits/clear")
+
+
+def clear_arguments(expected_owner: str, scope_hash: str, tombstone_ms: int) -> Arguments:
+    """Return the arguments from ARGV 4 on."""
+    return expected_owner, scope_hash, tombstone_ms
+
+
+INDEX_INTENT: Final = Script("waits/index_intent")
+
+
+def index_intent_arguments(scope_hash: str, key: str, ttl_ms: int) -> Arguments:
+    """Return the arguments from ARGV 4 on."""
+    return scope_hash, key, ttl_ms
+
+
+UPDATE_INDEX: Final = Script("waits/update_index")
+
+
+def update_index_arguments(
+    *,
+    event_limit: int,
+    event_ttl_ms: int,
+    scope_hash: str,
+    key: str,
+    since_us: int,
+    expires_ms: int,
+    intent: str,
+    removals: Sequence[IndexRemoval],
+    events: Sequence[SeenEvent],
+) -> Arguments:
+    """Return the arguments from ARGV 4 on."""
+    return (
+        event_limit,
+        event_ttl_ms,
+        scope_hash,
+        key,
+        since_us,
+        expires_ms,
+        intent,
+        len(removals),
+        *(part for removal in removals for part in removal),
+        *(part for event in events for part in event),
+    )
