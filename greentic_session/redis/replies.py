@@ -1,4 +1,4 @@
-"""What the scripts answer, as the contract's outcomes: see ``lua/lib/record.lua``."""
+"""Parsers of the scripts' replies: see ``lua/lib/record.lua``."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def outcome_of(key: str, reply: Reply) -> Outcome:
     """Return the verdict and the token in a script's reply.
 
     :raises DecodeError: if a field of the record is not of its type.
-    :raises OutcomeUnknownError: if no script of ours answers so: who knows what was done.
+    :raises OutcomeUnknownError: if no script of this library replies so. The outcome is unknown.
     """
     try:
         verdict = _VERDICTS[reply[0]]
@@ -52,9 +52,9 @@ def outcome_of(key: str, reply: Reply) -> Outcome:
 
 @contextmanager
 def parsing_write_reply() -> Generator[None]:
-    """Read a script's answer in a block.
+    """Parse a script's reply in a block.
 
-    :raises OutcomeUnknownError: if no script of ours answers so: who knows what was done.
+    :raises OutcomeUnknownError: if no script of this library replies so. The outcome is unknown.
     """
     try:
         yield
@@ -64,9 +64,9 @@ def parsing_write_reply() -> Generator[None]:
 
 @contextmanager
 def parsing_read_reply() -> Generator[None]:
-    """Read the answer to a command that changed nothing in a block.
+    """Parse the reply to a command that changed nothing in a block.
 
-    :raises StoreUnavailableError: if no Redis or Valkey answers so.
+    :raises StoreUnavailableError: if no Redis or Valkey replies so.
     """
     try:
         yield
@@ -74,12 +74,12 @@ def parsing_read_reply() -> Generator[None]:
         raise malformed_reply() from None
 
 
-def clock_ms(told: str | bytes | int) -> int:
+def clock_ms(text: str | bytes | int) -> int:
     """Return a time by the server's clock, in milliseconds since the epoch.
 
     :raises ValueError: if it is none, or further away than a :class:`datetime.datetime` can be.
     """
-    ms = int(told)
+    ms = int(text)
     if ms > _LAST_MS:
         raise ValueError("no time of this library")
     return ms

@@ -73,17 +73,17 @@ __all__ = ["RedisWaits"]
 
 _STATUS_FIELDS: Final = ("owner", "ttl", "at", "lease", "wait", "since")
 _NO_EVENTS: Final = EventMemory(1, 1)
-"""For a change of an index that brings no events, so that none are trimmed by it."""
+"""For a change of an index without events. No event is trimmed then."""
 _NO_UPSERT: Final = IndexUpsert("", SessionKey(""), 0, 0)
 _ENTRY: Final = re.compile(r"([0-9]+):[0-9,]+:([0-9]+):(.*)", re.ASCII)
 _KEYS_PER_PAGE: Final = 512
-_UNTOLD: Final = (b"0", b"", b"0", b"0", b"")
-"""Version, incarnation, at, since, scope left: what a shorter reply says of each."""
+_DEFAULTS: Final = (b"0", b"", b"0", b"0", b"")
+"""Version, incarnation, at, since, scope left: the values that a shorter reply leaves out."""
 
 
 @final
 class RedisWaits(WaitBackend):
-    """The steps of waits, each one script in one slot.
+    """Runs the steps of waits, each one script in one slot.
 
     :param client: of the store.
     :param names: of the store.
@@ -104,37 +104,37 @@ class RedisWaits(WaitBackend):
         self,
         scope: str,
         key: SessionKey,
-        told: Sequence[bytes],
+        parts: Sequence[bytes],
         *,
         gone: bool,
         until: float | None,
     ) -> None:
-        """Let the index follow what a plain verb did to a session that waits.
+        """Update the index after a plain write to a session that waits.
 
-        The verb is done and stays done: should this fail, the index is mended by who reads it next.
+        The write is done and stays done. If the update fails, the next reader repairs the index.
 
-        :param told: what the script's reply says after the token.
-        :param gone: whether the session was removed; else its life may have changed.
-        :param until: the deadline of the verb.
+        :param parts: of the script's reply, after the token.
+        :param gone: whether the session was deleted. If not, its lifetime may have changed.
+        :param until: the deadline of the write.
         """
-        with suppress(ValueError):  # fields not of this library's making lead to no index
-            scope_hash, owner, number = (part.decode() for part in told)
+        with suppress(ValueError):  # fields of another writer name no index
+            scope_hash, owner, number = (part.decode() for part in parts)
             if gone:
                 change = IndexChange(removals=(IndexRemoval(scope_hash, key, int(number)),))
             else:
                 change = IndexChange(upsert=IndexUpsert(scope_hash, key, 0, int(number)))
             await self._repair(WaitOwner(scope, owner), change, until)
 
-    async def _extend(self, ref: ClaimRef, told: Sequence[bytes], until: float | None) -> None:
-        """Let the index live as long as a record whose life a step prolonged.
+    async def _extend(self, ref: ClaimRef, parts: Sequence[bytes], until: float | None) -> None:
+        """Let the index live as long as a record whose lifetime a step prolonged.
 
-        :param told: since when the session waits, where, and when its record expires; empty if the
-            step was not done.
+        :param parts: since when the session waits, its reply scope, and when its record expires.
+            Empty if the step was not done.
         """
-        if not told or not told[1]:
+        if not parts or not parts[1]:
             return
-        # Entered by its registration alone: this may come late, when the wait is over.
-        entry = IndexUpsert(told[1].decode(), ref.key, 0, int(told[2]))
+        # Only a registration creates the entry. Because this step may arrive after the wait ended.
+        entry = IndexUpsert(parts[1].decode(), ref.key, 0, int(parts[2]))
         change = IndexChange(upsert=entry)
         await self._repair(WaitOwner(ref.scope, ref.owner), change, until)
 
@@ -179,7 +179,7 @@ class RedisWaits(WaitBackend):
             event=request.event,
             lease_ms=request.lease_ms,
             event_ttl_ms=events.ttl_ms,
-            fence_floor=self._fencing.last,
+            fencing_floor=self._fencing.last,
         )
         reply = await self._run(
             CLAIM, request.scope, key, arguments, until=until, grants=request.attempt
@@ -190,7 +190,7 @@ class RedisWaits(WaitBackend):
                 return WaitOutcome(verdict, lease_ms=int(reply[1]))
             if verdict is not Verdict.DONE:
                 return WaitOutcome(verdict)
-            value, incarnation, at, life, body, fence, lease, left, since, *_ = cast(
+            value, incarnation, at, ttl_ms, body, fence, lease, left, since, *_ = cast(
                 "list[bytes]", reply[1:]
             )
         try:
@@ -200,7 +200,7 @@ class RedisWaits(WaitBackend):
                 incarnation.decode(),
                 int(at),
                 since_us=int(since),
-                ttl_ms=int(life),
+                ttl_ms=int(ttl_ms),
                 body=body,
                 fence=int(fence),
                 lease_ms=int(lease),
@@ -236,7 +236,7 @@ class RedisWaits(WaitBackend):
             new_body=b"" if encoded is None else encoded.body,
             expected_incarnation=expected.incarnation,
             expected_version=expected.value,
-            claim_fence=ref.fence,
+            fencing_token=ref.fence,
             mode=how.value,
             scope_hash=scope_hash,
             since_floor=floor_us,
@@ -449,8 +449,8 @@ def _written(key: str, reply: Reply) -> WaitOutcome:
         verdict = Verdict(reply[0])
         if len(reply) == 1:
             return WaitOutcome(verdict)
-        told = cast("list[bytes]", reply[1:])
-        value, incarnation, at, since, left = (*told, *_UNTOLD[len(told) :])
+        parts = cast("list[bytes]", reply[1:])
+        value, incarnation, at, since, left = (*parts, *_DEFAULTS[len(parts) :])
     try:
         return WaitOutcome(
             verdict,
@@ -470,8 +470,8 @@ def _status_of(key: str, reply: Reply) -> WaitStatus | None:
     if owner is None or ttl is None or at is None:
         return None
     try:
-        life = int(ttl)
-        expires_ms = max(int(at), int(lease or 0)) + life if life else 0
+        ttl_ms = int(ttl)
+        expires_ms = max(int(at), int(lease or 0)) + ttl_ms if ttl_ms else 0
         waits_on = (scope_hash or b"").decode()
         return WaitStatus(owner.decode(), waits_on, int(since or 0), expires_ms)
     except (TypeError, ValueError, AttributeError):

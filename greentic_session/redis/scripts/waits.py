@@ -77,7 +77,7 @@ def claim_arguments(
     event: str,
     lease_ms: int,
     event_ttl_ms: int,
-    fence_floor: int,
+    fencing_floor: int,
 ) -> Arguments:
     """Return the arguments from ARGV 4 on."""
     return (
@@ -87,16 +87,16 @@ def claim_arguments(
         event,
         lease_ms,
         event_ttl_ms,
-        fence_floor,
+        fencing_floor,
     )
 
 
 RENEW_CLAIM: Final = Script("waits/renew_claim")
 
 
-def renew_claim_arguments(claim_fence: int, lease_ms: int) -> Arguments:
+def renew_claim_arguments(fencing_token: int, lease_ms: int) -> Arguments:
     """Return the arguments from ARGV 4 on."""
-    return claim_fence, lease_ms
+    return fencing_token, lease_ms
 
 
 END_CLAIM: Final = Script("waits/end_claim")
@@ -109,7 +109,7 @@ def end_claim_arguments(
     new_body: bytes,
     expected_incarnation: str,
     expected_version: int,
-    claim_fence: int,
+    fencing_token: int,
     mode: str,
     scope_hash: str,
     since_floor: int,
@@ -125,7 +125,7 @@ def end_claim_arguments(
         new_body,
         expected_incarnation,
         expected_version,
-        claim_fence,
+        fencing_token,
         mode,
         scope_hash,
         since_floor,
@@ -139,9 +139,9 @@ def end_claim_arguments(
 RELEASE_CLAIM: Final = Script("waits/release_claim")
 
 
-def release_claim_arguments(claim_fence: int, claim_attempt: str) -> Arguments:
+def release_claim_arguments(fencing_token: int, claim_attempt: str) -> Arguments:
     """Return the arguments from ARGV 4 on."""
-    return claim_fence, claim_attempt
+    return fencing_token, claim_attempt
 
 
 SUPERSEDE: Final = Script("waits/supersede")

@@ -24,7 +24,7 @@ class Script:
     """A script and the digest by which a server knows it.
 
     :param name: of its entry file under ``lua/``, without the suffix. A line ``--@include lib/x``
-        stands for the text of ``lua/lib/x.lua``.
+        includes the text of ``lua/lib/x.lua``.
     """
 
     __slots__ = ("name", "sha1", "source")

@@ -1,15 +1,18 @@
 -- Delete a live record.
 --
--- KEYS, ARGV 1-3, why atomic: see lib/record.
--- KEYS  3 events   ZSET  the completed events of the session, which are deleted with it
+-- KEYS  1 record   HASH  see lib/record
+--       2 lookup   HASH  see lib/record
+--       3 events   ZSET  the completed events of the session, which are deleted with it
+-- ARGV 1-3: see lib/record.
 -- ARGV  4 exact_owner           owner whose record may be deleted: the caller's own, '' for a call without a caller
 --       5 shared_owner          owner whose record may also be deleted: the caller's team without a user
 --       6 expected_incarnation  of the expected token, '' for any token
 --       7 expected_version      of the expected token, '' for any token
 --       8 tombstone_ms          how long the tombstone stays: see lib/delete_record
--- Returns as lib/record says, of the deleted record. If the session waited, its reply scope, its owner and since when
--- it waited follow.
--- Verdicts: 1 done   0 absent   -2 conflict (with the stored token)   -3 mismatch   -4 ambiguous   -5 unknown
+-- Returns {1, version, incarnation, at} of the deleted record, {-2, version, incarnation} with the stored token, or
+-- {verdict}. If the session waited, its reply scope, its owner and since when it waited follow.
+-- Verdicts: 1 done   0 absent   -2 conflict   -3 mismatch   -4 ambiguous   -5 unknown
+-- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back.
 
 local exact_owner, shared_owner = ARGV[4], ARGV[5]
 local expected_incarnation, expected_version, tombstone_ms = ARGV[6], ARGV[7], ARGV[8]

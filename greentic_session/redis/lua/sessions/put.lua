@@ -1,11 +1,16 @@
 -- Write a record: over a live one of the same owner as its next version, otherwise as a new one.
 --
--- KEYS, ARGV 1-3, returns, why atomic: see lib/record.
+-- KEYS  1 record   HASH  see lib/record
+--       2 lookup   HASH  see lib/record
+-- ARGV 1-3: see lib/record.
 -- ARGV  4 new_owner        team/user
 --       5 new_ttl_ms       lifetime in ms, 0 never expires
 --       6 new_body         opaque bytes
 --       7 new_incarnation  of the record if it is a new one
+-- Returns {1, version, incarnation, at}, or {verdict}. If the session waits, its reply scope, its owner and its expiry
+-- follow.
 -- Verdicts: 1 done   -3 mismatch   -5 unknown
+-- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back.
 
 local new_owner, new_ttl_ms, new_body, new_incarnation = ARGV[4], ARGV[5], ARGV[6], ARGV[7]
 local LOG_FIELD = 'ops'

@@ -1,10 +1,15 @@
 -- Restart the lifetime of a live record. Version and body stay.
 --
--- KEYS, ARGV 1-3, returns, why atomic: see lib/record.
+-- KEYS  1 record   HASH  see lib/record
+--       2 lookup   HASH  see lib/record
+-- ARGV 1-3: see lib/record.
 -- ARGV  4 exact_owner   owner whose record may be touched: the caller's own, '' for a call without a caller
 --       5 shared_owner  owner whose record may also be touched: the caller's team without a user
 --       6 new_ttl_ms    new lifetime in ms, 0 never expires, '' keeps the stored one
+-- Returns {1, version, incarnation, at}, or {verdict}. If the session waits, its reply scope, its owner and its expiry
+-- follow.
 -- Verdicts: 1 done   0 absent   -3 mismatch   -4 ambiguous   -5 unknown
+-- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back.
 
 local exact_owner, shared_owner, new_ttl_ms = ARGV[4], ARGV[5], ARGV[6]
 local LOG_FIELD = 'ops'

@@ -1,6 +1,8 @@
 -- Write the next version of a live record if its token is the expected one.
 --
--- KEYS, ARGV 1-3, why atomic: see lib/record.
+-- KEYS  1 record   HASH  see lib/record
+--       2 lookup   HASH  see lib/record
+-- ARGV 1-3: see lib/record.
 -- ARGV  4 new_owner             team/user
 --       5 new_ttl_ms            lifetime in ms, 0 never expires
 --       6 new_body              opaque bytes
@@ -8,9 +10,11 @@
 --       8 expected_version      of the expected token
 --       9 following_version     the version after the expected one
 --      10 log_field             op0 ... op7: the field of the operation log for the following version
--- Returns as lib/record says. But a write to a session that does not wait returns `at` alone, as an integer. Because
--- a list costs 0.8 us, and the caller knows the rest.
--- Verdicts: 1 done   -2 conflict (with the stored token)   -3 mismatch   -5 unknown
+-- Returns `at` alone, as an integer, after a write to a session that does not wait. Because a list costs 0.8 us, and
+-- the caller knows the rest. Otherwise {1, version, incarnation, at}, {-2, version, incarnation} with the stored
+-- token, or {verdict}. If the session waits, its reply scope, its owner and its expiry follow.
+-- Verdicts: 1 done   -2 conflict   -3 mismatch   -5 unknown
+-- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back.
 
 local new_owner, new_ttl_ms, new_body = ARGV[4], ARGV[5], ARGV[6]
 local expected_incarnation, expected_version, following_version = ARGV[7], ARGV[8], ARGV[9]

@@ -1,7 +1,9 @@
 -- Write the next version of a record as sessions/update_cas does, if the caller's lease is valid.
 --
--- KEYS, ARGV 1-3, why atomic: see lib/record.
--- KEYS  3 grant   HASH  see lib/check_fencing_token
+-- KEYS  1 record   HASH  see lib/record
+--       2 lookup   HASH  see lib/record
+--       3 grant    HASH  see lib/check_fencing_token
+-- ARGV 1-3: see lib/record.
 -- ARGV  4 new_owner             team/user
 --       5 new_ttl_ms            lifetime in ms, 0 never expires
 --       6 new_body              opaque bytes
@@ -11,8 +13,9 @@
 --      10 log_field             op0 ... op7: the field of the operation log for the following version
 --      11 fencing_token         of the caller's lease
 -- Returns as sessions/update_cas does.
--- Verdicts: 1 done   -2 conflict (with the stored token)   -3 mismatch   -5 unknown   -8 lease lost
+-- Verdicts: 1 done   -2 conflict   -3 mismatch   -5 unknown   -8 lease lost
 -- An earlier attempt that was executed while the lease was valid returns its result, also after the lease.
+-- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back.
 
 local new_owner, new_ttl_ms, new_body = ARGV[4], ARGV[5], ARGV[6]
 local expected_incarnation, expected_version, following_version = ARGV[7], ARGV[8], ARGV[9]

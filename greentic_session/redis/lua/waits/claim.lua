@@ -1,20 +1,24 @@
 -- Claim a wait, which changes the token, or renew the lease of the claim that the same attempt holds.
 --
--- KEYS, ARGV 1-3, why atomic: see lib/record and lib/wait_state.
+-- KEYS  1 record   HASH  see lib/record
+--       2 lookup   HASH  see lib/record
+--       3 events   ZSET  see lib/wait_state
+-- ARGV 1-3: see lib/record.
 -- ARGV  4 expected_owner  team/user
 --       5 scope_hash      reply scope, as a hash
 --       6 claim_attempt   names the attempt
 --       7 event           digest of the event, '' for none
 --       8 lease_ms        length of the lease in ms
 --       9 event_ttl_ms    ms for which completed events are known
---      10 fence_floor     us: the new fencing token is higher
+--      10 fencing_floor   us: the new fencing token is higher
 -- Returns {1, version, incarnation, at, ttl, body, fencing token, lease end in ms, ms left, since, scope, expiry},
--- or {-6, lease end in ms}.
+-- {-6, lease end in ms}, or {verdict}.
 -- Verdicts: 1 done   0 absent   -6 claimed   -7 event seen
 -- A repeated call finds its own attempt.
+-- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back.
 
 local expected_owner, scope_hash, claim_attempt = ARGV[4], ARGV[5], ARGV[6]
-local event, lease_ms, event_ttl_ms, fence_floor = ARGV[7], ARGV[8], ARGV[9], ARGV[10]
+local event, lease_ms, event_ttl_ms, fencing_floor = ARGV[7], ARGV[8], ARGV[9], ARGV[10]
 local LOG_FIELD = 'ops'
 
 --@include lib/record
@@ -31,7 +35,7 @@ if lease and now < tonumber(lease) then
   if attempt ~= claim_attempt then return {-6, lease} end
   lease_end, at = math.max(lease_end, lease), stored[5]
 else
-  fence, version = later_than(fence, fence_floor), text(version + 1)
+  fence, version = later_than(fence, fencing_floor), text(version + 1)
   new_log = append_to_log(log, version)
 end
 lease = text(lease_end)

@@ -1,10 +1,15 @@
 -- Delete the record and the events of a session that waits under a reply scope.
 --
--- KEYS, ARGV 1-3, returns, why atomic: see lib/record and lib/wait_state.
+-- KEYS  1 record   HASH  see lib/record
+--       2 lookup   HASH  see lib/record
+--       3 events   ZSET  see lib/wait_state
+-- ARGV 1-3: see lib/record.
 -- ARGV  4 expected_owner  team/user
 --       5 scope_hash      reply scope, as a hash
 --       6 tombstone_ms    how long the tombstone stays: see lib/delete_record
+-- Returns {1, version, incarnation, at} of the deleted record, or {verdict}.
 -- Verdicts: 1 done   0 absent   -5 unknown
+-- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back.
 
 local expected_owner, scope_hash, tombstone_ms = ARGV[4], ARGV[5], ARGV[6]
 local LOG_FIELD = 'ops'

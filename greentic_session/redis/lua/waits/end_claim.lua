@@ -1,12 +1,15 @@
 -- End a held claim, or save under it, and remember its event.
 --
--- KEYS, ARGV 1-3, why atomic: see lib/record and lib/wait_state.
+-- KEYS  1 record   HASH  see lib/record
+--       2 lookup   HASH  see lib/record
+--       3 events   ZSET  see lib/wait_state
+-- ARGV 1-3: see lib/record.
 -- ARGV  4 new_owner             team/user
 --       5 new_ttl_ms            lifetime in ms, 0 never expires ('' with finish)
 --       6 new_body              opaque bytes ('' with finish)
 --       7 expected_incarnation  of the expected token
 --       8 expected_version      of the expected token
---       9 claim_fence           fencing token of the claim
+--       9 fencing_token         of the claim
 --      10 mode                  complete, wait, save or finish
 --      11 scope_hash            with wait: reply scope, as a hash
 --      12 since_floor           with wait: us, the new since is higher
@@ -14,13 +17,14 @@
 --      14 event_limit           how many events to remember
 --      15 event_ttl_ms          ms to remember them
 --      16 tombstone_ms          with finish: how long the tombstone stays (see lib/delete_record)
--- Returns {1, version, incarnation, at, since}: since is that of the wait that ended, or that starts. With save also
--- {..., scope or '', expiry}.
--- Verdicts: 1 done   -2 conflict (with the stored token)   -5 unknown   -8 claim lost
+-- Returns {1, version, incarnation, at, since}, {-2, version, incarnation} with the stored token, or {verdict}. The
+-- since is that of the wait that ended, or that starts. With save also {..., scope or '', expiry}.
+-- Verdicts: 1 done   -2 conflict   -5 unknown   -8 claim lost
+-- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back.
 
 local new_owner, new_ttl_ms, new_body = ARGV[4], ARGV[5], ARGV[6]
 local expected_incarnation, expected_version = ARGV[7], ARGV[8]
-local claim_fence, mode, scope_hash, since_floor = ARGV[9], ARGV[10], ARGV[11], ARGV[12]
+local fencing_token, mode, scope_hash, since_floor = ARGV[9], ARGV[10], ARGV[11], ARGV[12]
 local event, event_limit, event_ttl_ms, tombstone_ms = ARGV[13], ARGV[14], ARGV[15], ARGV[16]
 local LOG_FIELD = 'ops'
 
@@ -35,7 +39,7 @@ if result and mode == 'save' then
   return with_index_update({1, result, expected_incarnation, done_at}, live and stored_expires or 0)
 end
 if result then return {1, result == 'd' and '0' or result, expected_incarnation, done_at, since} end
-if not holds_claim(claim_fence) then
+if not holds_claim(fencing_token) then
   if may_have_expired(new_ttl_ms) then return {-5} end
   return claim_lost_reply()
 end

@@ -1,6 +1,9 @@
 -- Write a record and register its session as waiting. This supersedes a claim on the record.
 --
--- KEYS, ARGV 1-3, why atomic: see lib/record and lib/wait_state.
+-- KEYS  1 record   HASH  see lib/record
+--       2 lookup   HASH  see lib/record
+--       3 events   ZSET  see lib/wait_state
+-- ARGV 1-3: see lib/record.
 -- ARGV  4 new_owner             team/user
 --       5 new_ttl_ms            lifetime in ms, 0 never expires
 --       6 new_body              opaque bytes
@@ -12,8 +15,10 @@
 --      12 event                 digest of the event that this completes, '' for none
 --      13 event_limit           how many events to remember
 --      14 event_ttl_ms          ms to remember them
--- Returns {1, version, incarnation, at, since, scope that the session left or ''}.
--- Verdicts: 1 done   -2 conflict (with the stored token)   -3 mismatch   -5 unknown   -7 event seen
+-- Returns {1, version, incarnation, at, since, scope that the session left or ''}, {-2, version, incarnation} with the
+-- stored token, or {verdict}.
+-- Verdicts: 1 done   -2 conflict   -3 mismatch   -5 unknown   -7 event seen
+-- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back.
 
 local new_owner, new_ttl_ms, new_body = ARGV[4], ARGV[5], ARGV[6]
 local expected_incarnation, expected_version, new_incarnation = ARGV[7], ARGV[8], ARGV[9]

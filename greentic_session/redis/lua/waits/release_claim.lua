@@ -1,12 +1,16 @@
 -- Release a held claim. The record's lifetime restarts.
 --
--- KEYS, ARGV 1-3, why atomic: see lib/record and lib/wait_state.
--- ARGV  4 claim_fence    fencing token of the claim, or
+-- KEYS  1 record   HASH  see lib/record
+--       2 lookup   HASH  see lib/record
+--       3 events   ZSET  see lib/wait_state
+-- ARGV 1-3: see lib/record.
+-- ARGV  4 fencing_token  of the claim, or
 --       5 claim_attempt  the attempt that holds it, if the caller does not know the fencing token, otherwise ''
--- Returns {1, version, incarnation, at, since, scope or '', expiry}.
+-- Returns {1, version, incarnation, at, since, scope or '', expiry}, or {verdict}.
 -- Verdicts: 1 done   -5 unknown   -8 claim lost
+-- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back.
 
-local claim_fence, claim_attempt = ARGV[4], ARGV[5]
+local fencing_token, claim_attempt = ARGV[4], ARGV[5]
 local LOG_FIELD = 'ops'
 
 --@include lib/record
@@ -18,7 +22,7 @@ local result, done_at = find_earlier_attempt(log)
 if result then
   return with_index_update({1, version or '0', incarnation or '', done_at}, live and stored_expires or 0)
 end
-if not holds_claim(claim_fence) and not (live and lease and attempt == claim_attempt) then
+if not holds_claim(fencing_token) and not (live and lease and attempt == claim_attempt) then
   return claim_lost_reply()
 end
 call('HLEN', KEYS[2])  -- fails before the first write if the key holds another type of value

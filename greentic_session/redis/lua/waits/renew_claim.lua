@@ -1,13 +1,17 @@
 -- Renew the lease of a held claim.
 --
--- KEYS, ARGV 1-3, why atomic: see lib/record and lib/wait_state.
--- ARGV  4 claim_fence  fencing token of the claim
---       5 lease_ms     length of the lease in ms, from now
--- Returns {1, lease end in ms, ms left, since, scope or '', expiry}.
+-- KEYS  1 record   HASH  see lib/record
+--       2 lookup   HASH  see lib/record
+--       3 events   ZSET  see lib/wait_state
+-- ARGV 1-3: see lib/record.
+-- ARGV  4 fencing_token  of the claim
+--       5 lease_ms       length of the lease in ms, from now
+-- Returns {1, lease end in ms, ms left, since, scope or '', expiry}, or {verdict}.
 -- Verdicts: 1 done   -8 claim lost
 -- A repeated call renews again, so the operation log has no entry for it.
+-- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back.
 
-local claim_fence, lease_ms = ARGV[4], ARGV[5]
+local fencing_token, lease_ms = ARGV[4], ARGV[5]
 local LOG_FIELD = 'ops'
 
 --@include lib/record
@@ -15,7 +19,7 @@ local LOG_FIELD = 'ops'
 --@include lib/event_set
 --@include lib/wait_state
 
-if not holds_claim(claim_fence) then return {-8} end
+if not holds_claim(fencing_token) then return {-8} end
 local lease_end = math.max(now + lease_ms, lease)
 lease = text(lease_end)
 expires, last_ms = expiry_from(now, ttl, lease)

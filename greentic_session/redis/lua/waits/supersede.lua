@@ -1,12 +1,16 @@
 -- End the wait of a session under a reply scope, if it was registered exactly at `expected_since`. A claim on the
 -- record stays held.
 --
--- KEYS, ARGV 1-3, why atomic: see lib/record and lib/wait_state.
+-- KEYS  1 record   HASH  see lib/record
+--       2 lookup   HASH  see lib/record
+--       3 events   ZSET  see lib/wait_state
+-- ARGV 1-3: see lib/record.
 -- ARGV  4 scope_hash      reply scope, as a hash
 --       5 expected_since  us since the epoch
 -- Returns {verdict}.
 -- Verdicts: 1 done   0 the session does not wait so
 -- A repeated call finds nothing to do.
+-- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back.
 
 local scope_hash, expected_since = ARGV[4], ARGV[5]
 local LOG_FIELD = 'ops'

@@ -1,6 +1,8 @@
 -- Write one index entry, remove others, and remember events.
 --
--- KEYS, ARGV 1-3, why atomic: see lib/wait_index.
+-- KEYS  1 index    HASH  see lib/wait_index
+--       2 events   ZSET  see lib/wait_index
+-- ARGV 1-3: see lib/wait_index.
 -- ARGV  4 event_limit   how many events to remember
 --       5 event_ttl_ms  ms to remember them
 --       6 scope_hash    reply scope of the entry to write, '' for none
@@ -13,6 +15,8 @@
 --                       an intent. -2 ends the own intent and leaves the entry
 --     ... events        pairs of the digest and the ms of an event, the newest last
 -- Returns {1}.
+-- A repeated call has the same effect.
+-- Why atomic: a script runs alone.
 
 local event_limit, event_ttl_ms = ARGV[4], ARGV[5]
 local scope_hash, key, since_us, expires_ms, intent = ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[10]
