@@ -17,8 +17,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # for the suite, which no wheel carries
 
-from tests.soaks.catalogue import RUNS
-from tests.soaks.report import Report
+from tests.soak.catalogue import RUNS
+from tests.soak.report import Report
 
 INTERRUPTED = 130
 SHOWN = 3

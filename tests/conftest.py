@@ -23,7 +23,7 @@ from greentic_session.testing.servers import (
 )
 from greentic_session.testing.topologies import ClusterRig, SentinelRig
 
-from .selection import THINNED_LEGS, left_out
+from .support.selection import THINNED_LEGS, left_out
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -95,7 +95,8 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 def _may_run_the_contract(config: pytest.Config) -> bool:
     places = [Path(argument.partition("::")[0]) for argument in config.args]
-    return any(place.is_dir() or place.name == "test_contract.py" for place in places)
+    suite = Path(__file__).parent / "contract" / "test_contract.py"
+    return any(suite == place.resolve() or place.resolve() in suite.parents for place in places)
 
 
 def _version(binary: Path) -> str:

@@ -1,7 +1,7 @@
 """Valkey and Redis in containers, by testcontainers. Extra: ``[testing-containers]``.
 
-Containers go with the process that started them: at the end of its ``with``, by a warden if it is
-killed, and by the next run on this machine if the warden is killed too. So testcontainers' own
+Containers go with the process that started them: at the end of its ``with``, by our reaper if it is
+killed, and by the next run on this machine if the reaper is killed too. So testcontainers' own
 reaper, which is an image of a registry, is not needed.
 """
 
@@ -23,7 +23,7 @@ from docker.errors import DockerException, NotFound
 from testcontainers.core.config import testcontainers_config
 from testcontainers.core.container import DockerContainer
 
-from . import warden
+from . import container_reaper
 from .engine import ENGINE_ERRORS, docker_engine, has_image, pull
 from .image import LOCAL_IMAGE, build_image, is_built
 from .servers import ServerNotFoundError
@@ -117,7 +117,7 @@ class ContainerServer:
         self.url = ""
         self._run: Final = uuid4().hex
         self._container: DockerContainer | None = None
-        self._warden: subprocess.Popen[str] | None = None
+        self._reaper: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Self:
         self.start()
@@ -152,8 +152,8 @@ class ContainerServer:
 
     def _start(self) -> None:
         # Before the container: whenever this process is killed, somebody knows what it started.
-        self._warden = subprocess.Popen(  # noqa: S603 - our own module
-            [sys.executable, warden.__file__, f"{_RUN}={self._run}"],
+        self._reaper = subprocess.Popen(  # noqa: S603 - our own module
+            [sys.executable, container_reaper.__file__, f"{_RUN}={self._run}"],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -176,10 +176,10 @@ class ContainerServer:
     def stop(self) -> None:
         """Remove the container. Stopping twice is fine.
 
-        :raises RuntimeError: if the engine refuses; the warden has then tried as well.
+        :raises RuntimeError: if the engine refuses; the reaper has then tried as well.
         """
         container, self._container = self._container, None
-        guard, self._warden = self._warden, None
+        guard, self._reaper = self._reaper, None
         refusal: Exception | None = None
         if container is not None:
             try:

@@ -29,20 +29,8 @@ from .inbox import (
     STORE_EARLY,
     TAKE_TURN,
 )
-from .locks import (
-    ACQUIRE_LOCK,
-    RELEASE_LOCK,
-    RENEW_LOCK,
-)
-from .sessions import (
-    CREATE,
-    DELETE,
-    PUT,
-    PUT_FENCED,
-    TOUCH,
-    UPDATE_CAS,
-    UPDATE_CAS_FENCED,
-)
+from .locks import ACQUIRE_LOCK, RELEASE_LOCK, RENEW_LOCK
+from .sessions import CREATE, DELETE, PUT, PUT_FENCED, TOUCH, UPDATE_CAS, UPDATE_CAS_FENCED
 from .waits import (
     CLAIM,
     CLEAR,

@@ -19,29 +19,29 @@ sleeps, and none relies on being within seconds of an expiry: a server's clock r
 
 from __future__ import annotations
 
-from .absence import AbsenceContract
-from .affinity import AffinityContract
-from .arguments import ArgumentContract
-from .bodies import BodyContract, DecodingContract
-from .closing import ClosingContract
-from .fencing import FencingContract, IsolationContract
-from .inbox import InboxContract
-from .inputs import InputContract
-from .leaving import LeavingContract
-from .life import LifeContract, TouchContract
-from .lock import LockContract
-from .lookup import LookupContract, LookupLifeContract
-from .mutating import MutatingContract
-from .naming import NamingContract
-from .outbox import OutboxContract
-from .payloads import PayloadContract
-from .races import RaceContract
-from .reading import ReadingContract
-from .scanning import ScanningContract
-from .scoping import ScopingContract
-from .verifying import VerifyingContract
-from .wait import WaitContract
-from .writing import StampingContract, WritingContract
+from .affinity.contract import AffinityContract
+from .inbox.contract import InboxContract
+from .locks.contract import LockContract
+from .store.absence import AbsenceContract
+from .store.arguments import ArgumentContract
+from .store.bodies import BodyContract, DecodingContract
+from .store.closing import ClosingContract
+from .store.expiry import LifeContract, TouchContract
+from .store.fencing import FencingContract, IsolationContract
+from .store.inputs import InputContract
+from .store.leaks import LeavingContract
+from .store.lookup import LookupContract, LookupLifeContract
+from .store.mutating import MutatingContract
+from .store.naming import NamingContract
+from .store.outbox import OutboxContract
+from .store.payloads import PayloadContract
+from .store.races import RaceContract
+from .store.reading import ReadingContract
+from .store.scanning import ScanningContract
+from .store.scoping import ScopingContract
+from .store.verifying import VerifyingContract
+from .store.writing import StampingContract, WritingContract
+from .waits.contract import WaitContract
 
 __all__ = [
     "AbsenceContract",

@@ -1,0 +1,40 @@
+"""The contract suite on inboxes: inherit :class:`InboxContract`, give it a ``harness`` fixture.
+
+.. code-block:: python
+
+    class TestInboxesOnMyStore(InboxContract):
+        @pytest.fixture
+        async def harness(self) -> AsyncIterator[MyHarness]:
+            async with MyHarness() as harness:
+                yield harness
+
+For stores that can keep inboxes (:class:`greentic_session.abc.inbox.SupportsInbox`), and waits. The
+fixture and the rest are as for :class:`SessionStoreContract`. Each class can be inherited by
+itself.
+"""
+
+from __future__ import annotations
+
+from .admitting import InboxAdmittingContract
+from .early import InboxEarlyContract
+from .ending import InboxEndingContract
+from .failing import InboxFailingContract
+from .inputs import InboxInputContract
+from .leaving import InboxLeavingContract
+from .taking import InboxTakingContract
+from .waking import InboxWakingContract
+
+__all__ = ["InboxContract"]
+
+
+class InboxContract(
+    InboxAdmittingContract,
+    InboxTakingContract,
+    InboxWakingContract,
+    InboxEndingContract,
+    InboxFailingContract,
+    InboxEarlyContract,
+    InboxInputContract,
+    InboxLeavingContract,
+):
+    """Everything that an inbox must do on every store that can keep one."""

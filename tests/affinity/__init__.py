@@ -1,0 +1,1 @@
+"""Affinity of keys to workers."""

@@ -1,0 +1,1 @@
+"""The contract on every backend, and what holds for the package as a whole."""

@@ -1,0 +1,311 @@
+"""Which folders an embedded store takes, how it reaches them, and how it is configured."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+from greentic_session import (
+    EmbeddedConfig,
+    InvalidInputError,
+    ManualClock,
+    StoreUnavailableError,
+    create_session_store,
+)
+from greentic_session.config.backends import config_from_url
+from greentic_session.embedded import binary
+from greentic_session.embedded import folder as folders
+from greentic_session.embedded.folder import Folder, short_link, socket_path
+
+from ..support.embedded import (
+    CTX,
+    KEY,
+    folder,
+    is_gone,
+    keeper_of,
+    ps,
+    server_of,
+    store_in,
+    until_gone,
+    url_of,
+)
+from ..support.redis import session, until_async
+
+__all__ = ["folder"]
+
+pytestmark = [
+    pytest.mark.anyio,
+    # Processes are started and waited for, twenty times over.
+    pytest.mark.timeout(180),
+]
+
+
+# --- the folder ----------------------------------------------------------------------------------
+
+
+async def test_a_long_path_is_reached_by_a_short_one(folder: Path) -> None:
+    long = folder.parent / ("x" * 120) / ("y" * 120) / "state"
+    long.parent.mkdir(parents=True)
+    link = Path(short_link(str(long)))
+    async with store_in(long) as store:
+        await store.put(session())
+        assert link.readlink() == long
+        assert link.parent.stat().st_mode & 0o077 == 0
+        server = server_of(long)
+        link.unlink()  # as a tidy system does with old files there
+        os.kill(server, signal.SIGKILL)
+        assert await store.get(KEY, ctx=CTX)
+        assert link.readlink() == long
+    assert not os.path.lexists(link)
+
+
+async def test_a_link_that_leads_elsewhere_is_replaced(folder: Path) -> None:
+    long = folder.parent / ("x" * 120) / "state"
+    long.parent.mkdir()
+    async with store_in(long):
+        link = Path(short_link(str(long)))
+        link.unlink()
+        link.symlink_to(folder.parent)
+        async with store_in(long) as store:
+            await store.ping()
+            assert link.readlink() == long
+
+
+async def test_a_folder_for_links_that_others_may_enter_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folders, "_LINKS", str(folder.parent / "links"))
+    links = folder.parent / f"links-{os.geteuid()}"
+    links.mkdir(mode=0o777)
+    links.chmod(0o777)
+    long = folder.parent / ("x" * 120) / "state"
+    long.parent.mkdir()
+    with pytest.raises(StoreUnavailableError, match="not this user's alone"):
+        await store_in(long).__aenter__()
+    assert not [*links.iterdir()]
+    links.rmdir()
+    links.symlink_to(folder.parent)
+    with pytest.raises(StoreUnavailableError, match="not this user's alone"):
+        await store_in(long).__aenter__()
+
+
+async def test_a_folder_that_is_made_anew_is_a_new_one(folder: Path) -> None:
+    async with store_in(folder) as store:
+        await store.put(session())
+        old = server_of(folder)
+        shutil.rmtree(folder)
+        async with store_in(folder) as other:
+            assert await other.get(KEY, ctx=CTX) is None
+            await other.put(session(count=7))
+            new = server_of(folder)
+            assert new != old
+            os.kill(old, signal.SIGKILL)
+
+            async def is_found() -> bool:
+                return bool(await store.get(KEY, ctx=CTX))
+
+            await until_async(is_found)
+            await until_gone(old)
+    assert is_gone(new)
+
+
+def contents(folder: Path) -> list[tuple[str, bytes]]:
+    if not folder.is_dir():
+        return []
+    return [(str(path), path.read_bytes() if path.is_file() else b"") for path in folder.rglob("*")]
+
+
+async def refused(folder: Path) -> str:
+    """Why a folder is refused: on entering at once, in a call by its deadline; nothing changes."""
+    before = contents(folder), oct(folder.stat().st_mode) if folder.exists() else ""
+    with pytest.raises(StoreUnavailableError) as entering:
+        async with store_in(folder):
+            raise AssertionError("it must not be entered")
+    store = store_in(folder, deadline=0.2)
+    with pytest.raises(StoreUnavailableError) as calling:
+        await store.put(session())
+    await store.aclose()
+    assert (contents(folder), oct(folder.stat().st_mode) if folder.exists() else "") == before
+    for error in (entering.value, calling.value):
+        assert str(folder) not in f"{error!r} {error.__cause__!r}"
+    assert entering.value.reason == calling.value.reason
+    return entering.value.reason
+
+
+async def test_a_folder_with_other_things_in_it_is_refused(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "letters.txt").write_text("Dear reader")
+    assert "not empty" in await refused(folder)
+
+
+async def test_a_file_is_refused(folder: Path) -> None:
+    folder.write_text("a file")
+    assert "is no folder" in await refused(folder)
+
+
+async def test_a_folder_without_a_parent_is_refused(folder: Path) -> None:
+    assert "does not exist" in await refused(folder / "sub" / "state")
+    assert not folder.exists()
+
+
+async def test_a_folder_that_others_may_write_is_refused(folder: Path) -> None:
+    folder.mkdir()
+    folder.chmod(0o770)
+    assert "other users" in await refused(folder)
+
+
+async def test_a_folder_of_another_user_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder.mkdir(0o700)
+    own = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: own + 1)
+    assert "another user" in await refused(folder)
+
+
+async def test_a_folder_of_another_version_is_refused(folder: Path) -> None:
+    async with store_in(folder):
+        pass
+    (folder / "greentic-session").write_text("greentic_session embedded 2\n")
+    assert "another version" in await refused(folder)
+
+
+async def test_a_mark_that_was_being_made_is_ours(folder: Path) -> None:
+    folder.mkdir(0o700)
+    (folder / "greentic-session").write_text("greentic_s")
+    async with store_in(folder) as store:
+        await store.ping()
+
+
+async def test_a_folder_that_may_not_be_written_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder.mkdir(0o700)
+    # By a stand-in: root, whom tests may run as, may write everywhere.
+    monkeypatch.setattr(os, "access", lambda *_args, **_options: False)
+    assert "may not be entered or written" in await refused(folder)
+
+
+async def test_a_file_system_without_locks_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder.mkdir(0o700)
+
+    def no_locks(_fd: int, _how: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    assert "without locks" in await refused(folder)
+
+
+async def test_a_full_file_system_is_a_reason(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_args: object, **_options: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(folder))
+
+    monkeypatch.setattr(os, "mkdir", full)
+    assert "is full" in await refused(folder)
+
+
+def test_a_folder_is_open_to_its_user_alone(folder: Path) -> None:
+    Folder(str(folder)).close()
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert (folder / "greentic-session").stat().st_mode & 0o777 == 0o600
+
+
+async def test_its_files_are_open_to_its_user_alone(folder: Path) -> None:
+    async with store_in(folder) as store:
+        await store.put(session())
+        modes = {path: path.stat().st_mode & 0o077 for path in folder.rglob("*")}
+        assert len(modes) > 5
+        assert not [path for path, open_to_others in modes.items() if open_to_others]
+
+
+# --- configuration -------------------------------------------------------------------------------
+
+
+def test_a_url_stands_for_a_configuration() -> None:
+    assert config_from_url("embedded:///var/lib/state") == EmbeddedConfig(path="/var/lib/state")
+    assert config_from_url(
+        "embedded:///a%20b?fsync=everysec&start_timeout=3&namespace=n&deadline=1&max_payload=9"
+        "&max_connections=2&protocol=2&verify=no"
+    ) == EmbeddedConfig(
+        path="/a b",
+        fsync="everysec",
+        start_secs=3,
+        namespace="n",
+        deadline_secs=1,
+        max_payload_bytes=9,
+        max_connections=2,
+        protocol=2,
+        verify=False,
+    )
+
+
+BAD = [
+    ("embedded://", "url", "embedded:///path"),
+    ("embedded:///", "url", "embedded:///path"),
+    ("embedded://host/path", "url", "embedded:///path"),
+    ("embedded:///path?acks=1", "url", "unknown option acks; known are deadline, fsync"),
+    ("embedded:///path?fsync=never", "fsync", "always, everysec, no"),
+    ("embedded:///path?start_timeout=0", "start_secs", "above 0"),
+    ("embedded:///path?namespace=a{b}", "namespace", "A-Z"),
+    ("embedded:///pa%00th", "path", "NUL"),
+]
+
+
+@pytest.mark.parametrize(("url", "field", "reason"), BAD, ids=[url for url, *_ in BAD])
+def test_a_bad_url_is_refused_by_name(url: str, field: str, reason: str) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        create_session_store(url)
+    assert caught.value.field == field
+    assert reason in caught.value.reason
+
+
+def test_a_relative_path_and_a_clock_are_refused(folder: Path) -> None:
+    with pytest.raises(InvalidInputError, match="absolute"):
+        create_session_store(EmbeddedConfig(path="state"))
+    with pytest.raises(InvalidInputError, match="clock"):
+        create_session_store(url_of(folder), clock=ManualClock())
+
+
+def test_without_the_extra_it_is_refused_before_anything_is_touched(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(binary, "find_spec", lambda _name: None)
+    with pytest.raises(InvalidInputError, match=r"\[embedded\]"):
+        create_session_store(url_of(folder))
+    monkeypatch.undo()
+    monkeypatch.setattr(sys, "executable", "")
+    with pytest.raises(InvalidInputError, match="interpreter"):
+        create_session_store(url_of(folder))
+    monkeypatch.undo()
+    monkeypatch.setattr(sys, "platform", "win32")
+    with pytest.raises(InvalidInputError, match="platform"):
+        create_session_store(url_of(folder))
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("fsync", ["always", "everysec", "no"])
+async def test_the_server_writes_as_it_was_asked_to(folder: Path, fsync: str) -> None:
+    async with store_in(folder, fsync=fsync):
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(socket_path(str(folder)))
+            client.sendall(b"CONFIG GET appendfsync\r\n")
+            assert fsync.encode() in client.recv(4096)
+
+
+async def test_no_command_line_holds_the_path(folder: Path) -> None:
+    async with store_in(folder):
+        server = server_of(folder)
+        for pid in (server, keeper_of(server)):
+            assert str(folder) not in ps(pid, "args")

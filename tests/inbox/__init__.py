@@ -1,0 +1,1 @@
+"""Inboxes under races, crashes, faults and cancellation."""

@@ -1,0 +1,332 @@
+"""The scripts of inboxes by themselves: what a repeated call is told, and what it leaves alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+from greentic_session.redis import scripts
+from greentic_session.testing.harness import RedisHarness
+
+from ..support.redis import KEY
+from ..support.scripts import FIELD, LEASE_MS, MEMORY_MS, OWNER, ScriptRunner
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from greentic_session.redis.transport.script import Script
+
+pytestmark = pytest.mark.anyio
+
+KEEP_MS: Final = 60_000
+MINE: Final = (OWNER, "red/")
+NONE: Final = ("", "0")
+SUFFIXES: Final = {
+    scripts.ADMIT: ":inbox:seen",
+    scripts.TAKE_TURN: ":inbox:dead",
+    scripts.REPLAY_DEAD_LETTER: ":inbox:dead",
+    scripts.DISCARD_DEAD_LETTER: ":inbox:dead",
+    scripts.COMMIT_TURN: ":events",
+}
+
+
+class InboxScriptRunner(ScriptRunner):
+    """Runs the scripts of mailboxes and their index by hand."""
+
+    def __init__(self, harness: RedisHarness) -> None:
+        super().__init__(harness)
+        self.mailbox = f"{self.record}:inbox"
+        self.index = f"{self._namespace}:inbox:{{inbox}}"
+        self.member = f"{FIELD}/{KEY}"
+
+    async def mail(self, script: Script, *arguments: object, **call: Any) -> Any:
+        self.names = (self.record, self.lookup, self.mailbox, f"{self.mailbox}:mail")
+        self.names += (f"{self.record}{SUFFIXES.get(script, ':unused')}",)
+        return await self.run(script, *arguments, **call)
+
+    async def post(self, event: str = "e1", *, full: int = 100, **call: Any) -> Any:
+        letter = f"{len(OWNER)}:{OWNER}{len(event)}:{event}hello"
+        limits = (full, 100, MEMORY_MS, KEEP_MS)
+        return await self.mail(scripts.ADMIT, *MINE, event, letter, *limits, **call)
+
+    async def take(
+        self, by: str = "mine", *, bury: object = "", floor: int = 0, **call: Any
+    ) -> Any:
+        terms = (by, "worker", LEASE_MS, 10, 2, bury, MEMORY_MS, KEEP_MS, floor)
+        return await self.mail(scripts.TAKE_TURN, *terms, **call)
+
+    async def commit(
+        self,
+        fence: bytes,
+        *,
+        how: str = "write",
+        token: tuple[object, object] = NONE,
+        handled: int = 1,
+        in_hand: int = 0,
+        ends: str = "1",
+        ttl: int = 0,
+        **call: Any,
+    ) -> Any:
+        state = (OWNER, ttl, "{}") if how == "write" else ("", "", "")
+        rest = (fence.decode(), how, handled, in_hand, ends, "a" * 32, KEEP_MS)
+        return await self.mail(scripts.COMMIT_TURN, *state, *token, *rest, **call)
+
+    async def give_back(
+        self, fence: bytes = b"", by: str = "", rest: object = "", **call: Any
+    ) -> Any:
+        return await self.mail(scripts.RELEASE_TURN, fence.decode(), by, rest, KEEP_MS, **call)
+
+    async def prolong(self, fence: bytes, **call: Any) -> Any:
+        return await self.mail(scripts.RENEW_TURN, fence.decode(), LEASE_MS, KEEP_MS, **call)
+
+    async def due(self, visit: int = 5000, **call: Any) -> Any:
+        return await self.agenda(scripts.INDEX_NEXT_DUE, visit, **call)
+
+    async def expect(self, token: str, grace: int) -> None:
+        assert await self.agenda(scripts.INDEX_ADD_PENDING, f"{token}!{self.member}", grace) == [1]
+
+    async def hint(
+        self, mark: bytes = b"", *, delay: object = "", token: str = "", member: str = ""
+    ) -> None:
+        terms = (member or self.member, mark.decode(), delay, "", token)
+        assert await self.agenda(scripts.INDEX_SET_DUE, *terms) == [1]
+
+    async def agenda(self, script: Script, *arguments: object, age: object = "") -> Any:
+        doubt = f"{await self.now_us() / 1000 - float(str(age)):.3f}" if age != "" else ""
+        parts = (str(part) for part in ("op", doubt, *arguments))
+        return await self.client.read("EVAL", script.source, 1, self.index, *parts)
+
+    async def turn(self) -> bytes:
+        """Take the turn, and return its fence."""
+        taken = await self.take()
+        assert taken[0] == 1
+        fence: bytes = taken[1]
+        return fence
+
+    async def letters(self) -> list[bytes]:
+        """The ids of the events in the mailbox."""
+        letters: list[bytes] = await self.client.read("LRANGE", f"{self.mailbox}:mail", 0, -1)
+        return [letter.split(b":", 3)[3].removesuffix(b"hello") for letter in letters]
+
+
+@pytest.fixture
+async def runner(valkey_url: str) -> AsyncIterator[InboxScriptRunner]:
+    async with RedisHarness(valkey_url) as harness:
+        yield InboxScriptRunner(harness)
+
+
+async def posted(runner: InboxScriptRunner) -> Callable[..., Awaitable[Any]]:
+    return runner.post
+
+
+async def taken(runner: InboxScriptRunner) -> Callable[..., Awaitable[Any]]:
+    await runner.post()
+    return runner.take
+
+
+async def written(runner: InboxScriptRunner) -> Callable[..., Awaitable[Any]]:
+    await runner.post()
+    fence = await runner.turn()
+    return lambda **call: runner.commit(fence, **call)
+
+
+async def written_on(runner: InboxScriptRunner) -> Callable[..., Awaitable[Any]]:
+    await runner.post()
+    await runner.post("e2")
+    fence = await runner.turn()
+    return lambda **call: runner.commit(fence, in_hand=1, ends="", **call)
+
+
+async def removed(runner: InboxScriptRunner) -> Callable[..., Awaitable[Any]]:
+    await runner.create()
+    await runner.post()
+    fence = await runner.turn()
+    return lambda **call: runner.commit(fence, how="remove", token=("a" * 32, 1), **call)
+
+
+async def left(runner: InboxScriptRunner) -> Callable[..., Awaitable[Any]]:
+    await runner.post()
+    fence = await runner.turn()
+    return lambda **call: runner.commit(fence, how="leave", **call)
+
+
+async def given_back(runner: InboxScriptRunner) -> Callable[..., Awaitable[Any]]:
+    await runner.post()
+    fence = await runner.turn()
+    return lambda **call: runner.give_back(fence, rest=1000, **call)
+
+
+async def forsaken(runner: InboxScriptRunner) -> Callable[..., Awaitable[Any]]:
+    await runner.post()
+    await runner.turn()
+    return lambda **call: runner.give_back(by="mine", **call)
+
+
+STEPS: Final = [posted, taken, written, written_on, removed, left, given_back, forsaken]
+
+
+@pytest.mark.parametrize("prepare", STEPS, ids=lambda step: step.__name__)
+async def test_a_repeated_step_is_answered_and_not_done_again(
+    runner: InboxScriptRunner,
+    prepare: Callable[[InboxScriptRunner], Awaitable[Callable[..., Awaitable[Any]]]],
+) -> None:
+    step = await prepare(runner)
+    first = await step(op="x")
+    assert first[0] == 1
+    before = await runner.everything()
+    again = await step(op="x", age=5)
+    if prepare is taken:  # the time that is left of a lease has passed meanwhile
+        first[3] = again[3] = b""
+    assert again == first
+    assert await runner.everything() == before
+
+
+@pytest.mark.parametrize("prepare", [written, removed, left, given_back], ids=lambda s: s.__name__)
+async def test_a_step_repeated_after_others_have_come_is_answered(
+    runner: InboxScriptRunner,
+    prepare: Callable[[InboxScriptRunner], Awaitable[Callable[..., Awaitable[Any]]]],
+) -> None:
+    step = await prepare(runner)
+    first = await step(op="x")
+    for number in range(20):  # which are more than a ring holds
+        await runner.post(f"later {number}")
+    again = await step(op="x", age=5)
+    if prepare is not given_back:
+        assert again[:4] == first[:4]
+    assert again[0] == 1
+    assert len(await runner.letters()) == 20 + (prepare is given_back)
+
+
+async def test_a_repeated_post_that_cannot_be_told_from_another_is_unknown(
+    runner: InboxScriptRunner,
+) -> None:
+    await runner.post(op="x")
+    for number in range(20):
+        await runner.post(f"later {number}")
+    assert await runner.post(op="x", age=1000) == [-5]
+    assert len(await runner.letters()) == 21
+    # Another call that brings the event was not the one that brought it.
+    assert (await runner.post(op="y"))[0] == -7
+
+
+async def test_a_turn_that_was_taken_is_not_taken_by_another(runner: InboxScriptRunner) -> None:
+    await runner.post()
+    await runner.turn()
+    refused = await runner.take("other")
+    assert refused[0] == -6
+    assert 0 < int(refused[1]) <= LEASE_MS
+
+
+async def test_a_turn_whose_lease_has_ended_is_lost_though_nobody_took_it(
+    runner: InboxScriptRunner,
+) -> None:
+    await runner.post()
+    fence = await runner.turn()
+    await runner.client.read("HSET", runner.mailbox, "lease", await runner.now_us() // 1000)
+    assert await runner.commit(fence) == [-8]
+    assert await runner.give_back(fence) == [-8]
+    assert await runner.prolong(fence) == [-8]
+    assert await runner.commit(fence, age=5) == [-8]
+    await runner.client.read("DEL", runner.mailbox)
+    # An earlier attempt may have ended the turn, and its trace be gone.
+    assert await runner.commit(fence, age=5) == [-5]
+    assert await runner.commit(fence) == [-8]
+
+
+async def test_fences_grow_though_the_clock_was_set_back(runner: InboxScriptRunner) -> None:
+    await runner.post()
+    future = await runner.now_us() + 10**12
+    await runner.client.read("HSET", runner.mailbox, "fence", future)
+    assert int(await runner.turn()) == future + 1
+
+
+async def test_who_may_not_write_to_a_session_is_refused(runner: InboxScriptRunner) -> None:
+    await runner.create(owner="red/bob")
+    before = await runner.everything()
+    assert await runner.post() == [-3]
+    assert await runner.everything() == before
+
+
+async def test_the_head_is_buried_when_the_index_knows(runner: InboxScriptRunner) -> None:
+    await runner.post()
+    await runner.post("e2")
+    for _ in range(2):
+        await runner.turn()
+        await runner.client.read("HDEL", runner.mailbox, "lease")
+    before = await runner.everything()
+    assert await runner.take() == [-10]
+    assert await runner.everything() == before
+    taken = await runner.take(bury=1, op="x")
+    assert taken[0] == 1
+    assert taken[4] == b"1"
+    assert await runner.take(bury=1, op="x", age=5) != [-10]
+    assert await runner.letters() == [b"e2"]
+    assert await runner.client.read("LLEN", f"{runner.mailbox}:dead") == 1
+
+
+# --- the index ------------------------------------------------------------------------------------
+
+
+async def test_a_hint_is_put_off_for_a_visit_and_taken_out_unless_it_was_touched(
+    runner: InboxScriptRunner,
+) -> None:
+    assert await runner.due() == [0]
+    await runner.hint(delay=0)
+    _, member, mark = await runner.due()
+    assert member.decode() == runner.member
+    none, ms = await runner.due()
+    assert none == 0
+    assert 0 < int(ms) <= 5000
+    await runner.hint(delay=9000)  # touched
+    await runner.hint(mark)
+    assert await runner.client.read("ZCARD", runner.index) == 1
+    assert 0 < int((await runner.due())[1]) <= 5000
+    await runner.hint(delay=0)
+    _, _, mark = await runner.due()
+    await runner.hint(mark)
+    assert await runner.client.read("ZCARD", runner.index) == 0
+
+
+async def test_a_hint_is_due_no_later_than_others_have_said(runner: InboxScriptRunner) -> None:
+    await runner.hint(delay=1000)
+    await runner.hint(delay=9000)
+    assert 0 < int((await runner.due())[1]) <= 1000
+    await runner.hint(delay=0)
+    _, _, mark = await runner.due()
+    await runner.hint(mark, delay=9000)  # but by who has looked
+    assert 5000 < int((await runner.due())[1]) <= 9000
+
+
+async def test_an_expectation_outlasts_every_look(runner: InboxScriptRunner) -> None:
+    await runner.expect("aa", 5000)
+    await runner.hint(delay=0)
+    _, _, mark = await runner.due()
+    await runner.hint(mark)  # there was nothing
+    assert await runner.client.read("ZCARD", runner.index) == 1
+    assert 0 < int((await runner.due(age=1000))[1]) <= 5000
+    await runner.hint(token="aa")
+    assert await runner.due() == [0]
+    await runner.expect("bb", 0)
+    assert (await runner.due())[1].decode() == runner.member
+    await runner.hint(token="bb")  # too late, and so without effect on the session
+    assert 0 < int((await runner.due())[1]) <= 5000
+
+
+async def test_a_key_is_not_taken_for_an_expectation(runner: InboxScriptRunner) -> None:
+    for member in ("abc/acme/aa!x", "abc/acme/x"):
+        await runner.hint(member=member, delay=0)
+        assert (await runner.due())[1].decode() == member
+
+
+async def test_a_repeated_look_finds_again_what_the_first_was_given(
+    runner: InboxScriptRunner,
+) -> None:
+    for name in "ab":
+        await runner.hint(member=f"{FIELD}/{name}", delay=0)
+    given = [(await runner.due())[1] for _ in range(2)]
+    again = [(await runner.due(age=1000))[1], (await runner.due())[1]]
+    assert sorted(again) == sorted(given)
+    # What was put off before the doubt stays so.
+    await runner.age()
+    assert (await runner.due(age=0))[0] == 0

@@ -1,0 +1,99 @@
+"""Endings whose answer was lost for good: what is done after them drops no mail twice."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import pytest
+
+from greentic_session import OutcomeUnknownError
+from greentic_session.redis.scripts import TAKE_TURN
+from greentic_session.testing.contract.inbox.helpers import LEASE, counted, desk
+from greentic_session.testing.harness import RedisHarness
+
+from .test_inbox_crashes import Mortal
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from greentic_session.ordering import InboxTurn
+    from greentic_session.testing.contract.inbox.helpers import InboxHarness
+
+    Turn = InboxTurn[Any]
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def at(valkey_url: str) -> AsyncIterator[InboxHarness]:
+    async with RedisHarness(valkey_url) as harness:
+        yield await desk(harness)
+
+
+class Deaf(Mortal):
+    """The line of a process that has its steps done, and hears of none."""
+
+    async def run(self, *arguments: Any, **options: Any) -> Any:
+        await super().run(*arguments, **options)
+        raise OutcomeUnknownError("not heard")
+
+
+async def unheard(at: InboxHarness, step: Callable[[], Awaitable[object]]) -> None:
+    backend: Any = at.inbox._backend
+    scripts = backend._scripts
+    line = scripts._client
+    scripts._client = Deaf(line, None)
+    try:
+        with pytest.raises(OutcomeUnknownError):
+            await step()
+    finally:
+        scripts._client = line
+
+
+@pytest.mark.parametrize("state", [True, False], ids=["state", "mail alone"])
+async def test_mail_that_came_meanwhile_is_not_dropped(at: InboxHarness, *, state: bool) -> None:
+    await at.admit("e1", "e2")
+    async with at.turn() as turn:
+        await unheard(at, lambda: turn.commit(counted(turn) if state else None, 1))
+        await at.admit("e3")
+        await turn.finish()
+    assert await at.handle() == ["e3"]
+
+
+async def test_a_commit_may_be_repeated(at: InboxHarness) -> None:
+    await at.admit("e1", "e2", "e3")
+    async with at.turn() as turn:
+        await turn.commit(None, 1)
+        await unheard(at, lambda: turn.commit(None, 1))
+        await turn.commit(None, 1)
+        assert [mail.event_id for mail in turn.mail] == ["e3"]
+    async with at.turn() as turn:
+        assert [(mail.event_id, mail.attempt) for mail in turn.mail] == [("e3", 1)]
+        await turn.finish()
+    assert await at.is_idle()
+
+
+async def test_what_was_taken_unheard_is_given_back_and_was_no_attempt(
+    at: InboxHarness,
+) -> None:
+    """Not by who asked, whose time is up: beside it."""
+    backend: Any = at.inbox._backend
+    scripts = backend._scripts
+    line = scripts._client
+    await at.admit("e1")
+
+    class HearsWhatIsDue(Deaf):
+        async def run(self, script: Any, *arguments: Any, **options: Any) -> Any:
+            if script is TAKE_TURN:
+                scripts._client = line  # from now on it hears all
+                return await super().run(script, *arguments, **options)
+            return await line.run(script, *arguments, **options)
+
+    scripts._client = HearsWhatIsDue(line, None)
+    with pytest.raises(OutcomeUnknownError):
+        await at.is_idle()
+    with anyio.fail_after(LEASE / 2):
+        async with at.inbox.take("worker-2") as turn:
+            assert [(mail.event_id, mail.attempt) for mail in turn.mail] == [("e1", 1)]
+            await turn.finish()

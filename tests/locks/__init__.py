@@ -1,0 +1,1 @@
+"""Locks under contention, faults and cancellation."""

@@ -1,0 +1,184 @@
+"""Locks on a server that refuses, is silent, or rings nobody."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+import pytest
+
+from greentic_session import (
+    LeaseLostError,
+    LockHeldError,
+    OutcomeUnknownError,
+    SessionKey,
+    StoreFullError,
+    StoreUnavailableError,
+)
+from greentic_session.ordering import SessionLocks
+from greentic_session.testing.harness import RedisHarness
+from greentic_session.testing.servers import LocalServer, valkey_binary
+
+from ..support.redis import KEY, control, session, store_at, until_async
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from greentic_session import AsyncSessionStore
+    from greentic_session.redis.transport.client import RedisClient
+
+    Store = AsyncSessionStore[Any]
+
+pytestmark = pytest.mark.anyio
+
+OTHER: Final = SessionKey("another")
+PLACE_SECS: Final = 1.0
+SILENCE: Final = (StoreUnavailableError, OutcomeUnknownError)
+
+
+@pytest.fixture
+async def harness(server: LocalServer) -> AsyncIterator[RedisHarness]:
+    async with RedisHarness(server.url) as harness:
+        yield harness
+
+
+def waiting(client: RedisClient, namespace: str, count: int = 1) -> Callable[[], Awaitable[bool]]:
+    """What tells whether so many wait for the lock."""
+
+    async def is_so() -> bool:
+        found: int = await client.read("ZCARD", f"{namespace}:lock:{{{KEY}}}:queue")
+        return found == count
+
+    return is_so
+
+
+async def test_a_full_server_gives_no_lock_and_leaves_those_who_have_one(
+    harness: RedisHarness,
+) -> None:
+    store = await harness.open()
+    locks = SessionLocks(store, place=PLACE_SECS)
+    served = False
+
+    async def wait() -> None:
+        nonlocal served
+        async with locks.hold(KEY) as lease:
+            served = True
+            await lease.renew(60)
+
+    with anyio.fail_after(20):
+        async with asyncio.TaskGroup() as tasks, locks.hold(KEY) as lease:
+            tasks.create_task(wait())
+            await until_async(waiting(harness.client, harness.config.namespace))
+            await harness.client.read("CONFIG", "SET", "maxmemory", "1")
+            before = await harness.residue()
+            with pytest.raises(StoreFullError):
+                await locks.hold(OTHER).__aenter__()
+            with pytest.raises(StoreFullError):
+                await locks.hold(KEY, wait=1).__aenter__()
+            with pytest.raises(LockHeldError):
+                await locks.hold(KEY, wait=0).__aenter__()
+            with pytest.raises(StoreFullError):
+                await store.put(session(), fence=lease)
+            assert await lease.renew() == lease.until
+            assert await harness.residue() == before
+            await asyncio.sleep(PLACE_SECS / 2)  # for who waits to have asked again
+        assert served
+        assert await harness.residue() == []
+        await harness.client.read("CONFIG", "SET", "maxmemory", "0")
+
+
+@pytest.mark.parametrize("denied", ["-publish", "-subscribe", "resetchannels"])
+async def test_who_is_not_rung_for_looks_by_itself(server: LocalServer, denied: str) -> None:
+    async with control(server) as client:
+        rules = ("on", ">s3cret", "~*", "&*", "+@all", denied)
+        await client.read("ACL", "SETUSER", "ann", *rules)
+        url = server.url.replace("://", "://ann:s3cret@")
+        async with store_at(url, namespace="n") as store:
+            await all_served(client, SessionLocks(store, place=PLACE_SECS), "n")
+            assert await client.read("KEYS", "n:*") == []
+
+
+async def test_who_lost_its_connection_is_served(server: LocalServer) -> None:
+    async with control(server) as client, store_at(server.url, namespace="n") as store:
+
+        async def cut_all() -> None:
+            for kind in ("pubsub", "normal"):
+                await client.read("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
+
+        locks = SessionLocks(store, place=PLACE_SECS)
+        await all_served(client, locks, "n", meanwhile=cut_all)
+        assert await client.read("KEYS", "n:*") == []
+
+
+async def all_served(
+    client: RedisClient,
+    locks: SessionLocks,
+    namespace: str,
+    meanwhile: Callable[[], Awaitable[None]] | None = None,
+) -> None:
+    """Have three wait, and check that they are served: in whatever order, since who is not rung for
+    may look too late on a busy machine.
+    """
+    served: list[int] = []
+
+    async def wait(number: int) -> None:
+        async with locks.hold(KEY):
+            served.append(number)
+
+    with anyio.fail_after(20):
+        async with asyncio.TaskGroup() as tasks, locks.hold(KEY):
+            for number in range(3):
+                tasks.create_task(wait(number))
+                await until_async(waiting(client, namespace, number + 1))
+            if meanwhile is not None:
+                await meanwhile()
+    assert sorted(served) == [0, 1, 2]
+
+
+async def test_a_silent_server_ends_the_block_with_its_lease() -> None:
+    """Nobody can say that the lease was renewed, so it is over when its time is."""
+    cancelled = 0
+    with LocalServer(valkey_binary()) as server:
+        async with store_at(server.url, deadline=1) as store:
+            locks = SessionLocks(store)
+
+            async def hold() -> None:
+                nonlocal cancelled
+                async with locks.hold(KEY, 1.5):
+                    server.pause()
+                    try:
+                        await anyio.sleep_forever()
+                    except asyncio.CancelledError:
+                        cancelled += 1
+                        raise
+
+            try:
+                with anyio.fail_after(20), pytest.raises(LeaseLostError):
+                    await hold()
+                with pytest.raises(SILENCE):
+                    await locks.hold(KEY).__aenter__()
+                with pytest.raises(SILENCE):
+                    await locks.holder(KEY)
+            finally:
+                server.resume()
+    assert cancelled == 1
+
+
+async def test_a_server_that_is_silent_for_less_than_the_lease_is_not_felt(
+    server: LocalServer,
+) -> None:
+    async with control(server) as client, store_at(server.url, deadline=1) as store:
+        async with SessionLocks(store).hold(KEY, 6) as lease:
+            until = lease.until
+            server.pause()
+            try:
+                with pytest.raises(SILENCE):
+                    await lease.renew()
+            finally:
+                server.resume()
+            with anyio.fail_after(20):
+                while lease.until <= until:  # noqa: ASYNC110 - nobody tells that it is renewed
+                    await asyncio.sleep(0.01)
+            assert not lease.ended
+        assert not [name for name in await client.read("KEYS", "*") if b"lock" in name]

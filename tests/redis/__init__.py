@@ -1,0 +1,1 @@
+"""The Redis backend: scripts, stored format, transport."""

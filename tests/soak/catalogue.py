@@ -1,0 +1,43 @@
+"""The runs of the soak, by name, and how much each does in a night."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from . import crashes as deaths
+from . import fifo as mail
+from . import histories
+from . import leaks as leftovers
+from . import network as lines
+
+if TYPE_CHECKING:
+    from .report import Soak
+
+__all__ = ["RUNS", "Run"]
+
+
+class Run(NamedTuple):
+    """One of the runs.
+
+    :ivar nightly: how many units a whole night does.
+    :ivar unit: of what.
+    :ivar soak: does them.
+    """
+
+    nightly: int
+    unit: str
+    soak: Soak
+
+
+RUNS: Final[dict[str, Run]] = {
+    "checker": Run(1_000, "planted violations", histories.of_checkers),
+    "histories-memory": Run(10_000, "histories", histories.in_memory),
+    "histories-valkey": Run(10_000, "histories", histories.on_valkey),
+    "cancellations": Run(1_000_000, "cancellations", lines.cancellations),
+    "wire-faults": Run(100_000, "wire faults", lines.faults),
+    "restarts": Run(200, "kills of a server with AOF", deaths.restarts),
+    "resumes": Run(100_000, "waits", deaths.resumes),
+    "fifo": Run(1_000_000, "messages", mail.fifo),
+    "leftovers-memory": Run(100_000, "lives", leftovers.in_memory),
+    "leftovers-valkey": Run(100_000, "lives", leftovers.on_valkey),
+}

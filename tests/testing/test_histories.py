@@ -1,0 +1,71 @@
+"""Histories of concurrent clients have an order, whatever befalls the clients and their lines."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Final
+from uuid import uuid4
+
+import pytest
+
+from greentic_session import create_session_store
+from greentic_session.testing.proxy import Fate, FaultProxy, at_random
+
+from ..support.histories import CLIENTS, OPERATIONS, Clients
+from ..support.redis import SEED, store_at
+
+if TYPE_CHECKING:
+    from greentic_session.testing.servers import LocalServer
+
+pytestmark = pytest.mark.anyio
+
+HISTORIES: Final = 300
+DEADLINE_SECS: Final = 0.5
+FATES: Final = tuple(fate for fate in Fate if fate is not Fate.PASS)
+
+
+def assert_orderly(clients: Clients) -> None:
+    print(  # noqa: T201 - pytest shows it with a failure
+        f"GREENTIC_SESSION_TEST_SEED={SEED}:",
+        ", ".join(f"{count} {what}" for what, count in sorted(clients.tally.items())),
+    )
+    assert not clients.verdicts, clients.verdicts[0].explanation
+    assert clients.late == []
+    assert clients.tally["histories"] == HISTORIES
+    assert clients.tally["operations"] >= HISTORIES * OPERATIONS
+    assert clients.tally["cancelled"] > HISTORIES / 2
+    # They did meet one another, and most of what they did was done.
+    assert clients.tally["refused"] > HISTORIES * CLIENTS
+    assert clients.tally["done"] > HISTORIES * OPERATIONS / 3
+
+
+async def test_in_memory_with_cancelled_clients() -> None:
+    async with create_session_store("memory://") as store:
+        clients = Clients([store], store, cancels=0.1)
+        await clients.play(range(HISTORIES), SEED)
+        assert_orderly(clients)
+
+
+@pytest.mark.timeout(180)  # seconds; about twenty are needed where nothing else runs
+@pytest.mark.parametrize("server", ["valkey"], indirect=True)
+async def test_over_a_bad_line_with_cancelled_clients(server: LocalServer) -> None:
+    namespace = f"test:{uuid4().hex}"
+    schedule = at_random(SEED, 0.06, FATES)
+    delay_secs = 0.7 * DEADLINE_SECS  # longer than an attempt may take, which is half
+    async with (
+        FaultProxy(server.port, schedule, delay_secs=delay_secs) as proxy,
+        store_at(server.url, namespace=namespace) as reader,
+        AsyncExitStack() as stack,
+    ):
+        # Each client of a key has a line of its own, and shares it with those of other keys.
+        stores = [
+            await stack.enter_async_context(
+                store_at(proxy.url, namespace=namespace, deadline=DEADLINE_SECS)
+            )
+            for _ in range(CLIENTS)
+        ]
+        clients = Clients(stores, reader, cancels=0.03, deadline_secs=DEADLINE_SECS)
+        await clients.play(range(HISTORIES), SEED)
+        print(", ".join(f"{count} {fate.name}" for fate, count in proxy.met.items()))  # noqa: T201
+        assert_orderly(clients)
+        assert min(proxy.met[fate] for fate in FATES) > 10

@@ -1,0 +1,333 @@
+"""Bells: who waits is woken, by that for which it waits, and by nothing that was missed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+import anyio
+import anyio.lowlevel
+import msgspec
+import pytest
+from trio.testing import MockClock
+
+from greentic_session.config import RedisConfig
+from greentic_session.memory.notifications import MemoryNotifications
+from greentic_session.redis.key_names import KeyNames
+from greentic_session.redis.notifications import RedisNotifications
+from greentic_session.redis.transport.attempts import Call
+from greentic_session.redis.transport.client import RedisClient
+from greentic_session.redis.transport.cluster import ClusterTopology
+from greentic_session.testing.proxy import always
+
+from ..support.redis import until
+from ..support.redis_proxy import Fate, Proxy
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from greentic_session.abc.notifications import Subscription
+    from greentic_session.testing.servers import LocalServer
+
+pytestmark = pytest.mark.anyio
+
+PATIENCE_SECS = 20
+"""For what must come, however busy the machine."""
+A_WHILE_SECS = 0.02
+"""For what must not come."""
+
+
+class Tower:
+    """A store's bells on a server, and a client to ring them and to ask the server."""
+
+    def __init__(self, url: str) -> None:
+        self.config = msgspec.structs.replace(
+            RedisConfig.from_url(url), namespace=f"test:{uuid4().hex}"
+        )
+        self.client = RedisClient(self.config)
+        self.names = KeyNames(self.config.namespace)
+        self.bells = RedisNotifications(self.client, self.names, PATIENCE_SECS)
+
+    async def ring(self, topic: str) -> None:
+        await self.client.read("PUBLISH", self.names.channel(topic), "1")
+
+    async def has_no_channels(self) -> None:
+        with anyio.fail_after(PATIENCE_SECS):
+            while await self.client.read("PUBSUB", "CHANNELS", self.names.channel("*")):  # noqa: ASYNC110
+                await anyio.sleep(0.005)  # the server tells nobody
+
+
+async def heard(*bells: Subscription) -> None:
+    """Wait until bells are heard: they ring by themselves then."""
+    for bell in bells:
+        assert await bell.wait(PATIENCE_SECS)
+
+
+@asynccontextmanager
+async def tower_at(url: str) -> AsyncIterator[Tower]:
+    tower = Tower(url)
+    try:
+        yield tower
+    finally:
+        await tower.bells.aclose()
+        await tower.client.aclose()
+
+
+@pytest.fixture(params=["RESP2", "RESP3"])
+async def tower(request: pytest.FixtureRequest, tcp_server_url: str) -> AsyncIterator[Tower]:
+    async with tower_at(f"{tcp_server_url}?protocol={request.param[-1]}") as tower:
+        yield tower
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
+async def test_memory_wakes_one_who_listens_for_each_ring() -> None:
+    bells = MemoryNotifications()
+    async with (
+        bells.subscribe("x") as one,
+        bells.subscribe("x") as two,
+        bells.subscribe("y") as other,
+    ):
+        await heard(one, two, other)
+        assert not await one.wait(A_WHILE_SECS)
+        bells.notify("x")
+        assert await one.wait(0)
+        assert not await two.wait(A_WHILE_SECS)
+        for _ in range(3):
+            bells.notify("x")
+        assert await one.wait(0)
+        assert not await one.wait(A_WHILE_SECS)
+        assert await two.wait(PATIENCE_SECS)
+        assert not await two.wait(0)
+        assert not await other.wait(A_WHILE_SECS)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(other.wait, PATIENCE_SECS)
+            await anyio.lowlevel.checkpoint()
+            bells.notify_all()
+    assert len(bells) == 0
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
+async def test_whoever_goes_has_the_first_of_the_others_woken() -> None:
+    bells = MemoryNotifications()
+    async with bells.subscribe("x") as one, bells.subscribe("x") as two:
+        async with bells.subscribe("x") as three:
+            await heard(one, two, three)
+            bells.notify("x")  # for the first, who is busy
+        assert await one.wait(0)
+        assert await two.wait(0)  # since three has gone
+        async with bells.subscribe("x"):
+            pass
+        assert await one.wait(0)
+        assert not await two.wait(A_WHILE_SECS)
+
+
+@pytest.mark.parametrize("anyio_backend", [("trio", {"clock": MockClock(autojump_threshold=0)})])
+async def test_of_those_who_know_when_it_is_due_one_is_woken() -> None:
+    bells = MemoryNotifications()
+    woken: list[tuple[str, float]] = []
+    began_at = anyio.current_time()
+
+    async def sleep(bell: Subscription, name: str, due_secs: float) -> None:
+        assert not await bell.wait(30, due_secs)
+        woken.append((name, round(anyio.current_time() - began_at, 3)))
+
+    async with (
+        bells.subscribe("x") as late,
+        bells.subscribe("x") as soon,
+        bells.subscribe("x") as same,
+    ):
+        await heard(late, soon, same)
+        async with anyio.create_task_group() as tasks:
+            # The first to listen knows of something that is due much later.
+            for bell, name, due_secs in (
+                (late, "late", 9),
+                (soon, "soon", 0.3),
+                (same, "same", 0.299),  # as it looks when it was looked up once more
+            ):
+                tasks.start_soon(sleep, bell, name, due_secs)
+                await anyio.wait_all_tasks_blocked()
+    assert woken == [("soon", 0.3), ("late", 9), ("same", 30)]
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
+async def test_who_looks_keeps_the_time_for_nobody() -> None:
+    bells = MemoryNotifications()
+    async with bells.subscribe("x") as busy, bells.subscribe("x") as idle:
+        await heard(busy, idle)
+        with anyio.fail_after(PATIENCE_SECS / 2):
+            assert not await busy.wait(PATIENCE_SECS, 0.001)  # and is awake from now on
+            assert not await idle.wait(PATIENCE_SECS, 0.02)
+
+
+async def test_a_ring_wakes_one_who_listens_to_its_topic(tower: Tower) -> None:
+    bells = tower.bells
+    async with (
+        bells.subscribe("x") as one,
+        bells.subscribe("x") as two,
+        bells.subscribe("y") as other,
+    ):
+        await heard(one, two, other)
+        assert not await one.wait(A_WHILE_SECS)
+        await tower.ring("x")
+        assert await one.wait(PATIENCE_SECS)
+        assert not await two.wait(A_WHILE_SECS)
+        await tower.ring("x")
+        await tower.ring("x")
+        assert await two.wait(PATIENCE_SECS)
+        assert await one.wait(0)
+        assert not await one.wait(A_WHILE_SECS)
+        assert not await other.wait(A_WHILE_SECS)
+        assert bells.connections == 1
+    await tower.has_no_channels()
+
+
+async def test_a_bell_that_is_heard_misses_nothing(tower: Tower) -> None:
+    for number in range(50):
+        async with tower.bells.subscribe(f"topic-{number}") as bell:
+            await heard(bell)
+            await tower.ring(f"topic-{number}")
+            assert await bell.wait(PATIENCE_SECS)
+    await tower.has_no_channels()
+
+
+async def test_a_topic_left_and_entered_again_is_heard(tower: Tower) -> None:
+    for _ in range(50):
+        async with tower.bells.subscribe("x"):
+            pass
+        async with tower.bells.subscribe("x") as bell:
+            await heard(bell)  # perhaps as the one before: then it rings once more
+            await tower.ring("x")
+            assert await bell.wait(PATIENCE_SECS)
+
+
+async def test_a_lost_connection_rings_all_bells_and_is_made_anew(tower: Tower) -> None:
+    async with tower.bells.subscribe("x") as one, tower.bells.subscribe("y") as two:
+        await heard(one, two)
+        for _ in range(3):
+            await tower.client.read("CLIENT", "KILL", "TYPE", "pubsub")
+            assert await one.wait(PATIENCE_SECS)
+            assert await two.wait(PATIENCE_SECS)
+        await tower.ring("y")
+        assert await two.wait(PATIENCE_SECS)
+        assert not await one.wait(A_WHILE_SECS)
+
+
+async def test_closing_wakes_all_and_leaves_no_connection(tower: Tower) -> None:
+    async with tower.bells.subscribe("x") as bell:
+        await heard(bell)
+        await tower.bells.aclose()
+        assert await bell.wait(PATIENCE_SECS)
+        assert tower.bells.connections == 0
+        async with tower.bells.subscribe("y") as late:
+            assert await late.wait(PATIENCE_SECS)  # to be told that the store is closed
+    await tower.has_no_channels()
+
+
+async def test_an_account_that_may_not_subscribe_is_told_once(
+    tower: Tower, tcp_server_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = f"deaf-{uuid4().hex}"
+    await tower.client.read(*("ACL", "SETUSER", name, "on", ">secret", "~*", "+@all", "-subscribe"))
+    protocol = tower.config.protocol
+    url = tcp_server_url.replace("://", f"://{name}:secret@")
+    try:
+        async with tower_at(f"{url}?protocol={protocol}") as deaf:
+            with anyio.fail_after(PATIENCE_SECS / 2), caplog.at_level(logging.WARNING):
+                async with deaf.bells.subscribe("x") as bell, deaf.bells.subscribe("y"):
+                    await until(lambda: bool(caplog.messages))
+                    await tower.client.read("PUBLISH", deaf.names.channel("x"), "1")
+                    assert not await bell.wait(A_WHILE_SECS)
+        told = [line for line in caplog.messages if "subscribe" in line]
+        assert len(told) == 1
+        assert "secret" not in told[0]
+    finally:
+        await tower.client.read("ACL", "DELUSER", name)
+
+
+async def test_without_a_server_a_bell_is_silent_until_there_is_one(server: LocalServer) -> None:
+    tower = Tower(server.tcp_url)
+    tower.bells = RedisNotifications(tower.client, tower.names, 0.05)  # soon tries again
+    server.pause()
+    try:
+        async with tower.bells.subscribe("x") as bell:
+            assert not await bell.wait(A_WHILE_SECS)
+            server.resume()
+            assert await bell.wait(PATIENCE_SECS)  # to look for what was missed
+            await tower.ring("x")
+            assert await bell.wait(PATIENCE_SECS)
+    finally:
+        server.resume()
+        await tower.bells.aclose()
+        await tower.client.aclose()
+
+
+async def test_connections_that_end_at_once_are_made_at_leisure(server: LocalServer) -> None:
+    """As behind a proxy that knows no channels: it breaks off whoever subscribes."""
+
+    def choose(request: bytes) -> Fate:
+        return Fate.REFUSE if b"SUBSCRIBE" in request else Fate.PASS
+
+    async with (
+        Proxy(server.port, choose) as proxy,
+        tower_at(proxy.url) as tower,
+        tower.bells.subscribe("x") as bell,
+    ):
+        await until(lambda: proxy.met[Fate.REFUSE] > 1)
+        # A time for hundreds of them. On a slow machine there are fewer.
+        assert not await bell.wait(0.5)
+        assert proxy.met[Fate.REFUSE] < 20
+        proxy.schedule = always(Fate.PASS)
+        await heard(bell)
+
+
+@pytest.mark.parametrize(
+    "answer", [b"_\r\n", b"*1\r\n:3\r\n", b"*2\r\n:1\r\n:2\r\n", b"HTTP/1.1 400\r\n\r\n"]
+)
+async def test_what_is_no_server_is_asked_again(
+    answer: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while request := await reader.read(1000):
+                asked.append(request)
+                writer.write(8 * answer)
+                await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as listener:
+        port = listener.sockets[0].getsockname()[1]
+        async with (
+            tower_at(f"redis://:secret@127.0.0.1:{port}?protocol=3") as tower,
+            tower.bells.subscribe("x"),
+        ):
+            await until(lambda: len(asked) > 2)
+    assert caplog.messages == []
+
+
+async def test_a_cluster_passes_rings_on(cluster_url: str) -> None:
+    async with tower_at(cluster_url) as tower, tower.bells.subscribe("x") as bell:
+        await heard(bell)
+        await tower.client.ping()  # so that all its servers are known
+        for node in tower.client._topology.servers:
+            command = "PUBLISH", tower.names.channel("x"), "1"
+            call = Call(None, (command,), None, at=node)
+            await tower.client._run_attempts(call, tower.client._enter_loop())
+            assert await bell.wait(PATIENCE_SECS)
+
+
+async def test_a_dead_server_of_a_cluster_is_left_for_another(cluster_url: str) -> None:
+    """Though nobody else asks for anything that it held."""
+    async with tower_at(cluster_url) as tower:
+        await tower.client.ping()  # so that all its servers are known
+        topology = tower.client._topology
+        assert isinstance(topology, ClusterTopology)
+        dead = topology.server_at("127.0.0.1", 1, reported_by=topology.servers[0])
+        topology._nodes = {("127.0.0.1", 1): dead, **topology._nodes}
+        assert topology.server_of(None) is dead
+        async with tower.bells.subscribe("x") as bell:
+            await heard(bell)

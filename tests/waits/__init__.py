@@ -1,0 +1,1 @@
+"""Waits under races, crashes, faults and cancellation."""

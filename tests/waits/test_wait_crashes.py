@@ -1,0 +1,386 @@
+"""Workers that die, or stand still, between any two steps: records and indexes agree afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+from greentic_session import (
+    CasConflictError,
+    DuplicateEventError,
+    LeaseLostError,
+    ReplyScope,
+    Session,
+    SessionKey,
+    WaitClaimedError,
+    WaitNotFoundError,
+    WaitRegistry,
+)
+from greentic_session.abc.waits import WaitOwner
+from greentic_session.testing.harness import MemoryHarness, RedisHarness
+
+from ..support.waits import CTX, answered, chat, owner, paused
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+
+    from greentic_session.abc.waits import WaitStatus
+    from greentic_session.testing.harness import StoreHarness
+
+    from ..support.waits import Registry, Store, Turn
+
+    Call = Callable[[], Awaitable[object]]
+    Act = AsyncGenerator[Call, None]
+
+pytestmark = pytest.mark.anyio
+
+HERE: Final = chat("here")
+THERE: Final = chat("there")
+PLACES: Final = (HERE, THERE)
+LEASE_SECS: Final = 30.0
+GRACE_SECS: Final = 60.0
+"""Longer than an announcement keeps its hint: twice the deadline of the harness's stores."""
+MEMORY_SECS: Final = 90_000.0
+"""Longer than completed events are remembered."""
+
+
+class Died(BaseException):
+    """The worker ended here, without a chance to clean up."""
+
+
+class Mortal:
+    """The steps of waits, as a worker takes them who dies before one, or stands still."""
+
+    def __init__(self, backend: Any) -> None:
+        self._backend = backend
+        self._left: int | None = None
+        self._halts = False
+        self.halted = asyncio.Event()
+        self.goes_on = asyncio.Event()
+        self.taken = 0
+
+    def live(self, steps: int | None = None, *, halts: bool = False) -> None:
+        """Die before the step after so many, or halt there; ``None`` is to live on."""
+        self._left, self._halts, self.taken = steps, halts, 0
+
+    def __getattr__(self, name: str) -> Any:
+        step = getattr(self._backend, name)
+        if name == "deadline":
+            return step
+
+        async def take(*arguments: Any) -> Any:
+            if self._left is not None:
+                if self._left == 0:
+                    await self._end()
+                if self._left is not None:
+                    self._left -= 1
+            self.taken += 1
+            return await step(*arguments)
+
+        return take
+
+    async def _end(self) -> None:
+        if not self._halts:
+            raise Died
+        self._left = None
+        self.halted.set()
+        await self.goes_on.wait()
+
+
+class Scene:
+    """A user of its own, a worker that may die, and one that will not."""
+
+    def __init__(self, store: Store, number: int) -> None:
+        self.user = f"user {number}"
+        self.store = store
+        self._backend: Any = store.wait_backend()  # type: ignore[attr-defined] # both backends can
+        self.mortal = Mortal(self._backend)
+        self.sound: Registry = WaitRegistry(store)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(store, "wait_backend", lambda: self.mortal)
+            self.doomed: Registry = WaitRegistry(store)
+
+    def session(self, name: str) -> Session[dict[str, Any]]:
+        return paused(f"{name} of {self.user}", self.user)
+
+    async def register(self, name: str, scope: ReplyScope, **how: Any) -> object:
+        session = self.session(name)
+        return await self.doomed.register_wait(CTX, self.user, scope, session, **how)
+
+    async def claim(self, scope: ReplyScope, registry: Registry | None = None, **how: Any) -> Any:
+        how = {"event_id": "reply", "lease": LEASE_SECS, **how}
+        return await (registry or self.doomed).claim(CTX, self.user, scope, **how)
+
+    async def resume(self, scope: ReplyScope, event_id: str) -> None:
+        turn = await self.claim(scope, self.sound, event_id=event_id)
+        await turn.complete(answered(turn.session, event_id))
+
+    # --- what is so afterwards ---------------------------------------------------------------
+
+    async def standings(self) -> dict[SessionKey, WaitStatus]:
+        keys = [self.session(name).key for name in ("form", "rival")]
+        told = await self._backend.read_status("default/acme", keys, self._backend.deadline())
+        return {key: one for key, one in zip(keys, told, strict=True) if one is not None}
+
+    async def assert_agreed(self) -> None:
+        """What the records say is what is found and listed, and then nothing else says it."""
+        newest: dict[str, tuple[int, SessionKey]] = {}
+        for key, standing in (await self.standings()).items():
+            if standing.scope_hash:
+                since = (standing.since_us, key)
+                newest[standing.scope_hash] = max(newest.get(standing.scope_hash, since), since)
+        for scope in PLACES:
+            found = await self.sound.find_wait_by_scope(CTX, self.user, scope)
+            assert found == newest.get(scope.scope_hash(), (0, None))[1]
+        listed = await self.sound.list_waits_for_user(CTX, self.user)
+        assert listed == [key for _, key in sorted(newest.values())]
+        waiting = {
+            (one.scope_hash, key) for key, one in (await self.standings()).items() if one.scope_hash
+        }
+        assert waiting == {(scope_hash, key) for scope_hash, (_, key) in newest.items()}
+
+    async def assert_mended(self) -> None:
+        """The index has a hint of each session that waits, and of no other."""
+        whose = WaitOwner("default/acme", f"/{self.user}")
+        waiting = {
+            (one.scope_hash, key) for key, one in (await self.standings()).items() if one.scope_hash
+        }
+        hints = await self._backend.all_entries(whose, self._backend.deadline())
+        assert {(scope_hash, hint.key) for scope_hash, hint in hints} == waiting
+
+    async def assert_known_or_open(self) -> None:
+        """Whether the turn that answered ``reply`` here was ended or not: everybody is told so."""
+        found = await self.store.get(self.session("form").key, ctx=owner(self.user))
+        is_over = found is None or bool(found.session.context.get("turns"))
+        expected = DuplicateEventError if is_over else WaitClaimedError
+        with pytest.raises(expected):
+            await self.claim(HERE, self.sound)
+
+    async def end_everything(self) -> None:
+        for scope in PLACES:
+            await self.sound.clear_wait(CTX, self.user, scope)
+        for name in ("form", "rival"):
+            await self.store.delete(self.session(name).key, ctx=owner(self.user))
+        assert await self.sound.list_waits_for_user(CTX, self.user) == []
+
+
+# --- what the worker was at -----------------------------------------------------------------------
+
+
+async def registering(scene: Scene) -> Act:
+    yield lambda: scene.register("form", HERE)
+
+
+async def registering_over_a_token(scene: Scene) -> Act:
+    cas = await scene.register("form", THERE)
+    yield lambda: scene.register("form", HERE, expected=cas)
+
+
+async def registering_again(scene: Scene) -> Act:
+    await scene.register("form", HERE)
+    yield lambda: scene.register("form", HERE)
+
+
+async def registering_in_the_place_of_another(scene: Scene) -> Act:
+    await scene.register("rival", HERE)
+    await scene.register("form", THERE)
+    yield lambda: scene.register("form", HERE)
+
+
+async def claiming(scene: Scene) -> Act:
+    await scene.register("form", HERE)
+    yield lambda: scene.claim(HERE)
+
+
+async def completing(scene: Scene) -> Act:
+    await scene.register("form", HERE)
+    claim = await scene.claim(HERE)
+    yield lambda: claim.complete(answered(claim.session, "a turn"))
+    await scene.assert_known_or_open()
+
+
+async def finishing(scene: Scene) -> Act:
+    await scene.register("form", HERE)
+    claim = await scene.claim(HERE)
+    yield claim.finish
+    await scene.assert_known_or_open()
+
+
+async def waiting_again(scene: Scene) -> Act:
+    await scene.register("form", HERE)
+    claim = await scene.claim(HERE)
+    yield lambda: claim.wait_again(answered(claim.session, "a turn"), HERE)
+    await scene.assert_known_or_open()
+
+
+async def waiting_again_in_the_place_of_another(scene: Scene) -> Act:
+    await scene.register("rival", THERE)
+    await scene.register("form", HERE)
+    claim = await scene.claim(HERE)
+    yield lambda: claim.wait_again(answered(claim.session, "a turn"), THERE)
+    await scene.assert_known_or_open()
+
+
+async def clearing(scene: Scene) -> Act:
+    await scene.register("form", HERE)
+    yield lambda: scene.doomed.clear_wait(CTX, scene.user, HERE)
+
+
+async def mending(scene: Scene) -> Act:
+    """Find what another worker left who died as it let a session wait in the place of another."""
+    act = registering_in_the_place_of_another(scene)
+    call = await anext(act)
+    scene.mortal.live(3)
+    with pytest.raises(Died):
+        await call()
+    await act.aclose()
+    scene.mortal.live()
+    yield lambda: scene.doomed.find_wait_by_scope(CTX, scene.user, HERE)
+
+
+async def mending_all(scene: Scene) -> Act:
+    """List what another worker left who died as it had completed a turn."""
+    act = completing(scene)
+    call = await anext(act)
+    scene.mortal.live(1)
+    with pytest.raises(Died):
+        await call()
+    await act.aclose()
+    scene.mortal.live()
+    yield lambda: scene.doomed.list_waits_for_user(CTX, scene.user)
+    await scene.assert_known_or_open()
+
+
+ACTS: Final[list[Callable[[Scene], Act]]] = [
+    *(registering, registering_over_a_token, registering_again),
+    *(registering_in_the_place_of_another, claiming, completing, finishing),
+    *(waiting_again, waiting_again_in_the_place_of_another, clearing, mending, mending_all),
+]
+IN_MEMORY: Final = [act for act in ACTS if act is not finishing]
+REFUSALS: Final = (
+    *(CasConflictError, DuplicateEventError, LeaseLostError, WaitClaimedError, WaitNotFoundError),
+)
+
+
+@pytest.fixture
+async def memory() -> AsyncIterator[MemoryHarness]:
+    async with MemoryHarness() as harness:
+        yield harness
+
+
+@pytest.fixture
+async def valkey(valkey_url: str) -> AsyncIterator[RedisHarness]:
+    async with RedisHarness(valkey_url) as harness:
+        yield harness
+
+
+@pytest.mark.parametrize("is_called_again", [False, True], ids=["once", "called-again"])
+@pytest.mark.parametrize("begin", ACTS, ids=lambda begin: begin.__name__)
+async def test_a_worker_that_dies_between_two_steps_leaves_records_and_indexes_that_agree(
+    valkey: RedisHarness, begin: Callable[[Scene], Act], *, is_called_again: bool
+) -> None:
+    await die_at_each_step(valkey, begin, is_called_again=is_called_again)
+
+
+@pytest.mark.parametrize(
+    "begin", [act for act in ACTS if act is not finishing], ids=lambda begin: begin.__name__
+)
+async def test_steps_that_memory_takes_in_one_could_be_taken_apart(
+    memory: MemoryHarness, begin: Callable[[Scene], Act]
+) -> None:
+    # Nobody can die between them there, who does not take the sessions along. A session that is
+    # removed takes its hint out of the index, and does not wait for the step that remembers events.
+    await die_at_each_step(memory, begin, is_called_again=False)
+
+
+async def die_at_each_step(
+    harness: StoreHarness, begin: Callable[[Scene], Act], *, is_called_again: bool
+) -> None:
+    store = await harness.open()
+    scenes: list[Scene] = []
+    is_over = False
+    while not is_over:
+        assert len(scenes) < 20
+        scene = Scene(store, len(scenes))
+        act = begin(scene)
+        call = await anext(act)
+        scene.mortal.live(len(scenes))
+        scenes.append(scene)
+        try:
+            await call()
+            is_over = True
+        except Died:
+            if is_called_again:  # by one who heard nothing of the first call
+                scene.mortal.live()
+                with suppress(*REFUSALS):
+                    await call()
+        await scene.assert_agreed()
+        async for _ in act:
+            pass
+    assert len(scenes) >= 3  # at least two steps
+    # Later nothing holds a hint any more that no record bears out, nor a claim of who died.
+    await harness.advance(GRACE_SECS)
+    for scene in scenes:
+        await scene.assert_agreed()
+        await scene.assert_mended()
+        for scope in PLACES:
+            if await scene.sound.find_wait_by_scope(CTX, scene.user, scope) is not None:
+                await scene.resume(scope, "another reply")
+        await scene.assert_agreed()
+        await scene.end_everything()
+    await harness.advance(MEMORY_SECS)
+    assert await harness.residue() == []
+
+
+# --- a claim outlives what it was taken on --------------------------------------------------------
+
+
+async def die(_claim: Turn) -> None:
+    pass
+
+
+async def release(claim: Turn) -> None:
+    assert await claim.release()
+
+
+async def renew(claim: Turn) -> None:
+    await claim.renew()
+
+
+async def save(claim: Turn) -> None:
+    await claim.save(claim.session)
+
+
+async def save_and_release(claim: Turn) -> None:
+    await claim.save(claim.session)
+    assert await claim.release()
+
+
+@pytest.mark.parametrize("backend", ["memory", "valkey"])
+@pytest.mark.parametrize(
+    "leave", [die, release, renew, save, save_and_release], ids=lambda leave: leave.__name__
+)
+async def test_a_wait_is_found_as_long_as_its_session_lives_though_it_was_claimed_meanwhile(
+    valkey_url: str, backend: str, leave: Callable[[Turn], Awaitable[None]]
+) -> None:
+    async with MemoryHarness() if backend == "memory" else RedisHarness(valkey_url) as harness:
+        store = await harness.open()
+        scene = Scene(store, 0)
+        await scene.sound.register_wait(CTX, scene.user, HERE, scene.session("form"), ttl=100)
+        await harness.advance(60)
+        claim = await scene.claim(HERE, scene.sound)
+        await leave(claim)
+        # The life that began at the registration would have ended; it began anew with the claim.
+        await harness.advance(70)
+        assert await store.get(claim.key, ctx=owner(scene.user)) is not None
+        await scene.assert_agreed()
+        assert await scene.sound.list_waits_for_user(CTX, scene.user) == [claim.key]
+        again = await scene.claim(HERE, scene.sound)
+        assert again.fence > claim.fence
+        await again.complete(answered(again.session, "a turn"))
+        await scene.end_everything()
+        await harness.advance(MEMORY_SECS)
+        assert await harness.residue() == []

@@ -1,0 +1,518 @@
+"""The scripts of waits by themselves: answered again, never a false verdict, one step or none."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+from greentic_session.redis.transport.failures import ForeignValueError
+from greentic_session.testing.harness import RedisHarness
+
+from ..support.scripts import ELSEWHERE, EVENT, SCOPE, Turn, WaitScriptRunner
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+pytestmark = pytest.mark.anyio
+
+LOST: Final = [-8]
+UNKNOWN: Final = [-5]
+HOW: Final = ("complete", "wait", "save", "finish")
+
+Step = tuple[str, "Callable[[WaitScriptRunner, Turn, dict[str, Any]], Awaitable[Any]]"]
+"""The state that a call needs, and the call."""
+
+
+def _settling(how: str) -> Step:
+    return "claimed", lambda runner, at, call: runner.settle(how, at, event=EVENT, **call)
+
+
+TRACED: Final[dict[str, Step]] = {
+    "pause of a new session": ("nothing", lambda runner, _, call: runner.pause(0, **call)),
+    "pause over nothing": ("nothing", lambda runner, _, call: runner.pause(**call)),
+    "pause": ("session", lambda runner, _, call: runner.pause(**call)),
+    "pause of a token": ("session", lambda runner, at, call: runner.pause(at.version, **call)),
+    "pause for an event": ("nothing", lambda runner, _, call: runner.pause(0, event="new", **call)),
+    "pause again": ("waiting", lambda runner, _, call: runner.pause(**call)),
+    "pause elsewhere": ("waiting", lambda runner, _, call: runner.pause(scope=ELSEWHERE, **call)),
+    "pause over a claim": ("claimed", lambda runner, at, call: runner.pause(at.version, **call)),
+    **{how: _settling(how) for how in HOW},
+    "release": ("claimed", lambda runner, at, call: runner.release(at.fence, **call)),
+    "clear": ("waiting", lambda runner, _, call: runner.clear(**call)),
+    "clear of a claim": ("claimed", lambda runner, _, call: runner.clear(**call)),
+}
+"""Calls that leave a trace in the ring."""
+
+UNTRACED: Final[dict[str, Step]] = {
+    "claim": ("waiting", lambda runner, _, call: runner.claim(event=EVENT, **call)),
+    "claim again": ("claimed", lambda runner, _, call: runner.claim(event=EVENT, **call)),
+    "renew": ("claimed", lambda runner, at, call: runner.renew(at.fence, **call)),
+    "displace": ("waiting", lambda runner, at, call: runner.displace(at.since, **call)),
+}
+"""Calls that may as well be made again."""
+
+PLAIN: Final[dict[str, Step]] = {
+    "create": ("nothing", lambda runner, _, call: runner.create(**call)),
+    "put": ("claimed", lambda runner, _, call: runner.put(**call)),
+    "update_cas": ("claimed", lambda runner, at, call: runner.update(at.version, **call)),
+    "touch": ("claimed", lambda runner, _, call: runner.touch(5000, **call)),
+    "delete": ("claimed", lambda runner, _, call: runner.delete(**call)),
+}
+STEPS: Final = {**TRACED, **UNTRACED, **PLAIN}
+REMOVALS: Final = ("clear", "clear of a claim", "delete")
+"""What hangs on the session goes with it, whatever it is."""
+KNOWS_EVENTS: Final = (*HOW, "claim", "claim again", "pause for an event", *REMOVALS)
+UNTOUCHED: Final = {("displace", 1), *((name, 2) for name in STEPS if name not in KNOWS_EVENTS)}
+"""Step and key (1 the lookup, 2 the events) that it does not look at."""
+
+
+async def prepared(runner: WaitScriptRunner, name: str) -> Callable[..., Awaitable[Any]]:
+    """The call of that name, on a record in the state it needs."""
+    state, step = STEPS[name]
+    turn = await runner.arrange(state)
+    return lambda **call: step(runner, turn, {"op": "the call", **call})
+
+
+@pytest.fixture(params=["valkey_url", "redis_url"])
+async def runner(request: pytest.FixtureRequest) -> AsyncIterator[WaitScriptRunner]:
+    async with RedisHarness(request.getfixturevalue(request.param)) as harness:
+        yield WaitScriptRunner(harness)
+
+
+class TestRepeated:
+    @pytest.mark.parametrize("others", [0, 6])
+    @pytest.mark.parametrize("age", ["", 50])
+    @pytest.mark.parametrize("name", TRACED)
+    async def test_a_repeated_call_is_answered_and_changes_nothing(
+        self, runner: WaitScriptRunner, name: str, age: object, others: int
+    ) -> None:
+        call = await prepared(runner, name)
+        first = await call()
+        assert first[0] == 1
+        await runner.others(others)
+        before = await runner.everything()
+        again = await call(age=age)
+        assert await runner.everything() == before
+        assert (again[0], again[3]) == (1, first[3])
+        assert len(again) == len(first)
+        if name in ("wait", "save"):
+            assert again == first
+        elif name[:5] == "pause":
+            # Where the session waited before, the record no longer says.
+            assert again == [*first[:5], b""]
+        elif name == "complete" or (name == "release" and not others):
+            assert again[:4] == first[:4]
+        # A removal keeps no token to answer with, and nobody asks for one.
+
+    @pytest.mark.parametrize("after", ["put", "pause"])
+    @pytest.mark.parametrize("name", TRACED)
+    async def test_a_call_that_the_ring_has_forgotten_is_unknown(
+        self, runner: WaitScriptRunner, name: str, after: str
+    ) -> None:
+        call = await prepared(runner, name)
+        assert (await call())[0] == 1
+        await runner.others(12)
+        if after == "pause":
+            await runner.pause()
+        before = await runner.everything()
+        assert await call(age=60_000) == UNKNOWN
+        assert await runner.everything() == before
+
+    @pytest.mark.parametrize("name", ["pause", "pause again", "release", "clear"])
+    async def test_a_call_that_the_ring_would_know_was_not_executed(
+        self, runner: WaitScriptRunner, name: str
+    ) -> None:
+        call = await prepared(runner, name)
+        await runner.others(12)
+        await runner.age()
+        # Everything in the ring is older than the first attempt: that one never arrived.
+        assert (await call(age=5))[0] == 1
+
+    async def test_a_refusal_is_certain_while_the_ring_would_know(
+        self, runner: WaitScriptRunner
+    ) -> None:
+        turn = await runner.arrange("claimed")
+        await runner.others(1)
+        await runner.release(turn.fence)
+        before = await runner.everything()
+        for how in HOW:
+            assert await runner.settle(how, turn, age=50) == LOST
+        assert await runner.release(turn.fence, age=50) == LOST
+        for version in (2, 1, 0):  # the ring shows that the claim made version 2
+            assert await runner.pause(version, age=50) == [-2, b"3", b"a" * 32]
+        assert await runner.pause(owner="blue/", age=50) == [-3]
+        assert await runner.clear(scope=ELSEWHERE, age=50) == [0]
+        assert await runner.everything() == before
+        await runner.others(12)
+        before = await runner.everything()
+        # Who ended the claim nobody remembers: it may have been the first attempt.
+        for how in HOW:
+            assert await runner.settle(how, turn) == LOST
+            assert await runner.settle(how, turn, age=60_000) == UNKNOWN
+        assert await runner.release(turn.fence, age=60_000) == UNKNOWN
+        assert await runner.pause(2, age=60_000) == UNKNOWN
+        assert await runner.clear(scope=ELSEWHERE, age=60_000) == UNKNOWN
+        # That a claim is held no longer is all that a renewal has to say.
+        assert await runner.renew(turn.fence, age=60_000) == LOST
+        await runner.age()
+        assert await runner.settle("complete", turn, age=5) == LOST
+        assert await runner.release(turn.fence, age=5) == LOST
+        assert await runner.everything() == before
+
+    async def test_an_earlier_attempt_on_a_record_that_is_gone_is_unknown(
+        self, runner: WaitScriptRunner
+    ) -> None:
+        turn = Turn(2, 1, 1)
+        for how in HOW:
+            assert await runner.settle(how, turn) == LOST
+            assert await runner.settle(how, turn, age=50) == UNKNOWN
+        assert await runner.release(1) == LOST
+        assert await runner.release(1, age=50) == UNKNOWN
+        assert await runner.pause(1) == [-2, b"0", b""]
+        assert (await runner.pause(1, age=50))[0] == -5
+        # Had it been created by the earlier attempt, it could have lived and died since.
+        assert await runner.pause(0, ttl=50, age=50) == UNKNOWN
+        assert await runner.pause(ttl=49, age=50) == UNKNOWN
+        # These change nothing that a repetition could spoil, or leave a trace of what they removed.
+        assert await runner.clear(age=50) == [0]
+        assert await runner.claim(age=50) == [0]
+        assert await runner.renew(1, age=50) == LOST
+        assert await runner.displace(1, age=50) == [0]
+        assert await runner.everything() == {}
+        assert (await runner.pause(0, ttl=60_000, age=50))[:2] == [1, b"1"]
+
+    async def test_a_repeated_claim_finds_its_own_attempt(self, runner: WaitScriptRunner) -> None:
+        await runner.arrange("waiting", ttl=50_000)
+        first = await runner.claim(op="the call")
+        assert first[:3] == [1, b"2", b"a" * 32]
+        before = await runner.everything(), await runner.fields()
+        # The lease ends no sooner for it, so one that asks for less changes nothing at all.
+        again = await runner.claim(op="the call", lease=1, age=50)
+        assert (again[:8], again[9]) == (first[:8], first[9])
+        assert (await runner.everything(), await runner.fields()) == before
+        again = await runner.claim(op="the call", lease=60_000, age=50)
+        assert (again[:7], again[9]) == (first[:7], first[9])
+        assert int(again[7]) >= int(first[7]) + 30_000
+        assert await runner.fields() == {**before[1], b"lease": again[7]}
+        assert await runner.client.read("PEXPIRETIME", runner.record) == int(again[7]) + 49_999
+        # With its trace gone from the ring as well: what counts is the name of the attempt.
+        await runner.others(12)
+        late = await runner.claim(op="the call", age=60_000)
+        assert (late[0], late[6], late[9]) == (1, first[6], first[9])
+
+    async def test_a_repeated_renewal_renews_again(self, runner: WaitScriptRunner) -> None:
+        turn = await runner.arrange("claimed", ttl=50_000)
+        first = await runner.renew(turn.fence, 60_000, op="the call")
+        before = await runner.everything(), await runner.fields()
+        again = await runner.renew(turn.fence, 1, op="the call", age=50)
+        assert again[:2] == first[:2]
+        assert (await runner.everything(), await runner.fields()) == before
+        again = await runner.renew(turn.fence, 90_000, op="the call", age=50)
+        assert int(again[1]) >= int(first[1]) + 30_000
+        assert await runner.fields() == {**before[1], b"lease": again[1]}
+
+    async def test_a_repeated_displacement_spares_the_next_wait(
+        self, runner: WaitScriptRunner
+    ) -> None:
+        turn = await runner.arrange("waiting")
+        assert await runner.displace(turn.since, op="the call") == [1]
+        before = await runner.everything()
+        assert await runner.displace(turn.since, op="the call", age=50) == [0]
+        assert await runner.everything() == before
+        await runner.pause()
+        before = await runner.everything()
+        assert await runner.displace(turn.since, op="the call", age=50) == [0]
+        assert await runner.everything() == before
+
+    @pytest.mark.parametrize("name", ["finish", "clear", "clear of a claim"])
+    async def test_a_repeated_removal_spares_the_next_session(
+        self, runner: WaitScriptRunner, name: str
+    ) -> None:
+        call = await prepared(runner, name)
+        first = await call()
+        assert set(await runner.fields()) == {b"ops"}
+        assert 0 < await runner.left_ms() <= 60_000
+        assert (await runner.pause(0, new="n"))[:3] == [1, b"1", b"n" * 32]
+        assert await runner.left_ms() == -1
+        before = await runner.everything()
+        again = await call(age=50)
+        assert (again[0], again[3]) == (1, first[3])
+        assert await runner.everything() == before
+
+
+class TestFence:
+    async def test_fences_grow_over_everything_that_ends_a_claim(
+        self, runner: WaitScriptRunner
+    ) -> None:
+        await runner.arrange("waiting")
+        fences: list[int] = []
+
+        async def claimed() -> Turn:
+            now_us = await runner.now_us()
+            turn = await runner.taken(f"attempt {len(fences)}")
+            assert turn.fence >= now_us
+            fences.append(turn.fence)
+            return turn
+
+        await runner.release((await claimed()).fence)
+        await runner.settle("wait", await claimed())
+        await runner.settle("complete", await claimed())
+        await runner.pause()
+        await claimed()
+        await runner.pause()
+        await claimed()
+        await runner.run_out()
+        await claimed()
+        await runner.clear()
+        await runner.pause(0)
+        await runner.settle("finish", await claimed())
+        await runner.pause(0)
+        await claimed()
+        await runner.delete()
+        await runner.pause(0)
+        await claimed()
+        await runner.client.read("DEL", *runner.names)  # a server that came back without its data
+        await runner.pause(0)
+        turn = await claimed()
+        assert fences == sorted(set(fences))
+        # And where the server's clock was put back.
+        ahead = turn.fence + 10**12
+        await runner.pretend(fence=ahead)
+        assert await runner.release(turn.fence) == LOST
+        await runner.run_out()
+        assert (await runner.taken("late")).fence == ahead + 1
+
+    @pytest.mark.parametrize(
+        "way", ["released", "completed", "paused", "run out", "other", "none", "gone"]
+    )
+    async def test_who_holds_no_claim_changes_nothing(
+        self, runner: WaitScriptRunner, way: str
+    ) -> None:
+        turn = await runner.arrange("claimed")
+        match way:
+            case "released":
+                await runner.release(turn.fence)
+            case "completed":
+                await runner.settle("complete", turn)
+            case "paused":
+                await runner.pause()
+            case "run out":
+                await runner.run_out()
+                await runner.taken("second")
+            case "other":
+                turn = turn._replace(fence=turn.fence + 1)
+            case "none":
+                await runner.delete()
+                await runner.create()
+            case _:
+                await runner.delete()
+        # The token is right: it is for the fence alone that the call is refused.
+        version = int((await runner.fields()).get(b"cas", b"0"))
+        turn = turn._replace(version=version)
+        before = await runner.everything()
+        for how in HOW:
+            assert await runner.settle(how, turn, event=EVENT) == LOST
+        assert await runner.renew(turn.fence) == LOST
+        assert await runner.release(turn.fence) == LOST
+        assert await runner.everything() == before
+
+    async def test_a_lease_that_ran_out_is_held_until_another_comes(
+        self, runner: WaitScriptRunner
+    ) -> None:
+        turn = await runner.arrange("claimed")
+        await runner.run_out()
+        assert (await runner.renew(turn.fence))[0] == 1
+        assert (await runner.claim("second"))[0] == -6
+        await runner.run_out()
+        saved = await runner.settle("save", turn)
+        assert saved[:2] == [1, b"3"]
+        second = await runner.taken("second")
+        assert (second.version, second.since) == (4, turn.since)
+        assert await runner.settle("complete", turn._replace(version=4)) == LOST
+        assert (await runner.settle("complete", second))[:2] == [1, b"5"]
+
+    @pytest.mark.parametrize("how", HOW)
+    async def test_a_write_under_the_claim_is_a_conflict(
+        self, runner: WaitScriptRunner, how: str
+    ) -> None:
+        turn = await runner.arrange("claimed")
+        await runner.others(1)
+        before = await runner.everything()
+        conflict = [-2, b"3", b"a" * 32]
+        assert await runner.settle(how, turn, event=EVENT) == conflict
+        assert await runner.settle(how, turn, event=EVENT, age=50) == conflict
+        other = turn._replace(version=3)
+        assert await runner.settle(how, other, inc="z", event=EVENT) == conflict
+        assert await runner.everything() == before
+        assert (await runner.settle(how, other, event=EVENT))[0] == 1
+
+    async def test_an_attempt_that_never_heard_its_number_gives_back_by_name(
+        self, runner: WaitScriptRunner
+    ) -> None:
+        await runner.arrange("claimed")
+        before = await runner.everything()
+        assert await runner.release(0, "second") == LOST
+        assert await runner.release(0) == LOST
+        assert await runner.everything() == before
+        assert (await runner.release(0, "first", op="the call"))[0] == 1
+        turn = await runner.taken("first")
+        before = await runner.everything()
+        assert (await runner.release(0, "first", op="the call", age=50))[0] == 1
+        assert await runner.everything() == before
+        assert (await runner.renew(turn.fence))[0] == 1
+
+
+class TestVerdicts:
+    async def test_a_claim_is_judged_in_order(self, runner: WaitScriptRunner) -> None:
+        waiting = await runner.arrange("waiting")
+        claim = await runner.claim("first")
+        lease = claim[7]
+        assert claim[:3] == [1, b"2", b"a" * 32]
+        assert claim[4:6] == [b"0", b"{}"]
+        assert int(lease) == int(claim[3]) + 30_000 == int(claim[3]) + int(claim[8])
+        assert int(claim[9]) == waiting.since
+        before = await runner.everything()
+        assert await runner.claim("second") == [-6, lease]
+        assert await runner.claim("second", owner="red/bob") == [0]
+        assert await runner.claim("second", owner="red/") == [0]
+        assert await runner.claim("second", scope=ELSEWHERE) == [0]
+        assert await runner.everything() == before
+        await runner.client.read("ZADD", runner.events, await runner.now_us() // 1000, EVENT)
+        before = await runner.everything()
+        for attempt in ("first", "second"):
+            assert await runner.claim(attempt, event=EVENT) == [-7]
+            assert await runner.claim(attempt, owner="red/bob", scope=ELSEWHERE, event=EVENT) == [
+                -7
+            ]
+        assert await runner.claim("second", event="f" * 64) == [-6, lease]
+        assert await runner.everything() == before
+        await runner.settle("finish", Turn(2, int(claim[6])))
+        assert await runner.claim("second", event=EVENT) == [-7]
+        assert await runner.claim("second") == [0]
+
+    async def test_a_session_that_does_not_wait_is_not_claimed(
+        self, runner: WaitScriptRunner
+    ) -> None:
+        assert await runner.claim() == [0]
+        await runner.create()
+        assert await runner.claim() == [0]
+        assert await runner.claim(scope="") == [0]
+        await runner.pause()
+        turn = await runner.taken()
+        await runner.settle("complete", turn)
+        assert await runner.claim() == [0]
+        assert set(await runner.fields()) & {b"wait", b"since", b"lease", b"attempt"} == set()
+
+    async def test_refusals_change_nothing(self, runner: WaitScriptRunner) -> None:
+        turn = await runner.arrange("waiting")
+        before = await runner.everything()
+        conflict = [-2, b"1", b"a" * 32]
+        assert await runner.pause(0) == conflict
+        assert await runner.pause(2) == conflict
+        assert await runner.pause(1, inc="z") == conflict
+        for owner in ("blue/ann", "red/bob", "red/", "/ann"):
+            for version in ("", 0, 1, 2):
+                assert await runner.pause(version, owner=owner) == [-3]
+            assert await runner.clear(owner=owner) == [0]
+        assert await runner.clear(scope=ELSEWHERE) == [0]
+        assert await runner.displace(turn.since, scope=ELSEWHERE) == [0]
+        for since in (turn.since - 1, turn.since + 1, 0):
+            assert await runner.displace(since) == [0]
+        assert await runner.everything() == before
+
+    async def test_registrations_grow_and_tell_what_was_left(
+        self, runner: WaitScriptRunner
+    ) -> None:
+        now_us = await runner.now_us()
+        late_us = now_us + 10**12
+        first = await runner.pause(0)
+        assert int(first[4]) >= now_us
+        assert first[5] == b""
+        again = await runner.pause()
+        assert int(again[4]) > int(first[4])
+        assert again[5] == b""  # it waits where it waited
+        moved = await runner.pause(scope=ELSEWHERE, floor=late_us)
+        assert (int(moved[4]), moved[5]) == (late_us + 1, SCOPE.encode())
+        back = await runner.pause()
+        assert (int(back[4]), back[5]) == (late_us + 2, ELSEWHERE.encode())
+        turn = await runner.taken()
+        assert turn.since == late_us + 2
+        assert int((await runner.settle("wait", turn))[4]) == late_us + 3
+        turn = await runner.taken()
+        waits = await runner.settle("wait", turn, scope=ELSEWHERE, floor=late_us + 5)
+        assert int(waits[4]) == late_us + 6
+        fields = await runner.fields()
+        assert (fields[b"wait"], fields[b"since"]) == (ELSEWHERE.encode(), waits[4])
+        assert int(fields[b"fence"]) == turn.fence
+        assert not {b"lease", b"attempt"} & set(fields)
+
+    async def test_a_displaced_session_keeps_its_claim(self, runner: WaitScriptRunner) -> None:
+        turn = await runner.arrange("claimed")
+        assert await runner.displace(turn.since) == [1]
+        assert await runner.claim() == [0]
+        assert (await runner.renew(turn.fence))[0] == 1
+        saved = await runner.settle("save", turn)
+        assert saved[:2] == [1, b"3"]
+        assert (await runner.settle("wait", turn._replace(version=3)))[:2] == [1, b"4"]
+        assert (await runner.claim("second"))[0] == 1
+
+    @pytest.mark.parametrize("how", HOW)
+    async def test_an_event_is_remembered_with_the_end_of_the_claim(
+        self, runner: WaitScriptRunner, how: str
+    ) -> None:
+        turn = await runner.arrange("claimed")
+        reply = await runner.settle(how, turn, event=EVENT)
+        if how == "save":
+            assert await seen(runner) == {}
+            assert (await runner.claim("first", event=EVENT))[0] == 1
+            return
+        assert await seen(runner) == {EVENT: int(reply[3])}
+        ends = int(await runner.client.read("PEXPIRETIME", runner.events))
+        assert ends == int(reply[3]) + 3_600_000 - 1
+        assert await runner.claim("first", event=EVENT) == [-7]
+
+    async def test_events_are_forgotten_by_age_and_count(self, runner: WaitScriptRunner) -> None:
+        now_ms = await runner.now_us() // 1000
+        old = {"young": now_ms - 200_000, "older": now_ms - 300_000, "oldest": now_ms - 900_000}
+        for event, at_ms in old.items():
+            await runner.client.read("ZADD", runner.events, at_ms, event)
+        await runner.arrange("waiting")
+        assert await runner.claim(event="oldest", memory=2_000_000) == [-7]
+        assert (await runner.claim(event="oldest", memory=900_000))[0] == 1
+        turn = await runner.taken()
+        await runner.settle("wait", turn, event="first", memory=900_000)
+        assert set(await seen(runner)) == {"older", "young", "first"}
+        turn = await runner.taken()
+        await runner.settle("complete", turn, event="second", most=2, memory=900_000)
+        assert set(await seen(runner)) == {"first", "second"}
+
+
+class TestForeignValues:
+    @pytest.mark.parametrize("place", [0, 1, 2])
+    @pytest.mark.parametrize("name", STEPS)
+    async def test_a_foreign_value_under_a_name_changes_nothing(
+        self, runner: WaitScriptRunner, name: str, place: int
+    ) -> None:
+        call = await prepared(runner, name)
+        foreign = runner.names[place]
+        await runner.client.read("DEL", foreign)
+        await runner.client.read("SET", foreign, "foreign")
+        before = await runner.everything()
+        if (name, place) in UNTOUCHED:
+            assert (await call())[0] == 1
+            if name not in REMOVALS:
+                assert await runner.client.read("GET", foreign) == b"foreign"
+            return
+        with pytest.raises(ForeignValueError):
+            await call()
+        assert await runner.everything() == before
+
+
+async def seen(runner: WaitScriptRunner) -> dict[str, int]:
+    """The completed events that the session remembers."""
+    listed: list[bytes] = await runner.client.read("ZRANGE", runner.events, 0, -1)
+    return {
+        event.decode(): int(float(await runner.client.read("ZSCORE", runner.events, event)))
+        for event in listed
+    }
