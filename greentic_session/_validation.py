@@ -123,7 +123,7 @@ def duration_to_ms(duration: object, field: str) -> int:
     return _ms(duration, field, zero="")
 
 
-def patience_to_ms(wait: object, field: str) -> int:
+def wait_to_ms(wait: object, field: str) -> int:
     """Return for how long to wait at most, in whole milliseconds, at most about a century.
 
     What is less than 1 ms is 0, not to wait at all: what is left until a deadline may be that, and

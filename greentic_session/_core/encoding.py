@@ -110,15 +110,15 @@ class SessionEncoder(Generic[C]):
         ttl_ms = ttl_to_ms(session.ttl_secs)
         # The errors of a codec may hold or quote what it worked on. So they are judged where they
         # are caught, and ours are raised after, with no trace of them; here and below.
-        data, fault = b"", ""
+        data, failure = b"", ""
         try:
             data = self._encode(
                 SessionBody(cursor=cursor, meta=meta, context=context, outbox=outbox)
             )
         except _ENCODE_ERRORS as error:
-            fault = _encode_failure(error)
-        if fault:
-            raise InvalidInputError("session", fault)
+            failure = _encode_failure(error)
+        if failure:
+            raise InvalidInputError("session", failure)
         if len(data) > self._max_payload_bytes:
             raise PayloadTooLargeError(len(data), self._max_payload_bytes)
         if labels and _holds_raw(cast("object", labels)):  # encoded, so it has an end
@@ -150,8 +150,8 @@ class SessionEncoder(Generic[C]):
         try:
             return self._decode(data)
         except _DECODE_ERRORS as error:
-            fault = _decode_failure(error)
-        raise DecodeError(key, fault)
+            failure = _decode_failure(error)
+        raise DecodeError(key, failure)
 
     def decode(self, key: SessionKey, record: Record) -> Versioned[C]:
         """Return what a read of the record returns.
@@ -169,8 +169,8 @@ class SessionEncoder(Generic[C]):
         try:
             return self._decode(data)
         except _DECODE_ERRORS as error:
-            fault = _decode_failure(error)
-        raise InvalidInputError("session", f"could not be read again: {fault}")
+            failure = _decode_failure(error)
+        raise InvalidInputError("session", f"could not be read again: {failure}")
 
 
 _new_versioned: Final[Callable[[type[Any], tuple[Session[Any], Cas]], Versioned[Any]]] = cast(

@@ -22,7 +22,7 @@ __all__ = [
     "AffinityBackend",
     "MemberRecord",
     "MembershipOutcome",
-    "PlacePage",
+    "PlacementPage",
     "PlacementRecord",
     "SupportsAffinity",
     "affinity_key",
@@ -39,7 +39,7 @@ def affinity_key(scope: str, key: str) -> str:
     return f"{scope}\n{key}" if scope else key
 
 
-def rendezvous(place: str, workers: Iterable[str]) -> str | None:
+def rendezvous(key: str, workers: Iterable[str]) -> str | None:
     r"""Return the worker that a place is given to.
 
     That is the one whose ``worker + "\n" + place``, in UTF-8, has the highest SHA-1; of two that
@@ -52,7 +52,7 @@ def rendezvous(place: str, workers: Iterable[str]) -> str | None:
     def weight(worker: str) -> tuple[bytes, str]:
         # Not a secret: what counts is that servers have it, too (Redis docs, "redis.sha1hex").
         # Texts compare by code points, which is the order of their bytes in UTF-8.
-        whole = f"{worker}\n{place}".encode()
+        whole = f"{worker}\n{key}".encode()
         return hashlib.sha1(whole, usedforsecurity=False).digest(), worker
 
     return max(workers, key=weight, default=None)
@@ -102,14 +102,14 @@ class PlacementRecord(NamedTuple):
     expires_ms: int
 
 
-class PlacePage(NamedTuple):
+class PlacementPage(NamedTuple):
     """Some places of a worker.
 
     :ivar places: may be none before the end.
     :ivar position: where the next page starts, in the backend's own terms; ``None`` is the end.
     """
 
-    places: Sequence[str]
+    keys: Sequence[str]
     position: object | None
 
 
@@ -159,7 +159,7 @@ class AffinityBackend(ABC):
     # --- places ------------------------------------------------------------------------------
 
     @abstractmethod
-    async def assign(self, group: str, place: str, ttl_ms: int) -> PlacementRecord | None:
+    async def assign(self, group: str, key: str, ttl_ms: int) -> PlacementRecord | None:
         """Begin the placement's life anew; give it to a member by :func:`rendezvous` if nobody
         serves it.
 
@@ -168,14 +168,14 @@ class AffinityBackend(ABC):
         """
 
     @abstractmethod
-    async def pin(self, group: str, place: str, worker: str, ttl_ms: int) -> None:
+    async def pin(self, group: str, key: str, worker: str, ttl_ms: int) -> None:
         """Pin the place to a worker, member or not, instead of any it was pinned to.
 
         :param ttl_ms: the placement's life, which begins now, in milliseconds.
         """
 
     @abstractmethod
-    async def unpin(self, group: str, place: str, ttl_ms: int) -> bool:
+    async def unpin(self, group: str, key: str, ttl_ms: int) -> bool:
         """Take the pin away: the place stays with the worker that it was given to last, if any.
 
         :param ttl_ms: the placement's life, which begins now, in milliseconds.
@@ -183,25 +183,25 @@ class AffinityBackend(ABC):
         """
 
     @abstractmethod
-    async def touch(self, group: str, place: str, ttl_ms: int | None) -> bool:
+    async def touch(self, group: str, key: str, ttl_ms: int | None) -> bool:
         """Begin the placement's life anew; ``None`` keeps its length.
 
         :returns: ``False`` if it is not there.
         """
 
     @abstractmethod
-    async def forget(self, group: str, place: str) -> bool:
+    async def forget(self, group: str, key: str) -> bool:
         """Remove the placement, pin and all.
 
         :returns: ``False`` if it was not there.
         """
 
     @abstractmethod
-    async def find(self, group: str, place: str) -> PlacementRecord | None:
+    async def find(self, group: str, key: str) -> PlacementRecord | None:
         """Return who serves a place, and change nothing."""
 
     @abstractmethod
-    async def page(self, group: str, worker: str, position: object | None) -> PlacePage:
+    async def page(self, group: str, worker: str, position: object | None) -> PlacementPage:
         """Return places that the worker serves from ``position`` on (``None``: the start).
 
         Over all pages each place is given once that the worker serves from first to last.

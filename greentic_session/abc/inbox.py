@@ -136,13 +136,13 @@ class TurnRef(NamedTuple):
     :ivar inbox: where it was taken.
     :ivar mailbox: whose mail.
     :ivar fence: number of the turn, higher than that of every earlier one of the session.
-    :ivar mark: what the backend wants to be told again when the turn ends.
+    :ivar index_score: what the backend wants to be told again when the turn ends.
     """
 
     inbox: str
     mailbox: MailboxRef
     fence: int
-    mark: str = ""
+    index_score: str = ""
 
 
 class GrantedTurn(NamedTuple):
@@ -296,10 +296,10 @@ class InboxBackend(ABC):
         """
 
     @abstractmethod
-    async def release(self, ref: TurnRef, rest_ms: int | None, until: float | None) -> bool:
+    async def release(self, ref: TurnRef, backoff_ms: int | None, until: float | None) -> bool:
         """Give the turn back, with its mail.
 
-        :param rest_ms: the attempt has failed, and the session is not due for so many
+        :param backoff_ms: the attempt has failed, and the session is not due for so many
             milliseconds; ``None`` if it was no attempt, so that it is due at once.
         :returns: ``False`` if the turn is not held.
         """
@@ -342,7 +342,7 @@ class InboxBackend(ABC):
     @abstractmethod
     async def store_early(
         self,
-        place: EarlyEventQueue,
+        queue: EarlyEventQueue,
         event_id: str,
         payload: bytes,
         events: EventMemory,
@@ -357,7 +357,7 @@ class InboxBackend(ABC):
     @abstractmethod
     async def assign_early(
         self,
-        place: EarlyEventQueue,
+        queue: EarlyEventQueue,
         key: SessionKey,
         gone: str,
         events: EventMemory,
@@ -375,7 +375,7 @@ class InboxBackend(ABC):
 
     @abstractmethod
     async def delete_early(
-        self, place: EarlyEventQueue, key: SessionKey, message: StoredMessage, until: float | None
+        self, queue: EarlyEventQueue, key: SessionKey, message: StoredMessage, until: float | None
     ) -> None:
         """Keep an event no longer that is for this session."""
 

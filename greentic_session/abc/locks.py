@@ -106,11 +106,11 @@ class LockBackend(ABC):
         """
 
     @abstractmethod
-    async def renew(self, place: LockRef, lease_ms: int, until: float | None) -> LockOutcome:
+    async def renew(self, ref: LockRef, lease_ms: int, until: float | None) -> LockOutcome:
         """Let a lease that still runs end later, never sooner: ``DONE`` or ``LOST``."""
 
     @abstractmethod
-    async def release(self, place: LockRef, lease_ms: int, until: float | None) -> bool:
+    async def release(self, ref: LockRef, lease_ms: int, until: float | None) -> bool:
         """Give back what the token has, be it the lock or a place, and ring for whoever is next.
 
         :param lease_ms: when the token's lease ends as far as it knows, 0 for none: so that one

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from .records import EncodedSession
 
 __all__ = [
-    "KEPT",
-    "UNCONFIRMED",
+    "INTENT_ONLY",
+    "KEEP_ENTRY",
     "ClaimEnding",
     "ClaimRef",
     "ClaimRequest",
@@ -49,9 +49,9 @@ __all__ = [
     "WaitStatus",
 ]
 
-UNCONFIRMED: Final = -1
+INTENT_ONLY: Final = -1
 """In place of :attr:`IndexRemoval.since_us`: take the hint out if it was announced only."""
-KEPT: Final = -2
+KEEP_ENTRY: Final = -2
 """In place of :attr:`IndexRemoval.since_us`: leave the hint, and end this caller's announcement."""
 
 
@@ -244,12 +244,12 @@ class IndexEntries(NamedTuple):
 class IndexIntent(NamedTuple):
     """A hint that was entered before the record.
 
-    :ivar mark: names the announcement.
+    :ivar intent_id: names the announcement.
     :ivar is_new: whether the hint was not there before.
     :ivar others: the other hints under the reply scope.
     """
 
-    mark: str
+    intent_id: str
     is_new: bool
     others: Sequence[IndexEntry]
 
@@ -262,14 +262,14 @@ class IndexUpsert(NamedTuple):
     :ivar since_us: since when it waits there, as the record says; 0 enters nothing, but prolongs
         what is there.
     :ivar expires_ms: when its record expires, milliseconds since the epoch; 0 is never.
-    :ivar mark: what ``announce`` returned to this caller; its announcement is over.
+    :ivar intent_id: what ``announce`` returned to this caller; its announcement is over.
     """
 
     scope_hash: str
     key: str
     since_us: int
     expires_ms: int
-    mark: str = ""
+    intent_id: str = ""
 
 
 class IndexRemoval(NamedTuple):
@@ -278,13 +278,13 @@ class IndexRemoval(NamedTuple):
     :ivar scope_hash: the reply scope.
     :ivar key: the session's key.
     :ivar since_us: up to which registration; or :data:`UNCONFIRMED`, :data:`KEPT`.
-    :ivar mark: what ``announce`` returned to this caller; its announcement is over.
+    :ivar intent_id: what ``announce`` returned to this caller; its announcement is over.
     """
 
     scope_hash: str
     key: str
     since_us: int
-    mark: str = ""
+    intent_id: str = ""
 
 
 class IndexChange(msgspec.Struct, frozen=True, kw_only=True):

@@ -168,7 +168,7 @@ class RedisConfig(_HidesPassword, frozen=True, kw_only=True):
         if self.tls is not None:
             _check_tls(self.tls)
         require_int(self.db, "db", 0)
-        self._check_place()
+        self._check_address()
         require_str(self.namespace, "namespace")
         if len(self.namespace) > 128 or not _NAMESPACE.fullmatch(self.namespace):
             raise InvalidInputError(
@@ -181,7 +181,7 @@ class RedisConfig(_HidesPassword, frozen=True, kw_only=True):
         require_bool(self.verify, "verify")
         require_int(self.protocol, "protocol", 2, 3)
 
-    def _check_place(self) -> None:
+    def _check_address(self) -> None:
         sentinel = cast("object", self.sentinel)
         if sentinel is not None:
             if not isinstance(sentinel, SentinelConfig):

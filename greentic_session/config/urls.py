@@ -24,7 +24,7 @@ _SERVER_SCHEMES: Final = tuple(
 _KNOWN_SCHEMES: Final = ("memory", *_SERVER_SCHEMES, "unix", "embedded")
 # RFC 3986, appendix B; several hosts are more than the standard library's parser takes.
 _URL: Final = re.compile(r"([^:/?#]*)://([^/?#]*)([^?#]*)(?:\?([^#]*))?(?:#(.*))?", re.DOTALL)
-_PLACE: Final = re.compile(r"(?:\[([^][]*)\]|([^][:]*))(?::([0-9]*))?")
+_HOST_PORT: Final = re.compile(r"(?:\[([^][]*)\]|([^][:]*))(?::([0-9]*))?")
 # What `float` takes, without its underscores, spaces and digits of other scripts.
 _SECS: Final = re.compile(
     r"[+-]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?|nan|inf)", re.IGNORECASE
@@ -93,7 +93,7 @@ def parse_url(url: str) -> ParsedUrl:
         fields["unix_path"] = path
         known_options["db"] = ("db", _number)
     else:
-        path = _place(fields, places, path, scheme).strip("/")
+        path = _server_address(fields, places, path, scheme).strip("/")
         if path:
             fields["db"] = _number(path, "db")
     if many == "sentinel":
@@ -121,7 +121,7 @@ def _embedded(places: str, path: str, query: str) -> ParsedUrl:
     return ParsedUrl("embedded", {"path": path, **_options(query, _EMBEDDED_OPTIONS)})
 
 
-def _place(fields: dict[str, Any], places: str, path: str, scheme: str) -> str:
+def _server_address(fields: dict[str, Any], places: str, path: str, scheme: str) -> str:
     """Enter where the servers are, and return what is left of the path."""
     many = scheme.partition("+")[2]
     if not many:
@@ -147,7 +147,7 @@ def _taken(options: dict[str, Any], known: Mapping[str, _Option]) -> dict[str, A
 def _address(place: str, many: str) -> tuple[str, int]:
     if "," in place:
         raise InvalidInputError("url", "names several hosts: use +sentinel:// or +cluster://")
-    found = _PLACE.fullmatch(place)
+    found = _HOST_PORT.fullmatch(place)
     if found is None:
         raise _unparsable()
     address, name, port = found.groups(default="")

@@ -14,8 +14,8 @@ from ..abc.affinity import (
     AffinityBackend,
     MemberRecord,
     MembershipOutcome,
+    PlacementPage,
     PlacementRecord,
-    PlacePage,
     rendezvous,
 )
 from ..abc.records import Verdict
@@ -71,16 +71,16 @@ class MemoryAffinity(AffinityBackend):
     def __init__(self, clock: Clock) -> None:
         self._now_ms: Final[Callable[[], int]] = clock.now_ms
         self._members: Final[dict[str, dict[str, _Member]]] = {}
-        self._places: Final[dict[str, dict[str, _Placement]]] = {}
+        self._placements: Final[dict[str, dict[str, _Placement]]] = {}
         self._member_expiry: Final = ExpiryIndex()
-        self._place_expiry: Final = ExpiryIndex()
+        self._placement_expiry: Final = ExpiryIndex()
         self._fencing: Final = FencingCounter()
 
     def sizes(self) -> dict[str, int]:
         """Return how many members and placements there are."""
         return {
             "members": sum(map(len, self._members.values())),
-            "placements": sum(map(len, self._places.values())),
+            "placements": sum(map(len, self._placements.values())),
         }
 
     def pop_due(self, now_ms: int) -> bool:
@@ -88,28 +88,28 @@ class MemoryAffinity(AffinityBackend):
 
         :returns: ``False`` if nothing is due.
         """
-        return self._pop_due_place(now_ms) or self._pop_due_member(now_ms)
+        return self._pop_due_placement(now_ms) or self._pop_due_member(now_ms)
 
     def forget_all(self) -> None:
         """Forget everything."""
         self._members.clear()
-        self._places.clear()
+        self._placements.clear()
         self._member_expiry.clear()
-        self._place_expiry.clear()
+        self._placement_expiry.clear()
 
     # --- members -----------------------------------------------------------------------------
 
     @override
     async def join(self, group: str, worker: str, attempt: str, lease_ms: int) -> MembershipOutcome:
         now_ms = self._now_ms()
-        held = self._members.get(group, {}).get(worker)
+        member = self._members.get(group, {}).get(worker)
         ends_ms = now_ms + lease_ms
-        if held is None or now_ms >= held.ends_ms:
+        if member is None or now_ms >= member.ends_ms:
             fence = self._fencing.issue(now_ms)
-        elif held.attempt == attempt:
-            fence, ends_ms = held.fence, max(ends_ms, held.ends_ms)
+        elif member.attempt == attempt:
+            fence, ends_ms = member.fence, max(ends_ms, member.ends_ms)
         else:
-            return MembershipOutcome(Verdict.CLAIMED, ends_ms=held.ends_ms)
+            return MembershipOutcome(Verdict.CLAIMED, ends_ms=member.ends_ms)
         return self._join_or_renew(group, worker, _Member(attempt, fence, ends_ms, 0), now_ms)
 
     @override
@@ -117,18 +117,18 @@ class MemoryAffinity(AffinityBackend):
         self, group: str, worker: str, attempt: str, lease_ms: int
     ) -> MembershipOutcome:
         now_ms = self._now_ms()
-        held = self._member(group, worker, attempt, now_ms)
-        if held is None:
+        member = self._member(group, worker, attempt, now_ms)
+        if member is None:
             return MembershipOutcome(Verdict.LOST)
-        held = replace(held, ends_ms=max(now_ms + lease_ms, held.ends_ms))
-        return self._join_or_renew(group, worker, held, now_ms)
+        member = replace(member, ends_ms=max(now_ms + lease_ms, member.ends_ms))
+        return self._join_or_renew(group, worker, member, now_ms)
 
     @override
     async def leave(self, group: str, worker: str, attempt: str) -> bool:
-        held = self._member(group, worker, attempt, self._now_ms())
-        if held is None:
+        member = self._member(group, worker, attempt, self._now_ms())
+        if member is None:
             return False
-        self._member_expiry.discard((group, worker), held.due)
+        self._member_expiry.discard((group, worker), member.due)
         self._forget_member(group, worker)
         return True
 
@@ -136,137 +136,143 @@ class MemoryAffinity(AffinityBackend):
     async def members(self, group: str) -> list[MemberRecord]:
         now_ms = self._now_ms()
         return [
-            MemberRecord(worker, held.fence, held.ends_ms)
-            for worker, held in self._members.get(group, {}).items()
-            if now_ms < held.ends_ms
+            MemberRecord(worker, member.fence, member.ends_ms)
+            for worker, member in self._members.get(group, {}).items()
+            if now_ms < member.ends_ms
         ]
 
     # --- places ------------------------------------------------------------------------------
 
     @override
-    async def assign(self, group: str, place: str, ttl_ms: int) -> PlacementRecord | None:
+    async def assign(self, group: str, key: str, ttl_ms: int) -> PlacementRecord | None:
         now_ms = self._now_ms()
-        at = self._live(group, place, now_ms)
+        at = self._live(group, key, now_ms)
         chosen = None if at is None else self._server(group, at, now_ms)
         if chosen is None:
             members = self._members.get(group, {})
-            live = (worker for worker, held in members.items() if now_ms < held.ends_ms)
-            chosen = rendezvous(place, live)
+            live = (worker for worker, member in members.items() if now_ms < member.ends_ms)
+            chosen = rendezvous(key, live)
         if chosen is None:
             return None
         at = _Placement(chosen, "", ttl_ms) if at is None else replace(at, worker=chosen)
-        return PlacementRecord(chosen, chosen == at.pin, self._keep(group, place, at, now_ms))
+        return PlacementRecord(chosen, chosen == at.pin, self._keep(group, key, at, now_ms))
 
     @override
-    async def pin(self, group: str, place: str, worker: str, ttl_ms: int) -> None:
+    async def pin(self, group: str, key: str, worker: str, ttl_ms: int) -> None:
         now_ms = self._now_ms()
-        at = self._live(group, place, now_ms)
+        at = self._live(group, key, now_ms)
         given_to = at.worker if at else ""
-        self._keep(group, place, _Placement(given_to, worker, ttl_ms), now_ms)
+        self._keep(group, key, _Placement(given_to, worker, ttl_ms), now_ms)
 
     @override
-    async def unpin(self, group: str, place: str, ttl_ms: int) -> bool:
+    async def unpin(self, group: str, key: str, ttl_ms: int) -> bool:
         now_ms = self._now_ms()
-        at = self._live(group, place, now_ms)
+        at = self._live(group, key, now_ms)
         if at is None or not at.pin:
             return False
         if at.worker:
-            self._keep(group, place, _Placement(at.worker, "", ttl_ms), now_ms)
+            self._keep(group, key, _Placement(at.worker, "", ttl_ms), now_ms)
         else:
-            self._drop(group, place, at)
+            self._drop(group, key, at)
         return True
 
     @override
-    async def touch(self, group: str, place: str, ttl_ms: int | None) -> bool:
+    async def touch(self, group: str, key: str, ttl_ms: int | None) -> bool:
         now_ms = self._now_ms()
-        at = self._live(group, place, now_ms)
+        at = self._live(group, key, now_ms)
         if at is None:
             return False
         at = at if ttl_ms is None else replace(at, ttl_ms=ttl_ms)
-        self._keep(group, place, at, now_ms)
+        self._keep(group, key, at, now_ms)
         return True
 
     @override
-    async def forget(self, group: str, place: str) -> bool:
-        at = self._live(group, place, self._now_ms())
+    async def forget(self, group: str, key: str) -> bool:
+        at = self._live(group, key, self._now_ms())
         if at is None:
             return False
-        self._drop(group, place, at)
+        self._drop(group, key, at)
         return True
 
     @override
-    async def find(self, group: str, place: str) -> PlacementRecord | None:
-        return self._find(group, place, self._now_ms())
+    async def find(self, group: str, key: str) -> PlacementRecord | None:
+        return self._find(group, key, self._now_ms())
 
     @override
-    async def page(self, group: str, worker: str, position: object | None) -> PlacePage:
+    async def page(self, group: str, worker: str, position: object | None) -> PlacementPage:
         if position is None:
-            places, start = list(self._places.get(group, ())), 0
+            keys, start = list(self._placements.get(group, ())), 0
         else:
-            places, start = cast("tuple[list[str], int]", position)
+            keys, start = cast("tuple[list[str], int]", position)
             await checkpoint()  # a list of many lets others run
         now_ms = self._now_ms()
         end = start + _PAGE
         found = [
-            place
-            for place in places[start:end]
-            if (placement := self._find(group, place, now_ms)) is not None
+            key
+            for key in keys[start:end]
+            if (placement := self._find(group, key, now_ms)) is not None
             and placement.worker == worker
         ]
-        return PlacePage(found, (places, end) if end < len(places) else None)
+        return PlacementPage(found, (keys, end) if end < len(keys) else None)
 
     # --- shared steps ------------------------------------------------------------------------
 
     def _member(self, group: str, worker: str, attempt: str, now_ms: int) -> _Member | None:
-        held = self._members.get(group, {}).get(worker)
-        if held is None or held.attempt != attempt or now_ms >= held.ends_ms:
+        member = self._members.get(group, {}).get(worker)
+        if member is None or member.attempt != attempt or now_ms >= member.ends_ms:
             return None
-        return held
+        return member
 
     def _join_or_renew(
-        self, group: str, worker: str, held: _Member, now_ms: int
+        self, group: str, worker: str, member: _Member, now_ms: int
     ) -> MembershipOutcome:
         members = self._members.setdefault(group, {})
         before = members.get(worker)
         due = self._scheduled(
-            self._member_expiry, (group, worker), before.due if before else 0, held.ends_ms, now_ms
+            self._member_expiry,
+            (group, worker),
+            before.due if before else 0,
+            member.ends_ms,
+            now_ms,
         )
-        members[worker] = replace(held, due=due)
-        return MembershipOutcome(Verdict.DONE, held.fence, held.ends_ms, held.ends_ms - now_ms)
+        members[worker] = replace(member, due=due)
+        return MembershipOutcome(
+            Verdict.DONE, member.fence, member.ends_ms, member.ends_ms - now_ms
+        )
 
-    def _live(self, group: str, place: str, now_ms: int) -> _Placement | None:
-        at = self._places.get(group, {}).get(place)
+    def _live(self, group: str, key: str, now_ms: int) -> _Placement | None:
+        at = self._placements.get(group, {}).get(key)
         return None if at is None or now_ms >= at.expires_ms else at
 
     def _server(self, group: str, at: _Placement, now_ms: int) -> str | None:
         members = self._members.get(group, {})
         for worker in (at.pin, at.worker):
-            held = members.get(worker)
-            if held is not None and now_ms < held.ends_ms:
+            member = members.get(worker)
+            if member is not None and now_ms < member.ends_ms:
                 return worker
         return None
 
-    def _find(self, group: str, place: str, now_ms: int) -> PlacementRecord | None:
-        at = self._live(group, place, now_ms)
+    def _find(self, group: str, key: str, now_ms: int) -> PlacementRecord | None:
+        at = self._live(group, key, now_ms)
         worker = None if at is None else self._server(group, at, now_ms)
         if at is None or worker is None:
             return None
         return PlacementRecord(worker, worker == at.pin, at.expires_ms)
 
-    def _keep(self, group: str, place: str, at: _Placement, now_ms: int) -> int:
+    def _keep(self, group: str, key: str, at: _Placement, now_ms: int) -> int:
         """Write a placement whose life begins now, and return when it expires."""
-        places = self._places.setdefault(group, {})
-        before = places.get(place)
+        keys = self._placements.setdefault(group, {})
+        before = keys.get(key)
         expires_ms = now_ms + at.ttl_ms
         due = self._scheduled(
-            self._place_expiry, (group, place), before.due if before else 0, expires_ms, now_ms
+            self._placement_expiry, (group, key), before.due if before else 0, expires_ms, now_ms
         )
-        places[place] = replace(at, expires_ms=expires_ms, due=due)
+        keys[key] = replace(at, expires_ms=expires_ms, due=due)
         return expires_ms
 
-    def _drop(self, group: str, place: str, at: _Placement) -> None:
-        self._place_expiry.discard((group, place), at.due)
-        self._forget_place(group, place)
+    def _drop(self, group: str, key: str, at: _Placement) -> None:
+        self._placement_expiry.discard((group, key), at.due)
+        self._forget_placement(group, key)
 
     def _scheduled(
         self, expiry: ExpiryIndex, name: Name, due: int, ends_ms: int, now_ms: int
@@ -282,25 +288,25 @@ class MemoryAffinity(AffinityBackend):
         if name is None:
             return False
         group, worker = name
-        held = self._members[group][worker]
-        if now_ms >= held.ends_ms:
+        member = self._members[group][worker]
+        if now_ms >= member.ends_ms:
             self._forget_member(group, worker)
         else:
-            due = self._member_expiry.add(name, held.ends_ms, now_ms)
-            self._members[group][worker] = replace(held, due=due)
+            due = self._member_expiry.add(name, member.ends_ms, now_ms)
+            self._members[group][worker] = replace(member, due=due)
         return True
 
-    def _pop_due_place(self, now_ms: int) -> bool:
-        name = self._place_expiry.pop_due(now_ms)
+    def _pop_due_placement(self, now_ms: int) -> bool:
+        name = self._placement_expiry.pop_due(now_ms)
         if name is None:
             return False
-        group, place = name
-        at = self._places[group][place]
+        group, key = name
+        at = self._placements[group][key]
         if now_ms >= at.expires_ms:
-            self._forget_place(group, place)
+            self._forget_placement(group, key)
         else:
-            due = self._place_expiry.add(name, at.expires_ms, now_ms)
-            self._places[group][place] = replace(at, due=due)
+            due = self._placement_expiry.add(name, at.expires_ms, now_ms)
+            self._placements[group][key] = replace(at, due=due)
         return True
 
     def _forget_member(self, group: str, worker: str) -> None:
@@ -309,8 +315,8 @@ class MemoryAffinity(AffinityBackend):
         if not members:
             del self._members[group]
 
-    def _forget_place(self, group: str, place: str) -> None:
-        places = self._places[group]
-        del places[place]
-        if not places:
-            del self._places[group]
+    def _forget_placement(self, group: str, key: str) -> None:
+        keys = self._placements[group]
+        del keys[key]
+        if not keys:
+            del self._placements[group]

@@ -25,30 +25,30 @@ class DueQueue:
     def __len__(self) -> int:
         return len(self._due)
 
-    def __contains__(self, box: MailboxRef) -> bool:
-        return box in self._due
+    def __contains__(self, mailbox: MailboxRef) -> bool:
+        return mailbox in self._due
 
-    def move(self, box: MailboxRef, at_ms: int) -> None:
+    def move(self, mailbox: MailboxRef, at_ms: int) -> None:
         """Enter a session, or let it be due at another time; behind all others of that time."""
         self._entered += 1
-        self._due[box] = at_ms, self._entered
-        heapq.heappush(self._heap, (at_ms, self._entered, box))
+        self._due[mailbox] = at_ms, self._entered
+        heapq.heappush(self._heap, (at_ms, self._entered, mailbox))
         if len(self._heap) > 2 * len(self._due) + 64:
             self._heap = [(at, entered, one) for one, (at, entered) in self._due.items()]
             heapq.heapify(self._heap)
 
-    def discard(self, box: MailboxRef) -> None:
+    def discard(self, mailbox: MailboxRef) -> None:
         """Take a session out."""
-        self._due.pop(box, None)
+        self._due.pop(mailbox, None)
         if not self._due:
             self._heap.clear()
 
     def first(self) -> tuple[int, MailboxRef] | None:
         """Return when the first session is due, and which that is; ``None`` if there is none."""
         while self._heap:
-            at_ms, entered, box = self._heap[0]
-            if self._due.get(box) == (at_ms, entered):
-                return at_ms, box
+            at_ms, entered, mailbox = self._heap[0]
+            if self._due.get(mailbox) == (at_ms, entered):
+                return at_ms, mailbox
             heapq.heappop(self._heap)
         return None
 

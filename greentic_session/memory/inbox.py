@@ -56,11 +56,11 @@ class _Mailbox:
     :ivar lease_ms: when its lease ends; 0 once it was given back.
     :ivar worker: who took it.
     :ivar tries: how often the head was tried, the turn that is held included.
-    :ivar rest_ms: when the head may be tried again.
+    :ivar backoff_ms: when the head may be tried again.
     :ivar done: how many letters of the newest turn have gone.
     """
 
-    __slots__ = ("done", "fence", "lease_ms", "mail", "ref", "rest_ms", "tries", "worker")
+    __slots__ = ("backoff_ms", "done", "fence", "lease_ms", "mail", "ref", "tries", "worker")
 
     def __init__(self, ref: MailboxRef) -> None:
         self.ref: Final = ref
@@ -69,7 +69,7 @@ class _Mailbox:
         self.lease_ms = 0
         self.worker = ""
         self.tries = 0
-        self.rest_ms = 0
+        self.backoff_ms = 0
         self.done = 0
 
 
@@ -109,7 +109,7 @@ class MemoryInbox(InboxBackend):
         self._check_open: Final = check_open
         self._waits: Final = waits
         self._notifications: Final = notifications
-        self._boxes: Final[dict[Name, _Mailbox]] = {}
+        self._mailboxes: Final[dict[Name, _Mailbox]] = {}
         self._queues: Final[dict[str, DueQueue]] = {}
         self._seen: Final = DedupeWindow()
         self._dead: Final[ExpiringLists[tuple[str, StoredDeadLetter]]] = ExpiringLists()
@@ -121,8 +121,8 @@ class MemoryInbox(InboxBackend):
     def sizes(self) -> dict[str, int]:
         """Return how many letters and turns there are, and memories of events."""
         return {
-            "mail": sum(len(mailbox.mail) for mailbox in self._boxes.values()),
-            "turns": sum(mailbox.lease_ms > 0 for mailbox in self._boxes.values()),
+            "mail": sum(len(mailbox.mail) for mailbox in self._mailboxes.values()),
+            "turns": sum(mailbox.lease_ms > 0 for mailbox in self._mailboxes.values()),
             "dead_letters": len(self._dead),
             "early": len(self._early),
         }
@@ -134,7 +134,7 @@ class MemoryInbox(InboxBackend):
 
     def is_held(self, guard: LeaseRef) -> bool:
         """Tell whether a turn is held."""
-        mailbox = self._boxes.get(MailboxRef(guard.scope, guard.key))
+        mailbox = self._mailboxes.get(MailboxRef(guard.scope, guard.key))
         return (
             mailbox is not None
             and mailbox.fence == guard.fence
@@ -148,7 +148,7 @@ class MemoryInbox(InboxBackend):
         """
         name = self._lapses.pop_due(now_ms)
         if name is not None:
-            mailbox = self._boxes.get(name)
+            mailbox = self._mailboxes.get(name)
             if mailbox is not None and not mailbox.mail:
                 if now_ms < mailbox.lease_ms:
                     self._lapses.add(name, mailbox.lease_ms, now_ms)
@@ -161,7 +161,7 @@ class MemoryInbox(InboxBackend):
 
     def forget_all(self) -> None:
         """Forget everything."""
-        self._boxes.clear()
+        self._mailboxes.clear()
         self._queues.clear()
         self._seen.clear()
         self._dead.clear()
@@ -185,7 +185,7 @@ class MemoryInbox(InboxBackend):
         live = self._records.live(*name, now_ms)
         if live is not None and not allows(message.allowed, live.owner):
             return EnqueueOutcome(Verdict.MISMATCH)
-        mailbox = self._boxes.get(name)
+        mailbox = self._mailboxes.get(name)
         waiting = 0 if mailbox is None else len(mailbox.mail)
         worker = "" if mailbox is None or now_ms >= mailbox.lease_ms else mailbox.worker
         if self._seen.knows(name, message.event_id, message.events, now_ms):
@@ -209,8 +209,10 @@ class MemoryInbox(InboxBackend):
             due_ms, name = first
             if now_ms < due_ms:
                 return NothingDue((due_ms - now_ms) / 1000)
-            mailbox = self._boxes.get(name)
-            if mailbox is not None and now_ms < (free_ms := max(mailbox.lease_ms, mailbox.rest_ms)):
+            mailbox = self._mailboxes.get(name)
+            if mailbox is not None and now_ms < (
+                free_ms := max(mailbox.lease_ms, mailbox.backoff_ms)
+            ):
                 queue.move(name, free_ms)
             elif mailbox is None or not self._try_head(request, mailbox, now_ms):
                 self._forget(name)
@@ -251,15 +253,15 @@ class MemoryInbox(InboxBackend):
         return outcome
 
     @override
-    async def release(self, ref: TurnRef, rest_ms: int | None, until: float | None) -> bool:
+    async def release(self, ref: TurnRef, backoff_ms: int | None, until: float | None) -> bool:
         now_ms = self._now_ms()
         mailbox = self._held(ref, now_ms)
         if mailbox is None:
             return False
-        if rest_ms is None:
+        if backoff_ms is None:
             mailbox.tries = max(0, mailbox.tries - 1)
         else:
-            mailbox.rest_ms = now_ms + rest_ms
+            mailbox.backoff_ms = now_ms + backoff_ms
         self._release(ref, mailbox, now_ms)
         return True
 
@@ -294,7 +296,7 @@ class MemoryInbox(InboxBackend):
         found = [dead for dead in self._dead.of(name, now_ms) if dead[1] == mail]
         if not found:
             return Outcome(Verdict.ABSENT)
-        mailbox = self._boxes.get(name)
+        mailbox = self._mailboxes.get(name)
         if mailbox is not None and len(mailbox.mail) >= most:
             return Outcome(Verdict.FULL)
         self._dead.remove(name, found[0], now_ms)
@@ -315,45 +317,45 @@ class MemoryInbox(InboxBackend):
     @override
     async def store_early(
         self,
-        place: EarlyEventQueue,
+        queue: EarlyEventQueue,
         event_id: str,
         payload: bytes,
         events: EventMemory,
         until: float | None,
     ) -> Outcome:
         now_ms = self._now_ms()
-        name = _name_of(place)
+        name = _name_of(queue)
         kept = self._early.of(name, now_ms)
         if any(early.message.event_id == event_id for early in kept):
             return Outcome(Verdict.SEEN)
         if len(kept) >= events.most:
             return Outcome(Verdict.FULL)
-        message = StoredMessage(event_id, payload, now_ms, place.wait_owner.owner)
+        message = StoredMessage(event_id, payload, now_ms, queue.wait_owner.owner)
         self._early.add(name, _Early(message), now_ms + events.ttl_ms, now_ms)
         return Outcome(Verdict.DONE)
 
     @override
     async def assign_early(
         self,
-        place: EarlyEventQueue,
+        queue: EarlyEventQueue,
         key: SessionKey,
         gone: str,
         events: EventMemory,
         until: float | None,
     ) -> Sequence[tuple[SessionKey, StoredMessage]]:
-        told: list[tuple[SessionKey, StoredMessage]] = []
-        for early in self._early.of(_name_of(place), self._now_ms()):
+        assigned: list[tuple[SessionKey, StoredMessage]] = []
+        for early in self._early.of(_name_of(queue), self._now_ms()):
             if early.key is None or early.key == gone:
                 early.key = key
-            told.append((early.key, early.message))
-        return told
+            assigned.append((early.key, early.message))
+        return assigned
 
     @override
     async def delete_early(
-        self, place: EarlyEventQueue, key: SessionKey, message: StoredMessage, until: float | None
+        self, queue: EarlyEventQueue, key: SessionKey, message: StoredMessage, until: float | None
     ) -> None:
         now_ms = self._now_ms()
-        name = _name_of(place)
+        name = _name_of(queue)
         for early in self._early.of(name, now_ms):
             if (early.key, early.message) == (key, message):
                 self._early.remove(name, early, now_ms)
@@ -364,13 +366,13 @@ class MemoryInbox(InboxBackend):
         return self._records.clock.now_ms()
 
     def _append(self, inbox: str, name: MailboxRef, message: StoredMessage, now_ms: int) -> None:
-        mailbox = self._boxes.get(name)
+        mailbox = self._mailboxes.get(name)
         if mailbox is None:
-            mailbox = self._boxes[name] = _Mailbox(name)
+            mailbox = self._mailboxes[name] = _Mailbox(name)
         mailbox.mail.append(message)
         queue = self._queues.setdefault(inbox, DueQueue())
         if name not in queue:
-            queue.move(name, max(now_ms, mailbox.lease_ms, mailbox.rest_ms))
+            queue.move(name, max(now_ms, mailbox.lease_ms, mailbox.backoff_ms))
         if now_ms >= mailbox.lease_ms:
             self._notifications.notify(_topic(inbox))
 
@@ -393,7 +395,7 @@ class MemoryInbox(InboxBackend):
     def _grant(self, request: TakeRequest, mailbox: _Mailbox, now_ms: int) -> GrantedTurn:
         mailbox.fence = self._fencing.issue(now_ms)
         mailbox.lease_ms, mailbox.worker = now_ms + request.lease_ms, request.worker
-        mailbox.rest_ms = mailbox.done = 0
+        mailbox.backoff_ms = mailbox.done = 0
         self._queues[request.inbox].move(mailbox.ref, mailbox.lease_ms)
         live = self._records.live(*mailbox.ref, now_ms)
         first = mailbox.mail[0].owner
@@ -413,7 +415,7 @@ class MemoryInbox(InboxBackend):
         )
 
     def _held(self, ref: TurnRef, now_ms: int) -> _Mailbox | None:
-        mailbox = self._boxes.get(ref.mailbox)
+        mailbox = self._mailboxes.get(ref.mailbox)
         return (
             mailbox
             if mailbox and mailbox.fence == ref.fence and now_ms < mailbox.lease_ms
@@ -445,12 +447,12 @@ class MemoryInbox(InboxBackend):
             self._forget(ref.mailbox)
             return
         self._queues.setdefault(ref.inbox, DueQueue()).move(
-            ref.mailbox, max(now_ms, mailbox.rest_ms)
+            ref.mailbox, max(now_ms, mailbox.backoff_ms)
         )
         self._notifications.notify(_topic(ref.inbox))
 
     def _forget(self, name: MailboxRef) -> None:
-        self._boxes.pop(name, None)
+        self._mailboxes.pop(name, None)
         for inbox, queue in [*self._queues.items()]:
             queue.discard(name)
             if not queue:
@@ -465,5 +467,5 @@ def _topic(inbox: str) -> str:
     return f"inbox:{inbox}"
 
 
-def _name_of(place: EarlyEventQueue) -> Name:
-    return "\n".join(place.wait_owner), place.scope_hash
+def _name_of(queue: EarlyEventQueue) -> Name:
+    return "\n".join(queue.wait_owner), queue.scope_hash

@@ -141,24 +141,24 @@ class MemoryLocks(LockBackend):
         return LockOutcome(DONE, entry.fence, entry.lease_ms, request.lease_ms)
 
     @override
-    async def renew(self, place: LockRef, lease_ms: int, until: float | None) -> LockOutcome:
-        name, now_ms = (place.scope, place.key), self._now_ms()
+    async def renew(self, ref: LockRef, lease_ms: int, until: float | None) -> LockOutcome:
+        name, now_ms = (ref.scope, ref.key), self._now_ms()
         entry = self._entries.get(name)
-        if entry is None or entry.by != place.token or now_ms >= entry.lease_ms:
+        if entry is None or entry.by != ref.token or now_ms >= entry.lease_ms:
             return LockOutcome(Verdict.LOST)
         entry.lease_ms = max(now_ms + lease_ms, entry.lease_ms)
         self._keep(name, entry, now_ms)
         return LockOutcome(DONE, entry.fence, entry.lease_ms, entry.lease_ms - now_ms)
 
     @override
-    async def release(self, place: LockRef, lease_ms: int, until: float | None) -> bool:
-        name, now_ms = (place.scope, place.key), self._now_ms()
+    async def release(self, ref: LockRef, lease_ms: int, until: float | None) -> bool:
+        name, now_ms = (ref.scope, ref.key), self._now_ms()
         entry = self._entries.get(name)
         if entry is None:
             return False
-        holds = entry.by == place.token and now_ms < entry.lease_ms
-        was_first = next(iter(entry.waiters), "") == place.token
-        entry.waiters.pop(place.token, None)
+        holds = entry.by == ref.token and now_ms < entry.lease_ms
+        was_first = next(iter(entry.waiters), "") == ref.token
+        entry.waiters.pop(ref.token, None)
         if holds:
             entry.by, entry.name, entry.lease_ms = "", "", now_ms
         entry.look_at(now_ms, "")

@@ -86,10 +86,10 @@ class Records:
     def live(self, scope: str, key: str, now_ms: int) -> StoredRecord | None:
         """Return the record unless it is absent or expired."""
         tenant = self._tenants.get(scope)
-        held = None if tenant is None else tenant.get(key)
+        record = None if tenant is None else tenant.get(key)
         # The index looks at no record after its expiry, so before that it need not be worked out.
-        if held is None or now_ms < held.due or not _expired(held, now_ms):
-            return held
+        if record is None or now_ms < record.due or not _expired(record, now_ms):
+            return record
         return None
 
     def keys(self, scope: str) -> list[str]:
@@ -145,25 +145,25 @@ class Records:
         )
         return Outcome(DONE, value, incarnation, now_ms)
 
-    def restamp(self, scope: str, key: str, held: StoredRecord, ttl_ms: int, now_ms: int) -> None:
+    def restamp(self, scope: str, key: str, record: StoredRecord, ttl_ms: int, now_ms: int) -> None:
         """Start the life of a live record anew."""
-        if ttl_ms == held.ttl_ms and held.due <= now_ms + ttl_ms:
+        if ttl_ms == record.ttl_ms and record.due <= now_ms + ttl_ms:
             # The index looks no later than needed, so this is all, and a touch is little else.
-            force_setattr(held, "at_ms", now_ms)
+            force_setattr(record, "at_ms", now_ms)
             return
-        begins_ms = now_ms if held.wait is None else max(now_ms, held.wait.lease_ms)
-        due = self._schedule(scope, key, held.due, ttl_ms and begins_ms + ttl_ms, now_ms)
-        changed = replace(held, ttl_ms=ttl_ms, at_ms=now_ms, due=due)
+        begins_ms = now_ms if record.wait is None else max(now_ms, record.wait.lease_ms)
+        due = self._schedule(scope, key, record.due, ttl_ms and begins_ms + ttl_ms, now_ms)
+        changed = replace(record, ttl_ms=ttl_ms, at_ms=now_ms, due=due)
         self._tenants[scope][key] = changed
 
-    def rewait(self, scope: str, key: str, held: StoredRecord, now_ms: int) -> None:
+    def rewait(self, scope: str, key: str, record: StoredRecord, now_ms: int) -> None:
         """Put a changed copy of a live record in its place."""
-        due = self._schedule(scope, key, held.due, held.expires_ms, now_ms)
-        self._tenants[scope][key] = replace(held, due=due)
+        due = self._schedule(scope, key, record.due, record.expires_ms, now_ms)
+        self._tenants[scope][key] = replace(record, due=due)
 
-    def remove(self, scope: str, key: str, held: StoredRecord) -> None:
+    def remove(self, scope: str, key: str, record: StoredRecord) -> None:
         """Remove a record."""
-        self._expiry.discard((scope, key), held.due)
+        self._expiry.discard((scope, key), record.due)
         self._forget(scope, key)
 
     def pop_due(self, now_ms: int) -> bool | None:
@@ -175,13 +175,13 @@ class Records:
         if due is None:
             return None
         scope, key = due
-        held = self._tenants[scope][key]
-        if _expired(held, now_ms):
+        record = self._tenants[scope][key]
+        if _expired(record, now_ms):
             self._forget(scope, key)
             return True
         # Touched since it was entered: look again when the new life ends.
-        again = self._expiry.add(due, held.expires_ms, now_ms)
-        self._tenants[scope][key] = replace(held, due=again)
+        again = self._expiry.add(due, record.expires_ms, now_ms)
+        self._tenants[scope][key] = replace(record, due=again)
         return False
 
     def clear(self) -> None:
@@ -199,7 +199,7 @@ class Records:
 
     def _forget(self, scope: str, key: str) -> None:
         tenant = self._tenants[scope]
-        held = tenant.pop(key)
+        record = tenant.pop(key)
         if not tenant and getsizeof(tenant) <= _FREED_BYTES:
             del self._tenants[scope]
         if self._lookup[key] == scope:
@@ -207,22 +207,22 @@ class Records:
         else:
             first, *more = (other for other in self._scopes(key) if other != scope)
             self._lookup[key] = (first, *more) if more else first
-        if held.wait is not None:
-            self._tell(scope, key, held)
+        if record.wait is not None:
+            self._tell(scope, key, record)
 
     def _scopes(self, key: str) -> tuple[str, ...]:
         scopes = self._lookup.get(key, ())
         return (scopes,) if isinstance(scopes, str) else scopes
 
-    def _tell(self, scope: str, key: str, held: StoredRecord) -> None:
+    def _tell(self, scope: str, key: str, record: StoredRecord) -> None:
         if self.on_forget is not None:
-            self.on_forget(scope, key, held)
+            self.on_forget(scope, key, record)
 
 
-def _expired(held: StoredRecord, now_ms: int) -> bool:
+def _expired(record: StoredRecord, now_ms: int) -> bool:
     # The first two decide nearly always.
     return (
-        held.ttl_ms != 0
-        and now_ms >= held.at_ms + held.ttl_ms
-        and (held.wait is None or now_ms >= held.wait.lease_ms + held.ttl_ms)
+        record.ttl_ms != 0
+        and now_ms >= record.at_ms + record.ttl_ms
+        and (record.wait is None or now_ms >= record.wait.lease_ms + record.ttl_ms)
     )

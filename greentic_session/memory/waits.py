@@ -10,7 +10,7 @@ from .._compat import override
 from .._core.fencing import FencingCounter
 from ..abc.records import Verdict, mint_incarnation
 from ..abc.waits import (
-    KEPT,
+    KEEP_ENTRY,
     ClaimEnding,
     ClaimRef,
     ClaimRequest,
@@ -117,7 +117,7 @@ class MemoryWaits(WaitBackend):
         done = self._records.write(
             encoded, value + 1, incarnation or mint_incarnation(), now_ms, wait
         )
-        return _told(done, wait.since_us, left)
+        return _outcome_of(done, wait.since_us, left)
 
     @override
     async def claim(
@@ -192,7 +192,7 @@ class MemoryWaits(WaitBackend):
             wait = WaitState(ending.scope_hash, since_us, wait.fence)
         value = live.value + 1
         done = self._records.write(encoded, value, live.incarnation, now_ms, wait)
-        return _told(done, since_us)
+        return _outcome_of(done, since_us)
 
     @override
     async def release(self, ref: ClaimRef, attempt: str, until: float | None) -> WaitOutcome:
@@ -341,7 +341,7 @@ class MemoryWaits(WaitBackend):
     def _remove(self, wait_owner: WaitOwner, scope_hash: str, key: str, since_us: int) -> None:
         scopes = self._index.get(wait_owner, {})
         at = scopes.get(scope_hash, {})
-        if since_us == KEPT or key not in at or at[key] > max(since_us, 0):
+        if since_us == KEEP_ENTRY or key not in at or at[key] > max(since_us, 0):
             return
         del at[key]
         if not at:
@@ -354,7 +354,7 @@ def _is_at(held: StoredRecord, cas: Cas) -> bool:
     return held.value == cas.value and held.incarnation == cas.incarnation
 
 
-def _told(done: Outcome, since_us: int, moved_from: str = "") -> WaitOutcome:
+def _outcome_of(done: Outcome, since_us: int, moved_from: str = "") -> WaitOutcome:
     return WaitOutcome(
         done.verdict,
         done.value,

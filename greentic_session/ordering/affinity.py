@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
     from datetime import timedelta
 
-    from ..abc.affinity import AffinityBackend, MembershipOutcome, PlacementRecord, PlacePage
+    from ..abc.affinity import AffinityBackend, MembershipOutcome, PlacementPage, PlacementRecord
     from ..model import TenantCtx
 
 __all__ = ["Member", "Membership", "Placement", "SessionAffinity"]
@@ -273,7 +273,7 @@ class SessionAffinity:
         :raises InvalidInputError: naming ``key``, or the field of ``ctx`` at fault.
         """
         backend, group = self._group.backend, self._group.name
-        return _placement(await backend.assign(group, _place(key, ctx), self._ttl_ms))
+        return _placement(await backend.assign(group, _affinity_key(key, ctx), self._ttl_ms))
 
     async def placement(self, key: SessionKey, *, ctx: TenantCtx | None = None) -> Placement | None:
         """Return who serves a key now, and change nothing.
@@ -283,7 +283,7 @@ class SessionAffinity:
         :raises InvalidInputError: as :meth:`worker_for`.
         """
         backend, group = self._group.backend, self._group.name
-        return _placement(await backend.find(group, _place(key, ctx)))
+        return _placement(await backend.find(group, _affinity_key(key, ctx)))
 
     async def pin(
         self,
@@ -303,8 +303,8 @@ class SessionAffinity:
         :raises InvalidInputError: naming ``worker`` or ``ttl``, or as :meth:`worker_for`.
         """
         backend, group = self._group.backend, self._group.name
-        place, worker = _place(key, ctx), _worker(worker)
-        await backend.pin(group, place, worker, self._ttl(ttl) or self._ttl_ms)
+        named, worker = _affinity_key(key, ctx), _worker(worker)
+        await backend.pin(group, named, worker, self._ttl(ttl) or self._ttl_ms)
 
     async def unpin(self, key: SessionKey, *, ctx: TenantCtx | None = None) -> bool:
         """Take a key's pin away.
@@ -316,7 +316,7 @@ class SessionAffinity:
         :raises InvalidInputError: as :meth:`worker_for`.
         """
         backend, group = self._group.backend, self._group.name
-        return await backend.unpin(group, _place(key, ctx), self._ttl_ms)
+        return await backend.unpin(group, _affinity_key(key, ctx), self._ttl_ms)
 
     async def touch(
         self,
@@ -333,7 +333,7 @@ class SessionAffinity:
         :raises InvalidInputError: naming ``ttl``, or as :meth:`worker_for`.
         """
         backend, group = self._group.backend, self._group.name
-        return await backend.touch(group, _place(key, ctx), self._ttl(ttl))
+        return await backend.touch(group, _affinity_key(key, ctx), self._ttl(ttl))
 
     async def forget(self, key: SessionKey, *, ctx: TenantCtx | None = None) -> bool:
         """Remove a key's placement, and its pin: it is placed anew when it is asked for next.
@@ -342,7 +342,7 @@ class SessionAffinity:
         :raises InvalidInputError: as :meth:`worker_for`.
         """
         backend, group = self._group.backend, self._group.name
-        return await backend.forget(group, _place(key, ctx))
+        return await backend.forget(group, _affinity_key(key, ctx))
 
     def keys_of(self, worker: str, *, ctx: TenantCtx | None = None) -> PlacedKeys:
         """Iterate over the keys that a worker serves, page by page, in no order.
@@ -372,7 +372,9 @@ class PlacedKeys:
     :param scope: ``env/tenant`` of the keys; empty for those of no tenant.
     """
 
-    def __init__(self, fetch: Callable[[object | None], Awaitable[PlacePage]], scope: str) -> None:
+    def __init__(
+        self, fetch: Callable[[object | None], Awaitable[PlacementPage]], scope: str
+    ) -> None:
         self._fetch: Final = fetch
         self._scope: Final = scope
         self._pending: list[SessionKey] = []
@@ -386,16 +388,16 @@ class PlacedKeys:
         while not self._pending:
             if self._at_end:
                 raise StopAsyncIteration
-            places, self._position = await self._fetch(self._position)
-            for place in places:
-                scope, _, key = place.rpartition("\n")
+            keys, self._position = await self._fetch(self._position)
+            for name in keys:
+                scope, _, key = name.rpartition("\n")
                 if scope == self._scope:
                     self._pending.append(SessionKey(key))
             self._at_end = self._position is None
         return self._pending.pop()
 
 
-def _place(key: SessionKey, ctx: TenantCtx | None) -> str:
+def _affinity_key(key: SessionKey, ctx: TenantCtx | None) -> str:
     key = check_key(key)
     return affinity_key("" if ctx is None else tenancy.scope_of(ctx), key)
 

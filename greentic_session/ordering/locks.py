@@ -17,7 +17,7 @@ from .._core import tenancy
 from .._core.leases import RELEASE_SECS, LeaseEnd, LeaseHandle
 from .._core.tasks import run_to_completion
 from .._core.times import datetime_of
-from .._validation import check_key, duration_to_ms, patience_to_ms, require_clean_text
+from .._validation import check_key, duration_to_ms, require_clean_text, wait_to_ms
 from ..abc.fencing import LeaseKind, LeaseRef
 from ..abc.locks import LockOutcome, LockRef, LockRequest, SupportsLocks
 from ..abc.records import DONE
@@ -302,7 +302,7 @@ class SessionLocks:
         self._store.check_open()
         ref = LockRef(_scope(ctx), check_key(key), secrets.token_urlsafe(16))
         lease_ms = duration_to_ms(lease, "lease")
-        wait_ms = None if wait is None else patience_to_ms(wait, "wait")
+        wait_ms = None if wait is None else wait_to_ms(wait, "wait")
         request = LockRequest(ref, self._name, lease_ms, self._place_ms, queues=wait_ms != 0)
         ends_at = None if wait_ms is None else anyio.current_time() + wait_ms / 1000
         must_leave = True

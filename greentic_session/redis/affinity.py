@@ -11,8 +11,8 @@ from ..abc.affinity import (
     AffinityBackend,
     MemberRecord,
     MembershipOutcome,
+    PlacementPage,
     PlacementRecord,
-    PlacePage,
 )
 from ..abc.records import Verdict
 from .replies import clock_ms, parsing_read_reply, parsing_write_reply, wrong_type_of
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 __all__ = ["RedisAffinity"]
 
 _MEMBER: Final = re.compile(rb"([0-9]+):([0-9]+):.*", re.DOTALL)
-_PLACE: Final = re.compile(rb"([0-9]+):[0-9]+:([^\n]*)\n([^\n]*)")
+_PLACEMENT: Final = re.compile(rb"([0-9]+):[0-9]+:([^\n]*)\n([^\n]*)")
 """The values of ``lua/lib/affinity.lua``, which also ignores values of another form."""
 _PAGE: Final = 512
 
@@ -102,8 +102,8 @@ class RedisAffinity(AffinityBackend):
     # --- places ------------------------------------------------------------------------------
 
     @override
-    async def assign(self, group: str, place: str, ttl_ms: int) -> PlacementRecord | None:
-        arguments = affinity_assign_arguments(self._grace_ms, place, ttl_ms)
+    async def assign(self, group: str, key: str, ttl_ms: int) -> PlacementRecord | None:
+        arguments = affinity_assign_arguments(self._grace_ms, key, ttl_ms)
         reply = await self._run(AFFINITY_ASSIGN, group, arguments)
         with parsing_write_reply():
             if not _is_done(reply):
@@ -112,32 +112,32 @@ class RedisAffinity(AffinityBackend):
             return PlacementRecord(worker.decode(), pinned == 1, clock_ms(expires_ms))
 
     @override
-    async def pin(self, group: str, place: str, worker: str, ttl_ms: int) -> None:
-        arguments = affinity_pin_arguments(self._grace_ms, place, worker, ttl_ms)
+    async def pin(self, group: str, key: str, worker: str, ttl_ms: int) -> None:
+        arguments = affinity_pin_arguments(self._grace_ms, key, worker, ttl_ms)
         _is_done(await self._run(AFFINITY_PIN, group, arguments))
 
     @override
-    async def unpin(self, group: str, place: str, ttl_ms: int) -> bool:
-        arguments = affinity_unpin_arguments(self._grace_ms, place, ttl_ms)
+    async def unpin(self, group: str, key: str, ttl_ms: int) -> bool:
+        arguments = affinity_unpin_arguments(self._grace_ms, key, ttl_ms)
         return _is_done(await self._run(AFFINITY_UNPIN, group, arguments))
 
     @override
-    async def touch(self, group: str, place: str, ttl_ms: int | None) -> bool:
-        arguments = affinity_touch_arguments(self._grace_ms, place, ttl_ms)
+    async def touch(self, group: str, key: str, ttl_ms: int | None) -> bool:
+        arguments = affinity_touch_arguments(self._grace_ms, key, ttl_ms)
         return _is_done(await self._run(AFFINITY_TOUCH, group, arguments))
 
     @override
-    async def forget(self, group: str, place: str) -> bool:
-        arguments = affinity_forget_arguments(self._grace_ms, place)
+    async def forget(self, group: str, key: str) -> bool:
+        arguments = affinity_forget_arguments(self._grace_ms, key)
         return _is_done(await self._run(AFFINITY_FORGET, group, arguments))
 
     @override
-    async def find(self, group: str, place: str) -> PlacementRecord | None:
+    async def find(self, group: str, key: str) -> PlacementRecord | None:
         time, members, found = await self._read(
             group,
             ("TIME",),
             ("HGETALL", self._members(group)),
-            ("HGET", self._places(group), place),
+            ("HGET", self._placements(group), key),
         )
         with parsing_read_reply():
             now_ms = _ms(time)
@@ -146,7 +146,7 @@ class RedisAffinity(AffinityBackend):
             )
 
     @override
-    async def page(self, group: str, worker: str, position: object | None) -> PlacePage:
+    async def page(self, group: str, worker: str, position: object | None) -> PlacementPage:
         # HSCAN may return a place twice while the server resizes the table. `seen` are the returned
         # places.
         cursor, seen = (
@@ -156,27 +156,27 @@ class RedisAffinity(AffinityBackend):
             group,
             ("TIME",),
             ("HGETALL", self._members(group)),
-            ("HSCAN", self._places(group), cursor, "COUNT", _PAGE),
+            ("HSCAN", self._placements(group), cursor, "COUNT", _PAGE),
         )
-        places: list[str] = []
+        keys: list[str] = []
         with parsing_read_reply():
             cursor, found = cast("tuple[bytes, Reply]", reply)
             now_ms = _ms(time)
             live = {record.worker for record in _member_records(members, now_ms)}
             for name, line in _pairs(found):
-                place = name.decode(errors="replace")
-                placement = _placement(line, live, now_ms) if place not in seen else None
+                key = name.decode(errors="replace")
+                placement = _placement(line, live, now_ms) if key not in seen else None
                 if placement is not None and placement.worker == worker:
-                    places.append(place)
-            seen.update(places)
-            return PlacePage(places, (cursor, seen) if int(cursor) else None)
+                    keys.append(key)
+            seen.update(keys)
+            return PlacementPage(keys, (cursor, seen) if int(cursor) else None)
 
     # --- shared steps ------------------------------------------------------------------------
 
     def _members(self, group: str) -> str:
         return self._names.affinity(group)[1]
 
-    def _places(self, group: str) -> str:
+    def _placements(self, group: str) -> str:
         return self._names.affinity(group)[2]
 
     async def _run(
@@ -194,7 +194,7 @@ class RedisAffinity(AffinityBackend):
                 self._names.affinity(group),
                 arguments,
                 # If a leave is lost with its server, the lease ends at its time.
-                is_hint=script is AFFINITY_LEAVE,
+                skips_acks=script is AFFINITY_LEAVE,
                 grants=grants,
                 ends=ends,
             )
@@ -243,7 +243,7 @@ def _member_records(reply: Reply, now_ms: int) -> Iterator[MemberRecord]:
 
 
 def _placement(line: bytes, live: set[str], now_ms: int) -> PlacementRecord | None:
-    found = _PLACE.fullmatch(line)
+    found = _PLACEMENT.fullmatch(line)
     if found is None or now_ms >= (expires_ms := clock_ms(found[1])):
         return None
     worker, pin = found[2].decode(errors="replace"), found[3].decode(errors="replace")

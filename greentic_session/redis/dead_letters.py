@@ -30,7 +30,7 @@ async def read_dead_letters(
     :raises StoreUnavailableError: the index holds another type of value, or no server answers.
     :raises DecodeError: a dead letter was not written by this library.
     """
-    index = f"{names.agenda(inbox)}:dead"
+    index = f"{names.inbox_index(inbox)}:dead"
     # A session that gets another dead letter moves to the end of the index. So the next page
     # starts by time, not by rank, and `seen` are the returned members of that time.
     start, seen = cast("tuple[int, frozenset[bytes]]", position or (0, frozenset()))

@@ -53,7 +53,7 @@ class EarlyEvents:
             retention_ms=events.ttl_ms,
         )
         reply = await self._scripts.on_index(
-            STORE_EARLY, self._name(queue), arguments, until, is_hint=False
+            STORE_EARLY, self._name(queue), arguments, until, skips_acks=False
         )
         with parsing_write_reply():
             return Outcome(Verdict(reply[0]))
@@ -69,7 +69,7 @@ class EarlyEvents:
         """Assign the events of a queue to a session, and return each with its session."""
         arguments = assign_early_arguments(key, retention_ms=events.ttl_ms, gone_key=gone)
         reply = await self._scripts.on_index(
-            ASSIGN_EARLY, self._name(queue), arguments, until, is_hint=False
+            ASSIGN_EARLY, self._name(queue), arguments, until, skips_acks=False
         )
         with parsing_write_reply():
             _, *assigned = reply
@@ -88,4 +88,4 @@ class EarlyEvents:
     def _name(self, queue: EarlyEventQueue) -> str:
         env, tenant_id = queue.wait_owner.scope.split("/")
         team_id, user_id = queue.wait_owner.owner.split("/", 1)
-        return self._names.early(env, tenant_id, team_id, user_id, queue.scope_hash)
+        return self._names.early_events(env, tenant_id, team_id, user_id, queue.scope_hash)

@@ -161,7 +161,7 @@ class RedisInbox(InboxBackend):
         token = secrets.token_hex(8)
         pending = lua.index_add_pending_arguments(f"{token}!{member_of(mailbox)}", self._grace_ms)
         await self._scripts.on_index(
-            lua.INDEX_ADD_PENDING, self._names.agenda(inbox), pending, until
+            lua.INDEX_ADD_PENDING, self._names.inbox_index(inbox), pending, until
         )
         set_due = partial(self._scripts.set_due, inbox, mailbox, "", pending_token=token)
         try:
@@ -190,7 +190,7 @@ class RedisInbox(InboxBackend):
             member, score = found[1:]
             mailbox = mailbox_from_member(member)
         if mailbox is None:  # not an entry of this library
-            index = self._names.agenda(request.inbox)
+            index = self._names.inbox_index(request.inbox)
             await self._client.read("ZREM", index, member, key=index, until=until)
             return NothingDue(0)
         taken = await self._take_turn(request, mailbox, score, attempt, until)
@@ -203,7 +203,7 @@ class RedisInbox(InboxBackend):
     async def _next_due(self, request: TakeRequest, attempt: str, until: float | None) -> Reply:
         """Defer the session that is due, and return it as ``inbox/index_next_due`` does."""
         defer_ms = min(request.lease_ms, self._grace_ms)
-        index = self._names.agenda(request.inbox)
+        index = self._names.inbox_index(request.inbox)
         asked_at = anyio.current_time()
         arguments = lua.index_next_due_arguments(defer_ms)
         on_index = self._scripts.on_index
@@ -257,10 +257,10 @@ class RedisInbox(InboxBackend):
             verdict = _first(reply)
             if verdict == _DEAD_LETTER:
                 # The index first: a dead letter without an index entry would not be found.
-                index = f"{self._names.agenda(request.inbox)}:dead"
+                index = f"{self._names.inbox_index(request.inbox)}:dead"
                 entry = lua.index_dead_letter_arguments(member_of(mailbox), request.dead_ms)
                 await self._scripts.on_index(
-                    lua.INDEX_DEAD_LETTER, index, entry, until, is_hint=False
+                    lua.INDEX_DEAD_LETTER, index, entry, until, skips_acks=False
                 )
                 reply = await run(arguments(may_dead_letter=True), until)
                 verdict = _first(reply)
@@ -309,7 +309,7 @@ class RedisInbox(InboxBackend):
     async def commit(self, result: TurnCommit, until: float | None) -> Outcome:
         ref, encoded = result.ref, result.encoded
         scope, key = ref.mailbox
-        set_due = partial(self._scripts.set_due, ref.inbox, ref.mailbox, ref.mark)
+        set_due = partial(self._scripts.set_due, ref.inbox, ref.mailbox, ref.index_score)
         arguments = lua.commit_turn_arguments(
             new_owner="" if encoded is None else encoded.owner,
             new_ttl_ms=None if encoded is None else encoded.ttl_ms,
@@ -347,14 +347,14 @@ class RedisInbox(InboxBackend):
         return outcome
 
     @override
-    async def release(self, ref: TurnRef, rest_ms: int | None, until: float | None) -> bool:
+    async def release(self, ref: TurnRef, backoff_ms: int | None, until: float | None) -> bool:
         return await self._release(
             ref.inbox,
             ref.mailbox,
             until,
             turn_fence=ref.fence,
-            backoff_ms=rest_ms,
-            score=ref.mark,
+            backoff_ms=backoff_ms,
+            score=ref.index_score,
         )
 
     async def _release(
@@ -382,7 +382,7 @@ class RedisInbox(InboxBackend):
 
     @override
     async def size(self, inbox: str, until: float | None) -> InboxSize:
-        index = self._names.agenda(inbox)
+        index = self._names.inbox_index(inbox)
         try:
             sessions, (secs, us) = await self._client.read_many(
                 [("ZCARD", index), ("TIME",)], key=index, until=until
@@ -435,30 +435,30 @@ class RedisInbox(InboxBackend):
     @override
     async def store_early(
         self,
-        place: EarlyEventQueue,
+        queue: EarlyEventQueue,
         event_id: str,
         payload: bytes,
         events: EventMemory,
         until: float | None,
     ) -> Outcome:
-        return await self._early_events.store(place, event_id, payload, events, until)
+        return await self._early_events.store(queue, event_id, payload, events, until)
 
     @override
     async def assign_early(
         self,
-        place: EarlyEventQueue,
+        queue: EarlyEventQueue,
         key: SessionKey,
         gone: str,
         events: EventMemory,
         until: float | None,
     ) -> Sequence[tuple[SessionKey, StoredMessage]]:
-        return await self._early_events.assign(place, key, gone, events, until)
+        return await self._early_events.assign(queue, key, gone, events, until)
 
     @override
     async def delete_early(
-        self, place: EarlyEventQueue, key: SessionKey, message: StoredMessage, until: float | None
+        self, queue: EarlyEventQueue, key: SessionKey, message: StoredMessage, until: float | None
     ) -> None:
-        await self._early_events.delete(place, key, message, until)
+        await self._early_events.delete(queue, key, message, until)
 
 
 def _first(reply: Reply) -> int:

@@ -57,9 +57,9 @@ class InboxScripts:
             pending_token=pending_token,
         )
         # A server that has the message also has what was written before: the pending entry.
-        is_hint = not pending_token or not self._client.confirms_apart
+        skips_acks = not pending_token or not self._client.confirms_apart
         await self.on_index(
-            INDEX_SET_DUE, self._names.agenda(inbox), arguments, until, is_hint=is_hint
+            INDEX_SET_DUE, self._names.inbox_index(inbox), arguments, until, skips_acks=skips_acks
         )
 
     async def on_index(
@@ -69,13 +69,13 @@ class InboxScripts:
         arguments: Arguments,
         until: float | None,
         *,
-        is_hint: bool = True,
+        skips_acks: bool = True,
         grants: str = "",
         ends: str = "",
     ) -> Reply:
         """Run a script on one key: an index, or the early events of a reply scope.
 
-        :param is_hint: as are ``grants`` and ``ends``, see :meth:`.RedisClient.run`.
+        :param skips_acks: as are ``grants`` and ``ends``, see :meth:`.RedisClient.run`.
         :raises StoreUnavailableError: the key holds another type of value.
         """
         try:
@@ -84,7 +84,7 @@ class InboxScripts:
                 (name,),
                 arguments,
                 until=until,
-                is_hint=is_hint,
+                skips_acks=skips_acks,
                 grants=grants,
                 ends=ends,
             )
@@ -108,7 +108,7 @@ class InboxScripts:
         :param arguments: after the scope, which is ARGV 3.
         :raises DecodeError: a key holds another type of value.
         """
-        names = self._names.of_mailbox(*mailbox)
+        names = self._names.mailbox_keys(*mailbox)
         if suffix:
             names = (*names, f"{names[2]}{suffix}")
         elif script is COMMIT_TURN:
@@ -120,7 +120,7 @@ class InboxScripts:
                 (mailbox.scope, *arguments),
                 until=until,
                 # If a release is lost with its server, the lease ends at its time.
-                is_hint=script is RELEASE_TURN,
+                skips_acks=script is RELEASE_TURN,
                 grants=grants,
                 ends=ends,
             )

@@ -53,11 +53,11 @@ class KeyNames:
         """Return ``{ns}:lookup:{<key>}``."""
         return f"{self._namespace}:lookup:{{{escape(key)}}}"
 
-    def of_session(self, scope: str, key: str) -> tuple[str, ...]:
+    def session_keys(self, scope: str, key: str) -> tuple[str, ...]:
         """Return :meth:`record` and :meth:`lookup`."""
-        return _of_session(self, scope, key)
+        return _session_keys(self, scope, key)
 
-    def waits(self, env: str, tenant_id: str, team_id: str | None, user_id: str) -> str:
+    def wait_index(self, env: str, tenant_id: str, team_id: str | None, user_id: str) -> str:
         """Return ``{ns}:waits:{<env>:<tenant>:<team>:<user>}``; an absent team is empty."""
         owner = ":".join(escape(part) for part in (env, tenant_id, team_id or "", user_id))
         return f"{self._namespace}:waits:{{{owner}}}"
@@ -79,7 +79,7 @@ class KeyNames:
             return f"{self.record(scope, key)}:lock"
         return f"{self._namespace}:lock:{{{escape(key)}}}"
 
-    def of_lock(self, scope: str, key: str) -> tuple[str, str]:
+    def lock_keys(self, scope: str, key: str) -> tuple[str, str]:
         """Return :meth:`lock`, and the name of those who wait for it."""
         lock = self.lock(scope, key)
         return lock, f"{lock}:queue"
@@ -88,22 +88,22 @@ class KeyNames:
         """Return ``{ns}:{env}:{tenant}:{<key>}:inbox``."""
         return f"{self.record(scope, key)}:inbox"
 
-    def guard(self, guard: LeaseRef) -> str:
+    def lease(self, guard: LeaseRef) -> str:
         """Return the name under which a lease is kept: of a HASH with ``fence``, ``lease``
         and ``by``.
         """
         name = self.inbox if guard.kind is LeaseKind.INBOX else self.lock
         return name(guard.scope, guard.key)
 
-    def of_mailbox(self, scope: str, key: str) -> tuple[str, ...]:
+    def mailbox_keys(self, scope: str, key: str) -> tuple[str, ...]:
         """Return :meth:`record`, :meth:`lookup`, :meth:`inbox` and that of the mail in it."""
-        return _of_mailbox(self, scope, key)
+        return _mailbox_keys(self, scope, key)
 
-    def agenda(self, inbox: str) -> str:
+    def inbox_index(self, inbox: str) -> str:
         """Return the name of an inbox's index, ``{ns}:inbox:{<name>}``."""
         return f"{self._namespace}:inbox:{{{escape(inbox)}}}"
 
-    def early(
+    def early_events(
         self, env: str, tenant_id: str, team_id: str | None, user_id: str, scope_hash: str
     ) -> str:
         """Return the name of the events that are kept for a wait, ``{ns}:early:{<owner>}:<hash>``.
@@ -143,12 +143,12 @@ class KeyNames:
 
 
 @lru_cache(maxsize=8192)
-def _of_session(names: KeyNames, scope: str, key: str) -> tuple[str, ...]:
+def _session_keys(names: KeyNames, scope: str, key: str) -> tuple[str, ...]:
     # A session that is written once is often written again soon.
     return names.record(scope, key), names.lookup(key)
 
 
 @lru_cache(maxsize=8192)
-def _of_mailbox(names: KeyNames, scope: str, key: str) -> tuple[str, ...]:
-    record, lookup = names.of_session(scope, key)
+def _mailbox_keys(names: KeyNames, scope: str, key: str) -> tuple[str, ...]:
+    record, lookup = names.session_keys(scope, key)
     return record, lookup, f"{record}:inbox", f"{record}:inbox:mail"

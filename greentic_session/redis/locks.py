@@ -74,9 +74,9 @@ class RedisLocks(LockBackend):
         return outcome
 
     @override
-    async def renew(self, place: LockRef, lease_ms: int, until: float | None) -> LockOutcome:
-        arguments = renew_lock_arguments(place.token, lease_ms)
-        verdict, *rest = await self._run(RENEW_LOCK, place, arguments, until)
+    async def renew(self, ref: LockRef, lease_ms: int, until: float | None) -> LockOutcome:
+        arguments = renew_lock_arguments(ref.token, lease_ms)
+        verdict, *rest = await self._run(RENEW_LOCK, ref, arguments, until)
         with parsing_write_reply():
             if verdict is not DONE:
                 return LockOutcome(verdict)
@@ -84,11 +84,11 @@ class RedisLocks(LockBackend):
             return LockOutcome(DONE, 0, clock_ms(lease_ms), left_ms)
 
     @override
-    async def release(self, place: LockRef, lease_ms: int, until: float | None) -> bool:
+    async def release(self, ref: LockRef, lease_ms: int, until: float | None) -> bool:
         arguments = release_lock_arguments(
-            place.token, known_lease_end=lease_ms, channel_prefix=self._names.channel("")
+            ref.token, known_lease_end=lease_ms, channel_prefix=self._names.channel("")
         )
-        verdict, *_ = await self._run(RELEASE_LOCK, place, arguments, until)
+        verdict, *_ = await self._run(RELEASE_LOCK, ref, arguments, until)
         return verdict is DONE
 
     @override
@@ -119,11 +119,11 @@ class RedisLocks(LockBackend):
         try:
             reply = await self._client.run(
                 script,
-                self._names.of_lock(ref.scope, ref.key),
+                self._names.lock_keys(ref.scope, ref.key),
                 arguments,
                 until=until,
                 # If a release is lost with its server, the lease or the queue position lapses.
-                is_hint=script is RELEASE_LOCK,
+                skips_acks=script is RELEASE_LOCK,
                 grants=ref.token if script is ACQUIRE_LOCK else "",
                 ends=ref.token if script is RELEASE_LOCK else "",
             )

@@ -183,7 +183,7 @@ class RedisSessionStore(
     @override
     async def _read(self, scope: str, key: SessionKey, until: float | None) -> Record | None:
         try:
-            name = self._names.of_session(scope, key)[0]
+            name = self._names.session_keys(scope, key)[0]
             reply = await self._client.read("HMGET", name, *_FIELDS, key=name, until=until)
         except ForeignValueError:
             raise wrong_type(key) from None
@@ -341,11 +341,11 @@ class RedisSessionStore(
         lease: LeaseRef | None = None,
     ) -> Outcome:
         until = self._client.deadline() if until is None else until
-        names = self._names.of_session(scope, key)
+        names = self._names.session_keys(scope, key)
         if script is DELETE:
             names = (*names, self._names.events(names[0]))
         elif lease is not None:
-            names = (*names, self._names.guard(lease))
+            names = (*names, self._names.lease(lease))
         try:
             reply = await self._client.run(script, names, (scope, *arguments), until=until)
         except ForeignValueError:

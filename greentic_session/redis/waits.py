@@ -394,7 +394,7 @@ class RedisWaits(WaitBackend):
             key=upsert.key,
             since_us=upsert.since_us,
             expires_ms=upsert.expires_ms,
-            intent=upsert.mark,
+            intent=upsert.intent_id,
             removals=change.removals,
             events=change.events,
         )
@@ -405,7 +405,7 @@ class RedisWaits(WaitBackend):
     def _index(self, wait_owner: WaitOwner) -> str:
         env, tenant_id = wait_owner.scope.split("/")
         team_id, user_id = wait_owner.owner.split("/", 1)
-        return self._names.waits(env, tenant_id, team_id, user_id)
+        return self._names.wait_index(env, tenant_id, team_id, user_id)
 
     async def _run(
         self,
@@ -439,7 +439,7 @@ class RedisWaits(WaitBackend):
         names = index, self._names.events(index)
         try:
             parts = (self._grace_ms, *arguments)
-            return await self._client.run(script, names, parts, until=until, is_hint=True)
+            return await self._client.run(script, names, parts, until=until, skips_acks=True)
         except ForeignValueError:
             raise wrong_type_of("an index of waits") from None
 

@@ -16,8 +16,8 @@ from .._core.leases import RELEASE_SECS
 from .._core.tasks import run_to_completion
 from ..abc.records import Verdict, error_for
 from ..abc.waits import (
-    KEPT,
-    UNCONFIRMED,
+    INTENT_ONLY,
+    KEEP_ENTRY,
     ClaimRef,
     ClaimRequest,
     EventMemory,
@@ -269,7 +269,7 @@ class WaitIndex:
             if event:
                 events.append(SeenEvent(event, outcome.at_ms))
             change = IndexChange(
-                upsert=IndexUpsert(scope_hash, key, outcome.since_us, expires_ms, intent.mark),
+                upsert=IndexUpsert(scope_hash, key, outcome.since_us, expires_ms, intent.intent_id),
                 removals=(*retired, *left),
                 events=tuple(events),
             )
@@ -322,8 +322,7 @@ class WaitIndex:
     ) -> dict[SessionKey, WaitStatus | None]:
         if not keys:
             return {}
-        told = await self.backend.read_status(scope, keys, until)
-        return dict(zip(keys, told, strict=True))
+        return dict(zip(keys, await self.backend.read_status(scope, keys, until), strict=True))
 
     async def _locate(
         self, address: WaitAddress, until: float | None
@@ -429,8 +428,8 @@ class WaitIndex:
     ) -> None:
         """Cancel an index intent that no record followed."""
         # An entry that existed may be of an earlier call that never confirmed it.
-        since_us = UNCONFIRMED if intent.is_new else KEPT
-        retired = (IndexRemoval(address.scope_hash, key, since_us, intent.mark),)
+        since_us = INTENT_ONLY if intent.is_new else KEEP_ENTRY
+        retired = (IndexRemoval(address.scope_hash, key, since_us, intent.intent_id),)
         with suppress(*_TRANSIENT):
             await self.backend.update_index(
                 address.wait_owner, IndexChange(removals=retired), self.events, until

@@ -156,7 +156,7 @@ class ByHand(Contender):
         encoded = self._drafts[number]
         codec = JsonCodec(dict)
         body = SessionBody(cursor=mine.cursor, meta=mine.meta, context=mine.context)
-        keys = self._names.of_session(encoded.scope, encoded.key)
+        keys = self._names.session_keys(encoded.scope, encoded.key)
         evalsha, hmget, operations = self.evalsha, self.hmget, self._operations
 
         async def get() -> None:

@@ -153,7 +153,7 @@ class Writes:
     def _bare(self) -> list[Call]:
         encoded, at = self._draft, self._version
         given = (str(at), str(at + 1), str(encoded.ttl_ms), _AT_MS, encoded.body, _RING)
-        names = [KeyNames("bare").of_session(encoded.scope, key) for key in self._keys]
+        names = [KeyNames("bare").session_keys(encoded.scope, key) for key in self._keys]
         return [("EVALSHA", self._bare_sha1, 2, *pair, *given) for pair in names]
 
     def _next(self) -> str:
@@ -163,7 +163,7 @@ class Writes:
     def _updates(self) -> list[Call]:
         encoded, calls = self._draft, list[Call]()
         for key in self._keys:
-            pair = KeyNames("update_cas").of_session(encoded.scope, key)
+            pair = KeyNames("update_cas").session_keys(encoded.scope, key)
             given = update_arguments(
                 self._next(), encoded, encoded.body, INCARNATION, self._version
             )
@@ -173,7 +173,7 @@ class Writes:
     def _verb(self, script: Script, where: str, *arguments: str | bytes) -> list[Call]:
         scope, calls = self._draft.scope, list[Call]()
         for key in self._keys:
-            names = KeyNames(where).of_session(scope, key)
+            names = KeyNames(where).session_keys(scope, key)
             if script is DELETE:
                 names = (*names, f"{names[0]}:events")
             given = (self._next(), "", scope, *arguments)

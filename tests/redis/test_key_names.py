@@ -32,7 +32,7 @@ def _names(who: Whose) -> tuple[str, str, str]:
     env, tenant, team_id, user_id, session_key = who
     meta = SessionMeta(env=env, tenant_id=tenant, team_id=team_id, user_id=user_id)
     whose = owner_of(meta)
-    waits = NAMES.waits(env, tenant, team_id, user_id) if user_id is not None else ""
+    waits = NAMES.wait_index(env, tenant, team_id, user_id) if user_id is not None else ""
     return NAMES.record(whose.scope, session_key), whose.owner, waits
 
 
@@ -74,9 +74,9 @@ def test_record_and_lookup_share_a_slot_and_the_key_is_read_back(who: Whose) -> 
 def test_a_waits_name_differs_for_an_absent_team_and_every_named_one(
     env: str, tenant: str, first: str, second: str
 ) -> None:
-    absent = NAMES.waits(env, tenant, None, first)
-    assert absent != NAMES.waits(env, tenant, "-", first)
-    assert (absent == NAMES.waits(env, tenant, None, second)) == (first == second)
+    absent = NAMES.wait_index(env, tenant, None, first)
+    assert absent != NAMES.wait_index(env, tenant, "-", first)
+    assert (absent == NAMES.wait_index(env, tenant, None, second)) == (first == second)
 
 
 def test_the_pattern_matches_no_other_scope() -> None:

@@ -96,7 +96,7 @@ class Play:
     def come_back(self) -> None:
         if self.back_soon():
             submitter = self.rng.choice(self.back_soon())
-            assert submitter.told.is_set()
+            assert submitter.settled.is_set()
             self.blocked.remove(submitter)
             self.lanes.confirm(submitter)
             self.steps["come back"] += 1
@@ -111,7 +111,7 @@ class Play:
     def empty(self) -> None:
         self.lost.update(message for _, message in self.lanes.empty())
         for submitter in self.blocked:
-            assert submitter.told.is_set()
+            assert submitter.settled.is_set()
             assert not submitter.has_room
             self.lost.add(submitter.message)
             self.lanes.withdraw(submitter)  # it may be cancelled before it hears of this

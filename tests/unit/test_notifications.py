@@ -327,7 +327,7 @@ async def test_a_dead_server_of_a_cluster_is_left_for_another(cluster_url: str) 
         topology = tower.client._topology
         assert isinstance(topology, ClusterTopology)
         dead = topology.server_at("127.0.0.1", 1, reported_by=topology.servers[0])
-        topology._nodes = {("127.0.0.1", 1): dead, **topology._nodes}
+        topology._servers = {("127.0.0.1", 1): dead, **topology._servers}
         assert topology.server_of(None) is dead
         async with tower.bells.subscribe("x") as bell:
             await heard(bell)

@@ -35,7 +35,7 @@ __all__ = ["DispatcherStatistics", "SessionDispatcher"]
 
 M = TypeVar("M")
 
-_BREATH: Final = 64
+_MESSAGES_PER_CHECKPOINT: Final = 64
 """Messages after which a worker lets others run, should its handlers never wait for anything."""
 _SERVING: Final[ContextVar[object]] = ContextVar("_SERVING", default=None)
 """The dispatcher that the code runs for."""
@@ -171,7 +171,7 @@ class SessionDispatcher(Generic[M]):
         if submitter is None:
             return
         try:
-            await submitter.told.wait()
+            await submitter.settled.wait()
         except BaseException:
             self._lanes.withdraw(submitter)
             self._start_workers()
@@ -219,7 +219,7 @@ class SessionDispatcher(Generic[M]):
         :raises RuntimeError: from within a handler, which would wait for itself.
         """
         self._refuse_handlers()
-        patience_secs = _patience_secs(timeout_secs)
+        patience_secs = _timeout_secs(timeout_secs)
         self._closing = True
         self._lanes.reject_submitters()
         try:
@@ -309,7 +309,7 @@ class SessionDispatcher(Generic[M]):
 
     async def _handle_messages(self) -> None:
         lanes, handler, counts = self._lanes, self._handler, self._outcomes.counts
-        unused, breath = copy_context(), _BREATH
+        unused, left_before_checkpoint = copy_context(), _MESSAGES_PER_CHECKPOINT
         while lanes.ready:
             lane, message = lanes.take()
             self._running += 1
@@ -336,9 +336,9 @@ class SessionDispatcher(Generic[M]):
             if is_used:
                 await checkpoint()  # else eager tasks would start one another ever deeper
                 return
-            breath -= 1
-            if not breath:
-                breath = _BREATH
+            left_before_checkpoint -= 1
+            if not left_before_checkpoint:
+                left_before_checkpoint = _MESSAGES_PER_CHECKPOINT
                 await checkpoint()
 
     def _is_at_work(self) -> bool:
@@ -369,7 +369,7 @@ class SessionDispatcher(Generic[M]):
         self._workers.clear()
 
 
-def _patience_secs(timeout: timedelta | float | None) -> float | None:
+def _timeout_secs(timeout: timedelta | float | None) -> float | None:
     if timeout is None:
         return None
     if type(timeout) in (int, float, timedelta) and not timeout:

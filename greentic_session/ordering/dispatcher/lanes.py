@@ -51,17 +51,17 @@ class Submitter(Generic[M]):
     The message gets its place in the lane when there is room, and can be taken when the submitter
     has come back from waiting. So who is cancelled meanwhile has submitted nothing.
 
-    :ivar told: set when the wait is over.
+    :ivar settled: set when the wait is over.
     :ivar has_room: whether the message has its place.
     :ivar is_back: whether the submitter has seen so.
     """
 
-    __slots__ = ("has_room", "is_back", "lane", "message", "told")
+    __slots__ = ("has_room", "is_back", "lane", "message", "settled")
 
     def __init__(self, lane: Lane[M], message: M) -> None:
         self.lane: Final = lane
         self.message: Final = message
-        self.told: Final = anyio.Event()
+        self.settled: Final = anyio.Event()
         self.has_room = False
         self.is_back = False
 
@@ -201,7 +201,7 @@ class Lanes(Generic[M]):
             while submitters:
                 submitter = next(iter(submitters))
                 self._unblock(submitters, submitter)
-                submitter.told.set()
+                submitter.settled.set()
 
     def empty(self) -> list[tuple[str | None, M]]:
         """Take out the messages that wait, and return them with their keys, each lane in order.
@@ -315,7 +315,7 @@ class Lanes(Generic[M]):
             submitter.has_room = True
             lane.messages.append(submitter)
             self.waiting += 1
-            submitter.told.set()
+            submitter.settled.set()
             if submitters and len(lane.messages) < self._per_key:
                 self._starved[lane] = None  # behind the others
 

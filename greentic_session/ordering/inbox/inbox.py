@@ -14,9 +14,9 @@ from ..._validation import (
     check_identifier,
     check_key,
     duration_to_ms,
-    patience_to_ms,
     require_clean_text,
     require_int,
+    wait_to_ms,
 )
 from ...abc.inbox import (
     EarlyEventQueue,
@@ -63,7 +63,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SessionInbox"]
 
-_LOOK_SECS: Final = 30.0
+_POLL_SECS: Final = 30.0
 """How long a taker sleeps at most, should a ring be lost."""
 _MAX_WORKER_CHARS: Final = 128
 _MOST_MAIL: Final = 10_000
@@ -252,7 +252,7 @@ class SessionInbox(Generic[C]):
         require_int(most, "most", 1, _MOST_MAIL)
         ends_at = math.inf
         if wait is not None:
-            ends_at = anyio.current_time() + patience_to_ms(wait, "wait") / 1000
+            ends_at = anyio.current_time() + wait_to_ms(wait, "wait") / 1000
         terms = self._terms
         request = TakeRequest(
             inbox=self._name,
@@ -279,7 +279,7 @@ class SessionInbox(Generic[C]):
                 left_secs = ends_at - anyio.current_time()
                 if turn is not None or left_secs <= 0:
                     return turn
-                await subscription.wait(min(left_secs, _LOOK_SECS), due_secs)
+                await subscription.wait(min(left_secs, _POLL_SECS), due_secs)
                 self._store.check_open()
                 turn, due_secs = await self._poll(request)
 
@@ -291,15 +291,15 @@ class SessionInbox(Generic[C]):
             if isinstance(taken, GrantedTurn):
                 break
             if taken.due_secs is None:
-                return None, _LOOK_SECS
+                return None, _POLL_SECS
             if taken.due_secs > 0:
-                return None, min(taken.due_secs, _LOOK_SECS)
+                return None, min(taken.due_secs, _POLL_SECS)
         try:
             return InboxTurn(self._terms, taken, sent_at), 0
         except DecodeError:
-            rest_ms = self._terms.backoff_after(taken.attempt)
+            backoff_ms = self._terms.backoff_after(taken.attempt)
             with suppress(SessionError):  # else it comes back with its lease
-                await self._backend.release(taken.ref, rest_ms, self._backend.deadline())
+                await self._backend.release(taken.ref, backoff_ms, self._backend.deadline())
             raise
 
     async def depth(self) -> InboxDepth:

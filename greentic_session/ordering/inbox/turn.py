@@ -230,10 +230,10 @@ class InboxTurn(LeaseHandle, Generic[C]):
     @override
     async def _send_release(self) -> bool:
         backend = self._terms.backend
-        rest_ms = None
+        backoff_ms = None
         if self._has_failed and self._mail:
-            rest_ms = self._terms.backoff_after(self._mail[0].attempt)
-        return await backend.release(self._ref, rest_ms, backend.deadline())
+            backoff_ms = self._terms.backoff_after(self._mail[0].attempt)
+        return await backend.release(self._ref, backoff_ms, backend.deadline())
 
     # --- shared steps ------------------------------------------------------------------------
 

@@ -42,14 +42,14 @@ def export_metrics(lifecycle: SessionLifecycle, meter: Meter | None = None) -> N
 
     prefix = "greentic_session.lifecycle"
     gauges = (
-        ("live", "Sessions that are live.", one(lambda told: told.live)),
-        ("due", "Live sessions that should be closed.", one(lambda told: told.due)),
+        ("live", "Sessions that are live.", one(lambda found: found.live)),
+        ("due", "Live sessions that should be closed.", one(lambda found: found.due)),
     )
     counters = (
-        ("started", "Sessions that were started.", one(lambda told: told.started)),
-        ("messages", "Messages of all sessions.", one(lambda told: told.messages)),
+        ("started", "Sessions that were started.", one(lambda found: found.started)),
+        ("messages", "Messages of all sessions.", one(lambda found: found.messages)),
         ("closed", "Sessions that were closed.", closed),
-        ("stalled", "Times that work did not move.", one(lambda told: told.stalled_ever)),
+        ("stalled", "Times that work did not move.", one(lambda found: found.stalled_ever)),
     )
     for name, text, observe in gauges:
         chosen.create_observable_up_down_counter(

@@ -27,7 +27,7 @@ __all__ = ["HookName", "Hooks", "LifecycleHooks"]
 HookName = Literal["on_start", "on_idle", "on_stalled", "on_expire", "on_close"]
 
 _LOGGER: Final = logging.getLogger(__name__)
-_PATIENCE_SECS: Final = 10.0
+_CLOSE_TIMEOUT_SECS: Final = 10.0
 
 
 class LifecycleHooks(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,14 +72,14 @@ class Hooks:
                 require_async(hook, name)
                 self._by_name[name] = hook
 
-    async def call(self, told: SessionMetrics, *names: HookName) -> None:
+    async def call(self, found: SessionMetrics, *names: HookName) -> None:
         """Call hooks, one after the other."""
         for name in names:
             hook = self._by_name.get(name)
             if hook is None:
                 continue
             try:
-                await require_awaitable(hook(told), name)
+                await require_awaitable(hook(found), name)
             except (KeyboardInterrupt, SystemExit, GeneratorExit):
                 raise
             except BaseException as error:
@@ -88,13 +88,13 @@ class Hooks:
                     raise
                 _LOGGER.exception("the hook %s failed", name)
 
-    async def call_to_the_end(self, told: SessionMetrics, *names: HookName) -> None:
+    async def call_shielded(self, found: SessionMetrics, *names: HookName) -> None:
         """Call hooks of what cannot be told again, also if the caller is cancelled meanwhile."""
         if any(name in self._by_name for name in names):
-            await _to_the_end(partial(self.call, told, *names))
+            await _shielded(partial(self.call, found, *names))
 
 
-async def _to_the_end(call: Callable[[], Awaitable[None]]) -> None:
+async def _shielded(call: Callable[[], Awaitable[None]]) -> None:
     context, ended = copy_context(), anyio.Event()
     raised: list[BaseException] = []
 
@@ -111,7 +111,7 @@ async def _to_the_end(call: Callable[[], Awaitable[None]]) -> None:
             ended.set()
 
     async def end() -> None:
-        with anyio.move_on_after(_PATIENCE_SECS):
+        with anyio.move_on_after(_CLOSE_TIMEOUT_SECS):
             await ended.wait()
         if not ended.is_set():
             _LOGGER.error("hooks went on after their caller was cancelled, and were cancelled too")

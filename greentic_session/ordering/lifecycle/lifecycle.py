@@ -252,7 +252,7 @@ class SessionLifecycle:
         due = self.due()
         for life in [*self._stalls.values()]:
             if self._stalls.pop(life.key, None) is life:
-                await self._hooks.call_to_the_end(self._metrics_of(life, now_ms), "on_stalled")
+                await self._hooks.call_shielded(self._metrics_of(life, now_ms), "on_stalled")
         for key, reason in due:
             if key in self._due:  # neither active since, nor closed by another
                 await self._close(self._due[key], reason)
@@ -354,7 +354,7 @@ class SessionLifecycle:
             self._schedule(life)
 
     async def _close(self, life: _Life, reason: CloseReason) -> None:
-        told = self._metrics_of(life, self._clock.now_ms(), reason)
+        found = self._metrics_of(life, self._clock.now_ms(), reason)
         del self._lives[life.key]
         self._due.pop(life.key, None)
         self._stalls.pop(life.key, None)
@@ -362,7 +362,7 @@ class SessionLifecycle:
         if not self._lives:
             self._looks.clear()
         self._closed[reason] += 1
-        await self._hooks.call_to_the_end(told, *_HOOKS_OF[reason])
+        await self._hooks.call_shielded(found, *_HOOKS_OF[reason])
 
     def _metrics_of(
         self, life: _Life, now_ms: int, reason: CloseReason | None = None

@@ -55,29 +55,29 @@ def affinity_leave_arguments(grace_ms: int, worker: str, attempt: str) -> Argume
     return grace_ms, worker, attempt
 
 
-def affinity_assign_arguments(grace_ms: int, place: str, ttl_ms: int) -> Arguments:
+def affinity_assign_arguments(grace_ms: int, key: str, ttl_ms: int) -> Arguments:
     """Return the arguments of ``lua/affinity/assign.lua``."""
-    return grace_ms, place, ttl_ms
+    return grace_ms, key, ttl_ms
 
 
-def affinity_pin_arguments(grace_ms: int, place: str, worker: str, ttl_ms: int) -> Arguments:
+def affinity_pin_arguments(grace_ms: int, key: str, worker: str, ttl_ms: int) -> Arguments:
     """Return the arguments of ``lua/affinity/pin.lua``."""
-    return grace_ms, place, worker, ttl_ms
+    return grace_ms, key, worker, ttl_ms
 
 
-def affinity_unpin_arguments(grace_ms: int, place: str, ttl_ms: int) -> Arguments:
+def affinity_unpin_arguments(grace_ms: int, key: str, ttl_ms: int) -> Arguments:
     """Return the arguments of ``lua/affinity/unpin.lua``."""
-    return grace_ms, place, ttl_ms
+    return grace_ms, key, ttl_ms
 
 
-def affinity_touch_arguments(grace_ms: int, place: str, ttl_ms: int | None) -> Arguments:
+def affinity_touch_arguments(grace_ms: int, key: str, ttl_ms: int | None) -> Arguments:
     """Return the arguments of ``lua/affinity/touch.lua``.
 
     :param ttl_ms: ``None`` keeps the stored lifetime.
     """
-    return grace_ms, place, "" if ttl_ms is None else ttl_ms
+    return grace_ms, key, "" if ttl_ms is None else ttl_ms
 
 
-def affinity_forget_arguments(grace_ms: int, place: str) -> Arguments:
+def affinity_forget_arguments(grace_ms: int, key: str) -> Arguments:
     """Return the arguments of ``lua/affinity/forget.lua``."""
-    return grace_ms, place
+    return grace_ms, key

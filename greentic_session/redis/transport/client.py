@@ -211,7 +211,7 @@ class RedisClient:
         arguments: Sequence[Argument],
         *,
         until: float | None = None,
-        is_hint: bool = False,
+        skips_acks: bool = False,
         grants: str = "",
         ends: str = "",
     ) -> Coroutine[Any, Any, Reply]:  # Any: as above
@@ -221,7 +221,7 @@ class RedisClient:
         :param arguments: what it is given beside the operation's id (ARGV 1) and since when an
             earlier attempt may have been executed (ARGV 2).
         :param until: as in :meth:`read`.
-        :param is_hint: whether what it writes may be lost, so that replicas are not waited for.
+        :param skips_acks: whether the write may be lost, so that no replica has to confirm it.
         :param grants: a name of the caller's own for what it is granted. Should nobody hear of the
             grant, as when the caller was cancelled, it reaches the server before what ends it. A
             call for the same grant goes on where the last one, of which nobody heard, gave up.
@@ -233,7 +233,7 @@ class RedisClient:
         loop = self._enter_loop()
         self._operation = (self._operation + 1) & 0xFFFF_FFFF_FFFF_FFFF
         operation = f"{self._operation:016x}"
-        wants_acks = self._acks > 0 and not is_hint
+        wants_acks = self._acks > 0 and not skips_acks
 
         def commands(server: Server, since_ms: float | None) -> Sequence[Command]:
             head: Command = (

@@ -56,20 +56,20 @@ class ClusterTopology(DiscoveringTopology):
         super().__init__(config)
         self._seeds: Final = seeds
         self._slots: list[Server | None] = [None] * _SLOTS
-        self._nodes: dict[Address, Server] = {}
+        self._servers: dict[Address, Server] = {}
 
     @override
     def server_of(self, key: str | None) -> Server | None:
         """Return the master of a name's slot."""
         if key is None:
-            return next(iter(self._nodes.values()), None)
+            return next(iter(self._servers.values()), None)
         return self._slots[slot_of(key)]
 
     @override
     def server_at(self, host: str, port: int, *, reported_by: Server) -> Server:
         """Return the server at an address; without a host, at that of the server that told."""
         address = (host or cast("Address", reported_by.address)[0], port)
-        server = self._nodes.get(address)
+        server = self._servers.get(address)
         if server is None:
             server = self._new_server(address)
         return server
@@ -78,7 +78,7 @@ class ClusterTopology(DiscoveringTopology):
     @override
     def servers(self) -> Sequence[Server]:
         """Masters, and servers that a redirection named."""
-        return tuple(self._nodes.values())
+        return tuple(self._servers.values())
 
     @override
     def report_failure(self, server: Server, failure: Failure) -> None:
@@ -104,28 +104,30 @@ class ClusterTopology(DiscoveringTopology):
             # Null is "where you asked", and so is a name that the cluster was never told.
             named = host.decode() if host not in (None, b"", b"?") else seen[0]
             address = (named, port)
-            server = self._nodes.get(address)
+            server = self._servers.get(address)
             if server is None:
                 server = self._new_server(address)
             masters.add(server)
             slots[first : last + 1] = [server] * (last + 1 - first)
         changed = slots != self._slots
         self._slots = slots
-        gone = [server for server in self._nodes.values() if server not in masters]
+        gone = [server for server in self._servers.values() if server not in masters]
         if changed or gone:
             for server in gone:
-                del self._nodes[cast("Address", server.address)]
+                del self._servers[cast("Address", server.address)]
             # They may be about to answer, unless they are why the map was read.
             self._replace_servers(old=gone, abort=False)
         return changed
 
     def _new_server(self, address: Address) -> Server:
-        self._nodes[address] = server = Server(self._config, address, on_silence=self._check_silent)
+        self._servers[address] = server = Server(
+            self._config, address, on_silence=self._check_silent
+        )
         return server
 
     async def _shards(self) -> tuple[Address, list[_Shard]]:
         """Ask some servers at once, and take the first answer."""
-        known = sorted(self._nodes.values(), key=lambda server: -server.answered_at)
+        known = sorted(self._servers.values(), key=lambda server: -server.answered_at)
         addresses = [cast("Address", server.address) for server in known]
         others = [address for address in self._seeds if address not in addresses]
         random.shuffle(others)

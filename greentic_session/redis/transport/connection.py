@@ -32,10 +32,10 @@ _EARLY: Final = 8
 Flushing at the tick's end only makes client and server take turns."""
 _BUFFER_BYTES: Final = 1 << 20
 """What may wait for the socket before the wire counts as full."""
-_SILENT_SECS: Final = 0.25
-_SILENCE_SECS: Final = 0.3
+_SILENT_AFTER_SECS: Final = 0.25
+_SILENCE_CHECK_SECS: Final = 0.3
 """How long until a wire is looked at again whose server may have been replaced in silence."""
-_PATIENCE: Final = 0.8
+_WAIT_SHARE: Final = 0.8
 """How much of the time for a confirmation the server may wait; the rest is for its answer."""
 _NOTHING: Final = object()
 
@@ -269,7 +269,7 @@ class Connection(asyncio.Protocol):
             reply.set_exception(ConnectionLostError(sent=True))
             return
         now = self._loop.time()
-        left_ms = max(1, int((self._confirm_by - now) * _PATIENCE * 1000))
+        left_ms = max(1, int((self._confirm_by - now) * _WAIT_SHARE * 1000))
         command = b"WAIT %d %d\r\n" % (acks, left_ms)
         self.send(PendingRequest(reply, 1, len(command), now, self._confirm_by), command)
 
@@ -277,7 +277,7 @@ class Connection(asyncio.Protocol):
         if self._watch is not None:
             self._watch.cancel()
         if self._on_silence is not None:
-            at = min(at, now + _SILENCE_SECS)
+            at = min(at, now + _SILENCE_CHECK_SECS)
         self._watch_at = at
         self._watch = self._loop.call_at(at, self._check_overdue)
 
@@ -293,7 +293,10 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
             self._lose(is_late=True)
             return
-        if self._on_silence is not None and max(oldest.sent_at, self.heard_at) < now - _SILENT_SECS:
+        if (
+            self._on_silence is not None
+            and max(oldest.sent_at, self.heard_at) < now - _SILENT_AFTER_SECS
+        ):
             self._on_silence()
         look_at = max(oldest.times_out_at, silent_at)
         for request in self.waiting:

@@ -131,14 +131,14 @@ class Server:
             questions.append(("INFO", "memory"))
         number, server, *more = await ask_all(raw, *questions)
         self._was_reached = True
-        policy = _POLICY.search(_told(more[0])) if more else None
+        policy = _POLICY.search(_text_of(more[0])) if more else None
         if policy is not None and policy[1] != "noeviction":
             _LOG.warning(
                 "the server's maxmemory-policy is %s: when its memory is full it drops sessions "
                 "without an error; set it to noeviction",
                 policy[1],
             )
-        run = _RUN.search(_told(server))
+        run = _RUN.search(_text_of(server))
         return ConnectionId(run[1], number) if run and isinstance(number, int) else None
 
 
@@ -294,7 +294,7 @@ class ConnectionPool:
                 turn.set_exception(error)
 
 
-def _told(reply: object) -> str:
+def _text_of(reply: object) -> str:
     """Return what INFO says; nothing if the account may not ask."""
     if isinstance(reply, bytes):
         return reply.decode(errors="replace")

@@ -32,9 +32,9 @@ __all__ = [
 _T = TypeVar("_T")
 FAILURES: Final = (RedisError, OSError, EOFError)
 """What driver and socket raise; ``TimeoutError`` is an ``OSError``."""
-_LOOK_AGAIN_SECS: Final = 0.1
-_MOST_LOOKS: Final = 100
-_SOON_SECS: Final = 1.0
+_DISCOVERY_PAUSE_SECS: Final = 0.1
+_MAX_DISCOVERIES: Final = 100
+_MIN_DISCOVERY_SECS: Final = 1.0
 
 
 class Topology(ABC):
@@ -229,7 +229,7 @@ class DiscoveringTopology(Topology):
     def _discover_soon(self) -> None:
         """Ask, but not more often than once a second: also after the last of many reasons to."""
         if self._later is None:
-            at = max(self._loop.time(), self._looked_at + _SOON_SECS)
+            at = max(self._loop.time(), self._looked_at + _MIN_DISCOVERY_SECS)
             self._later = self._loop.call_at(at, self._discover_now)
 
     def _discover_now(self) -> None:
@@ -246,7 +246,7 @@ class DiscoveringTopology(Topology):
 
     async def _discover_until_changed(self, suspect: Server | None, since: float) -> None:
         self._retired = [server for server in self._retired if server.connections]
-        for _ in range(_MOST_LOOKS):
+        for _ in range(_MAX_DISCOVERIES):
             changed = False
             self._why = None
             began_at = self._loop.time()
@@ -262,7 +262,7 @@ class DiscoveringTopology(Topology):
                 return
             if suspect is None or changed or suspect.answered_at > since:
                 return
-            await asyncio.sleep(_LOOK_AGAIN_SECS)  # failovers announce themselves to nobody
+            await asyncio.sleep(_DISCOVERY_PAUSE_SECS)  # failovers announce themselves to nobody
             if suspect.answered_at > since:
                 return
 
