@@ -241,7 +241,7 @@ async def test_a_stall_is_told_of_if_the_caller_is_cancelled(cancel: Cancel) -> 
 async def test_a_hook_that_does_not_end_is_cancelled_in_the_end(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(hooks, "_PATIENCE_SECS", 0.01)
+    monkeypatch.setattr(hooks, "_CLOSE_TIMEOUT_SECS", 0.01)
 
     async def hang(_: SessionMetrics) -> None:
         scope.cancel()

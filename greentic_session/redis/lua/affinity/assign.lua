@@ -1,4 +1,4 @@
--- Return the worker that serves a place, and restart the placement's lifetime.
+-- Return the worker that serves a key, and restart the placement's lifetime.
 --
 -- KEYS  1 ops      ZSET  see lib/affinity
 --       2 members  HASH  see lib/affinity
@@ -6,16 +6,16 @@
 --       4 ends     ZSET  see lib/affinity
 -- ARGV 1-2: see lib/affinity.
 -- ARGV  3 grace_ms  ms for which done calls are remembered
---       4 place     see lib/affinity
+--       4 key       see lib/affinity
 --       5 ttl_ms    lifetime in ms of a placement that was absent
 -- Returns {1, worker, 1 if pinned else 0, expiry in ms}, or {0}.
 -- Verdicts: 1 done   0 no member is live
--- The order of preference: the worker that the place is pinned to, if it is live. The worker that was assigned
+-- The order of preference: the worker that the key is pinned to, if it is live. The worker that was assigned
 -- last, if it is live. A member by rendezvous hashing, which is then assigned.
 -- A repeated call finds its earlier assignment.
 -- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back.
 
-local place, ttl_ms = ARGV[4], ARGV[5]
+local key, ttl_ms = ARGV[4], ARGV[5]
 
 --@include lib/affinity
 --@include lib/assignments
@@ -36,14 +36,14 @@ local function rendezvous()
   for i = 1, #all, 2 do
     local lease_end = tonumber(string.match(all[i + 1], '^(%d+):%d+:') or '0')
     if now < lease_end then
-      local weight = redis.sha1hex(all[i] .. '\n' .. place) .. all[i]
+      local weight = redis.sha1hex(all[i] .. '\n' .. key) .. all[i]
       if is_after(weight, highest) then best, highest = all[i], weight end
     end
   end
   return best
 end
 
-local worker, pin, stored_ttl_ms = find_placement(place)
+local worker, pin, stored_ttl_ms = find_placement(key)
 local chosen
 if pin and is_live(pin) then
   chosen = pin
@@ -54,5 +54,5 @@ else
 end
 if not chosen then return {0} end
 if worker then begin_at_maxmemory() end
-local expires = write_placement(place, chosen, pin or '', stored_ttl_ms or ttl_ms)
+local expires = write_placement(key, chosen, pin or '', stored_ttl_ms or ttl_ms)
 return {1, chosen, chosen == pin and 1 or 0, expires}

@@ -6,19 +6,19 @@
 --       4 ends     ZSET  see lib/affinity
 -- ARGV 1-2: see lib/affinity.
 -- ARGV  3 grace_ms  ms for which done calls are remembered
---       4 place     see lib/affinity
+--       4 key       see lib/affinity
 -- Returns {verdict}.
 -- Verdicts: 1 done   0 absent
 -- A repeated call finds its operation id in ops.
 -- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back.
 
-local place = ARGV[4]
+local key = ARGV[4]
 
 --@include lib/affinity
 --@include lib/assignments
 
 if is_done then return {1} end
-if not find_placement(place) then return {0} end
-remove_placement(place)
+if not find_placement(key) then return {0} end
+remove_placement(key)
 remember()
 return {1}

@@ -6,22 +6,22 @@
 --       4 ends     ZSET  see lib/affinity
 -- ARGV 1-2: see lib/affinity.
 -- ARGV  3 grace_ms  ms for which done calls are remembered
---       4 place     see lib/affinity
+--       4 key       see lib/affinity
 --       5 ttl_ms    new lifetime in ms, '' keeps the stored one
 -- Returns {verdict}.
 -- Verdicts: 1 done   0 absent
 -- A repeated call finds its operation id in ops.
 -- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back.
 
-local place, ttl_ms = ARGV[4], ARGV[5]
+local key, ttl_ms = ARGV[4], ARGV[5]
 
 --@include lib/affinity
 --@include lib/assignments
 
 if is_done then return {1} end
-local worker, pin, stored_ttl_ms = find_placement(place)
+local worker, pin, stored_ttl_ms = find_placement(key)
 if not worker then return {0} end
 begin_at_maxmemory()
-write_placement(place, worker, pin, ttl_ms == '' and stored_ttl_ms or ttl_ms)
+write_placement(key, worker, pin, ttl_ms == '' and stored_ttl_ms or ttl_ms)
 remember()
 return {1}

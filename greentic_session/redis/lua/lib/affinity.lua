@@ -2,8 +2,8 @@
 --
 -- KEYS  1 ops      ZSET  operation id -> when that call was done (ms since the epoch)
 --       2 members  HASH  worker -> `ends:fence:attempt`
---       3 places   HASH  place -> `expires:ttl:worker` newline `pin`
---       4 ends     ZSET  place -> expires
+--       3 places   HASH  key -> `expires:ttl:worker` newline `pin`
+--       4 ends     ZSET  key -> expires
 -- ARGV  1 operation_id     16 hex digits that name this call, the same on each retry
 --       2 ambiguous_since  as for other scripts. Not used here: see below
 --       3 grace_ms         ms for which done calls are remembered, longer than any call takes
@@ -12,11 +12,11 @@
 --    fence    fencing token of the membership: the time of the join in us since the epoch, and higher than
 --             that of every earlier membership under the same name
 --    attempt  names the membership
---    place    a key, or env/tenant, newline, key
+--    key      an affinity key: a key, or env/tenant, newline, key
 --    expires  ms since the epoch: the placement is present while now < expires
 --    ttl      lifetime of the placement in ms, which restarts at each use
 --    worker   the worker that was assigned last, '' if none was
---    pin      the worker that the place is pinned to, '' without a pin
+--    pin      the worker that the key is pinned to, '' without a pin
 --
 -- Reads: KEYS 1-4, ARGV 1 and 3.
 -- Sets: KEYS ARGV call operation_id grace_ms time now, is_done (this call was done by an earlier attempt).

@@ -6,17 +6,17 @@
 local SWEEP_LIMIT = '8'  -- expired placements that each change removes, which adds at most one
 
 -- A placement's worker, pin and ttl, nil if it is absent.
-local function find_placement(place)
-  local line = call('HGET', KEYS[3], place) or ''
+local function find_placement(key)
+  local line = call('HGET', KEYS[3], key) or ''
   local expires, ttl, worker, pin = string.match(line, '^(%d+):(%d+):([^\n]*)\n([^\n]*)$')
   if expires and now < tonumber(expires) then return worker, pin, ttl end
 end
 
 -- Remove some expired placements, and let the keys live as long as the longest placement.
 local function sweep_placements()
-  for _, place in ipairs(call('ZRANGEBYSCORE', KEYS[4], '-inf', whole(now), 'LIMIT', '0', SWEEP_LIMIT)) do
-    call('HDEL', KEYS[3], place)
-    call('ZREM', KEYS[4], place)
+  for _, key in ipairs(call('ZRANGEBYSCORE', KEYS[4], '-inf', whole(now), 'LIMIT', '0', SWEEP_LIMIT)) do
+    call('HDEL', KEYS[3], key)
+    call('ZREM', KEYS[4], key)
   end
   local last = call('ZREVRANGE', KEYS[4], '0', '0', 'WITHSCORES')[2]
   if last then
@@ -26,16 +26,16 @@ local function sweep_placements()
 end
 
 -- Write a placement whose lifetime starts now, and return when it expires.
-local function write_placement(place, worker, pin, ttl)
+local function write_placement(key, worker, pin, ttl)
   local expires = whole(now + ttl)
-  call('HSET', KEYS[3], place, expires .. ':' .. ttl .. ':' .. worker .. '\n' .. pin)
-  call('ZADD', KEYS[4], expires, place)
+  call('HSET', KEYS[3], key, expires .. ':' .. ttl .. ':' .. worker .. '\n' .. pin)
+  call('ZADD', KEYS[4], expires, key)
   sweep_placements()
   return expires
 end
 
-local function remove_placement(place)
-  call('HDEL', KEYS[3], place)
-  call('ZREM', KEYS[4], place)
+local function remove_placement(key)
+  call('HDEL', KEYS[3], key)
+  call('ZREM', KEYS[4], key)
   sweep_placements()
 end
