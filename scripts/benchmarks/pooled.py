@@ -80,12 +80,12 @@ class PooledClient:
         arguments: Sequence[Any],
         *,
         until: float | None = None,
-        is_hint: bool = False,
+        skips_acks: bool = False,
         grants: str = "",
         ends: str = "",
     ) -> Any:
         """As the store's client."""
-        del until, is_hint, grants, ends
+        del until, skips_acks, grants, ends
         self._operation += 1
         operation = f"{self._operation:016x}"
         given = (*keys, operation, "", *arguments)

@@ -42,7 +42,7 @@ return 1
 """
 """The least that a compare-and-set with a life can be: it writes the same fields, and no more."""
 
-_RING: Final = "f" * 380
+_LOG: Final = "f" * 380
 _AT_MS: Final = "1763650000000"
 
 Call = tuple[str | bytes | int, ...]
@@ -123,7 +123,7 @@ def fill_records(line: Line, names: KeyNames, keys: Sequence[str]) -> None:
             "body",
             encoded.body,
             "ops",
-            _RING,
+            _LOG,
         )
         calls += [
             ("HSET", record, *fields),
@@ -152,7 +152,7 @@ class Writes:
 
     def _bare(self) -> list[Call]:
         encoded, at = self._draft, self._version
-        given = (str(at), str(at + 1), str(encoded.ttl_ms), _AT_MS, encoded.body, _RING)
+        given = (str(at), str(at + 1), str(encoded.ttl_ms), _AT_MS, encoded.body, _LOG)
         names = [KeyNames("bare").session_keys(encoded.scope, key) for key in self._keys]
         return [("EVALSHA", self._bare_sha1, 2, *pair, *given) for pair in names]
 

@@ -110,14 +110,14 @@ STARTING = """
 import sys
 from greentic_session.testing.containers import ContainerServer
 with ContainerServer(sys.argv[1]) as server:
-    print(server.container_id, server._warden.pid, flush=True)
+    print(server.container_id, server._reaper.pid, flush=True)
     sys.stdin.read()
 """
 
 
 @contextmanager
 def _owner() -> Generator[tuple[subprocess.Popen[str], str, int]]:
-    """A process that holds a container, with the container's id and that of its warden."""
+    """A process that holds a container, with the container's id and that of its reaper."""
     with subprocess.Popen(
         [sys.executable, "-c", STARTING, LOCAL_IMAGE],
         stdin=subprocess.PIPE,
@@ -126,8 +126,8 @@ def _owner() -> Generator[tuple[subprocess.Popen[str], str, int]]:
     ) as process:
         try:
             assert process.stdout is not None
-            container, warden = process.stdout.readline().split()
-            yield process, container, int(warden)
+            container, reaper = process.stdout.readline().split()
+            yield process, container, int(reaper)
         finally:
             process.kill()
 
@@ -139,9 +139,9 @@ def test_the_container_of_a_killed_process_is_removed(client: Any) -> None:
         _until(lambda: not _exists(client, container))
 
 
-def test_the_next_run_removes_what_a_dead_warden_left(client: Any) -> None:
-    with ContainerServer(LOCAL_IMAGE) as ours, _owner() as (process, container, warden):
-        os.kill(warden, signal.SIGKILL)
+def test_the_next_run_removes_what_a_dead_reaper_left(client: Any) -> None:
+    with ContainerServer(LOCAL_IMAGE) as ours, _owner() as (process, container, reaper):
+        os.kill(reaper, signal.SIGKILL)
         process.kill()
         process.wait(10)
         assert _exists(client, container)
