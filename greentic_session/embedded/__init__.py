@@ -1,21 +1,22 @@
-"""A private Valkey in a folder, shared by the processes that open it, gone with the last.
+"""A private Valkey server in a folder. The processes that open it share it, and the last stops it.
 
 .. code-block:: text
 
     process A ──┐ shares users.lock                        ┌ holds keeper.lock
-    process B ──┼──────────────► folder/ ◄──── keeper ─────┤ waits for users.lock, exclusively
-    process C ──┘ server.sock ─► valkey-server ◄───────────┘ its child; restarted when it dies
+    process B ──┼────────────► folder/ ◄──── supervisor ───┤ waits for users.lock, exclusively
+    process C ──┘ server.sock ─► valkey-server ◄───────────┘ its child, restarted when it dies
 
-* Whoever finds ``keeper.lock`` free takes it and hands it on to a keeper that it starts: there is
-  one keeper to a folder, and so one server.
-* The kernel gives up the locks of a process however it ends. So the keeper gets ``users.lock`` when
-  the last process is gone, also by SIGKILL; it holds that lock until server and keeper are gone,
-  and who opens the folder meanwhile waits and then starts anew.
-* The keeper holds ``server.lock`` together with the server, which inherits it: the successor of a
-  keeper that was killed waits until no server writes to the folder.
-* The server is told by the kernel when its keeper dies (Linux), or by the next keeper (elsewhere).
+* A process that finds ``keeper.lock`` free takes it, and passes it on to a supervisor that it
+  starts. So a folder has one supervisor, and one server.
+* The kernel releases the locks of a process however it ends. So the supervisor gets ``users.lock``
+  when the last process has ended, also by SIGKILL. It holds that lock until server and supervisor
+  have ended. A process that opens the folder meanwhile waits, and then starts a new supervisor.
+* The supervisor holds ``server.lock`` together with the server, which inherits it. So the successor
+  of a supervisor that was killed waits until no server writes to the folder.
+* If the supervisor dies, the kernel signals the server (Linux), or the next supervisor stops it
+  (elsewhere).
 
-Paths stand in no command line and in no message.
+No command line and no message contains a path.
 """
 
 from .server import EmbeddedServer

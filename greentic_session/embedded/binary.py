@@ -1,4 +1,4 @@
-"""Where the server's program is."""
+"""The path of the server's program."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The folder of an embedded server: whether it may be used, and the locks in it."""
+"""The folder of an embedded server: the check that it may be used, and its lock files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One store's share in an embedded server."""
+"""The part of an embedded server in one store: starts the supervisor, and shares the folder."""
 
 from __future__ import annotations
 

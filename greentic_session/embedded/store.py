@@ -1,4 +1,4 @@
-"""A store on an embedded server."""
+"""The constructor of a store on an embedded server."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The process that keeps an embedded server: started with it, gone after it.
+"""The supervisor process of an embedded server: starts it, restarts it, and stops it at the end.
 
-Run by path, isolated, with the standard library alone, so that it is up in some 30 ms:
+It runs by path, isolated, with the standard library alone, so that it starts in some 30 ms:
 
 .. code-block:: text
 
