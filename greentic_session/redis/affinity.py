@@ -1,4 +1,4 @@
-"""Workers and the keys placed among them, on one Redis or Valkey server."""
+"""Affinity on a Redis or Valkey server: the members of groups, and the placements of keys."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads the dead letters of an inbox on one Redis or Valkey server."""
+"""Reads of an inbox's dead letters on a Redis or Valkey server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Early events on one Redis or Valkey server: replies stored until a session waits for them."""
+"""Early events on a Redis or Valkey server: replies stored until a session waits for them."""
 
 from __future__ import annotations
 

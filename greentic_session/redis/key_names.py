@@ -1,4 +1,4 @@
-"""What things are called in Redis.
+"""Names of the keys and channels on a server.
 
 Every part that comes from outside is percent-encoded unless its alphabet is safe by itself, so no
 part can forge the structure around it. The braces around a session key are a cluster hash tag:
@@ -19,14 +19,14 @@ from ..model import SessionKey
 
 __all__ = ["KeyNames"]
 
-# All printable ASCII but `%`, which escapes, `:{}`, which structure, and `*?[]\`, which SCAN's
-# MATCH reads as patterns. Letters, digits and `_.-~` are safe without being named here.
+# All printable ASCII except `%`, which escapes, `:{}`, which structure, and `*?[]\`, which SCAN's
+# MATCH reads as patterns. Letters, digits and `_.-~` are safe and need not be listed here.
 _SAFE: Final = " !\"#$&'()+,/;<=>@^`|"
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_.~ !\"#$&'()+,/;<=>@^`|-]*")
 
 
 def escape(part: str) -> str:
-    """Return a part in printable ASCII without ``:``, ``{`` and ``}``; no two parts share one."""
+    """Return a unique text of a part, in printable ASCII without ``:``, ``{`` and ``}``."""
     return part if _PLAIN.fullmatch(part) else quote(part, safe=_SAFE)
 
 
@@ -45,7 +45,7 @@ class KeyNames:
     def record(self, scope: str, key: str) -> str:
         """Return ``{ns}:{env}:{tenant}:{<key>}``.
 
-        :param scope: ``env/tenant``; neither holds a ``/`` or ``:``.
+        :param scope: ``env/tenant``. Neither of the two holds a ``/`` or ``:``.
         """
         return f"{self._records(scope)}{escape(key)}}}"
 
@@ -58,7 +58,7 @@ class KeyNames:
         return _session_keys(self, scope, key)
 
     def wait_index(self, env: str, tenant_id: str, team_id: str | None, user_id: str) -> str:
-        """Return ``{ns}:waits:{<env>:<tenant>:<team>:<user>}``; an absent team is empty."""
+        """Return ``{ns}:waits:{<env>:<tenant>:<team>:<user>}``, where an absent team is empty."""
         owner = ":".join(escape(part) for part in (env, tenant_id, team_id or "", user_id))
         return f"{self._namespace}:waits:{{{owner}}}"
 
@@ -70,17 +70,17 @@ class KeyNames:
         return f"{start}:ops", f"{start}:members", f"{start}:places", f"{start}:ends"
 
     def events(self, name: str) -> str:
-        """Return the name of the completed events that hang on a record or an index of waits."""
+        """Return the name of the completed events of a record or an index of waits."""
         return f"{name}:events"
 
     def lock(self, scope: str, key: str) -> str:
-        """Return ``{ns}:{env}:{tenant}:{<key>}:lock``; without a scope ``{ns}:lock:{<key>}``."""
+        """Return ``{ns}:{env}:{tenant}:{<key>}:lock``, or ``{ns}:lock:{<key>}`` for no scope."""
         if scope:
             return f"{self.record(scope, key)}:lock"
         return f"{self._namespace}:lock:{{{escape(key)}}}"
 
     def lock_keys(self, scope: str, key: str) -> tuple[str, str]:
-        """Return :meth:`lock`, and the name of those who wait for it."""
+        """Return :meth:`lock`, and the name of its queue."""
         lock = self.lock(scope, key)
         return lock, f"{lock}:queue"
 
@@ -88,15 +88,15 @@ class KeyNames:
         """Return ``{ns}:{env}:{tenant}:{<key>}:inbox``."""
         return f"{self.record(scope, key)}:inbox"
 
-    def lease(self, guard: LeaseRef) -> str:
-        """Return the name under which a lease is kept: of a HASH with ``fence``, ``lease``
+    def lease(self, lease: LeaseRef) -> str:
+        """Return the name under which a lease is stored: of a HASH with ``fence``, ``lease``
         and ``by``.
         """
-        name = self.inbox if guard.kind is LeaseKind.INBOX else self.lock
-        return name(guard.scope, guard.key)
+        name = self.inbox if lease.kind is LeaseKind.INBOX else self.lock
+        return name(lease.scope, lease.key)
 
     def mailbox_keys(self, scope: str, key: str) -> tuple[str, ...]:
-        """Return :meth:`record`, :meth:`lookup`, :meth:`inbox` and that of the mail in it."""
+        """Return :meth:`record`, :meth:`lookup`, :meth:`inbox` and the name of its messages."""
         return _mailbox_keys(self, scope, key)
 
     def inbox_index(self, inbox: str) -> str:
@@ -106,22 +106,22 @@ class KeyNames:
     def early_events(
         self, env: str, tenant_id: str, team_id: str | None, user_id: str, scope_hash: str
     ) -> str:
-        """Return the name of the events that are kept for a wait, ``{ns}:early:{<owner>}:<hash>``.
+        """Return the name of a reply scope's early events, ``{ns}:early:{<owner>}:<hash>``.
 
-        The owner is as in :meth:`waits`.
+        The owner is as in :meth:`wait_index`.
         """
         owner = ":".join(escape(part) for part in (env, tenant_id, team_id or "", user_id))
         return f"{self._namespace}:early:{{{owner}}}:{scope_hash}"
 
     def channel(self, topic: str) -> str:
-        """Return the channel ``{ns}:bell:{topic}``; the start of all of them for no topic.
+        """Return the channel ``{ns}:bell:{topic}``, or the prefix of all channels for no topic.
 
-        :param topic: of the library's own making, in printable ASCII.
+        :param topic: made by the library, in printable ASCII.
         """
         return f"{self._namespace}:bell:{topic}"
 
     def pattern(self, scope: str) -> str:
-        """Return what SCAN's MATCH takes to find a scope's records."""
+        """Return the pattern for SCAN's MATCH that finds a scope's records."""
         return f"{self._records(scope)}*}}"
 
     def key_of(self, scope: str, record: bytes) -> SessionKey:

@@ -1,8 +1,8 @@
-"""Bells that a server rings: one subscribed connection per store, for all who wait there.
+"""Notifications from a server: one subscribed connection per store, for all waiters in the process.
 
-A message is lost with its connection (Redis docs, "Pub/sub: delivery semantics"), so whenever the
-connection is made anew all bells ring: whoever waits looks for itself. A cluster passes messages on
-between its nodes, so any node is as good as another (``PUBLISH`` in the Redis docs).
+A notification is lost with its connection (Redis docs, "Pub/sub: delivery semantics"). So each new
+connection notifies all waiters, and each waiter checks for work itself. A cluster forwards
+notifications between its servers, so any server will do (``PUBLISH`` in the Redis docs).
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Connections, servers, topologies and retries. Knows no session."""
+"""Connections, servers, topologies and retries. No module here knows sessions."""

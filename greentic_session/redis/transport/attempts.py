@@ -1,4 +1,4 @@
-"""Contains a call, and the retry state of one: whether, where and when to retry."""
+"""A call, and its retry state: whether, where and when to retry."""
 
 from __future__ import annotations
 

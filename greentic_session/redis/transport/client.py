@@ -1,4 +1,4 @@
-"""Commands to the servers of one store: attempts, one deadline per call.
+"""The client that runs a store's commands: attempts, and one deadline per call.
 
 The driver opens connections; it neither pools nor retries here. Its pools raise or starve when
 callers outnumber connections, and its blind retries turn a lost reply to a compare-and-set into a

@@ -1,4 +1,4 @@
-"""The servers of a Redis or Valkey cluster.
+"""The topology of a Redis or Valkey cluster.
 
 After the Redis cluster specification
 (https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/): a map of 16384 slots,

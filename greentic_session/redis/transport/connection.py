@@ -1,4 +1,4 @@
-"""One connection that carries the commands of many callers.
+"""A connection that carries the commands of many callers.
 
 Commands that coroutines issue in the same tick of the loop leave in one write and are answered in
 order (RESP is a pipeline by nature: Redis protocol specification, "Request-response model"). The

@@ -1,4 +1,4 @@
-"""Who says which server is asked, by the configuration."""
+"""The choice of the topology that a configuration asks for."""
 
 from __future__ import annotations
 

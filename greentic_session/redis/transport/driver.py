@@ -1,4 +1,4 @@
-"""How the driver is asked for a connection."""
+"""Adapters of the driver: how to open, use and close one of its connections."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a failure of the driver or the server means for the call that met it.
+"""Classification of the failures of the driver and the server.
 
 Error classes of the driver are incomplete (BUSY, NOREPLICAS, MISCONF and WRONGTYPE have none), so
 replies are told apart by the word that starts them (https://redis.io/docs/latest/develop/reference/

@@ -1,4 +1,4 @@
-"""Words of the wire protocol: what a command is made of, and what answers it."""
+"""Types of the commands and replies of the wire protocol."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The master that Redis Sentinel names.
+"""The topology of a master that Redis Sentinel names.
 
 After "Guidelines for Redis clients with support for Redis Sentinel"
 (https://redis.io/docs/latest/develop/reference/sentinel-clients/): any sentinel that answers is

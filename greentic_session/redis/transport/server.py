@@ -1,4 +1,4 @@
-"""Contains one server and its pools of connections, which callers share and wait for."""
+"""A server and its pools of connections, which callers share and wait for."""
 
 from __future__ import annotations
 

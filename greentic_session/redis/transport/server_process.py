@@ -1,4 +1,4 @@
-"""Who runs the server, where a store does not simply find one."""
+"""The interface to the process of a server that the store starts itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which server is asked: the one there is, or what Sentinel or a cluster says."""
+"""Topologies: the servers of a store, and the server that a key belongs to."""
 
 from __future__ import annotations
 
