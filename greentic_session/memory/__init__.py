@@ -1,4 +1,4 @@
-"""The in-process backend."""
+"""The backend within one process."""
 
 from __future__ import annotations
 

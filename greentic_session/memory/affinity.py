@@ -1,4 +1,4 @@
-"""Workers and the keys placed among them, in this process."""
+"""Affinity in one process: the members of groups, and the placements of keys."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Contains the event ids that are known for a while, by name: two windows with different eviction.
+"""Event ids that are known for a while, by name, in two windows with different eviction.
 
 Both forget a name as a whole, when its newest event is old enough. They differ in the order in
 which a name's events leave: :class:`EventLog` by the time of the event, :class:`DedupeWindow` by

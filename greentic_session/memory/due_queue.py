@@ -1,4 +1,4 @@
-"""Which session of an inbox is due next: the one that has been for longest."""
+"""A queue of an inbox's sessions, ordered by the time at which they are due."""
 
 from __future__ import annotations
 

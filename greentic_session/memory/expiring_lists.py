@@ -1,4 +1,4 @@
-"""Contains lists of things by name, of which each thing expires at its own time."""
+"""Lists of values by name, where each value expires at its own time."""
 
 from __future__ import annotations
 

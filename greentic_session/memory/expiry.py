@@ -1,4 +1,4 @@
-"""Which records expire when, at a cost in proportion to what expires."""
+"""An index of expiry times. Its cost is proportional to the number of entries that expire."""
 
 from __future__ import annotations
 

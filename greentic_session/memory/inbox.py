@@ -25,7 +25,7 @@ from ..abc.inbox import (
 from ..abc.records import Outcome, Verdict, mint_incarnation
 from .dedupe import DedupeWindow
 from .due_queue import DueQueue
-from .expiring import ExpiringLists
+from .expiring_lists import ExpiringLists
 from .expiry import ExpiryIndex
 
 if TYPE_CHECKING:

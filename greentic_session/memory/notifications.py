@@ -1,4 +1,4 @@
-"""Bells within one process."""
+"""Notifications within one process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Records, lookup and expiry index of one process: each change of them is one step here."""
+"""The records, the lookup and the expiry index of one process. Each change of them is one step."""
 
 from __future__ import annotations
 

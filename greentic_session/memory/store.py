@@ -1,4 +1,4 @@
-"""Sessions in this process: for tests, development and single-process services."""
+"""The store of sessions in one process, for tests, development and single-process services."""
 
 from __future__ import annotations
 
