@@ -1,1 +1,1 @@
-"""Machinery that the store, the services and the backends share. Private."""
+"""Private modules that the store, the services and the backends share."""

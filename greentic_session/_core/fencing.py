@@ -1,4 +1,4 @@
-"""Contains the counter behind the fencing tokens of a store object."""
+"""The counter that issues the fencing tokens of a store object."""
 
 from __future__ import annotations
 

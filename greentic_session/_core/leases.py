@@ -1,4 +1,4 @@
-"""A lease as its holder has it, and its auto-renewal while a block runs."""
+"""A lease as its holder sees it, and its auto-renewal while a block runs."""
 
 from __future__ import annotations
 

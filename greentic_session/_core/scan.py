@@ -1,6 +1,7 @@
-"""Iterating over sessions, page by page.
+"""An async iterator over sessions that reads them page by page.
 
-An object, not an async generator: one that is left early needs no closing, on any event loop.
+It is an object, not an async generator. A loop that leaves it early needs not close it, on any
+event loop.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tasks that run beside the caller's, without a task group of the caller's."""
+"""Background tasks that run outside the caller's task and need no task group of the caller."""
 
 from __future__ import annotations
 

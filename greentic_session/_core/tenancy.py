@@ -1,14 +1,14 @@
-"""The fence: who may act on whose session. The only place that decides it.
+"""The access check: decides which caller may act on which record. No other module decides that.
 
-* Env and tenant are part of a record's address: to another tenant a session does not exist.
-* Inside the tenant, team and user decide. Both are written into the record as one *owner* text
-  (``team/user``, absent as empty; a team holds no ``/``, so no two owners share a text), and every
-  rule is a comparison of such texts, so that a server-side script can apply it as well:
+* Env and tenant are part of a record's address. To another tenant, a session does not exist.
+* Inside the tenant, team and user decide. A record stores both as one *owner* text, ``team/user``,
+  with an absent part empty. A team holds no ``/``, so no two owners share a text. Each rule
+  compares such texts, so that a server-side script can apply it as well:
 
-  - a write of a session must come from exactly the owner of the live record, so a live session
-    never changes team or user, nor gains a user it did not have;
-  - a call with a :class:`TenantCtx` may act on a record of its own team and user, or of its team
-    without a user: a stored user must be presented.
+  - A write must come from exactly the owner of the live record. So a live session never changes
+    its team or user, and never gains a user.
+  - A call with a :class:`TenantCtx` may act on a record of its own team and user, or on a record
+    of its team without a user. A call on a record with a user must present that user.
 """
 
 from __future__ import annotations

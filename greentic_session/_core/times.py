@@ -1,4 +1,4 @@
-"""Times of a store's clock, as aware datetimes and back. Exact to the millisecond."""
+"""Conversions between a store's clock and aware datetimes, exact to the millisecond."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What a backend implements: records, the store's primitives and one ABC per capability."""
+"""The interfaces of a backend: records, the store's primitives and one ABC per capability."""

@@ -1,10 +1,11 @@
-"""Groups of workers, and which of them serves a key: a capability of its own, beside sessions.
+"""The steps of affinity that a backend implements: group membership and placement of keys.
 
-A worker is a *member* of its group for as long as its lease lasts, under a name of its own that no
-other member has meanwhile. A *place* is what is placed among the members: a key, of a tenant or of
-none. It stays with the member that it was given to while that one lives, and is given anew by
-rendezvous hashing (D. Thaler and C. Ravishankar, "Using Name-Based Mappings to Increase Hit Rates",
-IEEE/ACM Transactions on Networking 6(1), 1998), so whoever decides needs to know the members only.
+Affinity is an optional capability of a store. A worker is a *member* of its group for as long as
+its lease lasts. Meanwhile no other member has its name. A *placement* assigns an affinity key to a
+member. An affinity key is a key of one tenant or of none. It stays with its member for as long as
+that member lives. Then it is assigned again by rendezvous hashing (D. Thaler and C. Ravishankar,
+"Using Name-Based Mappings to Increase Hit Rates", IEEE/ACM Transactions on Networking 6(1), 1998).
+That decision needs the list of members only.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Contains leases as a backend knows them, and the fencing tokens of their grants.
+"""Leases as a backend sees them, and the fencing tokens of their grants.
 
 A paused or partitioned process may not know that its lease has expired and passed to another
 holder. So each grant of a key carries a *fencing token*, a number higher than that of every earlier

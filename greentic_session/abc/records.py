@@ -1,4 +1,4 @@
-"""What the store's public verbs and a backend's primitives say to each other."""
+"""Arguments and results of a store's primitives: encoded sessions, records, verdicts, outcomes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Contains the steps that a backend implements, and of which the store's verbs consist."""
+"""The primitives that a backend implements, and from which the store builds its verbs."""
 
 from __future__ import annotations
 

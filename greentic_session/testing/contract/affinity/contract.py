@@ -8,7 +8,7 @@
             async with MyHarness() as harness:
                 yield harness
 
-For stores that can keep affinity (:class:`greentic_session.membership.SupportsAffinity`). The
+For stores that can keep affinity (:class:`greentic_session.abc.affinity.SupportsAffinity`). The
 fixture and the rest are as for :class:`SessionStoreContract`. Each class can be inherited by
 itself.
 """

@@ -8,8 +8,8 @@
             async with MyHarness() as harness:
                 yield harness
 
-For stores that can keep locks (:class:`greentic_session.locking.SupportsLocks`) and guard writes by
-them (:class:`greentic_session.abc.fencing.SupportsFencing`). The fixture and the rest are as for
+For stores that can keep locks (:class:`greentic_session.abc.locks.SupportsLocks`) and fence writes
+by them (:class:`greentic_session.abc.fencing.SupportsFencing`). The fixture and the rest are as for
 :class:`SessionStoreContract`. Each class can be inherited by itself.
 """
 
