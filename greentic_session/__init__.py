@@ -1,8 +1,9 @@
-"""Session state for chat, connector and workflow runtimes: many tenants, any worker, exactly once.
+"""Durable session state for chat, connector and workflow runtimes.
 
-Importing the package loads no backend; ``InMemorySessionStore`` and ``RedisSessionStore`` load
-theirs when they are first named, and :func:`create_session_store` when it makes one.
-``WaitRegistry`` loads when it is first named as well.
+Sessions belong to tenants, any worker may handle one, and each state transition happens exactly
+once. Importing the package loads no backend. ``InMemorySessionStore`` and ``RedisSessionStore``
+load theirs when they are first used by name, and :func:`create_session_store` when it makes one.
+``WaitRegistry`` also loads when it is first used by name.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What newer Pythons bring and the run-time dependencies do not."""
+"""Backports of the standard library's newer parts for the oldest supported Python."""
 
 from __future__ import annotations
 

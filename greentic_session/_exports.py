@@ -1,4 +1,4 @@
-"""Public names that name the package that exports them, so that modules can move."""
+"""The attribution of public names to the package that exports them, so that modules can move."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The rules that names, lifetimes and sizes obey, checked before any I/O.
+"""Checks of names, lifetimes and sizes, made before any I/O.
 
-Each check raises :class:`InvalidInputError` naming the field and the reason, and never repeats
-the value: it may be a secret or somebody else's.
+Each check raises :class:`InvalidInputError` with the field and the reason. It never repeats the
+value, because the value may be a secret or belong to another tenant.
 """
 
 from __future__ import annotations

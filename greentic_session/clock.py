@@ -1,4 +1,4 @@
-"""Where the memory backend takes the time from."""
+"""Clocks of the memory backend: the machine's, and one that tests set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a session becomes the bytes that every backend stores, and back."""
+"""Codecs that convert a session body to the stored bytes and back."""
 
 from __future__ import annotations
 

@@ -1,14 +1,14 @@
-"""Every error a caller can meet.
+"""The errors that callers can meet, as one tree.
 
 .. code-block:: text
 
-    SessionError                      .code says which family, for protocols and metrics
+    SessionError                      .code names the family, for protocols and metrics
     ├── InvalidInputError             ValueError    refused before any I/O; nothing changed
     │   └── PayloadTooLargeError
     ├── SessionNotFoundError          LookupError
     ├── SessionExistsError
     ├── CasConflictError
-    ├── TenantMismatchError           the fence: wrong team or user in the right tenant
+    ├── TenantMismatchError           access check: wrong team or user in the right tenant
     ├── AmbiguousKeyError
     ├── AmbiguousWaitError
     ├── WaitNotFoundError             LookupError
@@ -26,8 +26,8 @@
     ├── OutcomeUnknownError           written or not: the store could not find out
     └── DurabilityError               written, but on fewer replicas than asked
 
-Expected outcomes are values (``None``, ``False``); these are the broken promises. No message and
-no ``repr`` holds a payload, a secret, or an identifier of another tenant.
+Expected outcomes are values (``None``, ``False``). Every other outcome is one of these errors. No
+message and no ``repr`` holds a payload, a secret, or an identifier of another tenant.
 """
 
 from __future__ import annotations

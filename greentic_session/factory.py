@@ -1,4 +1,4 @@
-"""One URL chooses the backend; the caller never imports or sees a driver."""
+"""The function that makes a store from a URL. The caller imports and sees no driver."""
 
 from __future__ import annotations
 

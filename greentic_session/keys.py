@@ -3,14 +3,15 @@
 Two forms, both published with test vectors in ``tests/vectors/keys.json``:
 
 * **Fixed by existing deployments** (:func:`telegram_update_to_session_key`,
-  :func:`webhook_to_session_key`, :func:`canonical_session_key`): parts joined by ``:``. Joined so,
-  ``a:b`` and ``c`` would be ``a`` and ``b:c``. So when any part holds a ``:``, they switch to:
+  :func:`webhook_to_session_key`, :func:`canonical_session_key`): parts joined by ``:``. In this
+  form, ``a:b`` and ``c`` would equal ``a`` and ``b:c``. So if a part holds a ``:``, they use the
+  second form:
 * **Length-prefixed, version 2** (every other connector): ``v2:`` and each part as a netstring
   (``5:hello,``, length in UTF-8 bytes; https://cr.yp.to/proto/netstrings.txt). No two lists of
   parts share such a text, and none looks like a text of the first form, which has exactly three
   colons where this one has four or more.
 
-A digest hides its inputs only as well as they resist guessing: keep secrets out of them.
+A digest hides its inputs only as well as they resist guessing. Keep secrets out of them.
 """
 
 from __future__ import annotations

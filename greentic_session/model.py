@@ -1,7 +1,7 @@
-"""The words of the library: what a session is made of, and what a read returns.
+"""The structs of a session and of the results of reads.
 
 All structs are frozen and keyword-only. Constructing one checks nothing, so that reading stays
-fast; the store checks every field before it writes.
+fast. The store checks every field before it writes.
 """
 
 from __future__ import annotations

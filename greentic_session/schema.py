@@ -1,4 +1,4 @@
-"""JSON Schema of what is stored, for documentation and other languages."""
+"""JSON Schema of the stored bodies and of sessions, for documentation and other languages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A store seen by one caller."""
+"""A view of a store that is bound to one caller."""
 
 from __future__ import annotations
 

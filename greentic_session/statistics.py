@@ -1,4 +1,4 @@
-"""What a store tells about itself."""
+"""The struct of a store's statistics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Contains :class:`AsyncSessionStore`, the base class of every store.
+"""The base class of every store, :class:`AsyncSessionStore`.
 
 It holds every public verb, written once: checks, access check, encoding, error naming. A backend
 implements the small steps of :class:`.abc.store.StorePrimitives` on encoded records, and inherits

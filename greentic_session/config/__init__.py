@@ -1,4 +1,4 @@
-"""Backends as configuration, and the URLs that stand for them."""
+"""Configurations of backends, and the URLs that stand for them."""
 
 from __future__ import annotations
 

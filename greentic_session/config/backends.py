@@ -1,4 +1,4 @@
-"""Backends as configuration."""
+"""Configurations of backends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""URLs of backends, parsed into fields of their configuration."""
+"""Parsers of backend URLs into the fields of a configuration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ordering: which messages wait for one another, and how each key's are handled in their order."""
+"""Ordered handling of messages: strategies, dispatcher, inbox, locks, affinity and lifecycle."""
 
 from __future__ import annotations
 

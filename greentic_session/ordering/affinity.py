@@ -1,4 +1,4 @@
-"""Which worker serves a key: the same one for as long as it lives."""
+"""The public API of affinity: group membership, and the worker that serves a key."""
 
 from __future__ import annotations
 

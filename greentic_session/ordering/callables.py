@@ -1,4 +1,4 @@
-"""What functions of a user are asked before they are called, and what it means that one raised."""
+"""Checks of functions that a user passes, and classification of the exceptions they raise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Waits: a flow pauses, its answer is routed to it, and exactly one worker resumes it."""
+"""Waits: a flow pauses, its reply is routed to it, and exactly one worker resumes it."""
 
 from __future__ import annotations
 

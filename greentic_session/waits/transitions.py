@@ -1,13 +1,12 @@
-"""Every state of a wait, every verb, every caller: what the caller gets, and what becomes of it.
+"""The transition table of waits: the result and the next state for each state, verb and caller.
 
-:data:`TRANSITIONS` is the behaviour of :class:`WaitRegistry` and :class:`Claim`, row by row; the
-tests play each row on every backend, and :func:`transition_table` is the table that the README
-shows.
+:data:`TRANSITIONS` is the behaviour of :class:`WaitRegistry` and :class:`Claim`, row by row. The
+tests run each row on every backend. :func:`transition_table` is the table that the README shows.
 
-The rows speak of one session, *mine*, of one user, first registered *here* (a reply scope), and of
-a claim on it, *own*, taken by the attempt ``a``. Where it says so, *another* session of the same
-user was registered here after it, or another worker claimed mine when own's lease had run out. An
-event was completed here before all that.
+The rows speak of one session of one user, *mine*, first registered under the reply scope *here*,
+and of a claim on it, *own*, taken by the attempt ``a``. In some rows *another* session of the same
+user was registered here after it. In some rows another worker claimed mine after own's lease had
+ended. In all rows an event was completed here before.
 """
 
 from __future__ import annotations

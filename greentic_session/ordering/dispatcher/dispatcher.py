@@ -1,4 +1,4 @@
-"""Messages of one key one after the other, those of different keys at once, in one process."""
+"""The dispatcher: handles messages of one key in order, those of different keys concurrently."""
 
 from __future__ import annotations
 

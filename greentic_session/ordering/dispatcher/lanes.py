@@ -1,11 +1,11 @@
-"""The books of a dispatcher: which messages wait, whose turn it is, who waits for room.
+"""The lanes of a dispatcher: its queued messages, the ready lanes, and the submitters that wait.
 
 Nothing here waits or runs anything, so every step is atomic on an event loop. What always holds:
 
-* A lane is *ready* exactly if its first message can be taken and none of its messages is in hand.
-* A lane is *starved* exactly if submitters wait for it although it has room: the dispatcher as a
-  whole has none. So as soon as there is room in all, no lane is starved.
-* A lane is gone as soon as it has no message, none in hand, and no submitter that waits.
+* A lane is *ready* exactly if its first message can be taken and no handler has a message of it.
+* A lane is *starved* exactly if submitters wait for it although it has room, because the
+  dispatcher as a whole has none. So as soon as the dispatcher has room, no lane is starved.
+* A lane is removed as soon as it has no message, queued or handled, and no submitter that waits.
 """
 
 from __future__ import annotations

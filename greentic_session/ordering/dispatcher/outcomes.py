@@ -1,4 +1,4 @@
-"""What becomes of a dispatcher's messages: counted, and told to who asked."""
+"""The outcomes of a dispatcher's messages: counters, and the callbacks for errors and discards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mail for sessions, first in first out for each of them, across processes."""
+"""The inbox: one FIFO mailbox per session, shared by the workers of all processes."""
 
 from __future__ import annotations
 

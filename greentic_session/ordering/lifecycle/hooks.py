@@ -1,4 +1,4 @@
-"""What is called when something happens to a session, and that it is called to the end."""
+"""The hooks of a lifecycle, and the tasks that run each of them to its end."""
 
 from __future__ import annotations
 

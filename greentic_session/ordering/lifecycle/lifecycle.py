@@ -1,4 +1,4 @@
-"""How long a session may go on: its age, its messages, its silence, and work that does not move."""
+"""The lifecycle of sessions in one process: limits of age, messages, idle time and stalled work."""
 
 from __future__ import annotations
 

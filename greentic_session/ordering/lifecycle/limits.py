@@ -1,4 +1,4 @@
-"""The limits of a session's life, as they are given and as they are kept."""
+"""The limits of a lifecycle, as configured in seconds and as checked in milliseconds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Metrics of a session and of a lifecycle, as records."""
+"""The structs of the metrics of a session and of a lifecycle."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Strategies: from a message to the session key that orders it."""
+"""Strategies that derive from a message the session key by which it is ordered."""
 
 from __future__ import annotations
 

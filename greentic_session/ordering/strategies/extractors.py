@@ -1,6 +1,6 @@
-"""What a message says about itself: names and texts, the same on every machine and release.
+"""Extractors of a message's fields as texts, the same on every machine and release.
 
-A value has a text where every reader of the message would write the same one:
+A value has a text if every reader of the message would write the same one:
 
 * ``str``; ``int`` in decimal, of up to 512 bits; ``bool`` as ``true`` or ``false``;
 * :class:`uuid.UUID`, lower-case with hyphens; :class:`datetime.date` as ``2024-02-29``;
@@ -8,13 +8,13 @@ A value has a text where every reader of the message would write the same one:
   digits of a second where it is not whole;
 * an :class:`enum.Enum` whose value is one of these, as its value.
 
-So a message decoded into a struct and the same one left a dict have the same texts, as far as its
-times are in UTC. Everything else counts as absent, like ``None``, ``msgspec.UNSET`` and the empty
-text:
+So a message that is decoded into a struct and the same one as a dict have the same texts, as far as
+its times are in UTC. Everything else counts as absent, like ``None``, ``msgspec.UNSET`` and the
+empty text:
 
-* ``float`` and ``Decimal``: a JSON reader may make 1, 1.0 or 1E0 of one and the same message;
-* a time without an offset, or with one that hangs on the machine's time zone database;
-* bytes, which have no one spelling, and containers, which have no one order.
+* ``float`` and ``Decimal``: a JSON reader may return 1, 1.0 or 1E0 for one and the same message;
+* a time without an offset, or with one that depends on the machine's time zone database;
+* bytes and containers: bytes have several spellings, and containers several orders.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Which messages wait for one another: strategies that make a session key of a message, or none.
+"""Strategies that derive a session key from a message, or none.
 
-Messages of one key are handled in their order, those of different keys at once. ``None`` is a
-message that waits for nobody. A key is 1 to 128 printable ASCII characters; what would not be is
-``None``, never an error.
+Messages of one key are handled in their order, those of different keys concurrently. A message
+with the key ``None`` waits for no other message. A key is 1 to 128 printable ASCII characters. A
+text that is not such a key becomes ``None``, never an error.
 
-Strategies are pure and frozen: they may be shared by tasks, threads and processes. They compare
-by what they are made of.
+Strategies are pure and frozen. Tasks, threads and processes may share them. Strategies with equal
+fields are equal.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Keys that change with the time, so that no session grows for ever."""
+"""A strategy whose keys change with the time, so that no session grows without a limit."""
 
 from __future__ import annotations
 
