@@ -8,7 +8,9 @@
 --
 -- Returns 1 if there is a record or a tombstone, otherwise 0.
 --
--- Why atomic: a script runs alone, and its time stands still. So the expiry stays the same.
+-- Why atomic: a script runs alone, so nothing changes the expiry between PTTL and PEXPIRE. The two commands read the
+-- clock one after the other, so the server's expiry may become some ms later. The fields of the record still decide
+-- when the session expires.
 
 local left = redis.call('PTTL', KEYS[1])
 if left == -2 then return 0 end

@@ -16,11 +16,11 @@
 --      11 handled_count         how many of the turn's messages are handled, counted from the start of the
 --                               turn. An earlier call with an unknown outcome may have removed some of them
 --      12 remaining_count       how many of the turn's messages are left
---      13 ends_turn             1 if the turn ends, else ''
+--      13 ends_turn             1 if the turn ends, otherwise ''
 --      14 new_incarnation       incarnation of a new record
 --      15 keep_ms               ms to keep the operation logs of a removed record and of an empty mailbox
--- Returns {1, version, incarnation, at, message count}. For a session that waits also its reply scope, its
--- owner, and its expiry, or since when it waited if it was removed. Else {-2, version, incarnation} or {verdict}.
+-- Returns {1, version, incarnation, at, message count}. For a session that waits also its reply scope, its owner, and
+-- its expiry, or since when it waited if it was removed. Otherwise {-2, version, incarnation} or {verdict}.
 -- Verdicts: 1 done   -2 conflict (with the stored token)   -3 mismatch   -5 unknown   -8 turn lost
 -- A repeated call finds its operation id in the log ops of the mailbox.
 -- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back.

@@ -13,7 +13,7 @@
 --                          a message that is not for the session
 --       8 attempt_limit    how often a head may be tried
 --       9 may_dead_letter  1 if a head that was tried as often, or is not for the session, may become a dead
---                          letter, because the index of dead letters has an entry for it. Else ''
+--                          letter, because the index of dead letters has an entry for it. Otherwise ''
 --      10 retention_ms     ms to keep dead letters
 --      11 keep_ms          ms to keep the operation logs of an empty mailbox
 --      12 fence_floor      us: the new fencing token is higher

@@ -41,7 +41,7 @@ call('HLEN', KEYS[2])
 call('HLEN', KEYS[3])
 call('ZCARD', KEYS[4])
 
--- Numbers of us have more digits than Lua writes by default (LUAI_NUMFFORMAT is %.14g).
+-- Numbers of us have more digits than Lua writes by default (LUA_NUMBER_FMT is %.14g).
 local function whole(number)
   return string.format('%.0f', number)
 end

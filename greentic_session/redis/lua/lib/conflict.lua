@@ -5,7 +5,7 @@
 --    lib/record and lib/operation_log.
 -- Functions: conflict_reply.
 
-local function conflict_reply(shared_log)  -- the value of ops
+local function conflict_reply(shared_log)  -- the text of the field ops, which all scripts but update_cas write
   if not live then
     -- An earlier attempt may have been executed on a record that has expired since.
     return {ambiguous_since == '' and -2 or -5, '0', ''}
@@ -14,8 +14,8 @@ local function conflict_reply(shared_log)  -- the value of ops
   if may_have_expired(new_ttl_ms) then return {-5} end
   if ambiguous_since ~= '' and incarnation == expected_incarnation then
     -- A conflict is certain only while the log tells which call made the version after the expected one.
-    local slot = call('HGET', KEYS[1], 'op' .. (expected_version + 1) % 8) or ''
-    local of_incarnation = slot .. (string.match(shared_log, '^(.-):[1d];') or shared_log)
+    local entry = call('HGET', KEYS[1], 'op' .. (expected_version + 1) % 8) or ''
+    local of_incarnation = entry .. (string.match(shared_log, '^(.-):[1d];') or shared_log)
     if not string.find(of_incarnation, ':' .. text(expected_version + 1) .. ';', 1, true) then return {-5} end
   elseif log_overrun(shared_log) then
     return {-5}

@@ -38,7 +38,7 @@ if not stored[3] then lease_end = math.min(lease_end, now) end
 local is_holder = stored[3] == token and now < lease_end
 call('ZCARD', KEYS[2])  -- fails before the first write if the key holds another type of value
 
--- Numbers of us have more digits than Lua writes by default (LUAI_NUMFFORMAT is %.14g).
+-- Numbers of us have more digits than Lua writes by default (LUA_NUMBER_FMT is %.14g).
 local function whole(number)
   return string.format('%.0f', number)
 end

@@ -5,10 +5,10 @@
 -- Sets: log.
 
 if version and (deletes or not live) then
-  local slots = call('HMGET', KEYS[1], 'op0', 'op1', 'op2', 'op3', 'op4', 'op5', 'op6', 'op7')
+  local fields = call('HMGET', KEYS[1], 'op0', 'op1', 'op2', 'op3', 'op4', 'op5', 'op6', 'op7')
   local entries, executed_at = {}, {}
   for i = 1, 8 do
-    if slots[i] then entries[#entries + 1] = slots[i] end
+    if fields[i] then entries[#entries + 1] = fields[i] end
   end
   if #entries > 0 then
     for entry in string.gmatch(log, '[^;]+;') do

@@ -1,9 +1,9 @@
--- Earlier attempts of this call, and expiry. Include it after lib/record.
+-- Numbers as text, the operation log, and the expiry of the record. Include it after lib/record.
 --
--- Reads: operation_id, ambiguous_since, time, now, LOG_BYTES.
+-- Reads: KEYS 1, operation_id, ambiguous_since, time, now, LOG_BYTES.
 -- Functions: text, find_earlier_attempt, log_overrun, may_have_expired, append_to_log, expiry_from, expire_record.
 
--- Lua writes a whole number of up to 14 digits exactly (LUAI_NUMFFORMAT is %.14g). That covers versions, and
+-- Lua writes a whole number of up to 14 digits exactly (LUA_NUMBER_FMT is %.14g). That covers versions, and
 -- times for three thousand years. It is faster than string.format.
 local function text(number)
   return number .. ''
@@ -39,9 +39,9 @@ local function append_to_log(log_text, result)
   return operation_id .. ':' .. time[1] .. ':' .. time[2] .. ':' .. result .. ';' .. string.sub(log_text, 1, LOG_BYTES)
 end
 
--- When a lifetime that starts now ends, as a number, and the last ms before, as text. A record with expiry E is
--- absent when now >= E. The server removes a key when now > its time. While a claim is held, the lifetime starts
--- at the end of its lease.
+-- When a lifetime that starts at `start_ms` ends, as a number, and the last ms before that, as text. Both are 0 if it
+-- never ends. While a claim is held, the lifetime starts at `lease_end`, if that is later. A record with expiry E is
+-- absent when now >= E. The server removes a key when now > its time.
 local function expiry_from(start_ms, ttl_ms, lease_end)
   if ttl_ms == '0' then return 0, '0' end
   local end_ms = (lease_end and lease_end + 0 > start_ms and lease_end or start_ms) + ttl_ms

@@ -10,8 +10,8 @@
 --    fence    fencing token of the newest claim. Never less than the time in us, so it grows even if the server
 --             loses its data. It stays when the claim ends
 --
--- A claim is held until it is ended, released, or superseded by a later one. After the end of its lease it is still
--- held, but another attempt can claim the wait.
+-- A claim is held until it is ended, released, or superseded by a later claim or registration. After the end of its
+-- lease it is still held, but another attempt can claim the wait.
 --
 -- Reads: KEYS 1 and 3, and the locals of lib/record, lib/operation_log and lib/event_set.
 -- Sets: since fence attempt.
@@ -31,7 +31,7 @@ local function later_than(previous, floor)
   return whole(math.max(time[1] * 1000000 + time[2], previous + 1, floor + 1))
 end
 
--- Whether the caller's claim is held. A retry looks into the operation log first.
+-- Whether the caller's claim is held. Call find_earlier_attempt first: an earlier attempt may have ended the claim.
 local function holds_claim(fencing_token)
   return live and lease and fence == fencing_token
 end

@@ -3,7 +3,7 @@
 -- Reads: KEYS 1-2, new_owner, new_ttl_ms, new_body (of the script), next_version, next_incarnation, LOG_FIELD, and
 --    the locals of lib/record.
 -- Sets: added (new fields in the lookup: 1 or 0), expires (when the record expires, a number, 0 never), last_ms (the
---    last ms before, as text, '0' never).
+--    last ms before it expires, as text, '0' if it never does).
 
 if next_version then
   local entry = operation_id .. ':' .. time[1] .. ':' .. time[2] .. ':' .. next_version .. ';'
@@ -14,8 +14,8 @@ if next_version then
     if live and lease and lease + new_ttl_ms > expires then expires = lease + new_ttl_ms end
     last_ms = (expires - 1) .. ''
   end
-  -- The first write, because the server refuses it when memory is full, or when the lookup's key holds another
-  -- type of value.
+  -- The first write, except in commit_turn and some modes of end_claim. Because the server refuses it when memory is
+  -- full, or when the lookup's key holds another type of value.
   added = call('HSET', KEYS[2], lookup_field, last_ms)
   if live then
     call('HSET', KEYS[1], 'cas', next_version, 'ttl', new_ttl_ms, 'at', now, 'body', new_body, LOG_FIELD, entry)

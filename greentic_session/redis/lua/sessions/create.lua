@@ -7,8 +7,7 @@
 --       5 new_ttl_ms       lifetime in ms, 0 never expires
 --       6 new_body         opaque bytes
 --       7 new_incarnation  of the record
--- Returns {1, version, incarnation, at}, or {verdict}. If the session waits, its reply scope, its owner and its expiry
--- follow.
+-- Returns {1, version, incarnation, at}, or {verdict}.
 -- Verdicts: 1 done   -1 exists   -3 mismatch   -5 unknown
 -- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back.
 

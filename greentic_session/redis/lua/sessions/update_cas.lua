@@ -12,7 +12,8 @@
 --      10 log_field             op0 ... op7: the field of the operation log for the following version
 -- Returns `at` alone, as an integer, after a write to a session that does not wait. Because a list costs 0.8 us, and
 -- the caller knows the rest. Otherwise {1, version, incarnation, at}, {-2, version, incarnation} with the stored
--- token, or {verdict}. If the session waits, its reply scope, its owner and its expiry follow.
+-- token, {-2, '0', ''} if the record is absent, or {verdict}. If the session waits, its reply scope, its owner and its
+-- expiry follow the 1, version, incarnation and at.
 -- Verdicts: 1 done   -2 conflict   -3 mismatch   -5 unknown
 -- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back.
 

@@ -1,4 +1,4 @@
--- End a held claim, or save under it, and remember its event.
+-- Save under a held claim, or end the claim and remember its event.
 --
 -- KEYS  1 record   HASH  see lib/record
 --       2 lookup   HASH  see lib/record
@@ -18,8 +18,11 @@
 --      15 event_ttl_ms          ms to remember them
 --      16 tombstone_ms          with finish: how long the tombstone stays (see lib/delete_record)
 -- Returns {1, version, incarnation, at, since}, {-2, version, incarnation} with the stored token, or {verdict}. The
--- since is that of the wait that ended, or that starts. With save also {..., scope or '', expiry}.
--- Verdicts: 1 done   -2 conflict   -5 unknown   -8 claim lost
+-- since is that of the wait that ended, or that starts. With save {1, version, incarnation, at, since, scope or '',
+-- expiry}. With finish the version is '0' and the incarnation ''.
+-- Verdicts: 1 done   -2 conflict   -3 mismatch   -5 unknown   -8 claim lost
+-- A repeated call returns the version and time of its earlier attempt, and the expected incarnation, also with finish.
+-- Its since is the stored one, '0' if the wait or the record is gone.
 -- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back.
 
 local new_owner, new_ttl_ms, new_body = ARGV[4], ARGV[5], ARGV[6]
@@ -44,7 +47,9 @@ if not holds_claim(fencing_token) then
   return claim_lost_reply()
 end
 if version ~= expected_version or incarnation ~= expected_incarnation then return conflict_reply(log) end
-if event ~= '' then call('ZCARD', KEYS[3]) end  -- fails before the first write if a key holds another type of value
+-- These reads fail before the first write if a key holds another type of value. With save, the first write is that of
+-- the lookup in lib/write_record, and fails by itself.
+if event ~= '' then call('ZCARD', KEYS[3]) end
 if mode ~= 'save' then call('HLEN', KEYS[2]) end
 local found_wait = waits_on
 if mode == 'finish' then
