@@ -339,7 +339,7 @@ class RedisInbox(InboxBackend):
         with parsing_write_reply():
             is_empty = reply[4] == b"0"
         if len(reply) > 5:  # the session waits
-            await self._waits.extend_index(scope, key, reply[5:], gone=result.removes, until=until)
+            await self._waits.call(until).extend_index(scope, key, reply[5:], gone=result.removes)
         if result.ends:
             delay_ms = "" if is_empty else 0
             with suppress(*_TRANSIENT):
