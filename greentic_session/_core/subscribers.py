@@ -1,4 +1,4 @@
-"""The subscribers of a topic in this process."""
+"""The subscribers of a notification topic in this process."""
 
 from __future__ import annotations
 

@@ -32,27 +32,29 @@ __all__ = [
 
 
 def affinity_key(scope: str, key: str) -> str:
-    """Return the name of a key's place.
+    """Return the affinity key of a key.
 
-    :param scope: ``env/tenant``; empty for a key of no tenant.
-    :param key: holds no control character, so that no two places share a name.
+    :param scope: ``env/tenant``, empty for a key of no tenant.
+    :param key: holds no control character, so no two pairs share an affinity key.
     """
     return f"{scope}\n{key}" if scope else key
 
 
 def rendezvous(key: str, workers: Iterable[str]) -> str | None:
-    r"""Return the worker that a place is given to.
+    r"""Return the worker that an affinity key is assigned to.
 
-    That is the one whose ``worker + "\n" + place``, in UTF-8, has the highest SHA-1; of two that
-    have the same, the one whose name comes last, byte by byte. When a worker goes, its places alone
-    go elsewhere; when one comes, of n it gets about one place in n, from all others alike.
+    That is the worker whose ``worker + "\n" + key``, in UTF-8, has the highest SHA-1. Of two with
+    the same digest, it is the one whose name sorts last by bytes. When a worker leaves, only its
+    keys move. When a worker joins, as one of n, about one key in n moves to it, from all others
+    alike.
 
     :returns: ``None`` if there are no workers.
     """
 
     def weight(worker: str) -> tuple[bytes, str]:
-        # Not a secret: what counts is that servers have it, too (Redis docs, "redis.sha1hex").
-        # Texts compare by code points, which is the order of their bytes in UTF-8.
+        # Not a secret. SHA-1, because scripts on the server have it as well (Redis docs,
+        # "redis.sha1hex"). Texts compare by code points, which is the order of their bytes in
+        # UTF-8.
         whole = f"{worker}\n{key}".encode()
         return hashlib.sha1(whole, usedforsecurity=False).digest(), worker
 
@@ -60,11 +62,11 @@ def rendezvous(key: str, workers: Iterable[str]) -> str | None:
 
 
 class MemberRecord(NamedTuple):
-    """A member, as others see it.
+    """A live member.
 
     :ivar worker: its name.
-    :ivar fence: number of its membership.
-    :ivar ends_ms: when its lease ends, milliseconds since the epoch by the store's clock.
+    :ivar fence: fencing token of its membership.
+    :ivar ends_ms: when its lease ends, in milliseconds since the epoch by the store's clock.
     """
 
     worker: str
@@ -73,15 +75,15 @@ class MemberRecord(NamedTuple):
 
 
 class MembershipOutcome(NamedTuple):
-    """The end of a step on a membership.
+    """The outcome of a step on a membership.
 
-    :ivar verdict: what happened.
-    :ivar fence: number of the membership (``DONE``), higher than that of every earlier one under
-        the same name and than any that this object has seen granted, and at least the store's time
-        in microseconds.
-    :ivar ends_ms: when the lease ends, milliseconds since the epoch by the store's clock (``DONE``,
-        and with ``CLAIMED`` that of the other member).
-    :ivar left_ms: how much of it was left when the step was done (``DONE``).
+    :ivar verdict: as of the step.
+    :ivar fence: fencing token of the membership (``DONE``). It is higher than that of every earlier
+        membership under the same name, and than every one that this object has seen. It is at least
+        the store's time in microseconds.
+    :ivar ends_ms: when the lease ends, in milliseconds since the epoch by the store's clock
+        (``DONE``, and with ``CLAIMED`` that of the other member).
+    :ivar left_ms: milliseconds of it that were left when the step was executed (``DONE``).
     """
 
     verdict: Verdict
@@ -91,11 +93,12 @@ class MembershipOutcome(NamedTuple):
 
 
 class PlacementRecord(NamedTuple):
-    """Who serves a place.
+    """The placement of a key: the worker that serves it.
 
     :ivar worker: a live member.
-    :ivar pinned: whether it serves by a pin.
-    :ivar expires_ms: when the placement expires, milliseconds since the epoch by the store's clock.
+    :ivar pinned: whether it serves the key by a pin.
+    :ivar expires_ms: when the placement expires, in milliseconds since the epoch by the store's
+        clock.
     """
 
     worker: str
@@ -104,10 +107,10 @@ class PlacementRecord(NamedTuple):
 
 
 class PlacementPage(NamedTuple):
-    """Some places of a worker.
+    """A page of the keys that a worker serves.
 
-    :ivar places: may be none before the end.
-    :ivar position: where the next page starts, in the backend's own terms; ``None`` is the end.
+    :ivar keys: may be empty also before the last page.
+    :ivar position: of the next page, in the backend's own form. ``None`` after the last page.
     """
 
     keys: Sequence[str]
@@ -115,35 +118,36 @@ class PlacementPage(NamedTuple):
 
 
 class AffinityBackend(ABC):
-    """The steps that the membership of workers and the placing of keys are made of.
+    """The steps of group membership and of the placement of keys.
 
-    Arguments are checked. Each step is atomic, by the store's clock, and safe to repeat when its
-    answer was lost: a repeated step comes to what the first one came to. Every step may raise
-    :class:`StoreUnavailableError`; those that write, :class:`OutcomeUnknownError` as well.
+    Arguments are checked. Each step is atomic, by the store's clock, and idempotent, so it is safe
+    to repeat when its reply was lost. Any step may raise :class:`StoreUnavailableError`. One that
+    writes may raise :class:`OutcomeUnknownError` as well.
 
-    A member lives while ``now < ends_ms``. A placement is there while ``now < expires_ms``; it is
-    *served* by its pinned worker if that one lives, else by the one it was given to last, if that
-    one lives, else by nobody, until it is assigned again. What has ended is absent at once, and
-    its memory is freed in time without anybody's doing.
+    A member is live while ``now < ends_ms``. A placement is present while ``now < expires_ms``. The
+    worker that *serves* its key is the first of these that is live: the worker that the key is
+    pinned to, and the worker that it was assigned to last. If neither is live, no worker serves the
+    key until it is assigned again. Members and placements are absent from the instant they expire.
+    The backend frees their memory later, without a call.
     """
 
     # --- members -----------------------------------------------------------------------------
 
     @abstractmethod
     async def join(self, group: str, worker: str, attempt: str, lease_ms: int) -> MembershipOutcome:
-        """Become a member; or let the lease of the same attempt's membership begin anew.
+        """Join the group, or restart the lease of the same attempt's membership.
 
         :param attempt: names the membership.
-        :returns: ``DONE``; ``CLAIMED`` if a member of that name lives.
+        :returns: ``DONE``, or ``CLAIMED`` if another live member has that name.
         """
 
     @abstractmethod
     async def renew(
         self, group: str, worker: str, attempt: str, lease_ms: int
     ) -> MembershipOutcome:
-        """Let the lease end no sooner than ``lease_ms`` from now.
+        """Extend the lease to at least ``lease_ms`` from now.
 
-        :returns: ``DONE``; ``LOST`` if it has ended.
+        :returns: ``DONE``, or ``LOST`` if it has ended.
         """
 
     @abstractmethod
@@ -155,63 +159,66 @@ class AffinityBackend(ABC):
 
     @abstractmethod
     async def members(self, group: str) -> Sequence[MemberRecord]:
-        """Return those that live, in no order."""
+        """Return the live members, in no order."""
 
-    # --- places ------------------------------------------------------------------------------
+    # --- placements --------------------------------------------------------------------------
 
     @abstractmethod
     async def assign(self, group: str, key: str, ttl_ms: int) -> PlacementRecord | None:
-        """Begin the placement's life anew; give it to a member by :func:`rendezvous` if nobody
-        serves it.
+        """Restart the placement's lifetime. If no worker serves the key, assign it to a member by
+        :func:`rendezvous`.
 
-        :param ttl_ms: life of a placement that was not there, in milliseconds.
-        :returns: ``None`` if no member lives; nothing was written.
+        :param ttl_ms: lifetime of a placement that was absent, in milliseconds.
+        :returns: ``None`` if no member is live. Then nothing was written.
         """
 
     @abstractmethod
     async def pin(self, group: str, key: str, worker: str, ttl_ms: int) -> None:
-        """Pin the place to a worker, member or not, instead of any it was pinned to.
+        """Pin the key to a worker, member or not. This replaces an earlier pin.
 
-        :param ttl_ms: the placement's life, which begins now, in milliseconds.
+        :param ttl_ms: the placement's lifetime, which starts now, in milliseconds.
         """
 
     @abstractmethod
     async def unpin(self, group: str, key: str, ttl_ms: int) -> bool:
-        """Take the pin away: the place stays with the worker that it was given to last, if any.
+        """Remove the pin. The key stays with the worker that it was assigned to last, if any.
 
-        :param ttl_ms: the placement's life, which begins now, in milliseconds.
+        :param ttl_ms: the placement's lifetime, which starts now, in milliseconds.
         :returns: ``False`` if it was not pinned.
         """
 
     @abstractmethod
     async def touch(self, group: str, key: str, ttl_ms: int | None) -> bool:
-        """Begin the placement's life anew; ``None`` keeps its length.
+        """Restart the placement's lifetime.
 
-        :returns: ``False`` if it is not there.
+        :param ttl_ms: the new lifetime in milliseconds. ``None`` keeps the stored one.
+        :returns: ``False`` if the placement is absent.
         """
 
     @abstractmethod
     async def forget(self, group: str, key: str) -> bool:
-        """Remove the placement, pin and all.
+        """Remove the placement, with its pin.
 
-        :returns: ``False`` if it was not there.
+        :returns: ``False`` if it was absent.
         """
 
     @abstractmethod
     async def find(self, group: str, key: str) -> PlacementRecord | None:
-        """Return who serves a place, and change nothing."""
+        """Return the worker that serves a key, and change nothing."""
 
     @abstractmethod
     async def page(self, group: str, worker: str, position: object | None) -> PlacementPage:
-        """Return places that the worker serves from ``position`` on (``None``: the start).
+        """Return a page of the keys that the worker serves.
 
-        Over all pages each place is given once that the worker serves from first to last.
+        A key that the worker serves from the first page to the last is returned once.
+
+        :param position: of the page, ``None`` for the first one.
         """
 
 
 class SupportsAffinity(ABC):
-    """A store that can say which worker serves a key."""
+    """A store with affinity."""
 
     @abstractmethod
     def affinity_backend(self) -> AffinityBackend:
-        """Return the steps that affinity is made of."""
+        """Return the steps of affinity."""

@@ -1,14 +1,17 @@
-"""What a backend needs to keep inboxes: a capability of its own, beside the store's verbs.
+"""The steps of inboxes that a backend implements: on mailboxes, indexes and early events.
 
-A session has one *mailbox*: its mail in order, and the lease of whoever works on it. It lives
-beside the session's record, so that a turn's end (state, outbox, mail handled, lease) is one step.
+Inboxes are an optional capability of a store. A session has one *mailbox*: its messages in order,
+and the lease of the worker that has its turn. It lives next to the session's record, so that the
+end of a turn (state, outbox, handled messages, lease) is one step.
 
-An inbox's *index* says which sessions have mail, and when each is to be looked at. It may live
-elsewhere than the mailboxes, so it is a hint: a step on it and a step on a mailbox are two steps,
-and a process can die between them. Therefore a hint is entered before the mail, and no look that
-comes too early takes it out; it is put off while somebody looks at its session, and taken out by
-who found the mailbox empty, unless it was touched since. A hint that leads to nothing costs one
-look; mail without a hint cannot be.
+An inbox's *index* holds the sessions that have messages, and the time at which each is due. It may
+live in another place than the mailboxes. So a step on the index and a step on a mailbox are two
+steps, and a process can die between them. An index entry may therefore be stale:
+
+* An entry is written before its message. A worker that comes too early does not remove it.
+* An entry is deferred while a worker looks at its session. A worker that finds the mailbox empty
+  removes the entry, unless it was changed since.
+* A stale entry costs one attempt to take a turn. A message without an entry cannot exist.
 """
 
 from __future__ import annotations
@@ -47,7 +50,7 @@ __all__ = [
 
 
 class MailboxRef(NamedTuple):
-    """Whose mail.
+    """A reference to a mailbox.
 
     :ivar scope: ``env/tenant``.
     :ivar key: the session's key.
@@ -62,8 +65,9 @@ class StoredMessage(NamedTuple):
 
     :ivar event_id: names it, as the channel does.
     :ivar payload: opaque bytes.
-    :ivar at_ms: when it was admitted, milliseconds since the epoch by the store's clock.
-    :ivar owner: team and user of its admitter, see :mod:`greentic_session._core.tenancy`.
+    :ivar at_ms: when it was admitted, in milliseconds since the epoch by the store's clock.
+    :ivar owner: ``team/user`` of the caller that admitted it, see
+        :mod:`greentic_session._core.tenancy`.
     """
 
     event_id: str
@@ -72,20 +76,20 @@ class StoredMessage(NamedTuple):
     owner: str
 
     def __repr__(self) -> str:
-        """Return the sizes: a payload is somebody's message."""
+        """Return the sizes, without the payload, because it is private."""
         return f"StoredMessage({len(self.event_id)} characters, {len(self.payload)} bytes)"
 
 
 class NewMessage(NamedTuple):
-    """What is to come into a mailbox.
+    """A message to enqueue.
 
-    :ivar inbox: by which inbox.
-    :ivar mailbox: whose.
+    :ivar inbox: the inbox that admits it.
+    :ivar mailbox: where to enqueue it.
     :ivar allowed: the owners whose live session may get it.
-    :ivar event_id: names the message; known for as long as ``events`` says.
+    :ivar event_id: names the message. It is known within the limits of ``events``.
     :ivar payload: opaque bytes.
-    :ivar most: how many letters may wait there.
-    :ivar events: how long event ids are known.
+    :ivar most: how many messages the mailbox may hold.
+    :ivar events: limits of the memory of event ids.
     """
 
     inbox: str
@@ -97,15 +101,15 @@ class NewMessage(NamedTuple):
     events: EventMemory
 
     def __repr__(self) -> str:
-        """Return the inbox and the size: a payload is somebody's message."""
+        """Return the inbox and the size, without the payload, because it is private."""
         return f"NewMessage({self.inbox!r}, {len(self.payload)} bytes)"
 
 
 class EnqueueOutcome(Outcome, frozen=True, gc=False):
-    """The end of a posting.
+    """The outcome of an enqueue.
 
-    :ivar waiting: how many letters are in the mailbox now.
-    :ivar worker: who has the turn now; empty for nobody.
+    :ivar waiting: how many messages are in the mailbox now.
+    :ivar worker: the worker that has the turn now, empty for none.
     """
 
     waiting: int = 0
@@ -113,14 +117,14 @@ class EnqueueOutcome(Outcome, frozen=True, gc=False):
 
 
 class TakeRequest(NamedTuple):
-    """What a worker asks for.
+    """A worker's request to take a turn.
 
-    :ivar inbox: where.
-    :ivar worker: its name, for people.
-    :ivar lease_ms: for how long, in milliseconds.
-    :ivar most: how many letters to hand out.
-    :ivar attempts: how often a letter may be tried as the head of its mailbox.
-    :ivar dead_ms: how long a letter that was tried too often is kept, in milliseconds.
+    :ivar inbox: where to take it.
+    :ivar worker: name of the worker, for people.
+    :ivar lease_ms: length of the lease, in milliseconds.
+    :ivar most: how many messages to return at most.
+    :ivar attempts: how many attempts a message may have as the head of its mailbox.
+    :ivar dead_ms: how long dead letters are stored, in milliseconds.
     """
 
     inbox: str
@@ -132,12 +136,12 @@ class TakeRequest(NamedTuple):
 
 
 class TurnRef(NamedTuple):
-    """A turn, as the mailbox knows it.
+    """A reference to a turn.
 
     :ivar inbox: where it was taken.
-    :ivar mailbox: whose mail.
-    :ivar fence: number of the turn, higher than that of every earlier one of the session.
-    :ivar index_score: what the backend wants to be told again when the turn ends.
+    :ivar mailbox: the mailbox of its session.
+    :ivar fence: fencing token of the turn, higher than that of every earlier turn of the session.
+    :ivar index_score: the backend's own text, passed back to it when the turn ends.
     """
 
     inbox: str
@@ -150,12 +154,13 @@ class GrantedTurn(NamedTuple):
     """A turn that was taken.
 
     :ivar ref: the turn.
-    :ivar lease_ms: when its lease ends, milliseconds since the epoch by the store's clock.
-    :ivar left_ms: how much of the lease was left when it was taken.
-    :ivar messages: in order, at least one; the head alone if it was tried before. All of callers to
-        whom the session is open; if there is none, all of the same caller.
-    :ivar attempt: which attempt at the head this is; 1 is the first.
-    :ivar record: the session; ``None`` if there is none.
+    :ivar lease_ms: when its lease ends, in milliseconds since the epoch by the store's clock.
+    :ivar left_ms: milliseconds of the lease that were left when the turn was taken.
+    :ivar messages: at least one, in order. If the head was tried before, the head alone. All of
+        them are of callers that may act on the session. If there is no session, all are of the same
+        caller.
+    :ivar attempt: number of this attempt at the head, from 1.
+    :ivar record: the session, ``None`` if it is absent.
     """
 
     ref: TurnRef
@@ -167,26 +172,26 @@ class GrantedTurn(NamedTuple):
 
 
 class NothingDue(NamedTuple):
-    """There is no turn to take now.
+    """The reply if there is no turn to take now.
 
-    :ivar due_secs: in how many seconds there may be one, 0 being at once: look again. ``None`` if
-        nothing is known of any.
+    :ivar due_secs: seconds until there may be one. 0 means to poll again immediately. ``None`` if
+        no session is known to become due.
     """
 
     due_secs: float | None
 
 
 class TurnCommit(NamedTuple):
-    """What a turn has come to.
+    """A commit of a turn.
 
     :ivar ref: the turn.
-    :ivar encoded: the state to write; ``None`` writes none.
-    :ivar removes: whether the session is removed.
-    :ivar expected: the token that the turn has seen last; ``Cas.none()`` is an absent session.
-    :ivar handled: how many of the turn's letters, from the first, are done with by now: those that
-        are still there go. Counted from the start of the turn, for its holder may not know whether
-        an earlier step was done.
-    :ivar in_hand: how many of the turn's letters are left; the next of them is tried from now on.
+    :ivar encoded: the state to write, ``None`` to write none.
+    :ivar removes: whether to remove the session.
+    :ivar expected: the token that the turn has seen last, ``Cas.none()`` for an absent session.
+    :ivar handled: how many of the turn's messages, from the first, are handled by now. The step
+        removes those of them that are still stored. The count starts with the turn, because the
+        worker may not know whether an earlier commit was executed.
+    :ivar in_hand: how many of the turn's messages are left. An attempt at the next one begins.
     :ivar ends: whether the turn ends.
     """
 
@@ -200,12 +205,13 @@ class TurnCommit(NamedTuple):
 
 
 class StoredDeadLetter(NamedTuple):
-    """A letter that was tried too often, or might not be handed out.
+    """A message that exhausted its attempts or failed the access check.
 
-    :ivar mailbox: whose.
-    :ivar letter: as it was.
-    :ivar died_ms: when it was given up, milliseconds since the epoch by the store's clock.
-    :ivar attempts: how often it was tried.
+    :ivar mailbox: where it was.
+    :ivar message: as it was.
+    :ivar died_ms: when it became a dead letter, in milliseconds since the epoch by the store's
+        clock.
+    :ivar attempts: how many attempts it had.
     """
 
     mailbox: MailboxRef
@@ -215,10 +221,10 @@ class StoredDeadLetter(NamedTuple):
 
 
 class InboxSize(NamedTuple):
-    """What an index says.
+    """The size of an inbox's index.
 
-    :ivar sessions: how many sessions it leads to.
-    :ivar due: how many of them may be taken now.
+    :ivar sessions: how many sessions have an entry.
+    :ivar due: how many of them are due now.
     """
 
     sessions: int
@@ -226,9 +232,9 @@ class InboxSize(NamedTuple):
 
 
 class EarlyEventQueue(NamedTuple):
-    """Where events are kept for which no session waits yet.
+    """A reference to a queue of early events.
 
-    :ivar wait_owner: whose they are.
+    :ivar wait_owner: the owner of the events.
     :ivar scope_hash: the reply scope.
     """
 
@@ -251,105 +257,106 @@ class InboxCall(ABC):
 
     @abstractmethod
     async def enqueue(self, message: NewMessage) -> EnqueueOutcome:
-        """Put a letter at the end of the mail; ring unless somebody has the turn.
+        """Add a message at the end of the mailbox, and notify unless a turn is held.
 
-        :returns: ``MISMATCH`` if a live session is of none of the owners; ``SEEN`` if the event is
-            known, which rings all the same; ``FULL``; ``DONE``. Judged in this order, and each but
-            the first with ``waiting`` and ``worker``.
+        :returns: the first that applies, each but ``MISMATCH`` with ``waiting`` and ``worker``:
+
+            * ``MISMATCH`` if a live session has none of the allowed owners.
+            * ``SEEN`` if the event is known. This notifies as well.
+            * ``FULL``, or ``DONE``.
         """
 
     @abstractmethod
     async def take(self, request: TakeRequest) -> GrantedTurn | NothingDue:
         """Take the turn of the session that has been due for longest.
 
-        Counts an attempt at the head of its mail. A head that was tried as often as it may be goes
-        to the dead letters, and the next one is the head; so does one of a caller to whom the live
-        session is not open: it came before that session, else it had been refused.
+        This counts an attempt at the head of its mailbox. A head becomes a dead letter if it has
+        exhausted its attempts, or if its caller may not act on the live session. In the second case
+        it was admitted before that session was created. Then the next message is the head.
 
-        :raises DecodeError: a session's record, or its mailbox, is not of this library's making.
+        :raises DecodeError: the record or the mailbox of a session was not written by this library.
             It is not due again for a while.
         """
 
     @abstractmethod
     async def renew(self, ref: TurnRef, lease_ms: int) -> tuple[int, int]:
-        """Let the lease end no sooner than ``lease_ms`` from now.
+        """Extend the lease to at least ``lease_ms`` from now.
 
-        :returns: when it ends, and in how many milliseconds that is; twice 0 if the turn is over.
+        :returns: when it ends, and in how many milliseconds. Both are 0 if the turn is over.
         """
 
     @abstractmethod
     async def commit(self, result: TurnCommit) -> Outcome:
-        """Write or remove the session, and drop the mail that was handled, in one step.
+        """Write or remove the session, and remove the handled messages, in one step.
 
-        What it writes is written as by the store's own verbs. A turn that ends with mail left
-        makes the session due, and rings.
+        The write is like that of the store's own verbs. If the turn ends and messages are left, the
+        session is due, and a waiter is notified.
 
-        :returns: ``LOST`` if the turn is not held; ``MISMATCH``; ``CONFLICT`` with the stored
-            token; ``DONE`` with the token written, if one was. Judged in this order.
+        :returns: the first that applies: ``LOST`` if the turn is not held, ``MISMATCH``,
+            ``CONFLICT`` with the stored token, or ``DONE`` with the written token, if any.
         """
 
     @abstractmethod
     async def release(self, ref: TurnRef, backoff_ms: int | None) -> bool:
-        """Give the turn back, with its mail.
+        """Release the turn. Its messages stay in the mailbox.
 
-        :param backoff_ms: the attempt has failed, and the session is not due for so many
-            milliseconds; ``None`` if it was no attempt, so that it is due at once.
+        :param backoff_ms: milliseconds until the session is due again after a failed attempt.
+            ``None`` if this was not an attempt: then the session is due immediately.
         :returns: ``False`` if the turn is not held.
         """
 
     @abstractmethod
     async def size(self, inbox: str) -> InboxSize:
-        """Return what the index says: a hint."""
+        """Return the size of the index, whose entries may be stale."""
 
     # --- dead letters ------------------------------------------------------------------------
 
     @abstractmethod
     async def replay(self, inbox: str, mail: StoredDeadLetter, dead_ms: int, most: int) -> Outcome:
-        """Put a dead letter at the end of its mailbox, as a new one; ring.
+        """Move a dead letter to the end of its mailbox, as a new message, and notify.
 
-        :param dead_ms: how long dead letters are kept, in milliseconds.
-        :param most: how many letters may wait there.
-        :returns: ``ABSENT`` if it is not there; ``FULL``; ``DONE``.
+        :param dead_ms: how long dead letters are stored, in milliseconds.
+        :param most: how many messages the mailbox may hold.
+        :returns: ``ABSENT``, ``FULL``, or ``DONE``.
         """
 
     @abstractmethod
     async def discard(self, mail: StoredDeadLetter) -> bool:
         """Remove a dead letter.
 
-        :returns: ``False`` if it was not there.
+        :returns: ``False`` if it was absent.
         """
 
-    # --- events that came before their wait --------------------------------------------------
+    # --- early events ------------------------------------------------------------------------
 
     @abstractmethod
     async def store_early(
         self, queue: EarlyEventQueue, event_id: str, payload: bytes, events: EventMemory
     ) -> Outcome:
-        """Keep an event at the end of those of a place.
+        """Store an event at the end of a queue.
 
-        :param events: how many may be kept there, and for how long.
-        :returns: ``SEEN`` if it is kept there; ``FULL``; ``DONE``.
+        :param events: how many events the queue may hold, and for how long.
+        :returns: ``SEEN`` if it is stored already, ``FULL``, or ``DONE``.
         """
 
     @abstractmethod
     async def assign_early(
         self, queue: EarlyEventQueue, key: SessionKey, gone: str, events: EventMemory
     ) -> Sequence[tuple[SessionKey, StoredMessage]]:
-        """Have each event that is kept at a place be for this session, unless it is for another.
+        """Assign each event of a queue to this session, unless it is assigned to another one.
 
-        An event and the mailbox that it comes into may live in different places, so that a process
-        can die between two steps. What it is for is said first: so no other session gets it as
-        well.
+        The queue and the mailbox may live in different places, and a process can die between two
+        steps. So an event is assigned before it is enqueued. Then no other session gets it as well.
 
-        :param gone: the key of a session whose events are to be for this one; empty for none.
-        :returns: the events in order, each with whom it is for.
+        :param gone: key of a session whose events are reassigned to this one, empty for none.
+        :returns: the events in order, each with the key of its session.
         """
 
     @abstractmethod
     async def delete_early(
         self, queue: EarlyEventQueue, key: SessionKey, message: StoredMessage
     ) -> None:
-        """Keep an event no longer that is for this session."""
+        """Delete an event that is assigned to this session."""
 
 
 class InboxBackend(ABC):
@@ -367,16 +374,18 @@ class InboxBackend(ABC):
     async def dead_letters(
         self, inbox: str, dead_ms: int, position: object | None
     ) -> tuple[Sequence[StoredDeadLetter], object | None]:
-        """Return dead letters from ``position`` on (``None``: the start), and what follows.
+        """Return a page of dead letters, and the position of the next page, ``None`` after the last
+        one.
 
         Each page has its own deadlines.
 
-        :param dead_ms: how long they are kept, in milliseconds.
+        :param dead_ms: how long dead letters are stored, in milliseconds.
+        :param position: of the page, ``None`` for the first one.
         """
 
 
 class SupportsInbox(ABC):
-    """A store that can keep inboxes."""
+    """A store with inboxes."""
 
     @abstractmethod
     def inbox_backend(self) -> InboxBackend:

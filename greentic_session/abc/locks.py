@@ -1,8 +1,9 @@
-"""What a backend needs to keep locks: a capability of its own, beside the store's verbs.
+"""The steps of locks that a backend implements.
 
-A lock is held by one *token*, for as long as its lease runs; who finds it held may keep a place in
-its queue, under a token of its own. Nothing on the backend acts by itself: each step looks at the
-time, and passes over holders and waiters whose time is up.
+Locks are an optional capability of a store. One *token* holds a lock until its lease ends. A caller
+that finds the lock held may take a queue position, under a token of its own. Nothing on the backend
+runs by itself. Each step reads the time, and skips holders whose lease has ended and waiters whose
+position has lapsed.
 """
 
 from __future__ import annotations
@@ -31,12 +32,12 @@ __all__ = [
 
 
 class LockRef(NamedTuple):
-    """Who holds a lock, or wants to.
+    """A lock, and the token of a holder or waiter.
 
-    :ivar scope: ``env/tenant`` of the key; empty for a lock on the key in all tenants together.
-    :ivar key: what is locked.
-    :ivar token: names one attempt at the lock, and what it was granted: random, 1 to 64 characters
-        of ``[A-Za-z0-9_-]``.
+    :ivar scope: ``env/tenant`` of the key, empty for a lock on the key in all tenants together.
+    :ivar key: the locked key.
+    :ivar token: names one attempt at the lock, and its grant. It is random, 1 to 64 characters of
+        ``[A-Za-z0-9_-]``.
     """
 
     scope: str
@@ -47,12 +48,12 @@ class LockRef(NamedTuple):
 class LockRequest(NamedTuple):
     """An attempt to take a lock.
 
-    :ivar ref: who asks for what.
-    :ivar name: of the holder to be, for people.
-    :ivar lease_ms: length of the lease.
-    :ivar position_ms: how long a waiter keeps its queue position unless it asks again. A free lock
-        is left to each waiter ahead for a quarter of that.
-    :ivar queues: whether to keep a place if the lock is not to be had.
+    :ivar ref: the lock and the token.
+    :ivar name: of the caller, for people.
+    :ivar lease_ms: length of the lease, in milliseconds.
+    :ivar position_ms: milliseconds until a queue position lapses, unless the waiter asks again. A
+        free lock is reserved for each waiter in turn for a quarter of that.
+    :ivar queues: whether to take a queue position if the lock is not granted.
     """
 
     ref: LockRef
@@ -63,13 +64,13 @@ class LockRequest(NamedTuple):
 
 
 class LockOutcome(msgspec.Struct, frozen=True, gc=False):
-    """The end of a step on a lock.
+    """The outcome of a step on a lock.
 
-    :ivar verdict: ``DONE``; ``CLAIMED``, by another holder or those who came before; ``LOST``.
-    :ivar fence: of the lease, where the lock was granted.
-    :ivar lease_ms: when the lease ends, the holder's if it is another's: milliseconds since the
+    :ivar verdict: ``DONE``, ``LOST``, or ``CLAIMED`` by another holder or by earlier waiters.
+    :ivar fence: fencing token of the lease, if the lock was granted.
+    :ivar lease_ms: when the lease ends, also that of another holder, in milliseconds since the
         epoch by the backend's clock.
-    :ivar left_ms: what is left of the lease, or until it is worth to ask again.
+    :ivar left_ms: milliseconds that are left of the lease, or until the caller should ask again.
     """
 
     verdict: Verdict
@@ -79,11 +80,11 @@ class LockOutcome(msgspec.Struct, frozen=True, gc=False):
 
 
 class LockState(NamedTuple):
-    """Who holds a lock now.
+    """The current holder of a lock.
 
     :ivar name: of the holder, for people.
-    :ivar fence: of its lease.
-    :ivar lease_ms: when that ends, milliseconds since the epoch by the backend's clock.
+    :ivar fence: fencing token of its lease.
+    :ivar lease_ms: when the lease ends, in milliseconds since the epoch by the backend's clock.
     """
 
     name: str
@@ -100,28 +101,33 @@ class LockCall(ABC):
 
     @abstractmethod
     async def acquire(self, request: LockRequest) -> LockOutcome:
-        """Take the lock, or tell until when it is another's: ``DONE`` or ``CLAIMED``.
+        """Acquire the lock, or return when the current lease ends.
 
-        Granted if nobody holds it and those who wait have had their time, in their order. A token
-        that holds already is told so; one that waits keeps its place.
+        The lock is granted if it is free, and each earlier waiter has had its time. A token that
+        holds the lock gets the same grant again. A token that waits keeps its queue position.
+
+        :returns: ``DONE`` or ``CLAIMED``.
         """
 
     @abstractmethod
     async def renew(self, ref: LockRef, lease_ms: int) -> LockOutcome:
-        """Let a lease that still runs end later, never sooner: ``DONE`` or ``LOST``."""
+        """Extend a lease that has not ended. It never gets shorter.
+
+        :returns: ``DONE`` or ``LOST``.
+        """
 
     @abstractmethod
     async def release(self, ref: LockRef, lease_ms: int) -> bool:
-        """Give back what the token has, be it the lock or a place, and ring for whoever is next.
+        """Release the token's lock or queue position, and notify the next waiter.
 
-        :param lease_ms: when the token's lease ends as far as it knows, 0 for none: so that one
-            who did not hear the answer is told right when asking again.
+        :param lease_ms: when the token's lease ends, as far as the caller knows, 0 for none. With
+            it, a repeated call whose first reply was lost also returns the right result.
         :returns: whether the token held the lock.
         """
 
     @abstractmethod
     async def holder(self, scope: str, key: SessionKey) -> LockState | None:
-        """Return who holds the lock."""
+        """Return the holder of the lock, ``None`` if it is free."""
 
 
 class LockBackend(ABC):
@@ -142,7 +148,7 @@ class LockBackend(ABC):
 
 
 class SupportsLocks(ABC):
-    """A store of a backend that can keep locks."""
+    """A store with locks."""
 
     @abstractmethod
     def lock_backend(self) -> LockBackend:

@@ -1,4 +1,4 @@
-"""Wake-up notifications: a waiter sleeps until it is notified.
+"""The interface of notifications, which wake a waiter that sleeps until there is work.
 
 A notification announces one piece of work, so it wakes one of the waiters of a topic in a process.
 Waking all of them would make every idle worker poll for the same message (a thundering herd).

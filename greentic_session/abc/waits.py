@@ -1,13 +1,14 @@
-"""What a backend needs to keep waits: a capability of its own, beside the store's verbs.
+"""The steps of waits that a backend implements: on records and on indexes.
 
-The record of a session is the truth about its wait. It says under which reply scope the session
-waits and since when, and who has claimed it until when under which fence; each change of that is
-one atomic step on the record.
+Waits are an optional capability of a store. The record of a session decides about its wait. It
+holds the reply scope under which the session waits, the time of the registration, and the claim:
+its attempt, its fencing token and the end of its lease. Each change of these is one atomic step on
+the record.
 
 The index of a user leads from a reply scope to the keys of sessions that may wait there. It may
-live elsewhere than the records, so it is a hint: a step on it and a step on a record are two steps,
-and a worker can die between them. Whoever reads a hint looks at the record, and mends the index if
-the record says otherwise.
+live in another place than the records. So a step on the index and a step on a record are two steps,
+and a worker can die between them. An index entry may therefore be stale. A reader of an entry reads
+the record, and repairs the index if the record differs.
 """
 
 from __future__ import annotations
@@ -51,13 +52,13 @@ __all__ = [
 ]
 
 INTENT_ONLY: Final = -1
-"""In place of :attr:`IndexRemoval.since_us`: take the hint out if it was announced only."""
+"""In place of :attr:`IndexRemoval.since_us`: remove the entry if it has only an index intent."""
 KEEP_ENTRY: Final = -2
-"""In place of :attr:`IndexRemoval.since_us`: leave the hint, and end this caller's announcement."""
+"""In place of :attr:`IndexRemoval.since_us`: keep the entry, and end this caller's intent."""
 
 
 class WaitOwner(NamedTuple):
-    """Whose waits: the name of one index.
+    """The owner of waits. Names one index.
 
     :ivar scope: ``env/tenant``.
     :ivar owner: ``team/user``, as :mod:`greentic_session._core.tenancy` writes it.
@@ -68,13 +69,13 @@ class WaitOwner(NamedTuple):
 
 
 class WaitStatus(NamedTuple):
-    """What a live record says about its wait.
+    """The wait of a live record.
 
     :ivar owner: ``team/user`` of the record.
-    :ivar scope_hash: where the session waits; empty if it does not.
-    :ivar since_us: when it was registered there: microseconds since the epoch, made to grow from
-        one registration to the next on the same reply scope.
-    :ivar expires_ms: when the record expires; 0 is never.
+    :ivar scope_hash: the reply scope where the session waits, empty if it does not wait.
+    :ivar since_us: when it was registered there, in microseconds since the epoch. Each registration
+        on a reply scope has a higher one than the registration before.
+    :ivar expires_ms: when the record expires, in milliseconds since the epoch. 0 is never.
     """
 
     owner: str
@@ -84,12 +85,12 @@ class WaitStatus(NamedTuple):
 
 
 class ClaimRef(NamedTuple):
-    """A claim, as the record knows it.
+    """A reference to a claim.
 
     :ivar scope: ``env/tenant`` of the record.
     :ivar key: the session's key.
     :ivar owner: ``team/user`` of the record.
-    :ivar fence: number of the claim, higher than that of every earlier one on the record.
+    :ivar fence: fencing token of the claim, higher than that of every earlier claim on the record.
     """
 
     scope: str
@@ -102,7 +103,7 @@ class SeenEvent(NamedTuple):
     """An event that was completed.
 
     :ivar digest: names event, owner and reply scope.
-    :ivar at_ms: when, milliseconds since the epoch by the store's clock.
+    :ivar at_ms: when it was completed, in milliseconds since the epoch by the store's clock.
     """
 
     digest: str
@@ -110,10 +111,10 @@ class SeenEvent(NamedTuple):
 
 
 class EventMemory(NamedTuple):
-    """How long completed events are known.
+    """Limits of the memory of events.
 
-    :ivar most: how many of one session, and of one user.
-    :ivar ttl_ms: for how long, in milliseconds.
+    :ivar most: how many events of one session, and of one user, are remembered.
+    :ivar ttl_ms: how long they are remembered, in milliseconds.
     """
 
     most: int
@@ -121,16 +122,17 @@ class EventMemory(NamedTuple):
 
 
 class WaitOutcome(Outcome, frozen=True, gc=False):
-    """The end of a step on a record's wait.
+    """The outcome of a step on a record's wait.
 
     :ivar since_us: as in :class:`WaitStatus`.
     :ivar moved_from: the reply scope where the session waited before, if that is another.
-    :ivar ttl_ms: life of the record (``claim``).
-    :ivar body: what the codec wrote (``claim``).
-    :ivar fence: number of the claim (``claim``).
-    :ivar lease_ms: when the lease ends, milliseconds since the epoch by the store's clock
+    :ivar ttl_ms: lifetime of the record in milliseconds (``claim``).
+    :ivar body: the encoded body (``claim``).
+    :ivar fence: fencing token of the claim (``claim``).
+    :ivar lease_ms: when the lease ends, in milliseconds since the epoch by the store's clock
         (``claim``, ``renew``, and with ``CLAIMED`` that of the other claim).
-    :ivar left_ms: how much of the lease was left when the step was done (``claim``, ``renew``).
+    :ivar left_ms: milliseconds of the lease that were left when the step was executed (``claim``,
+        ``renew``).
     """
 
     since_us: int = 0
@@ -142,30 +144,30 @@ class WaitOutcome(Outcome, frozen=True, gc=False):
     left_ms: int = 0
 
     def __repr__(self) -> str:
-        """Return verdict and token: a body is somebody's state."""
+        """Return verdict and token, without the body, because it is private state."""
         return f"WaitOutcome({self.verdict.name}, {self.value}-{self.incarnation})"
 
 
 class EndingMode(StrEnum):
-    """How a claim is settled."""
+    """How a claim ends, or is saved under."""
 
     COMPLETE = "complete"
-    """Write the session; it waits no longer."""
+    """Write the session, and end the claim and the wait."""
     WAIT = "wait"
-    """Write the session; it waits again."""
+    """Write the session, end the claim, and register the session as waiting again."""
     SAVE = "save"
-    """Write the session; the claim goes on."""
+    """Write the session. The claim continues."""
     FINISH = "finish"
-    """Remove the session."""
+    """Remove the session, with claim and wait."""
 
 
 class Registration(NamedTuple):
-    """What is to wait, and where.
+    """A session to register as waiting.
 
     :ivar encoded: the session.
-    :ivar expected: only over this token, ``Cas.none()`` being an absent record; ``None`` is any.
-    :ivar scope_hash: where it waits.
-    :ivar event: digest of the event that is completed by this, empty for none.
+    :ivar expected: the expected token, ``Cas.none()`` for an absent record, ``None`` for any token.
+    :ivar scope_hash: the reply scope where it waits.
+    :ivar event: digest of the event that this completes, empty for none.
     :ivar floor_us: the new ``since_us`` is higher than this.
     """
 
@@ -177,15 +179,15 @@ class Registration(NamedTuple):
 
 
 class ClaimRequest(NamedTuple):
-    """A claim to make.
+    """A request to claim a wait.
 
     :ivar scope: ``env/tenant`` of the record.
     :ivar key: the session's key.
     :ivar owner: ``team/user`` of the record.
-    :ivar scope_hash: where the session has to wait.
+    :ivar scope_hash: the reply scope where the session has to wait.
     :ivar attempt: names the attempt.
     :ivar event: digest of the event, empty for none.
-    :ivar lease_ms: how long, in milliseconds.
+    :ivar lease_ms: length of the lease, in milliseconds.
     """
 
     scope: str
@@ -198,14 +200,14 @@ class ClaimRequest(NamedTuple):
 
 
 class ClaimEnding(NamedTuple):
-    """How a claim ends.
+    """The end of a claim, or a save under it.
 
     :ivar ref: the claim.
-    :ivar how: what is to happen.
-    :ivar encoded: what to write; ``None`` with ``FINISH``.
+    :ivar how: the mode.
+    :ivar encoded: the session to write, ``None`` with ``FINISH``.
     :ivar expected: the token that the claim has seen last.
-    :ivar event: digest of the event that is completed by this, empty for none.
-    :ivar scope_hash: with ``WAIT``, where.
+    :ivar event: digest of the event that this completes, empty for none.
+    :ivar scope_hash: with ``WAIT``, the reply scope where the session waits again.
     :ivar floor_us: with ``WAIT``, the new ``since_us`` is higher than this.
     """
 
@@ -219,11 +221,11 @@ class ClaimEnding(NamedTuple):
 
 
 class IndexEntry(NamedTuple):
-    """A session that may wait under a reply scope.
+    """An index entry: a session that may wait under a reply scope.
 
     :ivar key: the session's key.
-    :ivar since_us: since when, as far as the index heard; 0 if it was announced only.
-    :ivar expires_ms: how long the index leads there, milliseconds since the epoch; 0 is for ever.
+    :ivar since_us: since when it waits, as far as the index knows. 0 if there is only an intent.
+    :ivar expires_ms: when the entry expires, in milliseconds since the epoch. 0 is never.
     """
 
     key: SessionKey
@@ -232,10 +234,10 @@ class IndexEntry(NamedTuple):
 
 
 class IndexEntries(NamedTuple):
-    """What the index knows of a reply scope.
+    """The index entries of a reply scope.
 
     :ivar entries: sessions that may wait there.
-    :ivar seen: whether the event asked about was completed.
+    :ivar seen: whether the given event was completed.
     """
 
     entries: Sequence[IndexEntry]
@@ -243,11 +245,11 @@ class IndexEntries(NamedTuple):
 
 
 class IndexIntent(NamedTuple):
-    """A hint that was entered before the record.
+    """An index intent: an index entry that was written before its record.
 
-    :ivar intent_id: names the announcement.
-    :ivar is_new: whether the hint was not there before.
-    :ivar others: the other hints under the reply scope.
+    :ivar intent_id: names the intent.
+    :ivar is_new: whether the entry was absent before.
+    :ivar others: the other entries of the reply scope.
     """
 
     intent_id: str
@@ -256,14 +258,15 @@ class IndexIntent(NamedTuple):
 
 
 class IndexUpsert(NamedTuple):
-    """A hint to put into the index.
+    """An index entry to write.
 
     :ivar scope_hash: the reply scope.
     :ivar key: the session's key.
-    :ivar since_us: since when it waits there, as the record says; 0 enters nothing, but prolongs
-        what is there.
-    :ivar expires_ms: when its record expires, milliseconds since the epoch; 0 is never.
-    :ivar intent_id: what ``announce`` returned to this caller; its announcement is over.
+    :ivar since_us: since when it waits there, as in the record. 0 creates no entry, but prolongs an
+        existing one.
+    :ivar expires_ms: when its record expires, in milliseconds since the epoch. 0 is never.
+    :ivar intent_id: the intent that :meth:`WaitCall.index_intent` returned to this caller, and that
+        ends with this. Empty for none.
     """
 
     scope_hash: str
@@ -274,12 +277,12 @@ class IndexUpsert(NamedTuple):
 
 
 class IndexRemoval(NamedTuple):
-    """A hint to take out of the index, unless a later registration stands behind it.
+    """An index entry to remove, unless it is of a later registration.
 
     :ivar scope_hash: the reply scope.
     :ivar key: the session's key.
-    :ivar since_us: up to which registration; or :data:`UNCONFIRMED`, :data:`KEPT`.
-    :ivar intent_id: what ``announce`` returned to this caller; its announcement is over.
+    :ivar since_us: the last registration to remove, or :data:`INTENT_ONLY`, or :data:`KEEP_ENTRY`.
+    :ivar intent_id: as in :class:`IndexUpsert`.
     """
 
     scope_hash: str
@@ -291,8 +294,8 @@ class IndexRemoval(NamedTuple):
 class IndexChange(msgspec.Struct, frozen=True, kw_only=True):
     """A change of a user's index, in one step.
 
-    :ivar upsert: a session that waits.
-    :ivar removals: hints to take out.
+    :ivar upsert: the entry of a session that waits.
+    :ivar removals: the entries to remove.
     :ivar events: completed events to remember, the newest last.
     """
 
@@ -318,46 +321,50 @@ class WaitCall(ABC):
 
     @abstractmethod
     async def register(self, registration: Registration, events: EventMemory) -> WaitOutcome:
-        """Write the session and let it wait; a claim on it is pushed aside.
+        """Write the session and register it as waiting. This supersedes a claim on it.
 
-        :returns: ``SEEN`` if the event was completed; ``MISMATCH``, ``CONFLICT``; ``DONE`` with
-            ``since_us`` and ``moved_from``. Judged in this order.
+        :returns: the first that applies: ``SEEN`` if the event was completed, ``MISMATCH``,
+            ``CONFLICT``, or ``DONE`` with ``since_us`` and ``moved_from``.
         """
 
     @abstractmethod
     async def claim(self, request: ClaimRequest, events: EventMemory) -> WaitOutcome:
-        """Claim the wait, which moves the token; or renew the lease of the same attempt's claim.
+        """Claim the wait, which changes the token, or renew the lease of the same attempt's claim.
 
-        :returns: ``DONE`` with the record and the claim; ``SEEN`` if the event was completed;
-            ``ABSENT`` if the session is not there, another owner's or waits elsewhere; ``CLAIMED``
-            with ``lease_ms``. Judged in this order.
+        :returns: the first that applies:
+
+            * ``SEEN`` if the event was completed.
+            * ``ABSENT`` if the session is absent, has another owner, or does not wait there.
+            * ``CLAIMED`` with ``lease_ms``.
+            * ``DONE`` with the record and the claim.
         """
 
     @abstractmethod
     async def renew(self, ref: ClaimRef, lease_ms: int) -> WaitOutcome:
-        """Let the lease end no sooner than ``lease_ms`` from now.
+        """Extend the lease to at least ``lease_ms`` from now.
 
-        :returns: ``DONE`` with ``lease_ms`` and ``left_ms``; ``LOST``.
+        :returns: ``DONE`` with ``lease_ms`` and ``left_ms``, or ``LOST``.
         """
 
     @abstractmethod
     async def end_claim(self, ending: ClaimEnding, events: EventMemory) -> WaitOutcome:
-        """End the claim, or save under it, and remember the event, in one step.
+        """Save under the claim, or end it and remember the event, in one step.
 
-        :returns: ``DONE`` with ``since_us``; ``LOST``, ``CONFLICT``.
+        :returns: ``DONE`` with ``since_us``, ``LOST``, or ``CONFLICT``.
         """
 
     @abstractmethod
     async def release(self, ref: ClaimRef, attempt: str) -> WaitOutcome:
-        """Give the claim back; the record's life begins anew.
+        """Release the claim. The record's lifetime restarts.
 
-        :param attempt: names the attempt that holds it, where the fence is not known; else empty.
-        :returns: ``DONE``; ``LOST``.
+        :param attempt: names the attempt that holds the claim, if the caller does not know the
+            fencing token. Otherwise empty.
+        :returns: ``DONE`` or ``LOST``.
         """
 
     @abstractmethod
     async def supersede(self, scope: str, key: SessionKey, scope_hash: str, since_us: int) -> None:
-        """Let the session wait no longer, if it waits there since exactly then.
+        """End the wait of a session, if it was registered there exactly at ``since_us``.
 
         A claim on it stays held.
         """
@@ -366,21 +373,24 @@ class WaitCall(ABC):
     async def events_of(self, scope: str, keys: Sequence[SessionKey]) -> Sequence[SeenEvent]:
         """Return the completed events that the sessions remember, of all ``keys`` together.
 
-        A session that finished or expired is remembered as long as its events.
+        The events of a session that finished or expired are remembered as long as other ones.
         """
 
     @abstractmethod
     async def clear(self, scope: str, key: SessionKey, owner: str, scope_hash: str) -> WaitOutcome:
-        """Remove the session and everything that hangs on it, if it is the owner's and waits there.
+        """Remove the session and its events, if it is the owner's and waits there.
 
-        :returns: ``DONE``; ``ABSENT``.
+        :returns: ``DONE`` or ``ABSENT``.
         """
 
     @abstractmethod
     async def read_status(
         self, scope: str, keys: Sequence[SessionKey]
     ) -> Sequence[WaitStatus | None]:
-        """Return what the live records say, in the order of ``keys``, which are at least one."""
+        """Return the waits of the live records, in the order of ``keys``.
+
+        :param keys: at least one.
+        """
 
     # --- on an index -------------------------------------------------------------------------
 
@@ -388,29 +398,29 @@ class WaitCall(ABC):
     async def entries(
         self, wait_owner: WaitOwner, scope_hash: str, event: str, events: EventMemory
     ) -> IndexEntries:
-        """Return the hints under a reply scope, and whether the event was completed there."""
+        """Return the entries of a reply scope, and whether the event was completed there."""
 
     @abstractmethod
     async def all_entries(self, wait_owner: WaitOwner) -> Sequence[tuple[str, IndexEntry]]:
-        """Return every reply scope and hint of the owner."""
+        """Return every entry of the owner, each with its reply scope."""
 
     @abstractmethod
     async def index_intent(
         self, wait_owner: WaitOwner, scope_hash: str, key: SessionKey, ttl_ms: int
     ) -> IndexIntent:
-        """Enter a hint before the record is written, so that no wait exists without one.
+        """Write an index entry before the record, so that each wait has an entry.
 
-        Nobody else takes it out for as long as the call may still be under way, or until this
-        caller has entered or retired it.
+        No other caller removes the entry while the call may still run, or until this caller has
+        written or removed the entry.
 
-        :param ttl_ms: the life that the record will have.
+        :param ttl_ms: lifetime that the record will have, in milliseconds.
         """
 
     @abstractmethod
     async def update_index(
         self, wait_owner: WaitOwner, change: IndexChange, events: EventMemory
     ) -> None:
-        """Change the index: enter, retire, remember."""
+        """Write and remove index entries, and remember events."""
 
 
 class WaitBackend(ABC):
@@ -424,14 +434,17 @@ class WaitBackend(ABC):
     async def list_keys(
         self, scope: str, position: object | None
     ) -> tuple[Sequence[SessionKey], object | None]:
-        """Return keys of a scope from ``position`` on (``None``: the start), and what follows.
+        """Return a page of a scope's keys, and the position of the next page, ``None`` after the
+        last one.
 
         Each page has its own deadline.
+
+        :param position: of the page, ``None`` for the first one.
         """
 
 
 class SupportsWaits(ABC):
-    """A store that can keep waits."""
+    """A store with waits."""
 
     @abstractmethod
     def wait_backend(self) -> WaitBackend:
