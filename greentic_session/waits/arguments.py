@@ -1,4 +1,4 @@
-"""What callers say, checked, in the terms of the steps below."""
+"""Checks of the arguments of waits, and their conversion for the backend's steps."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def presenting(ctx: TenantCtx, user_id: str) -> TenantCtx:
 
 
 def owner_of(ctx: TenantCtx, user_id: str) -> WaitOwner:
-    """Return whose waits a call is about.
+    """Return the owner of the waits that a call is about.
 
     :raises InvalidInputError: as :func:`presenting`.
     """
@@ -56,9 +56,10 @@ def hash_of(scope: ReplyScope) -> str:
 
 
 def with_ttl(session: Session[C], ttl: timedelta | float | None) -> Session[C]:
-    """Return the session with another life.
+    """Return the session with another lifetime.
 
-    :param ttl: a :class:`datetime.timedelta` or seconds, 0 being for ever; ``None`` keeps it.
+    :param ttl: a :class:`datetime.timedelta` or seconds. 0 never expires. ``None`` keeps the
+        session's own.
     :raises InvalidInputError: naming ``ttl``.
     """
     if ttl is None:
@@ -71,9 +72,9 @@ def with_ttl(session: Session[C], ttl: timedelta | float | None) -> Session[C]:
 
 
 def digest_of_event(address: WaitAddress, event_id: str | None) -> str:
-    """Return a name for an event at a place; empty for none.
+    """Return the digest of an event under a reply scope, empty for no event.
 
-    It holds owner and reply scope, so that the same id means nothing to another user or chat.
+    It covers owner and reply scope. So the same id of another user or chat is another event.
 
     :raises InvalidInputError: naming ``event_id``.
     """
@@ -84,7 +85,7 @@ def digest_of_event(address: WaitAddress, event_id: str | None) -> str:
 
 
 def digest_of_attempt(attempt_id: str) -> str:
-    """Return a name for an attempt.
+    """Return the digest of an attempt's id.
 
     :raises InvalidInputError: naming ``attempt_id``.
     """

@@ -51,19 +51,22 @@ class ClaimTerms(NamedTuple):
 
 @final
 class Claim(LeaseHandle, Generic[C]):
-    """The exclusive right to take a paused session's next turn, until it is ended or its lease is.
+    """The exclusive right to take the next turn of a session that waits.
 
     Made by :meth:`WaitRegistry.resume` and :meth:`WaitRegistry.claim`. One of
     :meth:`complete`, :meth:`wait_again` and :meth:`finish` ends the turn, each in one step with the
-    session's new state, its outbox and the memory of the event; :meth:`release` gives the wait back
-    as it was. After that, and after another worker has claimed the wait, each of them raises
-    :class:`LeaseLostError` and changes nothing. When the lease runs out, another worker may claim
-    the wait. Until one does, the claim still holds.
+    session's new state, its outbox and the memory of the event. :meth:`release` ends the claim and
+    leaves the wait as it was. After that, and after another worker has claimed the wait, each of
+    them raises :class:`LeaseLostError` and changes nothing. When the lease has expired, another
+    worker may claim the wait. Until one does, the claim is still held.
 
-    Any of them may raise :class:`StoreUnavailableError` (nothing written; the claim goes on) and
-    :class:`OutcomeUnknownError` (written or not: the wait is over, or is open again when the lease
-    ends). With ``acks``, also :class:`DurabilityError`: done, but :attr:`session` and :attr:`cas`
-    are not updated.
+    Any of them may raise:
+
+    * :class:`StoreUnavailableError`: nothing was written, and the claim continues.
+    * :class:`OutcomeUnknownError`: it is unknown whether the write happened. Either the wait is
+      over, or it can be claimed again when the lease ends.
+    * :class:`DurabilityError`, with ``acks``: it was written, but :attr:`session` and :attr:`cas`
+      are not updated.
     """
 
     _KIND: ClassVar[str] = "claimed wait"
@@ -102,7 +105,7 @@ class Claim(LeaseHandle, Generic[C]):
 
     @property
     def fence(self) -> int:
-        """Number of this claim: higher than that of every earlier claim on the session.
+        """Fencing token of this claim: higher than that of every earlier claim on the session.
 
         Pass it to other systems that the turn writes to, and let them refuse lower ones.
         """
@@ -140,7 +143,7 @@ class Claim(LeaseHandle, Generic[C]):
         """Write the session and pause it again, under the same reply scope or another.
 
         :param session: the new state, under the same key.
-        :param scope: where the next reply is anchored; ``None`` is where this one was. Another
+        :param scope: the reply scope of the next reply. ``None`` takes that of this one. Another
             session that waits there is superseded.
         :param ttl: the session's new lifetime, as in :meth:`WaitRegistry.register_wait`.
         :returns: the new token.
@@ -187,7 +190,7 @@ class Claim(LeaseHandle, Generic[C]):
         await self._end(EndingMode.FINISH, None)
 
     async def save(self, session: Session[C]) -> Cas:
-        """Write the session. The claim goes on.
+        """Write the session. The claim continues.
 
         :returns: the new token, which is :attr:`cas` from now on.
         :raises: as :meth:`complete`.
@@ -205,7 +208,7 @@ class Claim(LeaseHandle, Generic[C]):
     async def renew(self, lease: timedelta | float | None = None) -> datetime:
         """Renew the lease. It never gets shorter.
 
-        :param lease: its length; ``None`` is that of the claim.
+        :param lease: its length. ``None`` takes that of the claim.
         :returns: :attr:`lease_until`.
         :raises LeaseLostError: another worker has claimed the wait, or it is gone.
         """
@@ -213,7 +216,7 @@ class Claim(LeaseHandle, Generic[C]):
         return await self._renew(lease)
 
     async def release(self) -> bool:
-        """Give the wait back at once, as it was. The lifetime of its session starts again.
+        """Release the claim. The wait stays as it was, and the session's lifetime restarts.
 
         :returns: ``False`` if the claim was lost.
         """

@@ -1,4 +1,4 @@
-"""From a reply scope to the session that waits there.
+"""The index of waits: leads from a reply scope to the session that waits there.
 
 An index entry may be stale. So an entry is written before the record, the record decides, and a
 reader that finds a stale entry removes it. Of two sessions that wait under one reply scope, the one
@@ -44,14 +44,14 @@ __all__ = ["WaitAddress", "WaitIndex", "rebuild_index"]
 
 _LOOKUP_ATTEMPTS: Final = 4
 """Lookups of one call when the index changes meanwhile."""
-_TRANSIENT: Final = (StoreUnavailableError, OutcomeUnknownError, DecodeError)
+_REPAIRED_LATER: Final = (StoreUnavailableError, OutcomeUnknownError, DecodeError)
 """Errors that may prevent a repair of the index. The next reader repairs it."""
 
 
 class WaitAddress(NamedTuple):
-    """Where a session can wait.
+    """The address of a wait.
 
-    :ivar wait_owner: the index.
+    :ivar wait_owner: names the index.
     :ivar scope_hash: the reply scope in it.
     """
 
@@ -165,7 +165,7 @@ class WaitIndex:
             raise
 
     async def _release_attempt(self, request: ClaimRequest) -> None:
-        """Release a claim whose fence was not learned."""
+        """Release a claim whose fencing token is not known."""
         ref = ClaimRef(scope=request.scope, key=request.key, owner=request.owner, fence=0)
         await self.release(ref, request.attempt)
 
@@ -174,7 +174,7 @@ class WaitIndex:
 
         If this fails, the claim ends with its lease.
 
-        :param attempt: names the attempt, if the fence is not known.
+        :param attempt: names the attempt, if the fencing token is not known.
         """
 
         async def release() -> None:
@@ -190,7 +190,7 @@ class WaitIndex:
             if key is None:
                 break
             scope, owner = address.wait_owner
-            with suppress(*_TRANSIENT):
+            with suppress(*_REPAIRED_LATER):
                 await self._copy_events(address.wait_owner, [key])
             outcome = await self.call.clear(scope, key, owner, address.scope_hash)
             if outcome.verdict is Verdict.UNKNOWN:
@@ -212,9 +212,9 @@ class WaitIndex:
         """Let a session wait there, and supersede other sessions that wait there.
 
         :param encoded: the session.
-        :param write: writes the record, given what ``since_us`` has to exceed.
-        :param event: digest of the event that is completed by this.
-        :param left: index entries that are stale when this is done.
+        :param write: writes the record. Its argument is a number that ``since_us`` has to exceed.
+        :param event: digest of the event that this completes, empty for none.
+        :param left: index entries that are stale afterwards.
         """
         wait_owner, scope_hash = address
         key = SessionKey(encoded.key)
@@ -234,25 +234,25 @@ class WaitIndex:
             await self._cancel_intent(address, key, intent)
             return outcome
         expires_ms = outcome.at_ms + encoded.ttl_ms if encoded.ttl_ms else 0
-        retired = [IndexRemoval(scope_hash, entry.key, entry.since_us) for entry in others]
+        removals = [IndexRemoval(scope_hash, entry.key, entry.since_us) for entry in others]
         if outcome.moved_from:
-            retired.append(IndexRemoval(outcome.moved_from, key, outcome.since_us))
+            removals.append(IndexRemoval(outcome.moved_from, key, outcome.since_us))
         events: list[SeenEvent] = []
         # The session waits. If a step below fails, the next reader repairs the index.
-        with suppress(*_TRANSIENT):
+        with suppress(*_REPAIRED_LATER):
             for other, rival in rivals.items():
                 await self.call.supersede(wait_owner.scope, other, scope_hash, rival.since_us)
             # Copy completed events to the index before their index entries are removed.
-            forsaken = [entry.key for entry in others]
+            removed_keys = [entry.key for entry in others]
             if left or outcome.moved_from:
-                forsaken.append(key)
-            if forsaken:
-                events += await self.call.events_of(wait_owner.scope, forsaken)
+                removed_keys.append(key)
+            if removed_keys:
+                events += await self.call.events_of(wait_owner.scope, removed_keys)
             if event:
                 events.append(SeenEvent(event, outcome.at_ms))
             change = IndexChange(
                 upsert=IndexUpsert(scope_hash, key, outcome.since_us, expires_ms, intent.intent_id),
-                removals=(*retired, *left),
+                removals=(*removals, *left),
                 events=tuple(events),
             )
             await self.call.update_index(wait_owner, change, self._events)
@@ -266,7 +266,7 @@ class WaitIndex:
         The completed events of the session are copied to the index. The event that ended the wait
         is the last of them.
         """
-        with suppress(*_TRANSIENT):
+        with suppress(*_REPAIRED_LATER):
             events = list(await self.call.events_of(address.wait_owner.scope, [key]))
             if event is not None:
                 events.append(event)
@@ -323,7 +323,7 @@ class WaitIndex:
         if status.expires_ms and status.expires_ms <= entry.expires_ms:
             return
         entered = IndexUpsert(address.scope_hash, entry.key, 0, status.expires_ms)
-        with suppress(*_TRANSIENT):
+        with suppress(*_REPAIRED_LATER):
             await self.call.update_index(
                 address.wait_owner, IndexChange(upsert=entered), self._events
             )
@@ -344,7 +344,7 @@ class WaitIndex:
         """Remove stale index entries, and supersede sessions that are not found any more."""
         if not stale:
             return
-        with suppress(*_TRANSIENT):
+        with suppress(*_REPAIRED_LATER):
             for scope_hash, entry in stale:
                 status = statuses[entry.key]
                 if status is not None and _waits(status, WaitAddress(wait_owner, scope_hash)):
@@ -353,17 +353,17 @@ class WaitIndex:
                     )
             keys = list(dict.fromkeys(entry.key for _, entry in stale))
             events = await self.call.events_of(wait_owner.scope, keys)
-            retired = tuple(IndexRemoval(at, entry.key, entry.since_us) for at, entry in stale)
-            change = IndexChange(removals=retired, events=tuple(events))
+            removals = tuple(IndexRemoval(at, entry.key, entry.since_us) for at, entry in stale)
+            change = IndexChange(removals=removals, events=tuple(events))
             await self.call.update_index(wait_owner, change, self._events)
 
     async def _remove(
         self, address: WaitAddress, key: SessionKey, since_us: int, events: Sequence[SeenEvent]
     ) -> None:
         """Remove an index entry, and remember completed events."""
-        retired = (IndexRemoval(address.scope_hash, key, since_us),)
-        change = IndexChange(removals=retired, events=tuple(events))
-        with suppress(*_TRANSIENT):
+        removals = (IndexRemoval(address.scope_hash, key, since_us),)
+        change = IndexChange(removals=removals, events=tuple(events))
+        with suppress(*_REPAIRED_LATER):
             await self.call.update_index(address.wait_owner, change, self._events)
 
     async def _cancel_intent(
@@ -372,15 +372,15 @@ class WaitIndex:
         """Cancel an index intent that no record followed."""
         # An entry that existed may be of an earlier call that never confirmed it.
         since_us = INTENT_ONLY if intent.is_new else KEEP_ENTRY
-        retired = (IndexRemoval(address.scope_hash, key, since_us, intent.intent_id),)
-        with suppress(*_TRANSIENT):
+        removals = (IndexRemoval(address.scope_hash, key, since_us, intent.intent_id),)
+        with suppress(*_REPAIRED_LATER):
             await self.call.update_index(
-                address.wait_owner, IndexChange(removals=retired), self._events
+                address.wait_owner, IndexChange(removals=removals), self._events
             )
 
 
 async def rebuild_index(backend: WaitBackend, events: EventMemory, scope: str) -> int:
-    """Enter every session of a tenant that waits; return how many. Each step is a call."""
+    """Write the index entries of a tenant's waits, and return their number. Each step is a call."""
     entered: set[SessionKey] = set()
     position: object | None = None
     while True:

@@ -1,4 +1,4 @@
-"""The registry of waits: pause, find, resume."""
+"""The registry of waits: registers, finds and resumes sessions that wait."""
 
 from __future__ import annotations
 
@@ -46,20 +46,20 @@ _LEASE_SECS: Final = 30.0
 
 @final
 class WaitRegistry(Generic[C]):
-    """Pauses flows under a reply scope, and resumes each of them once, on whatever worker.
+    """Pauses flows under a reply scope, and resumes each of them once, on any worker.
 
-    Layered on a store, which stays the caller's to open and close. Any number of registries, in any
-    number of processes, may stand on the same backend; let them agree on ``max_events`` and
-    ``events_ttl``, since each forgets by its own. A wait belongs to one user of one team,
-    tenant and env: ``ctx`` gives env, tenant and team, ``user_id`` the user, whom ``ctx`` may
-    present as well. To every other team or user the wait does not exist.
+    The caller opens and closes the store. Any number of registries, in any number of processes, may
+    use the same backend. They should agree on ``max_events`` and ``events_ttl``, because each
+    registry applies its own. A wait belongs to one user of one team, tenant and env. ``ctx`` gives
+    env, tenant and team. ``user_id`` gives the user, and ``ctx`` may present the same user. To
+    every other team or user the wait does not exist.
 
     Any verb may raise :class:`InvalidInputError` (before any I/O), :class:`StoreUnavailableError`
     (nothing written) and, if it writes, :class:`StoreFullError` and :class:`OutcomeUnknownError`.
 
-    :param store: the sessions; of a backend that can keep waits, as those of this library can.
-    :param max_events: how many completed events are remembered, of one session and of one user.
-    :param events_ttl: for how long; a :class:`datetime.timedelta` or seconds.
+    :param store: a store whose backend has waits, as those of this library have.
+    :param max_events: how many completed events of one session, and of one user, are remembered.
+    :param events_ttl: how long they are remembered. A :class:`datetime.timedelta` or seconds.
     """
 
     def __init__(
@@ -89,32 +89,33 @@ class WaitRegistry(Generic[C]):
         expected: Cas | None = None,
         event_id: str | None = None,
     ) -> Cas:
-        """Store a session as paused, waiting for a reply under a scope.
+        """Store a session as waiting for a reply under a reply scope.
 
-        * Another session that waits there is displaced: found no longer, its record kept.
-        * The same session waits in one place only: it leaves where it waited before.
-        * A claim on the session is pushed aside; its late endings are refused.
+        * It supersedes another session that waits there. That one is not found any more, and its
+          record stays.
+        * A session waits under one reply scope only. It leaves the one where it waited before.
+        * It supersedes a claim on the session. Late endings of that claim are refused.
 
         :param ctx: the caller.
-        :param user_id: whose reply is awaited; the session's user.
-        :param scope: where the reply is anchored.
+        :param user_id: the user whose reply is awaited, which is the session's user.
+        :param scope: the reply scope.
         :param session: the state to resume from.
-        :param ttl: the session's life from now on, a :class:`datetime.timedelta` or seconds to
-            1 ms, 0 being for ever; ``None`` takes the session's own.
-        :param expected: write only over this token, ``Cas.none()`` being an absent session. It
-            says nothing of the index: a session that is there and not found by its scope has to be
-            read for its token.
-        :param event_id: names what started this flow, as the channel does: completed with it, in
-            one step, so that it neither starts the flow again nor passes for its first reply. Of
-            two workers that bring it at the same moment one is refused if both use the same key,
-            so let the key follow from the event's conversation (:mod:`greentic_session.keys`).
+        :param ttl: the session's lifetime from now, a :class:`datetime.timedelta` or seconds to
+            1 ms. 0 never expires. ``None`` takes the session's own.
+        :param expected: write only over this token, ``Cas.none()`` for an absent session. It does
+            not concern the index. If a session exists and is not found by its scope, read it to
+            get its token.
+        :param event_id: names the event that started this flow, as the channel does. It is
+            completed in the same step, so it neither starts the flow again nor counts as its first
+            reply. If two workers pass it at the same moment with the same key, one is refused. So
+            derive the key from the event's conversation (:mod:`greentic_session.keys`).
         :returns: the session's token.
-        :raises TenantMismatchError: the session is not of ``ctx`` and ``user_id``; or a live one of
-            another team or user stands under its key.
+        :raises TenantMismatchError: the session is not of ``ctx`` and ``user_id``, or a live
+            session of another team or user has its key.
         :raises CasConflictError: another token is stored.
         :raises DuplicateEventError: the event was completed.
-        :raises DecodeError: what stands under the name of this session, or of another that waits
-            there, is no session of this library. Nothing was written.
+        :raises DecodeError: the record of this session, or of another one that waits there, was not
+            written by this library. Nothing was written.
         :raises PayloadTooLargeError: over the store's limit.
         """
         self._store.check_open()
@@ -154,7 +155,7 @@ class WaitRegistry(Generic[C]):
     ) -> SessionKey | None:
         """Return the key of the user's session that waits there, claimed or not.
 
-        :raises DecodeError: what stands under its name is no session of this library.
+        :raises DecodeError: its record was not written by this library.
         """
         self._store.check_open()
         address = WaitAddress(owner_of(ctx, user_id), hash_of(scope))
@@ -180,12 +181,12 @@ class WaitRegistry(Generic[C]):
         return await self._index().clear(address)
 
     async def find_by_user(self, ctx: TenantCtx, user_id: str) -> Versioned[C] | None:
-        """Return the user's one session that waits.
+        """Return the one waiting session of the user.
 
         .. deprecated:: 0.1
             A user may have several: use :meth:`find_wait_by_scope` or :meth:`list_waits_for_user`.
 
-        :raises AmbiguousWaitError: if several do.
+        :raises AmbiguousWaitError: several sessions of the user wait.
         :raises DecodeError: as :meth:`AsyncSessionStore.get`.
         """
         warnings.warn(
@@ -218,19 +219,19 @@ class WaitRegistry(Generic[C]):
                 await turn.complete(turn.session.advance("done"))
 
         The block ends the turn by one of :meth:`Claim.complete`, :meth:`Claim.wait_again` and
-        :meth:`Claim.finish`. If it leaves without, or by an exception, the wait is given back at
-        once. While it runs, the lease is renewed. If the lease is lost, the block is cancelled:
-        see :meth:`Claim.auto_renew`.
+        :meth:`Claim.finish`. If it leaves without one of them, or by an exception, the claim is
+        released immediately. While the block runs, the lease is renewed. If the lease is lost, the
+        block is cancelled: see :meth:`Claim.auto_renew`.
 
-        :param event_id: names the reply under this scope, as the channel does. Completed with the
-            turn, in one step, and known from then on.
-        :param lease: how long the wait stays claimed should this worker die; a
+        :param event_id: names the reply under this scope, as the channel does. It is completed with
+            the turn, in one step, and known from then on.
+        :param lease: how long the wait stays claimed if this worker dies. A
             :class:`datetime.timedelta` or seconds to 1 ms.
-        :raises WaitNotFoundError: no wait is there.
-        :raises WaitClaimedError: another worker holds it.
+        :raises WaitNotFoundError: no session waits there.
+        :raises WaitClaimedError: another worker holds the claim.
         :raises DuplicateEventError: the event was completed.
         :raises LeaseLostError: on leaving, if the lease was lost meanwhile.
-        :raises DecodeError: as :meth:`AsyncSessionStore.get`; the wait is given back.
+        :raises DecodeError: as :meth:`AsyncSessionStore.get`. The claim is released.
         """
         claim = await self.claim(ctx, user_id, scope, event_id=event_id, lease=lease)
         async with claim.auto_renew() as turn:
@@ -251,8 +252,9 @@ class WaitRegistry(Generic[C]):
         The caller renews the lease, by :meth:`Claim.renew` or :meth:`Claim.auto_renew`.
 
         :param event_id: as in :meth:`resume`.
-        :param attempt_id: names this attempt of this worker; ``None`` is a random name. While the
-            attempt holds the wait, a repeated call returns the same claim and renews its lease.
+        :param attempt_id: names this attempt of this worker. ``None`` makes a random name. While
+            the attempt holds the claim, a repeated call returns the same claim and renews its
+            lease.
         :param lease: as in :meth:`resume`.
         :raises: as :meth:`resume`.
         """
@@ -298,13 +300,13 @@ class WaitRegistry(Generic[C]):
             raise
 
     async def rebuild_index(self, ctx: TenantCtx) -> int:
-        """Enter every wait of a tenant into the indexes of its users, for operators.
+        """Write the index entry of every wait of a tenant. For operators.
 
-        Needed only after indexes were lost, since the records know best: a session whose index is
-        lost is not found until it is registered again, or this is done. May run at any time.
+        This is needed only after indexes were lost. A session without an index entry is not found
+        until it is registered again, or until this call. It may run at any time.
 
         :param ctx: env and tenant.
-        :returns: how many waits there are.
+        :returns: the number of waits.
         """
         self._store.check_open()
         return await rebuild_index(self._backend, self._events, tenancy.scope_of(ctx))

@@ -26,15 +26,15 @@ STATES: Final = {
     "expired": "absent",
     "completed": "resting",
 }
-"""The states that a row begins in, and how the record looks in each:
+"""The states that a row begins in, and the state of the record in each:
 
 * *absent*: there is no session, or an expired one.
-* *waiting*: here, and claimed by nobody.
-* *elsewhere*: waiting under another reply scope.
-* *claimed*: waiting here and held by own. *run out*: so it is, but its lease has ended.
-* *held by another*: waiting here and claimed by another worker.
-* *resting*: stored, but waiting nowhere and claimed by nobody.
-* *claimed only*: waiting nowhere, but held by own, or by another worker.
+* *waiting*: waits here, without a claim.
+* *elsewhere*: waits under another reply scope.
+* *claimed*: waits here, and own is held. *run out*: the same, but its lease has ended.
+* *held by another*: waits here, and another worker has claimed it.
+* *resting*: stored, without wait and claim.
+* *claimed only*: does not wait, but own or the claim of another worker is held.
 """
 
 _LOST: Final = "LeaseLostError"
@@ -45,8 +45,8 @@ _AGAIN: Final = "DuplicateEventError"
 _OTHERS: Final = "claim on another"
 _FENCED: Final = "TenantMismatchError"
 
-# One cell per state, in the order of STATES: what the caller gets; after an arrow, how the record
-# looks then, if that changed.
+# One cell per state, in the order of STATES: the result of the call, and after an arrow the next
+# state of the record, if that changes.
 _CELLS: Final[dict[str, tuple[str, ...]]] = {
     "register here": ("token → waiting",) * 9,
     "register elsewhere": ("token → elsewhere",) * 9,
@@ -91,12 +91,12 @@ _CELLS: Final[dict[str, tuple[str, ...]]] = {
 }
 
 VERBS: Final = tuple(_CELLS)
-"""What is called. The endings are own's."""
+"""The verbs. The endings are calls on own."""
 
 CALLERS: Final = ("the owner", "another tenant", "another team", "another user")
-"""Who calls. Endings have no caller: whoever has the claim may end it."""
+"""The callers. Endings have no caller, because the worker with the claim may end it."""
 
-# What a stranger gets in any state, and what it gets where mine is there.
+# The result for a stranger in any state. Some differ where mine exists.
 _STRANGERS: Final = {
     "register here": _FENCED,
     "register elsewhere": _FENCED,
@@ -118,15 +118,15 @@ _WRITING: Final = frozenset(
 
 
 class Transition(NamedTuple):
-    """One row.
+    """A row of the table.
 
-    :ivar state: where it begins: a key of :data:`STATES`.
-    :ivar verb: what is called: one of :data:`VERBS`.
-    :ivar caller: who calls: one of :data:`CALLERS`.
-    :ivar result: what the caller gets: a value, or the name of an error.
-    :ivar record: how mine looks then, in the words of :data:`STATES`.
-    :ivar written: whether the call wrote its own state into mine; else the state, if mine is still
-        there, is the one from before.
+    :ivar state: the state before, a key of :data:`STATES`.
+    :ivar verb: the call, one of :data:`VERBS`.
+    :ivar caller: one of :data:`CALLERS`.
+    :ivar result: a value, or the name of an error.
+    :ivar record: the state of mine afterwards, in the words of :data:`STATES`.
+    :ivar written: whether the call wrote its own state into mine. Otherwise mine, if it still
+        exists, keeps its state.
     """
 
     state: str
@@ -156,11 +156,11 @@ def _rows() -> list[Transition]:
 
 
 TRANSITIONS: Final = tuple(_rows())
-"""The whole table."""
+"""All rows of the table."""
 
 
 def transition_table() -> str:
-    """Return what the owner gets, in Markdown: a row per verb, a column per state."""
+    """Return the owner's results in Markdown, with a row per verb and a column per state."""
     lines = [
         "| | " + " | ".join(STATES) + " |",
         "|---" * (len(STATES) + 1) + "|",
