@@ -45,13 +45,13 @@ class _Member(msgspec.Struct, frozen=True, gc=False):
 
 
 class _Placement(msgspec.Struct, frozen=True, gc=False):
-    """Where a key is placed.
+    """The placement of a key.
 
-    :ivar worker: to whom it was given last; empty before.
-    :ivar pin: to whom it is pinned; empty without a pin.
-    :ivar ttl_ms: its life, which begins anew each time it is used.
-    :ivar expires_ms: when it ends.
-    :ivar due: when the expiry index looks at it.
+    :ivar worker: the worker that the key was assigned to last, empty for none.
+    :ivar pin: the worker that the key is pinned to, empty for none.
+    :ivar ttl_ms: its lifetime in milliseconds, which restarts at each use.
+    :ivar expires_ms: when it expires, in milliseconds since the epoch.
+    :ivar due: when the expiry index checks it.
     """
 
     worker: str
@@ -84,7 +84,7 @@ class MemoryAffinity(AffinityBackend):
         }
 
     def pop_due(self, now_ms: int) -> bool:
-        """Look at one member or placement that may have expired.
+        """Check one member or placement that may have expired.
 
         :returns: ``False`` if nothing is due.
         """
@@ -141,7 +141,7 @@ class MemoryAffinity(AffinityBackend):
             if now_ms < member.ends_ms
         ]
 
-    # --- places ------------------------------------------------------------------------------
+    # --- placements --------------------------------------------------------------------------
 
     @override
     async def assign(self, group: str, key: str, ttl_ms: int) -> PlacementRecord | None:
@@ -260,7 +260,7 @@ class MemoryAffinity(AffinityBackend):
         return PlacementRecord(worker, worker == at.pin, at.expires_ms)
 
     def _keep(self, group: str, key: str, at: _Placement, now_ms: int) -> int:
-        """Write a placement whose life begins now, and return when it expires."""
+        """Write a placement whose lifetime starts now, and return when it expires."""
         keys = self._placements.setdefault(group, {})
         before = keys.get(key)
         expires_ms = now_ms + at.ttl_ms

@@ -13,7 +13,7 @@ __all__ = ["DueQueue"]
 
 @final
 class DueQueue:
-    """Sessions by the time at which they are to be looked at, and within it as they came."""
+    """Sessions by the time at which they are due, and then by arrival."""
 
     __slots__ = ("_due", "_entered", "_heap")
 
@@ -29,7 +29,7 @@ class DueQueue:
         return mailbox in self._due
 
     def move(self, mailbox: MailboxRef, at_ms: int) -> None:
-        """Enter a session, or let it be due at another time; behind all others of that time."""
+        """Add a session, or change when it is due. It comes after all others of that time."""
         self._entered += 1
         self._due[mailbox] = at_ms, self._entered
         heapq.heappush(self._heap, (at_ms, self._entered, mailbox))
@@ -38,13 +38,16 @@ class DueQueue:
             heapq.heapify(self._heap)
 
     def discard(self, mailbox: MailboxRef) -> None:
-        """Take a session out."""
+        """Remove a session."""
         self._due.pop(mailbox, None)
         if not self._due:
             self._heap.clear()
 
     def first(self) -> tuple[int, MailboxRef] | None:
-        """Return when the first session is due, and which that is; ``None`` if there is none."""
+        """Return the time of the first session that becomes due, and the session.
+
+        :returns: ``None`` if there is none.
+        """
         while self._heap:
             at_ms, entered, mailbox = self._heap[0]
             if self._due.get(mailbox) == (at_ms, entered):

@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 @final
 class ExpiringLists(Generic[T]):
-    """Things by name, in the order of arrival. Each expires at its own time."""
+    """Values by name, in the order of arrival. Each expires at its own time."""
 
     def __init__(self) -> None:
         self._lists: Final[dict[Name, list[tuple[int, T]]]] = {}
@@ -27,29 +27,29 @@ class ExpiringLists(Generic[T]):
         return sum(map(len, self._lists.values()))
 
     def names(self) -> list[Name]:
-        """Return the names that may have things."""
+        """Return the names that may have values."""
         return list(self._lists)
 
     def of(self, name: Name, now_ms: int) -> list[T]:
-        """Return the things of a name that have not expired."""
-        return [thing for ends_ms, thing in self._lists.get(name, ()) if now_ms < ends_ms]
+        """Return the values of a name that have not expired."""
+        return [value for ends_ms, value in self._lists.get(name, ()) if now_ms < ends_ms]
 
-    def add(self, name: Name, thing: T, ends_ms: int, now_ms: int) -> None:
-        """Append a thing to a name."""
+    def add(self, name: Name, value: T, ends_ms: int, now_ms: int) -> None:
+        """Append a value to a name's list."""
         entries = self._lists.get(name)
         if entries is None:
             entries = self._lists[name] = []
             self._due[name] = self._expiry.add(name, ends_ms, now_ms)
-        entries.append((ends_ms, thing))
+        entries.append((ends_ms, value))
 
-    def remove(self, name: Name, thing: T, now_ms: int) -> bool:
-        """Remove a thing.
+    def remove(self, name: Name, value: T, now_ms: int) -> bool:
+        """Remove a value.
 
-        :returns: whether it was there and had not expired.
+        :returns: whether it was present and had not expired.
         """
         entries = self._lists.get(name, [])
         for index, (ends_ms, one) in enumerate(entries):
-            if one == thing and now_ms < ends_ms:
+            if one == value and now_ms < ends_ms:
                 del entries[index]
                 if not entries:
                     del self._lists[name]
@@ -58,7 +58,7 @@ class ExpiringLists(Generic[T]):
         return False
 
     def pop_due(self, now_ms: int) -> bool:
-        """Remove the expired things of one name that may have any.
+        """Remove the expired values of one name that may have any.
 
         :returns: ``False`` if nothing is due.
         """

@@ -1,4 +1,4 @@
-"""Inboxes in this process."""
+"""Inboxes in one process."""
 
 from __future__ import annotations
 
@@ -49,16 +49,16 @@ __all__ = ["MemoryInbox"]
 
 @final
 class _Mailbox:
-    """A mailbox that has mail, or whose turn is held.
+    """A mailbox that has messages, or whose turn is held.
 
-    :ivar whose: whose it is.
-    :ivar mail: in order.
-    :ivar fence: number of the newest turn.
-    :ivar lease_ms: when its lease ends; 0 once it was given back.
-    :ivar worker: who took it.
-    :ivar tries: how often the head was tried, the turn that is held included.
+    :ivar ref: names it.
+    :ivar mail: its messages, in order.
+    :ivar fence: fencing token of the newest turn.
+    :ivar lease_ms: when the lease of the turn ends, 0 after a release.
+    :ivar worker: the worker that took the turn.
+    :ivar tries: attempts at the head, including that of a held turn.
     :ivar backoff_ms: when the head may be tried again.
-    :ivar done: how many letters of the newest turn have gone.
+    :ivar done: how many messages of the newest turn were removed.
     """
 
     __slots__ = ("backoff_ms", "done", "fence", "lease_ms", "mail", "ref", "tries", "worker")
@@ -76,10 +76,10 @@ class _Mailbox:
 
 @final
 class _Early:
-    """An event that came before its wait.
+    """An early event.
 
     :ivar message: the event.
-    :ivar key: whose it is, once a session was found for it.
+    :ivar key: of the session that it is assigned to, ``None`` before.
     """
 
     __slots__ = ("key", "message")
@@ -115,12 +115,12 @@ class MemoryInbox(InboxBackend, InboxCall):
         self._seen: Final = DedupeWindow()
         self._dead: Final[ExpiringLists[tuple[str, StoredDeadLetter]]] = ExpiringLists()
         self._early: Final[ExpiringLists[_Early]] = ExpiringLists()
-        # Of turns that go on without mail: nobody comes to look when their worker has died.
+        # Held turns without messages. No other worker takes them if their worker has died.
         self._lapses: Final = ExpiryIndex()
         self._fencing: Final = FencingCounter()
 
     def sizes(self) -> dict[str, int]:
-        """Return how many letters and turns there are, and memories of events."""
+        """Return the numbers of messages, turns, dead letters and early events."""
         return {
             "mail": sum(len(mailbox.mail) for mailbox in self._mailboxes.values()),
             "turns": sum(mailbox.lease_ms > 0 for mailbox in self._mailboxes.values()),
@@ -130,20 +130,20 @@ class MemoryInbox(InboxBackend, InboxCall):
 
     @property
     def remembered(self) -> int:
-        """Of how many sessions event ids are known."""
+        """How many sessions have known event ids."""
         return len(self._seen)
 
-    def is_held(self, guard: LeaseRef) -> bool:
+    def is_held(self, lease: LeaseRef) -> bool:
         """Tell whether a turn is held."""
-        mailbox = self._mailboxes.get(MailboxRef(guard.scope, guard.key))
+        mailbox = self._mailboxes.get(MailboxRef(lease.scope, lease.key))
         return (
             mailbox is not None
-            and mailbox.fence == guard.fence
+            and mailbox.fence == lease.fence
             and self._now_ms() < mailbox.lease_ms
         )
 
     def pop_due(self, now_ms: int) -> bool:
-        """Look at something that may have come to its end.
+        """Check one turn, or one list of events or dead letters, that may have expired.
 
         :returns: ``False`` if nothing is due.
         """
@@ -202,7 +202,7 @@ class MemoryInbox(InboxBackend, InboxCall):
 
     @override
     async def take(self, request: TakeRequest) -> GrantedTurn | NothingDue:
-        await checkpoint()  # who asks in a loop lets others run, perhaps who admits
+        await checkpoint()  # a caller that polls in a loop lets other tasks run, which may admit
         self._check_open()
         now_ms = self._now_ms()
         queue = self._queues.get(request.inbox)
@@ -246,7 +246,8 @@ class MemoryInbox(InboxBackend, InboxCall):
             mailbox.done = handled
             mailbox.tries = 1 if result.in_hand and not ends else 0
         elif ends:
-            mailbox.tries = max(0, mailbox.tries - 1)  # the head is left: this was no attempt at it
+            # The head is left, so this was not an attempt at it.
+            mailbox.tries = max(0, mailbox.tries - 1)
         if ends:
             self._release(ref, mailbox, now_ms)
         elif not mailbox.mail:
@@ -283,8 +284,8 @@ class MemoryInbox(InboxBackend, InboxCall):
         found = [
             mail
             for name in self._dead.names()
-            for whence, mail in self._dead.of(name, now_ms)
-            if whence == inbox
+            for source, mail in self._dead.of(name, now_ms)
+            if source == inbox
         ]
         return found, None
 
@@ -307,11 +308,11 @@ class MemoryInbox(InboxBackend, InboxCall):
         now_ms = self._now_ms()
         name = mail.mailbox
         return any(
-            one == mail and self._dead.remove(name, (whence, one), now_ms)
-            for whence, one in self._dead.of(name, now_ms)
+            one == mail and self._dead.remove(name, (source, one), now_ms)
+            for source, one in self._dead.of(name, now_ms)
         )
 
-    # --- events that came before their wait --------------------------------------------------
+    # --- early events ------------------------------------------------------------------------
 
     @override
     async def store_early(
@@ -366,10 +367,10 @@ class MemoryInbox(InboxBackend, InboxCall):
             self._notifications.notify(_topic(inbox))
 
     def _try_head(self, request: TakeRequest, mailbox: _Mailbox, now_ms: int) -> bool:
-        """Count an attempt at the head, or at the first that has not had all of its own and is for
-        the session.
+        """Count an attempt at the head, after moving messages that may not be tried to the dead
+        letters.
 
-        :returns: ``False`` if no mail is left.
+        :returns: ``False`` if no message is left.
         """
         live = self._records.live(*mailbox.ref, now_ms)
         while mailbox.mail and (
@@ -390,7 +391,7 @@ class MemoryInbox(InboxBackend, InboxCall):
         first = mailbox.mail[0].owner
 
         def follows(message: StoredMessage) -> bool:
-            # Whose session it will be is not known where there is none: one caller's at a time.
+            # Without a session its future owner is unknown. So a turn has messages of one owner.
             return message.owner == first or (live is not None and _is_for(live, message))
 
         messages = islice(mailbox.mail, request.most if mailbox.tries == 1 else 1)

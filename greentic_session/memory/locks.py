@@ -1,4 +1,4 @@
-"""Locks in this process."""
+"""Locks in one process."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ __all__ = ["MemoryLocks"]
 
 @final
 class _Lock:
-    """A lock that is held or waited for: what ``redis/lua/lib/lock.lua`` keeps of it.
+    """A lock that is held or has waiters, with the fields of ``redis/lua/lib/lock.lua``.
 
-    :ivar waiters: token of each, and when its place lapses; in the order in which they came.
-    :ivar due: when the expiry index looks at it.
+    :ivar waiters: the token of each waiter, and when its queue position lapses, in their order.
+    :ivar due: when the expiry index checks it.
     """
 
     __slots__ = ("by", "due", "fence", "lease_ms", "name", "waiters")
@@ -46,14 +46,12 @@ class _Lock:
 
     @property
     def ends_ms(self) -> int:
-        """When nobody holds the lock or has a place any more."""
+        """When the lease and the last queue position have ended."""
         return max(self.lease_ms, *self.waiters.values()) if self.waiters else self.lease_ms
 
     def look_at(self, now_ms: int, token: str) -> None:
-        """See what is over: places of those who have not asked for too long, but for the token's,
-        and a lease that was given back.
-        """
-        if not self.by:  # else it would come again where the clock is set back
+        """Remove the lapsed queue positions, except the token's, and end a released lease."""
+        if not self.by:  # a released lease stays ended, also if the clock is set back
             self.lease_ms = min(self.lease_ms, now_ms)
         lapsed = [
             waiter for waiter, ends in self.waiters.items() if now_ms >= ends and waiter != token
@@ -84,18 +82,18 @@ class MemoryLocks(LockBackend, LockCall):
     def __len__(self) -> int:
         return len(self._entries)
 
-    def is_held(self, guard: LeaseRef) -> bool:
+    def is_held(self, lease: LeaseRef) -> bool:
         """Tell whether a lease holds."""
-        entry = self._entries.get((guard.scope, guard.key))
+        entry = self._entries.get((lease.scope, lease.key))
         return (
             entry is not None
-            and entry.fence == guard.fence
+            and entry.fence == lease.fence
             and entry.by != ""
             and self._now_ms() < entry.lease_ms
         )
 
     def pop_due(self, now_ms: int) -> bool:
-        """Look at one entry that may have ended.
+        """Check one entry that may have ended.
 
         :returns: ``False`` if none is due.
         """
@@ -118,7 +116,7 @@ class MemoryLocks(LockBackend, LockCall):
 
     @override
     async def acquire(self, request: LockRequest) -> LockOutcome:
-        await checkpoint()  # who asks in a loop lets others run, perhaps who holds it
+        await checkpoint()  # a caller that polls in a loop lets other tasks run, such as the holder
         self._check_open()
         scope, key, token = request.ref
         name, now_ms = (scope, key), self._now_ms()
@@ -181,7 +179,7 @@ class MemoryLocks(LockBackend, LockCall):
     # --- shared steps ------------------------------------------------------------------------
 
     def _keep(self, name: Name, entry: _Lock, now_ms: int) -> None:
-        """Have the index look at the entry no later than it ends."""
+        """Store the entry, and let the index check it no later than it ends."""
         self._entries[name] = entry
         ends_ms = entry.ends_ms
         if entry.due and entry.due > ends_ms:
@@ -191,7 +189,7 @@ class MemoryLocks(LockBackend, LockCall):
             entry.due = self._expiry.add(name, ends_ms, now_ms)
 
     def _schedule_expiry(self, name: Name, entry: _Lock, now_ms: int) -> None:
-        """Forget the entry if nobody holds the lock or has a place any more."""
+        """Remove the entry if the lock is free and has no waiters."""
         if entry.ends_ms > now_ms:
             self._keep(name, entry, now_ms)
             return

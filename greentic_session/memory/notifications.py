@@ -31,18 +31,19 @@ class MemoryNotifications(SupportsNotifications):
         """As :meth:`SupportsNotifications.subscribe`."""
         listeners = self._topics.setdefault(topic, Subscribers())
         try:
-            with listeners.subscribed(is_notified=True) as subscription:  # it is heard from now on
+            # It starts notified, because work may have arrived before.
+            with listeners.subscribed(is_notified=True) as subscription:
                 yield subscription
         finally:
             if not listeners:
                 del self._topics[topic]
 
     def notify(self, topic: str) -> None:
-        """Wake one who listens to a topic."""
+        """Wake one subscriber of a topic."""
         if topic in self._topics:
             self._topics[topic].notify()
 
     def notify_all(self) -> None:
-        """Wake all who listen to anything: the store closes."""
+        """Wake all subscribers of all topics, because the store closes."""
         for listeners in self._topics.values():
             listeners.notify_all()

@@ -1,4 +1,4 @@
-"""Waits in this process."""
+"""Waits in one process."""
 
 from __future__ import annotations
 
@@ -60,15 +60,15 @@ class MemoryWaits(WaitBackend, WaitCall):
         self._events_of_owners: Final = EventLog()
         self._fencing: Final = FencingCounter()
         self._since_us = 0
-        records.on_forget = self._extend
+        records.on_forget = self._remove_entry_of
 
     def sizes(self) -> dict[str, int]:
-        """Return how many hints, and how many memories of events there are."""
+        """Return the numbers of index entries, and of sessions and users with known events."""
         entries = sum(len(at) for scopes in self._index.values() for at in scopes.values())
         return {"waits": entries, "events": len(self._events) + len(self._events_of_owners)}
 
     def pop_due(self, now_ms: int) -> bool:
-        """Look at events that may be old enough to forget.
+        """Check events that may be old enough to forget.
 
         :returns: ``False`` if none are due.
         """
@@ -81,12 +81,12 @@ class MemoryWaits(WaitBackend, WaitCall):
         self._events_of_owners.clear()
 
     def forget_indexes(self) -> None:
-        """Forget the indexes and what they remember; the records stay."""
+        """Forget the indexes and their events. The records stay."""
         self._index.clear()
         self._events_of_owners.clear()
 
     def forget_events(self, scope: str, key: str) -> None:
-        """Forget the events that a session remembers, since it was deleted."""
+        """Forget the events of a session, because it was deleted."""
         self._events.discard((scope, key))
 
     @override
@@ -315,8 +315,8 @@ class MemoryWaits(WaitBackend, WaitCall):
             return live, live.wait
         return None, _NOWHERE
 
-    def _extend(self, scope: str, key: str, held: StoredRecord) -> None:
-        """Take the hint of a record that is gone out of the index."""
+    def _remove_entry_of(self, scope: str, key: str, held: StoredRecord) -> None:
+        """Remove the index entry of a record that is gone."""
         wait = held.wait
         if wait is not None and wait.scope_hash:
             self._remove(WaitOwner(scope, held.owner), wait.scope_hash, key, wait.since_us)
