@@ -8,27 +8,26 @@ __all__ = ["StoreStatistics"]
 
 
 class StoreStatistics(msgspec.Struct, frozen=True, kw_only=True):
-    """What a store knows about itself without asking anybody.
+    """Counters of a store, read without I/O.
+
+    ``None`` means that a server holds them, not this process. Expired entries count until a sweep
+    removes them.
 
     :ivar backend: ``memory`` or ``redis``.
     :ivar closed: whether ``aclose`` was called.
-    :ivar sessions: records held in this process, expired and not yet swept ones included;
-        ``None`` where a server holds them.
-    :ivar expiring: how many of these have a limited life.
+    :ivar sessions: records in this process.
+    :ivar expiring: how many of these have a limited lifetime.
     :ivar tenants: how many (env, tenant) pairs have records in this process.
-    :ivar lookups: how many keys the lookup mirror holds in this process.
-    :ivar waits: hints that the indexes of waits hold in this process.
-    :ivar events: sessions and users of whom completed events are remembered in this process.
-    :ivar mail: letters in the mailboxes of this process.
-    :ivar turns: turns that are held in this process, or whose lease has run out unnoticed.
+    :ivar lookups: how many keys the lookup holds in this process.
+    :ivar waits: index entries of waits in this process.
+    :ivar events: sessions and users with remembered completed events in this process.
+    :ivar mail: messages in the mailboxes of this process.
+    :ivar turns: turns in this process that are held, or whose lease has ended unnoticed.
     :ivar dead_letters: dead letters in this process.
-    :ivar early: events that are kept in this process until a session waits for them.
-    :ivar members: members of groups of workers in this process, expired and not yet swept ones
-        included.
-    :ivar placements: keys that are placed or pinned in this process, expired and not yet swept
-        ones included.
-    :ivar locks: locks that are held or waited for in this process, ended and not yet swept ones
-        included.
+    :ivar early: early events in this process.
+    :ivar members: members of groups of workers in this process.
+    :ivar placements: keys in this process that are assigned or pinned to a worker.
+    :ivar locks: locks in this process that are held or have waiters.
     :ivar swept: records that sweeps removed since the store was made.
     :ivar in_flight: calls that wait for a server now.
     :ivar connections: connections to a server that are open now.

@@ -99,7 +99,7 @@ class RedisAffinity(AffinityBackend):
         with parsing_read_reply():
             return list(_member_records(members, _ms(time)))
 
-    # --- places ------------------------------------------------------------------------------
+    # --- placements --------------------------------------------------------------------------
 
     @override
     async def assign(self, group: str, key: str, ttl_ms: int) -> PlacementRecord | None:
@@ -147,8 +147,8 @@ class RedisAffinity(AffinityBackend):
 
     @override
     async def page(self, group: str, worker: str, position: object | None) -> PlacementPage:
-        # HSCAN may return a place twice while the server resizes the table. `seen` are the returned
-        # places.
+        # HSCAN may return a key twice while the server resizes the table. `seen` are the returned
+        # keys.
         cursor, seen = (
             (b"0", set[str]()) if position is None else cast("tuple[bytes, set[str]]", position)
         )

@@ -1,4 +1,4 @@
-"""Inboxes on one Redis or Valkey server.
+"""Inboxes on a Redis or Valkey server.
 
 A call takes steps in two slots. If the process dies between two steps, an index entry is left:
 
@@ -79,7 +79,7 @@ _DEAD_LETTER: Final = -10
 _UNREADABLE_BACKOFF_MS: Final = 10_000
 _MARGIN_MS: Final = 250
 """How long a requeue may take to the server. If longer, the deferred entry is due at its time."""
-_TRANSIENT: Final = (StoreUnavailableError, OutcomeUnknownError)
+_DUE_LATER: Final = (StoreUnavailableError, OutcomeUnknownError)
 """Errors after which an index entry stays as it was. It is due at its time."""
 
 
@@ -192,7 +192,7 @@ class RedisInboxCall(InboxCall):
         delay_ms = "" if count == b"0" or worker else free_ms
         try:
             await set_due(delay_ms)
-        except _TRANSIENT:
+        except _DUE_LATER:
             if self._client.confirms_apart:  # the pending entry may be lost as well
                 raise OutcomeUnknownError("the index of the inbox was not reached") from None
         return reply
@@ -213,7 +213,7 @@ class RedisInboxCall(InboxCall):
         taken = await self._take_turn(request, mailbox, score, attempt)
         if isinstance(taken, GrantedTurn):
             return taken
-        with suppress(*_TRANSIENT):
+        with suppress(*_DUE_LATER):
             await self._scripts.set_due(request.inbox, mailbox, score, taken, notifies=False)
         return NothingDue(0)
 
@@ -241,7 +241,7 @@ class RedisInboxCall(InboxCall):
                         scripts = self._backend.scripts()
                         await scripts.on_index(lua.INDEX_REQUEUE, index, requeued, ends=attempt)
 
-                start_background(requeue, "greentic_session end of a look")
+                start_background(requeue, "greentic_session inbox requeue")
             raise
 
     async def _take_turn(
@@ -334,7 +334,7 @@ class RedisInboxCall(InboxCall):
             reply = await self._scripts.on_mailbox(lua.COMMIT_TURN, ref.mailbox, "", arguments)
         except DurabilityError:  # the turn is over, and messages may be left
             if result.ends:
-                with suppress(*_TRANSIENT):
+                with suppress(*_DUE_LATER):
                     await set_due(0)
             raise
         if _first(reply) != Verdict.DONE:
@@ -348,7 +348,7 @@ class RedisInboxCall(InboxCall):
             )
         if result.ends:
             delay_ms = "" if is_empty else 0
-            with suppress(*_TRANSIENT):
+            with suppress(*_DUE_LATER):
                 await set_due(delay_ms)
         return outcome
 
@@ -380,7 +380,7 @@ class RedisInboxCall(InboxCall):
             return False
         with parsing_write_reply():
             delay_ms = "" if reply[1] == b"0" else backoff_ms or 0
-        with suppress(*_TRANSIENT):
+        with suppress(*_DUE_LATER):
             await self._scripts.set_due(inbox, mailbox, score, delay_ms)
         return True
 

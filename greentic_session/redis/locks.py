@@ -1,4 +1,4 @@
-"""Locks on one Redis or Valkey server."""
+"""Locks on a Redis or Valkey server."""
 
 from __future__ import annotations
 

@@ -79,10 +79,10 @@ def decode_dead_letter(mailbox: MailboxRef, entry: bytes) -> StoredDeadLetter:
         raise undecodable_record(mailbox.key) from None
 
 
-def decode_turn(inbox: str, mailbox: MailboxRef, mark: str, reply: list[bytes]) -> GrantedTurn:
+def decode_turn(inbox: str, mailbox: MailboxRef, score: str, reply: list[bytes]) -> GrantedTurn:
     """Parse the reply of ``lua/inbox/take_turn.lua``, after its verdict.
 
-    :param mark: the score that the turn's index entry got.
+    :param score: of the turn's index entry.
     :raises DecodeError: a field of the record, or a message, was not written by this library.
     """
     try:
@@ -93,7 +93,7 @@ def decode_turn(inbox: str, mailbox: MailboxRef, mark: str, reply: list[bytes]) 
                 int(version), incarnation.decode(), owner.decode(), int(ttl), int(at), body
             )
         return GrantedTurn(
-            TurnRef(inbox, mailbox, int(fence), mark),
+            TurnRef(inbox, mailbox, int(fence), score),
             int(lease),
             int(left),
             tuple(map(decode, messages)),

@@ -34,11 +34,11 @@ __all__ = ["RedisNotifications"]
 
 _LOG: Final = logging.getLogger("greentic_session")
 _FAILURES: Final = (RedisError, OSError, EOFError, TypeError, ValueError, AttributeError)
-"""The last three are the driver's, when a greeting is answered in another shape."""
+"""The driver raises the last three if the reply to a greeting has another shape."""
 _HEARTBEAT_SECS: Final = 5.0
-"""How often a silent server is asked for a sign of life; without one the connection is given up."""
+"""Interval of the heartbeats of a connection. Without replies, it is closed."""
 _LINGER_SECS: Final = 10.0
-"""How long the connection stays when nobody listens any more."""
+"""How long the connection stays open without subscribers."""
 _FIRST_PAUSE_SECS: Final = 0.02
 _LAST_PAUSE_SECS: Final = 1.0
 _CLOSE_SECS: Final = 1.0
@@ -48,7 +48,7 @@ _pack: Final = cast("Callable[[tuple[str, ...]], bytes]", getattr(hiredis, "pack
 
 @final
 class _Topic:
-    """Who listens to a topic, and whether the server knows."""
+    """The subscribers of a topic, and whether the server has confirmed the subscription."""
 
     def __init__(self) -> None:
         self.subscribers: Final = Subscribers()
@@ -62,7 +62,7 @@ class _PubSubConnection(asyncio.Protocol):
     :param on_message: called with each message's kind and channel.
     :param on_refused: called when the server refuses a command.
     :ivar lost: is done when the connection has ended.
-    :ivar heard_at: when the server last said anything, on the loop's clock.
+    :ivar heard_at: when the server last sent anything, on the loop's clock.
     """
 
     def __init__(
@@ -119,11 +119,11 @@ class _PubSubConnection(asyncio.Protocol):
 
 @final
 class RedisNotifications(SupportsNotifications):
-    """The notifications of one store, within the loop that first used them.
+    """The notifications of one store, within the loop that used them first.
 
-    :param client: knows where the servers are.
+    :param client: opens the connections.
     :param names: of the namespace.
-    :param secs: how long making a connection may take.
+    :param secs: timeout of opening a connection.
     """
 
     def __init__(self, client: RedisClient, names: KeyNames, secs: float) -> None:
@@ -169,7 +169,7 @@ class RedisNotifications(SupportsNotifications):
                     self._connection.send("UNSUBSCRIBE", channel)
 
     async def aclose(self) -> None:
-        """Close the connection; nobody is rung for any more. All who wait are woken."""
+        """Close the connection, and wake all subscribers a last time."""
         self._closed = True
         for topic in self._topics.values():
             topic.subscribers.notify_all()
@@ -184,7 +184,7 @@ class RedisNotifications(SupportsNotifications):
             self._loop, self._topics, self._task, self._connection = loop, {}, None, None
 
     async def _keep_subscribed(self) -> None:
-        """Keep a connection for as long as anybody listens, and a while longer."""
+        """Keep a connection open while there are subscribers, and for a while afterwards."""
         pause_secs = _FIRST_PAUSE_SECS
         loop = asyncio.get_running_loop()
         idle_since = loop.time()
@@ -203,8 +203,8 @@ class RedisNotifications(SupportsNotifications):
                     return
                 if loop.time() - heard_from > _LAST_PAUSE_SECS:
                     pause_secs = _FIRST_PAUSE_SECS
-            # Not at once, for what is between may end each connection that subscribes; and not all
-            # processes at the same time.
+            # With a pause, because a proxy may end every connection that subscribes. A random one,
+            # because all processes reconnect at the same time.
             await asyncio.sleep(random.uniform(pause_secs / 2, pause_secs))
             pause_secs = min(2 * pause_secs, _LAST_PAUSE_SECS)
 
@@ -214,7 +214,7 @@ class RedisNotifications(SupportsNotifications):
         return _PubSubConnection(connection, self._on_message, self._on_refused)
 
     async def _receive_until_lost(self, connection: _PubSubConnection) -> bool:
-        """Have an ear, as :meth:`_receive_until_idle` says, and close it."""
+        """Subscribe on a connection, run :meth:`_receive_until_idle`, and close the connection."""
         self._connection = connection
         try:
             if self._topics:
@@ -227,7 +227,7 @@ class RedisNotifications(SupportsNotifications):
                 topic.is_confirmed = False
 
     async def _receive_until_idle(self, connection: _PubSubConnection) -> bool:
-        """Listen until the connection has ended, the server is silent, or nobody listens any more.
+        """Wait until the connection has ended, the server is silent, or there are no subscribers.
 
         :returns: ``False`` in the last case.
         """
@@ -249,7 +249,7 @@ class RedisNotifications(SupportsNotifications):
             return
         if kind == b"subscribe":
             topic.is_confirmed = True
-            topic.subscribers.notify_all()  # for what was missed until now
+            topic.subscribers.notify_all()  # notifications may have been lost until now
         elif kind == b"message":
             topic.subscribers.notify()
 

@@ -1,4 +1,4 @@
-"""Waits on one Redis or Valkey server."""
+"""Waits on a Redis or Valkey server."""
 
 from __future__ import annotations
 

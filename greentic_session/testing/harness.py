@@ -199,12 +199,18 @@ class RedisHarness(_Harness):
             await self.client.read(command, name, key=name)
 
 
-# Makes every record older, by the expiry that the server has of it: one that a script forgot to
-# set or to clear stays wrong. A record is a hash with a time `at`, the trace of a delete one with a
-# ring `ops` only, a lookup one of expiries, an index of waits one of hints, a lock one with a lease
-# and the places of those who wait; a mailbox, or a group of workers, is known by its name. A sorted
-# set is the queue of a lock, or sorted by time; a list holds letters, which begin with one. Numbers
-# that name a claim, a grant, a ticket, a registration or a turn stay: only their order counts.
+# Makes every key older, by the expiry that the server has of it. An expiry that a script forgot to
+# set or to clear stays wrong. The kinds of keys:
+#
+# * A hash with a time `at` is a record. A hash with the operation log `ops` alone is a tombstone.
+# * A hash of expiries is a lookup. A hash of index entries is an index of waits.
+# * A hash with a lease and queue positions is a lock.
+# * A mailbox, or a group of workers, is known by its name.
+# * A sorted set is the queue of a lock, or is sorted by time.
+# * A list holds messages, which begin with a time.
+#
+# Numbers that name a claim, a grant, a ticket, a registration or a turn stay, because only their
+# order counts.
 _AGE = r"""
 local by = tonumber(ARGV[1])
 local function text(number) return string.format('%.0f', number) end
