@@ -42,10 +42,10 @@ _LEASE_SECS: Final = 15.0
 
 
 class Placement(msgspec.Struct, frozen=True, kw_only=True):
-    """Which worker serves a key.
+    """The placement of a key: the worker that serves it.
 
-    :ivar worker: its name; a member that lives.
-    :ivar pinned: whether it serves by a pin.
+    :ivar worker: name of the worker, a live member.
+    :ivar pinned: whether it serves the key by a pin.
     :ivar expires_at: when the placement expires unless it is used (aware UTC), by the store's
         clock.
     """
@@ -56,7 +56,7 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Member(msgspec.Struct, frozen=True, kw_only=True):
-    """A worker of the group that lives.
+    """A live member of the group.
 
     :ivar worker: its name.
     :ivar fence: as :attr:`Membership.fence`.
@@ -121,10 +121,10 @@ class Membership(LeaseHandle):
 
     @property
     def fence(self) -> int:
-        """Number of this membership: higher than that of every earlier one of the same name.
+        """Fencing token of this membership: higher than that of every earlier one of its name.
 
-        That is so even if the name had no member in between, unless the server's clock is set back.
-        Among the memberships of one store, it is so even then.
+        That holds even if the name had no member in between, unless the server's clock is set back.
+        Among the memberships of one store object, it holds even then.
 
         Pass it to other systems that the worker writes to, and let them refuse lower ones.
         """
@@ -151,7 +151,7 @@ class Membership(LeaseHandle):
 
 @final
 class SessionAffinity:
-    """Says which worker of a group serves a key, so that those who meet it agree on one.
+    """Returns which worker of a group serves a key, so that all callers use the same worker.
 
     .. code-block:: python
 
@@ -159,29 +159,31 @@ class SessionAffinity:
         async with affinity.member("worker-1"):
             placement = await affinity.worker_for(key, ctx=ctx)
 
-    * **Members.** A worker is a member while its block runs and its lease is renewed. When it dies,
-      it is one until its lease has ended.
-    * **Sticky.** A key stays with the worker that it was placed at while that one lives, whoever
-      joins or leaves meanwhile. A worker that comes back under its name before a key was placed
-      anew finds the key still there.
-    * **Moving little.** A key that nobody serves is placed by rendezvous hashing over the members
-      that live. So the keys of a worker that died go to all others alike, each when it is asked for
-      next, and no other key moves.
-    * **Lives.** A placement expires when it was not used for its life: :meth:`worker_for` and
-      :meth:`touch` begin that anew. It is absent from that instant, and leaves nothing behind.
-    * **Tenants.** With ``ctx``, a key is that tenant's: two tenants' keys never meet, though the
-      workers are the same. Without, it belongs to no tenant. Team and user make no difference.
+    * **Members.** A worker is a member while its block runs and its lease is renewed. If it dies,
+      it stays a member until its lease ends.
+    * **Sticky.** A key stays with its worker while that worker is live, even if other workers join
+      or leave. A worker that returns under its name gets its keys back, except those that were
+      assigned again meanwhile.
+    * **Moving little.** A key without a live worker is assigned by rendezvous hashing over the live
+      members. So the keys of a dead worker spread over all others alike, each at its next use, and
+      no other key moves.
+    * **Lifetimes.** A placement expires if it is not used for its lifetime. :meth:`worker_for` and
+      :meth:`touch` restart the lifetime. An expired placement is absent, and leaves nothing behind.
+    * **Tenants.** With ``ctx``, a key belongs to that tenant. Equal keys of two tenants are
+      different keys, served by the same workers. Without ``ctx``, a key belongs to no tenant. Team
+      and user make no difference.
 
-    Affinity is a promise of where work goes, not a lock: a worker that is cut off goes on for as
-    long as its block takes to hear of it. What must not happen twice is guarded by a fence.
+    Affinity routes work. It is not a lock: a partitioned worker continues until its block learns
+    that the lease is lost. Use a fencing token to protect work that must not happen twice.
 
-    Any verb may raise :class:`StoreUnavailableError` (nothing written), and those that write
-    :class:`OutcomeUnknownError` (written or not: do it again, or look) and, where ``acks`` are
-    asked for, :class:`DurabilityError` (written; :meth:`member` gives the name back).
+    Any verb may raise :class:`StoreUnavailableError` (nothing written). One that writes may raise
+    :class:`OutcomeUnknownError` (repeat it, or read) and, with ``acks``, :class:`DurabilityError`
+    (written, but :meth:`member` releases the name).
 
-    :param store: any store that can keep affinity.
+    :param store: a store with affinity.
     :param group: name of the workers' group: 1 to 128 characters, no control characters.
-    :param ttl: life of a placement since its last use; a :class:`datetime.timedelta` or seconds.
+    :param ttl: lifetime of a placement since its last use. A :class:`datetime.timedelta` or
+        seconds.
     :raises InvalidInputError: naming the argument at fault.
     """
 
@@ -205,19 +207,19 @@ class SessionAffinity:
     async def member(
         self, worker: str, *, lease: timedelta | float = _LEASE_SECS
     ) -> AsyncGenerator[Membership]:
-        """Be a member of the group for a block, and leave it at the end.
+        """Join the group for a block, and leave it at the end.
 
-        The lease is renewed at a third of it while the block runs. When it is lost all the same (it
-        ended before the store could be asked, and the name may have passed on), the block is
-        cancelled, as :meth:`SessionLocks.hold` does it.
+        While the block runs, the lease is renewed after each third of its length. The lease is lost
+        if it ends before a renewal, and then another worker may get the name. In that case the
+        block is cancelled, as by :meth:`SessionLocks.hold`.
 
-        What leaving cannot tell the store, the end of the lease does. If joining fails with an
-        unknown outcome, or is cancelled, the name is given back as well as can be.
+        If leaving does not reach the store, the membership ends with its lease. If joining has an
+        unknown outcome, or is cancelled, the name is released as far as possible.
 
         :param worker: its name: 1 to 128 characters, no control characters.
-        :param lease: how long it counts as a member should it die; a :class:`datetime.timedelta` or
+        :param lease: how long it stays a member if it dies. A :class:`datetime.timedelta` or
             seconds to 1 ms.
-        :raises MemberExistsError: a member of that name lives.
+        :raises MemberExistsError: a live member has that name.
         :raises LeaseLostError: on leaving, if the lease was lost meanwhile.
         :raises InvalidInputError: naming ``worker`` or ``lease``.
         """
@@ -230,11 +232,11 @@ class SessionAffinity:
             outcome = await backend.join(group, worker, attempt, lease_ms)
         except (OutcomeUnknownError, DurabilityError, anyio.get_cancelled_exc_class()):
 
-            async def give_back() -> None:
+            async def leave() -> None:
                 with suppress(SessionError):
                     await backend.leave(group, worker, attempt)
 
-            await run_to_completion(give_back, "greentic_session end of membership", RELEASE_SECS)
+            await run_to_completion(leave, "greentic_session end of membership", RELEASE_SECS)
             raise
         if outcome.verdict is not Verdict.DONE:
             raise MemberExistsError(worker, datetime_of(outcome.ends_ms))
@@ -245,7 +247,7 @@ class SessionAffinity:
             yield membership
 
     async def members(self) -> tuple[Member, ...]:
-        """Return the members that live, by name."""
+        """Return the live members, sorted by name."""
         backend, group = self._group.backend, self._group.name
         return tuple(
             Member(
@@ -259,27 +261,28 @@ class SessionAffinity:
     async def worker_for(
         self, key: SessionKey, *, ctx: TenantCtx | None = None
     ) -> Placement | None:
-        """Return who serves a key, and place it if nobody does, in one step.
+        """Return the worker that serves a key, and assign one if there is none, in one step.
 
-        * The worker that it is pinned to, if that one lives;
-        * else the one that it was placed at last, if that one lives;
-        * else a member that lives, by rendezvous hashing.
+        The worker is the first of these that is a live member:
 
-        The placement's life begins anew.
+        * the worker that the key is pinned to;
+        * the worker that it was assigned to last;
+        * a member chosen by rendezvous hashing.
+
+        The placement's lifetime restarts.
 
         :param key: 1 to 512 characters, no control characters.
-        :param ctx: whose key it is; ``None`` is one of no tenant.
-        :returns: ``None`` if no member lives; nothing was written.
+        :param ctx: the tenant of the key, ``None`` for a key of no tenant.
+        :returns: ``None`` if there is no live member. Then nothing was written.
         :raises InvalidInputError: naming ``key``, or the field of ``ctx`` at fault.
         """
         backend, group = self._group.backend, self._group.name
         return _placement(await backend.assign(group, _affinity_key(key, ctx), self._ttl_ms))
 
     async def placement(self, key: SessionKey, *, ctx: TenantCtx | None = None) -> Placement | None:
-        """Return who serves a key now, and change nothing.
+        """Return the worker that serves a key now, and change nothing.
 
-        :returns: ``None`` if nobody does: it is not placed, its placement has expired, or the
-            worker is gone, and :meth:`worker_for` would place it anew.
+        :returns: ``None`` if no live worker serves it. Then :meth:`worker_for` would assign one.
         :raises InvalidInputError: as :meth:`worker_for`.
         """
         backend, group = self._group.backend, self._group.name
@@ -293,13 +296,13 @@ class SessionAffinity:
         *,
         ctx: TenantCtx | None = None,
     ) -> None:
-        """Let a worker serve a key, wherever it was placed.
+        """Pin a key to a worker, whatever worker it was assigned to.
 
-        The worker need not be a member. While it is none, the key is served as if it were not
-        pinned: from when the worker is back, by that one again.
+        The worker need not be a member. While it is not a member, the key is served as without the
+        pin. When it joins, it serves the key again.
 
-        :param ttl: life of the pinned placement since its last use; a :class:`datetime.timedelta`
-            or seconds, ``None`` is that of the group.
+        :param ttl: lifetime of the pinned placement since its last use. A
+            :class:`datetime.timedelta` or seconds. ``None`` takes that of the group.
         :raises InvalidInputError: naming ``worker`` or ``ttl``, or as :meth:`worker_for`.
         """
         backend, group = self._group.backend, self._group.name
@@ -307,10 +310,10 @@ class SessionAffinity:
         await backend.pin(group, named, worker, self._ttl(ttl) or self._ttl_ms)
 
     async def unpin(self, key: SessionKey, *, ctx: TenantCtx | None = None) -> bool:
-        """Take a key's pin away.
+        """Remove the pin of a key.
 
-        The key stays where :meth:`worker_for` placed it last, whoever served it by the pin, for the
-        group's life; if it was not placed, it is nowhere.
+        The key stays with the worker that :meth:`worker_for` assigned last, not with the one of the
+        pin, for the group's lifetime of placements. If none was assigned, no worker serves the key.
 
         :returns: ``False`` if it was not pinned.
         :raises InvalidInputError: as :meth:`worker_for`.
@@ -325,20 +328,20 @@ class SessionAffinity:
         *,
         ctx: TenantCtx | None = None,
     ) -> bool:
-        """Begin the life of a key's placement anew, whether or not its worker lives.
+        """Restart the lifetime of a key's placement, whether or not its worker is live.
 
-        :param ttl: its life from now on; a :class:`datetime.timedelta` or seconds, ``None`` keeps
-            the length.
-        :returns: ``False`` if the key is neither placed nor pinned.
+        :param ttl: the new lifetime. A :class:`datetime.timedelta` or seconds. ``None`` keeps the
+            stored one.
+        :returns: ``False`` if the key is neither assigned nor pinned.
         :raises InvalidInputError: naming ``ttl``, or as :meth:`worker_for`.
         """
         backend, group = self._group.backend, self._group.name
         return await backend.touch(group, _affinity_key(key, ctx), self._ttl(ttl))
 
     async def forget(self, key: SessionKey, *, ctx: TenantCtx | None = None) -> bool:
-        """Remove a key's placement, and its pin: it is placed anew when it is asked for next.
+        """Remove a key's placement, with its pin. The next use assigns the key again.
 
-        :returns: ``False`` if it was neither placed nor pinned.
+        :returns: ``False`` if it was neither assigned nor pinned.
         :raises InvalidInputError: as :meth:`worker_for`.
         """
         backend, group = self._group.backend, self._group.name
@@ -347,10 +350,10 @@ class SessionAffinity:
     def keys_of(self, worker: str, *, ctx: TenantCtx | None = None) -> PlacedKeys:
         """Iterate over the keys that a worker serves, page by page, in no order.
 
-        A key that it serves from first to last is given once, unless the store moves to another
-        server meanwhile. All the group's placements are read, so this is for operators.
+        A key that it serves from start to end is returned once, unless the store moves to another
+        server meanwhile. This reads all placements of the group, so it is for operators.
 
-        :param ctx: whose keys; ``None`` are those of no tenant.
+        :param ctx: the tenant of the keys, ``None`` for the keys of no tenant.
         :raises InvalidInputError: naming ``worker``, or the field of ``ctx`` at fault.
         """
         group = self._group
@@ -366,10 +369,10 @@ class SessionAffinity:
 
 @final
 class PlacedKeys:
-    """The iterator that :meth:`SessionAffinity.keys_of` returns. Left early, it needs no closing.
+    """The iterator that :meth:`SessionAffinity.keys_of` returns. It needs no closing.
 
-    :param fetch: returns the page of places at a position; ``None`` is the start.
-    :param scope: ``env/tenant`` of the keys; empty for those of no tenant.
+    :param fetch: returns the page of keys at a position, ``None`` for the first one.
+    :param scope: ``env/tenant`` of the keys, empty for those of no tenant.
     """
 
     def __init__(

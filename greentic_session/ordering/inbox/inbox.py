@@ -64,44 +64,45 @@ if TYPE_CHECKING:
 __all__ = ["SessionInbox"]
 
 _POLL_SECS: Final = 30.0
-"""How long a taker sleeps at most, should a ring be lost."""
+"""How long a waiting worker sleeps at most, because a notification may be lost."""
 _MAX_WORKER_CHARS: Final = 128
 _MOST_MAIL: Final = 10_000
 
 
 @final
 class SessionInbox(Generic[C]):
-    """Admits messages for sessions, and hands each session's to one worker at a time, in order.
+    """Admits messages for sessions, and gives each session's to one worker at a time, in order.
 
-    * A session's messages are handed out in the order in which they were admitted, each until it
-      was handled; no two workers have turns of one session at the same time.
-    * The end of a turn (state, outbox, mail handled) is one step. So each message's effect on the
-      session is committed once, however often workers die.
-    * A message is tried again after a failure or its worker's death: ``attempts`` times as the head
-      of its mailbox, then it goes to the dead letters, and those behind it go on. Sessions that
-      wait to be tried again hold up no others.
-    * A turn has mail of callers to whom its session is open; if there is none yet, of one caller.
+    * Workers get a session's messages in the order in which they were admitted, each until it was
+      handled. No two workers have turns of one session at the same time.
+    * The end of a turn (state, outbox, handled messages) is one step. So each message's effect on
+      the session is committed once, however often workers die.
+    * A message is retried after a failure or its worker's death. After ``attempts`` attempts as
+      the head of its mailbox it becomes a dead letter, and the messages behind it follow. A session
+      in backoff does not delay other sessions.
+    * The messages of a turn are of callers that may act on its session. If there is no session yet,
+      they are of one caller.
     * Sessions take turns: the one that has been due for longest is next.
 
-    Layered on a store, which stays the caller's to open and close. Any number of inboxes, in any
-    number of processes, may share a name on one backend. One serves any number of tenants, if
-    ``admit`` is given their ``ctx``. A session has one mailbox whatever inbox its mail came by, so
-    let all of it come by one.
+    The caller opens and closes the store. Any number of inboxes, in any number of processes, may
+    share a name on one backend. One inbox serves any number of tenants, if ``admit`` gets their
+    ``ctx``. A session has one mailbox for all inboxes, so admit all its messages by one inbox.
 
-    Any verb may raise :class:`InvalidInputError` (before any I/O), :class:`StoreUnavailableError`
-    (nothing written) and, if it writes, :class:`StoreFullError`, :class:`OutcomeUnknownError` and,
-    where ``acks`` are asked for, :class:`DurabilityError` (written; a message to admit is in).
+    Any verb may raise :class:`InvalidInputError` (before any I/O) and
+    :class:`StoreUnavailableError` (nothing written). One that writes may also raise
+    :class:`StoreFullError`, :class:`OutcomeUnknownError` and, with ``acks``,
+    :class:`DurabilityError` (written, so a message was admitted).
 
-    :param store: the sessions; of a backend that can keep inboxes, as those of this library can.
+    :param store: a store whose backend has inboxes, as those of this library have.
     :param ctx: the caller, for whose sessions messages are admitted.
     :param name: of the inbox: 1 to 128 of ``A-Z a-z 0-9 . _ -``.
-    :param lease: how long a turn stays with a worker that died; a :class:`datetime.timedelta` or
+    :param lease: how long a turn stays with a worker that died. A :class:`datetime.timedelta` or
         seconds to 1 ms.
-    :param attempts: how often a message is tried, 1 to 1000.
-    :param retry_delay: how long a session rests after a failed attempt, in the same units; doubled
-        with each further one, up to a minute.
-    :param limits: how much is kept, and for how long.
-    :param waits: the registry that :meth:`deliver` looks in; one on ``store`` unless given.
+    :param attempts: how many attempts a message has, 1 to 1000.
+    :param retry_delay: backoff of a session after a failed attempt, in the same units. It doubles
+        with each further failure, up to a minute.
+    :param limits: how much is stored, and for how long.
+    :param waits: the registry that :meth:`deliver` uses. One on ``store`` unless given.
     """
 
     def __init__(
@@ -154,18 +155,18 @@ class SessionInbox(Generic[C]):
     async def admit(
         self, key: SessionKey, event_id: str, payload: bytes, *, ctx: TenantCtx | None = None
     ) -> Admitted:
-        """Put a message at the end of a session's mail, unless its event is known.
+        """Add a message at the end of a session's mailbox, unless its event is known.
 
-        The session need not be there. A message for one that comes to be later, and is not open to
-        the caller, goes to the dead letters. Should this raise, or its caller die, do it again: a
-        message that came in is known, and its takers are woken again.
+        The session need not exist. If it is created later and the caller may not act on it, the
+        message becomes a dead letter. If this raises, or its caller dies, call it again. A message
+        that was admitted is known, and waiting workers are notified again.
 
         :param key: the session's key.
-        :param event_id: names the message, as the channel does; 1 to 512 characters.
+        :param event_id: names the message, as the channel does. 1 to 512 characters.
         :param payload: opaque bytes.
         :param ctx: the caller, if that is another than the inbox's.
-        :raises InboxFullError: as many messages of this session wait as may.
-        :raises TenantMismatchError: a live session of another team or user stands under the key.
+        :raises InboxFullError: the mailbox holds as many messages as it may.
+        :raises TenantMismatchError: a live session of another team or user has the key.
         """
         self._store.check_open()
         key = check_key(key)
@@ -217,7 +218,7 @@ class SessionInbox(Generic[C]):
         most: int = 100,
         wait: timedelta | float | None = None,
     ) -> AbstractAsyncContextManager[InboxTurn[C] | None]:
-        """Take the next session that has mail, of whatever tenant, for a block.
+        """Take the turn of the next session that has messages, of any tenant, for a block.
 
         .. code-block:: python
 
@@ -225,21 +226,22 @@ class SessionInbox(Generic[C]):
                 state = handle(turn.session, turn.mail)
                 await turn.finish(state)
 
-        If the block leaves the turn open, it is given back at once. If it leaves by an exception
-        (``SystemExit`` is one, that its task was cancelled or interrupted is none), the head of the
-        mail was tried in vain: the session rests for a while, and then the head is handed out by
-        itself, so that it alone is blamed for what it does.
+        If the block leaves the turn open, it is released immediately. If it leaves by an exception,
+        the attempt at the head has failed. ``SystemExit`` counts as an exception, and a cancelled
+        or interrupted task does not. After a failure the session is in backoff. Then the head is
+        returned alone, because only it may have caused the failure.
 
-        While the block runs, the lease is renewed; if it is lost all the same, the block is
-        cancelled, as :meth:`SessionLocks.hold` does it.
+        While the block runs, the lease is renewed. If the lease is lost, the block is cancelled,
+        as by :meth:`SessionLocks.hold`.
 
-        :param worker: names the worker, for people; 1 to 128 characters.
-        :param most: how many messages to be handed at most, 1 to 10000.
-        :param wait: how long to wait for mail, a :class:`datetime.timedelta` or seconds; 0, as less
-            than 1 ms, is not at all, ``None`` is for ever. Whoever waits sleeps until it is woken.
-        :returns: the turn; ``None`` if there was no mail in time, which takes a ``wait``.
+        :param worker: names the worker, for people. 1 to 128 characters.
+        :param most: how many messages to return at most, 1 to 10000.
+        :param wait: how long to wait for messages, a :class:`datetime.timedelta` or seconds. 0, or
+            less than 1 ms, does not wait. ``None`` waits without a limit. A waiting call sleeps
+            until it is notified.
+        :returns: the turn, or ``None`` if there were no messages within ``wait``.
         :raises LeaseLostError: on leaving, if the lease was lost meanwhile.
-        :raises DecodeError: the session cannot be read; that was an attempt at its mail.
+        :raises DecodeError: the session cannot be read. That was an attempt at its head.
         """
         return self._take(worker, most, wait)
 
@@ -284,7 +286,7 @@ class SessionInbox(Generic[C]):
                 turn, due_secs = await self._poll(request)
 
     async def _poll(self, request: TakeRequest) -> tuple[InboxTurn[C] | None, float]:
-        """Return a turn if there is one now, and in how many seconds to look again."""
+        """Return a turn if there is one now, and the seconds until the next poll."""
         while True:
             sent_at = anyio.current_time()
             taken = await self._backend.call().take(request)
@@ -298,12 +300,12 @@ class SessionInbox(Generic[C]):
             return InboxTurn(self._terms, taken, sent_at), 0
         except DecodeError:
             backoff_ms = self._terms.backoff_after(taken.attempt)
-            with suppress(SessionError):  # else it comes back with its lease
+            with suppress(SessionError):  # without a release, the turn ends with its lease
                 await self._backend.call().release(taken.ref, backoff_ms)
             raise
 
     async def depth(self) -> InboxDepth:
-        """Return how many sessions have mail or are in hand: a hint, for operators."""
+        """Return how many sessions have messages or a held turn. For operators, may be stale."""
         self._store.check_open()
         sessions, due = await self._backend.call().size(self._name)
         return InboxDepth(sessions=sessions, due=due)
@@ -311,13 +313,13 @@ class SessionInbox(Generic[C]):
     # --- dead letters ------------------------------------------------------------------------
 
     async def dead_letters(self) -> AsyncIterator[DeadLetter]:
-        """Iterate over the messages that were given up, those of a session in their order.
+        """Iterate over the dead letters, those of a session in their order.
 
-        Each that is there from first to last is given; those of a session that gets another one
-        meanwhile, perhaps twice. A message that was tried for the last time comes here when a taker
-        looks at its session next.
+        A dead letter that exists from start to end is returned. If its session gets another one
+        meanwhile, it may be returned twice. A message that exhausted its attempts becomes a dead
+        letter when a worker next tries to take the turn of its session.
 
-        :raises DecodeError: what stands under a name of this library is none of its own.
+        :raises DecodeError: a stored dead letter was not written by this library.
         """
         position: object | None = None
         while True:
@@ -329,12 +331,12 @@ class SessionInbox(Generic[C]):
                 return
 
     async def replay(self, letter: DeadLetter) -> bool:
-        """Put a dead letter at the end of its session's mail, to be tried as if it were new.
+        """Move a dead letter to the end of its session's mailbox, as a new message.
 
-        It comes by this inbox, whichever gave it up.
+        This inbox admits it, even if it became a dead letter in another one.
 
-        :returns: ``False`` if it is a dead letter no longer.
-        :raises InboxFullError: as many messages of this session wait as may.
+        :returns: ``False`` if it is not a dead letter any more.
+        :raises InboxFullError: the mailbox holds as many messages as it may.
         """
         self._store.check_open()
         mail = stored_dead_letter_of(letter)
@@ -349,13 +351,13 @@ class SessionInbox(Generic[C]):
     async def discard(self, letter: DeadLetter) -> bool:
         """Remove a dead letter.
 
-        :returns: ``False`` if it is a dead letter no longer.
+        :returns: ``False`` if it is not a dead letter any more.
         """
         self._store.check_open()
         mail = stored_dead_letter_of(letter)
         return await self._backend.call().discard(mail)
 
-    # --- events that may come before their wait ----------------------------------------------
+    # --- early events ------------------------------------------------------------------------
 
     async def deliver(
         self,
@@ -365,63 +367,66 @@ class SessionInbox(Generic[C]):
         event_id: str,
         payload: bytes,
     ) -> Admitted | None:
-        """Admit an event for the session that waits under a reply scope, or keep it for the next.
+        """Admit an event for the session that waits under a reply scope, or store it as early.
 
-        An answer may be faster than the flow that is about to wait for it. So the event is kept
-        first, then the wait is looked for; who registers a wait calls :meth:`collect` after it.
-        Whichever of both comes second finds the other's. Events come into the mailbox in the order
-        in which they were kept, each once, and to one session, even if that is gone before it is
-        there. Event ids are known of one session: what the channel delivers again when another
-        session waits there goes to that one.
+        A reply may be faster than the flow that is about to wait for it. So this call first stores
+        the event as an early event, and then looks for the wait. The flow calls :meth:`collect`
+        after it has registered the wait. The call that comes second finds the other's write.
+
+        Early events are enqueued in the order in which they were stored, each once, and for one
+        session. That holds even if the session is gone before the event is in its mailbox. Event
+        ids are known per session. If another session waits there when the channel delivers an event
+        again, that session gets it.
 
         :param ctx: the caller, as in :class:`WaitRegistry`.
-        :param user_id: whose reply it is.
-        :param scope: where it is anchored.
+        :param user_id: the user that replies.
+        :param scope: the reply scope.
         :param event_id: as in :meth:`admit`.
         :param payload: as in :meth:`admit`.
-        :returns: ``None`` if it is kept, or if somebody else has just admitted it.
-        :raises InboxFullError: as many events are kept there as may and no session waits; or the
-            waiting session's mailbox is full: then the event is kept. Either way, deliver it again.
+        :returns: ``None`` if the event is stored as early, or if another call has just admitted it.
+        :raises InboxFullError: there are as many early events as there may be, and no session
+            waits. Or the waiting session's mailbox is full, and the event is stored as early. In
+            both cases, deliver it again.
         """
         self._store.check_open()
-        place = EarlyEventQueue(owner_of(ctx, user_id), hash_of(scope))
+        queue = EarlyEventQueue(owner_of(ctx, user_id), hash_of(scope))
         event_id = require_clean_text(event_id, "event_id", MAX_ID_CHARS)
         payload = self._fitting(payload)
-        has_room = await self._store_early(place, event_id, payload)
-        moved = await self._move_early(ctx, user_id, scope, place)
-        if not has_room and moved:  # those that were kept had somebody to go to by now
-            has_room = await self._store_early(place, event_id, payload)
-            moved = await self._move_early(ctx, user_id, scope, place)
+        has_room = await self._store_early(queue, event_id, payload)
+        moved = await self._move_early(ctx, user_id, scope, queue)
+        if not has_room and moved:  # a session waits by now, so the earlier events were admitted
+            has_room = await self._store_early(queue, event_id, payload)
+            moved = await self._move_early(ctx, user_id, scope, queue)
         if not has_room:
             raise InboxFullError(self._limits.early)
         return moved[event_id][1] if event_id in moved else None
 
     async def collect(self, ctx: TenantCtx, user_id: str, scope: ReplyScope) -> int:
-        """Admit the events that were kept, for the session that waits under a reply scope now.
+        """Admit the early events of a reply scope, for the session that waits there now.
 
         Call it after ``register_wait`` and ``wait_again``.
 
         :returns: how many events were new to the session's mailbox.
-        :raises InboxFullError: the session's mailbox is full; the rest is kept.
+        :raises InboxFullError: the session's mailbox is full. The other events stay stored.
         """
         self._store.check_open()
-        place = EarlyEventQueue(owner_of(ctx, user_id), hash_of(scope))
-        moved = await self._move_early(ctx, user_id, scope, place)
+        queue = EarlyEventQueue(owner_of(ctx, user_id), hash_of(scope))
+        moved = await self._move_early(ctx, user_id, scope, queue)
         return sum(is_its_own and admitted.is_new for is_its_own, admitted in moved.values())
 
-    async def _store_early(self, place: EarlyEventQueue, event_id: str, payload: bytes) -> bool:
-        """Keep an event, unless as many are kept there as may."""
-        outcome = await self._backend.call().store_early(place, event_id, payload, self._early)
+    async def _store_early(self, queue: EarlyEventQueue, event_id: str, payload: bytes) -> bool:
+        """Store an early event, and return whether the queue had room."""
+        outcome = await self._backend.call().store_early(queue, event_id, payload, self._early)
         if outcome.verdict not in (Verdict.DONE, Verdict.SEEN, Verdict.FULL):
             raise error_for("", outcome)
         return outcome.verdict is not Verdict.FULL
 
     async def _move_early(
-        self, ctx: TenantCtx, user_id: str, scope: ReplyScope, place: EarlyEventQueue
+        self, ctx: TenantCtx, user_id: str, scope: ReplyScope, queue: EarlyEventQueue
     ) -> dict[str, tuple[bool, Admitted]]:
-        """Admit the events that are kept at a place, if a session waits there.
+        """Admit the early events of a queue, if a session waits there.
 
-        :returns: by their ids, whether each was for that session, and what became of it.
+        :returns: by event id, whether the event was for that session, and the result of ``admit``.
         """
         key = await self._waits.find_wait_by_scope(ctx, user_id, scope)
         if key is None:
@@ -430,28 +435,28 @@ class SessionInbox(Generic[C]):
         _, allowed = tenancy.allowed_owners_of(presenting(ctx, user_id))
         moved: dict[str, tuple[bool, Admitted]] = {}
         full: set[SessionKey] = set()
-        events = deque(await backend.call().assign_early(place, key, "", limit))
-        # One after the other, and gone only when admitted: whoever else moves them at the same time
-        # admits each after those before it, and the second of both finds its event known.
+        events = deque(await backend.call().assign_early(queue, key, "", limit))
+        # One after the other, and deleted only when admitted. So a concurrent call also admits each
+        # event after those before it, and the second of both calls finds the event known.
         while events:
-            whose, message = events.popleft()
-            if whose in full:
+            assigned_key, message = events.popleft()
+            if assigned_key in full:
                 continue
-            mailbox = MailboxRef(place.wait_owner.scope, whose)
+            mailbox = MailboxRef(queue.wait_owner.scope, assigned_key)
             try:
                 admitted = await self._admit(mailbox, allowed, message.event_id, message.payload)
             except InboxFullError:
-                if whose == key:
+                if assigned_key == key:
                     raise
-                full.add(whose)  # which holds up no other session
+                full.add(assigned_key)  # this does not delay the events of other sessions
             except TenantMismatchError:
-                if whose == key:
+                if assigned_key == key:
                     raise
-                # It was found for a session that is gone, and whose key is another's now.
-                events = deque(await backend.call().assign_early(place, key, whose, limit))
+                # Its session is gone, and a session of another owner has that key now.
+                events = deque(await backend.call().assign_early(queue, key, assigned_key, limit))
             else:
-                moved[message.event_id] = whose == key, admitted
-                await backend.call().delete_early(place, whose, message)
+                moved[message.event_id] = assigned_key == key, admitted
+                await backend.call().delete_early(queue, assigned_key, message)
         return moved
 
     # --- shared steps ------------------------------------------------------------------------
