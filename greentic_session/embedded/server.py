@@ -32,7 +32,7 @@ __all__ = ["EmbeddedServer"]
 _LOOK_AGAIN_SECS: Final = 0.005
 _LEAVE_SECS: Final = 20.0
 _MOST_LAUNCHES: Final = 2
-"""Keepers started in a row: one that goes although it is needed could not keep its server."""
+"""Supervisors started in a row. One that ends although it is needed could not run its server."""
 _SUPERVISOR: Final = Path(__file__).with_name("supervisor.py")
 _NOT_STARTED: Final = "the embedded server does not start; server.log in its folder may say why"
 _LATE: Final = "the embedded server was not ready in time"
@@ -40,7 +40,7 @@ _LATE: Final = "the embedded server was not ready in time"
 
 @final
 class EmbeddedServer(ServerProcess):
-    """Has the server of a folder run for as long as this process uses it.
+    """Keeps the server of a folder running for as long as this process uses it.
 
     :param config: checked configuration.
     :raises ServerNotFoundError: there is no server to run.
@@ -53,7 +53,7 @@ class EmbeddedServer(ServerProcess):
         self._socket: Final = socket_path(config.path)
         self._start_secs: Final = config.start_secs
         self._server: Final = [str(valkey_binary()), *_options(config.fsync)]
-        # What is locked is the open file, which a forked process would share: all are known here.
+        # The kernel locks the open file, and a forked process shares that. So this set has all.
         self._held: Final[set[int]] = set()
         self._users: int | None = None
         self._launched: subprocess.Popen[bytes] | None = None
@@ -63,7 +63,7 @@ class EmbeddedServer(ServerProcess):
 
     @override
     async def start(self) -> None:
-        """As :meth:`ServerProcess.start`; the server has read its file by then."""
+        """As :meth:`ServerProcess.start`. The server has loaded its file when this returns."""
         is_up = False
         self._launches = 0
         try:
@@ -81,7 +81,7 @@ class EmbeddedServer(ServerProcess):
             reason = os.strerror(error.errno or errno.EIO)
             raise StoreUnavailableError(f"{_NOT_STARTED}: {reason}") from None
         finally:
-            if not is_up:  # nobody will leave what nobody entered
+            if not is_up:  # the store is not entered, so no aclose follows
                 self.release_locks()
                 if self._launched is not None:
                     self._launched.wait(_LEAVE_SECS)  # the time that an interpreter takes to start
@@ -90,14 +90,14 @@ class EmbeddedServer(ServerProcess):
     async def ensure_running(self) -> None:
         """As :meth:`ServerProcess.ensure_running`."""
         try:
-            while not self._is_up():  # noqa: ASYNC110 - locks and sockets tell only who asks
+            while not self._is_up():  # noqa: ASYNC110 - locks and sockets can only be polled
                 await asyncio.sleep(_LOOK_AGAIN_SECS)
         except FolderError as error:
             raise UnknownServerError(error.reason) from None
 
     @override
     async def aclose(self) -> None:
-        """Leave. Whoever is the last returns when server and keeper are gone."""
+        """Release the folder. The last process returns when server and supervisor have ended."""
         if self._users is None:
             return
         with suppress(OSError, FolderError):
@@ -109,18 +109,18 @@ class EmbeddedServer(ServerProcess):
                     await asyncio.sleep(_LOOK_AGAIN_SECS)
 
     def release_locks(self) -> None:
-        """Give up every lock, at once. In a forked process, that leaves its parent's alone."""
+        """Release all locks. In a forked process, the locks of its parent stay."""
         self._users = None
         _free_all(self._held)
 
     def _is_up(self) -> bool:
-        """Take a share in the folder, have a keeper there, and look whether its server listens."""
+        """Share the folder, ensure a supervisor, and return whether its server listens."""
         if self._launched is not None and self._launched.poll() is not None:
             self._launched = None
         folder = Folder(self._path)
         try:
             if not self._join(folder):
-                return False  # its keeper is about to go
+                return False  # its supervisor is about to end
             self._ensure_supervisor(folder)
         finally:
             folder.close()
@@ -132,7 +132,7 @@ class EmbeddedServer(ServerProcess):
                 there = os.stat(USERS, dir_fd=folder.fd)
                 if os.path.samestat(there, os.fstat(self._users)):
                     return True
-            self.release_locks()  # the folder was removed and made anew
+            self.release_locks()  # the folder was removed and created again
         users = self._opened(folder, USERS)
         if not locked(users, fcntl.LOCK_SH):
             self._let_go(users)
@@ -143,13 +143,13 @@ class EmbeddedServer(ServerProcess):
     def _ensure_supervisor(self, folder: Folder) -> None:
         lock = self._opened(folder, SUPERVISOR)
         try:
-            if locked(lock, fcntl.LOCK_EX):  # there is none; the new one inherits the lock
+            if locked(lock, fcntl.LOCK_EX):  # there is none, and the new one inherits the lock
                 self._launch(folder, lock)
         finally:
             self._let_go(lock)
 
     def _ensure_supervisor_for_shutdown(self) -> None:
-        """Have somebody end the server, if its keeper was killed and nobody told it."""
+        """Ensure a supervisor that ends the server, if the earlier one was killed before that."""
         if self._listens():
             folder = Folder(self._path)
             try:
@@ -159,7 +159,7 @@ class EmbeddedServer(ServerProcess):
 
     def _launch(self, folder: Folder, lock: int) -> None:
         if self._launches == _MOST_LAUNCHES:
-            self._launches = 0  # somebody may have mended it by the next call
+            self._launches = 0  # the cause may be gone by the next call
             raise UnknownServerError(_NOT_STARTED)
         self._launches += 1
         link = short_link(self._path) if self._socket.startswith(short_link(self._path)) else ""
@@ -184,7 +184,7 @@ class EmbeddedServer(ServerProcess):
             try:
                 client.connect(self._socket)
             except BlockingIOError:
-                return True  # too many wait to be let in
+                return True  # its queue of new connections is full
             except OSError:
                 return False
         return True
@@ -202,15 +202,15 @@ class EmbeddedServer(ServerProcess):
             return False
 
     def _is_waited_for(self) -> bool:
-        """Return whether nobody uses the folder and its keeper has yet to go."""
+        """Return whether no process uses the folder, and its supervisor has not ended yet."""
         if self._launched is not None and self._launched.poll() is None:
             return True
         self._launched = None
         with _file(self._path, USERS) as users:
             if not locked(users, fcntl.LOCK_SH):
-                return True  # it is going
+                return True  # it is ending
             if not locked(users, fcntl.LOCK_EX):
-                return False  # others are there
+                return False  # other processes use the folder
         for name in (SUPERVISOR, SERVER):
             with _file(self._path, name) as lock:
                 if not locked(lock, fcntl.LOCK_SH):
@@ -264,6 +264,6 @@ def _options(fsync: str) -> list[str]:
         *("--dir", ".", "--save", "", "--appendonly", "yes", "--appendfsync", fsync),
         *("--maxmemory", "0", "--maxmemory-policy", "noeviction", "--databases", "1"),
         *("--logfile", "server.log", "--daemonize", "no", "--supervised", "no"),
-        # Of the environment's, one that this machine lacks would keep the server from starting.
+        # A locale of the environment that this machine lacks would stop the server from starting.
         *("--locale-collate", "C"),
     ]

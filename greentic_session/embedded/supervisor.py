@@ -6,8 +6,8 @@ It runs by path, isolated, with the standard library alone, so that it starts in
 
     python -I -S supervisor.py FOLDER_FD KEEPER_FD LINK SERVER [OPTION…]
 
-``FOLDER_FD`` is the open folder, ``KEEPER_FD`` the open and locked ``keeper.lock``, ``LINK`` a
-short path to the folder to remove in the end, or empty.
+``FOLDER_FD`` is the open folder, ``KEEPER_FD`` the open and locked ``keeper.lock``. ``LINK`` is a
+short path to the folder that is removed at the end, or empty.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ _PR_SET_PDEATHSIG: Final = 1
 
 
 def main(arguments: list[str]) -> int:
-    """Keep the server until the last user is gone.
+    """Run the server until the last user has ended.
 
-    :return: 0 if it went as it should.
+    :return: 0 on success.
     """
-    folder, renewer, link, *command = int(arguments[0]), int(arguments[1]), *arguments[2:]
-    os.set_inheritable(renewer, False)
+    folder, lock, link, *command = int(arguments[0]), int(arguments[1]), *arguments[2:]
+    os.set_inheritable(lock, False)
     os.fchdir(folder)
     os.close(folder)
     os.umask(0o077)
@@ -66,25 +66,25 @@ def main(arguments: list[str]) -> int:
     for name in ("server.sock", *([link] if link else [])):
         with suppress(OSError):
             os.unlink(name)
-    # The users' lock last: who gets it next finds the place empty.
-    for fd in (server, renewer, users):
+    # The users' lock last, because the process that gets it next must find no server.
+    for fd in (server, lock, users):
         os.close(fd)
     return 0 if went_well else 1
 
 
 def _alone(server: int) -> bool:
-    """Wait until no server of an earlier keeper writes to the folder."""
+    """Wait until no server of an earlier supervisor writes to the folder."""
     ends_at = time.monotonic() + _PREDECESSOR_SECS
     while time.monotonic() < ends_at:
         try:
             fcntl.flock(server, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            # Its keeper was killed where the kernel tells nobody.
+            # Its supervisor was killed, and this kernel does not signal the server.
             with suppress(OSError), socket.socket(socket.AF_UNIX) as client:
                 client.settimeout(1.0)
                 client.connect("server.sock")
                 client.sendall(b"SHUTDOWN\r\n")
-            time.sleep(0.02)  # a lock that others hold can only be tried again, within a limit
+            time.sleep(0.02)  # a lock that another process holds can only be polled, within a limit
         else:
             return True
     return False
@@ -93,7 +93,7 @@ def _alone(server: int) -> bool:
 def _await_last_user(users: int) -> None:
     try:
         fcntl.flock(users, fcntl.LOCK_EX)
-    finally:  # without a lock nobody would ever end it
+    finally:  # without the lock, nothing else would end the server
         os.kill(os.getpid(), _NO_USERS)
 
 
@@ -122,7 +122,7 @@ def _keep(command: list[str]) -> bool:
 
 
 def _tied_to_parent() -> Callable[[], None]:
-    """Return what a child does so as not to outlive its parent, where the kernel can see to it."""
+    """Return the function by which a child asks the kernel to end it with its parent (Linux)."""
     if not sys.platform.startswith("linux"):
         return lambda: None
     import ctypes  # noqa: PLC0415 - takes time, and is used here alone
@@ -151,7 +151,7 @@ def _spawn(command: list[str], prepare: Callable[[], None]) -> int:
 
 
 def _until_ended(pid: int) -> int | None:
-    """Return the status of the server that ended by itself, ``None`` if it shall be stopped."""
+    """Return the status of a server that ended by itself, ``None`` if it has to be stopped."""
     while True:
         ended, status = os.waitpid(pid, os.WNOHANG)
         if ended:
@@ -174,6 +174,6 @@ def _stop(pid: int) -> None:
 
 if __name__ == "__main__":
     if os.fork():
-        # Whoever started us waits for this process only, and has no child that outlives it.
+        # The starting process waits for this process only, and keeps no child that outlives it.
         os._exit(0)
     os._exit(main(sys.argv[1:]))

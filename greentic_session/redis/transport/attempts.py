@@ -104,7 +104,7 @@ class Attempts:
         )
 
     def kill_commands(self, connection: Connection) -> list[tuple[str | int, ...]]:
-        """Return commands after which no doubtful attempt can arrive at the server of a wire any
+        """Return commands after which no doubtful attempt can arrive at the connection's server any
         more: they end the lost connections there.
         """
         here = connection.identity

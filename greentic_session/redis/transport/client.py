@@ -243,7 +243,7 @@ class RedisClient:
             command = (*head, len(keys), *keys, operation, since, *arguments)
             if wants_acks and since_ms is not None:
                 # WAIT counts from the last write of its own connection, and an attempt that is
-                # answered from the ring writes nothing.
+                # answered from the operation log writes nothing.
                 return command, ("EVAL", _BARRIER.source, 1, keys[0])
             return (command,)
 
@@ -437,7 +437,7 @@ class RedisClient:
         return int(time[0]) * 1000 + int(time[1]) / 1000 - elapsed * 1000
 
     async def _confirm(self, connection: Connection, until: float) -> None:
-        """Wait until enough replicas have what was written on a wire.
+        """Wait until enough replicas have what was written on a connection.
 
         :raises DurabilityError: they have not by the deadline.
         :raises ConnectionLostError: nobody can tell.
@@ -466,7 +466,7 @@ class RedisClient:
         except RuntimeError:
             raise StoreUnavailableError("the Redis backend runs on asyncio only") from None
         if loop is not self._loop:
-            # Wires and waiters belong to the loop that made them.
+            # Connections and waiters belong to the loop that made them.
             self._loop = loop
             self._unanswered_grants.clear()
             self._topology = topology_for(self._config, self._host)

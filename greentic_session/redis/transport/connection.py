@@ -31,10 +31,10 @@ _EARLY: Final = 8
 
 Flushing at the tick's end only makes client and server take turns."""
 _BUFFER_BYTES: Final = 1 << 20
-"""What may wait for the socket before the wire counts as full."""
+"""Bytes that may wait for the socket before the connection counts as full."""
 _SILENT_AFTER_SECS: Final = 0.25
 _SILENCE_CHECK_SECS: Final = 0.3
-"""How long until a wire is looked at again whose server may have been replaced in silence."""
+"""Interval of checks of a connection whose server may have been replaced unnoticed."""
 _WAIT_SHARE: Final = 0.8
 """How much of the time for a confirmation the server may wait; the rest is for its answer."""
 _NOTHING: Final = object()
@@ -70,7 +70,7 @@ class PendingRequest:
 
     :ivar future: of the one reply, or of the list of them; an error reply is an exception in there.
     :ivar size: bytes of the commands.
-    :ivar times_out_at: when the wire is given up if there is no answer, on the loop's clock.
+    :ivar times_out_at: when the connection is closed if there is no reply, on the loop's clock.
     """
 
     __slots__ = ("future", "left", "replies", "sent_at", "size", "times_out_at")
@@ -96,10 +96,10 @@ class Connection(asyncio.Protocol):
     """A connection taken over from the driver.
 
     :param connection: connected; it is an empty shell afterwards.
-    :param on_free: called when in-flight commands were answered, or the wire was lost.
+    :param on_free: called when in-flight commands were answered, or the connection was lost.
     :param on_silence: called when somebody has waited for a while and the server has said nothing.
     :param identity: the connection's, if the server tells.
-    :ivar waiting: the exchanges that are not answered, the oldest first.
+    :ivar waiting: the pending requests, the oldest first.
     :ivar heard_at: when the server last sent something, on the loop's clock.
     """
 
@@ -190,7 +190,7 @@ class Connection(asyncio.Protocol):
 
     @override
     def data_received(self, data: bytes) -> None:
-        """Give each exchange its replies."""
+        """Give each pending request its replies."""
         self.heard_at = self._loop.time()
         reader = self._reader
         waiting = self.waiting
@@ -282,7 +282,7 @@ class Connection(asyncio.Protocol):
         self._watch = self._loop.call_at(at, self._check_overdue)
 
     def _check_overdue(self) -> None:
-        """Give up what is overdue; and the wire, if the server has been silent for as long."""
+        """Fail overdue requests, and the connection if the server has been silent for as long."""
         self._watch = None
         if not self.waiting:
             return
