@@ -20,7 +20,7 @@ from .scripts.inbox import (
 if TYPE_CHECKING:
     from ..abc.inbox import EarlyEventQueue, StoredMessage
     from ..abc.waits import EventMemory
-    from .inbox_scripts import InboxScripts
+    from .inbox_script_runner import InboxScriptRunner
     from .key_names import KeyNames
 
 __all__ = ["EarlyEvents"]
@@ -29,11 +29,11 @@ __all__ = ["EarlyEvents"]
 class EarlyEvents:
     """Runs the steps on early events for :class:`.RedisInbox`, see :class:`.InboxBackend`.
 
-    :param scripts: of the inbox.
+    :param scripts: runs the scripts of inboxes.
     :param names: of the store.
     """
 
-    def __init__(self, scripts: InboxScripts, names: KeyNames) -> None:
+    def __init__(self, scripts: InboxScriptRunner, names: KeyNames) -> None:
         self._scripts: Final = scripts
         self._names: Final = names
 

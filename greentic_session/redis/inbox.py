@@ -37,7 +37,7 @@ from ..errors import (
 )
 from .dead_letters import read_dead_letters
 from .early_events import EarlyEvents
-from .inbox_scripts import InboxScripts, topic_of
+from .inbox_script_runner import InboxScriptRunner, topic_of
 from .message_format import (
     decode_turn,
     encode_dead_letter,
@@ -114,9 +114,9 @@ class RedisInbox(InboxBackend):
         self.grace_ms: Final = grace_ms
         self.fencing: Final = FencingCounter()
 
-    def scripts(self) -> InboxScripts:
-        """Return the scripts, with a deadline that counts from now."""
-        return InboxScripts(self.client, self.names, self.client.deadline())
+    def scripts(self) -> InboxScriptRunner:
+        """Return a runner of the scripts, whose deadline counts from now."""
+        return InboxScriptRunner(self.client, self.names, self.client.deadline())
 
     @override
     def call(self) -> RedisInboxCall:
@@ -138,10 +138,10 @@ class RedisInboxCall(InboxCall):
     """Runs each step on an inbox as one script in one slot.
 
     :param backend: of the store's inboxes.
-    :param scripts: with the deadline of the call.
+    :param scripts: runs the scripts, by the deadline of the call.
     """
 
-    def __init__(self, backend: RedisInbox, scripts: InboxScripts) -> None:
+    def __init__(self, backend: RedisInbox, scripts: InboxScriptRunner) -> None:
         self._backend: Final = backend
         self._client: Final = backend.client
         self._names: Final = backend.names

@@ -1,4 +1,4 @@
-"""Runs the scripts of inboxes: on a mailbox, and on the indexes that lead to it."""
+"""The runner of the inbox scripts: on mailboxes, on indexes and on early events."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from .transport.protocol import Argument, Arguments, Reply
     from .transport.script import Script
 
-__all__ = ["InboxScripts", "topic_of"]
+__all__ = ["InboxScriptRunner", "topic_of"]
 
 
-class InboxScripts:
+class InboxScriptRunner:
     """Runs each script in one slot, by one deadline.
 
     :param client: of the store.
