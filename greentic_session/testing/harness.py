@@ -214,12 +214,12 @@ class RedisHarness(_Harness):
 _AGE = r"""
 local by = tonumber(ARGV[1])
 local function text(number) return string.format('%.0f', number) end
-local function older(since, marks, expires, key)
-  marks = string.gsub(marks, '%d+', function(mark)
-    return mark == '0' and mark or text(mark - by * 1000)
+local function older(since, intents, expires, key)
+  intents = string.gsub(intents, '%d+', function(intent)
+    return intent == '0' and intent or text(intent - by * 1000)
   end)
   if expires ~= '0' then expires = text(expires - by) end
-  return since .. ':' .. marks .. ':' .. expires .. ':' .. key .. '\n'
+  return since .. ':' .. intents .. ':' .. expires .. ':' .. key .. '\n'
 end
 for _, name in ipairs(KEYS) do
   local left = redis.call('PTTL', name)
@@ -229,8 +229,8 @@ for _, name in ipairs(KEYS) do
       redis.call('ZINCRBY', name, text(-by), member)
     end
   elseif redis.call('TYPE', name).ok == 'list' then
-    for i, letter in ipairs(redis.call('LRANGE', name, 0, -1)) do
-      local at, rest = string.match(letter, '^(%d+)(.*)$')
+    for i, message in ipairs(redis.call('LRANGE', name, 0, -1)) do
+      local at, rest = string.match(message, '^(%d+)(.*)$')
       redis.call('LSET', name, i - 1, text(at - by) .. rest)
     end
   elseif string.find(name, '}:inbox$') then
@@ -259,8 +259,8 @@ for _, name in ipairs(KEYS) do
     elseif not ops then
       local all = redis.call('HGETALL', name)
       for i = 1, #all, 2 do
-        local aged, hints = string.gsub(all[i + 1], '(%d+):([%d,]+):(%d+):([^\n]*)\n', older)
-        if hints == 0 and aged ~= '0' then aged = text(aged - by) end
+        local aged, entries = string.gsub(all[i + 1], '(%d+):([%d,]+):(%d+):([^\n]*)\n', older)
+        if entries == 0 and aged ~= '0' then aged = text(aged - by) end
         redis.call('HSET', name, all[i], aged)
       end
     end

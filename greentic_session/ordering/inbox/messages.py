@@ -138,7 +138,7 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class InboxDepth(msgspec.Struct, frozen=True, kw_only=True):
-    """How much there is to do, as far as the inbox's index knows: a hint.
+    """The size of an inbox's index, whose entries may be stale.
 
     :ivar sessions: how many sessions have mail or are in hand; some may have neither any more.
     :ivar due: how many of them a taker would look at now: those with mail that nobody works on, and

@@ -131,17 +131,17 @@ class InboxEarlyContract:
     ) -> None:
         at = await desk(harness)
         peer = await at.peer()
-        place = EarlyEventQueue(owner_of(_ANN, "ann"), hash_of(_CHAT))
+        queue = EarlyEventQueue(owner_of(_ANN, "ann"), hash_of(_CHAT))
         memory = EventMemory(10, 1000_000)
         backend = at.backend
         for event_id in ("e1", "e2"):
             await _deliver(at, event_id)
-        assigned = await backend.call().assign_early(place, SessionKey("first"), "", memory)
+        assigned = await backend.call().assign_early(queue, SessionKey("first"), "", memory)
         assert [(key, letter.event_id) for key, letter in assigned] == [
             ("first", "e1"),
             ("first", "e2"),
         ]
-        await backend.call().delete_early(place, *assigned[0])
+        await backend.call().delete_early(queue, *assigned[0])
         # Whoever moved them died here, and now another session waits.
         await _deliver(at, "e3")
         await _wait(at, "second")
@@ -158,10 +158,10 @@ class InboxEarlyContract:
         self, harness: StoreHarness
     ) -> None:
         at = await desk(harness)
-        place = EarlyEventQueue(owner_of(_ANN, "ann"), hash_of(_CHAT))
+        queue = EarlyEventQueue(owner_of(_ANN, "ann"), hash_of(_CHAT))
         backend, memory = at.backend, EventMemory(10, 1000_000)
         await _deliver(at, "e1")
-        await backend.call().assign_early(place, SessionKey("first"), "", memory)
+        await backend.call().assign_early(queue, SessionKey("first"), "", memory)
         await at.store.put(session("first", owner=ctx(team_id="red", user_id="bob")))
         await _deliver(at, "e2")
         await _wait(at)
@@ -169,7 +169,7 @@ class InboxEarlyContract:
         async with at.turn() as turn:
             assert (turn.key, [mail.event_id for mail in turn.mail]) == (KEY, ["e1", "e2"])
             await turn.finish()
-        assert await backend.call().assign_early(place, KEY, "", memory) == []
+        assert await backend.call().assign_early(queue, KEY, "", memory) == []
 
     async def test_a_full_mailbox_holds_up_no_other_sessions_events(
         self, harness: StoreHarness
@@ -177,11 +177,11 @@ class InboxEarlyContract:
         at = await desk(harness, limits=InboxLimits(mail=1))
         await at.store.put(session("first", owner=_ANN))
         await at.admit("e0", key="first", owner=_ANN)
-        place = EarlyEventQueue(owner_of(_ANN, "ann"), hash_of(_CHAT))
+        queue = EarlyEventQueue(owner_of(_ANN, "ann"), hash_of(_CHAT))
         backend, memory = at.backend, EventMemory(10, 1000_000)
         for event_id in ("e1", "e2"):
             await _deliver(at, event_id)
-        await backend.call().assign_early(place, SessionKey("first"), "", memory)
+        await backend.call().assign_early(queue, SessionKey("first"), "", memory)
         await _wait(at)
         told = await _deliver(at, "e3")
         assert told is not None

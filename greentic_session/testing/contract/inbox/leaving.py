@@ -1,4 +1,4 @@
-"""What is left when all mail was handled: event ids and dead letters for a while, then nothing."""
+"""Contract tests of what stays after the last message: event ids and dead letters for a while."""
 
 from __future__ import annotations
 

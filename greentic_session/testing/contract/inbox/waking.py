@@ -47,15 +47,15 @@ class _Taker:
 
 
 class _NoNotifications:
-    """Those who listen where nobody rings, as with an account that may not subscribe."""
+    """Subscriptions that are never notified, as of an account that may not subscribe."""
 
     def __init__(self) -> None:
         self._subscribers = Subscribers()
 
     @asynccontextmanager
     async def subscribe(self, _inbox: str) -> AsyncGenerator[Subscription]:
-        with self._subscribers.subscribed(is_notified=False) as bell:
-            yield bell
+        with self._subscribers.subscribed(is_notified=False) as subscription:
+            yield subscription
 
 
 @pytest.mark.anyio

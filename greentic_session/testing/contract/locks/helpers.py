@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from ....store import AsyncSessionStore
     from ...harness import StoreHarness
 
-__all__ = ["ANN", "LEASE", "PATIENCE_SECS", "PLACE_MS", "SCOPES", "LockHarness", "lock_harness"]
+__all__ = ["ANN", "LEASE", "PATIENCE_SECS", "POSITION_MS", "SCOPES", "LockHarness", "lock_harness"]
 
 ANN: Final = ctx(team_id="red", user_id="ann")
 LEASE: Final = 30.0
-PLACE_MS: Final = 400_000
-"""A long time for which to keep a place: a quarter of it is over :data:`LEASE`, so that the time
+POSITION_MS: Final = 400_000
+"""A long time for a queue position. A quarter of it is over :data:`LEASE`, so that the time
 until a lock opens tells how many wait for it."""
 PATIENCE_SECS: Final = 20
 """For what others do, however busy the machine is: so that a test ends."""
@@ -68,25 +68,32 @@ class LockHarness:
         return LockHarness(self.harness, store, **options)
 
     async def ask(
-        self, token: str, *, lease: float = LEASE, queues: bool = True, place_ms: int = PLACE_MS
+        self,
+        token: str,
+        *,
+        lease: float = LEASE,
+        queues: bool = True,
+        position_ms: int = POSITION_MS,
     ) -> LockOutcome:
         """Ask for the lock under a token, as a bare step."""
-        bid = LockRequest(place(token), token, round(lease * 1000), place_ms, queues=queues)
-        return await self.backend.call().acquire(bid)
+        request = LockRequest(
+            lock_ref(token), token, round(lease * 1000), position_ms, queues=queues
+        )
+        return await self.backend.call().acquire(request)
 
     async def leave(self, token: str) -> bool:
         """Give back what the token has, as a bare step."""
-        return await self.backend.call().release(place(token), 0)
+        return await self.backend.call().release(lock_ref(token), 0)
 
     async def renew(self, token: str, lease: float = LEASE) -> LockOutcome:
         """Renew the token's lease, as a bare step."""
-        return await self.backend.call().renew(place(token), round(lease * 1000))
+        return await self.backend.call().renew(lock_ref(token), round(lease * 1000))
 
     async def waiting(self, key: SessionKey = KEY) -> int:
         """Return how many wait for a lock that is held for no more than ``LEASE``."""
-        probe = LockRequest(LockRef("", key, "probe"), "probe", 1, PLACE_MS, queues=False)
+        probe = LockRequest(LockRef("", key, "probe"), "probe", 1, POSITION_MS, queues=False)
         outcome = await self.backend.call().acquire(probe)
-        return outcome.left_ms // (PLACE_MS // 4)
+        return outcome.left_ms // (POSITION_MS // 4)
 
     async def until_waiting(self, count: int) -> None:
         """Wait until so many wait for the lock."""
@@ -138,8 +145,8 @@ class LockHarness:
         assert held.ended
 
 
-def place(token: str) -> LockRef:
-    """Return a place of the lock on ``KEY`` in all tenants together."""
+def lock_ref(token: str) -> LockRef:
+    """Return a reference to the lock on ``KEY`` in all tenants together."""
     return LockRef("", KEY, token)
 
 

@@ -13,14 +13,14 @@ from ....abc.records import DONE, Verdict
 from ....errors import LockHeldError, StoreUnavailableError
 from ..assertions import asleep
 from ..samples import KEY, LIFE
-from .helpers import LEASE, PATIENCE_SECS, PLACE_MS, lock_harness
+from .helpers import LEASE, PATIENCE_SECS, POSITION_MS, lock_harness
 
 if TYPE_CHECKING:
     from ....abc.locks import LockOutcome
     from ...harness import StoreHarness
     from .helpers import LockHarness
 
-_PLACE: Final = PLACE_MS / 1000
+_PLACE: Final = POSITION_MS / 1000
 _TURN: Final = _PLACE / 4
 """For how long a free lock is left to one who waits."""
 
@@ -154,7 +154,9 @@ class LockWaitingContract:
         await harness.advance(0.5 * _PLACE)
         await at.leave("holder")
         assert (await at.ask("alive")).verdict is Verdict.CLAIMED
-        await harness.advance(1.2 * _TURN)  # which is the second's: the first has no place any more
+        await harness.advance(
+            1.2 * _TURN
+        )  # which is the second's, because the position of the first has lapsed
         assert (await at.ask("alive")).verdict is DONE
         await at.leave("alive")
         await harness.advance(_PLACE)
@@ -201,29 +203,32 @@ class LockWaitingContract:
     async def test_the_next_is_rung_for(self, harness: StoreHarness, left: str) -> None:
         at = await lock_harness(harness)
         other = await at.peer()
-        async with other.backend.subscribe("b") as bell, other.backend.subscribe("c") as later:
-            assert await bell.wait(PATIENCE_SECS) is True  # it is heard
+        async with (
+            other.backend.subscribe("b") as subscription,
+            other.backend.subscribe("c") as later,
+        ):
+            assert await subscription.wait(PATIENCE_SECS) is True  # it is active
             assert await later.wait(PATIENCE_SECS) is True
             if left == "the lock":
                 await _queued(at, "b", "c")
-                assert await bell.wait(0) is False
+                assert await subscription.wait(0) is False
                 await at.leave("holder")
             else:
                 await _queued(at, "a", "b", "c")
                 await at.leave("holder")
-                assert await bell.wait(0) is False
+                assert await subscription.wait(0) is False
                 await at.leave("a")
-            assert await bell.wait(PATIENCE_SECS) is True
+            assert await subscription.wait(PATIENCE_SECS) is True
             assert await later.wait(0) is False
 
     async def test_nobody_is_rung_for_in_vain(self, harness: StoreHarness) -> None:
         at = await lock_harness(harness)
-        async with at.backend.subscribe("b") as bell:
-            assert await bell.wait(PATIENCE_SECS) is True  # it is heard
+        async with at.backend.subscribe("b") as subscription:
+            assert await subscription.wait(PATIENCE_SECS) is True  # it is active
             await _queued(at, "a", "b")
             await at.leave("a")  # the lock is held still
             await at.leave("stranger")
-            assert await bell.wait(0.02) is False  # none comes: nothing else could tell
+            assert await subscription.wait(0.02) is False  # no notification comes
 
     async def test_waiting_ends_in_time(self, harness: StoreHarness) -> None:
         at = await lock_harness(harness)
@@ -252,7 +257,7 @@ class LockWaitingContract:
 
     async def test_who_waits_is_served_when_the_holder_died(self, harness: StoreHarness) -> None:
         at = await lock_harness(harness, place=1)
-        dead = await at.ask("dead", place_ms=1000)
+        dead = await at.ask("dead", position_ms=1000)
         fences: list[int] = []
 
         async def wait() -> None:

@@ -150,14 +150,19 @@ class WaitClaimingContract:
 
     async def test_claims_on_other_waits_are_no_matter(self, harness: StoreHarness) -> None:
         at = await wait_harness(harness)
-        places = [(CHAT, KEY, ANN), (THREAD, "c2", ANN), (MAIL, "c3", ANN), (CHAT, "c4", BOB)]
-        for scope, key, owner in places:
+        waits_by_owner = [
+            (CHAT, KEY, ANN),
+            (THREAD, "c2", ANN),
+            (MAIL, "c3", ANN),
+            (CHAT, "c4", BOB),
+        ]
+        for scope, key, owner in waits_by_owner:
             await at.register(scope, key, owner=owner)
         turns = [
             await at.claim(scope, owner=owner, attempt_id="a", event_id="e")
-            for scope, _, owner in places
+            for scope, _, owner in waits_by_owner
         ]
-        assert [turn.key for turn in turns] == [key for _, key, _ in places]
+        assert [turn.key for turn in turns] == [key for _, key, _ in waits_by_owner]
         for turn in turns:
             await turn.complete(turn.session)
 

@@ -104,7 +104,7 @@ class WaitEndingContract:
         await harness.advance(PART)
         assert await at.find(scope) == KEY
 
-    async def test_waiting_again_displaces_who_waits_there(self, harness: StoreHarness) -> None:
+    async def test_waiting_again_supersedes_the_session_there(self, harness: StoreHarness) -> None:
         at = await wait_harness(harness)
         await at.register(CHAT)
         await at.register(THREAD, ANOTHER, context={"n": 7})
@@ -120,7 +120,7 @@ class WaitEndingContract:
         await again.complete(again.session)
         assert await at.find(THREAD) is None
 
-    async def test_waiting_again_where_another_is_claimed_displaces_it(
+    async def test_waiting_again_where_another_is_claimed_supersedes_it(
         self, harness: StoreHarness
     ) -> None:
         at = await wait_harness(harness)
@@ -129,7 +129,7 @@ class WaitEndingContract:
         turn, other = await at.claim(CHAT), await at.claim(THREAD)
         await turn.wait_again(turn.session, THREAD)
         assert (await at.claim(THREAD)).key == KEY
-        # The other's turn goes on; only its place is taken.
+        # The other's turn continues. Only its wait is superseded.
         await other.complete(evolve(other.session, context={"n": 2}))
         assert (await at.record(ANOTHER)).session.context == {"n": 2}
         assert await at.listed() == [KEY]

@@ -1,4 +1,4 @@
-"""Events: completed once with a turn, and known from then on, at that place and to that user."""
+"""Contract tests of events: completed once with a turn, then known to that user and scope."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ _LATER: Final[dict[str, Callable[[WaitHarness], Awaitable[object]]]] = {
     "expired and made anew": _expire_and_make_anew,
     "other events": _complete_others,
 }
-"""What happens at the place after an event was completed there."""
+"""What happens under the reply scope after an event was completed there."""
 
 
 async def _fail(at: WaitHarness) -> None:

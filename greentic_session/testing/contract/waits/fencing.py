@@ -90,7 +90,7 @@ class WaitFencingContract:
         assert (await at.record(owner=owner)).cas == cas
         assert await at.find() is None
 
-    async def test_a_refused_session_displaces_nobody(self, harness: StoreHarness) -> None:
+    async def test_a_refused_session_supersedes_no_other(self, harness: StoreHarness) -> None:
         at = await wait_harness(harness)
         await at.create(ANOTHER, owner=BOB)
         await at.register()

@@ -1,4 +1,4 @@
-"""Looking for waits: by place, all of a user's, the old way, and clearing them."""
+"""Contract tests of finding waits by scope and by user, and of clearing them."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ class WaitFindingContract:
             await turn.complete(turn.session)
         assert await at.store.get(KEY) is None
 
-    async def test_clearing_leaves_the_displaced_session(self, harness: StoreHarness) -> None:
+    async def test_clearing_leaves_the_superseded_session(self, harness: StoreHarness) -> None:
         at = await wait_harness(harness)
         await at.register()
         await at.register(key=ANOTHER)

@@ -1,4 +1,4 @@
-"""A registry on a store, and the callers and places that the suite on waits uses."""
+"""A registry on a store, and the callers and reply scopes that the suite on waits uses."""
 
 from __future__ import annotations
 
@@ -195,7 +195,7 @@ class WaitHarness:
         owner: TenantCtx = ANN,
         onto: ReplyScope | None = None,
     ) -> Cas:
-        """Take a turn that waits again: there, or onto another place."""
+        """Take a turn that waits again: there, or under another reply scope."""
         turn = await self.claim(scope, owner=owner, event_id=event_id)
         return await turn.wait_again(turn.session, scope if onto is None else onto)
 
@@ -267,16 +267,16 @@ async def race(calls: Iterable[Callable[[], Awaitable[Any]]]) -> list[Any]:
     ends: dict[int, Any] = {}
     start = anyio.Event()
 
-    async def run(place: int, call: Callable[[], Awaitable[Any]]) -> None:
+    async def run(index: int, call: Callable[[], Awaitable[Any]]) -> None:
         await start.wait()
         try:
-            ends[place] = await call()
+            ends[index] = await call()
         except SessionError as error:
-            ends[place] = error
+            ends[index] = error
 
     with anyio.fail_after(_PATIENCE_SECS):
         async with anyio.create_task_group() as tasks:
-            for place, call in enumerate(calls):
-                tasks.start_soon(run, place, call)
+            for index, call in enumerate(calls):
+                tasks.start_soon(run, index, call)
             start.set()
-    return [ends[place] for place in range(len(ends))]
+    return [ends[index] for index in range(len(ends))]

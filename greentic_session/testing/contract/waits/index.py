@@ -1,4 +1,4 @@
-"""The index of waits: a hint that may be lost, and that the records heal."""
+"""Contract tests of the index of waits, which may be lost and is repaired from the records."""
 
 from __future__ import annotations
 
@@ -201,7 +201,7 @@ class WaitIndexContract:
         assert await at.waits.rebuild_index(ANN) == 50
         assert await at.listed() == keys
 
-    # --- two behind one place ----------------------------------------------------------------
+    # --- two entries of one reply scope ----------------------------------------------------------
 
     async def test_who_registered_last_is_found_though_the_index_forgot_the_first(
         self, harness: StoreHarness
@@ -210,7 +210,7 @@ class WaitIndexContract:
         await at.register()
         await harness.forget_indexes()
         await harness.advance(1)
-        # It cannot know whom to displace; once the index knows of both, the later one counts.
+        # It cannot know which session to supersede. Once both are indexed, the later one counts.
         await at.register(key=ANOTHER)
         assert await at.waits.rebuild_index(ANN) in (1, 2)
         assert await at.find() == ANOTHER
@@ -223,7 +223,7 @@ class WaitIndexContract:
         assert (await at.record()).cas.value == 1
 
     @pytest.mark.parametrize("verb", ["find", "list", "claim", "clear"])
-    async def test_a_reader_of_two_displaces_the_earlier(
+    async def test_a_reader_of_two_supersedes_the_earlier(
         self, harness: StoreHarness, verb: str
     ) -> None:
         at = await wait_harness(harness)

@@ -47,7 +47,7 @@ async def _complete_and_delete(at: WaitHarness) -> None:
     assert await at.store.delete(KEY, ctx=ANN) is True
 
 
-async def _displace_and_delete(at: WaitHarness) -> None:
+async def _supersede_and_delete(at: WaitHarness) -> None:
     await at.register(key=ANOTHER)
     assert await at.store.delete(KEY, ctx=ANN) is True
     assert await at.store.delete(ANOTHER, ctx=ANN) is True
@@ -81,7 +81,7 @@ _ENDS: Final[dict[str, Callable[[WaitHarness], Awaitable[object]]]] = {
     "cleared": lambda at: at.clear(),
     "finished": _finish,
     "completed and deleted": _complete_and_delete,
-    "displaced and deleted": _displace_and_delete,
+    "displaced and deleted": _supersede_and_delete,
     "touched to an end": _touch,
     "claimed and deleted": _claim_and_delete,
     "moved and cleared": _move_and_clear,
@@ -91,7 +91,7 @@ _ENDS: Final[dict[str, Callable[[WaitHarness], Awaitable[object]]]] = {
 
 @pytest.mark.anyio
 class WaitLeavingContract:
-    """When every wait has ended, the place is as empty as before the first."""
+    """When every wait has ended, the store is as empty as before the first."""
 
     @pytest.mark.parametrize("others", [True, False], ids=["beside others", "alone"])
     @pytest.mark.parametrize("end", _ENDS)
@@ -169,7 +169,7 @@ class WaitLeavingContract:
         await harness.advance(HOUR)
         assert await harness.residue() == []
 
-    async def test_displaced_and_moved_sessions_leave_one_entry(
+    async def test_superseded_and_moved_sessions_leave_one_entry(
         self, harness: StoreHarness
     ) -> None:
         at = await wait_harness(harness)
@@ -272,8 +272,8 @@ class WaitLeavingContract:
         turns: list[Claim[Any]] = []
         for number in range(120):
             # A key belongs to one owner, else the fence would refuse most of it.
-            place = chance.randrange(len(keys))
-            key, owner, scope = keys[place], owners[place % 2], chance.choice(scopes)
+            index = chance.randrange(len(keys))
+            key, owner, scope = keys[index], owners[index % 2], chance.choice(scopes)
             ttl = chance.choice([0, 1, LIFE, HOUR])
             try:
                 match chance.randrange(9):

@@ -259,7 +259,7 @@ class WaitLifeContract:
         await harness.advance(LIFE + 2 * LIFE)
         assert await _is_waiting(at) is False
 
-    async def test_a_displaced_session_lives_its_own_life(self, harness: StoreHarness) -> None:
+    async def test_a_superseded_session_lives_its_own_life(self, harness: StoreHarness) -> None:
         at = await wait_harness(harness)
         await at.register(ttl=2 * LIFE)
         await at.register(key=ANOTHER, ttl=LIFE)
@@ -271,7 +271,7 @@ class WaitLifeContract:
         assert await at.store.get(KEY, ctx=ANN) is None
         assert await harness.residue() == []
 
-    async def test_a_displacing_session_may_be_gone_before_the_displaced(
+    async def test_a_superseding_session_may_be_gone_before_the_superseded(
         self, harness: StoreHarness
     ) -> None:
         at = await wait_harness(harness)

@@ -171,9 +171,9 @@ class WaitLosingContract:
         assert cas.value == 7
         assert (await at.record()).session.context == {"n": 4}
 
-    # --- displaced, but not lost -------------------------------------------------------------
+    # --- superseded, but not lost -------------------------------------------------------------
 
-    async def test_a_displaced_session_is_still_claimed(self, harness: StoreHarness) -> None:
+    async def test_a_superseded_session_is_still_claimed(self, harness: StoreHarness) -> None:
         at = await wait_harness(harness)
         await at.register()
         turn = await at.claim(event_id="e")
@@ -191,7 +191,7 @@ class WaitLosingContract:
             await at.claim(event_id="e")
         assert (await at.claim()).key == ANOTHER
 
-    async def test_a_displaced_session_that_waits_again_displaces_in_turn(
+    async def test_a_superseded_session_that_waits_again_supersedes_in_turn(
         self, harness: StoreHarness
     ) -> None:
         at = await wait_harness(harness)
@@ -207,7 +207,7 @@ class WaitLosingContract:
         assert await at.find() == ANOTHER
         assert await at.listed() == [ANOTHER]
 
-    async def test_a_displaced_session_can_wait_elsewhere_by_its_claim(
+    async def test_a_superseded_session_can_wait_elsewhere_by_its_claim(
         self, harness: StoreHarness
     ) -> None:
         at = await wait_harness(harness)
@@ -218,7 +218,7 @@ class WaitLosingContract:
         assert await at.find(CHAT) == ANOTHER
         assert await at.find(THREAD) == KEY
 
-    async def test_a_displaced_session_that_is_given_back_waits_nowhere(
+    async def test_a_superseded_session_that_is_given_back_waits_nowhere(
         self, harness: StoreHarness
     ) -> None:
         at = await wait_harness(harness)
@@ -233,7 +233,7 @@ class WaitLosingContract:
             await at.claim()
         assert (await at.record()).cas == turn.cas
 
-    async def test_a_displaced_session_is_finished_by_its_claim(
+    async def test_a_superseded_session_is_finished_by_its_claim(
         self, harness: StoreHarness
     ) -> None:
         at = await wait_harness(harness)

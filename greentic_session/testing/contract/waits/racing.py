@@ -32,7 +32,7 @@ _RACERS: Final = 30
 
 
 def _winner(ends: Sequence[Any], *losing: type[SessionError]) -> int:
-    """Return the place of the only one that was not refused; the others failed as they should."""
+    """Return the index of the only one that was not refused; the others failed as they should."""
     winners = [place for place, end in enumerate(ends) if not isinstance(end, SessionError)]
     assert len(winners) == 1, winners
     assert {type(end) for end in ends if isinstance(end, SessionError)} <= set(losing)
@@ -247,7 +247,7 @@ class WaitRaceContract:
             assert await at.listed() == []
 
     @pytest.mark.parametrize("round_number", range(4))
-    async def test_a_claim_meets_a_displacement(
+    async def test_a_claim_meets_a_superseding_registration(
         self, harness: StoreHarness, round_number: int
     ) -> None:
         at = await wait_harness(harness)

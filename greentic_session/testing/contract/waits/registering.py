@@ -1,4 +1,4 @@
-"""Pausing a session: its token, its place, its life, and who is displaced."""
+"""Contract tests of registering: token, reply scope, lifetime, and the superseded session."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ class WaitRegisteringContract:
                 await at.register(expected=token)
         assert (caught.value.expected, caught.value.current) == (token, Cas.none())
 
-    # --- places ------------------------------------------------------------------------------
+    # --- reply scopes ------------------------------------------------------------------------
 
     async def test_a_session_leaves_the_place_where_it_waited(self, harness: StoreHarness) -> None:
         at = await wait_harness(harness)
@@ -185,14 +185,14 @@ class WaitRegisteringContract:
         await at.register(ReplyScope(conversation="chat-1", thread="", reply_to="", correlation=""))
         assert await at.find(CHAT) == KEY
 
-    async def test_another_session_displaces(self, harness: StoreHarness) -> None:
+    async def test_another_session_supersedes(self, harness: StoreHarness) -> None:
         at = await wait_harness(harness)
         cas = await at.register(ttl=LIFE, context={"n": 1})
         before = await at.record()
         await at.register(key=ANOTHER, context={"n": 2})
         assert await at.find() == ANOTHER
         assert await at.listed() == [ANOTHER]
-        # The record of the displaced one is as it was: content, token, time and life.
+        # The record of the superseded one is as it was: content, token, time and life.
         assert await at.record() == before
         assert before.cas == cas
         turn = await at.claim()
@@ -203,7 +203,7 @@ class WaitRegisteringContract:
         await harness.advance(LIFE)
         assert await at.store.get(KEY, ctx=ANN) is None
 
-    async def test_a_displaced_session_comes_back_by_registering(
+    async def test_a_superseded_session_comes_back_by_registering(
         self, harness: StoreHarness
     ) -> None:
         at = await wait_harness(harness)
@@ -215,7 +215,7 @@ class WaitRegisteringContract:
             if number:
                 assert (await at.record(other)).cas.value == (number + 1) // 2
 
-    async def test_a_displaced_session_can_wait_elsewhere(self, harness: StoreHarness) -> None:
+    async def test_a_superseded_session_can_wait_elsewhere(self, harness: StoreHarness) -> None:
         at = await wait_harness(harness)
         await at.register()
         await at.register(key=ANOTHER)
@@ -224,7 +224,7 @@ class WaitRegisteringContract:
         assert await at.find(THREAD) == KEY
         assert set(await at.listed()) == {KEY, ANOTHER}
 
-    async def test_a_session_that_moves_onto_anothers_place_displaces_it(
+    async def test_a_session_that_moves_onto_anothers_reply_scope_supersedes_it(
         self, harness: StoreHarness
     ) -> None:
         at = await wait_harness(harness)

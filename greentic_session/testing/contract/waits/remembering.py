@@ -124,7 +124,7 @@ class WaitRememberingContract:
         with pytest.raises(DuplicateEventError):
             await at.claim(event_id="e")
 
-    async def test_what_a_session_remembers_stays_at_its_place_when_it_is_displaced(
+    async def test_what_a_session_remembers_stays_at_its_place_when_it_is_superseded(
         self, harness: StoreHarness
     ) -> None:
         at = await wait_harness(harness)
