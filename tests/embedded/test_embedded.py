@@ -23,9 +23,9 @@ from ..support.embedded import (
     folder,
     is_gone,
     is_locked,
-    keeper_of,
     server_of,
     store_in,
+    supervisor_of,
     until_gone,
     url_of,
     worker,
@@ -83,13 +83,13 @@ async def test_closing_the_last_store_leaves_no_process_and_no_socket(folder: Pa
     async with store_in(folder) as store:
         await store.ping()
         server = server_of(folder)
-        keeper = keeper_of(server)
+        supervisor = supervisor_of(server)
         async with store_in(folder):
             assert server_of(folder) == server
         assert not is_gone(server)  # the other one's closing was not the last
         await store.ping()
     assert is_gone(server)
-    assert is_gone(keeper)
+    assert is_gone(supervisor)
     assert not (folder / "server.sock").exists()
     shutil.rmtree(folder)  # nobody writes there any more
 
@@ -103,10 +103,10 @@ async def test_two_processes_share_one_server(folder: Path) -> None:
             assert await other.ask(f"count {KEY}") == "1"
         assert server_of(folder) == server
         assert await other.ask(f"count {KEY}") == "2"
-        keeper = keeper_of(server)
+        supervisor = supervisor_of(server)
         assert await other.ask("close") == "closed"
         assert is_gone(server)
-        assert is_gone(keeper)
+        assert is_gone(supervisor)
 
 
 async def test_the_server_goes_with_the_last_process_however_that_ends(folder: Path) -> None:
@@ -115,12 +115,12 @@ async def test_the_server_goes_with_the_last_process_however_that_ends(folder: P
         assert await two.ask("open") == "open"
         assert await one.ask(f"put {KEY}") == "1"
         server = server_of(folder)
-        keeper = keeper_of(server)
+        supervisor = supervisor_of(server)
         one.kill()
         assert await two.ask(f"count {KEY}") == "1"
         assert server_of(folder) == server
         two.kill()
-        await until_gone(server, keeper)
+        await until_gone(server, supervisor)
     async with store_in(folder) as store:
         found = await store.get(KEY, ctx=CTX)
         assert found is not None
@@ -165,7 +165,7 @@ async def test_who_comes_while_the_last_one_leaves_is_served(folder: Path) -> No
         await coming.aclose()
 
 
-async def test_nobody_enters_while_the_keeper_leaves(
+async def test_no_store_enters_while_the_supervisor_ends(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with store_in(folder):
@@ -180,10 +180,10 @@ async def test_nobody_enters_while_the_keeper_leaves(
     monkeypatch.setattr(Folder, "open", noted)
     store = store_in(folder)
     with (folder / "users.lock").open("rb") as leaving:
-        fcntl.flock(leaving, fcntl.LOCK_EX)  # as a keeper does from its last user on
+        fcntl.flock(leaving, fcntl.LOCK_EX)  # as a supervisor does from its last user on
         coming = asyncio.create_task(store.put(session()))
         await until(lambda: len(opened) >= 3)
-        assert set(opened) == {"users.lock"}  # no keeper was started
+        assert set(opened) == {"users.lock"}  # no supervisor was started
     await coming
     assert "keeper.lock" in opened
     await store.aclose()
@@ -256,22 +256,22 @@ async def test_no_acknowledged_write_is_lost_when_the_server_is_killed(folder: P
             assert found.cas.value == writer.acknowledged + 1
 
 
-async def test_a_server_that_is_killed_is_started_again_by_its_keeper(folder: Path) -> None:
+async def test_a_server_that_is_killed_is_started_again_by_its_supervisor(folder: Path) -> None:
     async with store_in(folder) as store:
         cas = await store.put(session())
         server = server_of(folder)
-        keeper = keeper_of(server)
+        supervisor = supervisor_of(server)
         for turn in range(3):
             os.kill(server, signal.SIGKILL)
             cas = await store.update_cas(session(count=turn), cas)
             following = server_of(folder)
             assert following != server
-            assert keeper_of(following) == keeper
+            assert supervisor_of(following) == supervisor
             server = following
 
 
-async def test_a_server_without_a_keeper_is_succeeded(folder: Path) -> None:
-    """Where the kernel does not tell a server that its keeper was killed, the next one does."""
+async def test_a_server_without_a_supervisor_is_succeeded(folder: Path) -> None:
+    """Where the kernel does not tell a server that its supervisor was killed, the next one does."""
     async with store_in(folder) as store:
         await store.put(session(count=1))
     with (folder / "server.lock").open("rb") as lock:
@@ -299,39 +299,39 @@ async def test_a_server_without_a_keeper_is_succeeded(folder: Path) -> None:
         orphan.wait(10)
 
 
-async def test_a_keeper_that_is_killed_takes_its_server_along(folder: Path) -> None:
+async def test_a_supervisor_that_is_killed_takes_its_server_along(folder: Path) -> None:
     async with store_in(folder) as store:
         cas = await store.put(session())
         server = server_of(folder)
-        os.kill(keeper_of(server), signal.SIGKILL)
+        os.kill(supervisor_of(server), signal.SIGKILL)
         cas = await store.update_cas(session(count=2), cas)
         await until_gone(server)
         cas = await store.update_cas(session(count=3), cas)
         assert cas.value == 3
         successor = server_of(folder)
         assert successor != server
-        keeper = keeper_of(successor)
+        supervisor = supervisor_of(successor)
     assert is_gone(successor)
-    assert is_gone(keeper)
+    assert is_gone(supervisor)
 
 
-async def test_keeper_and_server_are_killed_together(folder: Path) -> None:
+async def test_supervisor_and_server_are_killed_together(folder: Path) -> None:
     async with store_in(folder) as store:
         cas = await store.put(session())
         server = server_of(folder)
-        for pid in (keeper_of(server), server):
+        for pid in (supervisor_of(server), server):
             os.kill(pid, signal.SIGKILL)
         assert (await store.update_cas(session(count=2), cas)).value == 2
         assert server_of(folder) != server
 
 
-async def test_a_keeper_that_is_asked_to_end_ends_its_server(folder: Path) -> None:
+async def test_a_supervisor_that_is_asked_to_end_ends_its_server(folder: Path) -> None:
     async with store_in(folder) as store:
         await store.put(session())
         server = server_of(folder)
-        keeper = keeper_of(server)
-        os.kill(keeper, signal.SIGTERM)
-        await until_gone(server, keeper)
+        supervisor = supervisor_of(server)
+        os.kill(supervisor, signal.SIGTERM)
+        await until_gone(server, supervisor)
         assert await store.get(KEY, ctx=CTX)
         assert server_of(folder) != server
 

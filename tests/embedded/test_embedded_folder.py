@@ -30,10 +30,10 @@ from ..support.embedded import (
     KEY,
     folder,
     is_gone,
-    keeper_of,
     ps,
     server_of,
     store_in,
+    supervisor_of,
     until_gone,
     url_of,
 )
@@ -307,5 +307,5 @@ async def test_the_server_writes_as_it_was_asked_to(folder: Path, fsync: str) ->
 async def test_no_command_line_holds_the_path(folder: Path) -> None:
     async with store_in(folder):
         server = server_of(folder)
-        for pid in (server, keeper_of(server)):
+        for pid in (server, supervisor_of(server)):
             assert str(folder) not in ps(pid, "args")

@@ -220,7 +220,7 @@ async def test_takers_that_wait_leave_the_server_alone() -> None:
                 before = await settled()
                 assert before > 20
                 await asyncio.sleep(2)  # in which nothing is to happen
-                # The two counts, and a sign of life on the connection of each store's bells.
+                # The two counts, and a heartbeat on the connection of each store's notifications.
                 assert await commands() - before <= 8
                 inbox = inbox_on(stores[0])
                 for number in range(20):

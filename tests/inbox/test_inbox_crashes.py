@@ -88,7 +88,7 @@ async def test_a_process_may_die_after_any_step_while_others_look_at_its_session
             doomed = await desk_for(harness, act)
 
             async def others(sound: InboxHarness = sound) -> None:
-                # Whatever is there is handled, and the hint that led to it taken out.
+                # All messages are handled, and the index entries removed.
                 await drained_and_told(sound, act)
 
             line = mortal(doomed, steps, others)

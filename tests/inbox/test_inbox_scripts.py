@@ -46,9 +46,9 @@ class InboxScriptRunner(ScriptRunner):
         return await self.run(script, *arguments, **call)
 
     async def post(self, event: str = "e1", *, full: int = 100, **call: Any) -> Any:
-        letter = f"{len(OWNER)}:{OWNER}{len(event)}:{event}hello"
+        message = f"{len(OWNER)}:{OWNER}{len(event)}:{event}hello"
         limits = (full, 100, MEMORY_MS, KEEP_MS)
-        return await self.mail(scripts.ADMIT, *MINE, event, letter, *limits, **call)
+        return await self.mail(scripts.ADMIT, *MINE, event, message, *limits, **call)
 
     async def take(
         self, by: str = "mine", *, bury: object = "", floor: int = 0, **call: Any
@@ -83,13 +83,13 @@ class InboxScriptRunner(ScriptRunner):
     async def due(self, visit: int = 5000, **call: Any) -> Any:
         return await self.agenda(scripts.INDEX_NEXT_DUE, visit, **call)
 
-    async def expect(self, token: str, grace: int) -> None:
+    async def add_pending(self, token: str, grace: int) -> None:
         assert await self.agenda(scripts.INDEX_ADD_PENDING, f"{token}!{self.member}", grace) == [1]
 
-    async def hint(
-        self, mark: bytes = b"", *, delay: object = "", token: str = "", member: str = ""
+    async def set_due(
+        self, score: bytes = b"", *, delay: object = "", token: str = "", member: str = ""
     ) -> None:
-        terms = (member or self.member, mark.decode(), delay, "", token)
+        terms = (member or self.member, score.decode(), delay, "", token)
         assert await self.agenda(scripts.INDEX_SET_DUE, *terms) == [1]
 
     async def agenda(self, script: Script, *arguments: object, age: object = "") -> Any:
@@ -104,10 +104,10 @@ class InboxScriptRunner(ScriptRunner):
         fence: bytes = taken[1]
         return fence
 
-    async def letters(self) -> list[bytes]:
+    async def event_ids(self) -> list[bytes]:
         """The ids of the events in the mailbox."""
-        letters: list[bytes] = await self.client.read("LRANGE", f"{self.mailbox}:mail", 0, -1)
-        return [letter.split(b":", 3)[3].removesuffix(b"hello") for letter in letters]
+        messages: list[bytes] = await self.client.read("LRANGE", f"{self.mailbox}:mail", 0, -1)
+        return [message.split(b":", 3)[3].removesuffix(b"hello") for message in messages]
 
 
 @pytest.fixture
@@ -189,13 +189,13 @@ async def test_a_step_repeated_after_others_have_come_is_answered(
 ) -> None:
     step = await prepare(runner)
     first = await step(op="x")
-    for number in range(20):  # which are more than a ring holds
+    for number in range(20):  # which are more than an operation log holds
         await runner.post(f"later {number}")
     again = await step(op="x", age=5)
     if prepare is not given_back:
         assert again[:4] == first[:4]
     assert again[0] == 1
-    assert len(await runner.letters()) == 20 + (prepare is given_back)
+    assert len(await runner.event_ids()) == 20 + (prepare is given_back)
 
 
 async def test_a_repeated_post_that_cannot_be_told_from_another_is_unknown(
@@ -205,7 +205,7 @@ async def test_a_repeated_post_that_cannot_be_told_from_another_is_unknown(
     for number in range(20):
         await runner.post(f"later {number}")
     assert await runner.post(op="x", age=1000) == [-5]
-    assert len(await runner.letters()) == 21
+    assert len(await runner.event_ids()) == 21
     # Another call that brings the event was not the one that brought it.
     assert (await runner.post(op="y"))[0] == -7
 
@@ -261,61 +261,63 @@ async def test_the_head_is_buried_when_the_index_knows(runner: InboxScriptRunner
     assert taken[0] == 1
     assert taken[4] == b"1"
     assert await runner.take(bury=1, op="x", age=5) != [-10]
-    assert await runner.letters() == [b"e2"]
+    assert await runner.event_ids() == [b"e2"]
     assert await runner.client.read("LLEN", f"{runner.mailbox}:dead") == 1
 
 
 # --- the index ------------------------------------------------------------------------------------
 
 
-async def test_a_hint_is_put_off_for_a_visit_and_taken_out_unless_it_was_touched(
+async def test_an_entry_is_deferred_for_a_worker_and_removed_unless_it_was_changed(
     runner: InboxScriptRunner,
 ) -> None:
     assert await runner.due() == [0]
-    await runner.hint(delay=0)
-    _, member, mark = await runner.due()
+    await runner.set_due(delay=0)
+    _, member, score = await runner.due()
     assert member.decode() == runner.member
     none, ms = await runner.due()
     assert none == 0
     assert 0 < int(ms) <= 5000
-    await runner.hint(delay=9000)  # touched
-    await runner.hint(mark)
+    await runner.set_due(delay=9000)  # changed
+    await runner.set_due(score)
     assert await runner.client.read("ZCARD", runner.index) == 1
     assert 0 < int((await runner.due())[1]) <= 5000
-    await runner.hint(delay=0)
-    _, _, mark = await runner.due()
-    await runner.hint(mark)
+    await runner.set_due(delay=0)
+    _, _, score = await runner.due()
+    await runner.set_due(score)
     assert await runner.client.read("ZCARD", runner.index) == 0
 
 
-async def test_a_hint_is_due_no_later_than_others_have_said(runner: InboxScriptRunner) -> None:
-    await runner.hint(delay=1000)
-    await runner.hint(delay=9000)
+async def test_an_entry_is_due_no_later_than_other_callers_have_set(
+    runner: InboxScriptRunner,
+) -> None:
+    await runner.set_due(delay=1000)
+    await runner.set_due(delay=9000)
     assert 0 < int((await runner.due())[1]) <= 1000
-    await runner.hint(delay=0)
-    _, _, mark = await runner.due()
-    await runner.hint(mark, delay=9000)  # but by who has looked
+    await runner.set_due(delay=0)
+    _, _, score = await runner.due()
+    await runner.set_due(score, delay=9000)  # unless the caller knows the score
     assert 5000 < int((await runner.due())[1]) <= 9000
 
 
-async def test_an_expectation_outlasts_every_look(runner: InboxScriptRunner) -> None:
-    await runner.expect("aa", 5000)
-    await runner.hint(delay=0)
-    _, _, mark = await runner.due()
-    await runner.hint(mark)  # there was nothing
+async def test_a_pending_entry_outlasts_every_worker(runner: InboxScriptRunner) -> None:
+    await runner.add_pending("aa", 5000)
+    await runner.set_due(delay=0)
+    _, _, score = await runner.due()
+    await runner.set_due(score)  # it found no messages
     assert await runner.client.read("ZCARD", runner.index) == 1
     assert 0 < int((await runner.due(age=1000))[1]) <= 5000
-    await runner.hint(token="aa")
+    await runner.set_due(token="aa")
     assert await runner.due() == [0]
-    await runner.expect("bb", 0)
+    await runner.add_pending("bb", 0)
     assert (await runner.due())[1].decode() == runner.member
-    await runner.hint(token="bb")  # too late, and so without effect on the session
+    await runner.set_due(token="bb")  # too late, and so without effect on the session
     assert 0 < int((await runner.due())[1]) <= 5000
 
 
-async def test_a_key_is_not_taken_for_an_expectation(runner: InboxScriptRunner) -> None:
+async def test_a_key_is_not_taken_for_a_pending_entry(runner: InboxScriptRunner) -> None:
     for member in ("abc/acme/aa!x", "abc/acme/x"):
-        await runner.hint(member=member, delay=0)
+        await runner.set_due(member=member, delay=0)
         assert (await runner.due())[1].decode() == member
 
 
@@ -323,7 +325,7 @@ async def test_a_repeated_look_finds_again_what_the_first_was_given(
     runner: InboxScriptRunner,
 ) -> None:
     for name in "ab":
-        await runner.hint(member=f"{FIELD}/{name}", delay=0)
+        await runner.set_due(member=f"{FIELD}/{name}", delay=0)
     given = [(await runner.due())[1] for _ in range(2)]
     again = [(await runner.due(age=1000))[1], (await runner.due())[1]]
     assert sorted(again) == sorted(given)

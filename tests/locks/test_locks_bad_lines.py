@@ -1,4 +1,4 @@
-"""Who waits for a lock behind a line that carries no bells."""
+"""Waiters of a lock behind a connection that carries no notifications."""
 
 from __future__ import annotations
 

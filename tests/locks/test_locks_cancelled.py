@@ -143,7 +143,7 @@ async def test_a_caller_that_is_cancelled_leaves_nothing(
     if isinstance(harness, RedisHarness):
         url, namespace = f"unix://{harness.config.unix_path}", harness.config.namespace
         async with store_at(url, namespace=namespace) as far:
-            # The connection for bells stays a while when nobody listens any more.
+            # The connection for notifications stays for a while without subscribers.
             async with _bell(far):
                 pass
             await play_until_it_ends(harness, Scene(near, far), verb, way)

@@ -88,8 +88,8 @@ class Rig:
         return anyio.current_time() - self.began_at
 
     async def ask(self, token: str) -> LockOutcome:
-        place_ms = round(PLACE_SECS * 1000)
-        bid = LockRequest(LockRef("", KEY, token), "bare", FOREVER_MS, place_ms, queues=True)
+        position_ms = round(PLACE_SECS * 1000)
+        bid = LockRequest(LockRef("", KEY, token), "bare", FOREVER_MS, position_ms, queues=True)
         return await self.store.lock_backend().call().acquire(bid)
 
     async def leave(self, token: str) -> None:

@@ -1,4 +1,4 @@
-"""Locks on a server that refuses, is silent, or rings nobody."""
+"""Locks on a server that refuses, is silent, or does not notify."""
 
 from __future__ import annotations
 
@@ -117,8 +117,9 @@ async def all_served(
     namespace: str,
     meanwhile: Callable[[], Awaitable[None]] | None = None,
 ) -> None:
-    """Have three wait, and check that they are served: in whatever order, since who is not rung for
-    may look too late on a busy machine.
+    """Have three wait, and check that each is served.
+
+    The order is free, because a waiter without a notification may poll too late on a busy machine.
     """
     served: list[int] = []
 

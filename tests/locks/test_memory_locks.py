@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.anyio
 
-PLACE_MS: Final = 400_000
+POSITION_MS: Final = 400_000
 
 
 class Rig:
@@ -38,7 +38,7 @@ class Rig:
         self.locks = SessionLocks(self.store)
 
     async def ask(self, token: str) -> LockOutcome:
-        bid = LockRequest(LockRef("", KEY, token), token, 30_000, PLACE_MS, queues=True)
+        bid = LockRequest(LockRef("", KEY, token), token, 30_000, POSITION_MS, queues=True)
         return await self.store.lock_backend().call().acquire(bid)
 
 
@@ -51,7 +51,7 @@ async def test_a_lock_that_was_given_back_is_open_though_the_clock_is_set_back()
     with pytest.raises(LeaseLostError):
         await rig.store.put(session(), fence=lease)
     told = await rig.ask("c")
-    assert (told.lease_ms, told.left_ms) == (rig.clock.now_ms(), PLACE_MS // 4)
+    assert (told.lease_ms, told.left_ms) == (rig.clock.now_ms(), POSITION_MS // 4)
     taken = await rig.ask("b")
     assert taken.verdict is DONE
     assert taken.fence > lease.fence

@@ -278,7 +278,7 @@ async def _wait(store: AsyncSessionStore[dict[str, Any]]) -> None:
         await turn.wait_again(first, there, 9)
     with pytest.raises(DuplicateEventError):
         await waits.claim(ann, "ann", here, event_id="1")
-    await waits.register_wait(ann, "ann", there, second)  # displaces the first
+    await waits.register_wait(ann, "ann", there, second)  # supersedes the first
     assert await waits.list_waits_for_user(ann, "ann") == [second.key]
     assert await waits.rebuild_index(ann) == 1
     await (await waits.claim(ann, "ann", there)).release()

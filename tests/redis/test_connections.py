@@ -119,9 +119,9 @@ async def test_a_lone_command_leaves_at_once() -> None:
         for _ in range(50):
             call = asyncio.ensure_future(client.read("ECHO", "alone"))
             await asyncio.sleep(0)  # the call's own first step, and nothing after it
-            (wire,) = pool_of(client)._connections
-            assert len(wire.waiting) == 1
-            assert wire._out == []
+            (connection,) = pool_of(client)._connections
+            assert len(connection.waiting) == 1
+            assert connection._out == []
             assert await call == b"alone"
 
 
@@ -158,8 +158,8 @@ async def test_cancelled_callers_cost_no_connection_and_cross_no_reply(
         assert crossed == 0
         assert client.in_flight == 0
         await client.read("PING")
-        assert all(len(wire.waiting) == 0 for wire in pool_of(client)._connections)
-        # On a machine that stands still for a moment another wire may be opened, but none is lost.
+        assert all(len(connection.waiting) == 0 for connection in pool_of(client)._connections)
+        # A slow machine may open another connection, but none is lost.
         assert await received() - before == client.connections - 1
 
 
@@ -172,7 +172,7 @@ async def test_more_callers_than_room_wait_their_turn(
 
         async def call(number: int) -> None:
             assert int(await client.read("ECHO", number)) == number
-            seen.extend(len(wire.waiting) for wire in pool_of(client)._connections)
+            seen.extend(len(connection.waiting) for connection in pool_of(client)._connections)
 
         await asyncio.gather(*(call(number) for number in range(500)))
         assert max(seen) <= 4
@@ -305,17 +305,17 @@ async def test_a_server_that_comes_back_is_found_again(server: LocalServer) -> N
         await until_async(only_ours)
 
 
-async def test_what_is_sent_on_a_wire_that_was_lost_meanwhile_is_told_at_once(
+async def test_what_is_sent_on_a_connection_that_was_lost_meanwhile_is_told_at_once(
     server: LocalServer,
 ) -> None:
     async with client_of(server.url) as client:
         await client.read("PING")
-        (wire,) = pool_of(client)._connections
-        wire.close()
-        exchange = PendingRequest(asyncio.get_running_loop().create_future(), 1, 14, 0.0, 1e9)
-        wire.send(exchange, b"*1\r\n$4\r\nPING\r\n")
+        (connection,) = pool_of(client)._connections
+        connection.close()
+        request = PendingRequest(asyncio.get_running_loop().create_future(), 1, 14, 0.0, 1e9)
+        connection.send(request, b"*1\r\n$4\r\nPING\r\n")
         with pytest.raises(ConnectionLostError) as caught:
-            await exchange.future
+            await request.future
         assert not caught.value.sent
 
 
@@ -334,10 +334,10 @@ async def test_replicas_that_cannot_be_asked_are_told_to_each_who_asks(
 
     async with Server(refuse) as server, client_of(server.url) as client:
         await client.read("ECHO", "first")
-        (wire,) = pool_of(client)._connections
+        (connection,) = pool_of(client)._connections
         until = asyncio.get_running_loop().time() + 20
         told = await asyncio.gather(
-            *(wire.confirmed(1, until) for _ in range(3)), return_exceptions=True
+            *(connection.confirmed(1, until) for _ in range(3)), return_exceptions=True
         )
         assert [str(one).split()[0] for one in told] == [raised] * 3
         assert [type(one) for one in told] == [ResponseError] * 3

@@ -71,10 +71,12 @@ async def test_an_earlier_record_is_no_witness(runner: WaitScriptRunner, end: st
     assert await runner.update(2, inc="n") == [-2, b"4", b"n" * 32]
 
 
-async def test_a_rival_known_by_its_slot_is_a_conflict_to_others(runner: WaitScriptRunner) -> None:
+async def test_a_rival_known_by_its_log_field_is_a_conflict_to_others(
+    runner: WaitScriptRunner,
+) -> None:
     await runner.create()
     assert (await runner.update(1))[0] == 1
-    await runner.others(12)  # which push the rest out of the ring
+    await runner.others(12)  # which push the rest out of the operation log
     token = [b"14", b"a" * 32]
     assert await runner.update(1, age=50) == [-2, *token]
     assert await runner.pause(1, age=50) == [-2, *token]

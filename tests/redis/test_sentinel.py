@@ -115,7 +115,7 @@ async def test_what_the_sentinels_do_not_know_is_said(
 
 
 async def test_a_write_whose_reply_was_lost_is_confirmed_too(rig: SentinelRig) -> None:
-    """WAIT speaks of its own connection's writes; the retry, answered from the ring, makes one."""
+    """WAIT covers its own connection's writes. So a retry answered from the log writes as well."""
     namespace = f"test:{uuid4().hex}"
     master, replicas = await rig.master(), await rig.replicas()
     query = f"namespace={namespace}&acks=2"

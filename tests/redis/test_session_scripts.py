@@ -88,16 +88,16 @@ class TestScripts:
         assert await runner.everything() == before
 
     @pytest.mark.parametrize("name", ["put", "touch", "delete"])
-    async def test_a_call_that_the_ring_would_know_was_not_executed(
+    async def test_a_call_that_the_operation_log_would_know_was_not_executed(
         self, runner: ScriptRunner, name: str
     ) -> None:
         call = await self.prepared(runner, name)
         await runner.others(12)
         await runner.age()
-        # Everything in the ring is older than the first attempt: that one never arrived.
+        # All entries of the log are older than the first attempt, so that one never arrived.
         assert (await call(age=5))[0] == 1
 
-    async def test_a_refusal_is_certain_while_the_ring_would_know(
+    async def test_a_refusal_is_certain_while_the_operation_log_would_know(
         self, runner: ScriptRunner
     ) -> None:
         await runner.create()
@@ -297,7 +297,7 @@ class TestSessionsThatWait:
         assert await expires_ms(runner) == await lease_ms() + 40_000
         await runner.settle("save", turn._replace(version=3), ttl=10_000)
         assert await expires_ms(runner) == await lease_ms() + 10_000
-        await runner.displace(turn.since)
+        await runner.supersede(turn.since)
         assert await expires_ms(runner) == await lease_ms() + 10_000
         await runner.settle("wait", turn._replace(version=4), ttl=70_000)
         assert await expires_ms(runner) == await at_ms() + 70_000
@@ -332,7 +332,7 @@ class TestSessionsThatWait:
         before = await runner.everything()
         assert await runner.claim("second") == [0]
         assert await runner.clear() == [0]
-        assert await runner.displace(turn.since) == [0]
+        assert await runner.supersede(turn.since) == [0]
         assert await runner.renew(turn.fence) == [-8]
         assert await runner.release(turn.fence) == [-8]
         assert await runner.settle("complete", turn._replace(version=3)) == [-8]

@@ -99,10 +99,10 @@ def is_gone(pid: int) -> bool:
     return ps(pid, "stat")[:1] in ("", "Z")
 
 
-def keeper_of(server: int) -> int:
-    keeper = int(ps(server, "ppid"))
-    assert "supervisor.py" in ps(keeper, "args")
-    return keeper
+def supervisor_of(server: int) -> int:
+    supervisor = int(ps(server, "ppid"))
+    assert "supervisor.py" in ps(supervisor, "args")
+    return supervisor
 
 
 async def until_gone(*pids: int) -> None:

@@ -294,7 +294,9 @@ class Fifo:
             assert context["commits"] == found.cas.value
         inbox = inbox_on(store)
         assert [letter async for letter in inbox.dead_letters()] == []
-        await self._harness.advance(100)  # past the leases of those that were killed, and all hints
+        await self._harness.advance(
+            100
+        )  # past the leases of killed workers, and all deferred entries
         async with inbox.take("auditor", wait=0) as turn:
             assert turn is None
         assert (await inbox.depth()).sessions == 0

@@ -178,7 +178,7 @@ async def assert_healed(at: InboxHarness, act: Act) -> None:
     if not act.forgets:
         news = [one for one in act.maybe if one in told]
         assert told == [*act.told, *news]
-    # Hints alone have led to all of the mail.
+    # The index entries have led to all messages.
     assert [name for name in await harness.residue() if name.endswith(":mail")] == []
     await act.again(at)
     told = await drained_and_told(at, act)

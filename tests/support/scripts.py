@@ -198,7 +198,7 @@ class WaitScriptRunner(ScriptRunner):
     async def release(self, fence: int, attempt: str = "", **call: Any) -> Any:
         return await self.run(scripts.RELEASE_CLAIM, fence, attempt, **call)
 
-    async def displace(self, since: int, *, scope: str = SCOPE, **call: Any) -> Any:
+    async def supersede(self, since: int, *, scope: str = SCOPE, **call: Any) -> Any:
         return await self.run(scripts.SUPERSEDE, scope, since, **call)
 
     async def clear(self, *, owner: str = OWNER, scope: str = SCOPE, **call: Any) -> Any:

@@ -43,14 +43,14 @@ def anyio_backend() -> object:
 async def cut_off_at(lease_secs: float, renew: Callable[[], Awaitable[object]]) -> float:
     """Keep a lease that begins now, and return how old it was when its block was cancelled."""
     began_at = anyio.current_time()
-    keeper = LeaseRenewer(lease_secs, began_at + lease_secs)
+    renewer = LeaseRenewer(lease_secs, began_at + lease_secs)
     ages: list[float] = []
 
     async def leave() -> None:
         pass
 
     async def block() -> None:
-        async with keeper.renewing(renew, leave, name="test"):
+        async with renewer.renewing(renew, leave, name="test"):
             try:
                 await anyio.sleep_forever()
             finally:
@@ -103,7 +103,7 @@ async def test_what_nobody_thought_of_is_logged_and_ends_the_block_with_the_leas
 
 async def test_the_store_is_asked_again_after_what_nobody_thought_of() -> None:
     began_at = anyio.current_time()
-    keeper = LeaseRenewer(30, began_at + 30)
+    renewer = LeaseRenewer(30, began_at + 30)
     asked = 0
 
     async def renew() -> None:
@@ -111,33 +111,33 @@ async def test_the_store_is_asked_again_after_what_nobody_thought_of() -> None:
         asked += 1
         if asked == 1:
             raise RuntimeError("nobody thought of this")
-        keeper.ends_at = anyio.current_time() + 30
+        renewer.ends_at = anyio.current_time() + 30
 
     async def leave() -> None:
-        keeper.ended = True
+        renewer.ended = True
 
-    async with keeper.renewing(renew, leave, name="test"):
+    async with renewer.renewing(renew, leave, name="test"):
         await anyio.sleep(31)
-    assert not keeper.lost
+    assert not renewer.lost
 
 
 async def test_a_loop_that_was_held_up_may_still_ask() -> None:
     """Whoever had not begun to ask in time does so, since the lease may be nobody else's yet."""
     began_at = anyio.current_time()
-    keeper = LeaseRenewer(30, began_at - 1)  # as if the loop had stood still since
+    renewer = LeaseRenewer(30, began_at - 1)  # as if the loop had stood still since
     asked = anyio.Event()
 
     async def renew() -> None:
         await anyio.sleep(5)
-        keeper.ends_at = anyio.current_time() + 30
+        renewer.ends_at = anyio.current_time() + 30
         asked.set()
 
     async def leave() -> None:
-        keeper.ended = True
+        renewer.ended = True
 
-    async with keeper.renewing(renew, leave, name="test"):
+    async with renewer.renewing(renew, leave, name="test"):
         await asked.wait()
-    assert not keeper.lost
+    assert not renewer.lost
 
 
 ANN = TenantCtx(tenant_id="acme", user_id="ann")

@@ -1,4 +1,4 @@
-"""Bells: who waits is woken, by that for which it waits, and by nothing that was missed."""
+"""Notifications wake the waiters of their topic, once each, and waiters of no other topic."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ A_WHILE_SECS = 0.02
 
 
 class Tower:
-    """A store's bells on a server, and a client to ring them and to ask the server."""
+    """A store's notifications on a server, and a client that publishes and asks the server."""
 
     def __init__(self, url: str) -> None:
         self.config = msgspec.structs.replace(
@@ -49,21 +49,21 @@ class Tower:
         )
         self.client = RedisClient(self.config)
         self.names = KeyNames(self.config.namespace)
-        self.bells = RedisNotifications(self.client, self.names, PATIENCE_SECS)
+        self.notifications = RedisNotifications(self.client, self.names, PATIENCE_SECS)
 
-    async def ring(self, topic: str) -> None:
+    async def publish(self, topic: str) -> None:
         await self.client.read("PUBLISH", self.names.channel(topic), "1")
 
     async def has_no_channels(self) -> None:
         with anyio.fail_after(PATIENCE_SECS):
             while await self.client.read("PUBSUB", "CHANNELS", self.names.channel("*")):  # noqa: ASYNC110
-                await anyio.sleep(0.005)  # the server tells nobody
+                await anyio.sleep(0.005)  # the server does not notify
 
 
-async def heard(*bells: Subscription) -> None:
-    """Wait until bells are heard: they ring by themselves then."""
-    for bell in bells:
-        assert await bell.wait(PATIENCE_SECS)
+async def until_active(*subscriptions: Subscription) -> None:
+    """Wait until subscriptions are active, because each is notified then."""
+    for subscription in subscriptions:
+        assert await subscription.wait(PATIENCE_SECS)
 
 
 @asynccontextmanager
@@ -72,7 +72,7 @@ async def tower_at(url: str) -> AsyncIterator[Tower]:
     try:
         yield tower
     finally:
-        await tower.bells.aclose()
+        await tower.notifications.aclose()
         await tower.client.aclose()
 
 
@@ -84,19 +84,19 @@ async def tower(request: pytest.FixtureRequest, tcp_server_url: str) -> AsyncIte
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
 async def test_memory_wakes_one_who_listens_for_each_ring() -> None:
-    bells = MemoryNotifications()
+    notifications = MemoryNotifications()
     async with (
-        bells.subscribe("x") as one,
-        bells.subscribe("x") as two,
-        bells.subscribe("y") as other,
+        notifications.subscribe("x") as one,
+        notifications.subscribe("x") as two,
+        notifications.subscribe("y") as other,
     ):
-        await heard(one, two, other)
+        await until_active(one, two, other)
         assert not await one.wait(A_WHILE_SECS)
-        bells.notify("x")
+        notifications.notify("x")
         assert await one.wait(0)
         assert not await two.wait(A_WHILE_SECS)
         for _ in range(3):
-            bells.notify("x")
+            notifications.notify("x")
         assert await one.wait(0)
         assert not await one.wait(A_WHILE_SECS)
         assert await two.wait(PATIENCE_SECS)
@@ -105,20 +105,20 @@ async def test_memory_wakes_one_who_listens_for_each_ring() -> None:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(other.wait, PATIENCE_SECS)
             await anyio.lowlevel.checkpoint()
-            bells.notify_all()
-    assert len(bells) == 0
+            notifications.notify_all()
+    assert len(notifications) == 0
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
 async def test_whoever_goes_has_the_first_of_the_others_woken() -> None:
-    bells = MemoryNotifications()
-    async with bells.subscribe("x") as one, bells.subscribe("x") as two:
-        async with bells.subscribe("x") as three:
-            await heard(one, two, three)
-            bells.notify("x")  # for the first, who is busy
+    notifications = MemoryNotifications()
+    async with notifications.subscribe("x") as one, notifications.subscribe("x") as two:
+        async with notifications.subscribe("x") as three:
+            await until_active(one, two, three)
+            notifications.notify("x")  # for the first, which is busy
         assert await one.wait(0)
         assert await two.wait(0)  # since three has gone
-        async with bells.subscribe("x"):
+        async with notifications.subscribe("x"):
             pass
         assert await one.wait(0)
         assert not await two.wait(A_WHILE_SECS)
@@ -126,102 +126,104 @@ async def test_whoever_goes_has_the_first_of_the_others_woken() -> None:
 
 @pytest.mark.parametrize("anyio_backend", [("trio", {"clock": MockClock(autojump_threshold=0)})])
 async def test_of_those_who_know_when_it_is_due_one_is_woken() -> None:
-    bells = MemoryNotifications()
+    notifications = MemoryNotifications()
     woken: list[tuple[str, float]] = []
     began_at = anyio.current_time()
 
-    async def sleep(bell: Subscription, name: str, due_secs: float) -> None:
-        assert not await bell.wait(30, due_secs)
+    async def sleep(subscription: Subscription, name: str, due_secs: float) -> None:
+        assert not await subscription.wait(30, due_secs)
         woken.append((name, round(anyio.current_time() - began_at, 3)))
 
     async with (
-        bells.subscribe("x") as late,
-        bells.subscribe("x") as soon,
-        bells.subscribe("x") as same,
+        notifications.subscribe("x") as late,
+        notifications.subscribe("x") as soon,
+        notifications.subscribe("x") as same,
     ):
-        await heard(late, soon, same)
+        await until_active(late, soon, same)
         async with anyio.create_task_group() as tasks:
             # The first to listen knows of something that is due much later.
-            for bell, name, due_secs in (
+            for subscription, name, due_secs in (
                 (late, "late", 9),
                 (soon, "soon", 0.3),
                 (same, "same", 0.299),  # as it looks when it was looked up once more
             ):
-                tasks.start_soon(sleep, bell, name, due_secs)
+                tasks.start_soon(sleep, subscription, name, due_secs)
                 await anyio.wait_all_tasks_blocked()
     assert woken == [("soon", 0.3), ("late", 9), ("same", 30)]
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
 async def test_who_looks_keeps_the_time_for_nobody() -> None:
-    bells = MemoryNotifications()
-    async with bells.subscribe("x") as busy, bells.subscribe("x") as idle:
-        await heard(busy, idle)
+    notifications = MemoryNotifications()
+    async with notifications.subscribe("x") as busy, notifications.subscribe("x") as idle:
+        await until_active(busy, idle)
         with anyio.fail_after(PATIENCE_SECS / 2):
             assert not await busy.wait(PATIENCE_SECS, 0.001)  # and is awake from now on
             assert not await idle.wait(PATIENCE_SECS, 0.02)
 
 
 async def test_a_ring_wakes_one_who_listens_to_its_topic(tower: Tower) -> None:
-    bells = tower.bells
+    notifications = tower.notifications
     async with (
-        bells.subscribe("x") as one,
-        bells.subscribe("x") as two,
-        bells.subscribe("y") as other,
+        notifications.subscribe("x") as one,
+        notifications.subscribe("x") as two,
+        notifications.subscribe("y") as other,
     ):
-        await heard(one, two, other)
+        await until_active(one, two, other)
         assert not await one.wait(A_WHILE_SECS)
-        await tower.ring("x")
+        await tower.publish("x")
         assert await one.wait(PATIENCE_SECS)
         assert not await two.wait(A_WHILE_SECS)
-        await tower.ring("x")
-        await tower.ring("x")
+        await tower.publish("x")
+        await tower.publish("x")
         assert await two.wait(PATIENCE_SECS)
         assert await one.wait(0)
         assert not await one.wait(A_WHILE_SECS)
         assert not await other.wait(A_WHILE_SECS)
-        assert bells.connections == 1
+        assert notifications.connections == 1
     await tower.has_no_channels()
 
 
 async def test_a_bell_that_is_heard_misses_nothing(tower: Tower) -> None:
     for number in range(50):
-        async with tower.bells.subscribe(f"topic-{number}") as bell:
-            await heard(bell)
-            await tower.ring(f"topic-{number}")
-            assert await bell.wait(PATIENCE_SECS)
+        async with tower.notifications.subscribe(f"topic-{number}") as subscription:
+            await until_active(subscription)
+            await tower.publish(f"topic-{number}")
+            assert await subscription.wait(PATIENCE_SECS)
     await tower.has_no_channels()
 
 
 async def test_a_topic_left_and_entered_again_is_heard(tower: Tower) -> None:
     for _ in range(50):
-        async with tower.bells.subscribe("x"):
+        async with tower.notifications.subscribe("x"):
             pass
-        async with tower.bells.subscribe("x") as bell:
-            await heard(bell)  # perhaps as the one before: then it rings once more
-            await tower.ring("x")
-            assert await bell.wait(PATIENCE_SECS)
+        async with tower.notifications.subscribe("x") as subscription:
+            await until_active(
+                subscription
+            )  # perhaps by the one before, and then it is notified once more
+            await tower.publish("x")
+            assert await subscription.wait(PATIENCE_SECS)
 
 
 async def test_a_lost_connection_rings_all_bells_and_is_made_anew(tower: Tower) -> None:
-    async with tower.bells.subscribe("x") as one, tower.bells.subscribe("y") as two:
-        await heard(one, two)
+    async with tower.notifications.subscribe("x") as one, tower.notifications.subscribe("y") as two:
+        await until_active(one, two)
         for _ in range(3):
             await tower.client.read("CLIENT", "KILL", "TYPE", "pubsub")
             assert await one.wait(PATIENCE_SECS)
             assert await two.wait(PATIENCE_SECS)
-        await tower.ring("y")
+        await tower.publish("y")
         assert await two.wait(PATIENCE_SECS)
         assert not await one.wait(A_WHILE_SECS)
 
 
 async def test_closing_wakes_all_and_leaves_no_connection(tower: Tower) -> None:
-    async with tower.bells.subscribe("x") as bell:
-        await heard(bell)
-        await tower.bells.aclose()
-        assert await bell.wait(PATIENCE_SECS)
-        assert tower.bells.connections == 0
-        async with tower.bells.subscribe("y") as late:
+    async with tower.notifications.subscribe("x") as subscription:
+        await until_active(subscription)
+        await tower.notifications.aclose()
+        assert await subscription.wait(PATIENCE_SECS)
+        assert tower.notifications.connections == 0
+        async with tower.notifications.subscribe("y") as late:
             assert await late.wait(PATIENCE_SECS)  # to be told that the store is closed
     await tower.has_no_channels()
 
@@ -236,10 +238,13 @@ async def test_an_account_that_may_not_subscribe_is_told_once(
     try:
         async with tower_at(f"{url}?protocol={protocol}") as deaf:
             with anyio.fail_after(PATIENCE_SECS / 2), caplog.at_level(logging.WARNING):
-                async with deaf.bells.subscribe("x") as bell, deaf.bells.subscribe("y"):
+                async with (
+                    deaf.notifications.subscribe("x") as subscription,
+                    deaf.notifications.subscribe("y"),
+                ):
                     await until(lambda: bool(caplog.messages))
                     await tower.client.read("PUBLISH", deaf.names.channel("x"), "1")
-                    assert not await bell.wait(A_WHILE_SECS)
+                    assert not await subscription.wait(A_WHILE_SECS)
         told = [line for line in caplog.messages if "subscribe" in line]
         assert len(told) == 1
         assert "secret" not in told[0]
@@ -249,18 +254,20 @@ async def test_an_account_that_may_not_subscribe_is_told_once(
 
 async def test_without_a_server_a_bell_is_silent_until_there_is_one(server: LocalServer) -> None:
     tower = Tower(server.tcp_url)
-    tower.bells = RedisNotifications(tower.client, tower.names, 0.05)  # soon tries again
+    tower.notifications = RedisNotifications(tower.client, tower.names, 0.05)  # soon tries again
     server.pause()
     try:
-        async with tower.bells.subscribe("x") as bell:
-            assert not await bell.wait(A_WHILE_SECS)
+        async with tower.notifications.subscribe("x") as subscription:
+            assert not await subscription.wait(A_WHILE_SECS)
             server.resume()
-            assert await bell.wait(PATIENCE_SECS)  # to look for what was missed
-            await tower.ring("x")
-            assert await bell.wait(PATIENCE_SECS)
+            assert await subscription.wait(
+                PATIENCE_SECS
+            )  # because notifications may have been lost
+            await tower.publish("x")
+            assert await subscription.wait(PATIENCE_SECS)
     finally:
         server.resume()
-        await tower.bells.aclose()
+        await tower.notifications.aclose()
         await tower.client.aclose()
 
 
@@ -273,14 +280,14 @@ async def test_connections_that_end_at_once_are_made_at_leisure(server: LocalSer
     async with (
         Proxy(server.port, choose) as proxy,
         tower_at(proxy.url) as tower,
-        tower.bells.subscribe("x") as bell,
+        tower.notifications.subscribe("x") as subscription,
     ):
         await until(lambda: proxy.met[Fate.REFUSE] > 1)
         # A time for hundreds of them. On a slow machine there are fewer.
-        assert not await bell.wait(0.5)
+        assert not await subscription.wait(0.5)
         assert proxy.met[Fate.REFUSE] < 20
         proxy.schedule = always(Fate.PASS)
-        await heard(bell)
+        await until_active(subscription)
 
 
 @pytest.mark.parametrize(
@@ -303,21 +310,21 @@ async def test_what_is_no_server_is_asked_again(
         port = listener.sockets[0].getsockname()[1]
         async with (
             tower_at(f"redis://:secret@127.0.0.1:{port}?protocol=3") as tower,
-            tower.bells.subscribe("x"),
+            tower.notifications.subscribe("x"),
         ):
             await until(lambda: len(asked) > 2)
     assert caplog.messages == []
 
 
 async def test_a_cluster_passes_rings_on(cluster_url: str) -> None:
-    async with tower_at(cluster_url) as tower, tower.bells.subscribe("x") as bell:
-        await heard(bell)
+    async with tower_at(cluster_url) as tower, tower.notifications.subscribe("x") as subscription:
+        await until_active(subscription)
         await tower.client.ping()  # so that all its servers are known
         for node in tower.client._topology.servers:
             command = "PUBLISH", tower.names.channel("x"), "1"
             call = Call(None, (command,), None, at=node)
             await tower.client._run_attempts(call, tower.client._enter_loop())
-            assert await bell.wait(PATIENCE_SECS)
+            assert await subscription.wait(PATIENCE_SECS)
 
 
 async def test_a_dead_server_of_a_cluster_is_left_for_another(cluster_url: str) -> None:
@@ -329,5 +336,5 @@ async def test_a_dead_server_of_a_cluster_is_left_for_another(cluster_url: str) 
         dead = topology.server_at("127.0.0.1", 1, reported_by=topology.servers[0])
         topology._servers = {("127.0.0.1", 1): dead, **topology._servers}
         assert topology.server_of(None) is dead
-        async with tower.bells.subscribe("x") as bell:
-            await heard(bell)
+        async with tower.notifications.subscribe("x") as subscription:
+            await until_active(subscription)

@@ -74,7 +74,7 @@ async def settled(store: Store, claim: WaitOutcome, how: EndingMode, ttl_ms: int
     assert (await store._waits.end_claim(settlement, MEMORY)).verdict is Verdict.DONE
 
 
-async def displaced(store: Store, claim: WaitOutcome) -> None:
+async def superseded(store: Store, claim: WaitOutcome) -> None:
     await store._waits.supersede(HOLD.scope, KEY, "scope", claim.since_us)
 
 
@@ -100,7 +100,7 @@ LIVES: Final[dict[str, tuple[float, Callable[[Store, WaitOutcome], Awaitable[obj
         lambda store, _: store._waits.register(Registration(encoded(), None, "scope"), MEMORY),
         30,
     ),
-    "displace": (20, displaced, 40),
+    "supersede": (20, superseded, 40),
     "put": (20, put, 45),
     "touch": (20, lambda store, _: store.touch(KEY, 2), 32),
     "touch late": (35, lambda store, _: store.touch(KEY), 45),

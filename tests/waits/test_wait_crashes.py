@@ -42,7 +42,7 @@ THERE: Final = chat("there")
 PLACES: Final = (HERE, THERE)
 LEASE_SECS: Final = 30.0
 GRACE_SECS: Final = 60.0
-"""Longer than an announcement keeps its hint: twice the deadline of the harness's stores."""
+"""Longer than an index intent protects its entry: twice the deadline of the harness's stores."""
 MEMORY_SECS: Final = 90_000.0
 """Longer than completed events are remembered."""
 
@@ -153,14 +153,14 @@ class Scene:
         }
         assert waiting == {(scope_hash, key) for scope_hash, (_, key) in newest.items()}
 
-    async def assert_mended(self) -> None:
-        """The index has a hint of each session that waits, and of no other."""
+    async def assert_repaired(self) -> None:
+        """The index has an entry of each session that waits, and of no other."""
         whose = WaitOwner("default/acme", f"/{self.user}")
         waiting = {
             (one.scope_hash, key) for key, one in (await self.standings()).items() if one.scope_hash
         }
-        hints = await self._backend.call().all_entries(whose)
-        assert {(scope_hash, hint.key) for scope_hash, hint in hints} == waiting
+        entries = await self._backend.call().all_entries(whose)
+        assert {(scope_hash, entry.key) for scope_hash, entry in entries} == waiting
 
     async def assert_known_or_open(self) -> None:
         """Whether the turn that answered ``reply`` here was ended or not: everybody is told so."""
@@ -302,8 +302,8 @@ async def test_a_worker_that_dies_between_two_steps_leaves_records_and_indexes_t
 async def test_steps_that_memory_takes_in_one_could_be_taken_apart(
     memory: MemoryHarness, begin: Callable[[Scene], Act]
 ) -> None:
-    # Nobody can die between them there, who does not take the sessions along. A session that is
-    # removed takes its hint out of the index, and does not wait for the step that remembers events.
+    # There, a process that dies between two steps takes the sessions along. The removal of a
+    # session removes its index entry, and does not wait for the step that remembers events.
     await die_at_each_step(memory, begin, is_called_again=False)
 
 
@@ -332,11 +332,11 @@ async def die_at_each_step(
         async for _ in act:
             pass
     assert len(scenes) >= 3  # at least two steps
-    # Later nothing holds a hint any more that no record bears out, nor a claim of who died.
+    # Later no stale index entry is left, and no claim of a dead worker.
     await harness.advance(GRACE_SECS)
     for scene in scenes:
         await scene.assert_agreed()
-        await scene.assert_mended()
+        await scene.assert_repaired()
         for scope in PLACES:
             if await scene.sound.find_wait_by_scope(CTX, scene.user, scope) is not None:
                 await scene.resume(scope, "another reply")

@@ -1,4 +1,4 @@
-"""The index is a hint: nothing is lost when it is late, short, garbled or half way through."""
+"""No wait is lost when the index is late, short, garbled or half written."""
 
 from __future__ import annotations
 
@@ -93,12 +93,12 @@ async def _clears(scene: Scene, turn: Claim[Any]) -> None:
     await scene.register("another")
 
 
-async def _is_displaced(scene: Scene, turn: Claim[Any]) -> None:
+async def _is_superseded(scene: Scene, turn: Claim[Any]) -> None:
     await scene.register("another")
     await turn.release()
 
 
-LATER = [_completes, _moves, _registers_elsewhere, _finishes, _clears, _is_displaced]
+LATER = [_completes, _moves, _registers_elsewhere, _finishes, _clears, _is_superseded]
 
 
 @pytest.mark.parametrize("later", LATER, ids=lambda later: later.__name__)

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.anyio
 
 GRACE_SECS: Final = 60.0
-"""Longer than an announcement keeps its hint: twice the deadline of the stores."""
+"""Longer than an index intent protects its entry, which is twice the deadline of the stores."""
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ class Field:
         await self.assert_quiet()
 
     async def assert_quiet(self) -> None:
-        """Nothing waits, nothing is claimed, and in the end the indexes hold no hint any more."""
+        """Nothing waits, nothing is claimed, and in the end the indexes hold no entry any more."""
         for wait in self.waits:
             record = f"{self._harness.config.namespace}:default:acme:{{{wait.key}}}"
             claim = await self._harness.client.read("HMGET", record, "wait", "lease", "attempt")

@@ -162,14 +162,14 @@ class TestFull:
         desk = await Desk.of(store)
         backend = store.wait_backend()  # type: ignore[attr-defined] # of Redis, which keeps waits
         steps = type(backend.call())
-        announce = steps.index_intent
+        index_intent = steps.index_intent
 
-        async def announce_the_last(*arguments: Any) -> object:
-            told = await announce(*arguments)
+        async def intend_the_last(*arguments: Any) -> object:
+            intent = await index_intent(*arguments)
             await fill(harness)
-            return told
+            return intent
 
-        monkeypatch.setattr(steps, "index_intent", announce_the_last)
+        monkeypatch.setattr(steps, "index_intent", intend_the_last)
         for name, verb in REGISTERING.items():
             before = await stored(harness)
             outcome = await outcome_of(verb, desk)

@@ -42,13 +42,13 @@ TRACED: Final[dict[str, Step]] = {
     "clear": ("waiting", lambda runner, _, call: runner.clear(**call)),
     "clear of a claim": ("claimed", lambda runner, _, call: runner.clear(**call)),
 }
-"""Calls that leave a trace in the ring."""
+"""Calls that leave an entry in the operation log."""
 
 UNTRACED: Final[dict[str, Step]] = {
     "claim": ("waiting", lambda runner, _, call: runner.claim(event=EVENT, **call)),
     "claim again": ("claimed", lambda runner, _, call: runner.claim(event=EVENT, **call)),
     "renew": ("claimed", lambda runner, at, call: runner.renew(at.fence, **call)),
-    "displace": ("waiting", lambda runner, at, call: runner.displace(at.since, **call)),
+    "supersede": ("waiting", lambda runner, at, call: runner.supersede(at.since, **call)),
 }
 """Calls that may as well be made again."""
 
@@ -63,7 +63,7 @@ STEPS: Final = {**TRACED, **UNTRACED, **PLAIN}
 REMOVALS: Final = ("clear", "clear of a claim", "delete")
 """What hangs on the session goes with it, whatever it is."""
 KNOWS_EVENTS: Final = (*HOW, "claim", "claim again", "pause for an event", *REMOVALS)
-UNTOUCHED: Final = {("displace", 1), *((name, 2) for name in STEPS if name not in KNOWS_EVENTS)}
+UNTOUCHED: Final = {("supersede", 1), *((name, 2) for name in STEPS if name not in KNOWS_EVENTS)}
 """Step and key (1 the lookup, 2 the events) that it does not look at."""
 
 
@@ -120,16 +120,16 @@ class TestRepeated:
         assert await runner.everything() == before
 
     @pytest.mark.parametrize("name", ["pause", "pause again", "release", "clear"])
-    async def test_a_call_that_the_ring_would_know_was_not_executed(
+    async def test_a_call_that_the_operation_log_would_know_was_not_executed(
         self, runner: WaitScriptRunner, name: str
     ) -> None:
         call = await prepared(runner, name)
         await runner.others(12)
         await runner.age()
-        # Everything in the ring is older than the first attempt: that one never arrived.
+        # All entries of the log are older than the first attempt, so that one never arrived.
         assert (await call(age=5))[0] == 1
 
-    async def test_a_refusal_is_certain_while_the_ring_would_know(
+    async def test_a_refusal_is_certain_while_the_operation_log_would_know(
         self, runner: WaitScriptRunner
     ) -> None:
         turn = await runner.arrange("claimed")
@@ -139,7 +139,7 @@ class TestRepeated:
         for how in HOW:
             assert await runner.settle(how, turn, age=50) == LOST
         assert await runner.release(turn.fence, age=50) == LOST
-        for version in (2, 1, 0):  # the ring shows that the claim made version 2
+        for version in (2, 1, 0):  # the operation log shows that the claim made version 2
             assert await runner.pause(version, age=50) == [-2, b"3", b"a" * 32]
         assert await runner.pause(owner="blue/", age=50) == [-3]
         assert await runner.clear(scope=ELSEWHERE, age=50) == [0]
@@ -178,7 +178,7 @@ class TestRepeated:
         assert await runner.clear(age=50) == [0]
         assert await runner.claim(age=50) == [0]
         assert await runner.renew(1, age=50) == LOST
-        assert await runner.displace(1, age=50) == [0]
+        assert await runner.supersede(1, age=50) == [0]
         assert await runner.everything() == {}
         assert (await runner.pause(0, ttl=60_000, age=50))[:2] == [1, b"1"]
 
@@ -196,7 +196,7 @@ class TestRepeated:
         assert int(again[7]) >= int(first[7]) + 30_000
         assert await runner.fields() == {**before[1], b"lease": again[7]}
         assert await runner.client.read("PEXPIRETIME", runner.record) == int(again[7]) + 49_999
-        # With its trace gone from the ring as well: what counts is the name of the attempt.
+        # Its entry in the operation log is gone as well. The name of the attempt decides.
         await runner.others(12)
         late = await runner.claim(op="the call", age=60_000)
         assert (late[0], late[6], late[9]) == (1, first[6], first[9])
@@ -212,17 +212,17 @@ class TestRepeated:
         assert int(again[1]) >= int(first[1]) + 30_000
         assert await runner.fields() == {**before[1], b"lease": again[1]}
 
-    async def test_a_repeated_displacement_spares_the_next_wait(
+    async def test_a_repeated_supersede_spares_the_next_wait(
         self, runner: WaitScriptRunner
     ) -> None:
         turn = await runner.arrange("waiting")
-        assert await runner.displace(turn.since, op="the call") == [1]
+        assert await runner.supersede(turn.since, op="the call") == [1]
         before = await runner.everything()
-        assert await runner.displace(turn.since, op="the call", age=50) == [0]
+        assert await runner.supersede(turn.since, op="the call", age=50) == [0]
         assert await runner.everything() == before
         await runner.pause()
         before = await runner.everything()
-        assert await runner.displace(turn.since, op="the call", age=50) == [0]
+        assert await runner.supersede(turn.since, op="the call", age=50) == [0]
         assert await runner.everything() == before
 
     @pytest.mark.parametrize("name", ["finish", "clear", "clear of a claim"])
@@ -416,9 +416,9 @@ class TestVerdicts:
                 assert await runner.pause(version, owner=owner) == [-3]
             assert await runner.clear(owner=owner) == [0]
         assert await runner.clear(scope=ELSEWHERE) == [0]
-        assert await runner.displace(turn.since, scope=ELSEWHERE) == [0]
+        assert await runner.supersede(turn.since, scope=ELSEWHERE) == [0]
         for since in (turn.since - 1, turn.since + 1, 0):
-            assert await runner.displace(since) == [0]
+            assert await runner.supersede(since) == [0]
         assert await runner.everything() == before
 
     async def test_registrations_grow_and_tell_what_was_left(
@@ -447,9 +447,9 @@ class TestVerdicts:
         assert int(fields[b"fence"]) == turn.fence
         assert not {b"lease", b"attempt"} & set(fields)
 
-    async def test_a_displaced_session_keeps_its_claim(self, runner: WaitScriptRunner) -> None:
+    async def test_a_superseded_session_keeps_its_claim(self, runner: WaitScriptRunner) -> None:
         turn = await runner.arrange("claimed")
-        assert await runner.displace(turn.since) == [1]
+        assert await runner.supersede(turn.since) == [1]
         assert await runner.claim() == [0]
         assert (await runner.renew(turn.fence))[0] == 1
         saved = await runner.settle("save", turn)

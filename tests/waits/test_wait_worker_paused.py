@@ -110,7 +110,7 @@ async def test_a_worker_that_stands_still_between_two_steps_comes_back_to_what_o
         await harness.advance(GRACE_SECS)
         for scene in scenes:
             await scene.assert_agreed()
-            await scene.assert_mended()
+            await scene.assert_repaired()
             await scene.end_everything()
         await harness.advance(MEMORY_SECS)
         assert await harness.residue() == []
