@@ -32,6 +32,7 @@ __all__ = [
     "EnqueueOutcome",
     "GrantedTurn",
     "InboxBackend",
+    "InboxCall",
     "InboxSize",
     "MailboxRef",
     "NewMessage",
@@ -235,29 +236,21 @@ class EarlyEventQueue(NamedTuple):
     scope_hash: str
 
 
-class InboxBackend(ABC):
-    """The steps that inboxes are made of.
+class InboxCall(ABC):
+    """The steps that inboxes are made of, bound to one deadline.
 
-    Arguments are checked. Each step on a mailbox is atomic, and safe to repeat when its answer was
-    lost. ``until`` is what :meth:`deadline` returned when the verb began. Every step may raise
-    :class:`StoreUnavailableError`; those that write, :class:`OutcomeUnknownError` as well.
+    Arguments are checked. Each step on a mailbox is atomic, and safe to repeat when its reply was
+    lost. Any step may raise :class:`StoreUnavailableError`. One that writes may raise
+    :class:`OutcomeUnknownError` as well.
 
-    A turn is *held* while its lease lasts: when that has run out, the turn is over, whether or not
-    somebody else has taken the next.
+    A turn is *held* while its lease lasts. When the lease has expired, the turn is over, whether or
+    not another worker has taken the next one.
     """
-
-    @abstractmethod
-    def deadline(self) -> float | None:
-        """Return the time by which a verb that begins now must end, in the backend's own terms."""
-
-    @abstractmethod
-    def subscribe(self, inbox: str) -> AbstractAsyncContextManager[Subscription]:
-        """Have a bell that rings when a session of the inbox has mail that nobody works on."""
 
     # --- mailboxes ---------------------------------------------------------------------------
 
     @abstractmethod
-    async def enqueue(self, message: NewMessage, until: float | None) -> EnqueueOutcome:
+    async def enqueue(self, message: NewMessage) -> EnqueueOutcome:
         """Put a letter at the end of the mail; ring unless somebody has the turn.
 
         :returns: ``MISMATCH`` if a live session is of none of the owners; ``SEEN`` if the event is
@@ -266,7 +259,7 @@ class InboxBackend(ABC):
         """
 
     @abstractmethod
-    async def take(self, request: TakeRequest, until: float | None) -> GrantedTurn | NothingDue:
+    async def take(self, request: TakeRequest) -> GrantedTurn | NothingDue:
         """Take the turn of the session that has been due for longest.
 
         Counts an attempt at the head of its mail. A head that was tried as often as it may be goes
@@ -278,14 +271,14 @@ class InboxBackend(ABC):
         """
 
     @abstractmethod
-    async def renew(self, ref: TurnRef, lease_ms: int, until: float | None) -> tuple[int, int]:
+    async def renew(self, ref: TurnRef, lease_ms: int) -> tuple[int, int]:
         """Let the lease end no sooner than ``lease_ms`` from now.
 
         :returns: when it ends, and in how many milliseconds that is; twice 0 if the turn is over.
         """
 
     @abstractmethod
-    async def commit(self, result: TurnCommit, until: float | None) -> Outcome:
+    async def commit(self, result: TurnCommit) -> Outcome:
         """Write or remove the session, and drop the mail that was handled, in one step.
 
         What it writes is written as by the store's own verbs. A turn that ends with mail left
@@ -296,7 +289,7 @@ class InboxBackend(ABC):
         """
 
     @abstractmethod
-    async def release(self, ref: TurnRef, backoff_ms: int | None, until: float | None) -> bool:
+    async def release(self, ref: TurnRef, backoff_ms: int | None) -> bool:
         """Give the turn back, with its mail.
 
         :param backoff_ms: the attempt has failed, and the session is not due for so many
@@ -305,24 +298,13 @@ class InboxBackend(ABC):
         """
 
     @abstractmethod
-    async def size(self, inbox: str, until: float | None) -> InboxSize:
+    async def size(self, inbox: str) -> InboxSize:
         """Return what the index says: a hint."""
 
     # --- dead letters ------------------------------------------------------------------------
 
     @abstractmethod
-    async def dead_letters(
-        self, inbox: str, dead_ms: int, position: object | None
-    ) -> tuple[Sequence[StoredDeadLetter], object | None]:
-        """Return dead letters from ``position`` on (``None``: the start), and what follows.
-
-        :param dead_ms: how long they are kept, in milliseconds.
-        """
-
-    @abstractmethod
-    async def replay(
-        self, inbox: str, mail: StoredDeadLetter, dead_ms: int, most: int, until: float | None
-    ) -> Outcome:
+    async def replay(self, inbox: str, mail: StoredDeadLetter, dead_ms: int, most: int) -> Outcome:
         """Put a dead letter at the end of its mailbox, as a new one; ring.
 
         :param dead_ms: how long dead letters are kept, in milliseconds.
@@ -331,7 +313,7 @@ class InboxBackend(ABC):
         """
 
     @abstractmethod
-    async def discard(self, mail: StoredDeadLetter, until: float | None) -> bool:
+    async def discard(self, mail: StoredDeadLetter) -> bool:
         """Remove a dead letter.
 
         :returns: ``False`` if it was not there.
@@ -341,12 +323,7 @@ class InboxBackend(ABC):
 
     @abstractmethod
     async def store_early(
-        self,
-        queue: EarlyEventQueue,
-        event_id: str,
-        payload: bytes,
-        events: EventMemory,
-        until: float | None,
+        self, queue: EarlyEventQueue, event_id: str, payload: bytes, events: EventMemory
     ) -> Outcome:
         """Keep an event at the end of those of a place.
 
@@ -356,12 +333,7 @@ class InboxBackend(ABC):
 
     @abstractmethod
     async def assign_early(
-        self,
-        queue: EarlyEventQueue,
-        key: SessionKey,
-        gone: str,
-        events: EventMemory,
-        until: float | None,
+        self, queue: EarlyEventQueue, key: SessionKey, gone: str, events: EventMemory
     ) -> Sequence[tuple[SessionKey, StoredMessage]]:
         """Have each event that is kept at a place be for this session, unless it is for another.
 
@@ -375,9 +347,32 @@ class InboxBackend(ABC):
 
     @abstractmethod
     async def delete_early(
-        self, queue: EarlyEventQueue, key: SessionKey, message: StoredMessage, until: float | None
+        self, queue: EarlyEventQueue, key: SessionKey, message: StoredMessage
     ) -> None:
         """Keep an event no longer that is for this session."""
+
+
+class InboxBackend(ABC):
+    """Makes calls on inboxes."""
+
+    @abstractmethod
+    def call(self) -> InboxCall:
+        """Begin a call. Its deadline counts from now."""
+
+    @abstractmethod
+    def subscribe(self, inbox: str) -> AbstractAsyncContextManager[Subscription]:
+        """Subscribe to the sessions of an inbox that have messages and no worker."""
+
+    @abstractmethod
+    async def dead_letters(
+        self, inbox: str, dead_ms: int, position: object | None
+    ) -> tuple[Sequence[StoredDeadLetter], object | None]:
+        """Return dead letters from ``position`` on (``None``: the start), and what follows.
+
+        Each page has its own deadlines.
+
+        :param dead_ms: how long they are kept, in milliseconds.
+        """
 
 
 class SupportsInbox(ABC):
@@ -385,4 +380,4 @@ class SupportsInbox(ABC):
 
     @abstractmethod
     def inbox_backend(self) -> InboxBackend:
-        """Return the steps that inboxes are made of."""
+        """Return the backend of inboxes."""

@@ -19,7 +19,15 @@ if TYPE_CHECKING:
     from .notifications import Subscription
     from .records import Verdict
 
-__all__ = ["LockBackend", "LockOutcome", "LockRef", "LockRequest", "LockState", "SupportsLocks"]
+__all__ = [
+    "LockBackend",
+    "LockCall",
+    "LockOutcome",
+    "LockRef",
+    "LockRequest",
+    "LockState",
+    "SupportsLocks",
+]
 
 
 class LockRef(NamedTuple):
@@ -83,22 +91,15 @@ class LockState(NamedTuple):
     lease_ms: int
 
 
-class LockBackend(ABC):
-    """Steps on locks, each of them atomic.
+class LockCall(ABC):
+    """The steps on locks, bound to one deadline. Each step is atomic.
 
-    Fences grow from one grant of a key to the next: each is at least the time in microseconds, and
-    higher than the last one of the entry and than any that this object has granted. `until` is what
-    :meth:`deadline` returned when the verb began. Any step may raise
-    :class:`StoreUnavailableError`; one that writes, :class:`StoreFullError` and
-    :class:`OutcomeUnknownError`.
+    Any step may raise :class:`StoreUnavailableError`. One that writes may raise
+    :class:`StoreFullError` and :class:`OutcomeUnknownError` as well.
     """
 
     @abstractmethod
-    def deadline(self) -> float | None:
-        """Return the time by which a step that begins now must end, in the backend's terms."""
-
-    @abstractmethod
-    async def acquire(self, request: LockRequest, until: float | None) -> LockOutcome:
+    async def acquire(self, request: LockRequest) -> LockOutcome:
         """Take the lock, or tell until when it is another's: ``DONE`` or ``CLAIMED``.
 
         Granted if nobody holds it and those who wait have had their time, in their order. A token
@@ -106,11 +107,11 @@ class LockBackend(ABC):
         """
 
     @abstractmethod
-    async def renew(self, ref: LockRef, lease_ms: int, until: float | None) -> LockOutcome:
+    async def renew(self, ref: LockRef, lease_ms: int) -> LockOutcome:
         """Let a lease that still runs end later, never sooner: ``DONE`` or ``LOST``."""
 
     @abstractmethod
-    async def release(self, ref: LockRef, lease_ms: int, until: float | None) -> bool:
+    async def release(self, ref: LockRef, lease_ms: int) -> bool:
         """Give back what the token has, be it the lock or a place, and ring for whoever is next.
 
         :param lease_ms: when the token's lease ends as far as it knows, 0 for none: so that one
@@ -119,8 +120,21 @@ class LockBackend(ABC):
         """
 
     @abstractmethod
-    async def holder(self, scope: str, key: SessionKey, until: float | None) -> LockState | None:
+    async def holder(self, scope: str, key: SessionKey) -> LockState | None:
         """Return who holds the lock."""
+
+
+class LockBackend(ABC):
+    """Makes calls on locks.
+
+    Fencing tokens grow from one grant of a key to the next. Each is at least the time in
+    microseconds. It is higher than that of the key's last grant, and than every one that this
+    object has granted.
+    """
+
+    @abstractmethod
+    def call(self) -> LockCall:
+        """Begin a call. Its deadline counts from now."""
 
     @abstractmethod
     def subscribe(self, token: str) -> AbstractAsyncContextManager[Subscription]:
@@ -132,4 +146,4 @@ class SupportsLocks(ABC):
 
     @abstractmethod
     def lock_backend(self) -> LockBackend:
-        """Return the steps on locks."""
+        """Return the backend of locks."""

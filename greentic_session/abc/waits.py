@@ -44,6 +44,7 @@ __all__ = [
     "SeenEvent",
     "SupportsWaits",
     "WaitBackend",
+    "WaitCall",
     "WaitOutcome",
     "WaitOwner",
     "WaitStatus",
@@ -300,29 +301,23 @@ class IndexChange(msgspec.Struct, frozen=True, kw_only=True):
     events: tuple[SeenEvent, ...] = ()
 
 
-class WaitBackend(ABC):
-    """The steps on records and indexes that waits are made of.
+class WaitCall(ABC):
+    """The steps on records and indexes that waits are made of, bound to one deadline.
 
-    Arguments are checked. Each step is atomic, and safe to repeat when its answer was lost.
-    ``until`` is what :meth:`deadline` returned when the verb began. Every step may raise
-    :class:`StoreUnavailableError`; those that write, :class:`OutcomeUnknownError` as well.
+    Arguments are checked. Each step is atomic, and safe to repeat when its reply was lost. Any step
+    may raise :class:`StoreUnavailableError`. One that writes may raise :class:`OutcomeUnknownError`
+    as well.
 
-    On records, a claim is *held* under a fence until it is settled, released or pushed aside by a
-    later claim or registration. When its lease runs out it stays held, and is open to others.
-    While a claim is held, the record's life counts from the end of the lease if that is later. An
-    index never ends before a record that it leads to, whatever step prolonged its life.
+    A claim on a record is *held* under a fencing token until it is ended, released, or superseded
+    by a later claim or registration. When its lease expires, it stays held, and another worker may
+    claim the wait. While a claim is held, the record's lifetime counts from the end of the lease if
+    that is later. An index never expires before a record that it leads to.
     """
-
-    @abstractmethod
-    def deadline(self) -> float | None:
-        """Return the time by which a verb that begins now must end, in the backend's own terms."""
 
     # --- on a record -------------------------------------------------------------------------
 
     @abstractmethod
-    async def register(
-        self, registration: Registration, events: EventMemory, until: float | None
-    ) -> WaitOutcome:
+    async def register(self, registration: Registration, events: EventMemory) -> WaitOutcome:
         """Write the session and let it wait; a claim on it is pushed aside.
 
         :returns: ``SEEN`` if the event was completed; ``MISMATCH``, ``CONFLICT``; ``DONE`` with
@@ -330,9 +325,7 @@ class WaitBackend(ABC):
         """
 
     @abstractmethod
-    async def claim(
-        self, request: ClaimRequest, events: EventMemory, until: float | None
-    ) -> WaitOutcome:
+    async def claim(self, request: ClaimRequest, events: EventMemory) -> WaitOutcome:
         """Claim the wait, which moves the token; or renew the lease of the same attempt's claim.
 
         :returns: ``DONE`` with the record and the claim; ``SEEN`` if the event was completed;
@@ -341,23 +334,21 @@ class WaitBackend(ABC):
         """
 
     @abstractmethod
-    async def renew(self, ref: ClaimRef, lease_ms: int, until: float | None) -> WaitOutcome:
+    async def renew(self, ref: ClaimRef, lease_ms: int) -> WaitOutcome:
         """Let the lease end no sooner than ``lease_ms`` from now.
 
         :returns: ``DONE`` with ``lease_ms`` and ``left_ms``; ``LOST``.
         """
 
     @abstractmethod
-    async def end_claim(
-        self, ending: ClaimEnding, events: EventMemory, until: float | None
-    ) -> WaitOutcome:
+    async def end_claim(self, ending: ClaimEnding, events: EventMemory) -> WaitOutcome:
         """End the claim, or save under it, and remember the event, in one step.
 
         :returns: ``DONE`` with ``since_us``; ``LOST``, ``CONFLICT``.
         """
 
     @abstractmethod
-    async def release(self, ref: ClaimRef, attempt: str, until: float | None) -> WaitOutcome:
+    async def release(self, ref: ClaimRef, attempt: str) -> WaitOutcome:
         """Give the claim back; the record's life begins anew.
 
         :param attempt: names the attempt that holds it, where the fence is not known; else empty.
@@ -365,27 +356,21 @@ class WaitBackend(ABC):
         """
 
     @abstractmethod
-    async def supersede(
-        self, scope: str, key: SessionKey, scope_hash: str, since_us: int, until: float | None
-    ) -> None:
+    async def supersede(self, scope: str, key: SessionKey, scope_hash: str, since_us: int) -> None:
         """Let the session wait no longer, if it waits there since exactly then.
 
         A claim on it stays held.
         """
 
     @abstractmethod
-    async def events_of(
-        self, scope: str, keys: Sequence[SessionKey], until: float | None
-    ) -> Sequence[SeenEvent]:
+    async def events_of(self, scope: str, keys: Sequence[SessionKey]) -> Sequence[SeenEvent]:
         """Return the completed events that the sessions remember, of all ``keys`` together.
 
         A session that finished or expired is remembered as long as its events.
         """
 
     @abstractmethod
-    async def clear(
-        self, scope: str, key: SessionKey, owner: str, scope_hash: str, until: float | None
-    ) -> WaitOutcome:
+    async def clear(self, scope: str, key: SessionKey, owner: str, scope_hash: str) -> WaitOutcome:
         """Remove the session and everything that hangs on it, if it is the owner's and waits there.
 
         :returns: ``DONE``; ``ABSENT``.
@@ -393,43 +378,25 @@ class WaitBackend(ABC):
 
     @abstractmethod
     async def read_status(
-        self, scope: str, keys: Sequence[SessionKey], until: float | None
+        self, scope: str, keys: Sequence[SessionKey]
     ) -> Sequence[WaitStatus | None]:
         """Return what the live records say, in the order of ``keys``, which are at least one."""
-
-    @abstractmethod
-    async def list_keys(
-        self, scope: str, position: object | None
-    ) -> tuple[Sequence[SessionKey], object | None]:
-        """Return keys of a scope from ``position`` on (``None``: the start), and what follows."""
 
     # --- on an index -------------------------------------------------------------------------
 
     @abstractmethod
     async def entries(
-        self,
-        wait_owner: WaitOwner,
-        scope_hash: str,
-        event: str,
-        events: EventMemory,
-        until: float | None,
+        self, wait_owner: WaitOwner, scope_hash: str, event: str, events: EventMemory
     ) -> IndexEntries:
         """Return the hints under a reply scope, and whether the event was completed there."""
 
     @abstractmethod
-    async def all_entries(
-        self, wait_owner: WaitOwner, until: float | None
-    ) -> Sequence[tuple[str, IndexEntry]]:
+    async def all_entries(self, wait_owner: WaitOwner) -> Sequence[tuple[str, IndexEntry]]:
         """Return every reply scope and hint of the owner."""
 
     @abstractmethod
     async def index_intent(
-        self,
-        wait_owner: WaitOwner,
-        scope_hash: str,
-        key: SessionKey,
-        ttl_ms: int,
-        until: float | None,
+        self, wait_owner: WaitOwner, scope_hash: str, key: SessionKey, ttl_ms: int
     ) -> IndexIntent:
         """Enter a hint before the record is written, so that no wait exists without one.
 
@@ -441,9 +408,26 @@ class WaitBackend(ABC):
 
     @abstractmethod
     async def update_index(
-        self, wait_owner: WaitOwner, change: IndexChange, events: EventMemory, until: float | None
+        self, wait_owner: WaitOwner, change: IndexChange, events: EventMemory
     ) -> None:
         """Change the index: enter, retire, remember."""
+
+
+class WaitBackend(ABC):
+    """Makes calls on waits."""
+
+    @abstractmethod
+    def call(self) -> WaitCall:
+        """Begin a call. Its deadline counts from now."""
+
+    @abstractmethod
+    async def list_keys(
+        self, scope: str, position: object | None
+    ) -> tuple[Sequence[SessionKey], object | None]:
+        """Return keys of a scope from ``position`` on (``None``: the start), and what follows.
+
+        Each page has its own deadline.
+        """
 
 
 class SupportsWaits(ABC):
@@ -451,4 +435,4 @@ class SupportsWaits(ABC):
 
     @abstractmethod
     def wait_backend(self) -> WaitBackend:
-        """Return the steps that waits are made of."""
+        """Return the backend of waits."""

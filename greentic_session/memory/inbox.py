@@ -15,6 +15,7 @@ from ..abc.inbox import (
     EnqueueOutcome,
     GrantedTurn,
     InboxBackend,
+    InboxCall,
     InboxSize,
     MailboxRef,
     NothingDue,
@@ -89,8 +90,8 @@ class _Early:
 
 
 @final
-class MemoryInbox(InboxBackend):
-    """The steps of inboxes. None of them waits for anything.
+class MemoryInbox(InboxBackend, InboxCall):
+    """The steps of inboxes. No step waits for anything, so a call needs no deadline.
 
     :param records: of the store.
     :param waits: of the store.
@@ -169,8 +170,8 @@ class MemoryInbox(InboxBackend):
         self._lapses.clear()
 
     @override
-    def deadline(self) -> None:
-        return None
+    def call(self) -> MemoryInbox:
+        return self
 
     @override
     def subscribe(self, inbox: str) -> AbstractAsyncContextManager[Subscription]:
@@ -179,7 +180,7 @@ class MemoryInbox(InboxBackend):
     # --- mailboxes ---------------------------------------------------------------------------
 
     @override
-    async def enqueue(self, message: NewMessage, until: float | None) -> EnqueueOutcome:
+    async def enqueue(self, message: NewMessage) -> EnqueueOutcome:
         now_ms = self._now_ms()
         name = message.mailbox
         live = self._records.live(*name, now_ms)
@@ -200,7 +201,7 @@ class MemoryInbox(InboxBackend):
         return EnqueueOutcome(Verdict.DONE, waiting=waiting + 1, worker=worker)
 
     @override
-    async def take(self, request: TakeRequest, until: float | None) -> GrantedTurn | NothingDue:
+    async def take(self, request: TakeRequest) -> GrantedTurn | NothingDue:
         await checkpoint()  # who asks in a loop lets others run, perhaps who admits
         self._check_open()
         now_ms = self._now_ms()
@@ -221,7 +222,7 @@ class MemoryInbox(InboxBackend):
         return NothingDue(None)
 
     @override
-    async def renew(self, ref: TurnRef, lease_ms: int, until: float | None) -> tuple[int, int]:
+    async def renew(self, ref: TurnRef, lease_ms: int) -> tuple[int, int]:
         now_ms = self._now_ms()
         mailbox = self._held(ref, now_ms)
         if mailbox is None:
@@ -230,7 +231,7 @@ class MemoryInbox(InboxBackend):
         return mailbox.lease_ms, mailbox.lease_ms - now_ms
 
     @override
-    async def commit(self, result: TurnCommit, until: float | None) -> Outcome:
+    async def commit(self, result: TurnCommit) -> Outcome:
         ref, handled, ends = result.ref, result.handled, result.ends
         now_ms = self._now_ms()
         mailbox = self._held(ref, now_ms)
@@ -253,7 +254,7 @@ class MemoryInbox(InboxBackend):
         return outcome
 
     @override
-    async def release(self, ref: TurnRef, backoff_ms: int | None, until: float | None) -> bool:
+    async def release(self, ref: TurnRef, backoff_ms: int | None) -> bool:
         now_ms = self._now_ms()
         mailbox = self._held(ref, now_ms)
         if mailbox is None:
@@ -266,7 +267,7 @@ class MemoryInbox(InboxBackend):
         return True
 
     @override
-    async def size(self, inbox: str, until: float | None) -> InboxSize:
+    async def size(self, inbox: str) -> InboxSize:
         queue = self._queues.get(inbox)
         return (
             InboxSize(0, 0) if queue is None else InboxSize(len(queue), queue.due(self._now_ms()))
@@ -288,9 +289,7 @@ class MemoryInbox(InboxBackend):
         return found, None
 
     @override
-    async def replay(
-        self, inbox: str, mail: StoredDeadLetter, dead_ms: int, most: int, until: float | None
-    ) -> Outcome:
+    async def replay(self, inbox: str, mail: StoredDeadLetter, dead_ms: int, most: int) -> Outcome:
         now_ms = self._now_ms()
         name = mail.mailbox
         found = [dead for dead in self._dead.of(name, now_ms) if dead[1] == mail]
@@ -304,7 +303,7 @@ class MemoryInbox(InboxBackend):
         return Outcome(Verdict.DONE)
 
     @override
-    async def discard(self, mail: StoredDeadLetter, until: float | None) -> bool:
+    async def discard(self, mail: StoredDeadLetter) -> bool:
         now_ms = self._now_ms()
         name = mail.mailbox
         return any(
@@ -316,12 +315,7 @@ class MemoryInbox(InboxBackend):
 
     @override
     async def store_early(
-        self,
-        queue: EarlyEventQueue,
-        event_id: str,
-        payload: bytes,
-        events: EventMemory,
-        until: float | None,
+        self, queue: EarlyEventQueue, event_id: str, payload: bytes, events: EventMemory
     ) -> Outcome:
         now_ms = self._now_ms()
         name = _name_of(queue)
@@ -336,12 +330,7 @@ class MemoryInbox(InboxBackend):
 
     @override
     async def assign_early(
-        self,
-        queue: EarlyEventQueue,
-        key: SessionKey,
-        gone: str,
-        events: EventMemory,
-        until: float | None,
+        self, queue: EarlyEventQueue, key: SessionKey, gone: str, events: EventMemory
     ) -> Sequence[tuple[SessionKey, StoredMessage]]:
         assigned: list[tuple[SessionKey, StoredMessage]] = []
         for early in self._early.of(_name_of(queue), self._now_ms()):
@@ -352,7 +341,7 @@ class MemoryInbox(InboxBackend):
 
     @override
     async def delete_early(
-        self, queue: EarlyEventQueue, key: SessionKey, message: StoredMessage, until: float | None
+        self, queue: EarlyEventQueue, key: SessionKey, message: StoredMessage
     ) -> None:
         now_ms = self._now_ms()
         name = _name_of(queue)

@@ -8,7 +8,7 @@ from anyio.lowlevel import checkpoint
 
 from .._compat import override
 from .._core.fencing import FencingCounter
-from ..abc.locks import LockBackend, LockOutcome, LockRef, LockRequest, LockState
+from ..abc.locks import LockBackend, LockCall, LockOutcome, LockRef, LockRequest, LockState
 from ..abc.records import DONE, Verdict
 from .expiry import ExpiryIndex
 
@@ -63,8 +63,8 @@ class _Lock:
 
 
 @final
-class MemoryLocks(LockBackend):
-    """The steps on locks. None of them waits for anything.
+class MemoryLocks(LockBackend, LockCall):
+    """The steps on locks. No step waits for anything, so a call needs no deadline.
 
     :param clock: of the store.
     :param notifications: of the store.
@@ -113,11 +113,11 @@ class MemoryLocks(LockBackend):
         self._expiry.clear()
 
     @override
-    def deadline(self) -> None:
-        return None
+    def call(self) -> MemoryLocks:
+        return self
 
     @override
-    async def acquire(self, request: LockRequest, until: float | None) -> LockOutcome:
+    async def acquire(self, request: LockRequest) -> LockOutcome:
         await checkpoint()  # who asks in a loop lets others run, perhaps who holds it
         self._check_open()
         scope, key, token = request.ref
@@ -141,7 +141,7 @@ class MemoryLocks(LockBackend):
         return LockOutcome(DONE, entry.fence, entry.lease_ms, request.lease_ms)
 
     @override
-    async def renew(self, ref: LockRef, lease_ms: int, until: float | None) -> LockOutcome:
+    async def renew(self, ref: LockRef, lease_ms: int) -> LockOutcome:
         name, now_ms = (ref.scope, ref.key), self._now_ms()
         entry = self._entries.get(name)
         if entry is None or entry.by != ref.token or now_ms >= entry.lease_ms:
@@ -151,7 +151,7 @@ class MemoryLocks(LockBackend):
         return LockOutcome(DONE, entry.fence, entry.lease_ms, entry.lease_ms - now_ms)
 
     @override
-    async def release(self, ref: LockRef, lease_ms: int, until: float | None) -> bool:
+    async def release(self, ref: LockRef, lease_ms: int) -> bool:  # noqa: ARG002 - no reply is lost
         name, now_ms = (ref.scope, ref.key), self._now_ms()
         entry = self._entries.get(name)
         if entry is None:
@@ -168,7 +168,7 @@ class MemoryLocks(LockBackend):
         return holds
 
     @override
-    async def holder(self, scope: str, key: SessionKey, until: float | None) -> LockState | None:
+    async def holder(self, scope: str, key: SessionKey) -> LockState | None:
         entry = self._entries.get((scope, key))
         if entry is None or not entry.by or self._now_ms() >= entry.lease_ms:
             return None

@@ -23,6 +23,7 @@ from ..abc.waits import (
     Registration,
     SeenEvent,
     WaitBackend,
+    WaitCall,
     WaitOutcome,
     WaitOwner,
     WaitStatus,
@@ -44,8 +45,10 @@ _KEYS_PER_PAGE: Final = 512
 
 
 @final
-class MemoryWaits(WaitBackend):
-    """The steps of waits. None of them waits for anything, so a verb made of several is one step.
+class MemoryWaits(WaitBackend, WaitCall):
+    """The steps of waits. No step waits for anything.
+
+    So a verb that takes several steps is one step, and a call needs no deadline.
 
     :param records: of the store.
     """
@@ -87,15 +90,13 @@ class MemoryWaits(WaitBackend):
         self._events.discard((scope, key))
 
     @override
-    def deadline(self) -> None:
-        return None
+    def call(self) -> MemoryWaits:
+        return self
 
     # --- on a record -------------------------------------------------------------------------
 
     @override
-    async def register(
-        self, registration: Registration, events: EventMemory, until: float | None
-    ) -> WaitOutcome:
+    async def register(self, registration: Registration, events: EventMemory) -> WaitOutcome:
         encoded, expected, event = registration.encoded, registration.expected, registration.event
         scope_hash = registration.scope_hash
         name = encoded.scope, encoded.key
@@ -120,9 +121,7 @@ class MemoryWaits(WaitBackend):
         return _outcome_of(done, wait.since_us, left)
 
     @override
-    async def claim(
-        self, request: ClaimRequest, events: EventMemory, until: float | None
-    ) -> WaitOutcome:
+    async def claim(self, request: ClaimRequest, events: EventMemory) -> WaitOutcome:
         now_ms = self._now_ms()
         scope, key, event = request.scope, request.key, request.event
         if event and self._events.knows((scope, key), event, events, now_ms):
@@ -157,7 +156,7 @@ class MemoryWaits(WaitBackend):
         )
 
     @override
-    async def renew(self, ref: ClaimRef, lease_ms: int, until: float | None) -> WaitOutcome:
+    async def renew(self, ref: ClaimRef, lease_ms: int) -> WaitOutcome:
         now_ms = self._now_ms()
         live, wait = self._held(ref, now_ms)
         if live is None:
@@ -168,9 +167,7 @@ class MemoryWaits(WaitBackend):
         return WaitOutcome(Verdict.DONE, lease_ms=ends_ms, left_ms=ends_ms - now_ms)
 
     @override
-    async def end_claim(
-        self, ending: ClaimEnding, events: EventMemory, until: float | None
-    ) -> WaitOutcome:
+    async def end_claim(self, ending: ClaimEnding, events: EventMemory) -> WaitOutcome:
         ref, how, encoded = ending.ref, ending.how, ending.encoded
         now_ms = self._now_ms()
         live, wait = self._held(ref, now_ms)
@@ -195,7 +192,7 @@ class MemoryWaits(WaitBackend):
         return _outcome_of(done, since_us)
 
     @override
-    async def release(self, ref: ClaimRef, attempt: str, until: float | None) -> WaitOutcome:
+    async def release(self, ref: ClaimRef, attempt: str) -> WaitOutcome:
         now_ms = self._now_ms()
         live, wait = self._held(ref, now_ms, attempt)
         if live is None:
@@ -205,9 +202,7 @@ class MemoryWaits(WaitBackend):
         return WaitOutcome(Verdict.DONE, live.value, live.incarnation, now_ms)
 
     @override
-    async def supersede(
-        self, scope: str, key: SessionKey, scope_hash: str, since_us: int, until: float | None
-    ) -> None:
+    async def supersede(self, scope: str, key: SessionKey, scope_hash: str, since_us: int) -> None:
         now_ms = self._now_ms()
         live = self._records.live(scope, key, now_ms)
         if live is not None and live.wait is not None:
@@ -217,16 +212,12 @@ class MemoryWaits(WaitBackend):
                 self._records.rewait(scope, key, replace(live, wait=wait), now_ms)
 
     @override
-    async def events_of(
-        self, scope: str, keys: Sequence[SessionKey], until: float | None
-    ) -> Sequence[SeenEvent]:
+    async def events_of(self, scope: str, keys: Sequence[SessionKey]) -> Sequence[SeenEvent]:
         now_ms = self._now_ms()
         return [event for key in keys for event in self._events.of((scope, key), now_ms)]
 
     @override
-    async def clear(
-        self, scope: str, key: SessionKey, owner: str, scope_hash: str, until: float | None
-    ) -> WaitOutcome:
+    async def clear(self, scope: str, key: SessionKey, owner: str, scope_hash: str) -> WaitOutcome:
         now_ms = self._now_ms()
         live = self._records.live(scope, key, now_ms)
         if live is None or live.owner != owner or live.wait is None:
@@ -239,7 +230,7 @@ class MemoryWaits(WaitBackend):
 
     @override
     async def read_status(
-        self, scope: str, keys: Sequence[SessionKey], until: float | None
+        self, scope: str, keys: Sequence[SessionKey]
     ) -> Sequence[WaitStatus | None]:
         now_ms = self._now_ms()
         held = (self._records.live(scope, key, now_ms) for key in keys)
@@ -257,12 +248,7 @@ class MemoryWaits(WaitBackend):
 
     @override
     async def entries(
-        self,
-        wait_owner: WaitOwner,
-        scope_hash: str,
-        event: str,
-        events: EventMemory,
-        until: float | None,
+        self, wait_owner: WaitOwner, scope_hash: str, event: str, events: EventMemory
     ) -> IndexEntries:
         seen = event != "" and self._events_of_owners.knows(
             wait_owner, event, events, self._now_ms()
@@ -273,9 +259,7 @@ class MemoryWaits(WaitBackend):
         )
 
     @override
-    async def all_entries(
-        self, wait_owner: WaitOwner, until: float | None
-    ) -> Sequence[tuple[str, IndexEntry]]:
+    async def all_entries(self, wait_owner: WaitOwner) -> Sequence[tuple[str, IndexEntry]]:
         return [
             (scope_hash, IndexEntry(SessionKey(key), since_us, 0))
             for scope_hash, at in self._index.get(wait_owner, {}).items()
@@ -288,8 +272,7 @@ class MemoryWaits(WaitBackend):
         wait_owner: WaitOwner,
         scope_hash: str,
         key: SessionKey,
-        ttl_ms: int,
-        until: float | None,
+        ttl_ms: int,  # noqa: ARG002 - an entry in memory has no lifetime of its own
     ) -> IndexIntent:
         at = self._index.setdefault(wait_owner, {}).setdefault(scope_hash, {})
         others = [
@@ -301,7 +284,7 @@ class MemoryWaits(WaitBackend):
 
     @override
     async def update_index(
-        self, wait_owner: WaitOwner, change: IndexChange, events: EventMemory, until: float | None
+        self, wait_owner: WaitOwner, change: IndexChange, events: EventMemory
     ) -> None:
         for entry in change.removals:
             self._remove(wait_owner, entry.scope_hash, entry.key, entry.since_us)

@@ -141,7 +141,7 @@ class SessionLease(LeaseHandle):
 
     @override
     async def _send_renew(self, lease_ms: int) -> LeaseEnd | None:
-        outcome = await self._backend.renew(self._ref, lease_ms, self._backend.deadline())
+        outcome = await self._backend.call().renew(self._ref, lease_ms)
         if outcome.verdict is not DONE:
             return None
         return LeaseEnd(outcome.lease_ms, outcome.left_ms)
@@ -153,7 +153,7 @@ class SessionLease(LeaseHandle):
         if left_at is None:
             self._left_at = anyio.current_time()
         try:
-            held = await self._backend.release(self._ref, self._ends_ms, self._backend.deadline())
+            held = await self._backend.call().release(self._ref, self._ends_ms)
         except StoreUnavailableError:
             self._left_at = left_at
             raise
@@ -280,7 +280,7 @@ class SessionLocks:
         """
         self._store.check_open()
         scope, key = _scope(ctx), check_key(key)
-        found = await self._backend.holder(scope, key, self._backend.deadline())
+        found = await self._backend.call().holder(scope, key)
         if found is None:
             return None
         return LockHolder(name=found.name, fence=found.fence, until=datetime_of(found.lease_ms))
@@ -379,7 +379,7 @@ class SessionLocks:
     async def _ask(self, request: LockRequest) -> SessionLease | LockOutcome:
         self._store.check_open()
         sent_at = anyio.current_time()
-        outcome = await self._backend.acquire(request, self._backend.deadline())
+        outcome = await self._backend.call().acquire(request)
         if outcome.verdict is not DONE:
             return outcome
         return SessionLease(self._backend, self._store.check_open, request, outcome, sent_at)
@@ -387,7 +387,7 @@ class SessionLocks:
     async def _leave(self, request: LockRequest) -> None:
         async def leave() -> None:
             with suppress(SessionError):  # otherwise it ends by itself
-                await self._backend.release(request.ref, 0, self._backend.deadline())
+                await self._backend.call().release(request.ref, 0)
 
         await run_to_completion(leave, "greentic_session leaving a lock", RELEASE_SECS)
 

@@ -38,12 +38,7 @@ class EarlyEvents:
         self._names: Final = names
 
     async def store(
-        self,
-        queue: EarlyEventQueue,
-        event_id: str,
-        payload: bytes,
-        events: EventMemory,
-        until: float | None,
+        self, queue: EarlyEventQueue, event_id: str, payload: bytes, events: EventMemory
     ) -> Outcome:
         """Store an event at the end of a queue."""
         arguments = store_early_arguments(
@@ -53,23 +48,18 @@ class EarlyEvents:
             retention_ms=events.ttl_ms,
         )
         reply = await self._scripts.on_index(
-            STORE_EARLY, self._name(queue), arguments, until, skips_acks=False
+            STORE_EARLY, self._name(queue), arguments, skips_acks=False
         )
         with parsing_write_reply():
             return Outcome(Verdict(reply[0]))
 
     async def assign(
-        self,
-        queue: EarlyEventQueue,
-        key: SessionKey,
-        gone: str,
-        events: EventMemory,
-        until: float | None,
+        self, queue: EarlyEventQueue, key: SessionKey, gone: str, events: EventMemory
     ) -> list[tuple[SessionKey, StoredMessage]]:
         """Assign the events of a queue to a session, and return each with its session."""
         arguments = assign_early_arguments(key, retention_ms=events.ttl_ms, gone_key=gone)
         reply = await self._scripts.on_index(
-            ASSIGN_EARLY, self._name(queue), arguments, until, skips_acks=False
+            ASSIGN_EARLY, self._name(queue), arguments, skips_acks=False
         )
         with parsing_write_reply():
             _, *assigned = reply
@@ -78,12 +68,10 @@ class EarlyEvents:
                 for key, event in zip(assigned[::2], assigned[1::2], strict=True)
             ]
 
-    async def delete(
-        self, queue: EarlyEventQueue, key: SessionKey, message: StoredMessage, until: float | None
-    ) -> None:
+    async def delete(self, queue: EarlyEventQueue, key: SessionKey, message: StoredMessage) -> None:
         """Delete an event that is assigned to a session."""
         arguments = delete_early_arguments(key, encode(message))
-        await self._scripts.on_index(DELETE_EARLY, self._name(queue), arguments, until)
+        await self._scripts.on_index(DELETE_EARLY, self._name(queue), arguments)
 
     def _name(self, queue: EarlyEventQueue) -> str:
         env, tenant_id = queue.wait_owner.scope.split("/")

@@ -26,7 +26,7 @@ from .._compat import override
 from .._core.fencing import FencingCounter
 from .._core.leases import RELEASE_SECS
 from .._core.tasks import run_to_completion, start_background
-from ..abc.inbox import EnqueueOutcome, GrantedTurn, InboxBackend, InboxSize, NothingDue
+from ..abc.inbox import EnqueueOutcome, GrantedTurn, InboxBackend, InboxCall, InboxSize, NothingDue
 from ..abc.records import Outcome, Verdict, mint_incarnation
 from ..errors import (
     DecodeError,
@@ -85,14 +85,15 @@ _TRANSIENT: Final = (StoreUnavailableError, OutcomeUnknownError)
 
 @final
 class RedisInbox(InboxBackend):
-    """Runs each step on an inbox as one script in one slot.
+    """Makes calls on the inboxes of a store.
 
-    :param client: of the store.
-    :param names: of the store.
+    :ivar client: of the store.
+    :ivar names: of the store.
     :param notifications: of the store.
-    :param waits: of the store. Its index of waits is updated after a commit.
-    :param keep_ms: longer than any call may take, in milliseconds.
-    :param grace_ms: how long a caller may take from one of its steps to the next, in milliseconds.
+    :ivar waits: of the store. Its index of waits is updated after a commit.
+    :ivar keep_ms: longer than any call may take, in milliseconds.
+    :ivar grace_ms: how long a caller may take from one of its steps to the next, in milliseconds.
+    :ivar fencing: of the store's turns.
     """
 
     def __init__(
@@ -105,28 +106,53 @@ class RedisInbox(InboxBackend):
         keep_ms: int,
         grace_ms: int,
     ) -> None:
-        self._client: Final = client
-        self._names: Final = names
-        self._scripts: Final = InboxScripts(client, names)
-        self._early_events: Final = EarlyEvents(self._scripts, names)
+        self.client: Final = client
+        self.names: Final = names
         self._notifications: Final = notifications
-        self._waits: Final = waits
-        self._keep_ms: Final = keep_ms
-        self._grace_ms: Final = grace_ms
-        self._fencing: Final = FencingCounter()
+        self.waits: Final = waits
+        self.keep_ms: Final = keep_ms
+        self.grace_ms: Final = grace_ms
+        self.fencing: Final = FencingCounter()
+
+    def scripts(self) -> InboxScripts:
+        """Return the scripts, with a deadline that counts from now."""
+        return InboxScripts(self.client, self.names, self.client.deadline())
 
     @override
-    def deadline(self) -> float:
-        return self._client.deadline()
+    def call(self) -> RedisInboxCall:
+        return RedisInboxCall(self, self.scripts())
 
     @override
     def subscribe(self, inbox: str) -> AbstractAsyncContextManager[Subscription]:
         return self._notifications.subscribe(topic_of(inbox))
 
+    @override
+    async def dead_letters(
+        self, inbox: str, dead_ms: int, position: object | None
+    ) -> tuple[Sequence[StoredDeadLetter], object | None]:
+        return await read_dead_letters(self.client, self.names, inbox, dead_ms, position)
+
+
+@final
+class RedisInboxCall(InboxCall):
+    """Runs each step on an inbox as one script in one slot.
+
+    :param backend: of the store's inboxes.
+    :param scripts: with the deadline of the call.
+    """
+
+    def __init__(self, backend: RedisInbox, scripts: InboxScripts) -> None:
+        self._backend: Final = backend
+        self._client: Final = backend.client
+        self._names: Final = backend.names
+        self._keep_ms: Final = backend.keep_ms
+        self._scripts: Final = scripts
+        self._early_events: Final = EarlyEvents(scripts, backend.names)
+
     # --- mailboxes ---------------------------------------------------------------------------
 
     @override
-    async def enqueue(self, message: NewMessage, until: float | None) -> EnqueueOutcome:
+    async def enqueue(self, message: NewMessage) -> EnqueueOutcome:
         allowed, event_id = message.allowed, message.event_id
         arguments = lua.admit_arguments(
             allowed.exact,
@@ -138,9 +164,7 @@ class RedisInbox(InboxBackend):
             event_memory_ms=message.events.ttl_ms,
             keep_ms=self._keep_ms,
         )
-        reply = await self._enqueue(
-            lua.ADMIT, message.inbox, message.mailbox, ":seen", arguments, until=until
-        )
+        reply = await self._enqueue(lua.ADMIT, message.inbox, message.mailbox, ":seen", arguments)
         with parsing_write_reply():
             verdict = Verdict(reply[0])
             if len(reply) == 1:
@@ -148,42 +172,35 @@ class RedisInbox(InboxBackend):
             return EnqueueOutcome(verdict, waiting=int(reply[1]), worker=reply[3].decode())
 
     async def _enqueue(
-        self,
-        script: Script,
-        inbox: str,
-        mailbox: MailboxRef,
-        suffix: str,
-        arguments: Arguments,
-        *,
-        until: float | None,
+        self, script: Script, inbox: str, mailbox: MailboxRef, suffix: str, arguments: Arguments
     ) -> Reply:
         """Run a script that may enqueue a message, between two writes of its index entry."""
         token = secrets.token_hex(8)
-        pending = lua.index_add_pending_arguments(f"{token}!{member_of(mailbox)}", self._grace_ms)
-        await self._scripts.on_index(
-            lua.INDEX_ADD_PENDING, self._names.inbox_index(inbox), pending, until
+        pending = lua.index_add_pending_arguments(
+            f"{token}!{member_of(mailbox)}", self._backend.grace_ms
         )
+        await self._scripts.on_index(lua.INDEX_ADD_PENDING, self._names.inbox_index(inbox), pending)
         set_due = partial(self._scripts.set_due, inbox, mailbox, "", pending_token=token)
         try:
-            reply = await self._scripts.on_mailbox(script, mailbox, suffix, arguments, until)
+            reply = await self._scripts.on_mailbox(script, mailbox, suffix, arguments)
         except DurabilityError:  # the message is enqueued
-            await set_due(0, until)
+            await set_due(0)
             raise
         with parsing_write_reply():
             count, free_ms, worker = reply[1:] if len(reply) > 1 else (b"0", b"", b"")
         # A worker that has the turn sees the message when the turn ends.
         delay_ms = "" if count == b"0" or worker else free_ms
         try:
-            await set_due(delay_ms, until)
+            await set_due(delay_ms)
         except _TRANSIENT:
             if self._client.confirms_apart:  # the pending entry may be lost as well
                 raise OutcomeUnknownError("the index of the inbox was not reached") from None
         return reply
 
     @override
-    async def take(self, request: TakeRequest, until: float | None) -> GrantedTurn | NothingDue:
+    async def take(self, request: TakeRequest) -> GrantedTurn | NothingDue:
         attempt = mint_incarnation()
-        found: Reply = await self._next_due(request, attempt, until)
+        found: Reply = await self._next_due(request, attempt)
         with parsing_write_reply():
             if found[0] == 0:
                 return NothingDue(int(found[1]) / 1000 if len(found) > 1 else None)
@@ -191,24 +208,25 @@ class RedisInbox(InboxBackend):
             mailbox = mailbox_from_member(member)
         if mailbox is None:  # not an entry of this library
             index = self._names.inbox_index(request.inbox)
-            await self._client.read("ZREM", index, member, key=index, until=until)
+            await self._client.read("ZREM", index, member, key=index, until=self._scripts.until)
             return NothingDue(0)
-        taken = await self._take_turn(request, mailbox, score, attempt, until)
+        taken = await self._take_turn(request, mailbox, score, attempt)
         if isinstance(taken, GrantedTurn):
             return taken
         with suppress(*_TRANSIENT):
-            await self._scripts.set_due(request.inbox, mailbox, score, taken, until, notifies=False)
+            await self._scripts.set_due(request.inbox, mailbox, score, taken, notifies=False)
         return NothingDue(0)
 
-    async def _next_due(self, request: TakeRequest, attempt: str, until: float | None) -> Reply:
+    async def _next_due(self, request: TakeRequest, attempt: str) -> Reply:
         """Defer the session that is due, and return it as ``inbox/index_next_due`` does."""
-        defer_ms = min(request.lease_ms, self._grace_ms)
+        defer_ms = min(request.lease_ms, self._backend.grace_ms)
         index = self._names.inbox_index(request.inbox)
         asked_at = anyio.current_time()
         arguments = lua.index_next_due_arguments(defer_ms)
-        on_index = self._scripts.on_index
         try:
-            return await on_index(lua.INDEX_NEXT_DUE, index, arguments, until, grants=attempt)
+            return await self._scripts.on_index(
+                lua.INDEX_NEXT_DUE, index, arguments, grants=attempt
+            )
         except anyio.get_cancelled_exc_class():
             # Without a requeue no worker would get the session for `defer_ms`.
             if self._client.may_still_arrive(attempt):
@@ -220,20 +238,14 @@ class RedisInbox(InboxBackend):
 
                 async def requeue() -> None:
                     with suppress(SessionError):
-                        await on_index(
-                            lua.INDEX_REQUEUE, index, requeued, self.deadline(), ends=attempt
-                        )
+                        scripts = self._backend.scripts()
+                        await scripts.on_index(lua.INDEX_REQUEUE, index, requeued, ends=attempt)
 
                 start_background(requeue, "greentic_session end of a look")
             raise
 
     async def _take_turn(
-        self,
-        request: TakeRequest,
-        mailbox: MailboxRef,
-        score: bytes,
-        attempt: str,
-        until: float | None,
+        self, request: TakeRequest, mailbox: MailboxRef, score: bytes, attempt: str
     ) -> GrantedTurn | bytes:
         """Take the turn, or return in how many ms it may be taken, empty without messages."""
         arguments = partial(
@@ -245,24 +257,27 @@ class RedisInbox(InboxBackend):
             attempt_limit=request.attempts,
             retention_ms=request.dead_ms,
             keep_ms=self._keep_ms,
-            fence_floor=self._fencing.last,
+            fence_floor=self._backend.fencing.last,
         )
         run = partial(self._scripts.on_mailbox, lua.TAKE_TURN, mailbox, ":dead", grants=attempt)
-        requeue = partial(self._release_or_requeue, request.inbox, mailbox, score, attempt)
         complete = partial(
             run_to_completion, name="greentic_session end of inbox turn", limit_secs=RELEASE_SECS
         )
+
+        async def requeue(backoff_ms: int | None = None) -> None:
+            with suppress(SessionError):
+                call = self._backend.call()  # the deadline of this call may be over
+                await call.release_or_requeue(request.inbox, mailbox, score, attempt, backoff_ms)
+
         try:
-            reply: Reply = await run(arguments(may_dead_letter=False), until)
+            reply: Reply = await run(arguments(may_dead_letter=False))
             verdict = _first(reply)
             if verdict == _DEAD_LETTER:
                 # The index first: a dead letter without an index entry would not be found.
                 index = f"{self._names.inbox_index(request.inbox)}:dead"
                 entry = lua.index_dead_letter_arguments(member_of(mailbox), request.dead_ms)
-                await self._scripts.on_index(
-                    lua.INDEX_DEAD_LETTER, index, entry, until, skips_acks=False
-                )
-                reply = await run(arguments(may_dead_letter=True), until)
+                await self._scripts.on_index(lua.INDEX_DEAD_LETTER, index, entry, skips_acks=False)
+                reply = await run(arguments(may_dead_letter=True))
                 verdict = _first(reply)
             if verdict != Verdict.DONE:
                 with parsing_write_reply():
@@ -279,34 +294,25 @@ class RedisInbox(InboxBackend):
             # The turn may have been taken, but the caller does not wait longer.
             start_background(requeue, "greentic_session end of a lost inbox turn")
             raise
-        self._fencing.observe(turn.ref.fence)
+        self._backend.fencing.observe(turn.ref.fence)
         return turn
 
-    async def _release_or_requeue(
-        self,
-        inbox: str,
-        mailbox: MailboxRef,
-        score: bytes,
-        attempt: str,
-        backoff_ms: int | None = None,
+    async def release_or_requeue(
+        self, inbox: str, mailbox: MailboxRef, score: bytes, attempt: str, backoff_ms: int | None
     ) -> None:
         """Release the turn of an attempt. If it was not taken, make the session due."""
-        with suppress(SessionError):
-            until = self.deadline()
-            if not await self._release(
-                inbox, mailbox, until, attempt=attempt, backoff_ms=backoff_ms
-            ):
-                await self._scripts.set_due(inbox, mailbox, score, 0, until)
+        if not await self._release(inbox, mailbox, attempt=attempt, backoff_ms=backoff_ms):
+            await self._scripts.set_due(inbox, mailbox, score, 0)
 
     @override
-    async def renew(self, ref: TurnRef, lease_ms: int, until: float | None) -> tuple[int, int]:
+    async def renew(self, ref: TurnRef, lease_ms: int) -> tuple[int, int]:
         arguments = lua.renew_turn_arguments(ref.fence, lease_ms, self._keep_ms)
-        reply = await self._scripts.on_mailbox(lua.RENEW_TURN, ref.mailbox, "", arguments, until)
+        reply = await self._scripts.on_mailbox(lua.RENEW_TURN, ref.mailbox, "", arguments)
         with parsing_write_reply():
             return (int(reply[1]), int(reply[2])) if reply[0] == Verdict.DONE else (0, 0)
 
     @override
-    async def commit(self, result: TurnCommit, until: float | None) -> Outcome:
+    async def commit(self, result: TurnCommit) -> Outcome:
         ref, encoded = result.ref, result.encoded
         scope, key = ref.mailbox
         set_due = partial(self._scripts.set_due, ref.inbox, ref.mailbox, ref.index_score)
@@ -325,13 +331,11 @@ class RedisInbox(InboxBackend):
             keep_ms=self._keep_ms,
         )
         try:
-            reply = await self._scripts.on_mailbox(
-                lua.COMMIT_TURN, ref.mailbox, "", arguments, until
-            )
+            reply = await self._scripts.on_mailbox(lua.COMMIT_TURN, ref.mailbox, "", arguments)
         except DurabilityError:  # the turn is over, and messages may be left
             if result.ends:
                 with suppress(*_TRANSIENT):
-                    await set_due(0, until)
+                    await set_due(0)
             raise
         if _first(reply) != Verdict.DONE:
             return outcome_of(key, reply)
@@ -339,19 +343,20 @@ class RedisInbox(InboxBackend):
         with parsing_write_reply():
             is_empty = reply[4] == b"0"
         if len(reply) > 5:  # the session waits
-            await self._waits.extend_index(scope, key, reply[5:], gone=result.removes, until=until)
+            await self._backend.waits.call(self._scripts.until).extend_index(
+                scope, key, reply[5:], gone=result.removes
+            )
         if result.ends:
             delay_ms = "" if is_empty else 0
             with suppress(*_TRANSIENT):
-                await set_due(delay_ms, until)
+                await set_due(delay_ms)
         return outcome
 
     @override
-    async def release(self, ref: TurnRef, backoff_ms: int | None, until: float | None) -> bool:
+    async def release(self, ref: TurnRef, backoff_ms: int | None) -> bool:
         return await self._release(
             ref.inbox,
             ref.mailbox,
-            until,
             turn_fence=ref.fence,
             backoff_ms=backoff_ms,
             score=ref.index_score,
@@ -361,7 +366,6 @@ class RedisInbox(InboxBackend):
         self,
         inbox: str,
         mailbox: MailboxRef,
-        until: float | None,
         *,
         turn_fence: int | None = None,
         attempt: str = "",
@@ -370,25 +374,27 @@ class RedisInbox(InboxBackend):
     ) -> bool:
         arguments = lua.release_turn_arguments(turn_fence, attempt, backoff_ms, self._keep_ms)
         reply = await self._scripts.on_mailbox(
-            lua.RELEASE_TURN, mailbox, "", arguments, until, ends=attempt
+            lua.RELEASE_TURN, mailbox, "", arguments, ends=attempt
         )
         if not _is_done(reply):
             return False
         with parsing_write_reply():
             delay_ms = "" if reply[1] == b"0" else backoff_ms or 0
         with suppress(*_TRANSIENT):
-            await self._scripts.set_due(inbox, mailbox, score, delay_ms, until)
+            await self._scripts.set_due(inbox, mailbox, score, delay_ms)
         return True
 
     @override
-    async def size(self, inbox: str, until: float | None) -> InboxSize:
+    async def size(self, inbox: str) -> InboxSize:
         index = self._names.inbox_index(inbox)
         try:
             sessions, (secs, us) = await self._client.read_many(
-                [("ZCARD", index), ("TIME",)], key=index, until=until
+                [("ZCARD", index), ("TIME",)], key=index, until=self._scripts.until
             )
             now_ms = f"{int(secs) * 1000 + int(us) / 1000:.3f}"
-            due = await self._client.read("ZCOUNT", index, "-inf", now_ms, key=index, until=until)
+            due = await self._client.read(
+                "ZCOUNT", index, "-inf", now_ms, key=index, until=self._scripts.until
+            )
             return InboxSize(int(sessions), min(int(sessions), int(due)))
         except ForeignValueError:
             raise wrong_type_of("an inbox's index") from None
@@ -398,15 +404,7 @@ class RedisInbox(InboxBackend):
     # --- dead letters ------------------------------------------------------------------------
 
     @override
-    async def dead_letters(
-        self, inbox: str, dead_ms: int, position: object | None
-    ) -> tuple[Sequence[StoredDeadLetter], object | None]:
-        return await read_dead_letters(self._client, self._names, inbox, dead_ms, position)
-
-    @override
-    async def replay(
-        self, inbox: str, mail: StoredDeadLetter, dead_ms: int, most: int, until: float | None
-    ) -> Outcome:
+    async def replay(self, inbox: str, mail: StoredDeadLetter, dead_ms: int, most: int) -> Outcome:
         message = encode_new(mail.message.owner, mail.message.event_id, mail.message.payload)
         arguments = lua.replay_dead_letter_arguments(
             encode_dead_letter(mail),
@@ -416,17 +414,15 @@ class RedisInbox(InboxBackend):
             message_limit=most,
             keep_ms=self._keep_ms,
         )
-        reply = await self._enqueue(
-            lua.REPLAY_DEAD_LETTER, inbox, mail.mailbox, ":dead", arguments, until=until
-        )
+        reply = await self._enqueue(lua.REPLAY_DEAD_LETTER, inbox, mail.mailbox, ":dead", arguments)
         with parsing_write_reply():
             return Outcome(Verdict(reply[0]))
 
     @override
-    async def discard(self, mail: StoredDeadLetter, until: float | None) -> bool:
+    async def discard(self, mail: StoredDeadLetter) -> bool:
         arguments = lua.discard_dead_letter_arguments(encode_dead_letter(mail), self._keep_ms)
         reply = await self._scripts.on_mailbox(
-            lua.DISCARD_DEAD_LETTER, mail.mailbox, ":dead", arguments, until
+            lua.DISCARD_DEAD_LETTER, mail.mailbox, ":dead", arguments
         )
         return _is_done(reply)
 
@@ -434,31 +430,21 @@ class RedisInbox(InboxBackend):
 
     @override
     async def store_early(
-        self,
-        queue: EarlyEventQueue,
-        event_id: str,
-        payload: bytes,
-        events: EventMemory,
-        until: float | None,
+        self, queue: EarlyEventQueue, event_id: str, payload: bytes, events: EventMemory
     ) -> Outcome:
-        return await self._early_events.store(queue, event_id, payload, events, until)
+        return await self._early_events.store(queue, event_id, payload, events)
 
     @override
     async def assign_early(
-        self,
-        queue: EarlyEventQueue,
-        key: SessionKey,
-        gone: str,
-        events: EventMemory,
-        until: float | None,
+        self, queue: EarlyEventQueue, key: SessionKey, gone: str, events: EventMemory
     ) -> Sequence[tuple[SessionKey, StoredMessage]]:
-        return await self._early_events.assign(queue, key, gone, events, until)
+        return await self._early_events.assign(queue, key, gone, events)
 
     @override
     async def delete_early(
-        self, queue: EarlyEventQueue, key: SessionKey, message: StoredMessage, until: float | None
+        self, queue: EarlyEventQueue, key: SessionKey, message: StoredMessage
     ) -> None:
-        await self._early_events.delete(queue, key, message, until)
+        await self._early_events.delete(queue, key, message)
 
 
 def _first(reply: Reply) -> int:

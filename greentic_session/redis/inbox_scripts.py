@@ -20,15 +20,17 @@ __all__ = ["InboxScripts", "topic_of"]
 
 
 class InboxScripts:
-    """Runs each script in one slot.
+    """Runs each script in one slot, by one deadline.
 
     :param client: of the store.
     :param names: of the store.
+    :ivar until: the deadline.
     """
 
-    def __init__(self, client: RedisClient, names: KeyNames) -> None:
+    def __init__(self, client: RedisClient, names: KeyNames, until: float) -> None:
         self._client: Final = client
         self._names: Final = names
+        self.until: Final = until
 
     async def set_due(
         self,
@@ -36,7 +38,6 @@ class InboxScripts:
         mailbox: MailboxRef,
         known_score: str | bytes,
         delay_ms: Argument,
-        until: float | None,
         *,
         pending_token: str = "",
         notifies: bool = True,
@@ -59,7 +60,7 @@ class InboxScripts:
         # A server that has the message also has what was written before: the pending entry.
         skips_acks = not pending_token or not self._client.confirms_apart
         await self.on_index(
-            INDEX_SET_DUE, self._names.inbox_index(inbox), arguments, until, skips_acks=skips_acks
+            INDEX_SET_DUE, self._names.inbox_index(inbox), arguments, skips_acks=skips_acks
         )
 
     async def on_index(
@@ -67,7 +68,6 @@ class InboxScripts:
         script: Script,
         name: str,
         arguments: Arguments,
-        until: float | None,
         *,
         skips_acks: bool = True,
         grants: str = "",
@@ -83,7 +83,7 @@ class InboxScripts:
                 script,
                 (name,),
                 arguments,
-                until=until,
+                until=self.until,
                 skips_acks=skips_acks,
                 grants=grants,
                 ends=ends,
@@ -97,7 +97,6 @@ class InboxScripts:
         mailbox: MailboxRef,
         suffix: str,
         arguments: Arguments,
-        until: float | None,
         *,
         grants: str = "",
         ends: str = "",
@@ -118,7 +117,7 @@ class InboxScripts:
                 script,
                 names,
                 (mailbox.scope, *arguments),
-                until=until,
+                until=self.until,
                 # If a release is lost with its server, the lease ends at its time.
                 skips_acks=script is RELEASE_TURN,
                 grants=grants,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final, final
 
 from .._compat import override
 from .._core.fencing import FencingCounter
-from ..abc.locks import LockBackend, LockOutcome, LockRef, LockRequest, LockState
+from ..abc.locks import LockBackend, LockCall, LockOutcome, LockRef, LockRequest, LockState
 from ..abc.records import DONE, Verdict
 from .replies import clock_ms, parsing_read_reply, parsing_write_reply, wrong_type_of
 from .scripts.locks import (
@@ -34,7 +34,7 @@ __all__ = ["RedisLocks"]
 
 @final
 class RedisLocks(LockBackend):
-    """Runs each step on a lock as one script in the slot of the key's session.
+    """Makes calls on the locks of a store.
 
     :param client: of the store.
     :param names: of the store.
@@ -50,11 +50,34 @@ class RedisLocks(LockBackend):
         self._fencing: Final = FencingCounter()
 
     @override
-    def deadline(self) -> float:
-        return self._client.deadline()
+    def call(self) -> RedisLockCall:
+        return RedisLockCall(self._client, self._names, self._fencing, self._client.deadline())
 
     @override
-    async def acquire(self, request: LockRequest, until: float | None) -> LockOutcome:
+    def subscribe(self, token: str) -> AbstractAsyncContextManager[Subscription]:
+        return self._notifications.subscribe(token)
+
+
+@final
+class RedisLockCall(LockCall):
+    """Runs each step on a lock as one script in the slot of the key's session.
+
+    :param client: of the store.
+    :param names: of the store.
+    :param fencing: of the store's locks.
+    :param until: the deadline of the call.
+    """
+
+    def __init__(
+        self, client: RedisClient, names: KeyNames, fencing: FencingCounter, until: float
+    ) -> None:
+        self._client: Final = client
+        self._names: Final = names
+        self._fencing: Final = fencing
+        self._until: Final = until
+
+    @override
+    async def acquire(self, request: LockRequest) -> LockOutcome:
         arguments = acquire_lock_arguments(
             token=request.ref.token,
             name=request.name,
@@ -63,7 +86,7 @@ class RedisLocks(LockBackend):
             queues=request.queues,
             fence_floor=self._fencing.last,
         )
-        verdict, *rest = await self._run(ACQUIRE_LOCK, request.ref, arguments, until)
+        verdict, *rest = await self._run(ACQUIRE_LOCK, request.ref, arguments)
         with parsing_write_reply():
             if verdict is not DONE:
                 lease_ms, left_ms = rest
@@ -74,9 +97,9 @@ class RedisLocks(LockBackend):
         return outcome
 
     @override
-    async def renew(self, ref: LockRef, lease_ms: int, until: float | None) -> LockOutcome:
+    async def renew(self, ref: LockRef, lease_ms: int) -> LockOutcome:
         arguments = renew_lock_arguments(ref.token, lease_ms)
-        verdict, *rest = await self._run(RENEW_LOCK, ref, arguments, until)
+        verdict, *rest = await self._run(RENEW_LOCK, ref, arguments)
         with parsing_write_reply():
             if verdict is not DONE:
                 return LockOutcome(verdict)
@@ -84,21 +107,21 @@ class RedisLocks(LockBackend):
             return LockOutcome(DONE, 0, clock_ms(lease_ms), left_ms)
 
     @override
-    async def release(self, ref: LockRef, lease_ms: int, until: float | None) -> bool:
+    async def release(self, ref: LockRef, lease_ms: int) -> bool:
         arguments = release_lock_arguments(
             ref.token, known_lease_end=lease_ms, channel_prefix=self._names.channel("")
         )
-        verdict, *_ = await self._run(RELEASE_LOCK, ref, arguments, until)
+        verdict, *_ = await self._run(RELEASE_LOCK, ref, arguments)
         return verdict is DONE
 
     @override
-    async def holder(self, scope: str, key: SessionKey, until: float | None) -> LockState | None:
+    async def holder(self, scope: str, key: SessionKey) -> LockState | None:
         name = self._names.lock(scope, key)
         try:
             reply = await self._client.read_many(
                 [("HMGET", name, "name", "fence", "lease", "by"), ("TIME",)],
                 key=name,
-                until=until,
+                until=self._until,
             )
         except ForeignValueError:
             raise wrong_type_of("a lock") from None
@@ -109,19 +132,15 @@ class RedisLocks(LockBackend):
                 return None
             return LockState((held_by or b"").decode(), int(fence or 0), lease_ms)
 
-    @override
-    def subscribe(self, token: str) -> AbstractAsyncContextManager[Subscription]:
-        return self._notifications.subscribe(token)
-
     async def _run(
-        self, script: Script, ref: LockRef, arguments: Arguments, until: float | None
+        self, script: Script, ref: LockRef, arguments: Arguments
     ) -> tuple[Verdict, *tuple[int, ...]]:
         try:
             reply = await self._client.run(
                 script,
                 self._names.lock_keys(ref.scope, ref.key),
                 arguments,
-                until=until,
+                until=self._until,
                 # If a release is lost with its server, the lease or the queue position lapses.
                 skips_acks=script is RELEASE_LOCK,
                 grants=ref.token if script is ACQUIRE_LOCK else "",

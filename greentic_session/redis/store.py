@@ -354,9 +354,8 @@ class RedisSessionStore(
             return Outcome(Verdict.DONE, expected.value + 1, expected.incarnation, reply)
         outcome = outcome_of(key, reply)
         if len(reply) > _TOKEN_REPLY:  # the session waits
-            await self._waits.extend_index(
-                scope, key, reply[_TOKEN_REPLY:], gone=script is DELETE, until=until
-            )
+            call = self._waits.call(until)
+            await call.extend_index(scope, key, reply[_TOKEN_REPLY:], gone=script is DELETE)
         return outcome
 
 

@@ -24,6 +24,7 @@ from ..abc.waits import (
     Registration,
     SeenEvent,
     WaitBackend,
+    WaitCall,
     WaitOutcome,
     WaitOwner,
     WaitStatus,
@@ -83,7 +84,7 @@ _DEFAULTS: Final = (b"0", b"", b"0", b"0", b"")
 
 @final
 class RedisWaits(WaitBackend):
-    """Runs the steps of waits, each one script in one slot.
+    """Makes calls on the waits of a store.
 
     :param client: of the store.
     :param names: of the store.
@@ -97,17 +98,51 @@ class RedisWaits(WaitBackend):
         self._fencing: Final = FencingCounter()
 
     @override
-    def deadline(self) -> float:
-        return self._client.deadline()
+    def call(self, until: float | None = None) -> RedisWaitCall:
+        """As :meth:`WaitBackend.call`.
+
+        :param until: the deadline, if it counts from an earlier time.
+        """
+        until = self._client.deadline() if until is None else until
+        return RedisWaitCall(self._client, self._names, self._grace_ms, self._fencing, until)
+
+    @override
+    async def list_keys(
+        self, scope: str, position: object | None
+    ) -> tuple[Sequence[SessionKey], object | None]:
+        found, following = await self._client.scan(
+            self._names.pattern(scope), _KEYS_PER_PAGE, cast("ScanPosition | None", position)
+        )
+        return [self._names.key_of(scope, name) for name in found], following
+
+
+@final
+class RedisWaitCall(WaitCall):
+    """Runs the steps of waits, each one script in one slot.
+
+    :param client: of the store.
+    :param names: of the store.
+    :param grace_ms: longer than any call may be under way, in milliseconds.
+    :param fencing: of the store's waits.
+    :param until: the deadline of the call.
+    """
+
+    def __init__(
+        self,
+        client: RedisClient,
+        names: KeyNames,
+        grace_ms: int,
+        fencing: FencingCounter,
+        until: float,
+    ) -> None:
+        self._client: Final = client
+        self._names: Final = names
+        self._grace_ms: Final = grace_ms
+        self._fencing: Final = fencing
+        self._until: Final = until
 
     async def extend_index(
-        self,
-        scope: str,
-        key: SessionKey,
-        parts: Sequence[bytes],
-        *,
-        gone: bool,
-        until: float | None,
+        self, scope: str, key: SessionKey, parts: Sequence[bytes], *, gone: bool
     ) -> None:
         """Update the index after a plain write to a session that waits.
 
@@ -115,7 +150,6 @@ class RedisWaits(WaitBackend):
 
         :param parts: of the script's reply, after the token.
         :param gone: whether the session was deleted. If not, its lifetime may have changed.
-        :param until: the deadline of the write.
         """
         with suppress(ValueError):  # fields of another writer name no index
             scope_hash, owner, number = (part.decode() for part in parts)
@@ -123,9 +157,9 @@ class RedisWaits(WaitBackend):
                 change = IndexChange(removals=(IndexRemoval(scope_hash, key, int(number)),))
             else:
                 change = IndexChange(upsert=IndexUpsert(scope_hash, key, 0, int(number)))
-            await self._repair(WaitOwner(scope, owner), change, until)
+            await self._repair(WaitOwner(scope, owner), change)
 
-    async def _extend(self, ref: ClaimRef, parts: Sequence[bytes], until: float | None) -> None:
+    async def _extend(self, ref: ClaimRef, parts: Sequence[bytes]) -> None:
         """Let the index live as long as a record whose lifetime a step prolonged.
 
         :param parts: since when the session waits, its reply scope, and when its record expires.
@@ -136,20 +170,16 @@ class RedisWaits(WaitBackend):
         # Only a registration creates the entry. Because this step may arrive after the wait ended.
         entry = IndexUpsert(parts[1].decode(), ref.key, 0, int(parts[2]))
         change = IndexChange(upsert=entry)
-        await self._repair(WaitOwner(ref.scope, ref.owner), change, until)
+        await self._repair(WaitOwner(ref.scope, ref.owner), change)
 
-    async def _repair(
-        self, wait_owner: WaitOwner, change: IndexChange, until: float | None
-    ) -> None:
+    async def _repair(self, wait_owner: WaitOwner, change: IndexChange) -> None:
         with suppress(StoreUnavailableError, OutcomeUnknownError):
-            await self.update_index(wait_owner, change, _NO_EVENTS, until)
+            await self.update_index(wait_owner, change, _NO_EVENTS)
 
     # --- on a record -------------------------------------------------------------------------
 
     @override
-    async def register(
-        self, registration: Registration, events: EventMemory, until: float | None
-    ) -> WaitOutcome:
+    async def register(self, registration: Registration, events: EventMemory) -> WaitOutcome:
         encoded, expected, scope_hash, event, floor_us = registration
         arguments = register_arguments(
             new_owner=encoded.owner,
@@ -164,13 +194,11 @@ class RedisWaits(WaitBackend):
             event_limit=events.most,
             event_ttl_ms=events.ttl_ms,
         )
-        reply = await self._run(REGISTER, encoded.scope, encoded.key, arguments, until=until)
+        reply = await self._run(REGISTER, encoded.scope, encoded.key, arguments)
         return _written(encoded.key, reply)
 
     @override
-    async def claim(
-        self, request: ClaimRequest, events: EventMemory, until: float | None
-    ) -> WaitOutcome:
+    async def claim(self, request: ClaimRequest, events: EventMemory) -> WaitOutcome:
         key = request.key
         arguments = claim_arguments(
             expected_owner=request.owner,
@@ -181,9 +209,7 @@ class RedisWaits(WaitBackend):
             event_ttl_ms=events.ttl_ms,
             fencing_floor=self._fencing.last,
         )
-        reply = await self._run(
-            CLAIM, request.scope, key, arguments, until=until, grants=request.attempt
-        )
+        reply = await self._run(CLAIM, request.scope, key, arguments, grants=request.attempt)
         with parsing_write_reply():
             verdict = Verdict(reply[0])
             if verdict is Verdict.CLAIMED:
@@ -211,24 +237,22 @@ class RedisWaits(WaitBackend):
         self._fencing.observe(outcome.fence)
         if outcome.ttl_ms:
             ref = ClaimRef(request.scope, key, request.owner, outcome.fence)
-            await self._extend(ref, reply[9:], until)
+            await self._extend(ref, reply[9:])
         return outcome
 
     @override
-    async def renew(self, ref: ClaimRef, lease_ms: int, until: float | None) -> WaitOutcome:
+    async def renew(self, ref: ClaimRef, lease_ms: int) -> WaitOutcome:
         arguments = renew_claim_arguments(ref.fence, lease_ms)
-        reply = await self._run(RENEW_CLAIM, ref.scope, ref.key, arguments, until=until)
+        reply = await self._run(RENEW_CLAIM, ref.scope, ref.key, arguments)
         with parsing_write_reply():
             if reply[0] != Verdict.DONE:
                 return WaitOutcome(Verdict(reply[0]))
             outcome = WaitOutcome(Verdict.DONE, lease_ms=int(reply[1]), left_ms=int(reply[2]))
-        await self._extend(ref, reply[3:], until)
+        await self._extend(ref, reply[3:])
         return outcome
 
     @override
-    async def end_claim(
-        self, ending: ClaimEnding, events: EventMemory, until: float | None
-    ) -> WaitOutcome:
+    async def end_claim(self, ending: ClaimEnding, events: EventMemory) -> WaitOutcome:
         ref, how, encoded, expected, event, scope_hash, floor_us = ending
         arguments = end_claim_arguments(
             new_owner=ref.owner if encoded is None else encoded.owner,
@@ -245,37 +269,29 @@ class RedisWaits(WaitBackend):
             event_ttl_ms=events.ttl_ms,
             tombstone_ms=self._grace_ms,
         )
-        reply = await self._run(END_CLAIM, ref.scope, ref.key, arguments, until=until)
+        reply = await self._run(END_CLAIM, ref.scope, ref.key, arguments)
         if how is EndingMode.SAVE:
-            await self._extend(ref, reply[4:], until)
+            await self._extend(ref, reply[4:])
         return _written(ref.key, reply[:5])
 
     @override
-    async def release(self, ref: ClaimRef, attempt: str, until: float | None) -> WaitOutcome:
+    async def release(self, ref: ClaimRef, attempt: str) -> WaitOutcome:
         arguments = release_claim_arguments(ref.fence, attempt)
-        reply = await self._run(
-            RELEASE_CLAIM, ref.scope, ref.key, arguments, until=until, ends=attempt
-        )
-        await self._extend(ref, reply[4:], until)
+        reply = await self._run(RELEASE_CLAIM, ref.scope, ref.key, arguments, ends=attempt)
+        await self._extend(ref, reply[4:])
         return _written(ref.key, reply[:4])
 
     @override
-    async def supersede(
-        self, scope: str, key: SessionKey, scope_hash: str, since_us: int, until: float | None
-    ) -> None:
-        await self._run(
-            SUPERSEDE, scope, key, supersede_arguments(scope_hash, since_us), until=until
-        )
+    async def supersede(self, scope: str, key: SessionKey, scope_hash: str, since_us: int) -> None:
+        await self._run(SUPERSEDE, scope, key, supersede_arguments(scope_hash, since_us))
 
     @override
-    async def events_of(
-        self, scope: str, keys: Sequence[SessionKey], until: float | None
-    ) -> Sequence[SeenEvent]:
+    async def events_of(self, scope: str, keys: Sequence[SessionKey]) -> Sequence[SeenEvent]:
         records = (self._names.record(scope, key) for key in keys)
         try:
             replies: list[Reply] = await self._client.read_each(
                 [("ZRANGE", self._names.events(name), 0, -1, "WITHSCORES") for name in records],
-                until=until,
+                until=self._until,
             )
         except ForeignValueError as error:
             raise wrong_type(keys[error.index]) from None
@@ -283,45 +299,29 @@ class RedisWaits(WaitBackend):
             return [event for reply in replies for event in _events(reply)]
 
     @override
-    async def clear(
-        self, scope: str, key: SessionKey, owner: str, scope_hash: str, until: float | None
-    ) -> WaitOutcome:
+    async def clear(self, scope: str, key: SessionKey, owner: str, scope_hash: str) -> WaitOutcome:
         arguments = clear_arguments(owner, scope_hash, self._grace_ms)
-        reply = await self._run(CLEAR, scope, key, arguments, until=until)
+        reply = await self._run(CLEAR, scope, key, arguments)
         return _written(key, reply)
 
     @override
     async def read_status(
-        self, scope: str, keys: Sequence[SessionKey], until: float | None
+        self, scope: str, keys: Sequence[SessionKey]
     ) -> Sequence[WaitStatus | None]:
         try:
             replies: list[Reply] = await self._client.read_each(
                 [("HMGET", self._names.record(scope, key), *_STATUS_FIELDS) for key in keys],
-                until=until,
+                until=self._until,
             )
         except ForeignValueError as error:
             raise wrong_type(keys[error.index]) from None
         return [_status_of(key, reply) for key, reply in zip(keys, replies, strict=True)]
 
-    @override
-    async def list_keys(
-        self, scope: str, position: object | None
-    ) -> tuple[Sequence[SessionKey], object | None]:
-        found, following = await self._client.scan(
-            self._names.pattern(scope), _KEYS_PER_PAGE, cast("ScanPosition | None", position)
-        )
-        return [self._names.key_of(scope, name) for name in found], following
-
     # --- on an index -------------------------------------------------------------------------
 
     @override
     async def entries(
-        self,
-        wait_owner: WaitOwner,
-        scope_hash: str,
-        event: str,
-        events: EventMemory,
-        until: float | None,
+        self, wait_owner: WaitOwner, scope_hash: str, event: str, events: EventMemory
     ) -> IndexEntries:
         index = self._index(wait_owner)
         try:
@@ -334,7 +334,7 @@ class RedisWaits(WaitBackend):
                         ("TIME",),
                     ],
                     key=index,
-                    until=until,
+                    until=self._until,
                 ),
             )
         except ForeignValueError:
@@ -345,13 +345,11 @@ class RedisWaits(WaitBackend):
             return IndexEntries(_entries(lines or b""), seen)
 
     @override
-    async def all_entries(
-        self, wait_owner: WaitOwner, until: float | None
-    ) -> Sequence[tuple[str, IndexEntry]]:
+    async def all_entries(self, wait_owner: WaitOwner) -> Sequence[tuple[str, IndexEntry]]:
         index = self._index(wait_owner)
         try:
             reply: dict[bytes, bytes] | list[bytes] = await self._client.read(
-                "HGETALL", index, key=index, until=until
+                "HGETALL", index, key=index, until=self._until
             )
         except ForeignValueError:
             raise wrong_type_of("an index of waits") from None
@@ -365,15 +363,10 @@ class RedisWaits(WaitBackend):
 
     @override
     async def index_intent(
-        self,
-        wait_owner: WaitOwner,
-        scope_hash: str,
-        key: SessionKey,
-        ttl_ms: int,
-        until: float | None,
+        self, wait_owner: WaitOwner, scope_hash: str, key: SessionKey, ttl_ms: int
     ) -> IndexIntent:
         reply = await self._run_on_index(
-            INDEX_INTENT, wait_owner, index_intent_arguments(scope_hash, key, ttl_ms), until=until
+            INDEX_INTENT, wait_owner, index_intent_arguments(scope_hash, key, ttl_ms)
         )
         with parsing_write_reply():
             others = [
@@ -384,7 +377,7 @@ class RedisWaits(WaitBackend):
 
     @override
     async def update_index(
-        self, wait_owner: WaitOwner, change: IndexChange, events: EventMemory, until: float | None
+        self, wait_owner: WaitOwner, change: IndexChange, events: EventMemory
     ) -> None:
         upsert = change.upsert or _NO_UPSERT
         arguments = update_index_arguments(
@@ -398,7 +391,7 @@ class RedisWaits(WaitBackend):
             removals=change.removals,
             events=change.events,
         )
-        await self._run_on_index(UPDATE_INDEX, wait_owner, arguments, until=until)
+        await self._run_on_index(UPDATE_INDEX, wait_owner, arguments)
 
     # --- shared steps ------------------------------------------------------------------------
 
@@ -414,7 +407,6 @@ class RedisWaits(WaitBackend):
         key: str,
         arguments: Arguments,
         *,
-        until: float | None,
         grants: str = "",
         ends: str = "",
     ) -> Reply:
@@ -422,24 +414,19 @@ class RedisWaits(WaitBackend):
         names = record, self._names.lookup(key), self._names.events(record)
         try:
             return await self._client.run(
-                script, names, (scope, *arguments), until=until, grants=grants, ends=ends
+                script, names, (scope, *arguments), until=self._until, grants=grants, ends=ends
             )
         except ForeignValueError:
             raise wrong_type(key) from None
 
     async def _run_on_index(
-        self,
-        script: Script,
-        wait_owner: WaitOwner,
-        arguments: Arguments,
-        *,
-        until: float | None,
+        self, script: Script, wait_owner: WaitOwner, arguments: Arguments
     ) -> Reply:
         index = self._index(wait_owner)
         names = index, self._names.events(index)
         try:
             parts = (self._grace_ms, *arguments)
-            return await self._client.run(script, names, parts, until=until, skips_acks=True)
+            return await self._client.run(script, names, parts, until=self._until, skips_acks=True)
         except ForeignValueError:
             raise wrong_type_of("an index of waits") from None
 

@@ -15,10 +15,11 @@ from .arguments import hash_of, with_ttl
 from .index import WaitAddress, WaitIndex
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from datetime import datetime, timedelta
 
     from .._core.encoding import SessionEncoder
-    from ..abc.waits import WaitOutcome
+    from ..abc.waits import EventMemory, WaitBackend, WaitOutcome
 
 __all__ = ["Claim", "ClaimTerms"]
 
@@ -26,6 +27,9 @@ __all__ = ["Claim", "ClaimTerms"]
 class ClaimTerms(NamedTuple):
     """The arguments of a claim.
 
+    :ivar backend: of the store.
+    :ivar events: how long completed events are known.
+    :ivar check_open: raises :class:`StoreUnavailableError` if the store was closed.
     :ivar address: where the session waited.
     :ivar ref: the claim, as the record knows it.
     :ivar event_id: the event, as the caller names it.
@@ -34,6 +38,9 @@ class ClaimTerms(NamedTuple):
     :ivar sent_at: when the claim was sent, on the event loop's clock.
     """
 
+    backend: WaitBackend
+    events: EventMemory
+    check_open: Callable[[], None]
     address: WaitAddress
     ref: ClaimRef
     event_id: str | None
@@ -62,13 +69,9 @@ class Claim(LeaseHandle, Generic[C]):
     _KIND: ClassVar[str] = "claimed wait"
     _SUBJECT: ClassVar[str] = "the turn"
 
-    def __init__(
-        self, index: WaitIndex, encoder: SessionEncoder[C], terms: ClaimTerms, outcome: WaitOutcome
-    ) -> None:
+    def __init__(self, terms: ClaimTerms, encoder: SessionEncoder[C], outcome: WaitOutcome) -> None:
         end = LeaseEnd(outcome.lease_ms, outcome.left_ms)
-        super().__init__(index.check_open, terms.lease_ms, end, terms.sent_at)
-        self._backend: Final = index.backend
-        self._index: Final = index
+        super().__init__(terms.check_open, terms.lease_ms, end, terms.sent_at)
         self._encoder: Final = encoder
         self._terms: Final = terms
         self._since_us: Final = outcome.since_us
@@ -126,11 +129,7 @@ class Claim(LeaseHandle, Generic[C]):
         :raises PayloadTooLargeError: over the store's limit.
         """
         self._require_held()
-        encoded = self._encode(session)
-        until = self._backend.deadline()
-        outcome = await self._end(EndingMode.COMPLETE, encoded, until)
-        await self._leave(outcome, until)
-        return outcome.token
+        return (await self._end(EndingMode.COMPLETE, self._encode(session))).token
 
     async def wait_again(
         self,
@@ -152,7 +151,7 @@ class Claim(LeaseHandle, Generic[C]):
         address = self._terms.address
         if scope is not None:
             address = WaitAddress(address.wait_owner, hash_of(scope))
-        until = self._backend.deadline()
+        index = self._index()
         expected = self._cas
 
         async def write(floor_us: int) -> WaitOutcome:
@@ -165,7 +164,7 @@ class Claim(LeaseHandle, Generic[C]):
                 scope_hash=address.scope_hash,
                 floor_us=floor_us,
             )
-            return await self._backend.end_claim(ending, self._index.events, until)
+            return await index.call.end_claim(ending, self._terms.events)
 
         left = (
             ()
@@ -173,9 +172,7 @@ class Claim(LeaseHandle, Generic[C]):
             else (IndexRemoval(self._terms.address.scope_hash, self.key, self._since_us),)
         )
         with self._renewer.ending():
-            outcome = await self._index.enter(
-                address, encoded, write, event=self._terms.event, left=left, until=until
-            )
+            outcome = await index.enter(address, encoded, write, event=self._terms.event, left=left)
             self._raise_unless_done(outcome)
             self._renewer.ended = True
         return outcome.token
@@ -187,8 +184,7 @@ class Claim(LeaseHandle, Generic[C]):
         :raises CasConflictError: something else wrote the session meanwhile; the claim goes on.
         """
         self._require_held()
-        until = self._backend.deadline()
-        await self._leave(await self._end(EndingMode.FINISH, None, until), until)
+        await self._end(EndingMode.FINISH, None)
 
     async def save(self, session: Session[C]) -> Cas:
         """Write the session. The claim goes on.
@@ -200,7 +196,7 @@ class Claim(LeaseHandle, Generic[C]):
         # A body that cannot be decoded is not written.
         encoded, body = self._encoder.encode_with_body(session)
         self._check_same(encoded)
-        outcome = await self._end(EndingMode.SAVE, encoded, self._backend.deadline())
+        outcome = await self._end(EndingMode.SAVE, encoded)
         self._session, self._cas = as_versioned(
             self.key, body, outcome.token, encoded.ttl_ms, outcome.at_ms
         )
@@ -227,14 +223,14 @@ class Claim(LeaseHandle, Generic[C]):
 
     @override
     async def _send_renew(self, lease_ms: int) -> LeaseEnd:
-        outcome = await self._backend.renew(self._terms.ref, lease_ms, self._backend.deadline())
+        outcome = await self._terms.backend.call().renew(self._terms.ref, lease_ms)
         self._raise_unless_done(outcome)
         return LeaseEnd(outcome.lease_ms, outcome.left_ms)
 
     @override
     async def _send_release(self) -> bool:
         self._check_open()
-        outcome = await self._backend.release(self._terms.ref, "", self._backend.deadline())
+        outcome = await self._terms.backend.call().release(self._terms.ref, "")
         if outcome.verdict is Verdict.LOST:
             return False
         self._raise_unless_done(outcome)
@@ -253,9 +249,12 @@ class Claim(LeaseHandle, Generic[C]):
         if (encoded.scope, encoded.owner) != self._terms.address.wait_owner:
             raise TenantMismatchError(self.key)
 
-    async def _end(
-        self, how: EndingMode, encoded: EncodedSession | None, until: float | None
-    ) -> WaitOutcome:
+    def _index(self) -> WaitIndex:
+        return WaitIndex(self._terms.backend, self._terms.events)
+
+    async def _end(self, how: EndingMode, encoded: EncodedSession | None) -> WaitOutcome:
+        """End the claim and its wait, or save under it."""
+        index = self._index()
         ends = how is not EndingMode.SAVE
         ending = ClaimEnding(
             ref=self._terms.ref,
@@ -265,14 +264,13 @@ class Claim(LeaseHandle, Generic[C]):
             event=self._terms.event,
         )
         with self._renewer.ending(ends=ends):
-            outcome = await self._backend.end_claim(ending, self._index.events, until)
+            outcome = await index.call.end_claim(ending, self._terms.events)
             self._raise_unless_done(outcome)
             self._renewer.ended = self._renewer.ended or ends
+        if ends:
+            event = SeenEvent(self._terms.event, outcome.at_ms) if self._terms.event else None
+            await index.leave(self._terms.address, self.key, self._since_us, event)
         return outcome
-
-    async def _leave(self, outcome: WaitOutcome, until: float | None) -> None:
-        event = SeenEvent(self._terms.event, outcome.at_ms) if self._terms.event else None
-        await self._index.leave(self._terms.address, self.key, self._since_us, event, until)
 
     def _raise_unless_done(self, outcome: WaitOutcome) -> None:
         if outcome.verdict is Verdict.DONE:

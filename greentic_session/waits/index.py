@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from ..abc.records import EncodedSession
 
-__all__ = ["WaitAddress", "WaitIndex"]
+__all__ = ["WaitAddress", "WaitIndex", "rebuild_index"]
 
 _LOOKUP_ATTEMPTS: Final = 4
 """Lookups of one call when the index changes meanwhile."""
@@ -61,39 +61,37 @@ class WaitAddress(NamedTuple):
 
 @final
 class WaitIndex:
-    """Keeps indexes and records together.
+    """Keeps indexes and records together, in the steps of one verb.
 
-    :ivar backend: the steps it is made of.
-    :ivar events: how long completed events are known.
-    :ivar check_open: raises :class:`StoreUnavailableError` if the store was closed.
+    :param backend: of the store.
+    :param events: how long completed events are known.
+    :ivar call: the steps. Their deadline counts from when this object was made.
     """
 
-    def __init__(
-        self, backend: WaitBackend, events: EventMemory, check_open: Callable[[], None]
-    ) -> None:
-        self.backend: Final = backend
-        self.events: Final = events
-        self.check_open: Final = check_open
+    def __init__(self, backend: WaitBackend, events: EventMemory) -> None:
+        self._backend: Final = backend
+        self._events: Final = events
+        self.call: Final = backend.call()
 
-    async def find(self, address: WaitAddress, until: float | None) -> SessionKey | None:
+    async def find(self, address: WaitAddress) -> SessionKey | None:
         """Return the key of the session that waits there."""
-        key, _ = await self._locate(address, until)
+        key, _ = await self._locate(address)
         return key
 
-    async def is_seen(self, address: WaitAddress, event: str, until: float | None) -> bool:
+    async def is_seen(self, address: WaitAddress, event: str) -> bool:
         """Tell whether the event was completed there."""
-        found = await self.backend.entries(*address, event, self.events, until)
+        found = await self.call.entries(*address, event, self._events)
         if found.seen or not found.entries:
             return found.seen
         # The index may not know all completed events of the sessions.
-        await self._copy_events(address.wait_owner, [entry.key for entry in found.entries], until)
-        return (await self.backend.entries(*address, event, self.events, until)).seen
+        await self._copy_events(address.wait_owner, [entry.key for entry in found.entries])
+        return (await self.call.entries(*address, event, self._events)).seen
 
-    async def find_all(self, wait_owner: WaitOwner, until: float | None) -> list[SessionKey]:
+    async def find_all(self, wait_owner: WaitOwner) -> list[SessionKey]:
         """Return the keys of an owner's sessions that wait, the oldest wait first."""
-        found = await self.backend.all_entries(wait_owner, until)
+        found = await self.call.all_entries(wait_owner)
         keys = list(dict.fromkeys(entry.key for _, entry in found))
-        statuses = await self._read_status(wait_owner.scope, keys, until)
+        statuses = await self._read_status(wait_owner.scope, keys)
         # The record says where a session waits. The index entry may be of another reply scope.
         newest: dict[str, tuple[int, SessionKey]] = {}
         for key, status in statuses.items():
@@ -105,23 +103,14 @@ class WaitIndex:
             for scope_hash, entry in found
             if scope_hash not in newest or newest[scope_hash][1] != entry.key
         ]
-        await self._repair(wait_owner, stale, statuses, until)
+        await self._repair(wait_owner, stale, statuses)
         for scope_hash, entry in found:
             if newest.get(scope_hash, (0, ""))[1] == entry.key:
-                await self._extend(
-                    WaitAddress(wait_owner, scope_hash), entry, statuses[entry.key], until
-                )
+                await self._extend(WaitAddress(wait_owner, scope_hash), entry, statuses[entry.key])
         return [key for _, key in sorted(newest.values())]
 
     async def claim(
-        self,
-        address: WaitAddress,
-        attempt: str,
-        *,
-        is_named: bool,
-        event: str,
-        lease_ms: int,
-        until: float | None,
+        self, address: WaitAddress, attempt: str, *, is_named: bool, event: str, lease_ms: int
     ) -> tuple[WaitOutcome, SessionKey | None]:
         """Claim the wait that is there.
 
@@ -135,7 +124,7 @@ class WaitIndex:
         scope, owner = address.wait_owner
         before: Sequence[IndexEntry] | None = None
         for _ in range(_LOOKUP_ATTEMPTS):
-            found = await self.backend.entries(*address, event, self.events, until)
+            found = await self.call.entries(*address, event, self._events)
             if found.seen:
                 return WaitOutcome(Verdict.SEEN), None
             if not found.entries or found.entries == before:
@@ -143,9 +132,9 @@ class WaitIndex:
             before = found.entries
             key: SessionKey | None = found.entries[0].key
             if len(found.entries) > 1:
-                key, _ = await self._resolve(address, found.entries, until)
+                key, _ = await self._resolve(address, found.entries)
                 # The index now knows the completed events of the superseded sessions.
-                if (await self.backend.entries(*address, event, self.events, until)).seen:
+                if (await self.call.entries(*address, event, self._events)).seen:
                     return WaitOutcome(Verdict.SEEN), None
             if key is None:
                 continue
@@ -158,17 +147,15 @@ class WaitIndex:
                 event=event,
                 lease_ms=lease_ms,
             )
-            outcome = await self._claim(request, until, is_named=is_named)
+            outcome = await self._claim(request, is_named=is_named)
             if outcome.verdict is not Verdict.ABSENT:
                 return outcome, key
-            await self._resolve(address, found.entries, until)  # and look again
+            await self._resolve(address, found.entries)  # and look again
         return WaitOutcome(Verdict.ABSENT), None
 
-    async def _claim(
-        self, request: ClaimRequest, until: float | None, *, is_named: bool
-    ) -> WaitOutcome:
+    async def _claim(self, request: ClaimRequest, *, is_named: bool) -> WaitOutcome:
         try:
-            return await self.backend.claim(request, self.events, until)
+            return await self.call.claim(request, self._events)
         except DecodeError:
             await self._release_attempt(request)
             raise
@@ -183,7 +170,7 @@ class WaitIndex:
         await self.release(ref, request.attempt)
 
     async def release(self, ref: ClaimRef, attempt: str = "") -> None:
-        """Release a claim for a caller that may have been cancelled.
+        """Release a claim for a caller that may have been cancelled, in a call of its own.
 
         If this fails, the claim ends with its lease.
 
@@ -192,24 +179,24 @@ class WaitIndex:
 
         async def release() -> None:
             with suppress(SessionError):
-                await self.backend.release(ref, attempt, self.backend.deadline())
+                await self._backend.call().release(ref, attempt)
 
         await run_to_completion(release, "greentic_session release", RELEASE_SECS)
 
-    async def clear(self, address: WaitAddress, until: float | None) -> bool:
+    async def clear(self, address: WaitAddress) -> bool:
         """Remove the session that waits there."""
         for _ in range(_LOOKUP_ATTEMPTS):
-            key, since_us = await self._locate(address, until)
+            key, since_us = await self._locate(address)
             if key is None:
                 break
             scope, owner = address.wait_owner
             with suppress(*_TRANSIENT):
-                await self._copy_events(address.wait_owner, [key], until)
-            outcome = await self.backend.clear(scope, key, owner, address.scope_hash, until)
+                await self._copy_events(address.wait_owner, [key])
+            outcome = await self.call.clear(scope, key, owner, address.scope_hash)
             if outcome.verdict is Verdict.UNKNOWN:
                 raise error_for(key, outcome)
             if outcome.verdict is Verdict.DONE:
-                await self._remove(address, key, since_us, (), until)
+                await self._remove(address, key, since_us, ())
                 return True
         return False
 
@@ -221,7 +208,6 @@ class WaitIndex:
         *,
         event: str = "",
         left: Sequence[IndexRemoval] = (),
-        until: float | None,
     ) -> WaitOutcome:
         """Let a session wait there, and supersede other sessions that wait there.
 
@@ -232,22 +218,20 @@ class WaitIndex:
         """
         wait_owner, scope_hash = address
         key = SessionKey(encoded.key)
-        intent = await self.backend.index_intent(wait_owner, scope_hash, key, encoded.ttl_ms, until)
+        intent = await self.call.index_intent(wait_owner, scope_hash, key, encoded.ttl_ms)
         others = intent.others
         try:
-            statuses = await self._read_status(
-                wait_owner.scope, [entry.key for entry in others], until
-            )
+            statuses = await self._read_status(wait_owner.scope, [entry.key for entry in others])
             rivals = {k: s for k, s in statuses.items() if s is not None and _waits(s, address)}
             floor_us = max((rival.since_us for rival in rivals.values()), default=0)
             outcome = await write(floor_us)
         except OutcomeUnknownError:
             raise  # the record may need the index entry
         except SessionError:
-            await self._cancel_intent(address, key, intent, until)
+            await self._cancel_intent(address, key, intent)
             raise
         if outcome.verdict is not Verdict.DONE:
-            await self._cancel_intent(address, key, intent, until)
+            await self._cancel_intent(address, key, intent)
             return outcome
         expires_ms = outcome.at_ms + encoded.ttl_ms if encoded.ttl_ms else 0
         retired = [IndexRemoval(scope_hash, entry.key, entry.since_us) for entry in others]
@@ -257,15 +241,13 @@ class WaitIndex:
         # The session waits. If a step below fails, the next reader repairs the index.
         with suppress(*_TRANSIENT):
             for other, rival in rivals.items():
-                await self.backend.supersede(
-                    wait_owner.scope, other, scope_hash, rival.since_us, until
-                )
+                await self.call.supersede(wait_owner.scope, other, scope_hash, rival.since_us)
             # Copy completed events to the index before their index entries are removed.
             forsaken = [entry.key for entry in others]
             if left or outcome.moved_from:
                 forsaken.append(key)
             if forsaken:
-                events += await self.backend.events_of(wait_owner.scope, forsaken, until)
+                events += await self.call.events_of(wait_owner.scope, forsaken)
             if event:
                 events.append(SeenEvent(event, outcome.at_ms))
             change = IndexChange(
@@ -273,16 +255,11 @@ class WaitIndex:
                 removals=(*retired, *left),
                 events=tuple(events),
             )
-            await self.backend.update_index(wait_owner, change, self.events, until)
+            await self.call.update_index(wait_owner, change, self._events)
         return outcome
 
     async def leave(
-        self,
-        address: WaitAddress,
-        key: SessionKey,
-        since_us: int,
-        event: SeenEvent | None,
-        until: float | None,
+        self, address: WaitAddress, key: SessionKey, since_us: int, event: SeenEvent | None
     ) -> None:
         """Remove the index entry of a wait that has ended.
 
@@ -290,61 +267,39 @@ class WaitIndex:
         is the last of them.
         """
         with suppress(*_TRANSIENT):
-            events = list(await self.backend.events_of(address.wait_owner.scope, [key], until))
+            events = list(await self.call.events_of(address.wait_owner.scope, [key]))
             if event is not None:
                 events.append(event)
-            await self._remove(address, key, since_us, events, until)
-
-    async def rebuild(self, scope: str) -> int:
-        """Enter every session of a tenant that waits; return how many."""
-        entered: set[SessionKey] = set()
-        position: object | None = None
-        while True:
-            keys, position = await self.backend.list_keys(scope, position)
-            until = self.backend.deadline()
-            for key, status in (await self._read_status(scope, keys, until)).items():
-                if status is None or not status.scope_hash:
-                    continue
-                until = self.backend.deadline()
-                entry = IndexUpsert(status.scope_hash, key, status.since_us, status.expires_ms)
-                wait_owner = WaitOwner(scope, status.owner)
-                await self.backend.update_index(
-                    wait_owner, IndexChange(upsert=entry), self.events, until
-                )
-                entered.add(key)  # a scan may return a key twice
-            if position is None:
-                return len(entered)
+            await self._remove(address, key, since_us, events)
 
     # --- shared steps ------------------------------------------------------------------------
 
     async def _read_status(
-        self, scope: str, keys: Sequence[SessionKey], until: float | None
+        self, scope: str, keys: Sequence[SessionKey]
     ) -> dict[SessionKey, WaitStatus | None]:
         if not keys:
             return {}
-        return dict(zip(keys, await self.backend.read_status(scope, keys, until), strict=True))
+        return dict(zip(keys, await self.call.read_status(scope, keys), strict=True))
 
-    async def _locate(
-        self, address: WaitAddress, until: float | None
-    ) -> tuple[SessionKey | None, int]:
+    async def _locate(self, address: WaitAddress) -> tuple[SessionKey | None, int]:
         """Return the session that waits there, and since when. Retry when the index changes."""
         before: Sequence[IndexEntry] | None = None
         for _ in range(_LOOKUP_ATTEMPTS):
-            entries = (await self.backend.entries(*address, "", self.events, until)).entries
+            entries = (await self.call.entries(*address, "", self._events)).entries
             if not entries or entries == before:
                 break
             before = entries
-            key, since_us = await self._resolve(address, entries, until)
+            key, since_us = await self._resolve(address, entries)
             if key is not None:
                 return key, since_us
         return None, 0
 
     async def _resolve(
-        self, address: WaitAddress, entries: Sequence[IndexEntry], until: float | None
+        self, address: WaitAddress, entries: Sequence[IndexEntry]
     ) -> tuple[SessionKey | None, int]:
         """Return the session that waits there, and since when. Repair the index."""
         statuses = await self._read_status(
-            address.wait_owner.scope, [entry.key for entry in entries], until
+            address.wait_owner.scope, [entry.key for entry in entries]
         )
         waiting = [
             (status.since_us, key)
@@ -353,18 +308,14 @@ class WaitIndex:
         ]
         since_us, found = max(waiting) if waiting else (0, None)
         stale = [(address.scope_hash, entry) for entry in entries if entry.key != found]
-        await self._repair(address.wait_owner, stale, statuses, until)
+        await self._repair(address.wait_owner, stale, statuses)
         for entry in entries:
             if entry.key == found:
-                await self._extend(address, entry, statuses[entry.key], until)
+                await self._extend(address, entry, statuses[entry.key])
         return found, since_us
 
     async def _extend(
-        self,
-        address: WaitAddress,
-        entry: IndexEntry,
-        status: WaitStatus | None,
-        until: float | None,
+        self, address: WaitAddress, entry: IndexEntry, status: WaitStatus | None
     ) -> None:
         """Extend the lifetime of the index to that of the record, if it is shorter."""
         if status is None or not entry.expires_ms:
@@ -373,25 +324,22 @@ class WaitIndex:
             return
         entered = IndexUpsert(address.scope_hash, entry.key, 0, status.expires_ms)
         with suppress(*_TRANSIENT):
-            await self.backend.update_index(
-                address.wait_owner, IndexChange(upsert=entered), self.events, until
+            await self.call.update_index(
+                address.wait_owner, IndexChange(upsert=entered), self._events
             )
 
-    async def _copy_events(
-        self, wait_owner: WaitOwner, keys: Sequence[SessionKey], until: float | None
-    ) -> None:
+    async def _copy_events(self, wait_owner: WaitOwner, keys: Sequence[SessionKey]) -> None:
         """Copy the completed events of sessions to the index."""
-        events = await self.backend.events_of(wait_owner.scope, keys, until)
+        events = await self.call.events_of(wait_owner.scope, keys)
         if events:
             change = IndexChange(events=tuple(events))
-            await self.backend.update_index(wait_owner, change, self.events, until)
+            await self.call.update_index(wait_owner, change, self._events)
 
     async def _repair(
         self,
         wait_owner: WaitOwner,
         stale: Sequence[tuple[str, IndexEntry]],
         statuses: Mapping[SessionKey, WaitStatus | None],
-        until: float | None,
     ) -> None:
         """Remove stale index entries, and supersede sessions that are not found any more."""
         if not stale:
@@ -400,40 +348,53 @@ class WaitIndex:
             for scope_hash, entry in stale:
                 status = statuses[entry.key]
                 if status is not None and _waits(status, WaitAddress(wait_owner, scope_hash)):
-                    await self.backend.supersede(
-                        wait_owner.scope, entry.key, scope_hash, status.since_us, until
+                    await self.call.supersede(
+                        wait_owner.scope, entry.key, scope_hash, status.since_us
                     )
             keys = list(dict.fromkeys(entry.key for _, entry in stale))
-            events = await self.backend.events_of(wait_owner.scope, keys, until)
+            events = await self.call.events_of(wait_owner.scope, keys)
             retired = tuple(IndexRemoval(at, entry.key, entry.since_us) for at, entry in stale)
             change = IndexChange(removals=retired, events=tuple(events))
-            await self.backend.update_index(wait_owner, change, self.events, until)
+            await self.call.update_index(wait_owner, change, self._events)
 
     async def _remove(
-        self,
-        address: WaitAddress,
-        key: SessionKey,
-        since_us: int,
-        events: Sequence[SeenEvent],
-        until: float | None,
+        self, address: WaitAddress, key: SessionKey, since_us: int, events: Sequence[SeenEvent]
     ) -> None:
         """Remove an index entry, and remember completed events."""
         retired = (IndexRemoval(address.scope_hash, key, since_us),)
         change = IndexChange(removals=retired, events=tuple(events))
         with suppress(*_TRANSIENT):
-            await self.backend.update_index(address.wait_owner, change, self.events, until)
+            await self.call.update_index(address.wait_owner, change, self._events)
 
     async def _cancel_intent(
-        self, address: WaitAddress, key: SessionKey, intent: IndexIntent, until: float | None
+        self, address: WaitAddress, key: SessionKey, intent: IndexIntent
     ) -> None:
         """Cancel an index intent that no record followed."""
         # An entry that existed may be of an earlier call that never confirmed it.
         since_us = INTENT_ONLY if intent.is_new else KEEP_ENTRY
         retired = (IndexRemoval(address.scope_hash, key, since_us, intent.intent_id),)
         with suppress(*_TRANSIENT):
-            await self.backend.update_index(
-                address.wait_owner, IndexChange(removals=retired), self.events, until
+            await self.call.update_index(
+                address.wait_owner, IndexChange(removals=retired), self._events
             )
+
+
+async def rebuild_index(backend: WaitBackend, events: EventMemory, scope: str) -> int:
+    """Enter every session of a tenant that waits; return how many. Each step is a call."""
+    entered: set[SessionKey] = set()
+    position: object | None = None
+    while True:
+        keys, position = await backend.list_keys(scope, position)
+        statuses = await backend.call().read_status(scope, keys) if keys else ()
+        for key, status in dict(zip(keys, statuses, strict=True)).items():
+            if status is None or not status.scope_hash:
+                continue
+            entry = IndexUpsert(status.scope_hash, key, status.since_us, status.expires_ms)
+            change = IndexChange(upsert=entry)
+            await backend.call().update_index(WaitOwner(scope, status.owner), change, events)
+            entered.add(key)  # a scan may return a key twice
+        if position is None:
+            return len(entered)
 
 
 def _waits(status: WaitStatus, address: WaitAddress) -> bool:

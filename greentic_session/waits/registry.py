@@ -29,7 +29,7 @@ from ..model import C, Cas, ReplyScope, Session, SessionKey, TenantCtx, Versione
 from ..store import AsyncSessionStore
 from .arguments import digest_of_attempt, digest_of_event, hash_of, owner_of, presenting, with_ttl
 from .claim import Claim, ClaimTerms
-from .index import WaitAddress, WaitIndex
+from .index import WaitAddress, WaitIndex, rebuild_index
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -76,8 +76,7 @@ class WaitRegistry(Generic[C]):
             raise InvalidInputError("max_events", "expected an int from 1 to 10000")
         self._store: Final = store
         self._backend: Final = given.wait_backend()
-        events = EventMemory(max_events, duration_to_ms(events_ttl, "events_ttl"))
-        self._index: Final = WaitIndex(self._backend, events, store.check_open)
+        self._events: Final = EventMemory(max_events, duration_to_ms(events_ttl, "events_ttl"))
 
     async def register_wait(
         self,
@@ -127,7 +126,7 @@ class WaitRegistry(Generic[C]):
         encoded = self._store.encoder.encode(with_ttl(session, ttl))
         if (encoded.scope, encoded.owner) != wait_owner:
             raise TenantMismatchError(encoded.key)
-        until = self._backend.deadline()
+        index = self._index()
 
         async def write(floor_us: int) -> WaitOutcome:
             registration = Registration(
@@ -137,11 +136,11 @@ class WaitRegistry(Generic[C]):
                 event=event,
                 floor_us=floor_us,
             )
-            return await self._backend.register(registration, self._index.events, until)
+            return await index.call.register(registration, self._events)
 
-        if event and await self._index.is_seen(address, event, until):
+        if event and await index.is_seen(address, event):
             raise DuplicateEventError(event_id or "")
-        outcome = await self._index.enter(address, encoded, write, event=event, until=until)
+        outcome = await index.enter(address, encoded, write, event=event)
         if outcome.verdict is Verdict.DONE:
             return outcome.token
         if outcome.verdict is Verdict.SEEN:
@@ -159,7 +158,7 @@ class WaitRegistry(Generic[C]):
         """
         self._store.check_open()
         address = WaitAddress(owner_of(ctx, user_id), hash_of(scope))
-        return await self._index.find(address, self._backend.deadline())
+        return await self._index().find(address)
 
     async def list_waits_for_user(self, ctx: TenantCtx, user_id: str) -> list[SessionKey]:
         """Return the keys of the user's sessions that wait, claimed or not, the oldest wait first.
@@ -167,7 +166,8 @@ class WaitRegistry(Generic[C]):
         :raises DecodeError: as :meth:`find_wait_by_scope`.
         """
         self._store.check_open()
-        return await self._index.find_all(owner_of(ctx, user_id), self._backend.deadline())
+        wait_owner = owner_of(ctx, user_id)
+        return await self._index().find_all(wait_owner)
 
     async def clear_wait(self, ctx: TenantCtx, user_id: str, scope: ReplyScope) -> bool:
         """Remove the wait and its session, claimed or not.
@@ -177,7 +177,7 @@ class WaitRegistry(Generic[C]):
         """
         self._store.check_open()
         address = WaitAddress(owner_of(ctx, user_id), hash_of(scope))
-        return await self._index.clear(address, self._backend.deadline())
+        return await self._index().clear(address)
 
     async def find_by_user(self, ctx: TenantCtx, user_id: str) -> Versioned[C] | None:
         """Return the user's one session that waits.
@@ -262,13 +262,13 @@ class WaitRegistry(Generic[C]):
         attempt = digest_of_attempt(uuid4().hex if attempt_id is None else attempt_id)
         lease_ms = duration_to_ms(lease, "lease")
         sent_at = anyio.current_time()
-        outcome, key = await self._index.claim(
+        index = self._index()
+        outcome, key = await index.claim(
             address,
             attempt,
             is_named=attempt_id is not None,
             event=event,
             lease_ms=lease_ms,
-            until=self._backend.deadline(),
         )
         if outcome.verdict is Verdict.CLAIMED:
             raise WaitClaimedError(datetime_of(outcome.lease_ms))
@@ -281,6 +281,9 @@ class WaitRegistry(Generic[C]):
         scope_of_record, owner = address.wait_owner
         ref = ClaimRef(scope=scope_of_record, key=key, owner=owner, fence=outcome.fence)
         terms = ClaimTerms(
+            backend=self._backend,
+            events=self._events,
+            check_open=self._store.check_open,
             address=address,
             ref=ref,
             event_id=event_id,
@@ -289,9 +292,9 @@ class WaitRegistry(Generic[C]):
             sent_at=sent_at,
         )
         try:
-            return Claim(self._index, self._store.encoder, terms, outcome)
+            return Claim(terms, self._store.encoder, outcome)
         except DecodeError:
-            await self._index.release(ref)
+            await index.release(ref)
             raise
 
     async def rebuild_index(self, ctx: TenantCtx) -> int:
@@ -304,4 +307,8 @@ class WaitRegistry(Generic[C]):
         :returns: how many waits there are.
         """
         self._store.check_open()
-        return await self._index.rebuild(tenancy.scope_of(ctx))
+        return await rebuild_index(self._backend, self._events, tenancy.scope_of(ctx))
+
+    def _index(self) -> WaitIndex:
+        """Return the index for one verb."""
+        return WaitIndex(self._backend, self._events)

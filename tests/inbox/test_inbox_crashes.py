@@ -51,8 +51,7 @@ class Mortal:
 
 def mortal(at: InboxHarness, steps: int | None, *before: Callable[[], Awaitable[object]]) -> Mortal:
     backend: Any = at.inbox._backend
-    scripts = backend._scripts
-    line = scripts._client = Mortal(scripts._client, steps, *before)
+    line = backend.client = Mortal(backend.client, steps, *before)
     return line
 
 

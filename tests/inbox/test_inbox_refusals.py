@@ -218,8 +218,8 @@ async def test_an_answer_of_another_shape_is_an_error_of_this_library(answer: by
         "finish": WORKING["finish"],
         "dead": OTHERS["dead"],
         "depth": OTHERS["depth"],
-        "keep": lambda at: at.inbox._backend.store_early(place, "e1", b"", memory, None),
-        "assign": lambda at: at.inbox._backend.assign_early(place, KEY, "", memory, None),
+        "keep": lambda at: at.inbox._backend.call().store_early(place, "e1", b"", memory),
+        "assign": lambda at: at.inbox._backend.call().assign_early(place, KEY, "", memory),
     }
     async with answering(answer) as url, store_at(url, deadline=1) as store:
         harness: Any = None  # of none of its servers

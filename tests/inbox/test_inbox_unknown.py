@@ -41,14 +41,13 @@ class Deaf(Mortal):
 
 async def unheard(at: InboxHarness, step: Callable[[], Awaitable[object]]) -> None:
     backend: Any = at.inbox._backend
-    scripts = backend._scripts
-    line = scripts._client
-    scripts._client = Deaf(line, None)
+    line = backend.client
+    backend.client = Deaf(line, None)
     try:
         with pytest.raises(OutcomeUnknownError):
             await step()
     finally:
-        scripts._client = line
+        backend.client = line
 
 
 @pytest.mark.parametrize("state", [True, False], ids=["state", "mail alone"])
@@ -79,18 +78,17 @@ async def test_what_was_taken_unheard_is_given_back_and_was_no_attempt(
 ) -> None:
     """Not by who asked, whose time is up: beside it."""
     backend: Any = at.inbox._backend
-    scripts = backend._scripts
-    line = scripts._client
+    line = backend.client
     await at.admit("e1")
 
     class HearsWhatIsDue(Deaf):
         async def run(self, script: Any, *arguments: Any, **options: Any) -> Any:
             if script is TAKE_TURN:
-                scripts._client = line  # from now on it hears all
+                backend.client = line  # from now on it hears all
                 return await super().run(script, *arguments, **options)
             return await line.run(script, *arguments, **options)
 
-    scripts._client = HearsWhatIsDue(line, None)
+    backend.client = HearsWhatIsDue(line, None)
     with pytest.raises(OutcomeUnknownError):
         await at.is_idle()
     with anyio.fail_after(LEASE / 2):

@@ -72,13 +72,13 @@ class Rig:
         self.failed: list[float] = []
         step = MemoryLocks.acquire
 
-        async def lock(steps: MemoryLocks, bid: LockRequest, until: float | None) -> LockOutcome:
+        async def lock(steps: MemoryLocks, bid: LockRequest) -> LockOutcome:
             failing = self.failing
             if failing is not None and bid.name != "bare":
                 await anyio.sleep(CALL_SECS)
                 self.failed.append(self.secs)
                 raise failing()
-            return await step(steps, bid, until)
+            return await step(steps, bid)
 
         monkeypatch.setattr(MemoryLocks, "acquire", lock)
 
@@ -90,10 +90,10 @@ class Rig:
     async def ask(self, token: str) -> LockOutcome:
         place_ms = round(PLACE_SECS * 1000)
         bid = LockRequest(LockRef("", KEY, token), "bare", FOREVER_MS, place_ms, queues=True)
-        return await self.store.lock_backend().acquire(bid, None)
+        return await self.store.lock_backend().call().acquire(bid)
 
     async def leave(self, token: str) -> None:
-        await self.store.lock_backend().release(LockRef("", KEY, token), 0, None)
+        await self.store.lock_backend().call().release(LockRef("", KEY, token), 0)
 
     async def fail_from(self, secs: float, error: Callable[[], SessionError]) -> None:
         await anyio.sleep_until(self.began_at + secs)

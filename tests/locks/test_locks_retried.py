@@ -382,17 +382,17 @@ class Side:
 
     async def ask(self, token: str, queues: bool) -> tuple[object, int]:
         bid = LockRequest(self._place(token), token, 40_500, 61_000, queues=queues)
-        outcome = await self._backend.acquire(bid, None)
+        outcome = await self._backend.call().acquire(bid)
         if outcome.verdict is DONE and self._fences.get(token) != outcome.fence:
             assert outcome.fence > max(self._fences.values())
             self._fences[token] = outcome.fence
         return outcome.verdict, outcome.left_ms
 
     async def leave(self, token: str) -> bool:
-        return await self._backend.release(self._place(token), 0, None)
+        return await self._backend.call().release(self._place(token), 0)
 
     async def renew(self, token: str) -> object:
-        return (await self._backend.renew(self._place(token), 40_500, None)).verdict
+        return (await self._backend.call().renew(self._place(token), 40_500)).verdict
 
     async def write(self, token: str) -> bool:
         try:
@@ -402,7 +402,7 @@ class Side:
         return True
 
     async def holder(self, _token: str) -> object:
-        found = await self._backend.holder("", KEY, None)
+        found = await self._backend.call().holder("", KEY)
         return found and found.name
 
     async def advance(self, _token: str, secs: float) -> None:

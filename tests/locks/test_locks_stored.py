@@ -45,7 +45,7 @@ class Rig:
     async def ask(self, token: str, *, scope: str = "") -> int:
         """Ask for the lock for 30 s, keeping a place for 50 s; return the fence."""
         bid = LockRequest(LockRef(scope, KEY, token), token, 30_000, 50_000, queues=True)
-        return (await self.backend.acquire(bid, None)).fence
+        return (await self.backend.call().acquire(bid)).fence
 
     async def names(self) -> list[str]:
         start = f"{self.harness.config.namespace}:"
@@ -94,13 +94,13 @@ async def test_a_lock_that_is_waited_for(rig: Rig) -> None:
     assert int(stored["kept"]) >= int(stored["lease"]) + 20_000
     for name in (TENANTS, queue):
         assert await rig.read("PEXPIRETIME", name) == int(stored["kept"]) - 1
-    await rig.backend.release(LockRef("prod/acme", KEY, "holder"), 0, None)
+    await rig.backend.call().release(LockRef("prod/acme", KEY, "holder"), 0)
     left = await rig.hash(TENANTS)
     assert set(left) == {"fence", "lease", "kept", "w:a", "w:b"}
     assert int(left["lease"]) < int(stored["lease"])
     await rig.ask("a", scope="prod/acme")
     assert set(await rig.hash(TENANTS)) == {"fence", "lease", "by", "name", "kept", "w:b"}
-    await rig.backend.release(LockRef("prod/acme", KEY, "b"), 0, None)
+    await rig.backend.call().release(LockRef("prod/acme", KEY, "b"), 0)
     held = await rig.hash(TENANTS)
     assert set(held) == {"fence", "lease", "by", "name"}
     assert await rig.names() == [TENANTS]
@@ -127,8 +127,8 @@ STEPS: Final[dict[str, Callable[[Rig], Awaitable[object]]]] = {
     "hold": lambda rig: rig.locks.hold(KEY).__aenter__(),
     "try_hold": lambda rig: rig.locks.try_hold(KEY).__aenter__(),
     "wait": lambda rig: rig.ask("a"),
-    "renew": lambda rig: rig.backend.renew(LockRef("", KEY, "a"), 1, None),
-    "leave": lambda rig: rig.backend.release(LockRef("", KEY, "a"), 0, None),
+    "renew": lambda rig: rig.backend.call().renew(LockRef("", KEY, "a"), 1),
+    "leave": lambda rig: rig.backend.call().release(LockRef("", KEY, "a"), 0),
     "holder": lambda rig: rig.locks.holder(KEY),
 }
 

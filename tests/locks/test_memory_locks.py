@@ -39,7 +39,7 @@ class Rig:
 
     async def ask(self, token: str) -> LockOutcome:
         bid = LockRequest(LockRef("", KEY, token), token, 30_000, PLACE_MS, queues=True)
-        return await self.store.lock_backend().acquire(bid, None)
+        return await self.store.lock_backend().call().acquire(bid)
 
 
 async def test_a_lock_that_was_given_back_is_open_though_the_clock_is_set_back() -> None:

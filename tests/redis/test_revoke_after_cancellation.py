@@ -136,10 +136,10 @@ async def test_what_was_asked_for_twice_and_comes_late_is_given_back(server: Loc
     ):
         await hold(near, "other")  # so that the server knows the scripts
         assert isinstance(far, SupportsLocks)
-        steps = far.lock_backend()
+        locks = far.lock_backend()
         for _ in range(2):
             with pytest.raises(OutcomeUnknownError):
-                await steps.acquire(bid, steps.deadline())
-        assert await steps.release(bid.ref, 0, steps.deadline()) is False
+                await locks.call().acquire(bid)
+        assert await locks.call().release(bid.ref, 0) is False
         await asyncio.sleep(4.5 * SHORT_SECS)  # it comes no later
         assert await SessionLocks(near).holder(KEY) is None

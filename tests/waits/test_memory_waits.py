@@ -64,18 +64,18 @@ def hold(claim: WaitOutcome) -> ClaimRef:
 
 async def claimed(store: Store, attempt: str = "first") -> WaitOutcome:
     request = ClaimRequest(HOLD.scope, KEY, HOLD.owner, "scope", attempt, "", 30_000)
-    claim = await store._waits.claim(request, MEMORY, None)
+    claim = await store._waits.claim(request, MEMORY)
     assert claim.verdict is Verdict.DONE
     return claim
 
 
 async def settled(store: Store, claim: WaitOutcome, how: EndingMode, ttl_ms: int = 10_000) -> None:
     settlement = ClaimEnding(hold(claim), how, encoded(ttl_ms), claim.token, "event", "scope")
-    assert (await store._waits.end_claim(settlement, MEMORY, None)).verdict is Verdict.DONE
+    assert (await store._waits.end_claim(settlement, MEMORY)).verdict is Verdict.DONE
 
 
 async def displaced(store: Store, claim: WaitOutcome) -> None:
-    await store._waits.supersede(HOLD.scope, KEY, "scope", claim.since_us, None)
+    await store._waits.supersede(HOLD.scope, KEY, "scope", claim.since_us)
 
 
 async def put(store: Store, _: WaitOutcome) -> None:
@@ -86,20 +86,18 @@ async def put(store: Store, _: WaitOutcome) -> None:
 # the end of the lease of thirty while the claim is held.
 LIVES: Final[dict[str, tuple[float, Callable[[Store, WaitOutcome], Awaitable[object]], float]]] = {
     "nothing": (20, lambda _, __: checkpoint(), 40),
-    "renew": (20, lambda store, claim: store._waits.renew(hold(claim), 45_000, None), 75),
-    "renew by less": (20, lambda store, claim: store._waits.renew(hold(claim), 1, None), 40),
-    "renew late": (35, lambda store, claim: store._waits.renew(hold(claim), 30_000, None), 75),
-    "release": (20, lambda store, claim: store._waits.release(hold(claim), "", None), 30),
-    "release late": (35, lambda store, claim: store._waits.release(hold(claim), "", None), 45),
+    "renew": (20, lambda store, claim: store._waits.renew(hold(claim), 45_000), 75),
+    "renew by less": (20, lambda store, claim: store._waits.renew(hold(claim), 1), 40),
+    "renew late": (35, lambda store, claim: store._waits.renew(hold(claim), 30_000), 75),
+    "release": (20, lambda store, claim: store._waits.release(hold(claim), ""), 30),
+    "release late": (35, lambda store, claim: store._waits.release(hold(claim), ""), 45),
     "complete": (20, lambda store, claim: settled(store, claim, EndingMode.COMPLETE), 30),
     "wait": (20, lambda store, claim: settled(store, claim, EndingMode.WAIT), 30),
     "save": (20, lambda store, claim: settled(store, claim, EndingMode.SAVE), 40),
     "save shorter": (20, lambda store, claim: settled(store, claim, EndingMode.SAVE, 5000), 35),
     "pause": (
         20,
-        lambda store, _: store._waits.register(
-            Registration(encoded(), None, "scope"), MEMORY, None
-        ),
+        lambda store, _: store._waits.register(Registration(encoded(), None, "scope"), MEMORY),
         30,
     ),
     "displace": (20, displaced, 40),
@@ -116,7 +114,7 @@ async def test_a_claimed_session_is_swept_when_its_life_ends(
     store: Store, clock: ManualClock, name: str
 ) -> None:
     after_secs, act, ends_secs = LIVES[name]
-    await store._waits.register(Registration(encoded(), None, "scope"), MEMORY, None)
+    await store._waits.register(Registration(encoded(), None, "scope"), MEMORY)
     claim = await claimed(store)
     clock.advance(after_secs)
     assert await store.sweep() == 0
@@ -136,13 +134,13 @@ async def test_a_claimed_session_is_swept_when_its_life_ends(
 @pytest.mark.anyio
 async def test_a_swept_session_takes_its_hint_along(store: Store, clock: ManualClock) -> None:
     whose = WaitOwner(HOLD.scope, HOLD.owner)
-    paused = await store._waits.register(Registration(encoded(), None, "scope"), MEMORY, None)
+    paused = await store._waits.register(Registration(encoded(), None, "scope"), MEMORY)
     entered = IndexUpsert("scope", KEY, paused.since_us, 0)
-    await store._waits.update_index(whose, IndexChange(upsert=entered), MEMORY, None)
+    await store._waits.update_index(whose, IndexChange(upsert=entered), MEMORY)
     await claimed(store)
     clock.advance(39.999)
     assert await store.sweep() == 0
-    assert len(await store._waits.all_entries(whose, None)) == 1
+    assert len(await store._waits.all_entries(whose)) == 1
     clock.advance(0.001)
     assert await store.sweep() == 1
     assert not any(sizes(store))

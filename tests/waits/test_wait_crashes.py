@@ -66,11 +66,13 @@ class Mortal:
         """Die before the step after so many, or halt there; ``None`` is to live on."""
         self._left, self._halts, self.taken = steps, halts, 0
 
-    def __getattr__(self, name: str) -> Any:
-        step = getattr(self._backend, name)
-        if name == "deadline":
-            return step
+    def call(self) -> Any:
+        return MortalCall(self, self._backend.call())
 
+    def __getattr__(self, name: str) -> Any:
+        return self.mortal(getattr(self._backend, name))
+
+    def mortal(self, step: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
         async def take(*arguments: Any) -> Any:
             if self._left is not None:
                 if self._left == 0:
@@ -88,6 +90,15 @@ class Mortal:
         self._left = None
         self.halted.set()
         await self.goes_on.wait()
+
+
+class MortalCall:
+    def __init__(self, worker: Mortal, call: Any) -> None:
+        self._worker = worker
+        self._call = call
+
+    def __getattr__(self, name: str) -> Any:
+        return self._worker.mortal(getattr(self._call, name))
 
 
 class Scene:
@@ -122,7 +133,7 @@ class Scene:
 
     async def standings(self) -> dict[SessionKey, WaitStatus]:
         keys = [self.session(name).key for name in ("form", "rival")]
-        told = await self._backend.read_status("default/acme", keys, self._backend.deadline())
+        told = await self._backend.call().read_status("default/acme", keys)
         return {key: one for key, one in zip(keys, told, strict=True) if one is not None}
 
     async def assert_agreed(self) -> None:
@@ -148,7 +159,7 @@ class Scene:
         waiting = {
             (one.scope_hash, key) for key, one in (await self.standings()).items() if one.scope_hash
         }
-        hints = await self._backend.all_entries(whose, self._backend.deadline())
+        hints = await self._backend.call().all_entries(whose)
         assert {(scope_hash, hint.key) for scope_hash, hint in hints} == waiting
 
     async def assert_known_or_open(self) -> None:

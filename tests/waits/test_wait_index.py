@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
     from greentic_session import AsyncSessionStore, Claim
-    from greentic_session.abc.waits import WaitBackend
+    from greentic_session.abc.waits import WaitCall
     from greentic_session.testing.harness import StoreHarness
 
 pytestmark = pytest.mark.anyio
@@ -51,13 +51,13 @@ class Scene:
         return await self.waits.find_wait_by_scope(CTX, USER, scope)
 
     @property
-    def backend(self) -> type[WaitBackend]:
-        return type(self.store.wait_backend())  # type: ignore[attr-defined] # a capability
+    def steps(self) -> type[WaitCall]:
+        return type(self.store.wait_backend().call())  # type: ignore[attr-defined] # a capability
 
     @contextmanager
     def index_down(self) -> Iterator[None]:
         """No step on an index comes through: its slot fails over, or the worker dies before."""
-        with patch.object(self.backend, "update_index", side_effect=StoreUnavailableError("down")):
+        with patch.object(self.steps, "update_index", side_effect=StoreUnavailableError("down")):
             yield
 
 
@@ -150,7 +150,7 @@ async def test_a_wait_that_passes_to_another_session_meanwhile_is_there_all_the_
     scene: Scene, verb: str
 ) -> None:
     await scene.register()
-    before = getattr(scene.backend, "read_status" if verb != "claim" else "claim")
+    before = getattr(scene.steps, "read_status" if verb != "claim" else "claim")
     passed = False
 
     async def step(*arguments: Any) -> Any:
@@ -162,7 +162,7 @@ async def test_a_wait_that_passes_to_another_session_meanwhile_is_there_all_the_
                 await scene.register("form", chat("third"))
         return await before(*arguments)
 
-    with patch.object(scene.backend, before.__name__, step):
+    with patch.object(scene.steps, before.__name__, step):
         if verb == "find":
             assert await scene.find() == paused("another").key
         elif verb == "claim":

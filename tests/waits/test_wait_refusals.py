@@ -161,14 +161,15 @@ class TestFull:
         store = await harness.open()
         desk = await Desk.of(store)
         backend = store.wait_backend()  # type: ignore[attr-defined] # of Redis, which keeps waits
-        announce = backend.index_intent
+        steps = type(backend.call())
+        announce = steps.index_intent
 
         async def announce_the_last(*arguments: Any) -> object:
             told = await announce(*arguments)
             await fill(harness)
             return told
 
-        monkeypatch.setattr(backend, "index_intent", announce_the_last)
+        monkeypatch.setattr(steps, "index_intent", announce_the_last)
         for name, verb in REGISTERING.items():
             before = await stored(harness)
             outcome = await outcome_of(verb, desk)

@@ -187,7 +187,7 @@ class SessionInbox(Generic[C]):
             most=limits.mail,
             events=self._events,
         )
-        outcome = await self._backend.enqueue(message, self._backend.deadline())
+        outcome = await self._backend.call().enqueue(message)
         if outcome.verdict is Verdict.FULL:
             raise InboxFullError(limits.mail)
         if outcome.verdict not in (Verdict.DONE, Verdict.SEEN):
@@ -287,7 +287,7 @@ class SessionInbox(Generic[C]):
         """Return a turn if there is one now, and in how many seconds to look again."""
         while True:
             sent_at = anyio.current_time()
-            taken = await self._backend.take(request, self._backend.deadline())
+            taken = await self._backend.call().take(request)
             if isinstance(taken, GrantedTurn):
                 break
             if taken.due_secs is None:
@@ -299,13 +299,13 @@ class SessionInbox(Generic[C]):
         except DecodeError:
             backoff_ms = self._terms.backoff_after(taken.attempt)
             with suppress(SessionError):  # else it comes back with its lease
-                await self._backend.release(taken.ref, backoff_ms, self._backend.deadline())
+                await self._backend.call().release(taken.ref, backoff_ms)
             raise
 
     async def depth(self) -> InboxDepth:
         """Return how many sessions have mail or are in hand: a hint, for operators."""
         self._store.check_open()
-        sessions, due = await self._backend.size(self._name, self._backend.deadline())
+        sessions, due = await self._backend.call().size(self._name)
         return InboxDepth(sessions=sessions, due=due)
 
     # --- dead letters ------------------------------------------------------------------------
@@ -339,9 +339,7 @@ class SessionInbox(Generic[C]):
         self._store.check_open()
         mail = stored_dead_letter_of(letter)
         limits = self._limits
-        outcome = await self._backend.replay(
-            self._name, mail, self._dead_ms, limits.mail, self._backend.deadline()
-        )
+        outcome = await self._backend.call().replay(self._name, mail, self._dead_ms, limits.mail)
         if outcome.verdict is Verdict.FULL:
             raise InboxFullError(limits.mail)
         if outcome.verdict not in (Verdict.DONE, Verdict.ABSENT):
@@ -355,7 +353,7 @@ class SessionInbox(Generic[C]):
         """
         self._store.check_open()
         mail = stored_dead_letter_of(letter)
-        return await self._backend.discard(mail, self._backend.deadline())
+        return await self._backend.call().discard(mail)
 
     # --- events that may come before their wait ----------------------------------------------
 
@@ -413,10 +411,7 @@ class SessionInbox(Generic[C]):
 
     async def _store_early(self, place: EarlyEventQueue, event_id: str, payload: bytes) -> bool:
         """Keep an event, unless as many are kept there as may."""
-        backend = self._backend
-        outcome = await backend.store_early(
-            place, event_id, payload, self._early, backend.deadline()
-        )
+        outcome = await self._backend.call().store_early(place, event_id, payload, self._early)
         if outcome.verdict not in (Verdict.DONE, Verdict.SEEN, Verdict.FULL):
             raise error_for("", outcome)
         return outcome.verdict is not Verdict.FULL
@@ -435,7 +430,7 @@ class SessionInbox(Generic[C]):
         _, allowed = tenancy.allowed_owners_of(presenting(ctx, user_id))
         moved: dict[str, tuple[bool, Admitted]] = {}
         full: set[SessionKey] = set()
-        events = deque(await backend.assign_early(place, key, "", limit, backend.deadline()))
+        events = deque(await backend.call().assign_early(place, key, "", limit))
         # One after the other, and gone only when admitted: whoever else moves them at the same time
         # admits each after those before it, and the second of both finds its event known.
         while events:
@@ -453,12 +448,10 @@ class SessionInbox(Generic[C]):
                 if whose == key:
                     raise
                 # It was found for a session that is gone, and whose key is another's now.
-                events = deque(
-                    await backend.assign_early(place, key, whose, limit, backend.deadline())
-                )
+                events = deque(await backend.call().assign_early(place, key, whose, limit))
             else:
                 moved[message.event_id] = whose == key, admitted
-                await backend.delete_early(place, whose, message, backend.deadline())
+                await backend.call().delete_early(place, whose, message)
         return moved
 
     # --- shared steps ------------------------------------------------------------------------

@@ -223,17 +223,15 @@ class InboxTurn(LeaseHandle, Generic[C]):
 
     @override
     async def _send_renew(self, lease_ms: int) -> LeaseEnd | None:
-        backend = self._terms.backend
-        ends_ms, left_ms = await backend.renew(self._ref, lease_ms, backend.deadline())
+        ends_ms, left_ms = await self._terms.backend.call().renew(self._ref, lease_ms)
         return LeaseEnd(ends_ms, left_ms) if ends_ms else None
 
     @override
     async def _send_release(self) -> bool:
-        backend = self._terms.backend
         backoff_ms = None
         if self._has_failed and self._mail:
             backoff_ms = self._terms.backoff_after(self._mail[0].attempt)
-        return await backend.release(self._ref, backoff_ms, backend.deadline())
+        return await self._terms.backend.call().release(self._ref, backoff_ms)
 
     # --- shared steps ------------------------------------------------------------------------
 
@@ -261,7 +259,6 @@ class InboxTurn(LeaseHandle, Generic[C]):
     async def _end(
         self, encoded: EncodedSession | None, handled: int, *, removes: bool, ends: bool
     ) -> Outcome:
-        backend = self._terms.backend
         result = TurnCommit(
             ref=self._ref,
             encoded=encoded,
@@ -273,7 +270,7 @@ class InboxTurn(LeaseHandle, Generic[C]):
         )
         with self._renewer.ending(ends=ends):
             try:
-                outcome = await backend.commit(result, backend.deadline())
+                outcome = await self._terms.backend.call().commit(result)
             except DurabilityError:
                 self._drop_handled(handled)
                 raise

@@ -136,14 +136,12 @@ class InboxEarlyContract:
         backend = at.backend
         for event_id in ("e1", "e2"):
             await _deliver(at, event_id)
-        assigned = await backend.assign_early(
-            place, SessionKey("first"), "", memory, backend.deadline()
-        )
+        assigned = await backend.call().assign_early(place, SessionKey("first"), "", memory)
         assert [(key, letter.event_id) for key, letter in assigned] == [
             ("first", "e1"),
             ("first", "e2"),
         ]
-        await backend.delete_early(place, *assigned[0], backend.deadline())
+        await backend.call().delete_early(place, *assigned[0])
         # Whoever moved them died here, and now another session waits.
         await _deliver(at, "e3")
         await _wait(at, "second")
@@ -163,7 +161,7 @@ class InboxEarlyContract:
         place = EarlyEventQueue(owner_of(_ANN, "ann"), hash_of(_CHAT))
         backend, memory = at.backend, EventMemory(10, 1000_000)
         await _deliver(at, "e1")
-        await backend.assign_early(place, SessionKey("first"), "", memory, backend.deadline())
+        await backend.call().assign_early(place, SessionKey("first"), "", memory)
         await at.store.put(session("first", owner=ctx(team_id="red", user_id="bob")))
         await _deliver(at, "e2")
         await _wait(at)
@@ -171,7 +169,7 @@ class InboxEarlyContract:
         async with at.turn() as turn:
             assert (turn.key, [mail.event_id for mail in turn.mail]) == (KEY, ["e1", "e2"])
             await turn.finish()
-        assert await backend.assign_early(place, KEY, "", memory, backend.deadline()) == []
+        assert await backend.call().assign_early(place, KEY, "", memory) == []
 
     async def test_a_full_mailbox_holds_up_no_other_sessions_events(
         self, harness: StoreHarness
@@ -183,7 +181,7 @@ class InboxEarlyContract:
         backend, memory = at.backend, EventMemory(10, 1000_000)
         for event_id in ("e1", "e2"):
             await _deliver(at, event_id)
-        await backend.assign_early(place, SessionKey("first"), "", memory, backend.deadline())
+        await backend.call().assign_early(place, SessionKey("first"), "", memory)
         await _wait(at)
         told = await _deliver(at, "e3")
         assert told is not None

@@ -65,7 +65,7 @@ class InboxHarness:
 
     :ivar harness: of the test.
     :ivar store: the sessions.
-    :ivar backend: the steps.
+    :ivar backend: of the store's inboxes.
     :ivar inbox: the inbox.
     """
 

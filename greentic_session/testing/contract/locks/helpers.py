@@ -49,7 +49,7 @@ class LockHarness:
     :ivar harness: of the test.
     :ivar store: the sessions.
     :ivar locks: the locks.
-    :ivar backend: the steps.
+    :ivar backend: of the store's locks.
     """
 
     def __init__(
@@ -72,21 +72,20 @@ class LockHarness:
     ) -> LockOutcome:
         """Ask for the lock under a token, as a bare step."""
         bid = LockRequest(place(token), token, round(lease * 1000), place_ms, queues=queues)
-        return await self.backend.acquire(bid, self.backend.deadline())
+        return await self.backend.call().acquire(bid)
 
     async def leave(self, token: str) -> bool:
         """Give back what the token has, as a bare step."""
-        return await self.backend.release(place(token), 0, self.backend.deadline())
+        return await self.backend.call().release(place(token), 0)
 
     async def renew(self, token: str, lease: float = LEASE) -> LockOutcome:
         """Renew the token's lease, as a bare step."""
-        step = self.backend.renew(place(token), round(lease * 1000), self.backend.deadline())
-        return await step
+        return await self.backend.call().renew(place(token), round(lease * 1000))
 
     async def waiting(self, key: SessionKey = KEY) -> int:
         """Return how many wait for a lock that is held for no more than ``LEASE``."""
         probe = LockRequest(LockRef("", key, "probe"), "probe", 1, PLACE_MS, queues=False)
-        outcome = await self.backend.acquire(probe, self.backend.deadline())
+        outcome = await self.backend.call().acquire(probe)
         return outcome.left_ms // (PLACE_MS // 4)
 
     async def until_waiting(self, count: int) -> None:
