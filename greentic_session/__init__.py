@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from . import keys
-from ._exports import export_from
+from ._exports import export_from as _export_from
 from .clock import Clock, ManualClock, SystemClock
 from .codec import Codec, CodecFactory, JsonCodec, MessagePackCodec, SessionBody
 from .config import (
@@ -138,7 +138,7 @@ __all__ = [
 ]
 
 
-export_from(__name__, globals())
+_export_from(__name__, globals())
 
 
 def __dir__() -> list[str]:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, get_type_hints
 
-import msgspec
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from types import ModuleType
 
-__all__ = ["export_from"]
+__all__ = ["alias_modules", "export_from"]
 
 
 def export_from(package: str, names: Mapping[str, object]) -> None:
@@ -27,22 +27,30 @@ def export_from(package: str, names: Mapping[str, object]) -> None:
         if defined_in.startswith(f"{package}.") and (
             inspect.isclass(value) or inspect.isfunction(value)
         ):
-            if _is_record(value):
+            if inspect.isclass(value):
                 _resolve_annotations(value)
             value.__module__ = package
 
 
-def _is_record(value: object) -> bool:
-    return inspect.isclass(value) and issubclass(value, (msgspec.Struct, tuple))
+def alias_modules(package: str, modules: Mapping[str, ModuleType]) -> None:
+    """Let pickles that name modules of an earlier layout load.
 
+    An import of such a name imports the package first, and then finds the alias.
 
-def _resolve_annotations(record: Any) -> None:  # Any: a class, whose annotations are replaced
-    """Evaluate a record's annotations while its own module is still known.
-
-    msgspec looks up the names in postponed annotations in ``__module__``.
+    :param package: dotted name of the package that held the modules.
+    :param modules: for the name of each module, the one that holds its public names now.
     """
-    # A struct of callables is never decoded: its annotations may exist for checkers only.
+    sys.modules.update({f"{package}.{name}": module for name, module in modules.items()})
+
+
+def _resolve_annotations(cls: Any) -> None:  # Any: a class whose annotations are replaced
+    """Evaluate the annotations of a class while its own module is still known.
+
+    msgspec, dataclasses and :func:`typing.get_type_hints` look up the names in postponed
+    annotations in ``__module__``.
+    """
+    own = inspect.get_annotations(cls)
+    # Some names are imported for type checkers only. Such annotations cannot be evaluated at all.
     with suppress(NameError):
-        hints = get_type_hints(record, include_extras=True)
-        own: dict[str, Any] = record.__annotations__
-        record.__annotations__ = {name: hints[name] for name in own}
+        hints = get_type_hints(cls, include_extras=True)
+        cls.__annotations__ = {name: hints[name] for name in own}

@@ -127,17 +127,22 @@ class SessionEncoder(Generic[C]):
             self._read_back(data)
         return EncodedSession(owner.scope, key, owner.owner, ttl_ms, data)
 
-    def encode_with_body(self, session: Session[C]) -> tuple[EncodedSession, SessionBody[C]]:
+    def encode_with_body(
+        self, session: Session[C], check: Callable[[EncodedSession], None] | None = None
+    ) -> tuple[EncodedSession, SessionBody[C]]:
         """Return a session ready to be written, and its body as a later read decodes it.
 
         Decodes the body once, whether or not the encoder's ``verify`` is set.
 
+        :param check: called before the body is decoded, to refuse the session.
         :raises InvalidInputError: as :meth:`encode`.
         :raises PayloadTooLargeError: over the limit.
         :raises DecodeError: without ``verify``, if the body cannot be decoded. With ``verify``,
             that is an :class:`InvalidInputError`.
         """
         encoded = self.encode(session, read_back=False)
+        if check is not None:
+            check(encoded)
         if self._verify:
             return encoded, self._read_back(encoded.body)
         return encoded, self.decode_body(session.key, encoded.body)

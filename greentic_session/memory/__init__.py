@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from .._exports import export_from
+from .._exports import export_from as _export_from
 from .store import InMemorySessionStore
 
 __all__ = ["InMemorySessionStore"]
 
-export_from(__name__, globals())
+_export_from(__name__, globals())

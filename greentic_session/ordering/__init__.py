@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-
-from .._exports import export_from
+from .._exports import alias_modules as _alias_modules
+from .._exports import export_from as _export_from
+from . import inbox, lifecycle, strategies
 from .affinity import Member, Membership, Placement, SessionAffinity
 from .dispatcher import Discard, DispatcherStatistics, Overflow, SessionDispatcher
 from .inbox import (
@@ -15,7 +15,6 @@ from .inbox import (
     InboxTurn,
     Mail,
     SessionInbox,
-    messages,
 )
 from .lifecycle import (
     CloseReason,
@@ -26,9 +25,6 @@ from .lifecycle import (
     SessionLifecycle,
     SessionMetrics,
     export_metrics,
-    hooks,
-    limits,
-    metrics,
 )
 from .locks import LockHolder, SessionLease, SessionLocks
 from .strategies import (
@@ -46,7 +42,6 @@ from .strategies import (
     extractor_for,
     strategy_for,
     text_of,
-    time_partition,
 )
 
 __all__ = [
@@ -92,14 +87,16 @@ __all__ = [
     "text_of",
 ]
 
-# Pickles of the first layout name these modules. Importing one of them imports this package first.
-sys.modules.update(
+_alias_modules(
+    __name__,
     {
-        f"{__name__}.hooks": hooks,
-        f"{__name__}.limits": limits,
-        f"{__name__}.mail": messages,
-        f"{__name__}.metrics": metrics,
-        f"{__name__}.time_partition": time_partition,
-    }
+        "extraction": strategies,
+        "hooks": lifecycle,
+        "limits": lifecycle,
+        "mail": inbox,
+        "metrics": lifecycle,
+        "time_partition": strategies,
+        "turns": inbox,
+    },
 )
-export_from(__name__, globals())
+_export_from(__name__, globals())

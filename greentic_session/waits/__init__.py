@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from .._exports import export_from
+from .._exports import export_from as _export_from
 from .claim import Claim
 from .registry import WaitRegistry
 
 __all__ = ["Claim", "WaitRegistry"]
 
-export_from(__name__, globals())
+_export_from(__name__, globals())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta  # noqa: TC003 - public hints can be evaluated
 from typing import TYPE_CHECKING, ClassVar, Final, Generic, NamedTuple, final
 
 from .._compat import override
@@ -16,7 +17,6 @@ from .index import WaitAddress, WaitIndex
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from datetime import datetime, timedelta
 
     from .._core.encoding import SessionEncoder
     from ..abc.waits import EventMemory, WaitBackend, WaitOutcome
@@ -197,8 +197,7 @@ class Claim(LeaseHandle, Generic[C]):
         """
         self._require_held()
         # A body that cannot be decoded is not written.
-        encoded, body = self._encoder.encode_with_body(session)
-        self._check_same(encoded)
+        encoded, body = self._encoder.encode_with_body(session, self._check_same)
         outcome = await self._end(EndingMode.SAVE, encoded)
         self._session, self._cas = as_versioned(
             self.key, body, outcome.token, encoded.ttl_ms, outcome.at_ms

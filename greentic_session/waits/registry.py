@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from contextlib import asynccontextmanager
+from datetime import timedelta  # noqa: TC003 - hints of public methods can be evaluated
 from typing import TYPE_CHECKING, Final, Generic, cast, final
 from uuid import uuid4
 
@@ -33,7 +34,6 @@ from .index import WaitAddress, WaitIndex, rebuild_index
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
-    from datetime import timedelta
 
     from ..abc.waits import WaitOutcome
 

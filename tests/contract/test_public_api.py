@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import base64
+import importlib
+import inspect
 import json
 import pickle
 import pickletools
-from typing import Any
+from typing import Any, get_type_hints
 
 import msgspec
 import pytest
 
 import greentic_session
 from greentic_session import ordering
+from greentic_session.ordering import CompositeKeyStrategy, LifecycleHooks
 
 from ..support.public_api import GOLDEN, PICKLES, samples, surface
 
@@ -23,6 +26,44 @@ STORED: dict[str, str] = json.loads(PICKLES.read_bytes())
 def test_public_names_and_signatures_are_those_of_the_golden_list() -> None:
     # A change that is meant: run `python -m tests.support.public_api` and review the difference.
     assert surface().splitlines() == GOLDEN.read_text("utf-8").splitlines()
+
+
+EVERY_CLASS = [
+    pytest.param(value, id=name)
+    for module in (greentic_session, ordering)
+    for name in module.__all__
+    for value in (getattr(module, name),)
+    if isinstance(value, type) and value is not LifecycleHooks
+]
+
+
+@pytest.mark.parametrize("cls", EVERY_CLASS)
+def test_annotations_of_a_public_class_can_be_evaluated(cls: type[Any]) -> None:
+    # LifecycleHooks is left out: it holds callables, whose type exists for checkers only.
+    assert get_type_hints(cls).keys() >= inspect.get_annotations(cls).keys()
+
+
+def test_a_strategy_can_be_decoded_from_configuration() -> None:
+    strategy = CompositeKeyStrategy(["a", "b"])
+    assert msgspec.convert({"fields": ["a", "b"]}, CompositeKeyStrategy) == strategy
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("extraction", "text_of"),
+        ("extraction", "extractor_for"),
+        ("hooks", "LifecycleHooks"),
+        ("limits", "LifecycleLimits"),
+        ("mail", "Mail"),
+        ("metrics", "export_metrics"),
+        ("time_partition", "TimePartitionedStrategy"),
+        ("turns", "InboxTurn"),
+    ],
+)
+def test_a_module_of_the_first_layout_can_be_imported_by_pickles(module: str, name: str) -> None:
+    found = importlib.import_module(f"greentic_session.ordering.{module}")
+    assert getattr(found, name) is getattr(ordering, name)
 
 
 def test_every_public_error_and_struct_has_a_sample_and_a_stored_pickle() -> None:

@@ -12,9 +12,14 @@ from greentic_session import (
     InvalidInputError,
     JsonCodec,
     MessagePackCodec,
+    ReplyScope,
     Session,
     SessionCursor,
+    SessionKey,
     SessionMeta,
+    TenantCtx,
+    TenantMismatchError,
+    WaitRegistry,
     create_session_store,
     new_session_key,
 )
@@ -146,3 +151,21 @@ async def test_mutate_writes_no_session_that_it_could_not_return(
     found = await store.get(session.key)
     assert found is not None
     assert found.session.context == Counted(0)
+
+
+@pytest.mark.anyio
+async def test_a_turn_refuses_a_session_of_another_owner_before_it_decodes_it() -> None:
+    store = create_session_store("memory://?verify=no", context_type=Counted)
+    waits = WaitRegistry(store)
+    ctx, scope = TenantCtx(tenant_id="acme", user_id="ann"), ReplyScope(conversation="c")
+    session = msgspec.structs.replace(make(Counted(0)), meta=SessionMeta.of(ctx))
+    await waits.register_wait(ctx, "ann", scope, session)
+    unreadable: Any = Counted("text")  # type: ignore[arg-type] # what nobody could decode
+    other = SessionMeta(tenant_id="acme", user_id="bob")
+    async with waits.resume(ctx, "ann", scope) as claim:
+        with pytest.raises(TenantMismatchError):
+            await claim.save(msgspec.structs.replace(claim.session, context=unreadable, meta=other))
+        with pytest.raises(InvalidInputError, match="another key"):
+            await claim.save(
+                msgspec.structs.replace(claim.session, context=unreadable, key=SessionKey("other"))
+            )

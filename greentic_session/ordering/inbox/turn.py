@@ -240,16 +240,18 @@ class InboxTurn(LeaseHandle, Generic[C]):
             raise InvalidInputError("handled", f"expected an int from 0 to {len(self._mail)}")
         return handled
 
+    def _check_same(self, encoded: EncodedSession) -> None:
+        if encoded.key != self.key:
+            raise InvalidInputError("session", "has another key than the turn")
+        if encoded.scope != self._ref.mailbox.scope:
+            raise TenantMismatchError(self.key)
+
     async def _commit(self, session: Session[C] | None, handled: int, *, ends: bool) -> Cas:
         if session is None:
             await self._end(None, handled, removes=False, ends=ends)
             return self._cas
         # A body that cannot be decoded is not written.
-        encoded, body = self._terms.encoder.encode_with_body(session)
-        if encoded.key != self.key:
-            raise InvalidInputError("session", "has another key than the turn")
-        if encoded.scope != self._ref.mailbox.scope:
-            raise TenantMismatchError(self.key)
+        encoded, body = self._terms.encoder.encode_with_body(session, self._check_same)
         outcome = await self._end(encoded, handled, removes=False, ends=ends)
         self._session, self._cas = as_versioned(
             self.key, body, outcome.token, encoded.ttl_ms, outcome.at_ms
