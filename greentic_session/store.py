@@ -356,6 +356,8 @@ class AsyncSessionStore(StorePrimitives, Generic[C]):
         :raises CasConflictError: a live session has another token.
         :raises TenantMismatchError: wrong team or user in the right tenant.
         :raises AmbiguousKeyError: without ``ctx``, if several tenants hold the key.
+        :raises DecodeError: a field of the stored record cannot be read. With ``ctx``, the record
+            is removed if its owner can be read and passes the access check.
         """
         self.check_open()
         key = check_key(key)

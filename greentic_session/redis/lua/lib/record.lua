@@ -9,7 +9,7 @@
 --       3 lookup_field     env/tenant: the record's field in the lookup
 --
 -- Reads: KEYS 1, ARGV 1-3, LOG_FIELD (the field of the operation log that the script reads and writes).
--- Sets: KEYS ARGV call operation_id ambiguous_since lookup_field time now LOG_BYTES, stored (fields cas inc owner
+-- Sets: KEYS ARGV call operation_id ambiguous_since lookup_field time us now LOG_BYTES, stored (fields cas inc owner
 --    ttl at lease wait LOG_FIELD), version incarnation owner ttl lease waits_on log, stored_expires, live.
 -- Declares, for the script and the later texts to set: next_version next_incarnation, added expires last_ms, deletes,
 --    reply.
@@ -18,6 +18,9 @@
 -- returns its reply scope, its owner and its expiry. Because the index of waits lives in another slot.
 -- Verdicts: 1 done   0 absent   -1 exists   -2 conflict   -3 mismatch   -4 ambiguous   -5 unknown
 --           -6 claimed   -7 event seen   -8 claim lost
+--
+-- If a field that decides is missing or not of its type, the reply is the error WRONGTYPE, before any write. `at` does
+-- not decide for a record that never expires, and a write replaces it. lib/delete_unreadable removes such a record.
 --
 -- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back. Its first write
 -- is one that the server refuses when memory is full.
@@ -39,7 +42,8 @@ local operation_id, ambiguous_since, lookup_field = ARGV[1], ARGV[2], ARGV[3]
 local LOG_BYTES = 330  -- of the older entries that stay behind a new one
 
 local time = call('TIME')
-local now = time[1] * 1000 + (time[2] - time[2] % 1000) / 1000
+local us = time[2] + 0  -- converted once
+local now = time[1] * 1000 + (us - us % 1000) / 1000
 local stored = call('HMGET', KEYS[1], 'cas', 'inc', 'owner', 'ttl', 'at', 'lease', 'wait', LOG_FIELD)
 local version, incarnation, owner, ttl = stored[1], stored[2], stored[3], stored[4]
 local lease, waits_on, log = stored[6], stored[7], stored[8] or ''
@@ -48,8 +52,19 @@ local lease, waits_on, log = stored[6], stored[7], stored[8] or ''
 -- claim is held, the lifetime counts from the end of its lease.
 local stored_expires = 0  -- when the record as read expires, 0 never
 if version and ttl ~= '0' then
-  stored_expires = stored[5] + ttl
-  if lease and lease + ttl > stored_expires then stored_expires = lease + ttl end
+  local at, ttl_ms = tonumber(stored[5]), tonumber(ttl)
+  -- The comparison is false also for nan. Times of this library have up to 15 digits.
+  if not (at and ttl_ms and at + ttl_ms < 1e15) then
+    return redis.error_reply('WRONGTYPE a field of the record is not of its type')
+  end
+  stored_expires = at + ttl_ms
+end
+if lease or version and not (incarnation and owner) then
+  local lease_end = tonumber(lease)
+  if not (lease_end and incarnation and owner) then
+    return redis.error_reply('WRONGTYPE a field of the record is not of its type')
+  end
+  if stored_expires ~= 0 and lease_end + ttl > stored_expires then stored_expires = lease_end + ttl end
 end
 local live = version and (stored_expires == 0 or now < stored_expires)
 
