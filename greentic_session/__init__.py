@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from . import keys
 from ._exports import export_from
+from .abc.records import UnreadableSession
 from .clock import Clock, ManualClock, SystemClock
 from .codec import Codec, CodecFactory, JsonCodec, MessagePackCodec, SessionBody
 from .config import (
@@ -125,6 +126,7 @@ __all__ = [
     "TenantCtx",
     "TenantMismatchError",
     "TlsConfig",
+    "UnreadableSession",
     "Versioned",
     "WaitClaimedError",
     "WaitNotFoundError",

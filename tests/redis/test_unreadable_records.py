@@ -11,7 +11,10 @@ from greentic_session import (
     CasConflictError,
     DecodeError,
     ReplyScope,
+    SessionKey,
     TenantMismatchError,
+    UnreadableSession,
+    Versioned,
     WaitNotFoundError,
     WaitRegistry,
 )
@@ -163,3 +166,31 @@ async def test_an_unreadable_record_that_waits_is_named_and_removed(
     assert await store.delete(KEY, ctx=ANN) is True
     with pytest.raises(WaitNotFoundError):
         await waits.claim(ANN, "ann", HERE)
+
+
+async def test_unreadable_records_stop_neither_get_many_nor_scan(harness: RedisHarness) -> None:
+    store = await harness.open()
+    keys = [SessionKey(f"c{number}") for number in range(6)]
+    for key in keys:
+        await store.put(session(key))
+    spoiled = {1: "inc", 3: "owner", 4: "cas"}
+    name = f"{harness.config.namespace}:default:acme:"
+    for number, field in spoiled.items():
+        await harness.client.read("HSET", f"{name}{{{keys[number]}}}", field, "\xff")
+    await harness.client.read("HDEL", f"{name}{{{keys[3]}}}", "owner")
+    for number in (0, 5):  # another type of value
+        await harness.client.read("DEL", f"{name}{{{keys[number]}}}")
+        await harness.client.read("RPUSH", f"{name}{{{keys[number]}}}", "x")
+    bad = [0, 1, 3, 4, 5]
+    found = await store.get_many(keys, ctx=CTX, on_error="return")
+    for number in bad:
+        one = found[number]
+        assert isinstance(one, UnreadableSession)
+        assert one.key == one.error.key == keys[number]
+    assert isinstance(found[2], Versioned)
+    skipped = await store.get_many(keys, ctx=CTX, on_error="skip")
+    assert [number for number, one in enumerate(skipped) if one is None] == bad
+    given = [one async for one in store.scan(CTX, on_error="return")]
+    unreadable = [one.key for one in given if isinstance(one, UnreadableSession)]
+    assert sorted(unreadable) == [keys[number] for number in bad]
+    assert [one.session.key async for one in store.scan(CTX, on_error="skip")] == [keys[2]]
