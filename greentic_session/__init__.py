@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from . import keys
 from ._exports import export_from as _export_from
+from .abc.records import UnreadableSession
 from .clock import Clock, ManualClock, SystemClock
 from .codec import Codec, CodecFactory, JsonCodec, MessagePackCodec, SessionBody
 from .config import (
@@ -126,6 +127,7 @@ __all__ = [
     "TenantCtx",
     "TenantMismatchError",
     "TlsConfig",
+    "UnreadableSession",
     "Versioned",
     "WaitClaimedError",
     "WaitNotFoundError",

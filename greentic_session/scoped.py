@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Generic, final
+from typing import TYPE_CHECKING, Final, Generic, Literal, final, overload
 
 from ._core.tenancy import check_caller_may_write
 from .abc.fencing import UNFENCED
@@ -11,7 +11,9 @@ from .model import C
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
+    from ._core.unreadable import OnError
     from .abc.fencing import Fenced
+    from .abc.records import UnreadableSession
     from .model import Cas, Session, SessionKey, TenantCtx, Versioned
     from .store import AsyncSessionStore
 
@@ -38,9 +40,23 @@ class ScopedSessionStore(Generic[C]):
         """As :meth:`AsyncSessionStore.get`."""
         return await self._store.get(key, ctx=self.ctx)
 
-    async def get_many(self, keys: Sequence[SessionKey]) -> list[Versioned[C] | None]:
+    @overload
+    async def get_many(
+        self, keys: Sequence[SessionKey], *, on_error: Literal["raise", "skip"] = "raise"
+    ) -> list[Versioned[C] | None]: ...
+
+    @overload
+    async def get_many(
+        self, keys: Sequence[SessionKey], *, on_error: Literal["return"]
+    ) -> list[Versioned[C] | UnreadableSession | None]: ...
+
+    async def get_many(
+        self, keys: Sequence[SessionKey], *, on_error: OnError = "raise"
+    ) -> Sequence[Versioned[C] | UnreadableSession | None]:
         """As :meth:`AsyncSessionStore.get_many`."""
-        return await self._store.get_many(keys, ctx=self.ctx)
+        if on_error == "return":
+            return await self._store.get_many(keys, ctx=self.ctx, on_error=on_error)
+        return await self._store.get_many(keys, ctx=self.ctx, on_error=on_error)
 
     async def create(self, session: Session[C]) -> Cas:
         """As :meth:`AsyncSessionStore.create`."""
@@ -77,6 +93,23 @@ class ScopedSessionStore(Generic[C]):
         """As :meth:`AsyncSessionStore.delete`."""
         return await self._store.delete(key, ctx=self.ctx, expected=expected)
 
-    def scan(self, *, batch_size: int = 256) -> AsyncIterator[Versioned[C]]:
-        """Iterate over the live sessions that :meth:`get` would return to this caller."""
-        return self._store.scan(self.ctx, batch_size=batch_size, fenced=True)
+    @overload
+    def scan(
+        self, *, batch_size: int = 256, on_error: Literal["raise", "skip"] = "raise"
+    ) -> AsyncIterator[Versioned[C]]: ...
+
+    @overload
+    def scan(
+        self, *, batch_size: int = 256, on_error: Literal["return"]
+    ) -> AsyncIterator[Versioned[C] | UnreadableSession]: ...
+
+    def scan(
+        self, *, batch_size: int = 256, on_error: OnError = "raise"
+    ) -> AsyncIterator[Versioned[C] | UnreadableSession]:
+        """Iterate over the live sessions that :meth:`get` would return to this caller.
+
+        :param on_error: as in :meth:`AsyncSessionStore.scan`.
+        """
+        if on_error == "return":
+            return self._store.scan(self.ctx, batch_size=batch_size, fenced=True, on_error=on_error)
+        return self._store.scan(self.ctx, batch_size=batch_size, fenced=True, on_error=on_error)

@@ -10,11 +10,12 @@ from __future__ import annotations
 import random
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final, Generic, cast, final
+from typing import TYPE_CHECKING, Final, Generic, Literal, cast, final, overload
 
 from ._core import tenancy
 from ._core.encoding import SessionEncoder, apply_change, as_versioned, check_token
 from ._core.scan import SessionScan
+from ._core.unreadable import OnError, decoder_of
 from ._validation import check_key, ttl_to_ms
 from .abc.fencing import UNFENCED, Fenced, SupportsFencing, lease_ref_of
 from .abc.records import DONE, AllowedOwners, Outcome, Page, Record, Verdict, error_for
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from .abc.fencing import LeaseRef
-    from .abc.records import EncodedSession
+    from .abc.records import EncodedSession, UnreadableSession
     from .statistics import StoreStatistics
 
 __all__ = ["AsyncSessionStore"]
@@ -128,17 +129,33 @@ class AsyncSessionStore(StorePrimitives, Generic[C]):
             raise TenantMismatchError(key)
         return self.encoder.decode(key, record)
 
+    @overload
+    async def get_many(
+        self,
+        keys: Sequence[SessionKey],
+        *,
+        ctx: TenantCtx,
+        on_error: Literal["raise", "skip"] = "raise",
+    ) -> list[Versioned[C] | None]: ...
+
+    @overload
+    async def get_many(
+        self, keys: Sequence[SessionKey], *, ctx: TenantCtx, on_error: Literal["return"]
+    ) -> list[Versioned[C] | UnreadableSession | None]: ...
+
     @final
     async def get_many(
-        self, keys: Sequence[SessionKey], *, ctx: TenantCtx
-    ) -> list[Versioned[C] | None]:
+        self, keys: Sequence[SessionKey], *, ctx: TenantCtx, on_error: OnError = "raise"
+    ) -> Sequence[Versioned[C] | UnreadableSession | None]:
         """Return several sessions of one tenant in one round trip.
 
         :param keys: the keys; repetition is fine.
         :param ctx: the caller.
+        :param on_error: what stands for a session that cannot be read. ``"raise"`` raises its
+            error, ``"skip"`` gives ``None``, ``"return"`` gives an :class:`UnreadableSession`.
         :returns: in the order of ``keys``, ``None`` for each that is absent or expired.
         :raises TenantMismatchError: wrong team or user for one of them.
-        :raises DecodeError: as :meth:`get`.
+        :raises DecodeError: as :meth:`get`, with ``on_error="raise"``.
         """
         self.check_open()
         given = cast("object", keys)
@@ -146,21 +163,48 @@ class AsyncSessionStore(StorePrimitives, Generic[C]):
             raise InvalidInputError("keys", f"expected a sequence, got {type(given).__name__}")
         keys = [check_key(key) for key in keys]
         scope, allowed = tenancy.allowed_owners_of(ctx)
+        decode = decoder_of(self.encoder.decode, on_error)
         if not keys:
             return []
         records = await self._read_many(scope, keys)
         for key, record in zip(keys, records, strict=True):
-            if record is not None and not tenancy.allows(allowed, record.owner):
+            owner = None if record is None else record.owner
+            if owner is not None and not tenancy.allows(allowed, owner):
                 raise TenantMismatchError(key)
         return [
-            None if record is None else self.encoder.decode(key, record)
+            None if record is None else decode(key, record)
             for key, record in zip(keys, records, strict=True)
         ]
 
+    @overload
+    def scan(
+        self,
+        ctx: TenantCtx,
+        *,
+        batch_size: int = 256,
+        fenced: bool = False,
+        on_error: Literal["raise", "skip"] = "raise",
+    ) -> AsyncIterator[Versioned[C]]: ...
+
+    @overload
+    def scan(
+        self,
+        ctx: TenantCtx,
+        *,
+        batch_size: int = 256,
+        fenced: bool = False,
+        on_error: Literal["return"],
+    ) -> AsyncIterator[Versioned[C] | UnreadableSession]: ...
+
     @final
     def scan(
-        self, ctx: TenantCtx, *, batch_size: int = 256, fenced: bool = False
-    ) -> AsyncIterator[Versioned[C]]:
+        self,
+        ctx: TenantCtx,
+        *,
+        batch_size: int = 256,
+        fenced: bool = False,
+        on_error: OnError = "raise",
+    ) -> AsyncIterator[Versioned[C] | UnreadableSession]:
         """Iterate over a tenant's live sessions, for operators.
 
         No order. A session that lives during the whole scan is given exactly once; one that comes
@@ -170,12 +214,15 @@ class AsyncSessionStore(StorePrimitives, Generic[C]):
             user may see; without them the whole tenant is given.
         :param batch_size: how many records are looked at in one step, 1 to 10000.
         :param fenced: give only what :meth:`get` with this ``ctx`` would return.
-        :raises DecodeError: while iterating, as :meth:`get`.
+        :param on_error: as in :meth:`get_many`, but ``"skip"`` leaves the session out. After an
+            error, the iteration may go on.
+        :raises DecodeError: while iterating, as :meth:`get`, with ``on_error="raise"``.
         """
         self.check_open()
         scope, allowed = tenancy.allowed_owners_of(ctx)
         if type(batch_size) is not int or not 1 <= batch_size <= 10_000:
             raise InvalidInputError("batch_size", "expected an int from 1 to 10000")
+        decode = decoder_of(self.encoder.decode, on_error)
 
         async def fetch(position: object | None) -> Page:
             self.check_open()
@@ -186,7 +233,7 @@ class AsyncSessionStore(StorePrimitives, Generic[C]):
                 return tenancy.allows(allowed, owner)
             return ctx.team_id is None or owner.startswith(allowed.shared)
 
-        return SessionScan(fetch, visible, self.encoder.decode)
+        return SessionScan(fetch, visible, decode)
 
     # --- writing -----------------------------------------------------------------------------
 
@@ -356,6 +403,8 @@ class AsyncSessionStore(StorePrimitives, Generic[C]):
         :raises CasConflictError: a live session has another token.
         :raises TenantMismatchError: wrong team or user in the right tenant.
         :raises AmbiguousKeyError: without ``ctx``, if several tenants hold the key.
+        :raises DecodeError: a field of the stored record cannot be read. With ``ctx``, the record
+            is removed if its owner can be read and passes the access check.
         """
         self.check_open()
         key = check_key(key)

@@ -6,49 +6,53 @@ event loop.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Generic, Self, final
-
-from ..model import C, SessionKey, Versioned
+from typing import TYPE_CHECKING, Final, Generic, Self, TypeVar, final
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from ..abc.records import Page, Record
+    from ..abc.records import Page, Record, UnreadableRecord
+    from ..model import SessionKey
 
 __all__ = ["SessionScan"]
 
+T = TypeVar("T")
+
 
 @final
-class SessionScan(Generic[C]):
+class SessionScan(Generic[T]):
     """The iterator that :meth:`AsyncSessionStore.scan` returns.
 
     :param fetch: returns the page at a position; ``None`` is the start.
-    :param visible: tells whether records of an owner are given.
-    :param decode: makes a read's result of a record.
+    :param visible: tells whether records of an owner are given. A record whose owner cannot be read
+        is given.
+    :param decode: makes a read's result of a record. ``None`` leaves the record out.
     """
 
     def __init__(
         self,
         fetch: Callable[[object | None], Awaitable[Page]],
         visible: Callable[[str], bool],
-        decode: Callable[[SessionKey, Record], Versioned[C]],
+        decode: Callable[[SessionKey, Record | UnreadableRecord], T | None],
     ) -> None:
         self._fetch: Final = fetch
         self._visible: Final = visible
         self._decode: Final = decode
-        self._pending: list[tuple[SessionKey, Record]] = []
+        self._pending: list[tuple[SessionKey, Record | UnreadableRecord]] = []
         self._position: object | None = None
         self._at_end = False
 
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Versioned[C]:
+    async def __anext__(self) -> T:
         while True:
             while self._pending:
                 key, record = self._pending.pop()
-                if self._visible(record.owner):
-                    return self._decode(key, record)
+                if record.owner is None or self._visible(record.owner):
+                    found = self._decode(key, record)
+                    if found is not None:
+                        return found
             if self._at_end:
                 raise StopAsyncIteration
             records, self._position = await self._fetch(self._position)

@@ -10,17 +10,16 @@ import msgspec
 
 from ..errors import (
     AmbiguousKeyError,
+    DecodeError,
     LeaseLostError,
     OutcomeUnknownError,
     SessionError,
     TenantMismatchError,
 )
-from ..model import Cas
+from ..model import Cas, SessionKey
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from ..model import SessionKey
 
 __all__ = [
     "DONE",
@@ -29,6 +28,8 @@ __all__ = [
     "Outcome",
     "Page",
     "Record",
+    "UnreadableRecord",
+    "UnreadableSession",
     "Verdict",
     "error_for",
     "mint_incarnation",
@@ -61,6 +62,30 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     def __repr__(self) -> str:
         """Return the token and the size: a body is somebody's state."""
         return f"Record({self.value}-{self.incarnation}, {len(self.body)} bytes)"
+
+
+class UnreadableRecord(NamedTuple):
+    """A stored record of which a field cannot be read, in the place of a :class:`Record`.
+
+    :ivar owner: as in :class:`Record`. ``None`` if it cannot be read either.
+    :ivar error: the reason.
+    """
+
+    owner: str | None
+    error: DecodeError
+
+
+class UnreadableSession(msgspec.Struct, frozen=True, kw_only=True):
+    """A session that cannot be read, in the place of a :class:`Versioned`.
+
+    ``scan`` and ``get_many`` return it with ``on_error="return"``.
+
+    :ivar key: the session's key.
+    :ivar error: what :meth:`AsyncSessionStore.get` raises for it.
+    """
+
+    key: SessionKey
+    error: DecodeError
 
 
 class EncodedSession(msgspec.Struct, frozen=True, gc=False):
@@ -160,5 +185,5 @@ class Page(NamedTuple):
     :ivar position: where the next page starts, in the backend's own terms; ``None`` is the end.
     """
 
-    records: Sequence[tuple[SessionKey, Record]]
+    records: Sequence[tuple[SessionKey, Record | UnreadableRecord]]
     position: object | None

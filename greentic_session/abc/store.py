@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from ..model import Cas, SessionKey
     from .fencing import LeaseRef
-    from .records import AllowedOwners, EncodedSession, Outcome, Page, Record
+    from .records import AllowedOwners, EncodedSession, Outcome, Page, Record, UnreadableRecord
 
 __all__ = ["StorePrimitives"]
 
@@ -56,8 +56,13 @@ class StorePrimitives(ABC):
         """Return the live record."""
 
     @abstractmethod
-    async def _read_many(self, scope: str, keys: Sequence[SessionKey]) -> Sequence[Record | None]:
-        """Return the live records in the order of ``keys``, which are at least one."""
+    async def _read_many(
+        self, scope: str, keys: Sequence[SessionKey]
+    ) -> Sequence[Record | UnreadableRecord | None]:
+        """Return the live records in the order of ``keys``, which are at least one.
+
+        One that cannot be read does not affect the others.
+        """
 
     @abstractmethod
     async def _holders(self, key: SessionKey, until: float | None) -> Sequence[str]:

@@ -101,8 +101,8 @@ def undecodable_record(key: str) -> DecodeError:
 
 
 def wrong_type(key: str) -> DecodeError:
-    """Return the error for a name of a session that holds another type of value."""
-    return DecodeError(key, f"a name of the session {_WRONG_TYPE}")
+    """Return the error for a name of a session, or a field of its record, of another type."""
+    return DecodeError(key, f"a name or a field of the session {_WRONG_TYPE}")
 
 
 def wrong_type_of(subject: str) -> StoreUnavailableError:

@@ -15,6 +15,7 @@ from ..abc.records import (
     Outcome,
     Page,
     Record,
+    UnreadableRecord,
     Verdict,
     mint_incarnation,
 )
@@ -190,15 +191,26 @@ class RedisSessionStore(
         return _record(key, reply)
 
     @override
-    async def _read_many(self, scope: str, keys: Sequence[SessionKey]) -> Sequence[Record | None]:
+    async def _read_many(
+        self, scope: str, keys: Sequence[SessionKey]
+    ) -> Sequence[Record | UnreadableRecord | None]:
         commands: list[Command] = [
             ("HMGET", self._names.record(scope, key), *_FIELDS) for key in keys
         ]
-        try:
-            replies = await self._client.read_each(commands)
-        except ForeignValueError as error:
-            raise wrong_type(keys[error.index]) from None
-        return [_record(key, reply) for key, reply in zip(keys, replies, strict=True)]
+        records: list[Record | UnreadableRecord | None] = [None] * len(keys)
+        until = self._client.deadline()
+        left = list(range(len(keys)))
+        while left:
+            try:
+                replies = await self._client.read_each([commands[i] for i in left], until=until)
+            except ForeignValueError as error:  # of one name: the others are read again
+                index = left.pop(error.index)
+                records[index] = UnreadableRecord(None, wrong_type(keys[index]))
+                continue
+            for index, reply in zip(left, replies, strict=True):
+                records[index] = _record_or_error(keys[index], reply)
+            break
+        return records
 
     @override
     async def _holders(self, key: SessionKey, until: float | None) -> Sequence[str]:
@@ -357,6 +369,18 @@ class RedisSessionStore(
             call = self._waits.call(until)
             await call.extend_index(scope, key, reply[_TOKEN_REPLY:], gone=script is DELETE)
         return outcome
+
+
+def _record_or_error(key: str, reply: Reply) -> Record | UnreadableRecord | None:
+    try:
+        return _record(key, reply)
+    except DecodeError as caught:
+        error = caught.with_traceback(None)
+    try:
+        owner = cast("list[bytes]", reply)[_FIELDS.index("owner")].decode()
+    except (UnicodeError, AttributeError):
+        return UnreadableRecord(None, error)
+    return UnreadableRecord(owner, error)
 
 
 def _record(key: str, reply: Reply) -> Record | None:

@@ -235,6 +235,7 @@ def samples() -> dict[str, Any]:
         o.DynamicStrategy(_unordered),
         o.CustomStrategy(_unordered),
     ]
+    structs.append(g.UnreadableSession(key=_KEY, error=g.DecodeError("k", "reason")))
     found = {type(value).__name__: value for value in structs}
     return found | _errors()
 

@@ -18,6 +18,7 @@ if log_overrun(log) then return {-5} end
 if live and owner ~= new_owner then return {-3} end
 if may_have_expired(new_ttl_ms) then return {-5} end
 if live then
+  if not tonumber(version) then return redis.error_reply('WRONGTYPE the version of the record is not a number') end
   next_version, next_incarnation = text(version + 1), incarnation
 else
   next_version, next_incarnation = '1', new_incarnation

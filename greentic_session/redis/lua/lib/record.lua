@@ -19,7 +19,7 @@
 --
 -- Reads: KEYS 1, ARGV 1-3, LOG_FIELD (the field of the operation log that the script writes. A script that writes
 --    another field than ops reads ops as well, see lib/update_reply).
--- Sets: KEYS ARGV call operation_id ambiguous_since lookup_field time now LOG_BYTES, stored (fields cas inc owner
+-- Sets: KEYS ARGV call operation_id ambiguous_since lookup_field time us now LOG_BYTES, stored (fields cas inc owner
 --    ttl at lease wait LOG_FIELD), version incarnation owner ttl lease waits_on log, stored_expires, live.
 -- Declares, for the script and the later texts to set: next_version next_incarnation, added expires last_ms, deletes,
 --    reply.
@@ -36,6 +36,9 @@
 -- with save, admit and replay_dead_letter begin with a write that the server then refuses. The other scripts begin
 -- with a write that is allowed then, such as HDEL, LREM or PEXPIREAT. After it the server no longer rejects OOM
 -- commands, so these scripts also work when memory is full.
+--
+-- If a field that decides is missing or not of its type, the reply is the error WRONGTYPE, before any write. `at` does
+-- not decide for a record that never expires, and a write replaces it. lib/delete_unreadable removes such a record.
 --
 -- The operation log is the field ops, and the fields op0 to op7. An entry is `id:secs:us:result;`: the operation id,
 -- the time since the epoch, and the result. The result is the version that the call made, 0 for a touch, d for a
@@ -59,7 +62,8 @@ local operation_id, ambiguous_since, lookup_field = ARGV[1], ARGV[2], ARGV[3]
 local LOG_BYTES = 330  -- bytes of older entries that stay behind a new one
 
 local time = call('TIME')
-local now = time[1] * 1000 + (time[2] - time[2] % 1000) / 1000
+local us = time[2] + 0  -- converted once
+local now = time[1] * 1000 + (us - us % 1000) / 1000
 local stored = call('HMGET', KEYS[1], 'cas', 'inc', 'owner', 'ttl', 'at', 'lease', 'wait', LOG_FIELD)
 local version, incarnation, owner, ttl = stored[1], stored[2], stored[3], stored[4]
 local lease, waits_on, log = stored[6], stored[7], stored[8] or ''
@@ -68,8 +72,19 @@ local lease, waits_on, log = stored[6], stored[7], stored[8] or ''
 -- tombstone. While a claim is held, the lifetime counts from the end of its lease.
 local stored_expires = 0  -- when the record as read expires, 0 never
 if version and ttl ~= '0' then
-  stored_expires = stored[5] + ttl
-  if lease and lease + ttl > stored_expires then stored_expires = lease + ttl end
+  local at, ttl_ms = tonumber(stored[5]), tonumber(ttl)
+  -- The comparison is false also for nan. Times of this library have up to 15 digits.
+  if not (at and ttl_ms and at + ttl_ms < 1e15) then
+    return redis.error_reply('WRONGTYPE a field of the record is not of its type')
+  end
+  stored_expires = at + ttl_ms
+end
+if lease or version and not (incarnation and owner) then
+  local lease_end = tonumber(lease)
+  if not (lease_end and incarnation and owner) then
+    return redis.error_reply('WRONGTYPE a field of the record is not of its type')
+  end
+  if stored_expires ~= 0 and lease_end + ttl > stored_expires then stored_expires = lease_end + ttl end
 end
 local live = version and (stored_expires == 0 or now < stored_expires)
 

@@ -20,6 +20,9 @@
 
 local wait_fields = call('HMGET', KEYS[1], 'since', 'fence', 'attempt')
 local since, fence, attempt = wait_fields[1] or '0', wait_fields[2] or '0', wait_fields[3]
+if not (tonumber(since) and tonumber(fence) and (not live or tonumber(version))) then
+  return redis.error_reply('WRONGTYPE a field of the record is not of its type')
+end
 
 -- Numbers of us have more digits than text() writes.
 local function whole(number)

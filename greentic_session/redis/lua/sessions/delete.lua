@@ -1,4 +1,4 @@
--- Delete a live record.
+-- Delete a live record, or one that cannot be read.
 --
 -- KEYS  1 record   HASH  see lib/record
 --       2 lookup   HASH  see lib/record
@@ -18,6 +18,7 @@ local exact_owner, shared_owner = ARGV[4], ARGV[5]
 local expected_incarnation, expected_version, tombstone_ms = ARGV[6], ARGV[7], ARGV[8]
 local LOG_FIELD = 'ops'
 
+--@include lib/delete_unreadable
 --@include lib/record
 --@include lib/operation_log
 --@include lib/check_access
@@ -29,6 +30,7 @@ if refusal then return {refusal} end
 if expected_version ~= '' and (version ~= expected_version or incarnation ~= expected_incarnation) then
   return {-2, version, incarnation}
 end
+if not tonumber(version) then return redis.error_reply('WRONGTYPE the version of the record is not a number') end
 reply = {1, version, incarnation, text(now)}
 if waits_on then
   reply[5], reply[6], reply[7] = waits_on, owner, call('HGET', KEYS[1], 'since')

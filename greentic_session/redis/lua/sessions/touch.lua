@@ -25,6 +25,7 @@ if not result then
   end
   if log_overrun(log) then return {-5} end
   if refusal then return {refusal} end
+  if not tonumber(version) then return redis.error_reply('WRONGTYPE the version of the record is not a number') end
   if new_ttl_ms == '' then new_ttl_ms = ttl end
   at = text(now)
   expires, last_ms = expiry_from(now, new_ttl_ms, lease)

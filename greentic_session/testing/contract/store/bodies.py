@@ -12,14 +12,17 @@ from uuid import UUID
 import msgspec
 import pytest
 
+from ....abc.records import UnreadableSession
 from ....codec import CodecFactory, JsonCodec, MessagePackCodec
-from ....errors import DecodeError
-from ....model import SessionCursor
+from ....errors import DecodeError, InvalidInputError, TenantMismatchError
+from ....model import SessionCursor, SessionKey
 from ..assertions import everything, require, told
 from ..samples import KEY, SECRET, AppState, ctx, evolve, session
 from .verbs import CHANGES, READS, same
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from ...harness import StoreHarness
 
 _CODECS: Final[dict[str, CodecFactory]] = {"json": JsonCodec, "msgpack": MessagePackCodec}
@@ -242,6 +245,83 @@ class DecodingContract:
             await store.get(KEY, ctx=ctx())
         assert "context.mood" in caught.value.reason
         assert SECRET not in told(caught.value)
+
+    @pytest.mark.parametrize("scoped", [False, True], ids=["store", "scoped"])
+    async def test_an_unreadable_session_among_others_is_raised_skipped_or_returned(
+        self, harness: StoreHarness, *, scoped: bool
+    ) -> None:
+        store = await harness.open(AppState, verify=False)
+        view = store.scoped(ctx()) if scoped else None
+        wrong: Any = SECRET
+        keys = [SessionKey(f"c{number}") for number in range(5)]
+        for number, key in enumerate(keys):
+            state = AppState(step=wrong if number in (1, 3) else number)
+            await store.create(session(key, context=state))
+
+        async def many(on_error: Any) -> Any:
+            asked: Any = store if view is None else view
+            caller = {"ctx": ctx()} if view is None else {}
+            return await asked.get_many([*keys, KEY], on_error=on_error, **caller)
+
+        def scan(on_error: Any) -> AsyncIterator[Any]:
+            if view is not None:
+                return view.scan(on_error=on_error)
+            return store.scan(ctx(), on_error=on_error)
+
+        steps = [one and one.session.context.step for one in await many("skip")]
+        assert steps == [0, None, 2, None, 4, None]
+        found = await many("return")
+        assert found[5] is None
+        for number in (1, 3):
+            assert isinstance(found[number], UnreadableSession)
+            assert found[number].key == keys[number]
+            assert found[number].error.key == keys[number]
+            assert "context.step" in found[number].error.reason
+            assert SECRET not in told(found[number].error)
+        assert [found[number].session.key for number in (0, 2, 4)] == keys[::2]
+        with pytest.raises(DecodeError):
+            await many("raise")
+
+        assert sorted([one.session.key async for one in scan("skip")]) == keys[::2]
+        given = [one async for one in scan("return")]
+        bad = [one for one in given if isinstance(one, UnreadableSession)]
+        assert sorted(one.key for one in bad) == keys[1::2]
+        assert len(given) == len(keys)
+        raising = scan("raise")
+        readable: list[str] = []
+        raised = 0
+        while True:  # the iteration goes on after an error
+            try:
+                readable.append((await anext(raising)).session.key)
+            except DecodeError:
+                raised += 1
+            except StopAsyncIteration:
+                break
+        assert (sorted(readable), raised) == (keys[::2], 2)
+
+    async def test_an_unreadable_session_of_another_owner_is_not_returned(
+        self, harness: StoreHarness
+    ) -> None:
+        store = await harness.open(AppState, verify=False)
+        wrong: Any = SECRET
+        ann, bob = ctx(user_id="ann"), ctx(user_id="bob")
+        await store.create(session(owner=ann, context=AppState(step=wrong)))
+        with pytest.raises(TenantMismatchError):
+            await store.get_many([KEY], ctx=bob, on_error="return")
+        assert [one async for one in store.scan(bob, on_error="return")] == []
+        (found,) = [one async for one in store.scan(ann, on_error="return")]
+        assert isinstance(found, UnreadableSession)
+        assert found.key == KEY
+
+    @pytest.mark.parametrize("on_error", ["ignore", None, 1])
+    async def test_another_on_error_is_refused(self, harness: StoreHarness, on_error: Any) -> None:
+        store = await harness.open()
+        with pytest.raises(InvalidInputError, match="on_error"):
+            await store.get_many([KEY], ctx=ctx(), on_error=on_error)
+        with pytest.raises(InvalidInputError, match="on_error"):
+            await store.scoped(ctx()).get_many([KEY], on_error=on_error)
+        with pytest.raises(InvalidInputError, match="on_error"):
+            store.scan(ctx(), on_error=on_error)
 
     async def test_what_cannot_be_read_can_be_kept_replaced_and_deleted(
         self, harness: StoreHarness
