@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, NewType, Self
 from uuid import UUID, uuid4
 
 import msgspec
+from msgspec.structs import force_setattr
 
-from ._validation import require_clean_text
+from ._validation import Seconds, default_secs, require_clean_text
 from .errors import InvalidInputError
 
 # A type parameter with a default (PEP 696): a checker sees it, the run time does not need it.
@@ -56,7 +57,10 @@ SessionId = NewType("SessionId", UUID)
 """Random identity of one incarnation of a session."""
 
 _NO_ID: Final = SessionId(UUID(int=0))
-_CAS: Final = re.compile(r"([1-9][0-9]{0,17})-([0-9a-f]{32})")
+MAX_CAS_VALUE: Final = 10**14 - 1
+"""Lua's ``%.14g`` writes no larger integer exactly (Lua 5.1 manual, ``LUA_NUMBER_FMT``)."""
+# RFC 9110, 8.8.3: a token as an entity tag stands in quotes, a weak one behind W/.
+_CAS: Final = re.compile(r'(?:(?:W/)?("))?(?:0|([1-9][0-9]{0,13})-([0-9a-f]{32}))(?(1)")')
 
 
 def new_session_key() -> SessionKey:
@@ -191,7 +195,8 @@ class Session(msgspec.Struct, Generic[C], frozen=True, kw_only=True):
     :ivar meta: who owns it.
     :ivar context: the application's own state, of the store's ``context_type``.
     :ivar outbox: effects recorded with the state, oldest first.
-    :ivar ttl_secs: life in seconds from the last write or touch, to 1 ms; 0 is for ever.
+    :ivar ttl_secs: life in seconds from the last write or touch, to 1 ms; 0 is for ever. May be
+        given as a ``timedelta``; a session that was read has seconds.
     :ivar id: identity of this incarnation, stamped by the store when the record comes into
         being; all zero before.
     :ivar updated_at: aware UTC, stamped by the store at each write and touch, to 1 ms.
@@ -202,7 +207,7 @@ class Session(msgspec.Struct, Generic[C], frozen=True, kw_only=True):
     meta: SessionMeta
     context: C = msgspec.field(default_factory=cast("Callable[[], C]", dict))
     outbox: tuple[OutboxEntry, ...] = ()
-    ttl_secs: float = 0
+    ttl_secs: Seconds = default_secs(0)
     id: SessionId = _NO_ID
     updated_at: datetime = msgspec.field(default_factory=_utc_now)
 
@@ -226,9 +231,11 @@ class Session(msgspec.Struct, Generic[C], frozen=True, kw_only=True):
         Exact on a session that was read from a store, unless a claim on its wait is held: then its
         life counts from the end of the claim's lease.
         """
-        if self.ttl_secs == 0:
+        ttl = cast("object", self.ttl_secs)
+        secs = ttl.total_seconds() if isinstance(ttl, timedelta) else self.ttl_secs
+        if secs == 0:
             return None
-        return self.updated_at + timedelta(milliseconds=round(self.ttl_secs * 1000))
+        return self.updated_at + timedelta(milliseconds=round(secs * 1000))
 
     def dedupe_outbox(self) -> Self:
         """Return the session with the first of each ``(seq, payload_sha256)`` in its outbox."""
@@ -268,7 +275,8 @@ class Session(msgspec.Struct, Generic[C], frozen=True, kw_only=True):
 class Cas(msgspec.Struct, frozen=True, kw_only=True):
     """Compare-and-set token of one version of one incarnation. Compare for equality only.
 
-    :ivar value: 1 after create, one more after each successful write; 0 is absent.
+    :ivar value: 1 after create, one more after each successful write, at most 10^14 - 1; 0 is
+        absent, and that of :meth:`none` only.
     :ivar incarnation: 32 hex digits, random per record that comes into being; empty when absent.
     """
 
@@ -284,15 +292,16 @@ class Cas(msgspec.Struct, frozen=True, kw_only=True):
     def parse(cls, text: str) -> Cas:
         """Return the token that :func:`str` wrote.
 
-        :raises InvalidInputError: if ``text`` is nothing that ``str(cas)`` gives.
+        :param text: ``str(cas)``, or that as an entity tag of an ``If-Match`` header: in double
+            quotes, and perhaps marked as weak (``W/"…"``, which caches make of a strong one).
+        :raises InvalidInputError: if ``text`` is nothing else.
         """
-        if text == "0":
-            return _NO_CAS
         # msgspec structs trust their types; a header value may be anything.
         match = _CAS.fullmatch(text) if isinstance(cast("object", text), str) else None
         if match is None:
             raise InvalidInputError("cas", "is not a token")
-        return cls(value=int(match[1]), incarnation=match[2])
+        value, incarnation = match[2], match[3]
+        return _NO_CAS if value is None else cls(value=int(value), incarnation=incarnation)
 
     def __str__(self) -> str:
         """Return digits, a hyphen and hex digits (``0`` when absent): fit for an HTTP ETag."""
@@ -317,7 +326,7 @@ class ReplyScope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Where a reply is anchored.
 
     :ivar conversation: chat, channel or mailbox.
-    :ivar thread: thread inside it; ``""`` means absent, as for the next two.
+    :ivar thread: thread inside it; ``""`` means absent and becomes ``None``, as in the next two.
     :ivar reply_to: the message that is answered.
     :ivar correlation: the application's own correlation id.
     """
@@ -326,6 +335,15 @@ class ReplyScope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     thread: str | None = None
     reply_to: str | None = None
     correlation: str | None = None
+
+    def __post_init__(self) -> None:
+        # Stored and pickled forms pass here too. So equal places compare and hash as equal.
+        if self.thread == "":
+            force_setattr(self, "thread", None)
+        if self.reply_to == "":
+            force_setattr(self, "reply_to", None)
+        if self.correlation == "":
+            force_setattr(self, "correlation", None)
 
     def scope_hash(self) -> str:
         """Return the lower-case hex SHA-256 of the four parts joined by a newline.
@@ -346,6 +364,6 @@ _MAX_SCOPE_CHARS: Final = 1024
 
 
 def _scope_part(value: str | None, field: str) -> str:
-    if value is None or value == "":
+    if value is None:
         return ""
     return require_clean_text(value, field, _MAX_SCOPE_CHARS)

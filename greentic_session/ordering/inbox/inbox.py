@@ -32,6 +32,7 @@ from ...errors import (
     DecodeError,
     InboxFullError,
     InvalidInputError,
+    PayloadTooLargeError,
     SessionError,
     TenantMismatchError,
 )
@@ -164,6 +165,7 @@ class SessionInbox(Generic[C]):
         :param event_id: names the message, as the channel does; 1 to 512 characters.
         :param payload: opaque bytes.
         :param ctx: the caller, if that is another than the inbox's.
+        :raises PayloadTooLargeError: the payload is over ``payload_bytes`` of the limits.
         :raises InboxFullError: as many messages of this session wait as may.
         :raises TenantMismatchError: a live session of another team or user stands under the key.
         """
@@ -382,6 +384,7 @@ class SessionInbox(Generic[C]):
         :param event_id: as in :meth:`admit`.
         :param payload: as in :meth:`admit`.
         :returns: ``None`` if it is kept, or if somebody else has just admitted it.
+        :raises PayloadTooLargeError: as :meth:`admit`.
         :raises InboxFullError: as many events are kept there as may and no session waits; or the
             waiting session's mailbox is full: then the event is kept. Either way, deliver it again.
         """
@@ -466,7 +469,5 @@ class SessionInbox(Generic[C]):
     def _fitting(self, payload: bytes) -> bytes:
         size = len(require_bytes(payload))
         if size > self._limits.payload_bytes:
-            raise InvalidInputError(
-                "payload", f"{size} bytes, over the limit of {self._limits.payload_bytes}"
-            )
+            raise PayloadTooLargeError(size, self._limits.payload_bytes, "payload")
         return payload
