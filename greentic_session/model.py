@@ -16,7 +16,7 @@ from uuid import UUID, uuid4
 import msgspec
 from msgspec.structs import force_setattr
 
-from ._validation import Seconds, default_secs, require_clean_text
+from ._validation import Seconds, default_secs, require_clean_text, require_int
 from .errors import InvalidInputError
 
 # A type parameter with a default (PEP 696): a checker sees it, the run time does not need it.
@@ -56,6 +56,8 @@ SessionKey = NewType("SessionKey", str)
 SessionId = NewType("SessionId", UUID)
 """Random identity of one incarnation of a session."""
 
+DEFAULT_MAX_OUTBOX: Final = 128
+"""How many entries :meth:`Session.with_outbox` keeps. About 15 kB as JSON."""
 _NO_ID: Final = SessionId(UUID(int=0))
 MAX_CAS_VALUE: Final = 10**14 - 1
 """Lua's ``%.14g`` writes no larger integer exactly (Lua 5.1 manual, ``LUA_NUMBER_FMT``)."""
@@ -194,7 +196,7 @@ class Session(msgspec.Struct, Generic[C], frozen=True, kw_only=True):
     :ivar cursor: where to resume.
     :ivar meta: who owns it.
     :ivar context: the application's own state, of the store's ``context_type``.
-    :ivar outbox: effects recorded with the state, oldest first.
+    :ivar outbox: effects recorded with the state, oldest first. Bounded by :meth:`with_outbox`.
     :ivar ttl_secs: life in seconds from the last write or touch, to 1 ms; 0 is for ever. May be
         given as a ``timedelta``; a session that was read has seconds.
     :ivar id: identity of this incarnation, stamped by the store when the record comes into
@@ -244,18 +246,43 @@ class Session(msgspec.Struct, Generic[C], frozen=True, kw_only=True):
             return self
         return msgspec.structs.replace(self, outbox=outbox)
 
-    def with_outbox(self, payload: bytes) -> tuple[Self, bool]:
+    def with_outbox(
+        self, payload: bytes, *, max_outbox: int = DEFAULT_MAX_OUTBOX
+    ) -> tuple[Self, bool]:
         """Record an effect of the current step (``cursor.outbox_seq``), so before :meth:`advance`.
 
+        Keeps the newest ``max_outbox`` entries, the new one included, and drops the oldest ones. An
+        effect whose entry was dropped is not deduplicated: recorded again, it counts as new.
+
         :param payload: the bytes that go out.
+        :param max_outbox: how many entries to keep, at least 1. A store writes the entries that it
+            is given and drops none but repeated ones.
         :returns: the session with the entry, and whether the entry is new. When it is not, the
             effect was recorded by an earlier attempt at this step.
+        :raises InvalidInputError: naming ``max_outbox``.
         """
+        require_int(max_outbox, "max_outbox", 1)
         entry = OutboxEntry.for_payload(self.cursor.outbox_seq, payload)
         for known in self.outbox:
             if known.seq == entry.seq and known.payload_sha256 == entry.payload_sha256:
                 return self, False
-        return msgspec.structs.replace(self, outbox=(*self.outbox, entry)), True
+        kept = self.outbox[1 - max_outbox :] if max_outbox > 1 else ()
+        return msgspec.structs.replace(self, outbox=(*kept, entry)), True
+
+    def without_outbox(self, through_seq: int) -> Self:
+        """Return the session without the entries that the receiver has confirmed.
+
+        An effect whose entry was dropped is not deduplicated: recorded again, it counts as new.
+
+        :param through_seq: the last step to drop. Entries of this and of earlier steps go.
+        :raises InvalidInputError: naming ``through_seq``.
+        """
+        if type(cast("object", through_seq)) is not int:
+            raise InvalidInputError("through_seq", "expected an int")
+        outbox = tuple(entry for entry in self.outbox if entry.seq > through_seq)
+        if len(outbox) == len(self.outbox):
+            return self
+        return msgspec.structs.replace(self, outbox=outbox)
 
     def advance(self, node_id: str, wait_reason: str | None = None) -> Self:
         """Return the session at the next node: a new step, so ``cursor.outbox_seq`` grows by one.

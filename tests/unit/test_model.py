@@ -171,6 +171,52 @@ def test_the_first_of_each_pair_wins() -> None:
     assert single.dedupe_outbox() is single
 
 
+def test_the_newest_entries_are_kept() -> None:
+    session = make()
+    for number in range(128):
+        session, _ = session.with_outbox(b"%d" % number)
+        session = session.advance("next")
+    assert [entry.seq for entry in session.outbox] == [*range(128)]
+    session, is_new = session.with_outbox(b"128")
+    assert is_new
+    assert [entry.seq for entry in session.outbox] == [*range(1, 129)]
+    # What is known is known as before, and drops nothing.
+    again, is_new = session.with_outbox(b"128", max_outbox=1)
+    assert (again, is_new) == (session, False)
+    # An outbox that an earlier version let grow is cut at the next entry.
+    grown = make(outbox=tuple(OutboxEntry.for_payload(seq, b"x") for seq in range(9000)))
+    cut, _ = grown.with_outbox(b"y")
+    assert [entry.seq for entry in cut.outbox] == [*range(9000 - 127, 9000), 0]
+    assert len(make().with_outbox(b"a")[0].with_outbox(b"b", max_outbox=1)[0].outbox) == 1
+
+
+def test_an_effect_that_is_older_than_the_outbox_is_new_again() -> None:
+    session, _ = make().with_outbox(b"first", max_outbox=1)
+    session, _ = session.with_outbox(b"second", max_outbox=1)
+    _, is_new = session.with_outbox(b"first", max_outbox=1)
+    assert is_new
+
+
+@pytest.mark.parametrize("bad", [0, -1, True, 1.5, None, "1"])
+def test_a_bad_limit_of_the_outbox_is_refused(bad: Any) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        make().with_outbox(b"x", max_outbox=bad)
+    assert caught.value.field == "max_outbox"
+
+
+def test_entries_that_the_receiver_confirmed_are_dropped() -> None:
+    session = make(outbox=tuple(OutboxEntry.for_payload(seq, b"x") for seq in (2, 1, 3, 2, 4)))
+    assert [entry.seq for entry in session.without_outbox(2).outbox] == [3, 4]
+    assert session.without_outbox(4).outbox == ()
+    assert session.without_outbox(0) is session
+    assert session.without_outbox(-1) is session
+    wrong: Any
+    for wrong in (None, "1", 1.0, True):
+        with pytest.raises(InvalidInputError) as caught:
+            session.without_outbox(wrong)
+        assert caught.value.field == "through_seq"
+
+
 # --- reply scopes ----------------------------------------------------------------------------
 
 
