@@ -411,7 +411,6 @@ class AsyncSessionStore(StorePrimitives, Generic[C]):
         self._closed = True
         await self._aclose()
 
-    @final
     def check_open(self) -> None:
         """Do nothing, unless the store was closed: for services on top of it.
 

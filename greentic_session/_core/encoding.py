@@ -228,7 +228,7 @@ def check_token(expected: object) -> None:
     :raises InvalidInputError: naming ``expected``.
     """
     if isinstance(expected, Cas):
-        value, incarnation = cast("object", expected.value), cast("object", expected.incarnation)
+        value, incarnation = expected.value, expected.incarnation
         if (
             type(value) is int
             and type(incarnation) is str
