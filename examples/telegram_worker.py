@@ -232,7 +232,7 @@ def step(session: Session[Onboarding], said: Said) -> Session[Onboarding]:
         # The entry names the reply: with its update, for the same words may go out at the same
         # step of a later session. Older entries were sent and need no place any more.
         payload = f"{said.update_id} {reply}".encode()
-        session, _ = replace(session, outbox=()).with_outbox(payload)
+        session, _ = session.without_outbox(session.cursor.outbox_seq).with_outbox(payload)
         session = session.advance(node)
     return replace(session, context=replace(known, last_update_id=said.update_id, pending=reply))
 

@@ -9,9 +9,38 @@ from __future__ import annotations
 import math
 import re
 from datetime import timedelta
-from typing import Final, TypeVar, cast
+from typing import TYPE_CHECKING, Final, TypeVar, cast, overload
+
+from msgspec.structs import force_setattr
 
 from .errors import InvalidInputError
+
+if TYPE_CHECKING:
+    import msgspec
+
+    # As a checker sees a field: its constructor takes both, and reading it gives seconds.
+    class Seconds:
+        """The type of a struct's field in seconds, which a :class:`timedelta` may fill."""
+
+        @overload
+        def __get__(self, instance: None, owner: type, /) -> float: ...
+        @overload
+        def __get__(self, instance: object, owner: type, /) -> float: ...
+        def __get__(self, instance: object, owner: type, /) -> float: ...
+        def __set__(self, instance: object, value: timedelta | float, /) -> None: ...
+
+    class OptionalSeconds:
+        """As :class:`Seconds`, or ``None``."""
+
+        @overload
+        def __get__(self, instance: None, owner: type, /) -> float | None: ...
+        @overload
+        def __get__(self, instance: object, owner: type, /) -> float | None: ...
+        def __get__(self, instance: object, owner: type, /) -> float | None: ...
+        def __set__(self, instance: object, value: timedelta | float | None, /) -> None: ...
+else:
+    Seconds = float
+    OptionalSeconds = float | None
 
 _K = TypeVar("_K", bound=str)
 
@@ -93,7 +122,8 @@ def check_user(value: object) -> str:
 def ttl_to_ms(ttl_secs: object, field: str = "ttl_secs") -> int:
     """Return a life in whole milliseconds; 0 stays 0 (never expires).
 
-    :param ttl_secs: seconds, int or float, at least 1 ms and at most about a century, or 0.
+    :param ttl_secs: seconds, int or float, or a :class:`datetime.timedelta`: at least 1 ms and at
+        most about a century, or 0.
     :param field: name of the argument.
     :raises InvalidInputError: naming ``field``.
     """
@@ -102,6 +132,8 @@ def ttl_to_ms(ttl_secs: object, field: str = "ttl_secs") -> int:
         return round(ttl_secs * 1000)
     if type(ttl_secs) is int and 0 <= ttl_secs <= MAX_TTL_SECS:
         return ttl_secs * 1000
+    if isinstance(ttl_secs, timedelta):
+        ttl_secs = ttl_secs.total_seconds()
     if type(ttl_secs) is float and ttl_secs == 0:
         return 0
     # What rounds to 0 would make a session that should be gone at once live for ever.
@@ -138,6 +170,24 @@ def wait_to_ms(wait: object, field: str) -> int:
     if isinstance(wait, (int, float)) and not isinstance(wait, bool) and 0 <= wait < 0.001:
         return 0
     return _ms(wait, field, zero="")
+
+
+def default_secs(secs: float) -> Seconds:
+    """Return the default of a field of :class:`Seconds`."""
+    return cast("Seconds", secs)
+
+
+def default_optional_secs(secs: float | None) -> OptionalSeconds:
+    """Return the default of a field of :class:`OptionalSeconds`."""
+    return cast("OptionalSeconds", secs)
+
+
+def timedeltas_to_secs(struct: msgspec.Struct, *fields: str) -> None:
+    """Replace each :class:`datetime.timedelta` in fields of a new struct by its seconds."""
+    for field in fields:
+        value = getattr(struct, field)
+        if isinstance(value, timedelta):
+            force_setattr(struct, field, value.total_seconds())
 
 
 def _ms(secs: object, field: str, *, zero: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import timedelta
 from typing import Protocol, final
 
 from .errors import InvalidInputError
@@ -45,12 +46,14 @@ class ManualClock:
         """Return the time that was set."""
         return self._now_ms
 
-    def advance(self, secs: float) -> None:
+    def advance(self, secs: timedelta | float) -> None:
         """Move forward.
 
-        :param secs: seconds, in steps of 1 ms.
+        :param secs: seconds or a :class:`datetime.timedelta`, in steps of 1 ms.
         :raises InvalidInputError: if negative.
         """
+        if isinstance(secs, timedelta):
+            secs = secs.total_seconds()
         if secs < 0:
             raise InvalidInputError("secs", "time moves forward; use set_ms for a clock jump")
         self._now_ms += round(secs * 1000)

@@ -126,16 +126,19 @@ class InvalidInputError(SessionError, ValueError):
 
 
 class PayloadTooLargeError(InvalidInputError):
-    """The encoded session is over the store's limit. Nothing was changed.
+    """The encoded session is over the store's limit, or a message over its inbox's. Nothing was
+    changed.
 
-    :ivar size: encoded size in bytes.
-    :ivar limit: the store's limit in bytes.
+    :ivar size: size in bytes, of a session as encoded.
+    :ivar limit: the store's or the inbox's limit in bytes.
+    :ivar field: ``session``, or ``payload`` for a message.
     """
 
-    def __init__(self, size: int, limit: int) -> None:
+    def __init__(self, size: int, limit: int, field: str = "session") -> None:
         self.size = size
         self.limit = limit
-        super().__init__("session", f"{size} bytes encoded, over the limit of {limit}")
+        encoded = " encoded" if field == "session" else ""
+        super().__init__(field, f"{size} bytes{encoded}, over the limit of {limit}")
 
 
 class SessionNotFoundError(SessionError, LookupError):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
-from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast, overload
 
 from .codec import CodecFactory, JsonCodec
 from .config import EmbeddedConfig, MemoryConfig, RedisConfig, SessionBackendConfig
 from .config.backends import config_from_url
+from .config.urls import public_part
 from .errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["create_session_store", "from_env"]
 
 _T = TypeVar("_T")
+_LOGGER: Final = logging.getLogger(__name__)
+_VARIABLES: Final = ("GREENTIC_SESSION_URL", "REDIS_URL")
 
 
 @overload
@@ -90,11 +94,15 @@ def create_session_store(
 
 @overload
 def from_env(
-    *, codec: CodecFactory = ..., environ: Mapping[str, str] = ...
+    *, codec: CodecFactory = ..., environ: Mapping[str, str] = ..., allow_memory: bool = ...
 ) -> AsyncSessionStore[dict[str, Any]]: ...
 @overload
 def from_env(
-    *, context_type: type[_T], codec: CodecFactory = ..., environ: Mapping[str, str] = ...
+    *,
+    context_type: type[_T],
+    codec: CodecFactory = ...,
+    environ: Mapping[str, str] = ...,
+    allow_memory: bool = ...,
 ) -> AsyncSessionStore[_T]: ...
 @overload
 def from_env(
@@ -102,20 +110,39 @@ def from_env(
     context_type: Any,  # Any: as in `create_session_store`
     codec: CodecFactory = ...,
     environ: Mapping[str, str] = ...,
+    allow_memory: bool = ...,
 ) -> AsyncSessionStore[Any]: ...
 def from_env(
     *,
     context_type: Any = dict,
     codec: CodecFactory = JsonCodec,
     environ: Mapping[str, str] = os.environ,
+    allow_memory: bool = True,
 ) -> AsyncSessionStore[Any]:
     """Make the store that the environment names: ``GREENTIC_SESSION_URL``, else ``REDIS_URL``,
     else memory. An empty variable counts as absent.
 
+    Logs at level ``INFO`` which variable it took, and the scheme and the place of its URL. Account
+    and options, which may hold secrets, are left out.
+
     :param context_type: as in :func:`create_session_store`.
     :param codec: as in :func:`create_session_store`.
     :param environ: where to read the variables.
-    :raises InvalidInputError: as :func:`create_session_store`.
+    :param allow_memory: ``False`` refuses the memory backend, whether a variable names it or none
+        is set: a service that should have a server does not start without one.
+    :raises InvalidInputError: as :func:`create_session_store`; naming the variable, if memory is
+        refused.
     """
-    url = environ.get("GREENTIC_SESSION_URL") or environ.get("REDIS_URL") or "memory://"
-    return create_session_store(url, context_type=context_type, codec=codec)
+    variable = next((name for name in _VARIABLES if environ.get(name)), None)
+    url = "memory://" if variable is None else environ[variable]
+    config = config_from_url(url)
+    if not allow_memory and isinstance(config, MemoryConfig):
+        if variable is None:
+            raise InvalidInputError(_VARIABLES[0], "is not set, and the memory backend is refused")
+        raise InvalidInputError(variable, "names the memory backend, which is refused")
+    store = create_session_store(config, context_type=context_type, codec=codec)
+    if variable is None:
+        _LOGGER.info("session store: memory:// (no variable is set)")
+    else:
+        _LOGGER.info("session store of %s: %s", variable, public_part(url))
+    return store

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, NewType, Self
 from uuid import UUID, uuid4
 
 import msgspec
+from msgspec.structs import force_setattr
 
-from ._validation import require_clean_text
+from ._validation import Seconds, default_secs, require_clean_text, require_int
 from .errors import InvalidInputError
 
 # A type parameter with a default (PEP 696): a checker sees it, the run time does not need it.
@@ -55,8 +56,13 @@ SessionKey = NewType("SessionKey", str)
 SessionId = NewType("SessionId", UUID)
 """Random identity of one incarnation of a session."""
 
+DEFAULT_MAX_OUTBOX: Final = 128
+"""How many entries :meth:`Session.with_outbox` keeps. About 15 kB as JSON."""
 _NO_ID: Final = SessionId(UUID(int=0))
-_CAS: Final = re.compile(r"([1-9][0-9]{0,17})-([0-9a-f]{32})")
+MAX_CAS_VALUE: Final = 10**14 - 1
+"""Lua's ``%.14g`` writes no larger integer exactly (Lua 5.1 manual, ``LUA_NUMBER_FMT``)."""
+# RFC 9110, 8.8.3: a token as an entity tag stands in quotes, a weak one behind W/.
+_CAS: Final = re.compile(r'(?:(?:W/)?("))?(?:0|([1-9][0-9]{0,13})-([0-9a-f]{32}))(?(1)")')
 
 
 def new_session_key() -> SessionKey:
@@ -190,8 +196,9 @@ class Session(msgspec.Struct, Generic[C], frozen=True, kw_only=True):
     :ivar cursor: where to resume.
     :ivar meta: who owns it.
     :ivar context: the application's own state, of the store's ``context_type``.
-    :ivar outbox: effects recorded with the state, oldest first.
-    :ivar ttl_secs: life in seconds from the last write or touch, to 1 ms; 0 is for ever.
+    :ivar outbox: effects recorded with the state, oldest first. Bounded by :meth:`with_outbox`.
+    :ivar ttl_secs: life in seconds from the last write or touch, to 1 ms; 0 is for ever. May be
+        given as a ``timedelta``; a session that was read has seconds.
     :ivar id: identity of this incarnation, stamped by the store when the record comes into
         being; all zero before.
     :ivar updated_at: aware UTC, stamped by the store at each write and touch, to 1 ms.
@@ -202,7 +209,7 @@ class Session(msgspec.Struct, Generic[C], frozen=True, kw_only=True):
     meta: SessionMeta
     context: C = msgspec.field(default_factory=cast("Callable[[], C]", dict))
     outbox: tuple[OutboxEntry, ...] = ()
-    ttl_secs: float = 0
+    ttl_secs: Seconds = default_secs(0)
     id: SessionId = _NO_ID
     updated_at: datetime = msgspec.field(default_factory=_utc_now)
 
@@ -226,9 +233,11 @@ class Session(msgspec.Struct, Generic[C], frozen=True, kw_only=True):
         Exact on a session that was read from a store, unless a claim on its wait is held: then its
         life counts from the end of the claim's lease.
         """
-        if self.ttl_secs == 0:
+        ttl = cast("object", self.ttl_secs)
+        secs = ttl.total_seconds() if isinstance(ttl, timedelta) else self.ttl_secs
+        if secs == 0:
             return None
-        return self.updated_at + timedelta(milliseconds=round(self.ttl_secs * 1000))
+        return self.updated_at + timedelta(milliseconds=round(secs * 1000))
 
     def dedupe_outbox(self) -> Self:
         """Return the session with the first of each ``(seq, payload_sha256)`` in its outbox."""
@@ -237,18 +246,43 @@ class Session(msgspec.Struct, Generic[C], frozen=True, kw_only=True):
             return self
         return msgspec.structs.replace(self, outbox=outbox)
 
-    def with_outbox(self, payload: bytes) -> tuple[Self, bool]:
+    def with_outbox(
+        self, payload: bytes, *, max_outbox: int = DEFAULT_MAX_OUTBOX
+    ) -> tuple[Self, bool]:
         """Record an effect of the current step (``cursor.outbox_seq``), so before :meth:`advance`.
 
+        Keeps the newest ``max_outbox`` entries, the new one included, and drops the oldest ones. An
+        effect whose entry was dropped is not deduplicated: recorded again, it counts as new.
+
         :param payload: the bytes that go out.
+        :param max_outbox: how many entries to keep, at least 1. A store writes the entries that it
+            is given and drops none but repeated ones.
         :returns: the session with the entry, and whether the entry is new. When it is not, the
             effect was recorded by an earlier attempt at this step.
+        :raises InvalidInputError: naming ``max_outbox``.
         """
+        require_int(max_outbox, "max_outbox", 1)
         entry = OutboxEntry.for_payload(self.cursor.outbox_seq, payload)
         for known in self.outbox:
             if known.seq == entry.seq and known.payload_sha256 == entry.payload_sha256:
                 return self, False
-        return msgspec.structs.replace(self, outbox=(*self.outbox, entry)), True
+        kept = self.outbox[1 - max_outbox :] if max_outbox > 1 else ()
+        return msgspec.structs.replace(self, outbox=(*kept, entry)), True
+
+    def without_outbox(self, through_seq: int) -> Self:
+        """Return the session without the entries that the receiver has confirmed.
+
+        An effect whose entry was dropped is not deduplicated: recorded again, it counts as new.
+
+        :param through_seq: the last step to drop. Entries of this and of earlier steps go.
+        :raises InvalidInputError: naming ``through_seq``.
+        """
+        if type(cast("object", through_seq)) is not int:
+            raise InvalidInputError("through_seq", "expected an int")
+        outbox = tuple(entry for entry in self.outbox if entry.seq > through_seq)
+        if len(outbox) == len(self.outbox):
+            return self
+        return msgspec.structs.replace(self, outbox=outbox)
 
     def advance(self, node_id: str, wait_reason: str | None = None) -> Self:
         """Return the session at the next node: a new step, so ``cursor.outbox_seq`` grows by one.
@@ -268,7 +302,8 @@ class Session(msgspec.Struct, Generic[C], frozen=True, kw_only=True):
 class Cas(msgspec.Struct, frozen=True, kw_only=True):
     """Compare-and-set token of one version of one incarnation. Compare for equality only.
 
-    :ivar value: 1 after create, one more after each successful write; 0 is absent.
+    :ivar value: 1 after create, one more after each successful write, at most 10^14 - 1; 0 is
+        absent, and that of :meth:`none` only.
     :ivar incarnation: 32 hex digits, random per record that comes into being; empty when absent.
     """
 
@@ -284,15 +319,16 @@ class Cas(msgspec.Struct, frozen=True, kw_only=True):
     def parse(cls, text: str) -> Cas:
         """Return the token that :func:`str` wrote.
 
-        :raises InvalidInputError: if ``text`` is nothing that ``str(cas)`` gives.
+        :param text: ``str(cas)``, or that as an entity tag of an ``If-Match`` header: in double
+            quotes, and perhaps marked as weak (``W/"…"``, which caches make of a strong one).
+        :raises InvalidInputError: if ``text`` is nothing else.
         """
-        if text == "0":
-            return _NO_CAS
         # msgspec structs trust their types; a header value may be anything.
         match = _CAS.fullmatch(text) if isinstance(cast("object", text), str) else None
         if match is None:
             raise InvalidInputError("cas", "is not a token")
-        return cls(value=int(match[1]), incarnation=match[2])
+        value, incarnation = match[2], match[3]
+        return _NO_CAS if value is None else cls(value=int(value), incarnation=incarnation)
 
     def __str__(self) -> str:
         """Return digits, a hyphen and hex digits (``0`` when absent): fit for an HTTP ETag."""
@@ -317,7 +353,7 @@ class ReplyScope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Where a reply is anchored.
 
     :ivar conversation: chat, channel or mailbox.
-    :ivar thread: thread inside it; ``""`` means absent, as for the next two.
+    :ivar thread: thread inside it; ``""`` means absent and becomes ``None``, as in the next two.
     :ivar reply_to: the message that is answered.
     :ivar correlation: the application's own correlation id.
     """
@@ -326,6 +362,15 @@ class ReplyScope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     thread: str | None = None
     reply_to: str | None = None
     correlation: str | None = None
+
+    def __post_init__(self) -> None:
+        # Stored and pickled forms pass here too. So equal places compare and hash as equal.
+        if self.thread == "":
+            force_setattr(self, "thread", None)
+        if self.reply_to == "":
+            force_setattr(self, "reply_to", None)
+        if self.correlation == "":
+            force_setattr(self, "correlation", None)
 
     def scope_hash(self) -> str:
         """Return the lower-case hex SHA-256 of the four parts joined by a newline.
@@ -346,6 +391,6 @@ _MAX_SCOPE_CHARS: Final = 1024
 
 
 def _scope_part(value: str | None, field: str) -> str:
-    if value is None or value == "":
+    if value is None:
         return ""
     return require_clean_text(value, field, _MAX_SCOPE_CHARS)

@@ -10,6 +10,7 @@ from .model import C
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
+    from datetime import timedelta
 
     from ._core.unreadable import OnError
     from .abc.fencing import Fenced
@@ -85,7 +86,7 @@ class ScopedSessionStore(Generic[C]):
         """As :meth:`AsyncSessionStore.mutate`."""
         return await self._store.mutate(key, change, ctx=self.ctx, attempts=attempts)
 
-    async def touch(self, key: SessionKey, ttl_secs: float | None = None) -> bool:
+    async def touch(self, key: SessionKey, ttl_secs: timedelta | float | None = None) -> bool:
         """As :meth:`AsyncSessionStore.touch`."""
         return await self._store.touch(key, ttl_secs, ctx=self.ctx)
 

@@ -36,6 +36,7 @@ from .scoped import ScopedSessionStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+    from datetime import timedelta
     from types import TracebackType
     from typing import Self
 
@@ -359,15 +360,16 @@ class AsyncSessionStore(StorePrimitives, Generic[C]):
     async def touch(
         self,
         key: SessionKey,
-        ttl_secs: float | None = None,
+        ttl_secs: timedelta | float | None = None,
         *,
         ctx: TenantCtx | None = None,
     ) -> bool:
         """Start the session's life anew. Moves neither token nor payload.
 
         :param key: the session's key.
-        :param ttl_secs: the new life in seconds, kept by later writes of the same session only
-            if they carry it; ``0`` makes the session permanent, ``None`` keeps the stored life.
+        :param ttl_secs: the new life, seconds or a :class:`datetime.timedelta`, kept by later
+            writes of the same session only if they carry it; ``0`` makes the session permanent,
+            ``None`` keeps the stored life.
         :param ctx: the caller, as in :meth:`get`.
         :returns: ``False`` if absent or expired.
         :raises TenantMismatchError: wrong team or user in the right tenant.
@@ -458,7 +460,6 @@ class AsyncSessionStore(StorePrimitives, Generic[C]):
         self._closed = True
         await self._aclose()
 
-    @final
     def check_open(self) -> None:
         """Do nothing, unless the store was closed: for services on top of it.
 

@@ -19,6 +19,7 @@ from ..abc.records import EncodedSession, Record
 from ..codec import Codec, CodecFactory, JsonCodec, MessagePackCodec, SessionBody, context_classes
 from ..errors import DecodeError, InvalidInputError, PayloadTooLargeError, TenantMismatchError
 from ..model import (
+    MAX_CAS_VALUE,
     C,
     Cas,
     OutboxEntry,
@@ -248,13 +249,16 @@ def check_token(expected: object) -> None:
 
     :raises InvalidInputError: naming ``expected``.
     """
-    if (
-        not isinstance(expected, Cas)
-        or type(expected.value) is not int
-        or type(expected.incarnation) is not str
-        or not expected.incarnation.isascii()
-    ):
-        raise InvalidInputError("expected", "is not a token of this library")
+    if isinstance(expected, Cas):
+        value, incarnation = expected.value, expected.incarnation
+        if (
+            type(value) is int
+            and type(incarnation) is str
+            and incarnation.isascii()
+            and (0 < value <= MAX_CAS_VALUE if incarnation else value == 0)
+        ):
+            return
+    raise InvalidInputError("expected", "is not a token of this library")
 
 
 def _check_cursor(cursor: object) -> None:

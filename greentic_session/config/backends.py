@@ -8,7 +8,16 @@ from typing import Any, Final, Literal, Self, cast
 
 import msgspec
 
-from .._validation import require_bool, require_host, require_int, require_secs, require_str
+from .._validation import (
+    Seconds,
+    default_secs,
+    require_bool,
+    require_host,
+    require_int,
+    require_secs,
+    require_str,
+    timedeltas_to_secs,
+)
 from ..errors import InvalidInputError
 from .urls import parse_url
 
@@ -40,12 +49,16 @@ class MemoryConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     :ivar max_payload_bytes: limit on one encoded session.
     :ivar verify: as in :class:`AsyncSessionStore`.
-    :ivar sweep_interval_secs: pause between two runs of the background sweeper, in seconds.
+    :ivar sweep_interval_secs: pause between two runs of the background sweeper: seconds, or a
+        ``timedelta``, which becomes seconds. So with every field whose name ends in ``_secs``.
     """
 
     max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES
     verify: bool = True
-    sweep_interval_secs: float = 1.0
+    sweep_interval_secs: Seconds = default_secs(1.0)
+
+    def __post_init__(self) -> None:
+        timedeltas_to_secs(self, "sweep_interval_secs")
 
     def check(self) -> None:
         """Check every field.
@@ -137,12 +150,15 @@ class RedisConfig(_HidesPassword, frozen=True, kw_only=True):
     password: str | None = None
     tls: TlsConfig | None = None
     namespace: str = DEFAULT_NAMESPACE
-    deadline_secs: float = 2.0
+    deadline_secs: Seconds = default_secs(2.0)
     acks: int = 0
     max_connections: int = 32
     max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES
     verify: bool = True
     protocol: int = 3
+
+    def __post_init__(self) -> None:
+        timedeltas_to_secs(self, "deadline_secs")
 
     @classmethod
     def from_url(cls, url: str) -> Self:
@@ -217,13 +233,16 @@ class EmbeddedConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     path: str
     fsync: Literal["always", "everysec", "no"] = "always"
-    start_secs: float = 20.0
+    start_secs: Seconds = default_secs(20.0)
     namespace: str = DEFAULT_NAMESPACE
-    deadline_secs: float = 2.0
+    deadline_secs: Seconds = default_secs(2.0)
     max_connections: int = 32
     max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES
     verify: bool = True
     protocol: int = 3
+
+    def __post_init__(self) -> None:
+        timedeltas_to_secs(self, "start_secs", "deadline_secs")
 
     def check(self) -> None:
         """Check every field; no I/O.

@@ -13,7 +13,7 @@ from ..errors import InvalidInputError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["ParsedUrl", "parse_url"]
+__all__ = ["ParsedUrl", "parse_url", "public_part"]
 
 _MANY: Final = ("sentinel", "cluster")
 _SERVER_SCHEMES: Final = tuple(
@@ -107,6 +107,29 @@ def parse_url(url: str) -> ParsedUrl:
     if many == "sentinel":
         fields["sentinel"] |= _taken(options, _SENTINEL_OPTIONS)
     return ParsedUrl("redis", fields | options)
+
+
+def public_part(url: str) -> str:
+    """Return scheme and place of a URL that :func:`parse_url` takes, without possible secrets.
+
+    Left out are account, options, database and a master's name: after a ``/`` in a password, which
+    should have been ``%2F``, these hold the rest of it.
+    """
+    backend, fields = parse_url(url)
+    scheme = url.partition(":")[0].lower()
+    if backend != "redis":
+        return f"{scheme}://{fields.get('path', '')}"
+    if "unix_path" in fields:
+        return f"{scheme}://{fields['unix_path']}"
+    addresses = fields.get("cluster") or fields.get("sentinel", {}).get("addresses")
+    if addresses is None:
+        place = _host_port(fields["host"], fields["port"])
+        return f"{scheme}://{place}/{fields['db']}" if "db" in fields else f"{scheme}://{place}"
+    return f"{scheme}://" + ",".join(_host_port(host, port) for host, port in addresses)
+
+
+def _host_port(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _in_memory(place: str, path: str, query: str) -> ParsedUrl:

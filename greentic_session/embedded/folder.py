@@ -93,10 +93,14 @@ class Folder:
     """
 
     def __init__(self, path: str) -> None:
+        # A slash at the end would follow a link.
+        path = path.rstrip("/")
         try:
+            _check_parent(os.stat(os.path.dirname(path) or "/"))
             with suppress(FileExistsError):
                 os.mkdir(path, 0o700)
-            self.fd: Final = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+            self.fd: Final = _open_folder(path, flags)
         except OSError as error:
             raise _refused(error) from None
         try:
@@ -125,6 +129,8 @@ class Folder:
             raise _refused(error) from None
 
     def _check(self) -> None:
+        # Once more, of the folder that is open: its path may lead elsewhere by now.
+        _check_parent(os.stat("..", dir_fd=self.fd))
         found = os.fstat(self.fd)
         if found.st_uid != os.geteuid():
             raise FolderError("belongs to another user")
@@ -163,6 +169,28 @@ class Folder:
         if not _FORMAT.startswith(text):
             raise FolderError("was made by another version of this library")
         return True
+
+
+def _open_folder(path: str, flags: int) -> int:
+    try:
+        return os.open(path, flags)
+    except OSError as error:
+        # Linux says ENOTDIR of a link, others ELOOP or EMLINK.
+        if os.path.islink(path):
+            raise FolderError("is a symbolic link: give the path of the folder itself") from None
+        raise error from None
+
+
+def _check_parent(parent: os.stat_result) -> None:
+    """Check that no other user can put another folder in the place of one in ``parent``.
+
+    With the sticky bit, as in ``/tmp``, only its owner may rename or remove the folder
+    (POSIX, ``rename``).
+
+    :raises FolderError: otherwise.
+    """
+    if parent.st_mode & stat.S_IWOTH and not parent.st_mode & stat.S_ISVTX:
+        raise FolderError("stands in a folder where any user may write: take that right away")
 
 
 def _refused(error: OSError) -> FolderError:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import heapq
-from typing import Final, final
+from typing import TYPE_CHECKING, Final, final
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = ["ExpiryIndex", "Name"]
 
@@ -39,10 +42,15 @@ class ExpiryIndex:
 
     def __init__(self) -> None:
         self._buckets: dict[int, _Bucket] = {}
-        self._times: list[int] = []
+        self._times: Final[list[int]] = []
 
     def __len__(self) -> int:
         return sum(map(len, self._buckets.values()))
+
+    @property
+    def times(self) -> Sequence[int]:
+        """When the index looks at its records, the earliest time first: always the same list."""
+        return self._times
 
     def add(self, name: Name, expires_ms: int, now_ms: int) -> int:
         """Enter a record.
@@ -72,7 +80,7 @@ class ExpiryIndex:
             if not self._buckets:
                 self._times.clear()
             elif len(self._times) > 2 * len(self._buckets) + 64:
-                self._times = list(self._buckets)
+                self._times[:] = self._buckets
                 heapq.heapify(self._times)
 
     def pop_due(self, now_ms: int) -> Name | None:

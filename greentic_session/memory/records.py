@@ -63,6 +63,7 @@ class Records:
     """The records of one store.
 
     :param clock: tells the time.
+    :ivar due_times: when records may have expired, the earliest time first.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -72,6 +73,7 @@ class Records:
         # object more for each session, and the collector's business.
         self._lookup: Final[dict[str, str | tuple[str, ...]]] = {}
         self._expiry: Final = ExpiryIndex()
+        self.due_times: Final = self._expiry.times
         self.on_forget: Callable[[str, str, StoredRecord], None] | None = None
 
     def sizes(self) -> dict[str, int]:

@@ -47,6 +47,10 @@ if TYPE_CHECKING:
 
 __all__ = ["InMemorySessionStore"]
 
+_FREED_PER_CALL: Final = 8
+"""How many things a call on a store without a sweeper looks at: more than it can add."""
+_LOOK_EVERY_MS: Final = 1000
+"""How often such calls look at things that are not records."""
 _SLICE_SECS: Final = 0.0005
 """How long a sweep may hold the event loop at a time."""
 
@@ -66,7 +70,8 @@ class InMemorySessionStore(
     task is cancelled. Nothing outlives the process.
 
     Expired records are absent at once. Their memory is freed by a background task that runs from
-    ``async with`` to its end, by :meth:`sweep`, and by a write over them.
+    ``async with`` to its end, by :meth:`sweep`, and by a write over them. Without ``async with``,
+    each later call frees a few of them.
 
     :param context_type: as in :class:`AsyncSessionStore`.
     :param config: limits and the sweeper's interval.
@@ -103,7 +108,10 @@ class InMemorySessionStore(
             LeaseKind.LOCK: self._locks.is_held,
             LeaseKind.INBOX: self._inbox.is_held,
         }
-        self._now_ms: Final = self._records.clock.now_ms
+        self._due_times: Final = self._records.due_times
+        # Every verb reads the time once, before anything else.
+        self._now_ms: Callable[[], int] = self._free_some
+        self._look_at_ms = 0
         self._sweeper: BackgroundTask | None = None
         self._swept = 0
 
@@ -111,6 +119,7 @@ class InMemorySessionStore(
     async def _open(self) -> None:
         if self._sweeper is None:
             self._sweeper = start_sweeper(self.sweep, self._interval_secs)
+            self._now_ms = self._records.clock.now_ms
 
     @override
     async def _aclose(self) -> None:
@@ -123,6 +132,13 @@ class InMemorySessionStore(
         if self._sweeper is not None:
             await self._sweeper.stop()
             self._sweeper = None
+
+    @override
+    def check_open(self) -> None:
+        """As :meth:`AsyncSessionStore.check_open`. Services on top of the store call it first."""
+        super().check_open()
+        if self._sweeper is None:
+            self._free_some()
 
     @override
     async def _ping(self) -> None:
@@ -171,21 +187,43 @@ class InMemorySessionStore(
         swept = 0
         pause_at = perf_counter() + _SLICE_SECS
         visited = 0
-        now_ms = self._now_ms()
-        while (
-            (gone := self._records.pop_due(now_ms)) is not None
-            or self._waits.pop_due(now_ms)
-            or self._inbox.pop_due(now_ms)
-            or self._affinity.pop_due(now_ms)
-            or self._locks.pop_due(now_ms)
-        ):
-            swept += gone is True
-            self._swept += gone is True
+        now_ms = self._records.clock.now_ms()
+        while (gone := self._pop_due(now_ms)) is not None:
+            swept += gone
             visited += 1
             if visited % 32 == 0 and perf_counter() >= pause_at:
                 await checkpoint()
                 pause_at = perf_counter() + _SLICE_SECS
         return swept
+
+    def _pop_due(self, now_ms: int) -> bool | None:
+        """Look at one thing that may have expired.
+
+        :returns: whether it was a record that is gone now. ``None`` if nothing is due.
+        """
+        gone = self._records.pop_due(now_ms)
+        if gone is not None:
+            self._swept += gone
+            return gone
+        is_due = (
+            self._waits.pop_due(now_ms)
+            or self._inbox.pop_due(now_ms)
+            or self._affinity.pop_due(now_ms)
+            or self._locks.pop_due(now_ms)
+        )
+        return False if is_due else None
+
+    def _free_some(self) -> int:
+        """Return the time, after freeing a few things that expired: while no sweeper runs."""
+        now_ms = self._records.clock.now_ms()
+        times = self._due_times
+        if (times and times[0] <= now_ms) or now_ms >= self._look_at_ms:
+            for _ in range(_FREED_PER_CALL):
+                if self._pop_due(now_ms) is None:
+                    self._look_at_ms = now_ms + _LOOK_EVERY_MS
+                    return now_ms
+            self._look_at_ms = now_ms  # more may be due
+        return now_ms
 
     # --- reading -----------------------------------------------------------------------------
 

@@ -97,6 +97,40 @@ async def test_a_folder_for_links_that_others_may_enter_is_refused(
         await store_in(long).__aenter__()
 
 
+@pytest.mark.parametrize("end", ["", "/"])
+async def test_a_link_to_a_folder_is_refused(folder: Path, end: str) -> None:
+    folder.mkdir(mode=0o700)
+    link = folder.parent / "link"
+    link.symlink_to(folder)
+    with pytest.raises(StoreUnavailableError, match="symbolic link"):
+        await create_session_store(f"embedded://{link}{end}").__aenter__()
+    assert not [*folder.iterdir()]
+    dangling = folder.parent / "dangling"
+    dangling.symlink_to(folder.parent / "nowhere")
+    with pytest.raises(StoreUnavailableError, match="symbolic link"):
+        await create_session_store(f"embedded://{dangling}{end}").__aenter__()
+
+
+@pytest.mark.parametrize("is_there", [False, True], ids=["made", "there"])
+async def test_a_folder_in_a_world_writable_one_is_refused(folder: Path, *, is_there: bool) -> None:
+    parent = folder.parent / "open to all"
+    parent.mkdir()
+    parent.chmod(0o777)
+    within = parent / "state"
+    if is_there:
+        within.mkdir(mode=0o700)
+    with pytest.raises(StoreUnavailableError, match="any user may write"):
+        await store_in(within).__aenter__()
+    assert [*parent.iterdir()] == ([within] if is_there else [])
+    assert not is_there or not [*within.iterdir()]
+
+
+async def test_a_folder_in_a_world_writable_one_with_the_sticky_bit_is_taken(folder: Path) -> None:
+    # As in /tmp: nobody else may rename what is the user's.
+    folder.parent.chmod(0o1777)
+    Folder(str(folder)).close()
+
+
 async def test_a_folder_that_is_made_anew_is_a_new_one(folder: Path) -> None:
     async with store_in(folder) as store:
         await store.put(session())

@@ -314,6 +314,53 @@ def test_from_env(environ: dict[str, str], backend: str) -> None:
     assert from_env(environ=environ).statistics().backend == backend
 
 
+@pytest.mark.parametrize(
+    ("environ", "told"),
+    [
+        ({}, "memory:// (no variable is set)"),
+        ({"GREENTIC_SESSION_URL": "memory://?max_payload=10"}, "memory://"),
+        ({"REDIS_URL": f"redis://u:{SECRET}@H:7000/3"}, "REDIS_URL: redis://h:7000/3"),
+        (
+            {"GREENTIC_SESSION_URL": f"rediss://:{SECRET}@h"},
+            "GREENTIC_SESSION_URL: rediss://h:6379",
+        ),
+        ({"REDIS_URL": f"unix://u:{SECRET}@/run/r.sock?db=2"}, "REDIS_URL: unix:///run/r.sock"),
+        ({"REDIS_URL": "embedded:///var/x?fsync=no"}, "REDIS_URL: embedded:///var/x"),
+        (
+            {"REDIS_URL": f"valkey+cluster://u:{SECRET}@a:1,[::1]:2"},
+            "REDIS_URL: valkey+cluster://a:1,[::1]:2",
+        ),
+        (
+            {"REDIS_URL": f"redis+sentinel://:{SECRET}@a,b/main/1?sentinel_password={SECRET}"},
+            "REDIS_URL: redis+sentinel://a:26379,b:26379",
+        ),
+        # A slash in the password, which should have been %2F, makes its rest a master's name.
+        ({"REDIS_URL": f"redis+sentinel://u:12/{SECRET}@h"}, "REDIS_URL: redis+sentinel://u:12"),
+    ],
+)
+def test_from_env_logs_which_url_it_took_without_secrets(
+    environ: dict[str, str], told: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", "greentic_session"):
+        from_env(environ=environ)
+    [record] = caplog.records
+    assert record.levelname == "INFO"
+    assert told in record.getMessage()
+    assert SECRET not in record.getMessage()
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [{}, {"REDIS_URL": ""}, {"REDIS_URL": "memory://"}, {"GREENTIC_SESSION_URL": "MEMORY://"}],
+)
+def test_from_env_refuses_memory_if_told_to(environ: dict[str, str]) -> None:
+    with pytest.raises(InvalidInputError, match="memory") as caught:
+        from_env(environ=environ, allow_memory=False)
+    assert caught.value.field == (next((k for k in environ if environ[k]), "GREENTIC_SESSION_URL"))
+    server = from_env(environ={"REDIS_URL": "redis://h"}, allow_memory=False)
+    assert server.statistics().backend == "redis"
+
+
 def test_from_env_reads_the_process_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GREENTIC_SESSION_URL", raising=False)
     monkeypatch.setenv("REDIS_URL", "redis://h")

@@ -116,6 +116,31 @@ class OrderEvent(SessionKeyExtractor):
         return ["order_id"]
 
 
+class Bare:
+    """A message with the one method that the protocol cannot do without."""
+
+    def get_metadata(self, field: str, /) -> str | None:
+        return "7" if field == "order_id" else None
+
+
+class Listing(Bare):
+    def list_metadata_keys(self) -> list[str]:
+        return ["order_id", "unknown"]
+
+
+@pytest.mark.parametrize(("made", "names"), [(Bare, []), (Listing, ["order_id", "unknown"])])
+def test_a_message_with_some_of_the_methods_gets_the_others(
+    made: type[Bare], names: list[str]
+) -> None:
+    extractor = extractor_for(made())
+    assert extractor.get_metadata("order_id") == "7"
+    assert extractor.get_metadata("unknown") is None
+    assert extractor.list_metadata_keys() == names
+    assert extractor.get_all_metadata() == ({"order_id": "7"} if names else {})
+    assert extractor_for(extractor) is extractor
+    assert SingleFieldStrategy("order_id").key_of(made()) == "7"
+
+
 UUID_TEXT = "0b9e1f0e-0000-4000-8000-00000000000a"
 TEXTS: list[tuple[object, str | None]] = [
     ("a", "a"),

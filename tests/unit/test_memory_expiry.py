@@ -286,8 +286,8 @@ class TestSweep:
         assert await store.sweep() == 0
         assert await store.get(key, ctx=CTX) is not None
         clock.advance(0.001)
-        assert await store.get(key, ctx=CTX) is None
         assert await store.sweep() == 1
+        assert await store.get(key, ctx=CTX) is None
         assert not any(sizes(store))
 
     @pytest.mark.parametrize("how", ["touch", "put"])

@@ -32,6 +32,7 @@ from ...errors import (
     DecodeError,
     InboxFullError,
     InvalidInputError,
+    PayloadTooLargeError,
     SessionError,
     TenantMismatchError,
 )
@@ -165,6 +166,7 @@ class SessionInbox(Generic[C]):
         :param event_id: names the message, as the channel does. 1 to 512 characters.
         :param payload: opaque bytes.
         :param ctx: the caller, if that is another than the inbox's.
+        :raises PayloadTooLargeError: the payload is over ``payload_bytes`` of the limits.
         :raises InboxFullError: the mailbox holds as many messages as it may.
         :raises TenantMismatchError: a live session of another team or user has the key.
         """
@@ -384,6 +386,7 @@ class SessionInbox(Generic[C]):
         :param event_id: as in :meth:`admit`.
         :param payload: as in :meth:`admit`.
         :returns: ``None`` if the event is stored as early, or if another call has just admitted it.
+        :raises PayloadTooLargeError: as :meth:`admit`.
         :raises InboxFullError: there are as many early events as there may be, and no session
             waits. Or the waiting session's mailbox is full, and the event is stored as early. In
             both cases, deliver it again.
@@ -464,7 +467,5 @@ class SessionInbox(Generic[C]):
     def _fitting(self, payload: bytes) -> bytes:
         size = len(require_bytes(payload))
         if size > self._limits.payload_bytes:
-            raise InvalidInputError(
-                "payload", f"{size} bytes, over the limit of {self._limits.payload_bytes}"
-            )
+            raise PayloadTooLargeError(size, self._limits.payload_bytes, "payload")
         return payload

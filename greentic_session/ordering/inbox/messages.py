@@ -9,7 +9,14 @@ import msgspec
 
 from ..._core import tenancy
 from ..._core.times import datetime_of, ms_of
-from ..._validation import check_key, require_clean_text, require_int
+from ..._validation import (
+    Seconds,
+    check_key,
+    default_secs,
+    require_clean_text,
+    require_int,
+    timedeltas_to_secs,
+)
 from ...abc.inbox import MailboxRef, StoredDeadLetter, StoredMessage
 from ...errors import InvalidInputError
 from ...model import SessionKey, TenantCtx  # noqa: TC001 - msgspec reads them
@@ -40,7 +47,8 @@ class InboxLimits(msgspec.Struct, frozen=True, kw_only=True):
         waits is forgotten and admitted again.
     :ivar payload_bytes: limit on one message.
     :ivar events: how many event ids are known of one session,
-    :ivar events_ttl_secs: and for how long, in seconds.
+    :ivar events_ttl_secs: and for how long: seconds, or a ``timedelta``, which becomes seconds, as
+        in the next two.
     :ivar dead_ttl_secs: how long dead letters are kept, in seconds.
     :ivar early: how many events may be kept for the next wait under one reply scope,
     :ivar early_ttl_secs: and for how long, in seconds.
@@ -50,10 +58,13 @@ class InboxLimits(msgspec.Struct, frozen=True, kw_only=True):
     mail: int = 1000
     payload_bytes: int = 65_536
     events: int = 2000
-    events_ttl_secs: float = 86_400
-    dead_ttl_secs: float = 30 * 86_400
+    events_ttl_secs: Seconds = default_secs(86_400)
+    dead_ttl_secs: Seconds = default_secs(30 * 86_400)
     early: int = 100
-    early_ttl_secs: float = 600
+    early_ttl_secs: Seconds = default_secs(600)
+
+    def __post_init__(self) -> None:
+        timedeltas_to_secs(self, "events_ttl_secs", "dead_ttl_secs", "early_ttl_secs")
 
 
 def check_limits(limits: InboxLimits) -> None:

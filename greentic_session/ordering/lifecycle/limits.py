@@ -7,7 +7,12 @@ from typing import NamedTuple, cast
 
 import msgspec
 
-from ..._validation import duration_to_ms
+from ..._validation import (
+    OptionalSeconds,
+    default_optional_secs,
+    duration_to_ms,
+    timedeltas_to_secs,
+)
 from ...errors import InvalidInputError
 
 __all__ = ["Bounds", "LifecycleLimits", "bounds_of"]
@@ -15,6 +20,8 @@ __all__ = ["Bounds", "LifecycleLimits", "bounds_of"]
 
 class LifecycleLimits(msgspec.Struct, frozen=True, kw_only=True):
     """When a session should be closed. A limit is reached at its very value; ``None`` is none.
+
+    A duration is given in seconds or as a ``timedelta``, which becomes seconds.
 
     :ivar duration_secs: since its start.
     :ivar messages: since its start.
@@ -24,10 +31,13 @@ class LifecycleLimits(msgspec.Struct, frozen=True, kw_only=True):
     :raises InvalidInputError: naming the field at fault, where a lifecycle is made.
     """
 
-    duration_secs: float | None = 7200
+    duration_secs: OptionalSeconds = default_optional_secs(7200)
     messages: int | None = 1000
-    idle_secs: float | None = 1800
-    stalled_secs: float | None = 300
+    idle_secs: OptionalSeconds = default_optional_secs(1800)
+    stalled_secs: OptionalSeconds = default_optional_secs(300)
+
+    def __post_init__(self) -> None:
+        timedeltas_to_secs(self, "duration_secs", "idle_secs", "stalled_secs")
 
 
 class Bounds(NamedTuple):

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SessionKeyExtractor", "extractor_for", "text_of"]
 
+_OPTIONAL_METHODS: Final = ("list_metadata_keys", "get_all_metadata")
 _MAX_INT_BITS: Final = 512
 _MAX_STEPS: Final = 8
 """How deep a path leads: deeper than messages are, and an end to those that hold themselves."""
@@ -105,7 +106,9 @@ def _instant(value: datetime) -> str | None:
 def extractor_for(message: object) -> SessionKeyExtractor:
     """Return the metadata of any object.
 
-    * A message with a ``get_metadata`` of its own is returned as it is.
+    * A message with a ``get_metadata`` of its own is its own metadata: one with all three methods
+      is returned as it is, and any other gets those that it lacks from
+      :class:`SessionKeyExtractor`.
     * Fields of a mapping are its keys that are texts; of any other object (msgspec struct,
       dataclass, named tuple, plain object) its attributes and properties that do not start with
       an underscore. A scalar, a list or a class has none.
@@ -119,9 +122,42 @@ def extractor_for(message: object) -> SessionKeyExtractor:
 
     :param message: the message, of any type.
     """
-    if callable(getattr(type(message), "get_metadata", None)):
+    cls = type(message)
+    if not callable(getattr(cls, "get_metadata", None)):
+        return _Metadata(message)
+    if all(callable(getattr(cls, name, None)) for name in _OPTIONAL_METHODS):
         return cast("SessionKeyExtractor", message)
-    return _Metadata(message)
+    return _Completed(cast("SessionKeyExtractor", message))
+
+
+@final
+class _Completed(SessionKeyExtractor):
+    """The metadata of a message that has ``get_metadata`` and lacks another method."""
+
+    __slots__ = ("_message",)
+
+    def __init__(self, message: SessionKeyExtractor) -> None:
+        self._message = message
+
+    def __repr__(self) -> str:
+        # Without the values, which may be anybody's secret.
+        return f"<metadata of a {type(self._message).__name__}>"
+
+    @override
+    def get_metadata(self, field: str, /) -> str | None:
+        return self._message.get_metadata(field)
+
+    @override
+    def list_metadata_keys(self) -> list[str]:
+        if callable(getattr(type(self._message), "list_metadata_keys", None)):
+            return self._message.list_metadata_keys()
+        return super().list_metadata_keys()
+
+    @override
+    def get_all_metadata(self) -> dict[str, str]:
+        if callable(getattr(type(self._message), "get_all_metadata", None)):
+            return self._message.get_all_metadata()
+        return super().get_all_metadata()
 
 
 @final

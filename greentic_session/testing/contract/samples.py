@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from ...model import Session, SessionCursor, SessionKey, SessionMeta, TenantCtx
+
+if TYPE_CHECKING:
+    from datetime import timedelta
 
 __all__ = [
     "ACME",
@@ -59,7 +62,7 @@ def session(
     owner: TenantCtx | None = None,
     context: Any = None,  # Any: whatever the store's context type is
     labels: dict[str, Any] | None = None,  # Any: JSON values
-    ttl_secs: float = 0,
+    ttl_secs: timedelta | float = 0,
     **fields: Any,  # Any: further fields of Session
 ) -> Session[Any]:
     """Return a session of ``owner`` (the tenant ``acme`` without team and user by default)."""

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from ...._validation import MAX_TTL_SECS
-from ....errors import InvalidInputError, StoreUnavailableError
+from ....errors import InvalidInputError, PayloadTooLargeError, StoreUnavailableError
 from ....model import ReplyScope
 from ....ordering import DeadLetter, InboxLimits, SessionInbox
 from ....store import AsyncSessionStore
@@ -70,10 +70,19 @@ class InboxInputContract:
             assert error.field == "event_id", name
             assert SECRET not in told(error)
         payload: Any
-        for payload in (None, SECRET, bytearray(b"x"), b"x" * 101):
+        for payload in (None, SECRET, bytearray(b"x")):
             error = await refusal(at.inbox.admit(KEY, "e1", payload))
             assert error.field == "payload"
             assert SECRET not in told(error)
+        scope = ReplyScope(conversation="c")
+        for call in (
+            at.inbox.admit(KEY, "e1", b"x" * 101),
+            at.inbox.deliver(ctx(), "ann", scope, "e1", b"x" * 101),
+        ):
+            error = await refusal(call)
+            assert isinstance(error, PayloadTooLargeError)
+            assert (error.field, error.size, error.limit) == ("payload", 101, 100)
+            assert str(error) == "payload: 101 bytes, over the limit of 100"
         for wrong, field in ((SECRET, "ctx"), (ctx(""), "tenant_id"), (ctx(env="a b"), "env")):
             caller: Any = wrong
             assert (await refusal(at.inbox.admit(KEY, "e1", b"", ctx=caller))).field == field

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import pytest
 
 from ....model import Cas, SessionMeta, TenantCtx
-from ..assertions import kept, refusal, told
-from ..samples import ACME, KEY, SECRET, ctx, session
+from ..assertions import kept, refusal, require, told
+from ..samples import ACME, KEY, SECRET, ctx, evolve, session
 from .bad_inputs import BAD_IDENTIFIERS, BAD_KEYS, BAD_LIVES, BAD_USERS
 from .verbs import KEY_VERBS, same
 
@@ -60,6 +61,12 @@ _BAD_TOKENS: Final[dict[str, Any]] = {
     "value true": Cas(value=True, incarnation="a" * 32),
     "value fraction": Cas(value=1.0, incarnation="a" * 32),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     "value none": Cas(value=None, incarnation="a" * 32),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    "value negative": Cas(value=-1, incarnation="a" * 32),
+    "value zero with an incarnation": Cas(value=0, incarnation="a" * 32),
+    "value without an incarnation": Cas(value=1, incarnation=""),
+    "value over the limit": Cas(value=10**14, incarnation="a" * 32),
+    "value beyond doubles": Cas(value=3 + 2**53, incarnation="a" * 32),
+    "value beyond 64 bits": Cas(value=3 + 2**64, incarnation="a" * 32),
     "incarnation none": Cas(value=1, incarnation=None),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     "incarnation bytes": Cas(value=1, incarnation=b"a" * 32),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 }
@@ -145,6 +152,26 @@ class ArgumentContract:
                 store.touch(KEY, BAD_LIVES[bad], ctx=ctx() if with_caller else None)
             )
         assert error.field == "ttl_secs"
+
+    async def test_a_life_given_as_a_timedelta_is_that_many_seconds(
+        self, harness: StoreHarness
+    ) -> None:
+        store = await harness.open()
+        given = session(ttl_secs=timedelta(minutes=20))
+        cas = await store.create(given)
+        assert (await require(store)).session.ttl_secs == 1200
+        await store.update_cas(session(ttl_secs=timedelta(0)), cas)
+        assert (await require(store)).session.ttl_secs == 0
+        await store.put(given)
+        assert (await require(store)).session.ttl_secs == 1200
+        assert await store.touch(KEY, timedelta(hours=1), ctx=ctx())
+        assert (await require(store)).session.ttl_secs == 3600
+        assert await store.scoped(ctx()).touch(KEY, timedelta(0))
+        assert (await require(store)).session.expires_at is None
+        week = timedelta(weeks=1)
+        changed = await store.mutate(KEY, lambda found: evolve(found, ttl_secs=week), ctx=ctx())
+        assert changed.session.ttl_secs == week.total_seconds()
+        assert changed == await require(store)
 
     @pytest.mark.parametrize("bad", _BAD_TOKENS)
     async def test_a_bad_token_is_refused(self, harness: StoreHarness, bad: str) -> None:

@@ -186,7 +186,7 @@ BAD_LIVES: Final[dict[str, Any]] = {
     "false": False,
     "text": "60",
     "none": None,
-    "timedelta": timedelta(seconds=60),
+    "negative timedelta": timedelta(seconds=-60),
     "decimal": Decimal(60),
     "like an array": _LikeAnArray(),
     "below a millisecond": 0.0004,

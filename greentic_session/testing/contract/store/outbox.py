@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta, timezone
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import pytest
@@ -15,6 +15,7 @@ from ..samples import KEY, ctx, session
 from .verbs import CHANGES, WRITES
 
 if TYPE_CHECKING:
+    from ....model import Session
     from ...harness import StoreHarness
 
 _CODECS: Final[dict[str, CodecFactory]] = {"json": JsonCodec, "msgpack": MessagePackCodec}
@@ -98,3 +99,24 @@ class OutboxContract:
         changed = await store.mutate(KEY, lambda now: now.advance("next"), ctx=ctx())
         _, is_new = changed.session.with_outbox(b"hello")
         assert is_new
+
+    async def test_a_session_that_records_an_effect_at_every_step_stays_small(
+        self, harness: StoreHarness
+    ) -> None:
+        # 200 entries would be over this limit, and each write after them would raise.
+        store = await harness.open(max_payload_bytes=20_000)
+        await store.create(session())
+
+        def act(found: Session[Any]) -> Session[Any]:
+            for _ in range(50):
+                found, is_new = found.with_outbox(b"hello")
+                assert is_new
+                found = found.advance("next")
+            return found
+
+        for _ in range(4):
+            await store.mutate(KEY, act, ctx=ctx())
+        recorded = (await require(store)).session.outbox
+        assert [entry.seq for entry in recorded] == [*range(200 - 128, 200)]
+        confirmed = await store.mutate(KEY, lambda now: now.without_outbox(198), ctx=ctx())
+        assert [entry.seq for entry in confirmed.session.outbox] == [199]

@@ -177,7 +177,6 @@ class WritingContract:
         [
             pytest.param(Cas.none(), id="of nothing"),
             pytest.param(Cas(value=3, incarnation=_FOREIGN), id="of another incarnation"),
-            pytest.param(Cas(value=3, incarnation=""), id="without incarnation"),
             pytest.param(Cas(value=3, incarnation="*"), id="pattern for an incarnation"),
         ],
     )
@@ -196,7 +195,7 @@ class WritingContract:
                 await store.delete(KEY, ctx=ctx(), expected=token)
             assert (caught.value.expected, caught.value.current) == (token, current)
 
-    @pytest.mark.parametrize("value", [0, 1, 2, 4, 30, 33, -3, 3 + 2**32, 3 + 2**53, 3 + 2**64])
+    @pytest.mark.parametrize("value", [1, 2, 4, 30, 33, 3 + 2**32, 10**14 - 1])
     async def test_another_value_of_the_same_incarnation_conflicts(
         self, harness: StoreHarness, value: int
     ) -> None:
