@@ -25,6 +25,7 @@ from redis.exceptions import (
 
 from ...errors import OutcomeUnknownError, SessionError, StoreFullError, StoreUnavailableError
 from .connection import ConnectionLostError
+from .driver import UnreadableGreetingError
 
 if TYPE_CHECKING:
     from ...errors import ErrorCode
@@ -157,6 +158,8 @@ def classify(error: BaseException, *, sent: bool, index: int = 0) -> Failure:
     """
     if isinstance(error, UnknownServerError):
         return Failure(FailureKind.NOT_EXECUTED, error.reason)
+    if isinstance(error, UnreadableGreetingError):
+        return Failure(FailureKind.NOT_EXECUTED, str(error))
     word = _word(error)
     if word is None and not sent:
         # While it connects, the driver wraps the server's refusal in an error of its own.

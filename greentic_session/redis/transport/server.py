@@ -10,11 +10,8 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final, final
 
-from redis.exceptions import RedisError
-
 from .connection import Connection, ConnectionId
 from .driver import ask_all, connect, disconnect, new_connection
-from .failures import UnknownServerError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -245,22 +242,21 @@ class ConnectionPool:
 
     async def _open(self) -> None:
         server = self._server
-        raw = new_connection(server.config, server.address)
+        raw: AbstractConnection | None = None
         error: BaseException | None = None
         connection: Connection | None = None
         try:
+            raw = new_connection(server.config, server.address)
             async with asyncio.timeout(server.config.deadline_secs / 2):
                 identity = await server.introduce(raw)
             connection = Connection(raw, self._on_free, server.on_silence, identity)
             self._connections.append(connection)
             server.answered_at = self._loop.time()
-        except (RedisError, OSError, EOFError) as caught:
+        except Exception as caught:  # noqa: BLE001 - callers raise it, a programming error too
             error = caught
-        except (TypeError, ValueError, AttributeError):
-            error = UnknownServerError("the server's answer to a greeting cannot be read")
         finally:
             self._opening = None
-            if connection is None:
+            if connection is None and raw is not None:
                 await disconnect(raw)
         self._wake(len(self.queue), None if self._connections else error)
 

@@ -252,10 +252,8 @@ class DiscoveringTopology(Topology):
             began_at = self._loop.time()
             try:
                 changed = await self._discover()
-            except FAILURES as error:
+            except Exception as error:  # noqa: BLE001 - callers raise it, a programming error too
                 self._why = error
-            except Exception:  # noqa: BLE001 - of whatever shape an answer is, callers are told
-                self._why = UnknownServerError("the answer of a server cannot be read")
             self._looked_at, self._began_at = self._loop.time(), began_at
             if suspect is not None and suspect not in self.servers:
                 suspect.close()  # whoever waits for its answers asks another
