@@ -364,7 +364,8 @@ class RedisClient:
                         await self._confirm(connection, ends_at)
                 except FAILURES as error:
                     sent = request is not None and getattr(error, "sent", True)
-                    failure = classify(error, sent=sent, index=index)
+                    size = 0 if request is None else request.size
+                    failure = classify(error, sent=sent, index=index, size=size)
                     # A server's own words may quote what it was sent, a password among it.
                     cause = None if failure.from_server else error
                 else:

@@ -219,7 +219,7 @@ class Connection(asyncio.Protocol):
 
     @override
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the protocol's
-        """Tell whoever waits."""
+        """Tell the callers that wait."""
         self._lose(is_late=False)
         if not self.ended.done():
             self.ended.set_result(None)

@@ -7,7 +7,7 @@ from functools import cache
 from importlib import import_module
 from importlib.metadata import version
 from inspect import signature
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from redis.asyncio.connection import (
     AbstractConnection,
@@ -20,8 +20,10 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as DriverConnectionError
 from redis.exceptions import RedisError, ResponseError
 
+from ..._compat import override
+
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
     from ...config import Address, RedisConfig, SentinelConfig
 
@@ -37,8 +39,28 @@ __all__ = [
 ]
 
 
+_HANDSHAKE_SHARE: Final = 0.35
+"""The share of a call's time for a TLS handshake; all of opening a connection has half of it."""
+
+
 class UnreadableGreetingError(OSError):
     """The driver cannot read the server's answer to a greeting."""
+
+
+class _TlsConnection(SSLConnection):
+    """A connection whose TLS handshake has a limit of its own, so that its failure has a name.
+
+    :param handshake_secs: the limit.
+    """
+
+    def __init__(self, *, handshake_secs: float, **fields: Any) -> None:  # Any: the driver's
+        cast("Callable[..., None]", super().__init__)(**fields)  # partly untyped there
+        self._handshake_secs: Final = handshake_secs
+
+    @override
+    def _connection_arguments(self) -> Mapping[str, Any]:  # Any: of differing types
+        given = cast("Callable[[], Mapping[str, Any]]", getattr(super(), "_connection_arguments"))  # noqa: B009
+        return {**given(), "ssl_handshake_timeout": self._handshake_secs}
 
 
 def new_connection(
@@ -69,7 +91,8 @@ def new_connection(
     tls = config.tls
     if tls is None:
         return Connection(**fields)
-    return SSLConnection(
+    return _TlsConnection(
+        handshake_secs=config.deadline_secs * _HANDSHAKE_SHARE,
         ssl_ca_certs=tls.ca_file,
         ssl_certfile=tls.cert_file,
         ssl_keyfile=tls.key_file,
