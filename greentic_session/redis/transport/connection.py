@@ -17,7 +17,7 @@ from redis.exceptions import ConnectionError as DriverConnectionError
 from redis.exceptions import ResponseError
 
 from ..._compat import override
-from .driver import take_over
+from .driver import close_without_loop, take_over
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -180,6 +180,11 @@ class Connection(asyncio.Protocol):
         self._confirm_by = min(self._confirm_by, until)
         self._unconfirmed.append(waiter)
         return waiter
+
+    def discard(self) -> None:
+        """End the connection after its loop was closed. No caller is left to be told."""
+        self.is_lost = True
+        close_without_loop(self._stream)
 
     def close(self) -> None:
         """End the connection; whoever waits hears that it is lost."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from functools import cache
 from importlib import import_module
 from importlib.metadata import version
@@ -32,6 +33,7 @@ __all__ = [
     "ask",
     "ask_all",
     "ask_once",
+    "close_without_loop",
     "connect",
     "disconnect",
     "new_connection",
@@ -187,6 +189,15 @@ def take_over(connection: AbstractConnection) -> tuple[asyncio.StreamWriter, byt
     setattr(connection, "_writer", None)  # noqa: B010
     setattr(connection, "_reader", None)  # noqa: B010
     return stream, bytes(reader._buffer)  # noqa: SLF001 - what came after the handshake
+
+
+def close_without_loop(stream: asyncio.StreamWriter) -> None:
+    """Close a stream's socket after its loop was closed, which leaves transports as they are."""
+    transport: object = stream.transport
+    transport = getattr(getattr(transport, "_ssl_protocol", None), "_transport", transport)
+    opened: object = getattr(transport, "_sock", None)  # loops without one close it themselves
+    if isinstance(opened, socket.socket):
+        opened.close()
 
 
 async def disconnect(connection: AbstractConnection) -> None:

@@ -113,6 +113,12 @@ class Server:
         self.closed = True
         return [*self.pool.close(), *self.ack_pool.close()]
 
+    def discard(self) -> None:
+        """Close every connection after their loop was closed."""
+        self.closed = True
+        self.pool.discard()
+        self.ack_pool.discard()
+
     async def introduce(self, raw: AbstractConnection) -> ConnectionId | None:
         """Connect, greet the server and return how it identifies the connection.
 
@@ -234,6 +240,11 @@ class ConnectionPool:
         for connection in connections:
             connection.close()
         return [*ends, *(connection.ended for connection in connections)]
+
+    def discard(self) -> None:
+        """Close every connection after their loop was closed."""
+        for connection in (*self._connections, *self._draining):
+            connection.discard()
 
     def _open_another(self) -> None:
         most = self._server.config.max_connections
