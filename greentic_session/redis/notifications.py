@@ -174,13 +174,19 @@ class RedisNotifications(SupportsNotifications):
         for topic in self._topics.values():
             topic.subscribers.notify_all()
         task, self._task = self._task, None
-        if task is not None and self._loop is asyncio.get_running_loop():
+        loop = self._loop
+        if task is None or loop is None:
+            return
+        if loop is asyncio.get_running_loop():
             task.cancel()
             await asyncio.wait((task,), timeout=_CLOSE_SECS)
+        elif not loop.is_closed():
+            loop.call_soon_threadsafe(task.cancel)
 
     def _enter_loop(self) -> None:
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
+            self._client.deadline()  # raises if another loop uses the store
             self._loop, self._topics, self._task, self._connection = loop, {}, None, None
 
     async def _keep_subscribed(self) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, final
 import msgspec
 
 from ...errors import OutcomeUnknownError, SessionError, StoreFullError, StoreUnavailableError
-from .failures import Failure, FailureKind
+from .failures import TOO_LARGE, Failure, FailureKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -72,12 +72,21 @@ class Attempts:
     :ivar ambiguous_since: when the first attempt was sent that may have been executed.
     """
 
-    __slots__ = ("_failed", "_left", "_script", "_topology", "ambiguous_since", "redirected_to")
+    __slots__ = (
+        "_failed",
+        "_left",
+        "_named",
+        "_script",
+        "_topology",
+        "ambiguous_since",
+        "redirected_to",
+    )
 
     def __init__(self, topology: Topology, script: Script | None) -> None:
         self._topology: Final = topology
         self._script: Final = script
         self._failed = 0
+        self._named: Failure | None = None  # the last failure that says more than "no answer"
         self._left: list[Connection] = []  # on which attempts went that may still arrive
         self.redirected_to: Server | None = None
         self.ambiguous_since: float | None = None
@@ -141,10 +150,14 @@ class Attempts:
         """
         self._failed += 1
         self.redirected_to = None
+        if failure.names_cause:
+            self._named = failure
         if failure.kind is FailureKind.AMBIGUOUS:
             self.record_in_flight(connection, started_at)
         if server is None:
             return _pause(self._failed)
+        if failure.code_word == TOO_LARGE and connection is not None:
+            connection.close()  # as the server does: what follows there is not executed
         self._topology.report_failure(server, failure)
         if failure.kind is FailureKind.NO_SCRIPT and self._script is not None:
             server.missing.add(self._script)
@@ -164,6 +177,8 @@ class Attempts:
         """Return what the caller is told when there is no next attempt."""
         if isinstance(failure.error, OutcomeUnknownError):
             return failure.error
+        if self._named is not None and failure.is_silence:
+            failure = self._named
         # Out of memory is a script's own answer, given after it looked for an earlier attempt's
         # trace.
         if self.is_ambiguous and not isinstance(failure.error, StoreFullError):

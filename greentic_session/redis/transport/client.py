@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, cast, final
 
@@ -26,7 +27,7 @@ from .driver import connect, disconnect, new_connection
 from .failures import ForeignValueError, classify, malformed_reply
 from .script import Script
 from .server import ClosedError, Server
-from .topology import FAILURES, ScanPosition, Topology, run_concurrently
+from .topology import FAILURES, ScanPosition, Topology, close_from_any_loop, run_concurrently
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -42,8 +43,6 @@ __all__ = ["RedisClient"]
 # Declared there for tuples of one.
 _pack: Final = cast("Callable[[Command], bytes]", getattr(hiredis, "pack_command"))  # noqa: B009
 
-_CLOSE_SECS: Final = 1.0
-"""How long closing waits for the sockets to be closed, which takes the loop a tick or two."""
 _MAX_RESTARTS: Final = 3
 """So often a scan starts anew because names may have come to be elsewhere."""
 _MAX_UNANSWERED: Final = 256
@@ -54,7 +53,7 @@ _PING: Final[tuple[Command]] = (("PING",),)
 
 @final
 class RedisClient:
-    """Runs commands and scripts, within the loop that first used it.
+    """Runs commands and scripts, within one loop. A closed loop gives way to the next one.
 
     :param config: checked configuration.
     :param host: has the one server run, if it does not by itself.
@@ -65,6 +64,8 @@ class RedisClient:
         self._host: Final = host
         self._acks: Final = config.acks
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._process = 0
+        self._changing: Final = threading.Lock()
         self._topology: Topology
         self._least_secs: Final = min(0.02, config.deadline_secs / 10)
         self._operation = 0
@@ -294,10 +295,8 @@ class RedisClient:
     async def aclose(self) -> None:
         """Close every connection, idle or in use."""
         self._closed = True
-        with suppress(StoreUnavailableError):
-            self._enter_loop()  # those of another loop went with it
-            if ends := self._topology.close():
-                await asyncio.wait(ends, timeout=_CLOSE_SECS)
+        if self._loop is not None and self._process == os.getpid():
+            await close_from_any_loop(self._topology, self._loop)
 
     async def _run_attempts(  # noqa: PLR0915 - each part of its own would cost every call a coroutine
         self, call: Call, loop: asyncio.AbstractEventLoop
@@ -364,7 +363,8 @@ class RedisClient:
                         await self._confirm(connection, ends_at)
                 except FAILURES as error:
                     sent = request is not None and getattr(error, "sent", True)
-                    failure = classify(error, sent=sent, index=index)
+                    size = 0 if request is None else request.size
+                    failure = classify(error, sent=sent, index=index, size=size)
                     # A server's own words may quote what it was sent, a password among it.
                     cause = None if failure.from_server else error
                 else:
@@ -466,13 +466,29 @@ class RedisClient:
         except RuntimeError:
             raise StoreUnavailableError("the Redis backend runs on asyncio only") from None
         if loop is not self._loop:
-            # Connections and waiters belong to the loop that made them.
-            self._loop = loop
+            self._change_loop(loop)
+        return loop
+
+    def _change_loop(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Serve a loop from now on: connections and waiters belong to the loop that made them.
+
+        :raises StoreUnavailableError: the store serves another loop, which is not closed.
+        """
+        with self._changing:  # loops of several threads may call at once
+            before = self._loop
+            if before is not None and self._process == os.getpid():
+                if not before.is_closed():
+                    raise StoreUnavailableError(
+                        "a store serves one event loop, and another loop uses this store: "
+                        "open a store in each loop"
+                    )
+                self._topology.discard()
+            self._process = os.getpid()
             self._unanswered_grants.clear()
             self._topology = topology_for(self._config, self._host)
             # Counted on from a random start, and so that a forked process has a start of its own.
             self._operation = int.from_bytes(os.urandom(8))
-        return loop
+            self._loop = loop
 
 
 def _is_done(reply: Reply) -> bool:

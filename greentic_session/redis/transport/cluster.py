@@ -32,7 +32,7 @@ __all__ = ["ClusterTopology", "slot_of"]
 _SLOTS: Final = 16_384
 _ASKED_AT_ONCE: Final = 3
 
-_Shard = tuple[int, int, tuple["bytes | None", int]]
+_Shard = tuple[int, int, "Address"]
 
 
 @lru_cache(maxsize=8192)
@@ -102,8 +102,7 @@ class ClusterTopology(DiscoveringTopology):
         masters: set[Server] = set()
         for first, last, (host, port) in shards:
             # Null is "where you asked", and so is a name that the cluster was never told.
-            named = host.decode() if host not in (None, b"", b"?") else seen[0]
-            address = (named, port)
+            address = (seen[0] if host in ("", "?") else host, port)
             server = self._servers.get(address)
             if server is None:
                 server = self._new_server(address)
@@ -151,10 +150,10 @@ class ClusterTopology(DiscoveringTopology):
             raise
         try:
             shards: list[_Shard] = [
-                (int(first), int(last), (master[0], int(master[1])))
+                (int(first), int(last), ((master[0] or b"").decode(), int(master[1])))
                 for first, last, master, *_ in reply
             ]
-        except (TypeError, ValueError, IndexError):
+        except (TypeError, ValueError, IndexError, KeyError, AttributeError):
             raise UnknownServerError(
                 "the answer of a server of the cluster cannot be read"
             ) from None

@@ -17,7 +17,7 @@ from redis.exceptions import ConnectionError as DriverConnectionError
 from redis.exceptions import ResponseError
 
 from ..._compat import override
-from .driver import take_over
+from .driver import close_without_loop, take_over
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -181,6 +181,11 @@ class Connection(asyncio.Protocol):
         self._unconfirmed.append(waiter)
         return waiter
 
+    def discard(self) -> None:
+        """End the connection after its loop was closed. No caller is left to be told."""
+        self.is_lost = True
+        close_without_loop(self._stream)
+
     def close(self) -> None:
         """End the connection; whoever waits hears that it is lost."""
         self._transport.abort()
@@ -219,7 +224,7 @@ class Connection(asyncio.Protocol):
 
     @override
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the protocol's
-        """Tell whoever waits."""
+        """Tell the callers that wait."""
         self._lose(is_late=False)
         if not self.ended.done():
             self.ended.set_result(None)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
-from typing import TYPE_CHECKING, Any, cast
+import socket
+from functools import cache
+from importlib import import_module
+from importlib.metadata import version
+from inspect import signature
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from redis.asyncio.connection import (
     AbstractConnection,
@@ -14,15 +18,51 @@ from redis.asyncio.connection import (
 )
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import ResponseError
-from redis.maint_notifications import MaintNotificationsConfig
+from redis.exceptions import ConnectionError as DriverConnectionError
+from redis.exceptions import RedisError, ResponseError
+
+from ..._compat import override
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
     from ...config import Address, RedisConfig, SentinelConfig
 
-__all__ = ["ask", "ask_all", "ask_once", "connect", "disconnect", "new_connection", "take_over"]
+__all__ = [
+    "UnreadableGreetingError",
+    "ask",
+    "ask_all",
+    "ask_once",
+    "close_without_loop",
+    "connect",
+    "disconnect",
+    "new_connection",
+    "take_over",
+]
+
+
+_HANDSHAKE_SHARE: Final = 0.35
+"""The share of a call's time for a TLS handshake; all of opening a connection has half of it."""
+
+
+class UnreadableGreetingError(OSError):
+    """The driver cannot read the server's answer to a greeting."""
+
+
+class _TlsConnection(SSLConnection):
+    """A connection whose TLS handshake has a limit of its own, so that its failure has a name.
+
+    :param handshake_secs: the limit.
+    """
+
+    def __init__(self, *, handshake_secs: float, **fields: Any) -> None:  # Any: the driver's
+        cast("Callable[..., None]", super().__init__)(**fields)  # partly untyped there
+        self._handshake_secs: Final = handshake_secs
+
+    @override
+    def _connection_arguments(self) -> Mapping[str, Any]:  # Any: of differing types
+        given = cast("Callable[[], Mapping[str, Any]]", getattr(super(), "_connection_arguments"))  # noqa: B009
+        return {**given(), "ssl_handshake_timeout": self._handshake_secs}
 
 
 def new_connection(
@@ -44,7 +84,7 @@ def new_connection(
         "retry": Retry(NoBackoff(), 0),
         "socket_timeout": None,
         "socket_connect_timeout": None,
-        "maint_notifications_config": MaintNotificationsConfig(enabled=False),
+        **_arguments_of_newer_drivers(AbstractConnection),
     }
     if address is None and config.unix_path is not None:
         return UnixDomainSocketConnection(path=config.unix_path, **fields)
@@ -53,19 +93,62 @@ def new_connection(
     tls = config.tls
     if tls is None:
         return Connection(**fields)
-    return SSLConnection(
+    return _TlsConnection(
+        handshake_secs=config.deadline_secs * _HANDSHAKE_SHARE,
         ssl_ca_certs=tls.ca_file,
         ssl_certfile=tls.cert_file,
         ssl_keyfile=tls.key_file,
-        ssl_cert_reqs=ssl.CERT_REQUIRED if tls.verify else ssl.CERT_NONE,
+        ssl_cert_reqs="required" if tls.verify else "none",  # older drivers take words only
         ssl_check_hostname=tls.verify,
         **fields,
     )
 
 
+@cache
+def _arguments_of_newer_drivers(connection: type) -> dict[str, Any]:  # Any: as above
+    """Return the arguments that only some versions of the driver have.
+
+    :param connection: the driver's class of connections.
+    """
+    if "maint_notifications_config" not in signature(connection).parameters:
+        return {}
+    notifications = import_module("redis.maint_notifications")
+    return {"maint_notifications_config": notifications.MaintNotificationsConfig(enabled=False)}
+
+
 async def connect(connection: AbstractConnection) -> None:
-    """Open a connection, greetings included."""
-    await cast("Callable[[], Awaitable[None]]", connection.connect)()  # untyped there
+    """Open a connection, greetings included.
+
+    :raises UnreadableGreetingError: the server's answer has another shape than the driver expects.
+    :raises RuntimeError: the driver keeps its stream elsewhere than :func:`take_over` looks.
+    """
+    try:
+        await cast("Callable[[], Awaitable[None]]", connection.connect)()  # untyped there
+    except DriverConnectionError as error:
+        # The driver wraps every error that it meets before it has a stream, its own bugs too.
+        bug = error.__cause__
+        if bug is None or isinstance(bug, (RedisError, OSError, EOFError, UnicodeError)):
+            raise
+        raise bug from None
+    except (TypeError, ValueError, AttributeError) as error:
+        if not connection.is_connected:
+            raise
+        raise UnreadableGreetingError("the server's answer to a greeting cannot be read") from error
+    _check_private_parts(connection)
+
+
+def _check_private_parts(connection: AbstractConnection) -> None:
+    stream: object = getattr(connection, "_writer", None)
+    reader: object = getattr(connection, "_reader", None)
+    if not (
+        isinstance(stream, asyncio.StreamWriter)
+        and isinstance(reader, asyncio.StreamReader)
+        and isinstance(getattr(reader, "_buffer", None), bytearray)
+    ):
+        raise RuntimeError(  # noqa: TRY004 - of no use is the driver, and no argument of a caller
+            f"version {version('redis')} of the package redis keeps the streams of a connection "
+            "elsewhere than this release of greentic_session looks: install another version"
+        )
 
 
 async def ask(connection: AbstractConnection, *command: str) -> Any:  # Any: as in `Reply`
@@ -106,6 +189,15 @@ def take_over(connection: AbstractConnection) -> tuple[asyncio.StreamWriter, byt
     setattr(connection, "_writer", None)  # noqa: B010
     setattr(connection, "_reader", None)  # noqa: B010
     return stream, bytes(reader._buffer)  # noqa: SLF001 - what came after the handshake
+
+
+def close_without_loop(stream: asyncio.StreamWriter) -> None:
+    """Close a stream's socket after its loop was closed, which leaves transports as they are."""
+    transport: object = stream.transport
+    transport = getattr(getattr(transport, "_ssl_protocol", None), "_transport", transport)
+    opened: object = getattr(transport, "_sock", None)  # loops without one close it themselves
+    if isinstance(opened, socket.socket):
+        opened.close()
 
 
 async def disconnect(connection: AbstractConnection) -> None:

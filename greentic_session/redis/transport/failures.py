@@ -16,6 +16,7 @@ from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
     BusyLoadingError,
+    InvalidResponse,
     NoPermissionError,
     NoScriptError,
     OutOfMemoryError,
@@ -25,12 +26,14 @@ from redis.exceptions import (
 
 from ...errors import OutcomeUnknownError, SessionError, StoreFullError, StoreUnavailableError
 from .connection import ConnectionLostError
+from .driver import UnreadableGreetingError
 
 if TYPE_CHECKING:
     from ...errors import ErrorCode
 
 __all__ = [
     "MALFORMED_REPLY",
+    "TOO_LARGE",
     "Failure",
     "FailureKind",
     "ForeignValueError",
@@ -40,6 +43,8 @@ __all__ = [
     "malformed_reply",
 ]
 
+TOO_LARGE: Final = "TOOLARGE"
+"""The word that stands for a refusal which has none: of a request that is too large."""
 MALFORMED_REPLY: Final = "the server's answer cannot be read"
 
 
@@ -103,6 +108,7 @@ class Failure(NamedTuple):
     :ivar from_server: whether the server said so itself.
     :ivar code_word: the word by which it did.
     :ivar redirect: for MOVED and ASK.
+    :ivar names_cause: whether the reason says more than that there was no answer.
     """
 
     kind: FailureKind
@@ -112,6 +118,12 @@ class Failure(NamedTuple):
     from_server: bool = False
     code_word: str = ""
     redirect: Redirect | None = None
+    names_cause: bool = False
+
+    @property
+    def is_silence(self) -> bool:
+        """Whether nothing is known but that the time for an answer is over."""
+        return self.code == "timeout" and self.error is None and not self.names_cause
 
     @property
     def is_topology_error(self) -> bool:
@@ -143,20 +155,33 @@ _NOT_EXECUTED: Final = frozenset(
         "TRYAGAIN",
     )
 )
+_LARGE_BYTES: Final = 1 << 20
+"""The least that a server's ``client-query-buffer-limit`` may be. It closes without a word."""
+_NO_TLS: Final = frozenset(
+    ("HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE", "WRONG_VERSION_NUMBER")
+)
+_OTHER_PROTOCOLS: Final = {
+    "H": "an HTTP server answers, and no Redis server",
+    r"\x15": "the server speaks TLS on this port: use rediss://",
+}
+_FIRST_BYTE: Final = re.compile(r'got "(.*?)" as reply type byte')
 _REDIRECT: Final = re.compile(r"(?:MOVED |ASK )?([0-9]{1,5}) (.*):([0-9]{1,5})")
 _WORD: Final = re.compile(r"[A-Z][A-Z0-9]+(?= |$)")
 _WORD_IN_SCRIPT_ERROR: Final = re.compile(r"-([A-Z][A-Z0-9]+) ")
 
 
-def classify(error: BaseException, *, sent: bool, index: int = 0) -> Failure:
+def classify(error: BaseException, *, sent: bool, index: int = 0, size: int = 0) -> Failure:
     """Judge a failure.
 
     :param error: what the driver, the socket or the timeout raised.
     :param sent: whether bytes of the command may have left.
     :param index: which of the call's commands failed.
+    :param size: bytes of the request that was sent.
     """
     if isinstance(error, UnknownServerError):
         return Failure(FailureKind.NOT_EXECUTED, error.reason)
+    if isinstance(error, UnreadableGreetingError):
+        return Failure(FailureKind.NOT_EXECUTED, str(error))
     word = _word(error)
     if word is None and not sent:
         # While it connects, the driver wraps the server's refusal in an error of its own.
@@ -168,11 +193,14 @@ def classify(error: BaseException, *, sent: bool, index: int = 0) -> Failure:
         return failure._replace(
             from_server=True, code_word=word, redirect=_redirect(word, str(error))
         )
-    if _is_untrusted(error):
-        reason = "the server's certificate is not trusted"
-        refused = StoreUnavailableError(reason, code="unauthenticated")
-        return Failure(FailureKind.PERMANENT, reason, refused.code, refused)
+    if not sent:
+        named = next(filter(None, map(_named_cause, _behind(error))), None)
+        if named is not None:
+            return named
     what = "did not answer in time" if _is_timeout(error) else "closed the connection"
+    if sent and size > _LARGE_BYTES and not _is_timeout(error):
+        what = f"{what} on a request of {size} bytes, which may be more than it accepts"
+        return Failure(FailureKind.AMBIGUOUS, f"the server {what}", names_cause=True)
     if sent:
         return Failure(FailureKind.AMBIGUOUS, f"the server {what}", _code(error))
     return Failure(FailureKind.NOT_EXECUTED, "the server could not be reached", _code(error))
@@ -186,6 +214,10 @@ def _judge_reply(word: str, index: int, *, in_script: bool) -> Failure:
         return Failure(FailureKind.NOT_EXECUTED, f"the server answered {word}{where}")
     if word == "MAXCLIENTS":
         return Failure(FailureKind.NOT_EXECUTED, "the server has too many clients")
+    if word == TOO_LARGE:
+        reason = "the request is larger than the server accepts (proto-max-bulk-len)"
+        refused = StoreUnavailableError(reason, code="invalid_input")
+        return Failure(FailureKind.PERMANENT, reason, refused.code, refused)
     reason = f"the server refused the command: {word}"
     error: SessionError
     if in_script and word not in ("OOM", "WRONGTYPE"):
@@ -232,6 +264,8 @@ def _word(error: BaseException) -> str | None:
     if word == "ERR":
         if "NOAUTH" in text or "invalid username-password" in text:
             return "WRONGPASS"
+        if "invalid bulk length" in text:  # "Protocol error: invalid bulk length"
+            return TOO_LARGE
         if "unauthenticated" in text:  # "Protocol error: unauthenticated multibulk length"
             return "NOAUTH"
         if "ACL failure" in text or "can't run this command" in text:
@@ -248,8 +282,47 @@ def _is_timeout(error: BaseException) -> bool:
     return isinstance(error, TimeoutError) or type(error).__name__ == "TimeoutError"
 
 
-def _is_untrusted(error: BaseException) -> bool:
-    return any(isinstance(inner, ssl.SSLCertVerificationError) for inner in _behind(error))
+def _named_cause(error: BaseException) -> Failure | None:
+    """Return the failure for an error that says why a connection cannot be opened."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return _unauthenticated("the server's certificate is not trusted")
+    if isinstance(error, ssl.SSLError):
+        return _tls_failure(getattr(error, "reason", None) or "")
+    if isinstance(error, ConnectionAbortedError) and "SSL handshake" in str(error):
+        # Redis waits for the end of a line, which a TLS handshake never has.
+        return _unavailable("the server does not answer the TLS handshake: does it speak TLS?")
+    if isinstance(error, InvalidResponse):
+        first = _FIRST_BYTE.search(str(error))
+        answers = _OTHER_PROTOCOLS.get(first[1] if first else "", "what answers is no Redis server")
+        return _unavailable(answers)
+    if isinstance(error, ConnectionResetError) or "closed by server" in str(error):
+        return _unavailable("the server closed the connection before it answered")
+    return None
+
+
+def _tls_failure(reason: str) -> Failure:
+    """Return the failure for what OpenSSL calls the reason of an error."""
+    if "CERTIFICATE_REQUIRED" in reason:
+        return _unauthenticated("the server wants a client certificate")
+    if "ALERT_HANDSHAKE_FAILURE" in reason:  # what TLS 1.2 says of a missing certificate, too
+        return _unauthenticated(
+            "the server refused the TLS handshake: it may want a client certificate"
+        )
+    if "ALERT" in reason and ("CERTIFICATE" in reason or "UNKNOWN_CA" in reason):
+        return _unauthenticated("the server refused the client certificate")
+    if reason in _NO_TLS:
+        return _unavailable("the server does not speak TLS on this port")
+    named = reason.replace("_", " ").lower()
+    return _unavailable(f"TLS with the server failed: {named}" if named else "TLS failed")
+
+
+def _unauthenticated(reason: str) -> Failure:
+    refused = StoreUnavailableError(reason, code="unauthenticated")
+    return Failure(FailureKind.PERMANENT, reason, refused.code, refused)
+
+
+def _unavailable(reason: str) -> Failure:
+    return Failure(FailureKind.NOT_EXECUTED, reason, names_cause=True)
 
 
 def _behind(error: BaseException) -> list[BaseException]:

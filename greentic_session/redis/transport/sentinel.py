@@ -100,5 +100,7 @@ async def _require_master(connection: AbstractConnection) -> None:
         role, *_ = await ask(connection, "ROLE")
     except NoPermissionError:
         return  # a replica refuses writes, and is left then
+    except (TypeError, ValueError):
+        raise UnknownServerError("the server's answer to a greeting cannot be read") from None
     if role != b"master":
         raise UnknownServerError("the server that the sentinels name is no master yet")

@@ -10,11 +10,8 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final, final
 
-from redis.exceptions import RedisError
-
 from .connection import Connection, ConnectionId
 from .driver import ask_all, connect, disconnect, new_connection
-from .failures import UnknownServerError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -115,6 +112,12 @@ class Server:
         """Close every connection, idle or in use. Return the futures of their ends."""
         self.closed = True
         return [*self.pool.close(), *self.ack_pool.close()]
+
+    def discard(self) -> None:
+        """Close every connection after their loop was closed."""
+        self.closed = True
+        self.pool.discard()
+        self.ack_pool.discard()
 
     async def introduce(self, raw: AbstractConnection) -> ConnectionId | None:
         """Connect, greet the server and return how it identifies the connection.
@@ -238,6 +241,11 @@ class ConnectionPool:
             connection.close()
         return [*ends, *(connection.ended for connection in connections)]
 
+    def discard(self) -> None:
+        """Close every connection after their loop was closed."""
+        for connection in (*self._connections, *self._draining):
+            connection.discard()
+
     def _open_another(self) -> None:
         most = self._server.config.max_connections
         if self._opening is None and len(self._connections) < most:
@@ -245,22 +253,21 @@ class ConnectionPool:
 
     async def _open(self) -> None:
         server = self._server
-        raw = new_connection(server.config, server.address)
+        raw: AbstractConnection | None = None
         error: BaseException | None = None
         connection: Connection | None = None
         try:
+            raw = new_connection(server.config, server.address)
             async with asyncio.timeout(server.config.deadline_secs / 2):
                 identity = await server.introduce(raw)
             connection = Connection(raw, self._on_free, server.on_silence, identity)
             self._connections.append(connection)
             server.answered_at = self._loop.time()
-        except (RedisError, OSError, EOFError) as caught:
+        except Exception as caught:  # noqa: BLE001 - callers raise it, a programming error too
             error = caught
-        except (TypeError, ValueError, AttributeError):
-            error = UnknownServerError("the server's answer to a greeting cannot be read")
         finally:
             self._opening = None
-            if connection is None:
+            if connection is None and raw is not None:
                 await disconnect(raw)
         self._wake(len(self.queue), None if self._connections else error)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar, final
 
 from redis.exceptions import RedisError
@@ -25,6 +26,7 @@ __all__ = [
     "ScanPosition",
     "Standalone",
     "Topology",
+    "close_from_any_loop",
     "first_answer",
     "run_concurrently",
 ]
@@ -32,6 +34,8 @@ __all__ = [
 _T = TypeVar("_T")
 FAILURES: Final = (RedisError, OSError, EOFError)
 """What driver and socket raise; ``TimeoutError`` is an ``OSError``."""
+_CLOSE_SECS: Final = 1.0
+"""How long closing waits for the sockets to be closed, which takes the loop a tick or two."""
 _DISCOVERY_PAUSE_SECS: Final = 0.1
 _MAX_DISCOVERIES: Final = 100
 _MIN_DISCOVERY_SECS: Final = 1.0
@@ -81,6 +85,11 @@ class Topology(ABC):
     @abstractmethod
     def close(self) -> list[asyncio.Future[None]]:
         """Close every connection; return what ends when they have ended."""
+
+    def discard(self) -> None:
+        """Close every connection after their loop was closed."""
+        for server in self.servers:
+            server.discard()
 
 
 class ScanPosition(NamedTuple):
@@ -222,6 +231,12 @@ class DiscoveringTopology(Topology):
             ends.append(self._task)
         return ends
 
+    @override
+    def discard(self) -> None:
+        """As :meth:`Topology.discard`."""
+        for server in (*self.servers, *self._retired):
+            server.discard()
+
     def _check_silent(self, server: Server) -> None:
         """Ask about a server that is silent, before those who wait for it give up."""
         self._start(server, self._loop.time())
@@ -252,10 +267,8 @@ class DiscoveringTopology(Topology):
             began_at = self._loop.time()
             try:
                 changed = await self._discover()
-            except FAILURES as error:
+            except Exception as error:  # noqa: BLE001 - callers raise it, a programming error too
                 self._why = error
-            except Exception:  # noqa: BLE001 - of whatever shape an answer is, callers are told
-                self._why = UnknownServerError("the answer of a server cannot be read")
             self._looked_at, self._began_at = self._loop.time(), began_at
             if suspect is not None and suspect not in self.servers:
                 suspect.close()  # whoever waits for its answers asks another
@@ -279,6 +292,25 @@ class DiscoveringTopology(Topology):
             else:
                 server.drain()
             self._retired.append(server)
+
+
+async def close_from_any_loop(topology: Topology, loop: asyncio.AbstractEventLoop) -> None:
+    """Close every connection of a topology, also after its loop was closed or while another runs.
+
+    :param loop: that of the topology.
+    """
+    try:
+        running = asyncio.get_running_loop()
+    except RuntimeError:  # not one of asyncio
+        running = None
+    if loop is running:
+        if ends := topology.close():
+            await asyncio.wait(ends, timeout=_CLOSE_SECS)
+    elif loop.is_closed():
+        topology.discard()
+    else:
+        with suppress(RuntimeError):  # it was closed meanwhile
+            loop.call_soon_threadsafe(topology.close)
 
 
 async def first_answer(asked: Iterable[Coroutine[Any, Any, _T]]) -> _T:
