@@ -466,7 +466,7 @@ class RedisClient:
         except RuntimeError:
             raise StoreUnavailableError("the Redis backend runs on asyncio only") from None
         if loop is not self._loop:
-            # Connections and waiters belong to the loop that made them.
+            # Wires and waiters belong to the loop that made them.
             self._loop = loop
             self._unanswered_grants.clear()
             self._topology = topology_for(self._config, self._host)
