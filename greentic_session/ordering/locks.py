@@ -50,10 +50,10 @@ _MAX_NAME_CHARS: Final = 256
 
 
 class LockHolder(msgspec.Struct, frozen=True, kw_only=True):
-    """Who holds a lock.
+    """The holder of a lock.
 
-    :ivar name: as the holder's :class:`SessionLocks` was told to be called.
-    :ivar fence: number of the grant.
+    :ivar name: of the holder, as given to its :class:`SessionLocks`.
+    :ivar fence: fencing token of the grant.
     :ivar until: when the lease ends unless renewed: aware UTC, by the store's clock.
     """
 
@@ -97,15 +97,15 @@ class SessionLease(LeaseHandle):
 
     @property
     def key(self) -> SessionKey:
-        """What is locked."""
+        """The locked key."""
         return self.guard.key
 
     @property
     def fence(self) -> int:
-        """Number of this grant: higher than that of every earlier one of the key.
+        """Fencing token of this grant: higher than that of every earlier one of the key.
 
-        That is so even if the lock was free in between, unless the server's clock is set back.
-        Among the grants of one store, it is so even then.
+        That holds even if the lock was free in between, unless the server's clock is set back.
+        Among the grants of one store object, it holds even then.
 
         Pass it to other systems that are written to under the lock, and let them refuse lower ones.
         """
@@ -119,14 +119,14 @@ class SessionLease(LeaseHandle):
     async def renew(self, lease: timedelta | float | None = None) -> datetime:
         """Renew the lease. It never gets shorter.
 
-        :param lease: its length, seconds or a :class:`datetime.timedelta`; ``None`` is the first
+        :param lease: its length, seconds or a :class:`datetime.timedelta`. ``None`` takes the first
             length.
         :returns: :attr:`until`.
         :raises LeaseLostError: the lease had run out, whether or not the lock has another holder
             now, or the lock was released.
         :raises StoreUnavailableError: nothing changed.
-        :raises OutcomeUnknownError: renewed or not.
-        :raises DurabilityError: renewed, and fewer replicas than asked for know of it.
+        :raises OutcomeUnknownError: the lease may have been renewed or not.
+        :raises DurabilityError: renewed, but on fewer replicas than ``acks``.
         """
         return await self._renew(lease)
 
@@ -135,7 +135,7 @@ class SessionLease(LeaseHandle):
 
         :returns: ``False`` if it was lost.
         :raises StoreUnavailableError: the lock was not released. It ends with its lease.
-        :raises OutcomeUnknownError: released or not. It ends with its lease.
+        :raises OutcomeUnknownError: the lock may have been released or not. It ends with its lease.
         """
         return await self._release()
 
@@ -164,28 +164,27 @@ class SessionLease(LeaseHandle):
 
 @final
 class SessionLocks:
-    """Locks on session keys, each of one holder at a time, on any store of this library.
+    """Locks on session keys, each with one holder at a time, on any store of this library.
 
-    Layered on a store, which stays the caller's to open and close. All on the same backend share
-    their locks. A lock is its holder's for the time of its lease, which is renewed while the block
-    runs; should the holder die, the lock is free when the lease has run out. A paused process
-    learns of that last, so let what is written under a lock carry the lease's
-    :attr:`~SessionLease.fence`.
+    The caller opens and closes the store. All objects on the same backend share their locks. The
+    holder has a lock for the time of its lease, which is renewed while the block runs. If the
+    holder dies, the lock is free when the lease ends. A paused process may not know that its lease
+    has ended. So pass the lease's :attr:`~SessionLease.fence` with each write under the lock.
 
-    * Who waits is served in order of coming. One that died is passed over after a quarter of
-      ``place``, as is one that cannot ask the store for so long.
-    * A lock belongs to the block that holds it: the same task that asks again waits for itself.
-    * With ``ctx`` the lock is on the key in that env and tenant; without, on the key alone: these
-      are locks apart. No session need exist under the key.
-    * Keys that nobody holds or waits for cost nothing.
+    * Waiters get the lock in the order of their arrival. A waiter that died, or that cannot reach
+      the store, is skipped after a quarter of ``place``.
+    * A lock belongs to the block that holds it. A task that asks for it again waits for itself.
+    * With ``ctx``, the lock is on the key in that env and tenant. Without, it is on the key alone.
+      These are different locks. No session need exist under the key.
+    * A key without holder and waiters costs nothing.
 
     Each verb may raise :class:`InvalidInputError` before any I/O, and
     :class:`StoreUnavailableError`.
 
-    :param store: the sessions; of a backend that can keep locks, as those of this library can.
+    :param store: a store whose backend has locks, as those of this library have.
     :param name: of this holder, for people: see :meth:`holder`. Host and process by default.
-    :param place: for how long who waits keeps its place without a sign of life, seconds or a
-        :class:`datetime.timedelta`; let all on the same backend agree.
+    :param place: how long a waiter keeps its queue position without polling, seconds or a
+        :class:`datetime.timedelta`. All objects on the same backend should agree.
     """
 
     def __init__(
@@ -230,17 +229,17 @@ class SessionLocks:
         raised at once if the store refuses, was closed, or is away from the start.
 
         :param key: what to lock.
-        :param lease: how long the lock is kept without a sign of life of the holder: seconds or a
-            :class:`datetime.timedelta`.
-        :param wait: how long to wait at most, likewise; ``None`` for ever, 0, as less than 1 ms,
-            not at all.
-        :param ctx: the caller; gives env and tenant.
+        :param lease: length of the lease, after which the lock of a dead holder is free. Seconds or
+            a :class:`datetime.timedelta`.
+        :param wait: how long to wait at most, in the same units. ``None`` waits without a limit. 0,
+            or less than 1 ms, does not wait.
+        :param ctx: the caller, which gives env and tenant.
         :raises LockHeldError: the lock had another holder for all of ``wait``.
         :raises LeaseLostError: on leaving, if the lease was lost and the block raised nothing else.
         :raises StoreUnavailableError: the lock is not held.
         :raises OutcomeUnknownError: on entering. If the lock was taken, it was released or ends
             with its lease.
-        :raises DurabilityError: likewise: fewer replicas than ``acks`` know of the holder.
+        :raises DurabilityError: the same, but fewer replicas than ``acks`` know of the holder.
         """
         held = await self._take(key, lease, wait, ctx)
         if not isinstance(held, SessionLease):

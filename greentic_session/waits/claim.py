@@ -127,7 +127,7 @@ class Claim(LeaseHandle, Generic[C]):
         :param session: the new state, under the same key.
         :returns: the new token.
         :raises LeaseLostError: another worker has claimed the wait, or it is gone.
-        :raises CasConflictError: something else wrote the session meanwhile; the claim goes on.
+        :raises CasConflictError: another write changed the session meanwhile. The claim continues.
         :raises TenantMismatchError: the session is another owner's.
         :raises PayloadTooLargeError: over the store's limit.
         """
@@ -184,7 +184,7 @@ class Claim(LeaseHandle, Generic[C]):
         """Remove the session and end its wait. Its completed events stay known for a while.
 
         :raises LeaseLostError: another worker has claimed the wait, or it is gone.
-        :raises CasConflictError: something else wrote the session meanwhile; the claim goes on.
+        :raises CasConflictError: another write changed the session meanwhile. The claim continues.
         """
         self._require_held()
         await self._end(EndingMode.FINISH, None)

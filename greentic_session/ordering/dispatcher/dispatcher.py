@@ -36,29 +36,29 @@ __all__ = ["DispatcherStatistics", "SessionDispatcher"]
 M = TypeVar("M")
 
 _MESSAGES_PER_CHECKPOINT: Final = 64
-"""Messages after which a worker lets others run, should its handlers never wait for anything."""
+"""Messages after which a worker yields to other tasks, even if its handlers never wait."""
 _SERVING: Final[ContextVar[object]] = ContextVar("_SERVING", default=None)
 """The dispatcher that the code runs for."""
 
 
 class DispatcherStatistics(msgspec.Struct, frozen=True, kw_only=True):
-    """What a dispatcher holds and has done.
+    """Counters of a dispatcher.
 
-    When nothing waits or is in hand, ``accepted`` is the sum of ``handled``, ``failed``,
+    When no message is queued or running, ``accepted`` is the sum of ``handled``, ``failed``,
     ``dropped``, ``cancelled`` and ``closed``.
 
-    :ivar lanes: keys with messages that wait or are in hand, or with submitters that wait; a
-        message without a key counts as one.
-    :ivar waiting: messages that wait for their turn.
-    :ivar running: messages in hand.
+    :ivar lanes: keys with queued or running messages, or with submitters that wait. Each message
+        without a key counts as one.
+    :ivar waiting: queued messages.
+    :ivar running: messages whose handler runs.
     :ivar blocked: submitters that wait for room.
-    :ivar workers: tasks that are there to run handlers.
-    :ivar accepted: messages that were let in.
+    :ivar workers: tasks that run handlers.
+    :ivar accepted: messages that were accepted.
     :ivar handled: messages whose handler returned.
     :ivar failed: messages whose handler raised an error, and ``on_error`` has ended.
-    :ivar dropped: messages that newer ones took the room of.
+    :ivar dropped: messages that were dropped for newer ones.
     :ivar cancelled: messages whose handler was cancelled, or ``on_error`` after it.
-    :ivar closed: messages that waited when the dispatcher was closed without them.
+    :ivar closed: messages that were still queued when the dispatcher was closed.
     """
 
     lanes: int
@@ -76,52 +76,55 @@ class DispatcherStatistics(msgspec.Struct, frozen=True, kw_only=True):
 
 @final
 class SessionDispatcher(Generic[M]):
-    """Runs a handler for each message: in order and one at a time for a key, and for different keys
-    at once.
+    """Runs a handler for each message: one at a time and in order for a key, concurrently for
+    different keys.
 
     * **Order.** Messages of a key are handled in the order of their submission, each when the
-      handler of the one before has ended, however it ended. Messages of key ``None`` have no order:
-      each runs as soon as a handler may.
-    * **Fairness.** Keys take turns, one message each; a message without a key is like a key of its
-      own.
-    * **Bounds.** At most ``concurrency`` handlers run; at most ``per_key`` messages of a key and
-      ``total`` in all wait, those in hand not counted. Where there is no room, ``overflow`` says
-      what happens: ``wait`` lets the submitter wait, in order; ``reject`` raises
-      :class:`DispatcherFullError`; ``drop_oldest`` lets the message in and drops the one that waits
-      longest: of the key if that is full, else of all. What is left keeps its order.
-    * **Errors.** What the handler raises goes to ``on_error`` (else it is logged) before the next
-      message of the key has its turn, be it an ``Exception`` or not. What ``on_error`` raises is
+      handler of the one before has ended, however it ended. Messages of key ``None`` have no order.
+      Each of them runs as soon as a worker is free.
+    * **Fairness.** Keys take turns, one message each. Each message without a key counts as a key.
+    * **Bounds.** At most ``concurrency`` handlers run. At most ``per_key`` messages of a key and
+      ``total`` messages overall are queued, not counting the running ones. Without room,
+      ``overflow`` decides:
+
+      - ``wait``: the submitter waits, in order.
+      - ``reject``: the submitter gets :class:`DispatcherFullError`.
+      - ``drop_oldest``: the message is accepted and the oldest one dropped: of that key if it is
+        full, otherwise overall. The other messages keep their order.
+    * **Errors.** An exception of the handler, of any class, goes to ``on_error`` before the next
+      message of the key. Without ``on_error``, it is logged. An exception of ``on_error`` is
       logged. On asyncio, ``KeyboardInterrupt`` and ``SystemExit`` then leave the event loop, as
-      they do from any task; the other messages stay. On trio they are errors like any other.
-    * **Ends.** Every message that was accepted ends in one of three ways: the handler returns; the
-      handler fails, which ``on_error`` is told; or the message is discarded, which ``on_discard``
-      is told, with the reason. An ``on_error`` that is cancelled has not been told: the message is
-      then discarded, and the handler's error is logged.
-    * **From within a handler**, nobody ever waits for room in the same dispatcher: handlers that
-      wait for one another would wait for ever. ``submit`` then raises :class:`DispatcherFullError`
-      where there is no room. That goes for tasks that a handler starts as well. ``join`` and
-      ``aclose`` are refused. A handler of another dispatcher does wait: let no two dispatchers
-      submit to each other and wait for room, or both may wait for ever.
-    * **Cancelling.** A submitter that is cancelled while it waits has submitted nothing. A handler
-      that ends as cancelled (by what it awaited) discards its message, and the lane goes on.
+      from any task, and the other messages stay. On trio they are errors like any other.
+    * **Ends.** Every accepted message ends in one of three ways. The handler returns. The handler
+      fails, and ``on_error`` is called. Or the message is discarded, and ``on_discard`` is called
+      with the reason. If ``on_error`` is cancelled, the message is discarded, and the handler's
+      error is logged.
+    * **From within a handler**, a call never waits for room in the same dispatcher, because
+      handlers that wait for one another would never end. Without room, ``submit`` raises
+      :class:`DispatcherFullError`. The same holds for tasks that a handler starts. ``join`` and
+      ``aclose`` are refused. A handler of another dispatcher does wait. So two dispatchers must not
+      submit to each other and wait for room, or both may wait without end.
+    * **Cancelling.** A submitter that is cancelled while it waits has submitted nothing. If a
+      handler ends as cancelled (by a call that it awaited), its message is discarded, and the lane
+      continues.
     * **Context.** On asyncio, handlers run in the context (:mod:`contextvars`) in which the
-      dispatcher was made, on trio in that of the run. What a handler sets there, no other handler
-      sees, except for a value that equals the one before. A handler that leaves something set costs
-      a task if messages wait.
+      dispatcher was made, on trio in that of the run. A value that a handler sets there is not
+      visible to other handlers, unless it equals the one before. A handler that leaves a value set
+      costs a new task if messages are queued.
 
-    A key without messages costs nothing, and nothing runs while there is nothing to do. Nothing is
-    kept beyond the process. Use it on one event loop, asyncio or trio, from one thread, and close
-    it, best by ``async with``: that drains, or cancels if the block ends by an exception.
+    A key without messages costs nothing, and nothing runs while there is nothing to do. The state
+    ends with the process. Use it on one event loop, asyncio or trio, from one thread, and close it,
+    best by ``async with``. That drains, or cancels if the block ends by an exception.
 
-    :param handler: called with key and message; what it returns is awaited.
-    :param concurrency: handlers that run at once, at most.
-    :param per_key: messages that wait under a key, at most.
-    :param total: messages that wait in all, at most.
-    :param overflow: what to do where there is no room.
-    :param on_error: called with key, message and error; what it returns is awaited.
-    :param on_discard: a plain function, called at once with key, message and reason, also in the
-        course of the ``submit`` whose message took another's room; the submitter of the message
-        that is discarded has been told before that it was accepted, and hears of this here only.
+    :param handler: called with key and message. Its result is awaited.
+    :param concurrency: limit on the handlers that run at the same time.
+    :param per_key: limit on the queued messages of a key.
+    :param total: limit on all queued messages.
+    :param overflow: decides what happens without room.
+    :param on_error: called with key, message and error. Its result is awaited.
+    :param on_discard: a plain function, called immediately with key, message and reason. It may run
+        inside the ``submit`` whose message replaces another one. The discarded message was accepted
+        before, so only this function reports its end.
     :raises InvalidInputError: naming the argument at fault.
     """
 
@@ -155,14 +158,14 @@ class SessionDispatcher(Generic[M]):
         self._idle: anyio.Event | None = None
 
     async def submit(self, key: str | None, message: M) -> None:
-        """Let a message in, and return when it is: not when it is handled.
+        """Submit a message, and return when it is accepted, before it is handled.
 
-        Yields to other tasks only if it waits for room.
+        This yields to other tasks only if it waits for room.
 
-        :param key: whose order it keeps; ``None`` for none.
+        :param key: the key whose order it keeps, ``None`` for no order.
         :raises DispatcherFullError: if there is no room, and the overflow is ``reject`` or this is
             called from within a handler.
-        :raises DispatcherClosedError: if the dispatcher is closed or closing, or is while this
+        :raises DispatcherClosedError: if the dispatcher is closed or closing, also while this
             waits.
         :raises InvalidInputError: naming ``key``.
         """
@@ -184,18 +187,18 @@ class SessionDispatcher(Generic[M]):
         self._start_workers()
 
     def submit_nowait(self, key: str | None, message: M) -> None:
-        """Let a message in if there is room, or if others are dropped for it.
+        """Submit a message if there is room, or if another one is dropped for it.
 
-        :param key: whose order it keeps; ``None`` for none.
+        :param key: the key whose order it keeps, ``None`` for no order.
         :raises DispatcherFullError: if there is no room, unless the overflow is ``drop_oldest``.
         :raises DispatcherClosedError: if the dispatcher is closed or closing.
         :raises InvalidInputError: naming ``key``.
-        :raises RuntimeError: where no event loop runs. The message is not in.
+        :raises RuntimeError: where no event loop runs. The message is not accepted.
         """
         self._enter(key, message, may_wait=False)
 
     async def join(self) -> None:
-        """Wait until no message waits or is in hand, and nobody waits for room.
+        """Wait until no message is queued or running, and no submitter waits for room.
 
         :raises RuntimeError: from within a handler, which would wait for itself.
         """
@@ -205,16 +208,17 @@ class SessionDispatcher(Generic[M]):
     async def aclose(
         self, *, drain: bool = True, timeout_secs: timedelta | float | None = None
     ) -> None:
-        """Let no more messages in, and end. Those who wait for room are turned away at once.
+        """Accept no more messages, and end. Submitters that wait for room are refused immediately.
 
-        Done when no handler runs any more. Closing again is fine, and so is doing so without
-        draining while another task drains. If the caller is cancelled while it drains, the rest is
-        cancelled.
+        This returns when no handler runs any more. It may be called again, also without draining
+        while another task drains. If the caller is cancelled while it drains, the other handlers
+        are cancelled.
 
-        :param drain: whether to handle what was accepted; else what waits is discarded, and
-            handlers that run are cancelled.
-        :param timeout_secs: how long to drain for, in seconds or as a ``timedelta``; the rest is
-            then discarded and cancelled. ``None`` for as long as it takes, 0 for no time.
+        :param drain: whether to handle all accepted messages. Otherwise queued messages are
+            discarded, and running handlers are cancelled.
+        :param timeout_secs: how long to drain, in seconds or as a ``timedelta``. Then the other
+            messages are discarded and their handlers cancelled. ``None`` for no limit, 0 for no
+            time.
         :raises InvalidInputError: naming ``timeout_secs``. Nothing was closed.
         :raises RuntimeError: from within a handler, which would wait for itself.
         """
@@ -234,7 +238,7 @@ class SessionDispatcher(Generic[M]):
             self._look_if_idle()
 
     async def __aenter__(self) -> Self:
-        """Return the dispatcher; there is nothing to start."""
+        """Return the dispatcher, which needs no start."""
         return self
 
     async def __aexit__(
@@ -243,11 +247,11 @@ class SessionDispatcher(Generic[M]):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Close it: drain after a block that ended well, cancel after another."""
+        """Close the dispatcher: drain after the block, or cancel if it raised."""
         await self.aclose(drain=exc_type is None)
 
     def statistics(self) -> DispatcherStatistics:
-        """Return what it holds and has done."""
+        """Return the counters."""
         lanes = self._lanes
         return DispatcherStatistics(
             lanes=len(lanes),
@@ -278,9 +282,9 @@ class SessionDispatcher(Generic[M]):
         return None
 
     def _start_workers(self) -> None:
-        """See to it that there is a worker for each ready lane, as far as the limit allows."""
+        """Start workers until each ready lane has one, as far as the limit allows."""
         count = len(self._workers)
-        # Those without a message in hand will come to a ready lane by themselves.
+        # A worker that runs no handler takes a ready lane by itself.
         if len(self._lanes.ready) <= count - self._running or count >= self._concurrency:
             return
         self._started += 1
@@ -342,7 +346,7 @@ class SessionDispatcher(Generic[M]):
                 await checkpoint()
 
     def _is_at_work(self) -> bool:
-        """Tell whether this runs in a handler's task: not where one submits or lets go of one."""
+        """Tell whether this runs in the task of a handler, not in that of a submitter."""
         return _SERVING.get() is self
 
     def _refuse_handlers(self) -> None:

@@ -27,12 +27,12 @@ Overflow = Literal["wait", "reject", "drop_oldest"]
 
 @final
 class Lane(Generic[M]):
-    """The messages of one key, in order; of a message without a key, itself alone.
+    """The queued messages of one key, in order. A message without a key has its own lane.
 
-    :ivar messages: those that wait; in place of a message, its submitter who waited for room and
-        has not been told yet that there is some.
-    :ivar is_busy: whether a message of it is in hand.
-    :ivar submitters: who wait for room, in order; made when somebody does.
+    :ivar messages: the queued messages. An entry is a submitter if its message has got room and
+        the submitter has not resumed yet.
+    :ivar is_busy: whether the handler of one of its messages runs.
+    :ivar submitters: the submitters that wait for room, in order. Made when the first one waits.
     """
 
     __slots__ = ("is_busy", "key", "messages", "submitters")
@@ -46,14 +46,14 @@ class Lane(Generic[M]):
 
 @final
 class Submitter(Generic[M]):
-    """Somebody who waits for room.
+    """A submitter that waits for room.
 
-    The message gets its place in the lane when there is room, and can be taken when the submitter
-    has come back from waiting. So who is cancelled meanwhile has submitted nothing.
+    Its message enters the lane when there is room, and can be taken when the submitter has resumed.
+    So a submitter that is cancelled before that has submitted nothing.
 
     :ivar settled: set when the wait is over.
-    :ivar has_room: whether the message has its place.
-    :ivar is_back: whether the submitter has seen so.
+    :ivar has_room: whether the message is in the lane.
+    :ivar is_back: whether the submitter has resumed.
     """
 
     __slots__ = ("has_room", "is_back", "lane", "message", "settled")
@@ -68,7 +68,7 @@ class Submitter(Generic[M]):
 
 @final
 class _ArrivalOrder(Generic[M]):
-    """Which waiting message is the oldest of all; kept only where the oldest is dropped."""
+    """The order of arrival of all queued messages. Used only if the oldest one may be dropped."""
 
     __slots__ = ("_count", "_lane_of", "_numbers")
 
@@ -96,11 +96,11 @@ class _ArrivalOrder(Generic[M]):
 class Lanes(Generic[M]):
     """All lanes of a dispatcher.
 
-    :ivar waiting: messages that wait, in all.
-    :ivar blocked: submitters that wait for room.
-    :ivar ready: lanes whose turn comes, in order.
-    :param per_key: how many messages may wait in a lane, the one in hand not counted.
-    :param total: how many may wait in all.
+    :ivar waiting: the number of all queued messages.
+    :ivar blocked: the number of submitters that wait for room.
+    :ivar ready: the lanes with a message that can be taken, in order.
+    :param per_key: how many messages may be queued in a lane, not counting the running one.
+    :param total: how many messages may be queued in all.
     """
 
     __slots__ = (
@@ -137,15 +137,15 @@ class Lanes(Generic[M]):
     def enter(
         self, key: str | None, message: M, *, may_wait: bool
     ) -> Submitter[M] | tuple[str | None, M] | None:
-        """Let a message in.
+        """Enqueue a message.
 
-        :returns: ``None`` if it is in; if another was dropped for it, that one's key and message;
-            if it has to wait for room, its submitter.
+        :returns: ``None`` if it is queued. If another message was dropped for it, key and message
+            of that one. If it has to wait for room, its submitter.
         :raises DispatcherFullError: if there is no room and it may not wait. Nothing was changed.
         """
         lane = self._by_key.get(key) if key is not None else None
         is_full = lane is not None and len(lane.messages) >= self._per_key
-        # Nobody waits for this room: a lane with room and submitters would be starved.
+        # No submitter waits for this room, because a lane with room and submitters is starved.
         if self.waiting < self._total and not is_full:
             self._append(lane or self._open(key), message)
             return None
@@ -156,7 +156,7 @@ class Lanes(Generic[M]):
         return self._block(lane or self._open(key), message)
 
     def take(self) -> tuple[Lane[M], M]:
-        """Take in hand the message whose turn it is. There has to be a ready lane."""
+        """Take the next message, whose handler will run. There has to be a ready lane."""
         lane, _ = self.ready.popitem(last=False)
         first = lane.messages.popleft()
         lane.is_busy = True
@@ -168,7 +168,7 @@ class Lanes(Generic[M]):
         return lane, _message_of(first)
 
     def requeue(self, lane: Lane[M]) -> None:
-        """Give the lane another turn, or let it go: its message is not in hand any more."""
+        """Make the lane ready again or remove it, after the handler of its message has ended."""
         lane.is_busy = False
         if lane.messages:
             self._wake(lane)
@@ -176,12 +176,12 @@ class Lanes(Generic[M]):
             self._close(lane)
 
     def confirm(self, submitter: Submitter[M]) -> None:
-        """Let the message be taken whose submitter has seen that there was room."""
+        """Let the message of a submitter that has resumed be taken."""
         submitter.is_back = True
         self._wake(submitter.lane)
 
     def withdraw(self, submitter: Submitter[M]) -> None:
-        """Take back the message of a submitter that has not come back from waiting."""
+        """Remove the message of a submitter that was cancelled before it resumed."""
         lane = submitter.lane
         if submitter.has_room:
             # Found by identity: what messages think of equality is their own business.
@@ -195,7 +195,7 @@ class Lanes(Generic[M]):
             self._unblock(lane.submitters, submitter)
 
     def reject_submitters(self) -> None:
-        """Let nobody wait for room any more."""
+        """Refuse all submitters that wait for room."""
         for lane in self._all():
             submitters = lane.submitters
             while submitters:
@@ -204,9 +204,9 @@ class Lanes(Generic[M]):
                 submitter.settled.set()
 
     def empty(self) -> list[tuple[str | None, M]]:
-        """Take out the messages that wait, and return them with their keys, each lane in order.
+        """Remove the queued messages, and return them with their keys, each lane in order.
 
-        Who waited for room, or has not come back from waiting, is turned away.
+        A submitter that waits for room, or has not resumed yet, is refused.
         """
         self.reject_submitters()
         out: list[tuple[str | None, M]] = []
@@ -304,7 +304,7 @@ class Lanes(Generic[M]):
             self._close_if_idle(lane)
 
     def _admit(self, lane: Lane[M]) -> None:
-        """Pass room on: there is some in the lane, or in all, since a message has left it."""
+        """Give the room of a message that has left the lane to the next submitter."""
         if lane.submitters and len(lane.messages) < self._per_key:
             self._starved[lane] = None
         while self._starved and self.waiting < self._total:

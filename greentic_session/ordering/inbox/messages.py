@@ -41,17 +41,17 @@ _MOST: Final = 100_000
 
 
 class InboxLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """How much an inbox keeps, and for how long. Let all who share an inbox agree on it.
+    """Limits of an inbox. All objects that share an inbox should agree on them.
 
-    :ivar mail: how many messages of one session may wait; at most ``events``, so that none that
-        waits is forgotten and admitted again.
-    :ivar payload_bytes: limit on one message.
-    :ivar events: how many event ids are known of one session,
-    :ivar events_ttl_secs: and for how long: seconds, or a ``timedelta``, which becomes seconds, as
-        in the next two.
-    :ivar dead_ttl_secs: how long dead letters are kept, in seconds.
-    :ivar early: how many events may be kept for the next wait under one reply scope,
-    :ivar early_ttl_secs: and for how long, in seconds.
+    :ivar mail: how many messages a mailbox may hold. At most ``events``, because the event id of a
+        stored message must be known.
+    :ivar payload_bytes: limit on the payload of one message.
+    :ivar events: how many event ids of one session are known.
+    :ivar events_ttl_secs: how long event ids are known: seconds, or a ``timedelta``, which becomes
+        seconds, as in the next two.
+    :ivar dead_ttl_secs: how long dead letters are stored, in seconds.
+    :ivar early: how many early events of one reply scope may be stored.
+    :ivar early_ttl_secs: how long early events are stored, in seconds.
     :raises InvalidInputError: naming the field at fault, where an inbox is made.
     """
 
@@ -81,11 +81,12 @@ def check_limits(limits: InboxLimits) -> None:
 
 
 class Admitted(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of a message that was admitted.
+    """The result of admitting a message.
 
-    :ivar is_new: whether it came into the mailbox by this; ``False`` if its event was known.
-    :ivar waiting: how many messages the mailbox holds now, those in hand included.
-    :ivar worker: who works on the session now; ``None`` for nobody, so that takers were woken.
+    :ivar is_new: whether this call enqueued it. ``False`` if its event was known.
+    :ivar waiting: how many messages the mailbox holds now, including those of a held turn.
+    :ivar worker: the worker that has the session's turn now. ``None`` if no worker has it, and then
+        the waiting workers were notified.
     """
 
     is_new: bool
@@ -96,12 +97,12 @@ class Admitted(msgspec.Struct, frozen=True, kw_only=True):
 class Mail(msgspec.Struct, frozen=True, kw_only=True):
     """A message in a turn.
 
-    :ivar ctx: who admitted it, without attributes.
-    :ivar event_id: names it, as its admitter did.
+    :ivar ctx: the caller that admitted it, without attributes.
+    :ivar event_id: names it, as given by that caller.
     :ivar payload: as it was admitted.
-    :ivar admitted_at: when, aware UTC, by the store's clock.
-    :ivar attempt: which attempt at it as the head of its mailbox this is; 1 is the first, and what
-        every message behind the head has.
+    :ivar admitted_at: when it was admitted, aware UTC, by the store's clock.
+    :ivar attempt: number of this attempt at it as the head of its mailbox, from 1. Every message
+        behind the head has 1.
     """
 
     ctx: TenantCtx
@@ -111,7 +112,7 @@ class Mail(msgspec.Struct, frozen=True, kw_only=True):
     attempt: int
 
     def __repr__(self) -> str:
-        """Return everything but the payload, which is somebody's message."""
+        """Return everything but the payload, because it is private."""
         return (
             f"Mail(event_id={self.event_id!r}, {len(self.payload)} bytes, "
             f"admitted_at={self.admitted_at.isoformat()}, attempt={self.attempt})"
@@ -119,16 +120,18 @@ class Mail(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
-    """A message that was tried as often as it may be, or that came too soon: before a session that
-    is not open to who admitted it.
+    """A message that exhausted its attempts or failed the access check.
 
-    :ivar ctx: who admitted it, without attributes.
+    The check fails if the message was admitted before the session was created, and its caller may
+    not act on that session.
+
+    :ivar ctx: the caller that admitted it, without attributes.
     :ivar key: of its session.
-    :ivar event_id: names it, as its admitter did.
+    :ivar event_id: names it, as given by that caller.
     :ivar payload: as it was admitted.
-    :ivar admitted_at: when, aware UTC, by the store's clock.
-    :ivar died_at: when it was given up.
-    :ivar attempts: how often it was tried; 0 if it came too soon.
+    :ivar admitted_at: when it was admitted, aware UTC, by the store's clock.
+    :ivar died_at: when it became a dead letter, in the same form.
+    :ivar attempts: how many attempts it had, 0 if it failed the access check.
     """
 
     ctx: TenantCtx
@@ -140,7 +143,7 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     attempts: int
 
     def __repr__(self) -> str:
-        """Return everything but the payload, which is somebody's message."""
+        """Return everything but the payload, because it is private."""
         return (
             f"DeadLetter(tenant={self.ctx.env}/{self.ctx.tenant_id}, key={self.key!r}, "
             f"event_id={self.event_id!r}, {len(self.payload)} bytes, "
@@ -151,9 +154,9 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
 class InboxDepth(msgspec.Struct, frozen=True, kw_only=True):
     """The size of an inbox's index, whose entries may be stale.
 
-    :ivar sessions: how many sessions have mail or are in hand; some may have neither any more.
-    :ivar due: how many of them a taker would look at now: those with mail that nobody works on, and
-        some that have been in hand for a while. The others are in hand, or rest after a failure.
+    :ivar sessions: how many sessions have messages or a held turn. Some may have neither any more.
+    :ivar due: how many of them are due now: those with messages and no held turn, and some whose
+        turn has been held for a while. The others have a held turn, or are in backoff.
     """
 
     sessions: int

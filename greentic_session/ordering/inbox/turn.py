@@ -54,23 +54,27 @@ class TurnTerms(NamedTuple, Generic[C]):
     def backoff_after(self, attempt: int) -> int:
         """Return the backoff of a session after a failed attempt, in milliseconds."""
         if attempt >= self.attempts:
-            return 0  # it becomes a dead letter next, and the messages behind it go on
+            return 0  # it becomes a dead letter next, and the messages behind it follow
         return int(min(_MAX_BACKOFF_MS, self.backoff_ms * 2 ** min(attempt - 1, 30)))
 
 
 @final
 class InboxTurn(LeaseHandle, Generic[C]):
-    """The exclusive right to work on a session and its mail, until it is ended or its lease is.
+    """The exclusive right to work on a session and its messages, until it ends or its lease does.
 
     Made by :meth:`SessionInbox.take`. :meth:`finish` and :meth:`remove` end the turn, each in one
-    step with the session's new state, its outbox and the mail; :meth:`commit` does the same with a
-    part of the mail, and the turn goes on; :meth:`release` gives it back as it is. After that, and
-    when the lease has run out, each of them raises :class:`LeaseLostError` and changes nothing.
+    step with the session's new state, its outbox and the handled messages. :meth:`commit` does the
+    same for some of the messages, and the turn continues. :meth:`release` ends the turn and writes
+    nothing. After that, and when the lease has ended, each of them raises :class:`LeaseLostError`
+    and changes nothing.
 
-    Any of them may raise :class:`StoreUnavailableError` (nothing written; the turn goes on) and
-    :class:`OutcomeUnknownError` (written or not: read the session, or leave by the exception, and
-    the mail that is left is retried). With ``acks``, those that write may raise
-    :class:`DurabilityError`: done, but :attr:`session` and :attr:`cas` are not updated.
+    Any of them may raise:
+
+    * :class:`StoreUnavailableError`: nothing was written, and the turn continues.
+    * :class:`OutcomeUnknownError`: it is unknown whether the write happened. Read the session, or
+      leave by the exception. Then the messages that are left are retried.
+    * :class:`DurabilityError`, with ``acks``: it was written, but :attr:`session` and :attr:`cas`
+      are not updated.
     """
 
     _KIND: ClassVar[str] = "inbox turn"
@@ -106,22 +110,22 @@ class InboxTurn(LeaseHandle, Generic[C]):
 
     @property
     def session(self) -> Session[C] | None:
-        """The session as it was taken or committed last; ``None`` if there is none."""
+        """The session as it was taken or committed last, ``None`` if there is none."""
         return self._session
 
     @property
     def cas(self) -> Cas:
-        """Its token; ``Cas.none()`` if there is none."""
+        """Its token, ``Cas.none()`` if there is none."""
         return self._cas
 
     @property
     def mail(self) -> tuple[Mail, ...]:
-        """The mail of this turn that is not handled yet, in order."""
+        """The messages of this turn that are not handled yet, in order."""
         return self._mail
 
     @property
     def fence(self) -> int:
-        """Number of this turn: higher than that of every earlier turn of the session.
+        """Fencing token of this turn: higher than that of every earlier turn of the session.
 
         Pass it to other systems that the turn writes to, and let them refuse lower ones.
         """
@@ -142,14 +146,14 @@ class InboxTurn(LeaseHandle, Generic[C]):
         return self._until
 
     async def commit(self, session: Session[C] | None, handled: int) -> Cas:
-        """Write the session and drop mail that was handled, in one step; the turn goes on.
+        """Write the session and remove handled messages, in one step. The turn continues.
 
-        :param session: the new state, under the same key, written over :attr:`cas`: created if
-            there was none. ``None`` leaves the session as it is.
-        :param handled: how many messages of :attr:`mail`, from its head, are done with.
+        :param session: the new state, under the same key, written over :attr:`cas`. If there was no
+            session, it is created. ``None`` leaves the session as it is.
+        :param handled: how many messages of :attr:`mail`, from its head, were handled.
         :returns: the token, which is :attr:`cas` from now on.
         :raises LeaseLostError: the turn has ended, or its lease has.
-        :raises CasConflictError: something else wrote the session meanwhile; the turn goes on.
+        :raises CasConflictError: another write changed the session meanwhile. The turn continues.
         :raises TenantMismatchError: the session is another tenant's, or a live one of another team
             or user is stored.
         :raises PayloadTooLargeError: over the store's limit.
@@ -158,7 +162,7 @@ class InboxTurn(LeaseHandle, Generic[C]):
         return await self._commit(session, self._checked(handled), ends=False)
 
     async def finish(self, session: Session[C] | None = None) -> Cas:
-        """Write the session, drop all of the turn's mail and end the turn, in one step.
+        """Write the session, remove all messages of the turn and end the turn, in one step.
 
         :param session: as in :meth:`commit`.
         :returns: the session's token.
@@ -168,14 +172,15 @@ class InboxTurn(LeaseHandle, Generic[C]):
         return await self._commit(session, len(self._mail), ends=True)
 
     async def remove(self, handled: int | None = None) -> None:
-        """Remove the session, drop mail that was handled and end the turn, in one step.
+        """Remove the session, remove handled messages and end the turn, in one step.
 
-        All other mail stays, and is taken next, without a session; this was no attempt at it.
+        The other messages stay, and the next turn gets them, without a session. This does not count
+        as an attempt at them.
 
-        :param handled: how many messages of :attr:`mail`, from its head, are done with; ``None`` is
-            all of them. Those behind them may be for the session after this.
+        :param handled: how many messages of :attr:`mail`, from its head, were handled. ``None`` is
+            all of them. Those behind them may be for the next session of the key.
         :raises LeaseLostError: the turn has ended, or its lease has.
-        :raises CasConflictError: something else wrote the session meanwhile; the turn goes on.
+        :raises CasConflictError: another write changed the session meanwhile. The turn continues.
         """
         self._require_held()
         count = len(self._mail) if handled is None else self._checked(handled)
@@ -191,7 +196,7 @@ class InboxTurn(LeaseHandle, Generic[C]):
         return await self._renew()
 
     async def release(self) -> bool:
-        """Give the turn back at once, with its mail. This does not count as an attempt.
+        """Release the turn immediately. Its messages stay, and this does not count as an attempt.
 
         :returns: ``False`` if the turn was lost.
         """
@@ -205,7 +210,7 @@ class InboxTurn(LeaseHandle, Generic[C]):
     async def auto_renew(self) -> AsyncGenerator[Self]:
         """Renew the lease while the block runs, and release it at the end if it is still held.
 
-        If the block raises, that was a failed attempt at the head of the mail.
+        If the block raises, that was a failed attempt at the head of the messages.
 
         :raises LeaseLostError: on leaving, if the lease was lost and the block raised nothing else.
         """
@@ -299,7 +304,7 @@ def _task() -> asyncio.Task[object] | None:
 
 
 def _is_failure(error: BaseException, *, is_cancelled: bool) -> bool:
-    """Tell whether an error counts as a failed attempt at the mail.
+    """Tell whether an error counts as a failed attempt at the messages.
 
     :param is_cancelled: whether the task was cancelled. If not, a call that it awaited was.
     """
