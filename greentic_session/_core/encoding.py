@@ -16,7 +16,7 @@ import msgspec
 
 from .._validation import check_key, ttl_to_ms
 from ..abc.records import EncodedSession, Record
-from ..codec import Codec, CodecFactory, JsonCodec, MessagePackCodec, SessionBody, context_classes
+from ..codec import Codec, CodecFactory, SessionBody, context_classes
 from ..errors import DecodeError, InvalidInputError, PayloadTooLargeError, TenantMismatchError
 from ..model import (
     MAX_CAS_VALUE,
@@ -32,7 +32,6 @@ from ..model import (
     distinct_entries,
 )
 from . import tenancy
-from .nesting import MAX_DEPTH, TOO_DEEP, is_surely_flat, is_too_deep
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,10 +69,6 @@ class SessionEncoder(Generic[C]):
         self._takes_raw: Final = not _is_of_anything(context_type)
         self._context_classes: Final = context_classes(context_type)
         self._max_payload_bytes: Final = max_payload_bytes
-        self._is_json: Final = isinstance(cast("object", made), JsonCodec)
-        self._is_known: Final = self._is_json or isinstance(cast("object", made), MessagePackCodec)
-        # A level of JSON takes two bytes, and one of any other codec at least one.
-        self._flat_bytes: Final = MAX_DEPTH * 2 if self._is_json else MAX_DEPTH
 
     def encode(self, session: Session[C], *, read_back: bool = True) -> EncodedSession:
         """Return a session ready to be written.
@@ -124,14 +119,9 @@ class SessionEncoder(Generic[C]):
         except _ENCODE_ERRORS as error:
             failure = _encode_failure(error)
         if failure:
-            self._check_depth(session)  # names the field, on each Python
             raise InvalidInputError("session", failure)
         if len(data) > self._max_payload_bytes:
             raise PayloadTooLargeError(len(data), self._max_payload_bytes)
-        if len(data) > self._flat_bytes and not (
-            self._is_known and is_surely_flat(data, is_json=self._is_json)
-        ):
-            self._check_depth(session)
         if labels and _holds_raw(cast("object", labels)):  # encoded, so it has an end
             raise InvalidInputError("labels", _RAW)
         if self._verify and read_back:
@@ -180,13 +170,6 @@ class SessionEncoder(Generic[C]):
             return as_versioned(key, body, cas, record.ttl_ms, record.at_ms)
         except (msgspec.DecodeError, ValueError, OverflowError):
             raise DecodeError(key, "a field of the stored record is out of range") from None
-
-    @staticmethod
-    def _check_depth(session: Session[C]) -> None:
-        if is_too_deep(session.context):
-            raise InvalidInputError("context", TOO_DEEP)
-        if is_too_deep(session.meta.labels):
-            raise InvalidInputError("labels", TOO_DEEP)
 
     def _read_back(self, data: bytes) -> SessionBody[C]:
         try:
@@ -329,7 +312,7 @@ def _names(classes: tuple[type, ...]) -> str:
 
 def _encode_failure(error: Exception) -> str:
     if isinstance(error, RecursionError):
-        return TOO_DEEP
+        return "refers to itself, or is nested too deeply, to be encoded"
     if isinstance(error, UnicodeError):
         return "holds text with a lone surrogate, which has no UTF-8 form"
     if isinstance(error, (OverflowError, ValueError)):
