@@ -123,8 +123,8 @@ async def test_a_claimed_session_is_swept_when_its_life_ends(
     assert await store.sweep() == 0
     assert store._read(HOLD.scope, KEY, None) is not None
     clock.advance(0.001)
-    assert store._read(HOLD.scope, KEY, None) is None
     assert await store.sweep() == 1
+    assert store._read(HOLD.scope, KEY, None) is None
     assert not any(sizes(store)[:6])
     clock.advance(60)
     await store.sweep()
