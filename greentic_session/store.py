@@ -10,11 +10,10 @@ from __future__ import annotations
 import random
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final, Generic, Literal, NamedTuple, cast, final, overload
+from typing import TYPE_CHECKING, Final, Generic, Literal, cast, final, overload
 
 from ._core import tenancy
 from ._core.encoding import SessionEncoder, apply_change, as_versioned, check_token
-from ._core.key_queues import KeyQueues
 from ._core.scan import SessionScan
 from ._core.unreadable import OnError, decoder_of
 from ._validation import check_key, ttl_to_ms
@@ -83,7 +82,6 @@ class AsyncSessionStore(StorePrimitives, Generic[C]):
     ) -> None:
         self.context_type: Final = context_type
         self.encoder: Final = SessionEncoder(context_type, codec, max_payload_bytes, verify=verify)
-        self._mutations: Final = KeyQueues()
         self._closed = False
 
     async def __aenter__(self) -> Self:
@@ -314,17 +312,14 @@ class AsyncSessionStore(StorePrimitives, Generic[C]):
         change: Callable[[Session[C]], Session[C]],
         *,
         ctx: TenantCtx | None = None,
-        attempts: int = 1000,
+        attempts: int = 16,
     ) -> Versioned[C]:
         """Read, change and write back, again on conflict.
-
-        Callers of one store that meet a conflict on one session queue up, first in first out.
 
         :param key: the session's key.
         :param change: returns the new state. Runs once per attempt, so it must have no effects.
         :param ctx: the caller, as in :meth:`get`.
-        :param attempts: how often to try, with a jittered pause of up to 50 ms between. The time
-            in the queue is no attempt. Each attempt has the deadline of a call.
+        :param attempts: how often to try, with a jittered pause of up to 50 ms between.
         :returns: what was written, as a read would return it.
         :raises SessionNotFoundError: absent or expired.
         :raises CasConflictError: every attempt met another writer.
@@ -336,55 +331,30 @@ class AsyncSessionStore(StorePrimitives, Generic[C]):
             raise InvalidInputError("change", f"expected a function, got {type(change).__name__}")
         if type(attempts) is not int or attempts < 1:
             raise InvalidInputError("attempts", "expected an int of at least 1")
-        scope = None if ctx is None else tenancy.allowed_owners_of(ctx)[0]
-        attempt = 0
-        if scope is None or (scope, key) not in self._mutations:
-            found = await self._try_mutate(key, change, ctx)
-            if isinstance(found, Versioned):
-                return found
-            scope, expected, current = found
-            attempt = 1
-            if attempt == attempts:
-                raise CasConflictError(key, expected, current)
-        # On a key that others change too, one caller of this process tries at a time. So a writer
-        # competes with one writer of each other process.
-        async with self._mutations.turn((scope, key)):
-            while True:
-                found = await self._try_mutate(key, change, ctx)
-                if isinstance(found, Versioned):
-                    return found
-                _, expected, current = found
-                attempt += 1
-                if attempt == attempts:
-                    raise CasConflictError(key, expected, current)
-                await _back_off(attempt)
-
-    async def _try_mutate(
-        self,
-        key: SessionKey,
-        change: Callable[[Session[C]], Session[C]],
-        ctx: TenantCtx | None,
-    ) -> Versioned[C] | _Conflict:
-        """Read, change and write back once."""
         until = self._deadline()
-        scope, allowed = (
-            tenancy.allowed_owners_of(ctx) if ctx is not None else await self._sole(key, until)
-        )
-        record = None if scope is None else self._read(scope, key, until)
-        if record is not None and not isinstance(record, Record):
-            record = await record
-        if scope is None or record is None:
-            raise SessionNotFoundError(key)
-        found = self._opened(key, record, allowed)
-        # A session that a read could not return is not written.
-        encoded, body = self.encoder.encode_with_body(apply_change(found.session, change))
-        outcome = self._update_cas(encoded, found.cas, until, None)
-        if not isinstance(outcome, Outcome):
-            outcome = await outcome
-        if outcome.verdict is Verdict.CONFLICT:
-            return _Conflict(scope, found.cas, outcome.token)
-        cas = self._token(key, outcome)
-        return as_versioned(key, body, cas, encoded.ttl_ms, outcome.at_ms)
+        attempt = 0
+        while True:
+            scope, allowed = (
+                tenancy.allowed_owners_of(ctx) if ctx is not None else await self._sole(key, until)
+            )
+            record = None if scope is None else self._read(scope, key, until)
+            if record is not None and not isinstance(record, Record):
+                record = await record
+            if record is None:
+                raise SessionNotFoundError(key)
+            found = self._opened(key, record, allowed)
+            # A session that a read could not return is not written.
+            encoded, body = self.encoder.encode_with_body(apply_change(found.session, change))
+            outcome = self._update_cas(encoded, found.cas, until, None)
+            if not isinstance(outcome, Outcome):
+                outcome = await outcome
+            if outcome.verdict is not Verdict.CONFLICT:
+                cas = self._token(key, outcome)
+                return as_versioned(key, body, cas, encoded.ttl_ms, outcome.at_ms)
+            attempt += 1
+            if attempt >= attempts:
+                raise CasConflictError(key, found.cas, outcome.token)
+            await _back_off(attempt)
 
     @final
     async def touch(
@@ -519,16 +489,8 @@ class AsyncSessionStore(StorePrimitives, Generic[C]):
         raise error_for(key, outcome)
 
 
-class _Conflict(NamedTuple):
-    """An attempt of ``mutate`` that another writer overtook."""
-
-    scope: str
-    expected: Cas
-    current: Cas
-
-
 async def _back_off(attempt: int) -> None:
     from anyio import sleep  # noqa: PLC0415 - keeps `import greentic_session` free of it
 
-    most = min(_LAST_BACKOFF_SECS, _FIRST_BACKOFF_SECS * 2 ** min(attempt, 10))
+    most = min(_LAST_BACKOFF_SECS, _FIRST_BACKOFF_SECS * 2**attempt)
     await sleep(random.uniform(0, most))

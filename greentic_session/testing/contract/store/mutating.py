@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Final
 
-import anyio
 import pytest
 
 from ....errors import (
@@ -25,7 +24,7 @@ from .verbs import same
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from ....model import Session, TenantCtx
+    from ....model import Session
     from ....store import AsyncSessionStore
     from ...harness import StoreHarness
 
@@ -308,45 +307,3 @@ class MutatingContract:
         found = await require(store, caller=ctx(user_id="bob"))
         assert found.cas.value == 1
         assert found.session.context == {}
-
-    async def test_every_caller_on_a_hot_key_succeeds_with_the_defaults(
-        self, harness: StoreHarness
-    ) -> None:
-        store = await harness.open()
-        await store.create(session(context={"n": 0}))
-        changes = 0
-
-        def change(found: Session[Any]) -> Session[Any]:
-            nonlocal changes
-            changes += 1
-            return _add_one(found)
-
-        async def act(caller: TenantCtx | None) -> None:
-            await store.mutate(KEY, change, ctx=caller)
-
-        async with anyio.create_task_group() as tasks:
-            for number in range(512):
-                tasks.start_soon(act, ctx() if number % 2 else None)
-        found = await require(store)
-        assert found.session.context == {"n": 512}
-        assert found.cas.value == 513
-        # An attempt before the queue and one in it, for nearly all.
-        assert changes <= 3 * 512
-
-    async def test_every_caller_of_several_processes_succeeds_with_the_defaults(
-        self, harness: StoreHarness
-    ) -> None:
-        store = await harness.open()
-        if store.statistics().sessions is not None:
-            pytest.skip("its sessions are those of one process")
-        await store.create(session(context={"n": 0}))
-
-        async def act(one: AsyncSessionStore[Any]) -> None:
-            await one.mutate(KEY, _add_one, ctx=ctx())
-
-        # A store has queues, connections and callers of its own, as a process has.
-        others = [store, *[await harness.open() for _ in range(3)]]
-        async with anyio.create_task_group() as tasks:
-            for one in others * 64:
-                tasks.start_soon(act, one)
-        assert (await require(store)).session.context == {"n": 256}
