@@ -197,8 +197,8 @@ class Session(msgspec.Struct, Generic[C], frozen=True, kw_only=True):
     :ivar meta: who owns it.
     :ivar context: the application's own state, of the store's ``context_type``.
     :ivar outbox: effects recorded with the state, oldest first. Bounded by :meth:`with_outbox`.
-    :ivar ttl_secs: life in seconds from the last write or touch, to 1 ms; 0 is for ever. May be
-        given as a ``timedelta``; a session that was read has seconds.
+    :ivar ttl_secs: lifetime in seconds from the last write or touch, to 1 ms. 0 never expires. A
+        ``timedelta`` is accepted. A session that was read has seconds.
     :ivar id: identity of this incarnation, stamped by the store when the record comes into
         being; all zero before.
     :ivar updated_at: aware UTC, stamped by the store at each write and touch, to 1 ms.

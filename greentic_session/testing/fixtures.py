@@ -53,7 +53,7 @@ def valkey_url(valkey_server: FoundServer) -> str:
 
 @pytest.fixture
 def valkey_namespace(valkey_url: str) -> Generator[str]:
-    """A namespace that nobody else uses; what is stored under it is removed after the test."""
+    """A fresh namespace. Its keys are removed after the test."""
     namespace = f"test:{uuid4().hex}"
     yield namespace
 

@@ -41,9 +41,10 @@ def _run(*arguments: str, path: str | None = None) -> subprocess.CompletedProces
 def _require(*tools: str) -> None:
     for tool in tools:
         if shutil.which(tool) is None:
-            pytest.skip(f"{tool} is not installed")
+            pytest.skip(f"{tool} is not installed")  # because only the benchmark needs it
     command = ["git", "rev-parse", "--verify", "HEAD:greentic_session"]
     if subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode != 0:
+        # Because a source distribution has no revision to compare with.
         pytest.skip("the source tree is no git repository with a commit of the package")
 
 

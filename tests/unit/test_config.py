@@ -170,6 +170,14 @@ BAD = [
     ("redis://h#frag", "url", "%23"),
     ("unix://", "url", "unix:///path"),
     ("unix://host/path", "url", "unix:///path"),
+    ("embedded://", "url", "embedded:///path"),
+    ("embedded:///", "url", "embedded:///path"),
+    ("embedded://host/path", "url", "embedded:///path"),
+    ("embedded:///path?acks=1", "url", "unknown option acks; known are deadline, fsync"),
+    ("embedded:///path?fsync=never", "fsync", "always, everysec, no"),
+    ("embedded:///path?start_timeout=0", "start_secs", "above 0"),
+    ("embedded:///path?namespace=a{b}", "namespace", "A-Z"),
+    ("embedded:///pa%00th", "path", "NUL"),
 ]
 
 

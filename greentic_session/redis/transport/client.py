@@ -439,8 +439,8 @@ class RedisClient:
     async def _confirm(self, connection: Connection, until: float) -> None:
         """Wait until enough replicas have what was written on a connection.
 
-        :raises DurabilityError: they have not by the deadline.
-        :raises ConnectionLostError: nobody can tell.
+        :raises DurabilityError: too few replicas confirmed it by the deadline.
+        :raises ConnectionLostError: the number of replicas is unknown.
         """
         confirmed = 0
         while True:

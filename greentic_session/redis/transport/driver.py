@@ -152,7 +152,7 @@ def _check_private_parts(connection: AbstractConnection) -> None:
 
 
 async def ask(connection: AbstractConnection, *command: str) -> Any:  # Any: as in `Reply`
-    """Send a command on an open connection that nobody else uses, and return the reply.
+    """Send a command on an open connection of the caller's own, and return the reply.
 
     :raises ResponseError: an error reply.
     """

@@ -275,7 +275,7 @@ class DiscoveringTopology(Topology):
                 return
             if suspect is None or changed or suspect.answered_at > since:
                 return
-            await asyncio.sleep(_DISCOVERY_PAUSE_SECS)  # failovers announce themselves to nobody
+            await asyncio.sleep(_DISCOVERY_PAUSE_SECS)  # a failover is not announced
             if suspect.answered_at > since:
                 return
 
@@ -331,7 +331,7 @@ async def first_answer(asked: Iterable[Coroutine[Any, Any, _T]]) -> _T:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-    raise failure or UnknownServerError("there is nobody to ask")
+    raise failure or UnknownServerError("there is no server to ask")
 
 
 async def run_concurrently(
