@@ -1,17 +1,18 @@
-"""Deterministic session keys: the same inputs give the same key on every machine and release.
+"""Functions that derive deterministic session keys from the ids of a connector.
 
-Two forms, both published with test vectors in ``tests/vectors/keys.json``:
+The same inputs give the same key on every machine and in every release. ``tests/vectors/keys.json``
+has test vectors. A key is made of parts in one of two forms:
 
-* **Fixed by existing deployments** (:func:`telegram_update_to_session_key`,
-  :func:`webhook_to_session_key`, :func:`canonical_session_key`): parts joined by ``:``. In this
-  form, ``a:b`` and ``c`` would equal ``a`` and ``b:c``. So if a part holds a ``:``, they use the
-  second form:
+* **Joined by** ``:`` (:func:`telegram_update_to_session_key`, :func:`webhook_to_session_key`,
+  :func:`canonical_session_key`). Existing deployments fix this form. It is ambiguous if a part
+  contains a ``:``, because ``a:b`` and ``c`` equal ``a`` and ``b:c``. Such parts use the second
+  form.
 * **Length-prefixed, version 2** (every other connector): ``v2:`` and each part as a netstring
-  (``5:hello,``, length in UTF-8 bytes; https://cr.yp.to/proto/netstrings.txt). No two lists of
-  parts share such a text, and none looks like a text of the first form, which has exactly three
-  colons where this one has four or more.
+  (``5:hello,``, length in UTF-8 bytes, https://cr.yp.to/proto/netstrings.txt). Different parts have
+  different texts. The first form has exactly three colons and this form has at least four, so they
+  never collide.
 
-A digest hides its inputs only as well as they resist guessing. Keep secrets out of them.
+A digest does not protect inputs that can be guessed. Keep secrets out of them.
 """
 
 from __future__ import annotations
@@ -45,9 +46,9 @@ def _part(value: object, field: str, *, required: bool = True) -> str:
     if value == "" and not required:
         return ""
     text = require_text(value, field, _MAX_PART_CHARS)
-    # Any text may be digested, control characters too; a lone surrogate has no bytes to digest.
+    # A digest accepts any text, control characters too. A lone surrogate has no UTF-8 form.
     if not text.isprintable() and _SURROGATE.search(text):
-        raise InvalidInputError(field, "holds a lone surrogate")
+        raise InvalidInputError(field, "contains a lone surrogate")
     return text
 
 
@@ -86,11 +87,11 @@ def telegram_update_to_session_key(
 
 
 def webhook_to_session_key(source: str, subject: str, id_hint: str | int) -> SessionKey:
-    """Return the key of what a webhook is about.
+    """Return the key of the subject of a webhook.
 
-    :param source: who sends it.
-    :param subject: what it is about.
-    :param id_hint: what tells two of them apart.
+    :param source: the sender.
+    :param subject: the subject.
+    :param id_hint: distinguishes subjects of the same name.
     :returns: hex SHA-256 of ``wh:{source}:{subject}:{id_hint}``.
     :raises InvalidInputError: for a part over 4096 characters, or with a lone surrogate.
     """
@@ -110,8 +111,8 @@ def canonical_session_key(
 
     :param tenant: the tenant.
     :param provider: the connector.
-    :param anchor: where the conversation is anchored; ``conversation`` when absent or empty.
-    :param user: who talks; ``user`` when absent or empty.
+    :param anchor: identifies the conversation. ``conversation`` if absent or empty.
+    :param user: the user. ``user`` if absent or empty.
     :raises InvalidInputError: for a part with control characters, or a key over 512 characters.
     """
     parts = (
@@ -132,7 +133,7 @@ def slack_event_to_session_key(
     :param team_id: workspace, ``T…``.
     :param channel_id: ``C…``, ``D…`` or ``G…``.
     :param user_id: ``U…``.
-    :param thread_ts: timestamp of the thread's first message; empty outside a thread.
+    :param thread_ts: timestamp of the thread's first message, empty outside a thread.
     :raises InvalidInputError: for a part that is empty, over 4096 characters, or with a lone
         surrogate.
     """
@@ -153,8 +154,8 @@ def teams_activity_to_session_key(tenant_id: str, conversation_id: str, user_id:
     """Return the key of a user's conversation in Microsoft Teams.
 
     :param tenant_id: ``channelData.tenant.id``.
-    :param conversation_id: ``conversation.id``; it holds the thread's message id, if any.
-    :param user_id: ``from.aadObjectId``, or ``from.id`` where that is missing.
+    :param conversation_id: ``conversation.id``, which includes the thread's message id, if any.
+    :param user_id: ``from.aadObjectId``, or ``from.id`` if that is absent.
     :raises InvalidInputError: for a part that is empty, over 4096 characters, or with a lone
         surrogate.
     """
@@ -194,9 +195,9 @@ def discord_message_to_session_key(
 ) -> SessionKey:
     """Return the key of a user's conversation in a Discord channel or thread.
 
-    :param channel_id: snowflake of the channel; a thread is a channel of its own.
+    :param channel_id: snowflake of the channel. A thread is a channel.
     :param user_id: snowflake of the author.
-    :param guild_id: snowflake of the guild; empty in direct messages.
+    :param guild_id: snowflake of the guild, empty in direct messages.
     :raises InvalidInputError: for a part that is empty, over 4096 characters, or with a lone
         surrogate.
     """
@@ -215,8 +216,8 @@ def discord_message_to_session_key(
 def email_to_session_key(mailbox: str, thread_id: str, sender: str) -> SessionKey:
     """Return the key of a sender's thread in a mailbox.
 
-    Addresses are compared as given: lower-case them first if your mailboxes do not tell
-    ``Ann@`` from ``ann@`` (RFC 5321 leaves the local part's case to the receiving host).
+    Addresses are compared without a change of case. Convert them to lower case first if your mail
+    host does. RFC 5321 leaves the case of the local part to the receiving host.
 
     :param mailbox: the address that received the mail.
     :param thread_id: ``Message-ID`` of the thread's first mail (first of ``References``).

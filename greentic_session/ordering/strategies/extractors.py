@@ -1,20 +1,23 @@
-"""Extractors of a message's fields as texts, the same on every machine and release.
+"""Extractors, which return the fields of a message as texts.
 
-A value has a text if every reader of the message would write the same one:
+The texts are the same on every machine and in every release. These types have a text:
 
-* ``str``; ``int`` in decimal, of up to 512 bits; ``bool`` as ``true`` or ``false``;
-* :class:`uuid.UUID`, lower-case with hyphens; :class:`datetime.date` as ``2024-02-29``;
-* :class:`datetime.datetime` with a fixed offset, in UTC as ``2024-02-29T12:00:00Z``, with six
-  digits of a second where it is not whole;
-* an :class:`enum.Enum` whose value is one of these, as its value.
+* ``str``, unchanged.
+* ``int`` of up to 512 bits, in decimal.
+* ``bool``, as ``true`` or ``false``.
+* :class:`uuid.UUID`, in lower case with hyphens.
+* :class:`datetime.date`, as ``2024-02-29``.
+* :class:`datetime.datetime` with a fixed offset, in UTC as ``2024-02-29T12:00:00Z``. A fraction of
+  a second has six digits.
+* :class:`enum.Enum`, as its value, if the value has a text.
 
-So a message that is decoded into a struct and the same one as a dict have the same texts, as far as
-its times are in UTC. Everything else counts as absent, like ``None``, ``msgspec.UNSET`` and the
-empty text:
+So a message that was decoded into a struct and the same message as a dict have the same texts, if
+its times are in UTC. Other values count as absent, like ``None``, ``msgspec.UNSET`` and the empty
+text:
 
-* ``float`` and ``Decimal``: a JSON reader may return 1, 1.0 or 1E0 for one and the same message;
-* a time without an offset, or with one that depends on the machine's time zone database;
-* bytes and containers: bytes have several spellings, and containers several orders.
+* ``float`` and ``Decimal``, because JSON readers return 1, 1.0 or 1E0 for the same message.
+* A time without an offset, or with an offset from the machine's time zone database.
+* Bytes and containers, because they have several spellings and orders.
 """
 
 from __future__ import annotations
@@ -39,39 +42,40 @@ __all__ = ["SessionKeyExtractor", "extractor_for", "text_of"]
 _OPTIONAL_METHODS: Final = ("list_metadata_keys", "get_all_metadata")
 _MAX_INT_BITS: Final = 512
 _MAX_STEPS: Final = 8
-"""How deep a path leads: deeper than messages are, and an end to those that hold themselves."""
+"""Maximum depth of a path. The limit also ends the search in a message that contains itself."""
 
 _ABSENT: Final = object()
-# What has attributes of its own that no message put there: `(5).real`, `date.year`, `Enum.name`.
+# Types whose attributes are not fields of a message: `(5).real`, `date.year`, `Enum.name`.
 _VALUES: Final = (str, int, float, complex, Decimal, UUID, date, time, timedelta, Enum, type)
 
 
 class SessionKeyExtractor(Protocol):
-    """Metadata of a message. Inherit it to write :meth:`get_metadata` alone.
+    """Returns the metadata of a message. A subclass implements :meth:`get_metadata`.
 
-    A message may implement it itself; :func:`extractor_for` gives every other object one.
+    A message may implement this protocol. :func:`extractor_for` makes an extractor for other
+    objects.
     """
 
     @abstractmethod
     def get_metadata(self, field: str, /) -> str | None:
-        """Return the text of a field; ``None`` where the field is unknown or has no value.
+        """Return the text of a field, or ``None`` if the field is unknown or has no value.
 
-        The same field of the same message gives the same text at every call.
+        Every call for the same field of the same message returns the same text.
         """
         ...
 
     def list_metadata_keys(self) -> list[str]:
-        """Return the names of all fields that have a text; none unless overridden."""
+        """Return the names of all fields that have a text. The default is no names."""
         return []
 
     def get_all_metadata(self) -> dict[str, str]:
-        """Return the texts of all fields that are listed."""
+        """Return the text of each listed field."""
         found = ((name, self.get_metadata(name)) for name in self.list_metadata_keys())
         return {name: text for name, text in found if text is not None}
 
 
 def text_of(value: object) -> str | None:
-    """Return the text of a value, or ``None`` if it has none: see the head of this module."""
+    """Return the text of a value, or ``None``. The module docstring lists the types with a text."""
     if isinstance(value, Enum):
         value = cast("object", value.value)
     if isinstance(value, str):
@@ -79,7 +83,7 @@ def text_of(value: object) -> str | None:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int):
-        # Also spares the work, and Python's own limit on the length of decimals.
+        # The limit bounds the work and stays below Python's limit on the length of decimals.
         return int.__repr__(value) if int.bit_length(value) <= _MAX_INT_BITS else None
     if isinstance(value, UUID):
         return UUID.__str__(value)
@@ -91,12 +95,12 @@ def text_of(value: object) -> str | None:
 
 
 def _instant(value: datetime) -> str | None:
-    # Asked without a date, only a zone that is one offset for ever knows its offset.
+    # Without a date, only a zone with a fixed offset returns its offset.
     offset = None if value.tzinfo is None else value.tzinfo.utcoffset(None)
     if offset is None:
         return None
     try:
-        # By the plain type's own sum: a subclass may count and print as it likes.
+        # The plain type's subtraction, because a subclass may override it.
         there = datetime.combine(datetime.date(value), datetime.time(value), UTC) - offset
     except OverflowError:  # before the year 1, or after 9999
         return None
@@ -106,19 +110,18 @@ def _instant(value: datetime) -> str | None:
 def extractor_for(message: object) -> SessionKeyExtractor:
     """Return the metadata of any object.
 
-    * A message with a ``get_metadata`` of its own is its own metadata: one with all three methods
-      is returned as it is, and any other gets those that it lacks from
+    * A message with a ``get_metadata`` method is its own extractor. Methods that it lacks come from
       :class:`SessionKeyExtractor`.
-    * Fields of a mapping are its keys that are texts; of any other object (msgspec struct,
-      dataclass, named tuple, plain object) its attributes and properties that do not start with
-      an underscore. A scalar, a list or a class has none.
-    * A dot leads inside, up to eight names deep: ``"chat.id"``. At each step the whole rest of
-      the path is tried as one name first, so the flat key ``"chat.id"`` of a mapping wins.
-    * Texts are those of :func:`text_of`. All that have one are listed, those inside properties and
-      those that ``__getattr__`` makes up excepted: these are found by name only.
+    * The fields of a mapping are its text keys. The fields of any other object (msgspec struct,
+      dataclass, named tuple, plain object) are its attributes and properties that do not start with
+      an underscore. A scalar, a list or a class has no fields.
+    * A dot selects a field of a field, up to eight names deep: ``"chat.id"``. At each step the rest
+      of the path is first looked up as one name, so the flat key ``"chat.id"`` of a mapping wins.
+    * Texts are those of the module docstring. All fields with a text are listed, except those
+      inside properties and those that ``__getattr__`` computes. These are found by name only.
 
-    Nothing is copied. Reading changes nothing and never raises, unless the message's own code does
-    (a property, say): that is not hidden, except for its ``AttributeError``.
+    Nothing is copied. Reading changes nothing. It raises only what the message's own code raises, a
+    property for example, except ``AttributeError``, which means absent.
 
     :param message: the message, of any type.
     """
@@ -132,7 +135,7 @@ def extractor_for(message: object) -> SessionKeyExtractor:
 
 @final
 class _Completed(SessionKeyExtractor):
-    """The metadata of a message that has ``get_metadata`` and lacks another method."""
+    """Completes a message that has ``get_metadata`` and lacks another method."""
 
     __slots__ = ("_message",)
 
@@ -140,7 +143,7 @@ class _Completed(SessionKeyExtractor):
         self._message = message
 
     def __repr__(self) -> str:
-        # Without the values, which may be anybody's secret.
+        # Without the values, which may be secret.
         return f"<metadata of a {type(self._message).__name__}>"
 
     @override
@@ -168,7 +171,7 @@ class _Metadata(SessionKeyExtractor):
         self._message = message
 
     def __repr__(self) -> str:
-        # Without the values, which may be anybody's secret.
+        # Without the values, which may be secret.
         return f"<metadata of a {type(self._message).__name__}>"
 
     @override
@@ -188,7 +191,7 @@ class _Metadata(SessionKeyExtractor):
 
     @override
     def list_metadata_keys(self) -> list[str]:
-        # Of two ways to one name the path takes one, and to names with a dot inside none.
+        # Lists only names that `get_metadata` finds. A name with a dot may be hidden by a path.
         names = dict.fromkeys(_names(self._message, ()))
         return [name for name in names if self.get_metadata(name) is not None]
 
@@ -196,7 +199,7 @@ class _Metadata(SessionKeyExtractor):
 def _member(holder: object, name: str) -> object:
     if isinstance(holder, Mapping):
         mapping = cast("Mapping[object, object]", holder)
-        # Not by `[]`: a defaultdict would grow.
+        # Not `[]`, which would add the key to a defaultdict.
         return mapping.get(name, _ABSENT)
     if name.startswith("_") or "." in name or isinstance(holder, _VALUES):
         return _ABSENT
@@ -204,7 +207,7 @@ def _member(holder: object, name: str) -> object:
 
 
 def _names(holder: object, above: tuple[int, ...]) -> Iterator[str]:
-    """Yield the paths to all texts; ``above`` are the ids of the objects on the way here."""
+    """Yield the paths to all texts. ``above`` has the ids of the enclosing objects."""
     if len(above) == _MAX_STEPS or id(holder) in above:
         return
     for name in _stored(holder):
@@ -214,7 +217,7 @@ def _names(holder: object, above: tuple[int, ...]) -> Iterator[str]:
         else:
             for rest in _names(value, (*above, id(holder))):
                 yield f"{name}.{rest}"
-    # What is made anew at each look may have no end: its own text, and nothing inside it.
+    # A computed value may be new at each read, without an end. So only its own text is listed.
     yield from _computed(holder)
 
 

@@ -1,7 +1,7 @@
-"""Strategies that derive a session key from a message, or none.
+"""Strategies that derive a session key from a message.
 
-Messages of one key are handled in their order, those of different keys concurrently. A message
-with the key ``None`` waits for no other message. A key is 1 to 128 printable ASCII characters. A
+Messages of one key are handled in order, and messages of different keys concurrently. A message
+without a key (``None``) waits for no other message. A key is 1 to 128 printable ASCII characters. A
 text that is not such a key becomes ``None``, never an error.
 
 Strategies are pure and frozen. Tasks, threads and processes may share them. Strategies with equal
@@ -42,10 +42,12 @@ _VERSION_2: Final = "v2:"
 
 
 class SessionKeyGenerator(Protocol):
-    """Makes a session key of a message."""
+    """Derives a session key from a message."""
 
     def generate_key(self, extractor: SessionKeyExtractor, /) -> SessionKey | None:
-        """Return the key of a message, the same at every call; ``None`` if it waits for nobody.
+        """Return the key of a message, or ``None`` if the message needs no order.
+
+        Every call for the same message returns the same key.
 
         :param extractor: the message's metadata.
         """
@@ -53,23 +55,23 @@ class SessionKeyGenerator(Protocol):
 
 
 AnyStrategy: TypeAlias = SessionKeyGenerator | Callable[[SessionKeyExtractor], str | None]
-"""What is taken where a strategy is asked for: a generator, or a plain callable that does the same.
-What it returns is checked, so a callable may return any text."""
+"""A generator, or a plain callable with the same signature. The result is checked, so a callable
+may return any text."""
 
 
 class KeyStrategy(ABC):
-    """A generator whose keys are checked, and which takes any object as a message.
+    """A generator that checks its keys and accepts any object as a message.
 
-    Subclass it and write :meth:`_make_text`, or pass a plain callable to :func:`strategy_for`.
+    Implement :meth:`_make_text` in a subclass, or pass a plain callable to :func:`strategy_for`.
     """
 
     @abstractmethod
     def _make_text(self, extractor: SessionKeyExtractor, /) -> str | None:
-        """Return what should be the key of a message, or ``None``. It need not be a valid key."""
+        """Return the text of a message's key, or ``None``. The caller checks the text."""
 
     @final
     def generate_key(self, extractor: SessionKeyExtractor, /) -> SessionKey | None:
-        """Return the key of a message; ``None`` if it waits for nobody, or has no valid key.
+        """Return the key of a message, or ``None`` if it has no valid key.
 
         :param extractor: the message's metadata.
         """
@@ -77,9 +79,9 @@ class KeyStrategy(ABC):
 
     @final
     def key_of(self, message: object, /) -> SessionKey | None:
-        """Return the key of any object: :meth:`generate_key` of what :func:`extractor_for` sees.
+        """Return the key of any object. Its metadata comes from :func:`extractor_for`.
 
-        :param message: mapping, msgspec struct, dataclass, object, or its own extractor.
+        :param message: a mapping, msgspec struct, dataclass, extractor or other object.
         """
         return self.generate_key(extractor_for(message))
 
@@ -94,7 +96,7 @@ def _valid_key(text: object) -> SessionKey | None:
 
 
 def _value_of(extractor: SessionKeyExtractor, field: str) -> str | None:
-    """Return a field that has a value: an empty one would put strangers into one lane."""
+    """Return the value of a field. An empty value would give unrelated messages the same key."""
     value: object = extractor.get_metadata(field)
     return (str.__str__(value) or None) if isinstance(value, str) else None
 
@@ -102,10 +104,10 @@ def _value_of(extractor: SessionKeyExtractor, field: str) -> str | None:
 @final
 @dataclass(frozen=True)
 class SingleFieldStrategy(KeyStrategy):
-    """One field is the key: ``12345``, or with a prefix ``order-12345``.
+    """Uses one field as the key: ``12345``, or ``order-12345`` with a prefix.
 
-    :ivar field: name of the field, 1 to 512 characters; see :func:`extractor_for` for paths.
-    :ivar prefix: printable ASCII, 1 to 126 characters; ``None`` is none.
+    :ivar field: name of the field, 1 to 512 characters. :func:`extractor_for` explains paths.
+    :ivar prefix: printable ASCII, 1 to 126 characters, or ``None``.
     :raises InvalidInputError: naming ``field`` or ``prefix``.
     """
 
@@ -115,7 +117,7 @@ class SingleFieldStrategy(KeyStrategy):
     def __post_init__(self) -> None:
         set_field(self, "field", require_text(self.field, "field", _MAX_FIELD_CHARS))
         if self.prefix is not None:
-            # One more, the hyphen and an id of one character would be no key.
+            # Two characters are left: the hyphen and an id of one character.
             prefix = _require_key_text(self.prefix, "prefix", MAX_ORDERING_KEY_CHARS - 2)
             set_field(self, "prefix", prefix)
 
@@ -130,22 +132,25 @@ class SingleFieldStrategy(KeyStrategy):
 @final
 @dataclass(frozen=True)
 class CompositeKeyStrategy(KeyStrategy):
-    """Several fields are the key, joined: ``tenant-123-resource-456``.
+    """Joins several fields into the key: ``tenant-123-resource-456``.
 
-    ``None`` if any field is absent, or the joined text is no valid key, or there are no fields.
+    The key is ``None`` if a field is absent, if the joined text is not a valid key, or if there are
+    no fields.
 
-    No two lists of values share a key. Joined by ``-``, ``a-b`` and ``c`` would be ``a`` and
-    ``b-c``. So values are joined plainly only if the separator occurs equally often in each (in
-    most cases never), which can be undone: the text is cut into runs of equal length. All others,
-    and what would start with ``v2:``, become ``v2:`` and each value as a netstring
-    (``3:a-b,1:c,``; https://cr.yp.to/proto/netstrings.txt); where that is over 128 characters,
-    ``v2:`` and its hex SHA-256. For keys that are read by people, take a separator that the
-    values never hold.
+    Within one strategy, different lists of values have different keys. A plain join does not ensure
+    this: joined by ``-``, the values ``a-b`` and ``c`` equal ``a`` and ``b-c``. So the form depends
+    on the values:
 
-    Lists of values of *one* strategy, that is: keys of two strategies are told apart by you, as by
-    a prefix of :class:`SingleFieldStrategy`.
+    * Plain, if the separator occurs equally often in each value (in most cases never). Such a text
+      can be split again, into runs of equal length.
+    * Otherwise, and if the plain text starts with ``v2:``, it is ``v2:`` and each value as a
+      netstring: ``3:a-b,1:c,`` (https://cr.yp.to/proto/netstrings.txt).
+    * ``v2:`` and the hex SHA-256 of the netstrings, if they exceed 128 characters.
 
-    :ivar fields: names of the fields, in order; a tuple.
+    Choose a separator that the values never contain if people read the keys. Keys of two strategies
+    may be equal. Distinguish them, for example by a prefix of :class:`SingleFieldStrategy`.
+
+    :ivar fields: a tuple with the names of the fields, in order.
     :ivar separator: printable ASCII, 1 to 126 characters.
     :raises InvalidInputError: naming ``fields`` or ``separator``.
     """
@@ -171,17 +176,17 @@ class CompositeKeyStrategy(KeyStrategy):
         joined = self.separator.join(values)
         if _valid_key(joined) is None:
             return None
-        if self._tells(joined, values):
+        if self._is_reversible(joined, values):
             return joined
-        # Printable ASCII by now: as many bytes as characters.
+        # The values are printable ASCII here, so a character is a byte.
         netstrings = _VERSION_2 + "".join(f"{len(value)}:{value}," for value in values)
         if len(netstrings) <= MAX_ORDERING_KEY_CHARS:
             return netstrings
-        # A digest has no colon, where netstrings have one.
+        # A digest contains no colon, and netstrings do. So the two forms differ.
         return _VERSION_2 + hashlib.sha256(netstrings.encode()).hexdigest()
 
-    def _tells(self, joined: str, values: list[str]) -> bool:
-        """Whether the values can be told from the joined text."""
+    def _is_reversible(self, joined: str, values: list[str]) -> bool:
+        """Return whether the joined text can be split into the values again."""
         if joined.startswith(_VERSION_2):
             return False
         pieces = joined.split(self.separator)
@@ -194,10 +199,10 @@ class CompositeKeyStrategy(KeyStrategy):
 @final
 @dataclass(frozen=True)
 class FallbackStrategy(KeyStrategy):
-    """The first key that any of several strategies makes; ``None`` if all of them make none.
+    """Uses the first of several strategies that returns a key.
 
-    They are tried in order, and none after the first success. A custom strategy's invalid key is
-    no success.
+    The strategies run in order, and none after the first key. The key is ``None`` if none returns a
+    key. An invalid key of a custom strategy counts as no key.
 
     :ivar strategies: a tuple of strategies.
     :raises InvalidInputError: naming ``strategies``.
@@ -221,7 +226,7 @@ class FallbackStrategy(KeyStrategy):
 @final
 @dataclass(frozen=True)
 class NoOrderingStrategy(KeyStrategy):
-    """No key for any message: all of them at once."""
+    """Returns no key. All messages are handled concurrently."""
 
     @override
     def _make_text(self, _extractor: SessionKeyExtractor, /) -> str | None:
@@ -231,12 +236,12 @@ class NoOrderingStrategy(KeyStrategy):
 @final
 @dataclass(frozen=True)
 class DynamicStrategy(KeyStrategy):
-    """A strategy chosen by what the message says.
+    """Selects a strategy by the message's metadata.
 
-    :ivar select: gets the message's metadata, returns the strategy that makes its key, or ``None``
-        if it waits for nobody. It must choose the same way for the same message.
-    :raises InvalidInputError: naming ``select`` if it is no callable, or later if it returned
-        anything else.
+    :ivar select: receives the metadata and returns the strategy that makes the key, or ``None`` if
+        the message needs no order. It must return the same strategy for the same message.
+    :raises InvalidInputError: naming ``select`` if it is not a callable, or later if it returns
+        another type.
     """
 
     select: Callable[[SessionKeyExtractor], AnyStrategy | None]
@@ -255,9 +260,10 @@ class DynamicStrategy(KeyStrategy):
 @final
 @dataclass(frozen=True)
 class CustomStrategy(KeyStrategy):
-    """A strategy of yours, with its keys checked. What it raises reaches the caller.
+    """Checks the keys of a custom strategy. Its exceptions propagate to the caller.
 
-    :ivar custom: a generator, or a callable from metadata to text or ``None``; no coroutine.
+    :ivar custom: a generator, or a callable from metadata to text or ``None``. Coroutine functions
+        are refused.
     :raises InvalidInputError: naming ``custom``.
     """
 
@@ -272,16 +278,16 @@ class CustomStrategy(KeyStrategy):
 
 
 def strategy_for(strategy: AnyStrategy) -> KeyStrategy:
-    """Return a strategy whose keys are checked, of a generator or a plain callable.
+    """Return a strategy that checks the keys of a generator or a plain callable.
 
-    :param strategy: returned as it is if it is a :class:`KeyStrategy`.
+    :param strategy: a :class:`KeyStrategy` is returned unchanged.
     :raises InvalidInputError: naming ``strategy``.
     """
     return require_strategy(strategy, "strategy")
 
 
 def require_strategy(strategy: object, field: str) -> KeyStrategy:
-    """Return a strategy whose keys are checked.
+    """Return a strategy that checks its keys.
 
     :raises InvalidInputError: naming ``field``.
     """
@@ -292,8 +298,8 @@ def require_strategy(strategy: object, field: str) -> KeyStrategy:
 
 
 def _generate(strategy: object, field: str) -> Callable[[SessionKeyExtractor], str | None]:
-    """Return what makes the keys of a strategy."""
-    # A class has the method, too, but no message to call it with.
+    """Return the callable that makes the keys of a strategy."""
+    # A class has the method too, but unbound.
     whole = strategy if isinstance(strategy, type) else getattr(strategy, "generate_key", strategy)
     _require_plain_callable(whole, field)
     return cast("Callable[[SessionKeyExtractor], str | None]", whole)
@@ -304,11 +310,11 @@ def _require_plain_callable(value: object, field: str) -> None:
         given = f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
         raise InvalidInputError(field, f"expected a strategy or a callable, got {given}")
     if inspect.iscoroutinefunction(value) or inspect.iscoroutinefunction(type(value).__call__):
-        raise InvalidInputError(field, "is a coroutine function: keys are made without awaiting")
+        raise InvalidInputError(field, "must be a plain function, got a coroutine function")
 
 
 def _require_several(values: object, field: str) -> tuple[object, ...]:
-    # A set has an order, too, but another one in the next process.
+    # The order of a set differs between processes.
     if isinstance(values, (str, bytes, bytearray)) or not isinstance(values, Sequence):
         raise InvalidInputError(field, f"expected a sequence, got {type(values).__name__}")
     return tuple(cast("Sequence[object]", values))
@@ -322,5 +328,5 @@ def _require_key_text(value: object, field: str, max_chars: int) -> str:
 
 
 def set_field(strategy: KeyStrategy, field: str, value: object) -> None:
-    """Set a field of a frozen strategy that is being made to the form in which it is kept."""
+    """Set a field of a frozen strategy to its normalised value, during construction."""
     object.__setattr__(strategy, field, value)

@@ -1,4 +1,4 @@
-"""A strategy whose keys change with the time, so that no session grows without a limit."""
+"""A strategy whose keys change with time, which limits the growth of a session."""
 
 from __future__ import annotations
 
@@ -23,20 +23,19 @@ _SYSTEM_CLOCK: Final = SystemClock()
 @final
 @dataclass(frozen=True)
 class TimePartitionedStrategy(KeyStrategy):
-    """The key of another strategy and the number of a stretch of time: ``order-1-p118055``.
+    """Appends the number of a time partition to another strategy's key: ``order-1-p118055``.
 
-    Stretches are counted from 1970-01-01T00:00:00Z, so they begin at the same instant on every
-    machine (those of 24 hours at midnight UTC) and no two share a number: a session of yesterday is
-    not met again. ``None`` where the other strategy makes no key, or the whole is over 128
-    characters.
+    Partitions are numbered from 1970-01-01T00:00:00Z. So they begin at the same instant on every
+    machine (partitions of 24 hours at midnight UTC), and a number never repeats. The key is
+    ``None`` if the other strategy returns none, or if the result exceeds 128 characters.
 
-    The time is that of the call, not of the message. Make the key once, where the message comes in:
-    before and after the end of a stretch the same message has two keys. Across that end, messages
+    The time is the time of the call, not of the message. So the same message has another key in the
+    next partition. Derive the key once, when the message arrives. Messages of different partitions
     are not ordered.
 
-    :ivar base: makes the key within a stretch.
-    :ivar hours: length of a stretch in whole hours, at least 1.
-    :ivar clock: tells the time; ``None`` is the machine's.
+    :ivar base: the strategy that makes the first part of the key.
+    :ivar hours: length of a partition in whole hours, at least 1.
+    :ivar clock: the source of the time. ``None`` is the machine's clock.
     :raises InvalidInputError: naming ``base``, ``hours`` or ``clock``.
     """
 
@@ -62,6 +61,6 @@ class TimePartitionedStrategy(KeyStrategy):
         key = cast("KeyStrategy", self.base).generate_key(extractor)
         if key is None:
             return None
-        # Not the default of the field: a copy that was pickled would have another one.
+        # This is not the default of the field. A pickled copy would have another clock object.
         clock = _SYSTEM_CLOCK if self.clock is None else self.clock
         return f"{key}-p{clock.now_ms() // (self.hours * _MS_PER_HOUR)}"
