@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 from unittest.mock import patch
 from uuid import uuid4
 
@@ -19,7 +20,8 @@ from ..support.redis import until_async
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
+    from types import TracebackType
 
     from greentic_session.testing.topologies import Node
 
@@ -30,6 +32,7 @@ _Rig = TypeVar("_Rig", SentinelRig, ClusterRig)
 DEADLINE_SECS: Final = 10.0
 LOST: Final = 0.02
 """The share of requests with scripts whose reply is lost."""
+LOST_IN_LAG: Final = 0.5
 BATCH: Final = 20
 """Failovers of one set of servers, after which the messages are counted."""
 
@@ -51,33 +54,60 @@ async def with_cluster(report: Report) -> None:
         await _run(report, ClusterRig(valkey_binary()), _depose_in_cluster)
 
 
-async def _depose_sentinels(rig: SentinelRig, dice: random.Random) -> str:
-    how = dice.choice(("graceful", "kill -9"))
+async def _depose_sentinels(rig: SentinelRig, lines: Lines) -> str:
+    how = lines.dice.choice(("graceful", "kill -9", "kill -9 after a lag"))
+    old = await rig.until_stable()
     if how == "graceful":
-        await rig.failover()
-        return how
-    old = await rig.kill_master()
+        await rig.sentinels[0].ask("SENTINEL", "FAILOVER", rig.NAME)
+    else:
+        await _kill(rig, old, await rig.replicas(), lines if how.endswith("lag") else None)
     await until_async(lambda: _is_deposed(rig, old), secs=40)
     new = await rig.master()
-    await rig.restart(old)
+    if not old.is_live:
+        await rig.restart(old)
     # The sentinels would do so as well, after seconds.
     await old.ask("REPLICAOF", "127.0.0.1", new.port)
     await rig.until_stable(other_than=old)
     return how
 
 
-async def _depose_in_cluster(rig: ClusterRig, dice: random.Random) -> str:
-    how = dice.choice(("graceful", "TAKEOVER", "kill -9"))
-    old = dice.choice(await rig.masters())
-    (replica,) = await rig.replicas_of(old)
-    if how == "kill -9":
-        await rig.kill(old)
+async def _depose_in_cluster(rig: ClusterRig, lines: Lines) -> str:
+    how = lines.dice.choice(("graceful", "TAKEOVER", "kill -9", "kill -9 after a lag"))
+    old = lines.dice.choice(await rig.masters())
+    replicas = await rig.replicas_of(old)
+    if how.startswith("kill"):
+        await _kill(rig, old, replicas, lines if how.endswith("lag") else None)
     # An election would wait for the others to notice. What a replica has does not depend on it.
-    await rig.failover(replica, "" if how == "graceful" else "TAKEOVER")
-    if how == "kill -9":
+    await rig.failover(replicas[0], "" if how == "graceful" else "TAKEOVER")
+    if not old.is_live:
         await rig.restart(old)
     await rig.until_ok()
     return how
+
+
+async def _kill(
+    rig: SentinelRig | ClusterRig, master: Node, replicas: Sequence[Node], lag: Lines | None
+) -> None:
+    """Kill a master.
+
+    :param lag: if given, replicas miss what the master does in its last moments, in which these
+        lines lose many replies.
+    """
+    if lag is None:
+        await rig.kill(master)
+        return
+    for replica in replicas:
+        rig.pause(replica)
+    try:
+        # Otherwise what the master sends waits in the sockets of the replicas.
+        await master.ask("CLIENT", "KILL", "TYPE", "replica")
+        lag.lost = LOST_IN_LAG
+        await asyncio.sleep(lag.dice.uniform(0.02, 0.15))  # in which calls begin and fail
+        await rig.kill(master)
+    finally:
+        lag.lost = LOST
+        for replica in replicas:
+            rig.resume(replica)
 
 
 async def _is_deposed(rig: SentinelRig, node: Node) -> bool:
@@ -88,16 +118,16 @@ async def _is_deposed(rig: SentinelRig, node: Node) -> bool:
 
 
 async def _run(
-    report: Report,
-    rig: _Rig,
-    fail_over: Callable[[_Rig, random.Random], Awaitable[str]],
+    report: Report, rig: _Rig, fail_over: Callable[[_Rig, Lines], Awaitable[str]]
 ) -> None:
     dice = report.dice(report.count)
     namespace = f"soak:{uuid4().hex}"
-    async with rig, lossy_lines(rig.nodes, dice) as proxies, AsyncExitStack() as stack:
-        store = await stack.enter_async_context(
-            create_session_store(f"{rig.url}?namespace={namespace}&acks=1&deadline={DEADLINE_SECS}")
-        )
+    query = f"namespace={namespace}&acks=1&deadline={DEADLINE_SECS}"
+    async with (
+        rig,
+        Lines(rig.nodes, dice) as lines,
+        create_session_store(f"{rig.url}?{query}") as store,
+    ):
         those = Acknowledged(store, dice)
         try:
             async with those.at_work():
@@ -105,42 +135,64 @@ async def _run(
                 for _ in range(min(BATCH, report.wanted - report.count)):
                     those.stage = f"failover {report.count + 1}"
                     began_at = time.monotonic()
-                    how = await fail_over(rig, dice)
+                    how = await fail_over(rig, lines)
                     report.tally[f"ms of {how}"] += round(1000 * (time.monotonic() - began_at))
-                    report.tally[how] += 1
+                    report.tally[f"times {how}"] += 1
                     those.stage = f"after {those.stage} ({how})"
                     await those.has_worked()
                     await those.check()
                     report.count += 1
         finally:
             report.losses += those.losses
-            report.faults += sum(proxy.faults for proxy in proxies)
+            report.faults += lines.faults
             report.tally += those.told
 
 
-@asynccontextmanager
-async def lossy_lines(
-    nodes: tuple[Node, ...], dice: random.Random
-) -> AsyncIterator[list[FaultProxy]]:
-    """Lead the stores' connections through proxies that lose replies to scripts.
+class Lines:
+    """Proxies between a store and servers, which lose replies to scripts.
 
     Sentinels and servers talk without proxies, because only their clients are tested.
+
+    :param nodes: the servers.
+    :param dice: choose which replies are lost.
+    :ivar lost: the share of requests with scripts whose reply is lost.
     """
 
-    def choose(request: bytes) -> Fate:
-        if b"EVALSHA" not in request or dice.random() >= LOST:
+    def __init__(self, nodes: Sequence[Node], dice: random.Random) -> None:
+        self.dice: Final = dice
+        self.lost = LOST
+        self._nodes: Final = nodes
+        self._proxies: Final[dict[int, FaultProxy]] = {}
+        self._stack: Final = AsyncExitStack()
+
+    @property
+    def faults(self) -> int:
+        """How many replies were lost."""
+        return sum(proxy.faults for proxy in self._proxies.values())
+
+    async def __aenter__(self) -> Self:
+        async with self._stack:
+            for node in self._nodes:
+                proxy = FaultProxy(node.port, self._choose)
+                self._proxies[node.port] = await self._stack.enter_async_context(proxy)
+            name = "greentic_session.redis.transport.server.new_connection"
+            self._stack.enter_context(patch(name, self._new_connection))
+            self._open = self._stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._open.aclose()
+
+    def _choose(self, request: bytes) -> Fate:
+        if b"EVALSHA" not in request or self.dice.random() >= self.lost:
             return Fate.PASS
-        return dice.choice((Fate.LOSE, Fate.CUT))
+        return self.dice.choice((Fate.LOSE, Fate.CUT))
 
-    async with AsyncExitStack() as stack:
-        proxies = {
-            node.port: await stack.enter_async_context(FaultProxy(node.port, choose))
-            for node in nodes
-        }
-
-        def new_connection(config: Any, address: Any, **options: Any) -> Any:
-            host, port = address
-            return driver.new_connection(config, (host, proxies[port].port), **options)
-
-        with patch("greentic_session.redis.transport.server.new_connection", new_connection):
-            yield [*proxies.values()]
+    def _new_connection(self, config: Any, address: Any, **options: Any) -> Any:
+        host, port = address
+        return driver.new_connection(config, (host, self._proxies[port].port), **options)
