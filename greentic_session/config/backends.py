@@ -103,7 +103,16 @@ class _HidesPassword(msgspec.Struct, frozen=True, kw_only=True):
 class SentinelConfig(_HidesPassword, frozen=True, kw_only=True):
     """The sentinels that know which server is the master. ``repr`` hides the password.
 
-    :ivar addresses: of the sentinels; one that answers is enough.
+    * List every sentinel, each by its own address. A store asks all of them, and takes the answer
+      with the highest config epoch as soon as a majority of the list has answered.
+    * An answer with a lower config epoch than an earlier one is never accepted, for as long as
+      the store is open. Sentinels that were set up from nothing start at epoch 0: open the stores
+      again then.
+    * If no majority answers, an answer with the highest epoch seen so far, or a higher one, is
+      accepted. A store that has not reached any sentinel before accepts any answer then. Behind a
+      partition, that may be a deposed master: see ``acks`` of :class:`RedisConfig`.
+
+    :ivar addresses: of the sentinels.
     :ivar master_name: what they call the group of servers.
     :ivar username: ACL user on the sentinels; ``None`` is their default user.
     :ivar password: its password there.
@@ -132,7 +141,12 @@ class RedisConfig(_HidesPassword, frozen=True, kw_only=True):
         ``:``. No namespace on one server should be the start of another.
     :ivar deadline_secs: overall limit on one call, retries included, in seconds.
     :ivar acks: how many replicas must confirm each write of a session before the call returns; 0
-        waits for none, and a failover may lose what the master had acknowledged.
+        waits for none, and a failover may lose what the master had acknowledged. A deposed master
+        behind a partition accepts writes until it learns of its successor. With ``acks``, those
+        raise :class:`DurabilityError`, unless replicas are on its side. To let it refuse them, set
+        ``min-replicas-to-write`` to ``acks`` or more on all servers, with a low
+        ``min-replicas-max-lag``. With several replicas, a failover by hand may promote one that has
+        not confirmed: set ``acks`` to their number to lose nothing then.
     :ivar max_connections: open connections to one server at most; further calls wait for one. With
         ``acks``, writes have as many of their own.
     :ivar max_payload_bytes: limit on one encoded session.

@@ -185,36 +185,48 @@ async def test_each_engine_gives_the_epoch_of_a_master(engine: str, protocol: in
 # --- a real failover ------------------------------------------------------------------------------
 
 
-@asynccontextmanager
-async def deposed() -> AsyncIterator[tuple[SentinelRig, Node, FakeSentinel]]:
-    """Yield a rig after a failover, the deposed master, and a sentinel that still names it.
-
-    The deposed master is behind a partition: it refuses sentinels and replicas, and goes on to
-    serve accounts of stores.
-    """
-    async with SentinelRig(valkey_binary()) as rig:
-        before = await rig.master()
-        for node in rig.nodes:
-            await node.ask("ACL", "SETUSER", "app", "on", ">pw", "~*", "&*", "+@all")
-        await before.ask("ACL", "SETUSER", "default", "off")
-        await before_ask(before, "CLIENT", "KILL", "USER", "default", "SKIPME", "yes")
-
-        async def is_over() -> bool:
-            named = [await sentinel.ask(*ADDRESS) for sentinel in rig.sentinels]
-            return all(int(port) != before.port for _, port in named)
-
-        await until_async(is_over, secs=40)
-        async with FakeSentinel(0, ("127.0.0.1", before.port)) as behind:
-            yield rig, before, behind
-
-
 ADDRESS: Final = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SentinelRig.NAME)
 
 
-async def before_ask(node: Node, *command: str) -> Any:
-    """Send a command to the deposed master, as a store's account."""
+@asynccontextmanager
+async def rig_with_accounts() -> AsyncIterator[SentinelRig]:
+    """Yield servers on which stores have an account of their own."""
+    async with SentinelRig(valkey_binary()) as rig:
+        for node in rig.nodes:
+            await node.ask("ACL", "SETUSER", "app", "on", ">pw", "~*", "&*", "+@all")
+        yield rig
+
+
+async def ask_deposed(node: Node, *command: str) -> Any:
+    """Send a command to a deposed master, by the account of the stores."""
     config = RedisConfig(port=node.port, host="127.0.0.1", username="app", password="pw")
     return await ask_once(config, None, *command, secs=PATIENCE_SECS)
+
+
+async def depose(rig: SentinelRig) -> Node:
+    """Cut the master off from sentinels and replicas, and wait until there is another.
+
+    It goes on to serve the account of the stores, as behind a partition.
+    """
+    before = await rig.master()
+    await before.ask("ACL", "SETUSER", "default", "off")
+    await ask_deposed(before, "CLIENT", "KILL", "USER", "default", "SKIPME", "yes")
+
+    async def is_over() -> bool:
+        named = [await sentinel.ask(*ADDRESS) for sentinel in rig.sentinels]
+        return all(int(port) != before.port for _, port in named)
+
+    await until_async(is_over, secs=40)
+    return before
+
+
+@asynccontextmanager
+async def deposed() -> AsyncIterator[tuple[SentinelRig, Node, FakeSentinel]]:
+    """Yield a rig after a failover, the deposed master, and a sentinel that still names it."""
+    async with rig_with_accounts() as rig:
+        before = await depose(rig)
+        async with FakeSentinel(0, ("127.0.0.1", before.port)) as behind:
+            yield rig, before, behind
 
 
 def url_of(rig: SentinelRig, ports: list[int], **options: object) -> str:
@@ -243,7 +255,7 @@ async def test_stores_that_open_after_a_failover_do_not_write_to_the_deposed_mas
 
         for number in range(0, STORES, 8):
             await asyncio.gather(*(write(number + more) for more in range(8)))
-        assert await before_ask(before, "KEYS", f"{namespace}:*") == []
+        assert await ask_deposed(before, "KEYS", f"{namespace}:*") == []
         master = await rig.master()
         assert len(await master.ask("KEYS", f"{namespace}:*")) >= STORES
         assert behind.asked >= STORES  # it was heard, and not followed
@@ -270,3 +282,21 @@ async def test_a_pause_of_the_new_master_does_not_lead_a_store_back_to_the_depos
             assert found is not None
             assert found.cas == cas
             assert (await store.update_cas(numbered(SessionKey("kept"), 2), cas)).value == 2
+
+
+@pytest.mark.parametrize(("acks", "least"), [(0, 1), (1, 0)])
+async def test_a_master_that_has_lost_its_replicas_is_left_for_its_successor(
+    acks: int, least: int
+) -> None:
+    """With ``acks`` or ``min-replicas-to-write``, a store notices that its master was deposed."""
+    async with rig_with_accounts() as rig:
+        for node in rig.nodes:
+            await node.ask("CONFIG", "SET", "min-replicas-to-write", least)
+        ports = [sentinel.port for sentinel in rig.sentinels]
+        url = url_of(rig, ports, namespace=f"test:{uuid4().hex}", deadline=8, acks=acks)
+        async with create_session_store(url) as store:
+            await store.create(numbered(SessionKey("before"), 1))
+            before = await depose(rig)
+            await store.create(numbered(SessionKey("after"), 1))
+            assert await ask_deposed(before, "ROLE")  # which is there and would answer reads
+            assert await store.get(SessionKey("after"), ctx=CTX) is not None

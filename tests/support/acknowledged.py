@@ -119,14 +119,26 @@ class Acknowledged:
                 lambda user=user, scope=scope: self._waits.find_wait_by_scope(CTX, user, scope)  # type: ignore[misc]
             )
             if found != key:
-                record = await self._read(lambda key=key: self._store.get(key))  # type: ignore[misc]
-                there = "its session is there" if record else "its session has gone"
-                self.losses.append(f"the wait {key} is not found, {there}, after {how}")
+                await self._look_for(user, scope, key, how)
             del self._registered[registrar, number]
             try:
                 await self._waits.clear_wait(CTX, user, scope)
             except FAILED as error:
                 self._tell("clear_wait", error)
+
+    async def _look_for(self, user: str, scope: ReplyScope, key: SessionKey, how: str) -> None:
+        """Look for a wait that the index does not know.
+
+        In a cluster, the index of a user is on another server than most of the sessions. ``acks``
+        are of the sessions, from which operators rebuild an index.
+        """
+        await self._waits.rebuild_index(CTX)
+        if await self._read(lambda: self._waits.find_wait_by_scope(CTX, user, scope)) == key:
+            self.told["index entries lost"] += 1
+            return
+        record = await self._read(lambda: self._store.get(key))
+        there = "its session is there" if record else "its session has gone"
+        self.losses.append(f"the wait {key} is not found, {there}, after {how}")
 
     async def _check_messages(self) -> None:
         """Wait until all messages were taken. What is missing after that is lost."""
