@@ -14,6 +14,7 @@ from greentic_session.redis.transport import driver
 from greentic_session.testing.proxy import Fate, FaultProxy
 from greentic_session.testing.servers import valkey_binary
 from greentic_session.testing.topologies import ClusterRig, SentinelRig
+from greentic_session.testing.topologies.link import RefusedError
 
 from ..support.acknowledged import Acknowledged
 from ..support.redis import until_async
@@ -30,9 +31,13 @@ if TYPE_CHECKING:
 _Rig = TypeVar("_Rig", SentinelRig, ClusterRig)
 
 DEADLINE_SECS: Final = 10.0
+HASTY_SECS: Final = 0.25
+"""A deadline that passes while a replica lags."""
 LOST: Final = 0.02
 """The share of requests with scripts whose reply is lost."""
-LOST_IN_LAG: Final = 0.5
+LOST_IN_LAG: Final = 0.2
+BALLAST_BYTES: Final = 24 << 20
+"""More than the buffers of a socket at both ends."""
 BATCH: Final = 20
 """Failovers of one set of servers, after which the messages are counted."""
 
@@ -43,7 +48,15 @@ async def with_sentinel(report: Report) -> None:
         # The one replica has what it confirmed. Of several, another might be promoted.
         await _run(
             report,
-            SentinelRig(valkey_binary(), replicas=1, down_after_ms=300, failover_timeout_ms=1000),
+            SentinelRig(
+                valkey_binary(),
+                replicas=1,
+                down_after_ms=500,
+                failover_timeout_ms=1000,
+                # Where a machine is busy, sentinels may promote a server that has just come back.
+                durable=True,
+                options=("--appendfsync", "no"),  # enough for a process that is killed
+            ),
             _depose_sentinels,
         )
 
@@ -67,7 +80,7 @@ async def _depose_sentinels(rig: SentinelRig, lines: Lines) -> str:
         await rig.restart(old)
     # The sentinels would do so as well, after seconds.
     await old.ask("REPLICAOF", "127.0.0.1", new.port)
-    await rig.until_stable(other_than=old)
+    await rig.until_stable()
     return how
 
 
@@ -99,15 +112,24 @@ async def _kill(
     for replica in replicas:
         rig.pause(replica)
     try:
-        # Otherwise what the master sends waits in the sockets of the replicas.
-        await master.ask("CLIENT", "KILL", "TYPE", "replica")
-        lag.lost = LOST_IN_LAG
-        await asyncio.sleep(lag.dice.uniform(0.02, 0.15))  # in which calls begin and fail
+        await _fill_sockets(master)
+        lag.is_lagging = True
+        await asyncio.sleep(lag.dice.uniform(1, 2) * HASTY_SECS)  # in which calls begin and fail
         await rig.kill(master)
     finally:
-        lag.lost = LOST
+        lag.is_lagging = False
         for replica in replicas:
             rig.resume(replica)
+
+
+async def _fill_sockets(master: Node) -> None:
+    """Write so much that what follows dies with the master, and is not in the sockets' buffers."""
+    for number in range(100):
+        try:
+            await master.ask("SET", f"ballast-{number}", bytes(BALLAST_BYTES))
+        except RefusedError:
+            continue  # another master of the cluster has its slot
+        return
 
 
 async def _is_deposed(rig: SentinelRig, node: Node) -> bool:
@@ -122,13 +144,14 @@ async def _run(
 ) -> None:
     dice = report.dice(report.count)
     namespace = f"soak:{uuid4().hex}"
-    query = f"namespace={namespace}&acks=1&deadline={DEADLINE_SECS}"
+    query = f"?namespace={namespace}&acks=1&deadline="
     async with (
         rig,
         Lines(rig.nodes, dice) as lines,
-        create_session_store(f"{rig.url}?{query}") as store,
+        create_session_store(f"{rig.url}{query}{DEADLINE_SECS}") as store,
+        create_session_store(f"{rig.url}{query}{HASTY_SECS}") as hasty,
     ):
-        those = Acknowledged(store, dice)
+        those = Acknowledged(store, hasty, dice, lambda: lines.is_lagging)
         try:
             async with those.at_work():
                 await those.has_worked()
@@ -155,12 +178,12 @@ class Lines:
 
     :param nodes: the servers.
     :param dice: choose which replies are lost.
-    :ivar lost: the share of requests with scripts whose reply is lost.
+    :ivar is_lagging: whether replicas miss what the master does now, and many replies are lost.
     """
 
     def __init__(self, nodes: Sequence[Node], dice: random.Random) -> None:
         self.dice: Final = dice
-        self.lost = LOST
+        self.is_lagging = False
         self._nodes: Final = nodes
         self._proxies: Final[dict[int, FaultProxy]] = {}
         self._stack: Final = AsyncExitStack()
@@ -189,7 +212,8 @@ class Lines:
         await self._open.aclose()
 
     def _choose(self, request: bytes) -> Fate:
-        if b"EVALSHA" not in request or self.dice.random() >= self.lost:
+        lost = LOST_IN_LAG if self.is_lagging else LOST
+        if b"EVALSHA" not in request or self.dice.random() >= lost:
             return Fate.PASS
         return self.dice.choice((Fate.LOSE, Fate.CUT))
 

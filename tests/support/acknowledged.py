@@ -40,10 +40,11 @@ __all__ = ["Acknowledged"]
 
 FAILED: Final = (DurabilityError, OutcomeUnknownError, StoreUnavailableError)
 WRITERS: Final = 6
-MAILBOXES: Final = 3
+MAILBOXES: Final = 4
 WORKERS: Final = 2
 REGISTRARS: Final = 2
 TRIES: Final = 6
+AT_ONCE: Final = 32
 LEASE_SECS: Final = 2.0
 """Of a turn whose grant was lost: others get its messages after that time."""
 PATIENCE_SECS: Final = 40.0
@@ -53,23 +54,29 @@ _PAUSE_SECS: Final = 0.004
 class Acknowledged:
     """Those that use a store, and what it acknowledged.
 
-    :param store: which they use.
+    :param store: which half of them use.
+    :param hasty: which the others use. It has a short deadline, so they retry within an outage.
     :param dice: choose verbs.
+    :param rests: whether messages are not taken now.
     :ivar stage: what happens to the servers now, for the words of a loss.
     :ivar losses: what was acknowledged and is not there, in words.
     :ivar told: errors and successes by kind.
     """
 
-    def __init__(self, store: Store, dice: random.Random) -> None:
+    def __init__(
+        self, store: Store, hasty: Store, dice: random.Random, rests: Callable[[], bool]
+    ) -> None:
         self._store: Final = store
+        self._stores: Final = (store, hasty)
         self._dice: Final = dice
-        self._inbox: Final = SessionInbox(store, CTX, lease=LEASE_SECS, attempts=1000)
+        self._rests: Final = rests
+        self._inbox: Final = _inbox_of(store)
         self._waits: Final[WaitRegistry[Any]] = WaitRegistry(store)
         self._leave: Final = asyncio.Event()
         self._numbers: Final[dict[SessionKey, tuple[int, str]]] = {}
         self._admitted: Final[dict[str, str]] = {}
         self._handled: Final[dict[str, str]] = {}
-        self._taken: Final[set[str]] = set()
+        self._doubtful: Final[set[str]] = set()
         self._registered: Final[dict[tuple[int, int], str]] = {}
         self.stage = "start"
         self.losses: Final[list[str]] = []
@@ -84,11 +91,13 @@ class Acknowledged:
             ]
             async with asyncio.TaskGroup() as tasks:
                 for number in range(WRITERS):
-                    tasks.create_task(self._write(SessionKey(f"session-{number}")))
+                    key = SessionKey(f"session-{number}")
+                    tasks.create_task(self._write(self._stores[number % 2], key))
                 for number in range(MAILBOXES):
-                    tasks.create_task(self._admit(SessionKey(f"mailbox-{number}")))
+                    key = SessionKey(f"mailbox-{number}")
+                    tasks.create_task(self._admit(_inbox_of(self._stores[number % 2]), key))
                 for number in range(REGISTRARS):
-                    tasks.create_task(self._register(number))
+                    tasks.create_task(self._register(self._stores[number % 2], number))
                 try:
                     yield
                 finally:
@@ -113,18 +122,21 @@ class Acknowledged:
             there = found.session.context["number"] if found else 0
             if there < number:
                 self.losses.append(f"{key}: {there} is there after {number} by {how}")
-        for (registrar, number), how in [*self._registered.items()]:
-            user, scope, key = _wait_of(registrar, number)
-            found = await self._read(
-                lambda user=user, scope=scope: self._waits.find_wait_by_scope(CTX, user, scope)  # type: ignore[misc]
-            )
-            if found != key:
-                await self._look_for(user, scope, key, how)
-            del self._registered[registrar, number]
-            try:
-                await self._waits.clear_wait(CTX, user, scope)
-            except FAILED as error:
-                self._tell("clear_wait", error)
+        waits = [*self._registered.items()]
+        for first in range(0, len(waits), AT_ONCE):
+            some = waits[first : first + AT_ONCE]
+            await asyncio.gather(*(self._check_wait(*wait, how) for wait, how in some))
+
+    async def _check_wait(self, registrar: int, number: int, how: str) -> None:
+        user, scope, key = _wait_of(registrar, number)
+        found = await self._read(lambda: self._waits.find_wait_by_scope(CTX, user, scope))
+        if found != key:
+            await self._look_for(user, scope, key, how)
+        del self._registered[registrar, number]
+        try:
+            await self._waits.clear_wait(CTX, user, scope)
+        except FAILED as error:
+            self._tell("clear_wait", error)
 
     async def _look_for(self, user: str, scope: ReplyScope, key: SessionKey, how: str) -> None:
         """Look for a wait that the index does not know.
@@ -141,16 +153,21 @@ class Acknowledged:
         self.losses.append(f"the wait {key} is not found, {there}, after {how}")
 
     async def _check_messages(self) -> None:
-        """Wait until all messages were taken. What is missing after that is lost."""
+        """Wait until all messages were handled. What is missing after that is lost."""
         with suppress(TimeoutError):
             async with asyncio.timeout(PATIENCE_SECS):
-                while not self._admitted.keys() <= self._taken:  # noqa: ASYNC110 - nobody tells
+                while self._unhandled:  # noqa: ASYNC110 - nobody tells
                     await asyncio.sleep(0.01)
-        for event_id in self._admitted.keys() - self._taken:
+        for event_id in self._unhandled:
             key = SessionKey(event_id.rpartition("-")[0])
             answer = await self._inbox.admit(key, event_id, b"message")
-            there = "is not known" if answer.is_new else "is known and not taken"
+            there = "is not known" if answer.is_new else "is known and not handed out"
             self.losses.append(f"{event_id} {there} after {self._admitted[event_id]}")
+
+    @property
+    def _unhandled(self) -> set[str]:
+        """The messages that were acknowledged, and certainly not handled."""
+        return self._admitted.keys() - self._handled.keys() - self._doubtful
 
     async def _read(self, read: Callable[[], Awaitable[Any]]) -> Any:
         for _ in range(TRIES):
@@ -165,7 +182,7 @@ class Acknowledged:
 
     # --- sessions -----------------------------------------------------------------------------
 
-    async def _write(self, key: SessionKey) -> None:
+    async def _write(self, store: Store, key: SessionKey) -> None:
         number = 0
         cas: Cas | None = None
         verb = "put"
@@ -174,12 +191,12 @@ class Acknowledged:
             stage = self.stage
             try:
                 if verb == "update_cas" and cas is not None:
-                    cas = await self._store.update_cas(numbered(key, number), cas)
+                    cas = await store.update_cas(numbered(key, number), cas)
                 elif verb == "mutate" and key in self._numbers:
-                    cas = await self._mutate(key, number)
+                    cas = await self._mutate(store, key, number)
                 else:
                     verb = "put"
-                    cas = await self._store.put(numbered(key, number))
+                    cas = await store.put(numbered(key, number))
             except FAILED as error:
                 self._tell(verb, error)
                 verb, cas = self._dice.choice(("put", "mutate")), None
@@ -194,7 +211,7 @@ class Acknowledged:
             verb = self._dice.choice(("put", "update_cas", "mutate"))
             await asyncio.sleep(_PAUSE_SECS)  # so that a laptop can keep up
 
-    async def _mutate(self, key: SessionKey, number: int) -> Cas:
+    async def _mutate(self, store: Store, key: SessionKey, number: int) -> Cas:
         acknowledged, how = self._numbers[key]
 
         def change(found: Any) -> Any:
@@ -203,11 +220,11 @@ class Acknowledged:
                 self.losses.append(f"{key}: mutate read {there} after {acknowledged} by {how}")
             return numbered(key, number)
 
-        return (await self._store.mutate(key, change, ctx=CTX)).cas
+        return (await store.mutate(key, change, ctx=CTX)).cas
 
     # --- messages -----------------------------------------------------------------------------
 
-    async def _admit(self, key: SessionKey) -> None:
+    async def _admit(self, inbox: SessionInbox[Any], key: SessionKey) -> None:
         number = 0
         while not self._leave.is_set():
             number += 1
@@ -215,7 +232,7 @@ class Acknowledged:
             for attempt in range(TRIES):
                 stage = self.stage
                 try:
-                    answer = await self._inbox.admit(key, event_id, b"message")
+                    answer = await inbox.admit(key, event_id, b"message")
                 except FAILED as error:
                     self._tell("admit", error)
                 except InboxFullError:
@@ -229,13 +246,16 @@ class Acknowledged:
 
     async def _handle(self, worker: str) -> None:
         while True:
+            await asyncio.sleep(_PAUSE_SECS)
+            if self._rests():
+                continue
             try:
                 await self._take(worker)
             except (*FAILED, LeaseLostError) as error:
                 self._tell("take", error)
 
     async def _take(self, worker: str) -> None:
-        async with self._inbox.take(worker, most=20, wait=0.5) as turn:
+        async with self._inbox.take(worker, most=20, wait=0) as turn:
             if turn is None:
                 return
             taken = [mail.event_id for mail in turn.mail]
@@ -243,27 +263,35 @@ class Acknowledged:
             for event_id in taken:
                 if event_id in self._handled:
                     self.losses.append(f"{event_id} came back after {self._handled[event_id]}")
-            self._taken.update(taken)
-            await turn.finish()
+            try:
+                await turn.finish()
+            except (DurabilityError, OutcomeUnknownError):
+                self._doubtful.update(taken)
+                raise
             self.told["finish"] += 1
             self._handled.update(dict.fromkeys(taken, f"finish during {stage}"))
 
     # --- waits --------------------------------------------------------------------------------
 
-    async def _register(self, registrar: int) -> None:
+    async def _register(self, store: Store, registrar: int) -> None:
+        waits: WaitRegistry[Any] = WaitRegistry(store)
         number = 0
         while not self._leave.is_set():
             number += 1
             user, scope, key = _wait_of(registrar, number)
             stage = self.stage
             try:
-                await self._waits.register_wait(CTX, user, scope, paused(key, user))
+                await waits.register_wait(CTX, user, scope, paused(key, user))
             except FAILED as error:
                 self._tell("register_wait", error)
             else:
                 self.told["register_wait"] += 1
                 self._registered[registrar, number] = f"register_wait during {stage}"
             await asyncio.sleep(5 * _PAUSE_SECS)  # as above
+
+
+def _inbox_of(store: Store) -> SessionInbox[Any]:
+    return SessionInbox(store, CTX, lease=LEASE_SECS, attempts=1000)
 
 
 def _wait_of(registrar: int, number: int) -> tuple[str, ReplyScope, SessionKey]:
