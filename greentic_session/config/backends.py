@@ -128,6 +128,15 @@ class RedisConfig(_HidesPassword, frozen=True, kw_only=True):
     """Where Redis or Valkey is: one server, what sentinels name, or a cluster. ``repr`` hides the
     password.
 
+    A deposed master behind a partition accepts writes until it learns of its successor.
+
+    * With ``acks``, such a write raises :class:`DurabilityError` or is repeated at the successor,
+      unless replicas are on the same side of the partition.
+    * With ``min-replicas-to-write`` on all servers, at least ``acks``, a master without replicas
+      refuses writes after ``min-replicas-max-lag`` seconds. A store then looks for the successor.
+    * With several replicas, a failover may promote one that has not confirmed a write. Set ``acks``
+      to the number of replicas if no confirmed write may be lost.
+
     :ivar host: name or address; unused with ``unix_path``, ``sentinel`` or ``cluster``.
     :ivar port: TCP port.
     :ivar unix_path: path of a unix socket, instead of host and port.
@@ -141,12 +150,7 @@ class RedisConfig(_HidesPassword, frozen=True, kw_only=True):
         ``:``. No namespace on one server should be the start of another.
     :ivar deadline_secs: overall limit on one call, retries included, in seconds.
     :ivar acks: how many replicas must confirm each write of a session before the call returns; 0
-        waits for none, and a failover may lose what the master had acknowledged. A deposed master
-        behind a partition accepts writes until it learns of its successor. With ``acks``, those
-        raise :class:`DurabilityError`, unless replicas are on its side. To let it refuse them, set
-        ``min-replicas-to-write`` to ``acks`` or more on all servers, with a low
-        ``min-replicas-max-lag``. With several replicas, a failover by hand may promote one that has
-        not confirmed: set ``acks`` to their number to lose nothing then.
+        waits for none, and a failover may lose what the master had acknowledged.
     :ivar max_connections: open connections to one server at most; further calls wait for one. With
         ``acks``, writes have as many of their own.
     :ivar max_payload_bytes: limit on one encoded session.
