@@ -1,4 +1,4 @@
-"""Which master a store follows when its sentinels disagree, are behind, or do not answer."""
+"""The master that a store follows when its sentinels disagree, are behind, or do not answer."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ async def test_a_sentinel_that_is_slower_than_a_majority_is_heard() -> None:
         assert await those.master() == NEW
 
 
-async def test_an_older_epoch_is_refused_whoever_answers() -> None:
+async def test_an_older_epoch_is_refused_from_any_sentinel() -> None:
     async with trial((5, NEW), (5, NEW), (5, NEW)) as those:
         assert await those.master() == NEW
         for fake in those.fakes:

@@ -160,8 +160,11 @@ class Acknowledged:
                     await asyncio.sleep(0.01)
         for event_id in self._unhandled:
             key = SessionKey(event_id.rpartition("-")[0])
-            answer = await self._inbox.admit(key, event_id, b"message")
-            there = "is not known" if answer.is_new else "is known and not handed out"
+            try:
+                answer = await self._inbox.admit(key, event_id, b"message")
+                there = "is not known" if answer.is_new else "is known and not handed out"
+            except FAILED as error:
+                there = f"is not handed out ({error})"
             self.losses.append(f"{event_id} {there} after {self._admitted[event_id]}")
 
     @property

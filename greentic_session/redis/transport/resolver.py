@@ -25,7 +25,7 @@ Endpoint = tuple[int, tuple[Any, ...]]  # Any: host, port and for IPv6 two numbe
 
 @final
 class _Lookup:
-    """A lookup that runs, and the futures of its callers, of whichever loops.
+    """A lookup that runs, and the futures of its callers, of any loop.
 
     :param name: host and port.
     """
