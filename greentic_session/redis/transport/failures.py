@@ -131,7 +131,7 @@ class Failure(NamedTuple):
         return not self.from_server or self.code_word in _TOPOLOGY_WORDS
 
 
-_TOPOLOGY_WORDS: Final = frozenset(("CLUSTERDOWN", "MASTERDOWN", "MOVED", "NOREPLICAS", "READONLY"))
+_TOPOLOGY_WORDS: Final = frozenset(("CLUSTERDOWN", "MASTERDOWN", "MOVED", "READONLY"))
 _WORD_OF_CLASS: Final = (
     (NoScriptError, "NOSCRIPT"),
     (OutOfMemoryError, "OOM"),
