@@ -103,7 +103,16 @@ class _HidesPassword(msgspec.Struct, frozen=True, kw_only=True):
 class SentinelConfig(_HidesPassword, frozen=True, kw_only=True):
     """The sentinels that know which server is the master. ``repr`` hides the password.
 
-    :ivar addresses: of the sentinels; one that answers is enough.
+    * List every sentinel, each by its own address. A store asks all of them, and takes the answer
+      with the highest config epoch as soon as a majority of the list has answered.
+    * An answer with a lower config epoch than an earlier one is never accepted, for as long as
+      the store is open. Sentinels that were set up from nothing start at epoch 0: open the stores
+      again then.
+    * If no majority answers, an answer with the highest epoch seen so far, or a higher one, is
+      accepted. A store that has not reached any sentinel before accepts any answer then. Behind a
+      partition, that may be a deposed master: see ``acks`` of :class:`RedisConfig`.
+
+    :ivar addresses: of the sentinels.
     :ivar master_name: what they call the group of servers.
     :ivar username: ACL user on the sentinels; ``None`` is their default user.
     :ivar password: its password there.
@@ -118,6 +127,15 @@ class SentinelConfig(_HidesPassword, frozen=True, kw_only=True):
 class RedisConfig(_HidesPassword, frozen=True, kw_only=True):
     """Where Redis or Valkey is: one server, what sentinels name, or a cluster. ``repr`` hides the
     password.
+
+    A deposed master behind a partition accepts writes until it learns of its successor.
+
+    * With ``acks``, such a write raises :class:`DurabilityError` or is repeated at the successor,
+      unless replicas are on the same side of the partition.
+    * With ``min-replicas-to-write`` on all servers, at least ``acks``, a master without replicas
+      refuses writes after ``min-replicas-max-lag`` seconds. A store then looks for the successor.
+    * With several replicas, a failover may promote one that has not confirmed a write. Set ``acks``
+      to the number of replicas if no confirmed write may be lost.
 
     :ivar host: name or address; unused with ``unix_path``, ``sentinel`` or ``cluster``.
     :ivar port: TCP port.

@@ -169,7 +169,7 @@ LISTED = re.compile(
     r"for ordering also\s+`([a-z\s]+)`\s+"
     r"and the channels `{ns}(:bell:\*)`.*, with a cluster `([a-z| ]+)`, "
     r"with `acks` also\s+`([a-z]+)`.*With Sentinel it should have `([a-z]+)`, "
-    r"and the account on the sentinels\s+`([a-z|-]+)`",
+    r"and the account on the sentinels\s+`([a-z| -]+)`",
     re.DOTALL,
 )
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from . import crashes as deaths
+from . import failovers, histories
 from . import fifo as mail
-from . import histories
 from . import leaks as leftovers
 from . import network as lines
 
@@ -36,6 +36,8 @@ RUNS: Final[dict[str, Run]] = {
     "cancellations": Run(1_000_000, "cancellations", lines.cancellations),
     "wire-faults": Run(100_000, "wire faults", lines.faults),
     "restarts": Run(200, "kills of a server with AOF", deaths.restarts),
+    "failovers-sentinel": Run(200, "failovers", failovers.with_sentinel),
+    "failovers-cluster": Run(200, "failovers", failovers.with_cluster),
     "resumes": Run(100_000, "waits", deaths.resumes),
     "fifo": Run(1_000_000, "messages", mail.fifo),
     "leftovers-memory": Run(100_000, "lives", leftovers.in_memory),

@@ -22,11 +22,14 @@ if TYPE_CHECKING:
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "soak.py"
 LINE = re.compile(r"^([a-z-]+): ([0-9,]+) .+, ([0-9,]+) faults met, 0 violations or losses, .* s")
-ON_VALKEY = "histories-valkey"
+OWN_TESTS = ("histories-valkey", "resumes", "failovers-sentinel", "failovers-cluster")
+"""Runs that take too long together. Histories over bad lines and waits are tested elsewhere."""
 GATES = {
     "cancellations": 20_000,
     "wire-faults": 2_000,
     "restarts": 3,
+    "failovers-sentinel": 2,
+    "failovers-cluster": 2,
     "leftovers-memory": 2_000,
     "leftovers-valkey": 2_000,
 }
@@ -38,8 +41,7 @@ def command(*arguments: object) -> list[str]:
 
 
 def test_every_run_does_its_share() -> None:
-    # Histories over bad lines are a test of their own.
-    names = [name for name in RUNS if name not in (ON_VALKEY, "resumes")]
+    names = [name for name in RUNS if name not in OWN_TESTS]
     done = subprocess.run(
         command(*names, "--share", 0.0001, "--seed", SEED),
         capture_output=True,

@@ -22,6 +22,7 @@ from redis.exceptions import ConnectionError as DriverConnectionError
 from redis.exceptions import RedisError, ResponseError
 
 from ..._compat import override
+from .resolver import is_literal, open_socket
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -32,6 +33,7 @@ __all__ = [
     "UnreadableGreetingError",
     "ask",
     "ask_all",
+    "ask_all_once",
     "ask_once",
     "close_without_loop",
     "connect",
@@ -49,7 +51,40 @@ class UnreadableGreetingError(OSError):
     """The driver cannot read the server's answer to a greeting."""
 
 
-class _TlsConnection(SSLConnection):
+class _TakesSocket:
+    """The part of a connection that takes a socket which is connected to its host.
+
+    :ivar opened: the socket, until the connection takes it.
+    """
+
+    opened: socket.socket | None = None
+
+    def take_socket(self, given: Mapping[str, Any]) -> dict[str, Any]:  # Any: of differing types
+        """Return arguments of ``asyncio.open_connection``, with the socket instead of a host."""
+        opened, self.opened = self.opened, None
+        if opened is None:
+            return dict(given)
+        kept = {name: value for name, value in given.items() if name not in ("host", "port")}
+        if kept.get("ssl"):
+            kept["server_hostname"] = given["host"]  # the name in its certificate
+        return {**kept, "sock": opened}
+
+    def close_unused(self) -> None:
+        """Close a socket that the connection has not taken."""
+        if self.opened is not None:
+            self.opened.close()
+            self.opened = None
+
+
+class _NamedConnection(_TakesSocket, Connection):
+    """A connection to a host name, over a socket that :func:`connect` opens."""
+
+    @override
+    def _connection_arguments(self) -> Mapping[str, Any]:  # Any: as above
+        return self.take_socket(_arguments_of(super()))
+
+
+class _TlsConnection(_TakesSocket, SSLConnection):
     """A connection whose TLS handshake has a limit of its own, so that its failure has a name.
 
     :param handshake_secs: the limit.
@@ -60,9 +95,14 @@ class _TlsConnection(SSLConnection):
         self._handshake_secs: Final = handshake_secs
 
     @override
-    def _connection_arguments(self) -> Mapping[str, Any]:  # Any: of differing types
-        given = cast("Callable[[], Mapping[str, Any]]", getattr(super(), "_connection_arguments"))  # noqa: B009
-        return {**given(), "ssl_handshake_timeout": self._handshake_secs}
+    def _connection_arguments(self) -> Mapping[str, Any]:  # Any: as above
+        given = self.take_socket(_arguments_of(super()))
+        return {**given, "ssl_handshake_timeout": self._handshake_secs}
+
+
+def _arguments_of(driver: object) -> Mapping[str, Any]:  # Any: as above
+    """Return what the driver's class hands to ``asyncio.open_connection``."""
+    return cast("Callable[[], Mapping[str, Any]]", getattr(driver, "_connection_arguments"))()  # noqa: B009
 
 
 def new_connection(
@@ -92,7 +132,7 @@ def new_connection(
     fields |= {"host": host, "port": port, "socket_keepalive": True}
     tls = config.tls
     if tls is None:
-        return Connection(**fields)
+        return Connection(**fields) if is_literal(host) else _NamedConnection(**fields)
     return _TlsConnection(
         handshake_secs=config.deadline_secs * _HANDSHAKE_SHARE,
         ssl_ca_certs=tls.ca_file,
@@ -119,10 +159,12 @@ def _arguments_of_newer_drivers(connection: type) -> dict[str, Any]:  # Any: as 
 async def connect(connection: AbstractConnection) -> None:
     """Open a connection, greetings included.
 
+    :raises OSError: the host's name has no address, or no address answers.
     :raises UnreadableGreetingError: the server's answer has another shape than the driver expects.
     :raises RuntimeError: the driver keeps its stream elsewhere than :func:`take_over` looks.
     """
     try:
+        await _open_socket(connection)
         await cast("Callable[[], Awaitable[None]]", connection.connect)()  # untyped there
     except DriverConnectionError as error:
         # The driver wraps every error that it meets before it has a stream, its own bugs too.
@@ -134,7 +176,18 @@ async def connect(connection: AbstractConnection) -> None:
         if not connection.is_connected:
             raise
         raise UnreadableGreetingError("the server's answer to a greeting cannot be read") from error
+    finally:
+        if isinstance(connection, _TakesSocket):
+            connection.close_unused()
     _check_private_parts(connection)
+
+
+async def _open_socket(connection: AbstractConnection) -> None:
+    """Open the socket of a connection whose host is a name."""
+    if isinstance(connection, (_NamedConnection, _TlsConnection)) and not is_literal(
+        connection.host
+    ):
+        connection.opened = await open_socket(connection.host, connection.port)
 
 
 def _check_private_parts(connection: AbstractConnection) -> None:
@@ -163,10 +216,12 @@ async def ask(connection: AbstractConnection, *command: str) -> Any:  # Any: as 
 
 
 async def ask_all(connection: AbstractConnection, *commands: tuple[str, ...]) -> list[Any]:
-    """Send several commands at once, and return the replies; an error reply is a value here."""
-    send = cast("Callable[..., Awaitable[None]]", connection.send_command)  # as above
-    for command in commands:
-        await send(*command)
+    """Send several commands in one write, and return the replies. An error reply is a value here.
+
+    A server that gets them in one packet runs them without anything between.
+    """
+    pack = cast("Callable[..., list[bytes]]", connection.pack_commands)  # untyped there
+    await cast("Callable[..., Awaitable[None]]", connection.send_packed_command)(pack(commands))
     replies: list[Any] = []  # Any: as in `Reply`
     for _ in commands:
         try:
@@ -209,21 +264,37 @@ async def disconnect(connection: AbstractConnection) -> None:
 
 
 async def ask_once(
-    config: RedisConfig,
-    address: Address | None,
-    *command: str,
-    secs: float,
-    of: SentinelConfig | None = None,
+    config: RedisConfig, address: Address | None, *command: str, secs: float
 ) -> Any:  # Any: as in `Reply`
     """Open a connection for one command.
 
     :param secs: limit on all of it.
+    :raises TimeoutError: at the limit.
+    :raises ResponseError: an error reply.
+    """
+    (reply,) = await ask_all_once(config, address, command, secs=secs)
+    if isinstance(reply, ResponseError):
+        raise reply
+    return reply
+
+
+async def ask_all_once(
+    config: RedisConfig,
+    address: Address | None,
+    *commands: tuple[str, ...],
+    secs: float,
+    of: SentinelConfig | None = None,
+) -> list[Any]:  # Any: as in `Reply`
+    """Open a connection for several commands. An error reply is a value here.
+
+    :param secs: limit on all of it.
+    :param of: as in :func:`new_connection`.
     :raises TimeoutError: at the limit.
     """
     connection = new_connection(config, address, of=of)
     try:
         async with asyncio.timeout(secs):
             await connect(connection)
-            return await ask(connection, *command)
+            return await ask_all(connection, *commands)
     finally:
         await disconnect(connection)

@@ -1,30 +1,79 @@
 """The topology of a master that Redis Sentinel names.
 
 After "Guidelines for Redis clients with support for Redis Sentinel"
-(https://redis.io/docs/latest/develop/reference/sentinel-clients/): any sentinel that answers is
-asked, and the server it names is asked for its role on each new connection.
+(https://redis.io/docs/latest/develop/reference/sentinel-clients/), with two differences. A client
+asks all configured sentinels and not the first that answers. It compares config epochs, by which
+the sentinels themselves order their failovers
+(https://redis.io/docs/latest/operate/oss_and_stack/management/sentinel/, "Configuration epochs").
+Each new connection asks the server for its role.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, final
+import asyncio
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast, final
 
-from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
+from redis.exceptions import NoPermissionError, ResponseError
 
 from ..._compat import override
-from .driver import ask, ask_once
+from .driver import ask, ask_all_once
 from .failures import UnknownServerError
 from .server import Server
-from .topology import DiscoveringTopology, first_answer
+from .topology import FAILURES, DiscoveringTopology
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from redis.asyncio.connection import AbstractConnection
 
     from ...config import Address, RedisConfig, SentinelConfig
 
-__all__ = ["SentinelTopology"]
+__all__ = ["UNKNOWN_EPOCH", "MasterReport", "SentinelTopology", "choose_master"]
+
+UNKNOWN_EPOCH: Final = -1
+"""Of a sentinel whose account may not run SENTINEL MASTER. It is lower than every epoch."""
+_GRACE_SECS: Final = 0.05
+"""How long the sentinels that have not answered may still do so after a majority has."""
+
+
+class MasterReport(NamedTuple):
+    """The answer of one sentinel.
+
+    :ivar epoch: the config epoch of the master's last failover.
+    :ivar address: of the master.
+    """
+
+    epoch: int
+    address: Address
+
+
+def choose_master(
+    reports: Sequence[MasterReport], *, configured: int, known: MasterReport | None
+) -> MasterReport | None:
+    """Return the report to follow, or ``None`` if none is as new as what is known.
+
+    * The highest epoch wins, at a tie the address that more sentinels name.
+    * An epoch below the known one is never accepted.
+    * The known epoch with another address needs a majority of the configured sentinels that name
+      it. One epoch has one master, except while operators rename servers or set sentinels up.
+
+    The rule for the epoch is the same whether a majority has answered or not. A minority that knows
+    a newer epoch is right: a failover needs the votes of a majority. A client that knows nothing
+    yet and reaches only a minority follows it, which may lead to a deposed master.
+
+    :param reports: of the sentinels that answered.
+    :param configured: how many sentinels the configuration names.
+    :param known: the highest epoch seen, and the address that is in use.
+    """
+    if not reports:
+        return None
+    epoch = max(report.epoch for report in reports)
+    votes = Counter(report.address for report in reports if report.epoch == epoch)
+    address, count = votes.most_common(1)[0]
+    if known is None or epoch > known.epoch or (epoch == known.epoch and 2 * count > configured):
+        return MasterReport(epoch, address)
+    return known if epoch == known.epoch and known.address in votes else None
 
 
 @final
@@ -38,7 +87,10 @@ class SentinelTopology(DiscoveringTopology):
     def __init__(self, config: RedisConfig, sentinel: SentinelConfig) -> None:
         super().__init__(config)
         self._sentinel: Final = sentinel
+        self._addresses: Final = tuple(dict.fromkeys(sentinel.addresses))
+        self._grace_secs: Final = min(_GRACE_SECS, config.deadline_secs / 20)
         self._server: Server | None = None
+        self._known: MasterReport | None = None
 
     @override
     def server_of(self, key: str | None) -> Server | None:
@@ -58,41 +110,89 @@ class SentinelTopology(DiscoveringTopology):
 
     @override
     async def _discover(self) -> bool:
-        address = await self._master_address()
+        reports = await self._reports()
+        chosen = choose_master(reports, configured=len(self._addresses), known=self._known)
+        if chosen is None:
+            raise UnknownServerError("the sentinels that answer name an older master than before")
+        self._known = chosen
         old = self._server
-        if old is not None and old.address == address:
+        if old is not None and old.address == chosen.address:
             return False
-        self._server = Server(self._config, address, _require_master, self._check_silent)
+        self._server = Server(self._config, chosen.address, _require_master, self._check_silent)
         # What was under way at the old one is told so, and repeated at the new one.
         self._replace_servers(old=() if old is None else (old,), abort=True)
         return True
 
-    async def _master_address(self) -> Address:
-        """Ask all sentinels at once: one that hangs shall cost nobody time."""
-        return await first_answer(self._ask(address) for address in self._sentinel.addresses)
+    async def _reports(self) -> list[MasterReport]:
+        """Ask all sentinels at once, and return the answers of a majority and of those in time.
 
-    async def _ask(self, sentinel: Address) -> Address:
+        :raises OSError: no sentinel answered.
+        """
+        reports: list[MasterReport] = []
+        failure: BaseException | None = None
+        pending = {self._loop.create_task(self._ask(address)) for address in self._addresses}
+        patience: float | None = None  # the limit of each question is enough before a majority
         try:
-            found: list[bytes] | None = await ask_once(
-                self._config,
-                sentinel,
-                "SENTINEL",
-                "GET-MASTER-ADDR-BY-NAME",
-                self._sentinel.master_name,
-                secs=self._config.deadline_secs / 4,
-                of=self._sentinel,
-            )
-        except (NoPermissionError, AuthenticationError):
-            raise
-        except ResponseError:
-            raise UnknownServerError("a sentinel refused to name the master") from None
+            while pending:
+                left = None if patience is None else patience - self._loop.time()
+                done, pending = await asyncio.wait(
+                    pending, timeout=left, return_when=asyncio.FIRST_COMPLETED
+                )
+                if not done:
+                    break
+                for task in done:
+                    try:
+                        reports.append(task.result())
+                    except FAILURES as error:
+                        if failure is None or not isinstance(error, TimeoutError):
+                            failure = error
+                if patience is None and 2 * len(reports) > len(self._addresses):
+                    patience = self._loop.time() + self._grace_secs
+        finally:
+            for task in pending:
+                task.cancel()
+            await asyncio.gather(*pending, return_exceptions=True)
+        if not reports:
+            raise failure or UnknownServerError("there is no sentinel to ask")
+        return reports
+
+    async def _ask(self, sentinel: Address) -> MasterReport:
+        name = self._sentinel.master_name
+        # SENTINEL MASTER gives the epoch, but names the old master until a failover has ended,
+        # when it gives the new epoch already. The epoch comes first: a failover between the two
+        # commands yields the new address with the old epoch, and never the reverse.
+        state, found = await ask_all_once(
+            self._config,
+            sentinel,
+            ("SENTINEL", "MASTER", name),
+            ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", name),
+            secs=self._config.deadline_secs / 4,
+            of=self._sentinel,
+        )
+        if isinstance(found, NoPermissionError):
+            raise found
+        if isinstance(found, ResponseError):
+            raise UnknownServerError("a sentinel refused to name the master")
         if found is None:
             raise UnknownServerError("the sentinels know no master of that name")
         try:
             host, port = found
-            return host.decode(), int(port)
-        except (TypeError, ValueError, AttributeError):
+            return MasterReport(_epoch_in(state), (host.decode(), int(port)))
+        except (TypeError, ValueError, AttributeError, KeyError):
             raise UnknownServerError("a sentinel's answer cannot be read") from None
+
+
+def _epoch_in(state: Any) -> int:  # Any: as in `Reply`
+    """Return the config epoch in an answer to SENTINEL MASTER.
+
+    :param state: a map with RESP3, a flat list with RESP2, or an error.
+    """
+    if isinstance(state, ResponseError):
+        return UNKNOWN_EPOCH  # older documents asked for the right to the other command only
+    if not isinstance(state, dict):
+        state = dict(zip(state[::2], state[1::2], strict=True))
+    fields = cast("Mapping[bytes, bytes]", state)
+    return max(0, int(fields[b"config-epoch"]))
 
 
 async def _require_master(connection: AbstractConnection) -> None:

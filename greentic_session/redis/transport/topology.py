@@ -213,6 +213,8 @@ class DiscoveringTopology(Topology):
             self._start(server, self._loop.time())
         if failure.code_word == "READONLY":
             server.reconnect()
+        elif failure.code_word == "NOREPLICAS":  # it was deposed, or its replicas are away
+            self._discover_soon()
 
     @property
     @override
