@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from decimal import FloatOperation, getcontext
 from typing import Annotated, Any, Final, cast
 
 import msgspec
@@ -34,15 +35,20 @@ def is_plain(state: object) -> bool:
     Such a dict is not nested deeper than :data:`_PLAIN_LEVELS`. Runs in C. If this returns
     ``False``, :func:`first_loss` decides. A state with a tuple is one example.
 
-    :param state: was encoded, so it has an end. The comparison meets plain values and containers
-        only, so it runs no code of the application.
-    """
+    :param state: was encoded, so it has an end."""
     try:
         plain: Any = msgspec.convert({"state": state}, _Plain)
     except msgspec.ValidationError:
         return False
-    # The conversion takes sets and tuples for lists. They are not equal.
-    return bool(plain.state == state)
+    # The conversion takes sets and tuples for lists, which are not equal, and decimals for floats,
+    # which are. The decimal module flags a comparison of the two (`decimal.FloatOperation`).
+    flags = getcontext().flags
+    before = flags[FloatOperation]
+    flags[FloatOperation] = False
+    is_equal = _are_equal(plain.state, state)
+    holds_decimals = flags[FloatOperation]
+    flags[FloatOperation] = before
+    return is_equal and not holds_decimals
 
 
 def has_open_parts(context_type: Any) -> bool:
