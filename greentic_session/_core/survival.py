@@ -35,7 +35,8 @@ def is_plain(state: object) -> bool:
     Such a dict is not nested deeper than :data:`_PLAIN_LEVELS`. Runs in C. If this returns
     ``False``, :func:`first_loss` decides. A state with a tuple is one example.
 
-    :param state: was encoded, so it has an end."""
+    :param state: was encoded, so it has an end.
+    """
     try:
         plain: Any = msgspec.convert({"state": state}, _Plain)
     except msgspec.ValidationError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any, NewType
 from uuid import UUID
@@ -33,6 +33,14 @@ class Gauge(msgspec.Struct, frozen=True):
     inner: AppState | None = None
 
 
+class Loose(msgspec.Struct, frozen=True):
+    """A context type with parts that do not say what comes back."""
+
+    extra: Any = None
+    share: float | None = None
+    at: datetime | None = None
+
+
 VERBS = {**WRITES, **CHANGES}
 _NAN = float("nan")
 _TEXT: Any = SECRET
@@ -41,6 +49,12 @@ WRONG: dict[str, Gauge] = {
     "a number out of its bounds": Gauge(level=-1),
     "deep inside": Gauge(inner=AppState(step=_TEXT)),
 }
+
+
+class Mood(enum.Enum):
+    """An enum whose members do not equal their values."""
+
+    CALM = "calm"
 
 
 # Text after the value: MessagePack has a form for it.
@@ -55,6 +69,8 @@ LOSSY: dict[str, tuple[Any, ...]] = {
     "frozenset": (frozenset((1,)),),
     "uuid": (UUID(int=1),),
     "decimal": (Decimal("1.5"),),
+    "date": (date(2026, 1, 2),),
+    "enum": (Mood.CALM,),
     "struct": (AppState(step=1),),
 }
 
@@ -130,6 +146,22 @@ class VerifyingContract:
         found = await store.mutate(KEY, lambda found: found, ctx=ctx())
         expected = {"a": [1, [2.5, None]], "b": [True, {"c": ["x"]}]}
         assert found.session.context == found.session.meta.labels == expected
+
+    @pytest.mark.parametrize("wrong", ["extra", "share"])
+    async def test_an_untyped_part_of_a_context_that_would_not_survive_is_refused(
+        self, harness: StoreHarness, wrong: str
+    ) -> None:
+        store = await harness.open(Loose)
+        at = datetime(2026, 1, 2, tzinfo=UTC)
+        given = Loose(extra={"a": (1, 2.5)}, share=0.5, at=at)
+        cas = await store.create(session(context=given))
+        lossy = {"extra": Loose(extra={"a": at}), "share": Loose(share=_NAN)}[wrong]
+        with pytest.raises(InvalidInputError, match=wrong) as caught:
+            await store.update_cas(session(context=lossy), cas)
+        assert caught.value.field == "context"
+        found = await store.get(KEY, ctx=ctx())
+        assert found is not None
+        assert found.session.context == Loose(extra={"a": [1, 2.5]}, share=0.5, at=at)
 
     async def test_verifying_can_be_switched_off(self, harness: StoreHarness) -> None:
         store = await harness.open(Gauge, verify=False)
