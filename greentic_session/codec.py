@@ -100,8 +100,8 @@ class _BufferedCodec(Generic[C]):
 class JsonCodec(_BufferedCodec[C]):
     """JSON by msgspec, readable in ``redis-cli``. The default.
 
-    JSON has text keys only and no NaN or infinity: numbers as keys come back as text, and numbers
-    that are not finite are written as ``null``, which a typed context refuses.
+    JSON has text keys only and no NaN or infinity. A store with ``verify``, the default, refuses
+    what would come back as another value.
 
     :param context_type: type of :attr:`Session.context`.
     """

@@ -66,9 +66,10 @@ class AsyncSessionStore(StorePrimitives, Generic[C]):
         tagged union or ``dict``.
     :param codec: makes the codec of that type.
     :param max_payload_bytes: limit on one encoded session.
-    :param verify: whether a session with a context type of its own is read back from its bytes
-        before it is written, so that a wrong type inside it is refused and not stored for every
-        reader to fail on. Costs one decoding per write.
+    :param verify: whether a session is checked before it is written to come back as it is. A wrong
+        type inside its context is refused, and so is a value in labels, a ``dict`` state or an
+        untyped part of a state that would come back as another. A tuple may come back as a list,
+        and an equal value as one of another class. Costs up to one decoding per write.
     :ivar encoder: checks, encodes and decodes the store's sessions: for services on top of it.
     """
 

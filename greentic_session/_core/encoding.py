@@ -16,7 +16,7 @@ import msgspec
 
 from .._validation import check_key, ttl_to_ms
 from ..abc.records import EncodedSession, Record
-from ..codec import Codec, CodecFactory, SessionBody, context_classes
+from ..codec import Codec, CodecFactory, JsonCodec, MessagePackCodec, SessionBody, context_classes
 from ..errors import DecodeError, InvalidInputError, PayloadTooLargeError, TenantMismatchError
 from ..model import (
     MAX_CAS_VALUE,
@@ -32,6 +32,8 @@ from ..model import (
     distinct_entries,
 )
 from . import tenancy
+from .nesting import MAX_DEPTH, TOO_DEEP, is_surely_flat, is_too_deep
+from .survival import first_loss, has_open_parts, is_plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,7 +48,8 @@ class SessionEncoder(Generic[C]):
     :param context_type: type of :attr:`Session.context`.
     :param codec: makes the codec of that type.
     :param max_payload_bytes: limit on one encoded session.
-    :param verify: whether a body with a context type of its own is read back before it is written.
+    :param verify: whether a body is checked before it is written to come back as it is. A body with
+        a context type of its own is decoded. Labels, and parts of any type, are compared.
     :raises InvalidInputError: naming ``context_type``, if the codec cannot handle it.
     """
 
@@ -64,9 +67,15 @@ class SessionEncoder(Generic[C]):
             raise InvalidInputError("context_type", str(error)) from error
         self._encode: Final = made.encode
         self._decode: Final = made.decode
-        # What a codec writes of plain dicts it can read: there is nothing in them to fit.
-        self._verify: Final = verify and context_type is not dict
+        self._verify: Final = verify
         self._takes_raw: Final = not _is_of_anything(context_type)
+        self._is_json: Final = isinstance(cast("object", made), JsonCodec)
+        self._is_known: Final = self._is_json or isinstance(cast("object", made), MessagePackCodec)
+        # What the codecs of the library write of plain dicts, they can read.
+        self._takes_plain: Final = self._is_known and _has_text_keys(context_type)
+        self._is_open: Final = not self._takes_raw or has_open_parts(context_type)
+        # A level of JSON takes two bytes, and one of any other codec at least one.
+        self._flat_bytes: Final = MAX_DEPTH * 2 if self._is_json else MAX_DEPTH
         self._context_classes: Final = context_classes(context_type)
         self._max_payload_bytes: Final = max_payload_bytes
 
@@ -104,10 +113,6 @@ class SessionEncoder(Generic[C]):
             raise InvalidInputError(
                 "context", f"expected {_names(classes)}, got {type(context).__name__}"
             )
-        if not self._takes_raw and msgspec.Raw in map(
-            type, cast("dict[Any, Any]", context).values()
-        ):
-            raise InvalidInputError("context", _RAW)
         ttl_ms = ttl_to_ms(session.ttl_secs)
         # The errors of a codec may hold or quote what it worked on. So they are judged where they
         # are caught, and ours are raised after, with no trace of them; here and below.
@@ -119,13 +124,27 @@ class SessionEncoder(Generic[C]):
         except _ENCODE_ERRORS as error:
             failure = _encode_failure(error)
         if failure:
+            self._check_depth(session)  # names the field, on each Python
             raise InvalidInputError("session", failure)
         if len(data) > self._max_payload_bytes:
             raise PayloadTooLargeError(len(data), self._max_payload_bytes)
-        if labels and _holds_raw(cast("object", labels)):  # encoded, so it has an end
-            raise InvalidInputError("labels", _RAW)
+        if (
+            read_back
+            and self._verify
+            and self._takes_plain
+            and is_plain(context)
+            and (not labels or is_plain(cast("object", labels)))
+        ):
+            return EncodedSession(owner.scope, key, owner.owner, ttl_ms, data)
+        self._check_raw(session)
+        if (
+            len(data) > self._flat_bytes
+            and (self._is_open or labels)
+            and not (self._is_known and is_surely_flat(data, is_json=self._is_json))
+        ):
+            self._check_depth(session)
         if self._verify and read_back:
-            self._read_back(data)
+            self._read_back(data, session)
         return EncodedSession(owner.scope, key, owner.owner, ttl_ms, data)
 
     def encode_with_body(
@@ -145,7 +164,7 @@ class SessionEncoder(Generic[C]):
         if check is not None:
             check(encoded)
         if self._verify:
-            return encoded, self._read_back(encoded.body)
+            return encoded, self._read_back(encoded.body, session)
         return encoded, self.decode_body(session.key, encoded.body)
 
     def decode_body(self, key: SessionKey, data: bytes) -> SessionBody[C]:
@@ -171,12 +190,36 @@ class SessionEncoder(Generic[C]):
         except (msgspec.DecodeError, ValueError, OverflowError):
             raise DecodeError(key, "a field of the stored record is out of range") from None
 
-    def _read_back(self, data: bytes) -> SessionBody[C]:
+    def _check_raw(self, session: Session[C]) -> None:
+        if not self._takes_raw and msgspec.Raw in map(
+            type, cast("dict[Any, Any]", session.context).values()
+        ):
+            raise InvalidInputError("context", _RAW)
+        labels = session.meta.labels
+        if labels and _holds_raw(labels):  # encoded, so it has an end
+            raise InvalidInputError("labels", _RAW)
+
+    @staticmethod
+    def _check_depth(session: Session[C]) -> None:
+        if is_too_deep(session.context):
+            raise InvalidInputError("context", TOO_DEEP)
+        if is_too_deep(session.meta.labels):
+            raise InvalidInputError("labels", TOO_DEEP)
+
+    def _read_back(self, data: bytes, session: Session[C]) -> SessionBody[C]:
+        body: SessionBody[C] | None = None
+        failure = ""
         try:
-            return self._decode(data)
+            body = self._decode(data)
         except _DECODE_ERRORS as error:
             failure = _decode_failure(error)
-        raise InvalidInputError("session", f"could not be read again: {failure}")
+        if body is None:
+            raise InvalidInputError("session", f"could not be read again: {failure}")
+        if session.meta.labels:
+            _check_survival("labels", session.meta.labels, body.meta.labels)
+        if self._is_open:
+            _check_survival("context", session.context, body.context)
+        return body
 
 
 _new_versioned: Final[Callable[[type[Any], tuple[Session[Any], Cas]], Versioned[Any]]] = cast(
@@ -244,6 +287,12 @@ def check_token(expected: object) -> None:
     raise InvalidInputError("expected", "is not a token of this library")
 
 
+def _check_survival(field: str, given: object, found: object) -> None:
+    loss = first_loss(given, found, field)
+    if loss is not None:
+        raise InvalidInputError(field, f"would not survive: {loss}")
+
+
 def _check_cursor(cursor: object) -> None:
     if type(cursor) is not SessionCursor:
         raise InvalidInputError("cursor", f"expected SessionCursor, got {type(cursor).__name__}")
@@ -298,6 +347,12 @@ def _is_of_anything(context_type: object) -> bool:
     )
 
 
+def _has_text_keys(context_type: object) -> bool:
+    return context_type is dict or (
+        _is_of_anything(context_type) and get_args(context_type)[0] is str
+    )
+
+
 def _holds_raw(value: object) -> bool:
     if type(value) is dict:
         return any(map(_holds_raw, cast("dict[object, object]", value).values()))
@@ -312,7 +367,7 @@ def _names(classes: tuple[type, ...]) -> str:
 
 def _encode_failure(error: Exception) -> str:
     if isinstance(error, RecursionError):
-        return "refers to itself, or is nested too deeply, to be encoded"
+        return TOO_DEEP
     if isinstance(error, UnicodeError):
         return "holds text with a lone surrogate, which has no UTF-8 form"
     if isinstance(error, (OverflowError, ValueError)):

@@ -173,7 +173,7 @@ class BodyContract:
     ) -> None:
         value, as_json, as_msgpack = _CONVERTED[name]
         expected = as_json if codec == "json" else as_msgpack
-        store = await harness.open(codec=_CODECS[codec])
+        store = await harness.open(codec=_CODECS[codec], verify=False)
         await store.create(session(context={"value": value}))
         for found in (await require(store), await store.mutate(KEY, same)):
             assert found.session.context == {"value": expected}

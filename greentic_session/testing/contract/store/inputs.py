@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ....codec import MessagePackCodec
+from ....codec import JsonCodec, MessagePackCodec
 from ....errors import InvalidInputError
-from ..assertions import kept, refusal, told
+from ..assertions import kept, refusal, require, told
 from ..samples import KEY, SECRET, AppState, ctx, evolve, session
 from .bad_inputs import BAD_SESSIONS, bad_context, bad_cursor, bad_entry
-from .verbs import WRITES
+from .verbs import CHANGES, WRITES
 
 if TYPE_CHECKING:
+    from ....codec import CodecFactory
+    from ....model import Session
     from ...harness import StoreHarness
 
 
@@ -77,6 +79,34 @@ class InputContract:
             error = await refusal(WRITES[verb](store, base, cas))
         assert error.field == "context"
         assert SECRET not in told(error)
+
+    @pytest.mark.parametrize("shape", ["list", "dict", "tuple", "among others"])
+    @pytest.mark.parametrize("codec", [JsonCodec, MessagePackCodec])
+    @pytest.mark.parametrize("part", ["context", "labels"])
+    async def test_a_state_of_128_levels_is_taken_and_one_of_129_is_refused(
+        self, harness: StoreHarness, part: str, codec: CodecFactory, shape: str
+    ) -> None:
+        store = await harness.open(codec=codec)
+
+        def nested(levels: int) -> Session[Any]:
+            flat: list[Any] = [[]] * 200
+            value: Any = {"flat": flat} if shape == "among others" else {}
+            for _ in range(levels - (4 if shape == "among others" else 2)):
+                value = {"a": value} if shape == "dict" else [value]
+                value = tuple(value) if shape == "tuple" else value
+            state = {"a": value, "text": f'{SECRET}[[{{{{\\"' * 100}
+            return session(context=state) if part == "context" else session(labels=state)
+
+        cas = await store.create(nested(128))
+        assert (await require(store)).cas == cas
+        async with kept(store):
+            for levels in (129, 5000, 100_000):
+                deep = nested(levels)
+                for verb, write in CHANGES.items():
+                    with pytest.raises(InvalidInputError, match="max_depth") as caught:
+                        await write(store, deep, cas)
+                    assert caught.value.field == part, verb
+                    assert SECRET not in told(caught.value)
 
     @pytest.mark.parametrize("number", [2**64, -(2**63) - 1], ids=["over", "under"])
     async def test_an_int_that_the_codec_has_no_form_for_is_refused(

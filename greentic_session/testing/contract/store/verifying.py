@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import enum
+from datetime import UTC, date, datetime
+from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any, NewType
+from uuid import UUID
 
 import msgspec
 import pytest
@@ -30,6 +33,14 @@ class Gauge(msgspec.Struct, frozen=True):
     inner: AppState | None = None
 
 
+class Loose(msgspec.Struct, frozen=True):
+    """A context type with parts that do not say what comes back."""
+
+    extra: Any = None
+    share: float | None = None
+    at: datetime | None = None
+
+
 VERBS = {**WRITES, **CHANGES}
 _NAN = float("nan")
 _TEXT: Any = SECRET
@@ -37,6 +48,30 @@ WRONG: dict[str, Gauge] = {
     "a text for a number": Gauge(level=_TEXT),
     "a number out of its bounds": Gauge(level=-1),
     "deep inside": Gauge(inner=AppState(step=_TEXT)),
+}
+
+
+class Mood(enum.Enum):
+    """An enum whose members do not equal their values."""
+
+    CALM = "calm"
+
+
+# Text after the value: MessagePack has a form for it.
+LOSSY: dict[str, tuple[Any, ...]] = {
+    "keys that become one": ({1: "a", "1": "b"}, "msgpack"),
+    "int as key": ({1: "a"}, "msgpack"),
+    "nan": (_NAN, "msgpack"),
+    "infinity": (float("inf"), "msgpack"),
+    "bytes": (b"x", "msgpack"),
+    "datetime": (datetime(2026, 1, 2, tzinfo=UTC), "msgpack"),
+    "set": ({1},),
+    "frozenset": (frozenset((1,)),),
+    "uuid": (UUID(int=1),),
+    "decimal": (Decimal("1.5"),),
+    "date": (date(2026, 1, 2),),
+    "enum": (Mood.CALM,),
+    "struct": (AppState(step=1),),
 }
 
 
@@ -78,6 +113,55 @@ class VerifyingContract:
         with pytest.raises(InvalidInputError, match="share"):
             await store.put(session(context=Gauge(share=_NAN)))
         assert await store.get(KEY, ctx=ctx()) is None
+
+    @pytest.mark.parametrize("part", ["context", "labels"])
+    @pytest.mark.parametrize("lossy", LOSSY)
+    async def test_a_value_that_would_not_survive_is_refused(
+        self, harness: StoreHarness, lossy: str, part: str
+    ) -> None:
+        value, *forms = LOSSY[lossy]
+        for codec in (JsonCodec, MessagePackCodec):
+            store = await harness.open(codec=codec)
+            cas = await store.put(session(context={"n": 1}))
+            for outer in ({"a": {"b": [1, value]}}, {"a": (value,), "secret": SECRET}):
+                given = session(context=outer) if part == "context" else session(labels=outer)
+                for verb, change in CHANGES.items():
+                    if codec is MessagePackCodec and forms:
+                        cas = await change(store, given, cas)
+                        continue
+                    with pytest.raises(InvalidInputError, match=r"\.a") as caught:
+                        await change(store, given, cas)
+                    assert caught.value.field == part, verb
+                    assert SECRET not in str(caught.value)
+            found = await store.get(KEY, ctx=ctx())
+            assert found is not None
+            assert found.cas == cas
+
+    @pytest.mark.parametrize("codec", CODECS)
+    async def test_a_tuple_may_come_back_as_a_list(self, harness: StoreHarness, codec: str) -> None:
+        store = await harness.open(codec=CODECS[codec])
+        state = {"a": (1, (2.5, None)), "b": [True, {"c": ("x",)}]}
+        cas = await store.create(session(context=state, labels=state))
+        await store.update_cas(session(context=state, labels=state), cas)
+        found = await store.mutate(KEY, lambda found: found, ctx=ctx())
+        expected = {"a": [1, [2.5, None]], "b": [True, {"c": ["x"]}]}
+        assert found.session.context == found.session.meta.labels == expected
+
+    @pytest.mark.parametrize("wrong", ["extra", "share"])
+    async def test_an_untyped_part_of_a_context_that_would_not_survive_is_refused(
+        self, harness: StoreHarness, wrong: str
+    ) -> None:
+        store = await harness.open(Loose)
+        at = datetime(2026, 1, 2, tzinfo=UTC)
+        given = Loose(extra={"a": (1, 2.5)}, share=0.5, at=at)
+        cas = await store.create(session(context=given))
+        lossy = {"extra": Loose(extra={"a": at}), "share": Loose(share=_NAN)}[wrong]
+        with pytest.raises(InvalidInputError, match=wrong) as caught:
+            await store.update_cas(session(context=lossy), cas)
+        assert caught.value.field == "context"
+        found = await store.get(KEY, ctx=ctx())
+        assert found is not None
+        assert found.session.context == Loose(extra={"a": [1, 2.5]}, share=0.5, at=at)
 
     async def test_verifying_can_be_switched_off(self, harness: StoreHarness) -> None:
         store = await harness.open(Gauge, verify=False)

@@ -1,0 +1,79 @@
+"""Contains the limit on how deep a stored state may nest, the same for every Python and stack."""
+
+from __future__ import annotations
+
+import re
+from itertools import accumulate
+from typing import Any, Final
+
+import msgspec
+
+__all__ = ["MAX_DEPTH", "TOO_DEEP", "is_surely_flat", "is_too_deep"]
+
+MAX_DEPTH: Final = 128
+"""How many containers may stand in one another. ``{}`` has a depth of 1."""
+TOO_DEEP: Final = f"refers to itself, or is nested deeper than max_depth: {MAX_DEPTH} levels"
+
+_JSON_TEXT: Final = re.compile(rb'"(?:[^"\\]+|\\.)*"')
+_NO_BRACKETS: Final = bytes(set(range(256)) - set(b"[{]}"))
+_STEPS: Final = bytes(1 if byte in b"[{" else 255 for byte in range(256))
+_NO_CONTAINERS: Final = bytes(set(range(256)) - {*range(0x80, 0xA0), *range(0xDC, 0xE0)})
+"""The bytes with which no map and no array of MessagePack begins."""
+
+
+def is_surely_flat(data: bytes, *, is_json: bool) -> bool:
+    """Tell whether encoded bytes show that neither context nor labels are too deep.
+
+    Much faster than :func:`is_too_deep`, which decides where this returns ``False``.
+
+    :param data: JSON or MessagePack.
+    """
+    if not is_json:
+        return len(data.translate(None, _NO_CONTAINERS)) <= MAX_DEPTH
+    if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
+        return True
+    brackets = _JSON_TEXT.sub(b"", data).translate(_STEPS, _NO_BRACKETS)
+    # The body is one level more than a context.
+    return max(accumulate(memoryview(brackets).cast("b"))) <= MAX_DEPTH
+
+
+def is_too_deep(value: object) -> bool:
+    """Tell whether a value nests deeper than :data:`MAX_DEPTH`. Does not recurse."""
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        # By identity: a value that refers to itself twice would double with each level.
+        inner = {id(part): part for one in level for part in _parts(one)}
+        level = [part for part in inner.values() if _is_container(part)]
+        if not level:
+            return False
+    return True
+
+
+def _is_container(value: object) -> bool:
+    return isinstance(
+        value, (dict, list, tuple, set, frozenset, msgspec.Struct, msgspec.Raw)
+    ) or hasattr(value, "__dict__")
+
+
+def _parts(value: object) -> list[Any]:
+    found: Any = value
+    if isinstance(value, dict):
+        return list(found.values())
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return list(found)
+    if isinstance(value, msgspec.Struct):
+        return [getattr(value, name, None) for name in value.__struct_fields__]
+    if isinstance(value, msgspec.Raw):
+        return _parts_of_raw(value)
+    return list(getattr(value, "__dict__", {}).values())
+
+
+def _parts_of_raw(raw: msgspec.Raw) -> list[Any]:
+    for decode in (msgspec.json.decode, msgspec.msgpack.decode):
+        try:
+            return _parts(decode(raw))
+        except RecursionError:
+            return [raw]  # an endless value is too deep as well
+        except (msgspec.DecodeError, UnicodeError):
+            continue
+    return []
