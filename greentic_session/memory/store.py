@@ -9,6 +9,7 @@ from anyio.lowlevel import checkpoint
 
 from .._compat import override
 from .._core import tenancy
+from .._core.lifetime import wait_until_idle
 from ..abc.affinity import SupportsAffinity
 from ..abc.fencing import LeaseKind, SupportsFencing
 from ..abc.inbox import SupportsInbox
@@ -94,6 +95,7 @@ class InMemorySessionStore(
             codec=codec,
             max_payload_bytes=config.max_payload_bytes,
             verify=config.verify,
+            close_secs=config.close_secs,
         )
         self._interval_secs: Final = config.sweep_interval_secs
         self._records: Final = Records(SystemClock() if clock is None else clock)
@@ -123,6 +125,8 @@ class InMemorySessionStore(
 
     @override
     async def _aclose(self) -> None:
+        if self._queues:  # else no call waits for anything that it needs the records for
+            await wait_until_idle(lambda: bool(self._queues), self._close_secs)
         self._records.clear()
         self._waits.forget_all()
         self._locks.forget_all()
