@@ -136,7 +136,10 @@ class AsyncSessionStore(StoreLifetime, Generic[C]):
     async def get_many(
         self, keys: Sequence[SessionKey], *, ctx: TenantCtx, on_error: OnError = "raise"
     ) -> Sequence[Versioned[C] | UnreadableSession | None]:
-        """Return several sessions of one tenant in one round trip.
+        """Return several sessions of one tenant, in as few round trips as their bytes allow.
+
+        A server is asked once for up to 16 small sessions. For more, it is first asked for their
+        sizes, and then for about 1 MiB at a time. The deadline applies to each such step.
 
         :param keys: the keys; repetition is fine.
         :param ctx: the caller.
@@ -153,17 +156,16 @@ class AsyncSessionStore(StoreLifetime, Generic[C]):
         keys = [check_key(key) for key in keys]
         scope, allowed = tenancy.allowed_owners_of(ctx)
         decode = decoder_of(self.encoder.decode, on_error)
-        if not keys:
-            return []
-        records = await self._read_many(scope, keys)
-        for key, record in zip(keys, records, strict=True):
-            owner = None if record is None else record.owner
-            if owner is not None and not tenancy.allows(allowed, owner):
-                raise TenantMismatchError(key)
-        return [
-            None if record is None else decode(key, record)
-            for key, record in zip(keys, records, strict=True)
-        ]
+        found: list[Versioned[C] | UnreadableSession | None] = []
+        while len(found) < len(keys):
+            left = keys[len(found) :]
+            some = list(zip(left, await self._read_many(scope, left), strict=False))
+            for key, record in some:
+                owner = None if record is None else record.owner
+                if owner is not None and not tenancy.allows(allowed, owner):
+                    raise TenantMismatchError(key)
+            found += [None if record is None else decode(key, record) for key, record in some]
+        return found
 
     @overload
     def scan(
@@ -201,7 +203,8 @@ class AsyncSessionStore(StoreLifetime, Generic[C]):
 
         :param ctx: env and tenant. A team or user in it narrows the scan to what that team or
             user may see; without them the whole tenant is given.
-        :param batch_size: how many records are looked at in one step, 1 to 10000.
+        :param batch_size: how many records are looked at in one step, 1 to 10000. A step returns
+            about 1 MiB at most, and has a deadline of its own.
         :param fenced: give only what :meth:`get` with this ``ctx`` would return.
         :param on_error: as in :meth:`get_many`, but ``"skip"`` leaves the session out. After an
             error, the iteration may go on.
@@ -236,6 +239,8 @@ class AsyncSessionStore(StoreLifetime, Generic[C]):
         :raises PayloadTooLargeError: over the store's limit.
         """
         self.check_open()
+        if self._holds_writes:
+            await self._enter_write()
         encoded = self.encoder.encode(session)
         outcome = await self._create(encoded)
         if outcome.verdict is Verdict.EXISTS:
@@ -253,8 +258,8 @@ class AsyncSessionStore(StoreLifetime, Generic[C]):
         :raises TenantMismatchError: the live session is another team's or user's.
         :raises PayloadTooLargeError: over the store's limit.
         """
-        if self._closed:
-            self.check_open()
+        if self._holds_writes:
+            await self._enter_write()
         encoded = self.encoder.encode(session)
         outcome = self._put(encoded, None if fence is UNFENCED else self._lease(fence, encoded))
         if not isinstance(outcome, Outcome):
@@ -279,8 +284,8 @@ class AsyncSessionStore(StoreLifetime, Generic[C]):
         :raises TenantMismatchError: the live session is another team's or user's.
         :raises PayloadTooLargeError: over the store's limit.
         """
-        if self._closed:
-            self.check_open()
+        if self._holds_writes:
+            await self._enter_write()
         check_token(expected)
         encoded = self.encoder.encode(session)
         lease = None if fence is UNFENCED else self._lease(fence, encoded)
@@ -324,6 +329,8 @@ class AsyncSessionStore(StoreLifetime, Generic[C]):
             raise InvalidInputError("change", f"expected a function, got {type(change).__name__}")
         if type(attempts) is not int or attempts < 1:
             raise InvalidInputError("attempts", "expected an int of at least 1")
+        if self._holds_writes:
+            await self._enter_write()
         until = self._deadline()
         scope = tenancy.allowed_owners_of(ctx)[0] if ctx is not None and self._queues else None
         if scope is None or (scope, key) not in self._queues:

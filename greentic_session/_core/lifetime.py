@@ -9,6 +9,7 @@ from .._validation import require_secs
 from ..abc.store import StorePrimitives
 from ..errors import StoreUnavailableError
 from .key_queues import KeyQueues
+from .loop_gate import LoopGate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,8 +35,10 @@ class StoreLifetime(StorePrimitives):
         require_secs(close_secs, "close_secs", allow_zero=True)
         self._close_secs: Final = close_secs
         self._queues: Final = KeyQueues()
+        self._gate: Final = LoopGate(self._on_gate_open)
         self._entries = 0
         self._closed = False
+        self._holds_writes = False  # closed, or the gate is shut: one question for both
 
     async def __aenter__(self) -> Self:
         self.check_open()
@@ -63,7 +66,7 @@ class StoreLifetime(StorePrimitives):
         """
         if self._closed:
             return
-        self._closed = True
+        self._closed = self._holds_writes = True
         await self._aclose()
 
     def check_open(self) -> None:
@@ -73,6 +76,27 @@ class StoreLifetime(StorePrimitives):
         """
         if self._closed:
             raise StoreUnavailableError("the store is closed")
+
+    def _slow_writes(self) -> None:
+        """Let later writes begin one by one, each in another iteration of the event loop.
+
+        A backend calls this when it writes a large record. Many of them, encoded and packed in one
+        iteration, would hold up all other calls.
+        """
+        self._holds_writes = True
+        self._gate.shut()
+
+    async def _enter_write(self) -> None:
+        """Wait until a write may begin.
+
+        :raises StoreUnavailableError: the store was closed.
+        """
+        self.check_open()
+        await self._gate.turn()
+        self.check_open()
+
+    def _on_gate_open(self) -> None:
+        self._holds_writes = self._closed
 
 
 async def wait_until_idle(is_busy: Callable[[], bool], timeout_secs: float) -> None:

@@ -69,7 +69,9 @@ class StorePrimitives(ABC):
     ) -> Sequence[Record | UnreadableRecord | None]:
         """Return the live records in the order of ``keys``, which are at least one.
 
-        One that cannot be read does not affect the others.
+        It may return those of the first keys only, at least of one, to bound the bytes of a step.
+        Then it is called again for the rest. A record that cannot be read does not affect the
+        others.
         """
 
     @abstractmethod
