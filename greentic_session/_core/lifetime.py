@@ -77,6 +77,10 @@ class StoreLifetime(StorePrimitives):
         if self._closed:
             raise StoreUnavailableError("the store is closed")
 
+    def _has_waiting_calls(self) -> bool:
+        """Return whether calls wait within this process for their turn."""
+        return bool(self._queues or self._gate)
+
     def _slow_writes(self) -> None:
         """Let later writes begin one by one, each in another iteration of the event loop.
 
@@ -93,7 +97,6 @@ class StoreLifetime(StorePrimitives):
         """
         self.check_open()
         await self._gate.turn()
-        self.check_open()
 
     def _on_gate_open(self) -> None:
         self._holds_writes = self._closed

@@ -30,6 +30,10 @@ class LoopGate:
         self._waiting: Final[deque[asyncio.Future[None]]] = deque()
         self._loop: asyncio.AbstractEventLoop | None = None  # while the gate is shut
 
+    def __bool__(self) -> bool:
+        """Return whether callers wait."""
+        return bool(self._waiting)
+
     def shut(self) -> None:
         """Make later callers wait, at least until the next iteration of the running loop."""
         loop = asyncio.get_running_loop()

@@ -128,7 +128,7 @@ class InMemorySessionStore(
     @override
     async def _aclose(self) -> None:
         if self._queues:  # else no call waits for anything that it needs the records for
-            await wait_until_idle(lambda: bool(self._queues), self._close_secs)
+            await wait_until_idle(self._has_waiting_calls, self._close_secs)
         self._records.clear()
         self._waits.forget_all()
         self._locks.forget_all()

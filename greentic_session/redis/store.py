@@ -153,7 +153,7 @@ class RedisSessionStore(
                 await self._host.aclose()
 
     def _is_busy(self) -> bool:
-        return self._client.in_flight > 0 or bool(self._queues)
+        return self._client.in_flight > 0 or self._has_waiting_calls()
 
     @override
     async def _ping(self) -> None:
