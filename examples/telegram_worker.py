@@ -55,7 +55,13 @@ from greentic_session import (
     create_session_store,
 )
 from greentic_session.keys import telegram_update_to_session_key
-from greentic_session.ordering import Admitted, InboxLimits, InboxTurn, SessionInbox
+from greentic_session.ordering import (
+    Admitted,
+    InboxLimits,
+    InboxTurn,
+    SessionInbox,
+    release_on_sigterm,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
@@ -390,7 +396,7 @@ async def main() -> None:
         limits = InboxLimits(events_ttl_secs=TTL_SECS)
         bot = Bot(SessionInbox(store, TENANT, lease=args.lease, limits=limits), gateway)
         if args.work:
-            async with bot.working(args.workers):
+            async with release_on_sigterm(), bot.working(args.workers):
                 await anyio.wait_readable(sys.stdin)  # its end is that of who started this process
             return
         taking_turns = (
@@ -398,8 +404,11 @@ async def main() -> None:
             if args.processes == 1
             else worker_processes((sys.executable, *sys.argv, "--work"), args.processes)
         )
-        async with taking_turns:
+        # Innermost: on SIGTERM the updates end first, and then the workers give their turns back.
+        async with taking_turns, release_on_sigterm() as termination:
             print(await run(bot.inbox, gateway, updates, args.pace / 1000))
+    if termination.signal is not None:
+        sys.exit(128 + termination.signal)
 
 
 if __name__ == "__main__":

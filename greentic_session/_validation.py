@@ -248,15 +248,18 @@ def require_int(value: object, field: str, least: int, most: int | None = None) 
         raise InvalidInputError(field, f"expected a whole number {bound}")
 
 
-def require_secs(value: object, field: str) -> None:
+def require_secs(value: object, field: str, *, allow_zero: bool = False) -> None:
     """Do nothing if the value is a time in seconds above 0, of a day at most.
 
+    :param allow_zero: whether 0 is a valid time.
     :raises InvalidInputError: otherwise.
     """
     if (
         isinstance(value, bool)
         or not isinstance(value, (int, float))
         or not math.isfinite(value)
-        or not 0 < value <= _MAX_SETTING_SECS
+        or not 0 <= value <= _MAX_SETTING_SECS
+        or (value == 0 and not allow_zero)
     ):
-        raise InvalidInputError(field, f"expected seconds above 0, at most {_MAX_SETTING_SECS}")
+        least = "from" if allow_zero else "above"
+        raise InvalidInputError(field, f"expected seconds {least} 0, at most {_MAX_SETTING_SECS}")

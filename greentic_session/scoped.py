@@ -81,7 +81,7 @@ class ScopedSessionStore(Generic[C]):
         key: SessionKey,
         change: Callable[[Session[C]], Session[C]],
         *,
-        attempts: int = 16,
+        attempts: int = 1000,
     ) -> Versioned[C]:
         """As :meth:`AsyncSessionStore.mutate`."""
         return await self._store.mutate(key, change, ctx=self.ctx, attempts=attempts)

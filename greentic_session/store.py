@@ -7,28 +7,28 @@ the contract's tests from :mod:`greentic_session.testing.contract`.
 
 from __future__ import annotations
 
-import random
 from abc import abstractmethod
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Final, Generic, Literal, cast, final, overload
 
 from ._core import tenancy
 from ._core.encoding import SessionEncoder, apply_change, as_versioned, check_token
+from ._core.key_queues import Conflict
+from ._core.lifetime import StoreLifetime
 from ._core.scan import SessionScan
 from ._core.unreadable import OnError, decoder_of
 from ._validation import check_key, ttl_to_ms
 from .abc.fencing import UNFENCED, Fenced, SupportsFencing, lease_ref_of
 from .abc.records import DONE, AllowedOwners, Outcome, Page, Record, Verdict, error_for
-from .abc.store import StorePrimitives
 from .codec import CodecFactory, JsonCodec
-from .config import DEFAULT_MAX_PAYLOAD_BYTES
+from .config import DEFAULT_CLOSE_SECS, DEFAULT_MAX_PAYLOAD_BYTES
 from .errors import (
     AmbiguousKeyError,
     CasConflictError,
     InvalidInputError,
     SessionExistsError,
     SessionNotFoundError,
-    StoreUnavailableError,
     TenantMismatchError,
 )
 from .model import C, Cas, Session, SessionKey, TenantCtx, Versioned
@@ -37,8 +37,6 @@ from .scoped import ScopedSessionStore
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from datetime import timedelta
-    from types import TracebackType
-    from typing import Self
 
     from .abc.fencing import LeaseRef
     from .abc.records import EncodedSession, UnreadableSession
@@ -46,12 +44,12 @@ if TYPE_CHECKING:
 
 __all__ = ["AsyncSessionStore"]
 
-_FIRST_BACKOFF_SECS: Final = 0.001
-_LAST_BACKOFF_SECS: Final = 0.05
 
-
-class AsyncSessionStore(StorePrimitives, Generic[C]):
+class AsyncSessionStore(StoreLifetime, Generic[C]):
     """Keeps sessions for many tenants. One event loop at a time; not for use across threads.
+
+    Hold it with ``async with``. The block may be entered several times, also at the same time. The
+    last one that is left closes the store.
 
     Each write, in one atomic step: checks the fence before it changes anything, stamps
     ``updated_at`` from the store's clock, recomputes the expiry, drops repeated outbox pairs, and
@@ -70,6 +68,8 @@ class AsyncSessionStore(StorePrimitives, Generic[C]):
         type inside its context is refused, and so is a value in labels, a ``dict`` state or an
         untyped part of a state that would come back as another. A tuple may come back as a list,
         and an equal value as one of another class. Costs up to one decoding per write.
+    :param close_secs: how long :meth:`aclose` waits for running calls, in seconds or as
+        a ``timedelta``.
     :ivar encoder: checks, encodes and decodes the store's sessions: for services on top of it.
     """
 
@@ -80,23 +80,11 @@ class AsyncSessionStore(StorePrimitives, Generic[C]):
         codec: CodecFactory = JsonCodec,
         max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES,
         verify: bool = True,
+        close_secs: timedelta | float = DEFAULT_CLOSE_SECS,
     ) -> None:
+        super().__init__(close_secs)
         self.context_type: Final = context_type
         self.encoder: Final = SessionEncoder(context_type, codec, max_payload_bytes, verify=verify)
-        self._closed = False
-
-    async def __aenter__(self) -> Self:
-        self.check_open()
-        await self._open()
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.aclose()
 
     # --- reading -----------------------------------------------------------------------------
 
@@ -149,7 +137,10 @@ class AsyncSessionStore(StorePrimitives, Generic[C]):
     async def get_many(
         self, keys: Sequence[SessionKey], *, ctx: TenantCtx, on_error: OnError = "raise"
     ) -> Sequence[Versioned[C] | UnreadableSession | None]:
-        """Return several sessions of one tenant in one round trip.
+        """Return several sessions of one tenant, in as few round trips as their bytes allow.
+
+        A server is asked once for up to 16 small sessions. For more, it is first asked for their
+        sizes, and then for about 1 MiB at a time. The deadline applies to each such step.
 
         :param keys: the keys; repetition is fine.
         :param ctx: the caller.
@@ -166,17 +157,16 @@ class AsyncSessionStore(StorePrimitives, Generic[C]):
         keys = [check_key(key) for key in keys]
         scope, allowed = tenancy.allowed_owners_of(ctx)
         decode = decoder_of(self.encoder.decode, on_error)
-        if not keys:
-            return []
-        records = await self._read_many(scope, keys)
-        for key, record in zip(keys, records, strict=True):
-            owner = None if record is None else record.owner
-            if owner is not None and not tenancy.allows(allowed, owner):
-                raise TenantMismatchError(key)
-        return [
-            None if record is None else decode(key, record)
-            for key, record in zip(keys, records, strict=True)
-        ]
+        found: list[Versioned[C] | UnreadableSession | None] = []
+        while len(found) < len(keys):
+            left = keys[len(found) :]
+            some = list(zip(left, await self._read_many(scope, left), strict=False))
+            for key, record in some:
+                owner = None if record is None else record.owner
+                if owner is not None and not tenancy.allows(allowed, owner):
+                    raise TenantMismatchError(key)
+            found += [None if record is None else decode(key, record) for key, record in some]
+        return found
 
     @overload
     def scan(
@@ -214,7 +204,8 @@ class AsyncSessionStore(StorePrimitives, Generic[C]):
 
         :param ctx: env and tenant. A team or user in it narrows the scan to what that team or
             user may see; without them the whole tenant is given.
-        :param batch_size: how many records are looked at in one step, 1 to 10000.
+        :param batch_size: how many records are looked at in one step, 1 to 10000. A step returns
+            about 1 MiB at most, and has a deadline of its own.
         :param fenced: give only what :meth:`get` with this ``ctx`` would return.
         :param on_error: as in :meth:`get_many`, but ``"skip"`` leaves the session out. After an
             error, the iteration may go on.
@@ -249,6 +240,8 @@ class AsyncSessionStore(StorePrimitives, Generic[C]):
         :raises PayloadTooLargeError: over the store's limit.
         """
         self.check_open()
+        if self._holds_writes:
+            await self._enter_write()
         encoded = self.encoder.encode(session)
         outcome = await self._create(encoded)
         if outcome.verdict is Verdict.EXISTS:
@@ -266,8 +259,8 @@ class AsyncSessionStore(StorePrimitives, Generic[C]):
         :raises TenantMismatchError: the live session is another team's or user's.
         :raises PayloadTooLargeError: over the store's limit.
         """
-        if self._closed:
-            self.check_open()
+        if self._holds_writes:
+            await self._enter_write()
         encoded = self.encoder.encode(session)
         outcome = self._put(encoded, None if fence is UNFENCED else self._lease(fence, encoded))
         if not isinstance(outcome, Outcome):
@@ -292,8 +285,8 @@ class AsyncSessionStore(StorePrimitives, Generic[C]):
         :raises TenantMismatchError: the live session is another team's or user's.
         :raises PayloadTooLargeError: over the store's limit.
         """
-        if self._closed:
-            self.check_open()
+        if self._holds_writes:
+            await self._enter_write()
         check_token(expected)
         encoded = self.encoder.encode(session)
         lease = None if fence is UNFENCED else self._lease(fence, encoded)
@@ -313,17 +306,22 @@ class AsyncSessionStore(StorePrimitives, Generic[C]):
         change: Callable[[Session[C]], Session[C]],
         *,
         ctx: TenantCtx | None = None,
-        attempts: int = 16,
+        attempts: int = 1000,
     ) -> Versioned[C]:
         """Read, change and write back, again on conflict.
+
+        Callers of one store that meet a conflict on one session queue up, first in first out. One
+        deadline covers the time in the queue and all attempts.
 
         :param key: the session's key.
         :param change: returns the new state. Runs once per attempt, so it must have no effects.
         :param ctx: the caller, as in :meth:`get`.
-        :param attempts: how often to try, with a jittered pause of up to 50 ms between.
+        :param attempts: how often to try, with a jittered pause of up to 16 ms between. The time
+            in the queue is no attempt.
         :returns: what was written, as a read would return it.
         :raises SessionNotFoundError: absent or expired.
-        :raises CasConflictError: every attempt met another writer.
+        :raises CasConflictError: every attempt until the deadline met another writer.
+        :raises StoreUnavailableError: also if the caller's turn did not come by the deadline.
         :raises TenantMismatchError: as :meth:`get`; or ``change`` changed the owner.
         """
         self.check_open()
@@ -332,30 +330,52 @@ class AsyncSessionStore(StorePrimitives, Generic[C]):
             raise InvalidInputError("change", f"expected a function, got {type(change).__name__}")
         if type(attempts) is not int or attempts < 1:
             raise InvalidInputError("attempts", "expected an int of at least 1")
+        if self._holds_writes:
+            await self._enter_write()
         until = self._deadline()
-        attempt = 0
-        while True:
-            scope, allowed = (
-                tenancy.allowed_owners_of(ctx) if ctx is not None else await self._sole(key, until)
-            )
-            record = None if scope is None else self._read(scope, key, until)
-            if record is not None and not isinstance(record, Record):
-                record = await record
-            if record is None:
-                raise SessionNotFoundError(key)
-            found = self._opened(key, record, allowed)
-            # A session that a read could not return is not written.
-            encoded, body = self.encoder.encode_with_body(apply_change(found.session, change))
-            outcome = self._update_cas(encoded, found.cas, until, None)
-            if not isinstance(outcome, Outcome):
-                outcome = await outcome
-            if outcome.verdict is not Verdict.CONFLICT:
-                cas = self._token(key, outcome)
-                return as_versioned(key, body, cas, encoded.ttl_ms, outcome.at_ms)
-            attempt += 1
-            if attempt >= attempts:
-                raise CasConflictError(key, found.cas, outcome.token)
-            await _back_off(attempt)
+        scope = tenancy.allowed_owners_of(ctx)[0] if ctx is not None and self._queues else None
+        if scope is None or (scope, key) not in self._queues:
+            found = await self._try_mutate(key, change, ctx, until)
+            if not isinstance(found, Conflict):
+                return found
+            attempts -= 1
+            if not attempts or self._secs_left(until) <= 0:
+                raise found.error(key)
+            scope = found.scope
+        return await self._queues.attempt_in_turn(
+            scope,
+            key,
+            partial(self._try_mutate, key, change, ctx, until),
+            attempts,
+            partial(self._secs_left, until),
+        )
+
+    async def _try_mutate(
+        self,
+        key: SessionKey,
+        change: Callable[[Session[C]], Session[C]],
+        ctx: TenantCtx | None,
+        until: float | None,
+    ) -> Versioned[C] | Conflict:
+        """Read, change and write back once."""
+        scope, allowed = (
+            tenancy.allowed_owners_of(ctx) if ctx is not None else await self._sole(key, until)
+        )
+        record = None if scope is None else self._read(scope, key, until)
+        if record is not None and not isinstance(record, Record):
+            record = await record
+        if scope is None or record is None:
+            raise SessionNotFoundError(key)
+        found = self._opened(key, record, allowed)
+        # A session that a read could not return is not written.
+        encoded, body = self.encoder.encode_with_body(apply_change(found.session, change))
+        outcome = self._update_cas(encoded, found.cas, until, None)
+        if not isinstance(outcome, Outcome):
+            outcome = await outcome
+        if outcome.verdict is Verdict.CONFLICT:
+            return Conflict(scope, found.cas, outcome.token)
+        cas = self._token(key, outcome)
+        return as_versioned(key, body, cas, encoded.ttl_ms, outcome.at_ms)
 
     @final
     async def touch(
@@ -453,22 +473,6 @@ class AsyncSessionStore(StorePrimitives, Generic[C]):
         await self._ping()
         return True
 
-    @final
-    async def aclose(self) -> None:
-        """Release what the store holds. Every later call raises. Closing twice is fine."""
-        if self._closed:
-            return
-        self._closed = True
-        await self._aclose()
-
-    def check_open(self) -> None:
-        """Do nothing, unless the store was closed: for services on top of it.
-
-        :raises StoreUnavailableError: if it was.
-        """
-        if self._closed:
-            raise StoreUnavailableError("the store is closed")
-
     # --- shared steps ------------------------------------------------------------------------
 
     def _lease(self, fence: Fenced, encoded: EncodedSession) -> LeaseRef:
@@ -488,10 +492,3 @@ class AsyncSessionStore(StorePrimitives, Generic[C]):
         if outcome.verdict is DONE:
             return Cas(value=outcome.value, incarnation=outcome.incarnation)
         raise error_for(key, outcome)
-
-
-async def _back_off(attempt: int) -> None:
-    from anyio import sleep  # noqa: PLC0415 - keeps `import greentic_session` free of it
-
-    most = min(_LAST_BACKOFF_SECS, _FIRST_BACKOFF_SECS * 2**attempt)
-    await sleep(random.uniform(0, most))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     Run = Callable[[], Coroutine[Any, Any, None]]  # Any: what a coroutine yields and is sent
 
-__all__ = ["BackgroundTask", "run_to_completion", "start_background"]
+__all__ = ["BackgroundTask", "deferred", "run_to_completion", "start_background"]
 
 
 _LOGGER: Final = logging.getLogger(__name__)
@@ -92,6 +92,23 @@ async def run_to_completion(run: Run, name: str, limit_secs: float) -> None:
     task.add_done_callback(lambda _: timer.cancel())
     with anyio.CancelScope(shield=True):
         await asyncio.wait((task,))
+
+
+def deferred(call: Callable[[], object]) -> Callable[[], None]:
+    """Return a function that lets the running event loop call another one soon.
+
+    It may be called in a signal handler, and in any thread.
+    """
+    if _on_trio():
+        import trio  # noqa: PLC0415 - only where trio runs, which then is installed
+
+        return partial(trio.lowlevel.current_trio_token().run_sync_soon, call)
+    loop = asyncio.get_running_loop()
+
+    def call_soon() -> None:
+        loop.call_soon_threadsafe(call)
+
+    return call_soon
 
 
 def _on_trio() -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,13 @@ class StorePrimitives(ABC):
         """Return the time by which a verb that begins now must end, in the backend's own terms."""
         return None
 
+    def _secs_left(self, until: float | None) -> float:  # noqa: ARG002 - a backend's clock
+        """Return for how many seconds a verb may still begin a step that ends by ``until``.
+
+        A step that begins later might be cut off, and then its outcome is unknown.
+        """
+        return math.inf
+
     async def _open(self) -> None:
         """Start what runs while the store is held by ``async with``: nothing."""
         return
@@ -61,7 +69,9 @@ class StorePrimitives(ABC):
     ) -> Sequence[Record | UnreadableRecord | None]:
         """Return the live records in the order of ``keys``, which are at least one.
 
-        One that cannot be read does not affect the others.
+        It may return those of the first keys only, at least of one, to bound the bytes of a step.
+        Then it is called again for the rest. A record that cannot be read does not affect the
+        others.
         """
 
     @abstractmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .backends import (
+    DEFAULT_CLOSE_SECS,
     DEFAULT_MAX_PAYLOAD_BYTES,
     DEFAULT_NAMESPACE,
     Address,
@@ -15,6 +16,7 @@ from .backends import (
 )
 
 __all__ = [
+    "DEFAULT_CLOSE_SECS",
     "DEFAULT_MAX_PAYLOAD_BYTES",
     "DEFAULT_NAMESPACE",
     "Address",

@@ -22,6 +22,7 @@ from ..errors import InvalidInputError
 from .urls import parse_url
 
 __all__ = [
+    "DEFAULT_CLOSE_SECS",
     "DEFAULT_MAX_PAYLOAD_BYTES",
     "DEFAULT_NAMESPACE",
     "Address",
@@ -34,6 +35,7 @@ __all__ = [
     "config_from_url",
 ]
 
+DEFAULT_CLOSE_SECS: Final = 1.0
 DEFAULT_MAX_PAYLOAD_BYTES: Final = 1024 * 1024
 DEFAULT_NAMESPACE: Final = "greentic:session"
 
@@ -51,14 +53,16 @@ class MemoryConfig(msgspec.Struct, frozen=True, kw_only=True):
     :ivar verify: as in :class:`AsyncSessionStore`.
     :ivar sweep_interval_secs: pause between two runs of the background sweeper: seconds, or a
         ``timedelta``, which becomes seconds. So with every field whose name ends in ``_secs``.
+    :ivar close_secs: how long closing waits for running calls, in seconds. 0 does not wait.
     """
 
     max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES
     verify: bool = True
     sweep_interval_secs: Seconds = default_secs(1.0)
+    close_secs: Seconds = default_secs(DEFAULT_CLOSE_SECS)
 
     def __post_init__(self) -> None:
-        timedeltas_to_secs(self, "sweep_interval_secs")
+        timedeltas_to_secs(self, "sweep_interval_secs", "close_secs")
 
     def check(self) -> None:
         """Check every field.
@@ -68,6 +72,7 @@ class MemoryConfig(msgspec.Struct, frozen=True, kw_only=True):
         require_int(self.max_payload_bytes, "max_payload_bytes", 1)
         require_bool(self.verify, "verify")
         require_secs(self.sweep_interval_secs, "sweep_interval_secs")
+        require_secs(self.close_secs, "close_secs", allow_zero=True)
 
 
 class TlsConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -149,6 +154,7 @@ class RedisConfig(_HidesPassword, frozen=True, kw_only=True):
     :ivar namespace: start of every name in the server; words of ``A-Z a-z 0-9 . _ -`` joined by
         ``:``. No namespace on one server should be the start of another.
     :ivar deadline_secs: overall limit on one call, retries included, in seconds.
+    :ivar close_secs: how long closing waits for running calls, in seconds. 0 does not wait.
     :ivar acks: how many replicas must confirm each write of a session before the call returns; 0
         waits for none, and a failover may lose what the master had acknowledged.
     :ivar max_connections: open connections to one server at most; further calls wait for one. With
@@ -169,6 +175,7 @@ class RedisConfig(_HidesPassword, frozen=True, kw_only=True):
     tls: TlsConfig | None = None
     namespace: str = DEFAULT_NAMESPACE
     deadline_secs: Seconds = default_secs(2.0)
+    close_secs: Seconds = default_secs(DEFAULT_CLOSE_SECS)
     acks: int = 0
     max_connections: int = 32
     max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES
@@ -176,7 +183,7 @@ class RedisConfig(_HidesPassword, frozen=True, kw_only=True):
     protocol: int = 3
 
     def __post_init__(self) -> None:
-        timedeltas_to_secs(self, "deadline_secs")
+        timedeltas_to_secs(self, "deadline_secs", "close_secs")
 
     @classmethod
     def from_url(cls, url: str) -> Self:
@@ -209,6 +216,7 @@ class RedisConfig(_HidesPassword, frozen=True, kw_only=True):
                 "namespace", "expected 1 to 128 characters, words of A-Z a-z 0-9 . _ - joined by :"
             )
         require_secs(self.deadline_secs, "deadline_secs")
+        require_secs(self.close_secs, "close_secs", allow_zero=True)
         require_int(self.acks, "acks", 0, 100)
         require_int(self.max_connections, "max_connections", 1)
         require_int(self.max_payload_bytes, "max_payload_bytes", 1)
@@ -254,13 +262,14 @@ class EmbeddedConfig(msgspec.Struct, frozen=True, kw_only=True):
     start_secs: Seconds = default_secs(20.0)
     namespace: str = DEFAULT_NAMESPACE
     deadline_secs: Seconds = default_secs(2.0)
+    close_secs: Seconds = default_secs(DEFAULT_CLOSE_SECS)
     max_connections: int = 32
     max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES
     verify: bool = True
     protocol: int = 3
 
     def __post_init__(self) -> None:
-        timedeltas_to_secs(self, "start_secs", "deadline_secs")
+        timedeltas_to_secs(self, "start_secs", "deadline_secs", "close_secs")
 
     def check(self) -> None:
         """Check every field; no I/O.

@@ -241,10 +241,12 @@ _MEMORY_OPTIONS: Final[dict[str, _Option]] = {
     "max_payload": ("max_payload_bytes", _number),
     "verify": ("verify", _yes_no),
     "sweep_interval": ("sweep_interval_secs", _secs),
+    "close_timeout": ("close_secs", _secs),
 }
 _REDIS_OPTIONS: Final[dict[str, _Option]] = {
     "namespace": ("namespace", _text),
     "deadline": ("deadline_secs", _secs),
+    "close_timeout": ("close_secs", _secs),
     "acks": ("acks", _number),
     "max_connections": ("max_connections", _number),
     "max_payload": ("max_payload_bytes", _number),

@@ -9,6 +9,7 @@ from anyio.lowlevel import checkpoint
 
 from .._compat import override
 from .._core import tenancy
+from .._core.lifetime import wait_until_idle
 from ..abc.affinity import SupportsAffinity
 from ..abc.fencing import LeaseKind, SupportsFencing
 from ..abc.inbox import SupportsInbox
@@ -51,6 +52,8 @@ _FREED_PER_CALL: Final = 8
 """How many things a call on a store without a sweeper looks at: more than it can add."""
 _LOOK_EVERY_MS: Final = 1000
 """How often such calls look at things that are not records."""
+_MAX_STEP_BYTES: Final = 1 << 20
+"""Bytes that a read of several records decodes before it lets other tasks run."""
 _SLICE_SECS: Final = 0.0005
 """How long a sweep may hold the event loop at a time."""
 
@@ -94,6 +97,7 @@ class InMemorySessionStore(
             codec=codec,
             max_payload_bytes=config.max_payload_bytes,
             verify=config.verify,
+            close_secs=config.close_secs,
         )
         self._interval_secs: Final = config.sweep_interval_secs
         self._records: Final = Records(SystemClock() if clock is None else clock)
@@ -123,6 +127,8 @@ class InMemorySessionStore(
 
     @override
     async def _aclose(self) -> None:
+        if self._queues:  # else no call waits for anything that it needs the records for
+            await wait_until_idle(self._has_waiting_calls, self._close_secs)
         self._records.clear()
         self._waits.forget_all()
         self._locks.forget_all()
@@ -234,7 +240,16 @@ class InMemorySessionStore(
     @override
     async def _read_many(self, scope: str, keys: Sequence[SessionKey]) -> Sequence[Record | None]:
         now_ms = self._now_ms()
-        return [self._records.live(scope, key, now_ms) for key in keys]
+        records: list[Record | None] = []
+        size = 0
+        for key in keys:
+            record = self._records.live(scope, key, now_ms)
+            records.append(record)
+            size += 0 if record is None else len(record.body)
+            if size > _MAX_STEP_BYTES:
+                await checkpoint()  # a read of many bytes lets others run
+                break
+        return records
 
     @override
     async def _holders(self, key: SessionKey, until: float | None) -> Sequence[str]:
@@ -249,12 +264,17 @@ class InMemorySessionStore(
             keys, start = cast("tuple[list[str], int]", position)
             await checkpoint()  # a scan of many sessions lets others run
         now_ms = self._now_ms()
-        end = start + batch_size
-        records = [
-            (SessionKey(key), held)
-            for key in keys[start:end]
-            if (held := self._records.live(scope, key, now_ms)) is not None
-        ]
+        records: list[tuple[SessionKey, Record]] = []
+        size = 0
+        end = start
+        for key in keys[start : start + batch_size]:
+            end += 1
+            held = self._records.live(scope, key, now_ms)
+            if held is not None:
+                records.append((SessionKey(key), held))
+                size += len(held.body)
+                if size > _MAX_STEP_BYTES:
+                    break
         return Page(records, (keys, end) if end < len(keys) else None)
 
     # --- writing -----------------------------------------------------------------------------

@@ -27,6 +27,7 @@ from .lifecycle import (
     export_metrics,
 )
 from .locks import LockHolder, SessionLease, SessionLocks
+from .signals import Termination, release_on_sigterm
 from .strategies import (
     AnyStrategy,
     CompositeKeyStrategy,
@@ -80,9 +81,11 @@ __all__ = [
     "SessionLocks",
     "SessionMetrics",
     "SingleFieldStrategy",
+    "Termination",
     "TimePartitionedStrategy",
     "export_metrics",
     "extractor_for",
+    "release_on_sigterm",
     "strategy_for",
     "text_of",
 ]

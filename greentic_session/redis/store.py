@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 from typing import TYPE_CHECKING, Any, Final, cast, final
 
 from .._compat import override
+from .._core.lifetime import wait_until_idle
 from ..abc.affinity import SupportsAffinity
 from ..abc.fencing import SupportsFencing
 from ..abc.inbox import SupportsInbox
@@ -21,7 +24,6 @@ from ..abc.records import (
 )
 from ..abc.waits import SupportsWaits
 from ..codec import CodecFactory, JsonCodec
-from ..errors import DecodeError
 from ..model import C, Cas, SessionKey
 from ..statistics import StoreStatistics
 from ..store import AsyncSessionStore
@@ -30,7 +32,8 @@ from .inbox import RedisInbox
 from .key_names import KeyNames
 from .locks import RedisLocks
 from .notifications import RedisNotifications
-from .replies import outcome_of, undecodable_record, wrong_type
+from .record_reads import FIELDS, LargeNames, read_some, record_of
+from .replies import outcome_of, wrong_type
 from .scripts.sessions import (
     CREATE,
     DELETE,
@@ -49,6 +52,7 @@ from .scripts.sessions import (
 )
 from .transport.client import RedisClient
 from .transport.failures import ForeignValueError, malformed_reply
+from .transport.server import LARGE_BYTES
 from .waits import RedisWaits
 
 if TYPE_CHECKING:
@@ -56,18 +60,19 @@ if TYPE_CHECKING:
 
     from ..abc.fencing import LeaseRef
     from ..config import RedisConfig
-    from .transport.protocol import Arguments, Command, Reply
+    from .transport.protocol import Arguments
     from .transport.script import Script
     from .transport.server_process import ServerProcess
     from .transport.topology import ScanPosition
 
 __all__ = ["RedisSessionStore"]
 
+_LEAST_STEP_SECS: Final = 0.02
+"""A step that begins with less time might be cut off."""
 _MIN_TOMBSTONE_MS: Final = 10_000
 _MIN_GRACE_MS: Final = 1000
 _TOKEN_REPLY: Final = 4
 """Length of a reply that tells of a token only."""
-_FIELDS: Final = ("cas", "inc", "owner", "ttl", "at", "body")
 
 
 @final
@@ -106,10 +111,12 @@ class RedisSessionStore(
             codec=codec,
             max_payload_bytes=config.max_payload_bytes,
             verify=config.verify,
+            close_secs=config.close_secs,
         )
         self._host: Final = host
         self._client: Final = RedisClient(config, host)
         self._names: Final = KeyNames(config.namespace)
+        self._large_names: Final = LargeNames()
         # Longer than an attempt of a call may still be on its way, also from a worker that has
         # another deadline.
         self._tombstone_ms: Final = max(_MIN_TOMBSTONE_MS, round(2000 * config.deadline_secs))
@@ -138,11 +145,15 @@ class RedisSessionStore(
         try:
             try:
                 await self._notifications.aclose()
+                await wait_until_idle(self._is_busy, self._close_secs)
             finally:
                 await self._client.aclose()
         finally:
             if self._host is not None:
                 await self._host.aclose()
+
+    def _is_busy(self) -> bool:
+        return self._client.in_flight > 0 or self._has_waiting_calls()
 
     @override
     async def _ping(self) -> None:
@@ -185,32 +196,23 @@ class RedisSessionStore(
     async def _read(self, scope: str, key: SessionKey, until: float | None) -> Record | None:
         try:
             name = self._names.session_keys(scope, key)[0]
-            reply = await self._client.read("HMGET", name, *_FIELDS, key=name, until=until)
+            large_names = self._large_names
+            is_large = name in large_names
+            reply = await self._client.read(
+                "HMGET", name, *FIELDS, key=name, until=until, is_large=is_large
+            )
         except ForeignValueError:
             raise wrong_type(key) from None
-        return _record(key, reply)
+        record = record_of(key, reply)
+        if record is not None and (is_large or len(record.body) > LARGE_BYTES):
+            large_names.note(name, len(record.body))
+        return record
 
     @override
     async def _read_many(
         self, scope: str, keys: Sequence[SessionKey]
     ) -> Sequence[Record | UnreadableRecord | None]:
-        commands: list[Command] = [
-            ("HMGET", self._names.record(scope, key), *_FIELDS) for key in keys
-        ]
-        records: list[Record | UnreadableRecord | None] = [None] * len(keys)
-        until = self._client.deadline()
-        left = list(range(len(keys)))
-        while left:
-            try:
-                replies = await self._client.read_each([commands[i] for i in left], until=until)
-            except ForeignValueError as error:  # of one name: the others are read again
-                index = left.pop(error.index)
-                records[index] = UnreadableRecord(None, wrong_type(keys[index]))
-                continue
-            for index, reply in zip(left, replies, strict=True):
-                records[index] = _record_or_error(keys[index], reply)
-            break
-        return records
+        return await read_some(self._client, self._names, self._large_names, scope, keys)
 
     @override
     async def _holders(self, key: SessionKey, until: float | None) -> Sequence[str]:
@@ -236,21 +238,26 @@ class RedisSessionStore(
     @override
     async def _page(self, scope: str, position: object | None, batch_size: int) -> Page:
         # A name may be given again, while the server's table is resized or the scan begins anew:
-        # `seen` are those given.
+        # `seen` are those given. Of the names found, `ahead` are those to be read next.
         at: ScanPosition | None
         seen: set[bytes]
-        at, seen = (
-            (None, set()) if position is None else cast("tuple[ScanPosition, set[bytes]]", position)
+        ahead: list[SessionKey]
+        at, seen, ahead = (
+            (None, set(), [])
+            if position is None
+            else cast("tuple[ScanPosition | None, set[bytes], list[SessionKey]]", position)
         )
-        found, following = await self._client.scan(self._names.pattern(scope), batch_size, at)
-        names = [name for name in dict.fromkeys(found) if name not in seen]
-        seen.update(names)
-        keys = [self._names.key_of(scope, name) for name in names]
-        records = await self._read_many(scope, keys) if keys else ()
+        if not ahead:
+            found, at = await self._client.scan(self._names.pattern(scope), batch_size, at)
+            names = [name for name in dict.fromkeys(found) if name not in seen]
+            seen.update(names)
+            ahead = [self._names.key_of(scope, name) for name in names]
+        records = await self._read_many(scope, ahead) if ahead else ()
         live = [
-            (key, record) for key, record in zip(keys, records, strict=True) if record is not None
+            (key, record) for key, record in zip(ahead, records, strict=False) if record is not None
         ]
-        return Page(live, (following, seen) if following is not None else None)
+        ahead = ahead[len(records) :]
+        return Page(live, (at, seen, ahead) if at is not None or ahead else None)
 
     # --- writing -----------------------------------------------------------------------------
 
@@ -259,6 +266,8 @@ class RedisSessionStore(
         arguments = create_arguments(
             encoded.owner, encoded.ttl_ms, encoded.body, mint_incarnation()
         )
+        if len(encoded.body) > LARGE_BYTES:
+            self._note_large(encoded)
         return await self._run(CREATE, encoded.scope, SessionKey(encoded.key), arguments)
 
     @override
@@ -266,6 +275,8 @@ class RedisSessionStore(
         scope, key = encoded.scope, SessionKey(encoded.key)
         owner, ttl_ms, body = encoded.owner, encoded.ttl_ms, encoded.body
         incarnation = mint_incarnation()
+        if len(body) > LARGE_BYTES:
+            self._note_large(encoded)
         if lease is None:
             return self._run(PUT, scope, key, put_arguments(owner, ttl_ms, body, incarnation))
         arguments = put_fenced_arguments(owner, ttl_ms, body, incarnation, lease.fence)
@@ -278,6 +289,8 @@ class RedisSessionStore(
         scope, key = encoded.scope, SessionKey(encoded.key)
         owner, ttl_ms, body = encoded.owner, encoded.ttl_ms, encoded.body
         value, incarnation = expected.value, expected.incarnation
+        if len(body) > LARGE_BYTES:
+            self._note_large(encoded)
         following = value + 1
         log_field = f"op{following % 8}"  # see ``lua/lib/record.lua``
         if lease is None:
@@ -304,6 +317,11 @@ class RedisSessionStore(
         return self._run(
             UPDATE_CAS_FENCED, scope, key, arguments, until=until, expected=expected, lease=lease
         )
+
+    def _note_large(self, encoded: EncodedSession) -> None:
+        name = self._names.record(encoded.scope, SessionKey(encoded.key))
+        self._large_names.note(name, len(encoded.body))
+        self._slow_writes()
 
     @override
     def _touch(
@@ -341,6 +359,11 @@ class RedisSessionStore(
     def _deadline(self) -> float | None:
         return self._client.deadline()
 
+    @override
+    def _secs_left(self, until: float | None) -> float:
+        now = asyncio.get_running_loop().time()
+        return math.inf if until is None else until - now - _LEAST_STEP_SECS
+
     async def _run(
         self,
         script: Script,
@@ -369,32 +392,3 @@ class RedisSessionStore(
             call = self._waits.call(until)
             await call.extend_index(scope, key, reply[_TOKEN_REPLY:], gone=script is DELETE)
         return outcome
-
-
-def _record_or_error(key: str, reply: Reply) -> Record | UnreadableRecord | None:
-    try:
-        return _record(key, reply)
-    except DecodeError as caught:
-        error = caught.with_traceback(None)
-    try:
-        owner = cast("list[bytes]", reply)[_FIELDS.index("owner")].decode()
-    except (UnicodeError, AttributeError):
-        return UnreadableRecord(None, error)
-    return UnreadableRecord(owner, error)
-
-
-def _record(key: str, reply: Reply) -> Record | None:
-    try:
-        value, incarnation, owner, ttl_ms, at_ms, body = cast("list[bytes | None]", reply)
-    except (TypeError, ValueError):
-        raise malformed_reply() from None
-    if value is None:
-        return None
-    if incarnation is None or owner is None or ttl_ms is None or at_ms is None or body is None:
-        raise DecodeError(key, "the stored record lacks a field")
-    try:
-        return Record(
-            int(value), incarnation.decode(), owner.decode(), int(ttl_ms), int(at_ms), body
-        )
-    except (TypeError, ValueError, AttributeError):
-        raise undecodable_record(key) from None

@@ -247,6 +247,21 @@ def test_worker_killed_and_run_again(
     assert_each_once_in_order(log)
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_worker_ended_by_sigterm_leaves_no_lease(
+    server: str, tmp_path: Path, processes: int, expected: str
+) -> None:
+    log = tmp_path / "sent.jsonl"
+    # A lease that stayed would hold up the second run for longer than a test may take.
+    args = ("--url", server, "--sent", log, "--lease", 3600, "--processes", processes)
+    with started("telegram_worker.py", *args, "--pace", 10) as worker:
+        wait_for_lines(log, 9, worker)
+        worker.terminate()
+    assert worker.returncode == 128 + signal.SIGTERM
+    assert output_of("telegram_worker.py", *args) == expected
+    assert_each_once_in_order(log)
+
+
 def test_two_programs_share_the_work(server: str, tmp_path: Path, expected: str) -> None:
     log = tmp_path / "sent.jsonl"
     args = ("--url", server, "--sent", log, "--pace", 1)

@@ -72,7 +72,7 @@ async def test_a_server_that_quotes_what_it_refuses_does_not_spread_the_password
 
 
 async def test_closing_ends_calls_in_flight_and_leaves_no_connection(valkey_url: str) -> None:
-    url = f"{valkey_url}?namespace=test:{uuid4().hex}&deadline=20&max_connections=4"
+    url = f"{valkey_url}?namespace=test:{uuid4().hex}&deadline=20&max_connections=4&close_timeout=0"
     store = create_session_store(url)
     await store.ping()
     calls = [asyncio.create_task(store.put(make(ttl_secs=5))) for _ in range(100)]

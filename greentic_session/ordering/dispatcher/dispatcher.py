@@ -155,6 +155,7 @@ class SessionDispatcher(Generic[M]):
         self._running = 0
         self._accepted = 0
         self._closing = False
+        self._entries = 0
         self._idle: anyio.Event | None = None
 
     async def submit(self, key: str | None, message: M) -> None:
@@ -239,6 +240,7 @@ class SessionDispatcher(Generic[M]):
 
     async def __aenter__(self) -> Self:
         """Return the dispatcher, which needs no start."""
+        self._entries += 1
         return self
 
     async def __aexit__(
@@ -247,8 +249,13 @@ class SessionDispatcher(Generic[M]):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Close the dispatcher: drain after the block, or cancel if it raised."""
-        await self.aclose(drain=exc_type is None)
+        """Close the dispatcher: drain after the block, or cancel if it raised.
+
+        If it was entered several times, only the last block that is left closes it.
+        """
+        self._entries -= 1
+        if self._entries <= 0:
+            await self.aclose(drain=exc_type is None)
 
     def statistics(self) -> DispatcherStatistics:
         """Return the counters."""

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, Final, cast, final
 
 import msgspec
+from redis.exceptions import ResponseError
 
 from ...errors import OutcomeUnknownError, SessionError, StoreFullError, StoreUnavailableError
+from .connection import PendingRequest, pack
 from .failures import TOO_LARGE, Failure, FailureKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from .connection import Connection
-    from .protocol import Command
+    from .protocol import Command, Reply
     from .script import Script
     from .server import ConnectionPool, Server
     from .topology import Topology
@@ -47,6 +50,7 @@ class Call(msgspec.Struct, frozen=True, gc=False):
     :ivar at: the server, whatever the key.
     :ivar is_mixed: whether the commands are of several slots.
     :ivar is_one: whether the result is the first reply, and not a list of all replies.
+    :ivar is_large: whether a large reply is expected.
     """
 
     key: str | None
@@ -60,6 +64,7 @@ class Call(msgspec.Struct, frozen=True, gc=False):
     at: Server | None = None
     is_mixed: bool = False
     is_one: bool = False
+    is_large: bool = False
 
 
 @final
@@ -112,7 +117,34 @@ class Attempts:
             None,
         )
 
-    def kill_commands(self, connection: Connection) -> list[tuple[str | int, ...]]:
+    def follows_on(self, connection: Connection) -> bool:
+        """Return whether the next attempt follows an ambiguous one on a connection."""
+        return connection in self._left
+
+    async def rule_out_late(self, connection: Connection, give_up_at: float) -> float:
+        """Make sure that no doubtful attempt arrives any more, and return since when one may have
+        been executed, in milliseconds on the server's clock.
+
+        Asked of the server rather than told as an age, since the next attempt may be slow itself.
+
+        :param connection: for the next attempt.
+        :param give_up_at: on the loop's clock.
+        """
+        loop = asyncio.get_running_loop()
+        given: list[Command] = [*self._kill_commands(connection), ("TIME",)]
+        packed = b"".join(map(pack, given))
+        request = PendingRequest(
+            loop.create_future(), len(given), len(packed), loop.time(), give_up_at
+        )
+        connection.send(request, packed)
+        reply: Reply = await request.future
+        time: Reply = reply if len(given) == 1 else reply[-1]  # whether it may end them, or not
+        if isinstance(time, ResponseError):
+            raise time
+        elapsed = loop.time() - cast("float", self.ambiguous_since)
+        return int(time[0]) * 1000 + int(time[1]) / 1000 - elapsed * 1000
+
+    def _kill_commands(self, connection: Connection) -> list[tuple[str | int, ...]]:
         """Return commands after which no doubtful attempt can arrive at the connection's server any
         more: they end the lost connections there.
         """

@@ -15,22 +15,21 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, cast, final
 
-import hiredis
 from redis.exceptions import ResponseError
 
 from ...abc.records import Verdict
 from ...errors import DurabilityError, OutcomeUnknownError, StoreUnavailableError
 from .attempts import Attempts, Call, attempt_ends_at
-from .connection import Connection, ConnectionLostError, PendingRequest
+from .connection import Connection, ConnectionLostError, PendingRequest, pack
 from .discovery import topology_for
 from .driver import connect, disconnect, new_connection
 from .failures import ForeignValueError, classify, malformed_reply
 from .script import Script
-from .server import ClosedError, Server
+from .server import LARGE_BYTES, ClosedError, Server
 from .topology import FAILURES, ScanPosition, Topology, close_from_any_loop, run_concurrently
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Sequence
+    from collections.abc import Coroutine, Sequence
 
     from redis.asyncio.connection import AbstractConnection
 
@@ -39,9 +38,6 @@ if TYPE_CHECKING:
     from .server_process import ServerProcess
 
 __all__ = ["RedisClient"]
-
-# Declared there for tuples of one.
-_pack: Final = cast("Callable[[Command], bytes]", getattr(hiredis, "pack_command"))  # noqa: B009
 
 _MAX_RESTARTS: Final = 3
 """So often a scan starts anew because names may have come to be elsewhere."""
@@ -92,15 +88,21 @@ class RedisClient:
         return self._enter_loop().time() + self._config.deadline_secs
 
     def read(
-        self, *command: Argument, key: str | None = None, until: float | None = None
+        self,
+        *command: Argument,
+        key: str | None = None,
+        until: float | None = None,
+        is_large: bool = False,
     ) -> Coroutine[Any, Any, Reply]:  # Any: what asyncio sends into coroutines
         """Run a command that changes nothing.
 
         :param key: the name that says which server is asked; any for ``None``.
         :param until: a :meth:`deadline`; ``None`` is one that begins now.
+        :param is_large: whether a large reply is expected.
         :raises StoreUnavailableError: by the deadline.
         """
-        return self._run_attempts(Call(key, (command,), until, is_one=True), self._enter_loop())
+        call = Call(key, (command,), until, is_one=True, is_large=is_large)
+        return self._run_attempts(call, self._enter_loop())
 
     async def read_many(
         self, commands: Sequence[Command], *, key: str, until: float | None = None
@@ -115,12 +117,13 @@ class RedisClient:
         return await self._run_attempts(call, self._enter_loop()) if commands else []
 
     async def read_each(
-        self, commands: Sequence[Command], *, until: float | None = None
+        self, commands: Sequence[Command], *, until: float | None = None, is_large: bool = False
     ) -> list[Reply]:
         """Run commands that change nothing, each on the server of the name that it begins with, in
         one round trip to each server.
 
         :param until: as in :meth:`read`.
+        :param is_large: as in :meth:`read`.
         :raises StoreUnavailableError: by the deadline.
         """
         loop = self._enter_loop()
@@ -130,7 +133,8 @@ class RedisClient:
         async def fetch(indexes: Sequence[int]) -> None:
             some = [commands[index] for index in indexes]
             try:
-                call = Call(str(some[0][1]), some, until, is_mixed=len(some) > 1)
+                key, is_mixed = str(some[0][1]), len(some) > 1
+                call = Call(key, some, until, is_mixed=is_mixed, is_large=is_large)
                 found = await self._run_attempts(call, loop)
             except ForeignValueError as error:
                 raise ForeignValueError(indexes[error.index]) from None
@@ -335,18 +339,23 @@ class RedisClient:
                     since = None
                     if attempts is not None and attempts.is_ambiguous:
                         connection = attempts.connection_of(pool) or connection
-                        since = await self._rule_out_late(attempts, connection, give_up_at)
+                        since = await attempts.rule_out_late(connection, give_up_at)
                     elif earlier is not None:
                         connection = earlier.connection_of(server) or connection
-                        await self._rule_out_late(earlier, connection, give_up_at)
+                        await earlier.rule_out_late(connection, give_up_at)
                     # Only now: time has passed, and another call may have loaded the script.
                     given = commands(server, since) if callable(commands) else commands
                     if asked is not None:
                         given = [part for command in given for part in (_ASKING, command)]
                     count = len(given)
-                    packed = _pack(given[0]) if count == 1 else b"".join(map(_pack, given))
+                    packed = pack(given[0]) if count == 1 else b"".join(map(pack, given))
+                    size = len(packed)
+                    if size > LARGE_BYTES or call.is_large:
+                        before = earlier if since is None else attempts
+                        if before is None or not before.follows_on(connection):
+                            connection = await pool.large_connection(give_up_at)
                     request = PendingRequest(
-                        loop.create_future(), count, len(packed), started_at, give_up_at
+                        loop.create_future(), count, size, started_at, give_up_at
                     )
                     connection.send(request, packed)
                     reply: Reply = await request.future
@@ -413,28 +422,6 @@ class RedisClient:
         call = Call(None, (command,), until, at=server)
         replies = await self._run_attempts(call, self._enter_loop())
         return cast("tuple[bytes, list[bytes]]", replies[0])
-
-    async def _rule_out_late(
-        self, attempts: Attempts, connection: Connection, give_up_at: float
-    ) -> float:
-        """Make sure that no doubtful attempt arrives any more, and return since when one may have
-        been executed, in milliseconds on the server's clock.
-
-        Asked of the server rather than told as an age, since the next attempt may be slow itself.
-        """
-        loop = asyncio.get_running_loop()
-        given: list[Command] = [*attempts.kill_commands(connection), ("TIME",)]
-        packed = b"".join(map(_pack, given))
-        request = PendingRequest(
-            loop.create_future(), len(given), len(packed), loop.time(), give_up_at
-        )
-        connection.send(request, packed)
-        reply: Reply = await request.future
-        time: Reply = reply if len(given) == 1 else reply[-1]  # whether it may end them, or not
-        if isinstance(time, ResponseError):
-            raise time
-        elapsed = loop.time() - cast("float", attempts.ambiguous_since)
-        return int(time[0]) * 1000 + int(time[1]) / 1000 - elapsed * 1000
 
     async def _confirm(self, connection: Connection, until: float) -> None:
         """Wait until enough replicas have what was written on a connection.

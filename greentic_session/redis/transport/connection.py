@@ -24,7 +24,12 @@ if TYPE_CHECKING:
 
     from redis.asyncio.connection import AbstractConnection
 
-__all__ = ["Connection", "ConnectionId", "ConnectionLostError", "PendingRequest"]
+    from .protocol import Command
+
+__all__ = ["Connection", "ConnectionId", "ConnectionLostError", "PendingRequest", "pack"]
+
+# Declared there for tuples of one.
+pack: Final = cast("Callable[[Command], bytes]", getattr(hiredis, "pack_command"))  # noqa: B009
 
 _EARLY: Final = 8
 """After the first command of a tick has left, so many more leave together, and then the rest.

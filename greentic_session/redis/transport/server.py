@@ -22,10 +22,17 @@ if TYPE_CHECKING:
     from .script import Script
     from .server_process import ServerProcess
 
-__all__ = ["ClosedError", "ConnectionPool", "Server"]
+__all__ = ["LARGE_BYTES", "ClosedError", "ConnectionPool", "Server"]
 
 _LOG: Final = logging.getLogger("greentic_session")
 
+LARGE_BYTES: Final = 64 << 10
+"""Requests with more bytes, and those for such replies, have connections of their own.
+
+On a shared connection, small requests would wait until the large ones were transferred."""
+_LARGE_CONNECTIONS: Final = 2
+"""So many large requests are in flight at most, one on each connection. Each keeps the server and
+the event loop busy for a while, and small requests have their turn in between."""
 _MOST_IN_FLIGHT: Final = 4096
 """Requests in flight on one connection before another is opened, or a caller waits."""
 _MOST_BYTES_IN_FLIGHT: Final = 8 << 20
@@ -150,11 +157,17 @@ class ConnectionPool:
     """Connections to one server that callers share, and the callers that wait for one.
 
     :param server: the server.
+    :param is_large: whether it is a pool for large requests: a few connections, with one request
+        in flight on each.
     :ivar queue: the callers that wait, the oldest first.
     """
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, *, is_large: bool = False) -> None:
         self._server: Final = server
+        most = server.config.max_connections
+        self._most_connections: Final = min(_LARGE_CONNECTIONS, most) if is_large else most
+        self._most_in_flight: Final = 1 if is_large else _MOST_IN_FLIGHT
+        self._large: Final = None if is_large else ConnectionPool(server, is_large=True)
         self._loop: Final = asyncio.get_running_loop()
         self._connections: Final[list[Connection]] = []
         self._draining: Final[set[Connection]] = set()
@@ -163,12 +176,16 @@ class ConnectionPool:
 
     @property
     def open_count(self) -> int:
-        """How many connections are open."""
-        return sum(not connection.is_lost for connection in (*self._connections, *self._draining))
+        """How many connections are open, those for large requests included."""
+        connections = (*self._connections, *self._draining)
+        more = 0 if self._large is None else self._large.open_count
+        return sum(not connection.is_lost for connection in connections) + more
 
     def has(self, connection: Connection) -> bool:
-        """Return whether a connection is one of the pool."""
-        return connection in self._connections or connection in self._draining
+        """Return whether a connection is one of the pool, or one of it for large requests."""
+        if connection in self._connections or connection in self._draining:
+            return True
+        return self._large is not None and self._large.has(connection)
 
     def ready_connection(self, now: float) -> Connection | None:
         """Return a connection that takes a request at once."""
@@ -179,7 +196,7 @@ class ConnectionPool:
                 return connection
             if (
                 connection.is_full
-                or len(waiting) >= _MOST_IN_FLIGHT
+                or len(waiting) >= self._most_in_flight
                 or connection.bytes_in_flight >= _MOST_BYTES_IN_FLIGHT
             ):
                 continue
@@ -190,6 +207,13 @@ class ConnectionPool:
         if stalled is not None and len(self._connections) < _SPARE_CONNECTIONS:
             self._open_another()
         return stalled
+
+    async def large_connection(self, give_up_at: float) -> Connection:
+        """Wait for a connection for a large request: as :meth:`next_connection`."""
+        pool = self if self._large is None else self._large
+        # Callers that wait go first.
+        connection = None if pool.queue else pool.ready_connection(self._loop.time())
+        return connection or await pool.next_connection(give_up_at)
 
     async def next_connection(self, give_up_at: float) -> Connection:
         """Wait for a new connection, or for room on one if no more may be opened.
@@ -223,10 +247,12 @@ class ConnectionPool:
                 self._draining.add(connection)
             else:
                 connection.close()
+        if self._large is not None:
+            self._large.drain()
 
     def refuse(self) -> list[asyncio.Future[None]]:
-        """Open no connection, and wake the callers that wait. Return the end of an opening."""
-        ends: list[asyncio.Future[None]] = []
+        """Open no connection, and wake the callers that wait. Return the ends of openings."""
+        ends: list[asyncio.Future[None]] = [] if self._large is None else self._large.refuse()
         if self._opening is not None:
             self._opening.cancel()
             ends.append(self._opening)
@@ -235,7 +261,7 @@ class ConnectionPool:
 
     def close(self) -> list[asyncio.Future[None]]:
         """Close every connection, idle or in use. Return the futures of their ends."""
-        ends = self.refuse()
+        ends = self.refuse() if self._large is None else [*self.refuse(), *self._large.close()]
         connections = [*self._connections, *self._draining]
         for connection in connections:
             connection.close()
@@ -245,10 +271,11 @@ class ConnectionPool:
         """Close every connection after their loop was closed."""
         for connection in (*self._connections, *self._draining):
             connection.discard()
+        if self._large is not None:
+            self._large.discard()
 
     def _open_another(self) -> None:
-        most = self._server.config.max_connections
-        if self._opening is None and len(self._connections) < most:
+        if self._opening is None and len(self._connections) < self._most_connections:
             self._opening = self._loop.create_task(self._open(), name="greentic_session connection")
 
     async def _open(self) -> None:
@@ -285,7 +312,7 @@ class ConnectionPool:
             if not connection.waiting:
                 connection.close()
         elif self.queue and not connection.is_full:
-            self._wake(_MOST_IN_FLIGHT - len(connection.waiting))
+            self._wake(self._most_in_flight - len(connection.waiting))
 
     def _wake(self, count: int, error: BaseException | None = None) -> None:
         """Wake callers that wait for a connection. With ``error``, they raise it."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 import pytest
+from anyio.lowlevel import checkpoint
 
 from ....errors import StoreUnavailableError
 from ....model import Cas
@@ -48,21 +49,51 @@ class ClosingContract:
         store = await harness.open()
         assert await store.ping() is True
 
-    async def test_async_with_gives_the_store_and_closes_it(self, harness: StoreHarness) -> None:
-        store = await harness.open()
+    async def test_only_the_outermost_async_with_closes_the_store(
+        self, harness: StoreHarness
+    ) -> None:
+        store = await harness.open()  # the harness has entered it
         async with store as entered:
             assert entered is store
             await store.put(session())
+        with pytest.raises(ZeroDivisionError):
+            async with store:
+                raise ZeroDivisionError
+        assert store.statistics().closed is False
+        assert (await require(store)).cas.value == 1
+        await store.__aexit__(None, None, None)
         assert store.statistics().closed is True
         with pytest.raises(StoreUnavailableError):
             await store.get(KEY)
 
-    async def test_async_with_closes_on_an_error_too(self, harness: StoreHarness) -> None:
+    async def test_aclose_within_async_with_closes_the_store(self, harness: StoreHarness) -> None:
         store = await harness.open()
-        with pytest.raises(ZeroDivisionError):
-            async with store:
-                raise ZeroDivisionError
-        assert store.statistics().closed is True
+        async with store:
+            await store.aclose()
+            assert store.statistics().closed is True
+            with pytest.raises(StoreUnavailableError):
+                await store.get(KEY)
+
+    async def test_closing_lets_running_calls_end(self, harness: StoreHarness) -> None:
+        store = await harness.open()
+        await store.create(session())
+        ends: list[str] = []
+
+        async def act(verb: str) -> None:
+            try:
+                await _VERBS[verb](store)
+                ends.append("done")
+            except StoreUnavailableError as error:  # it began after the closing
+                ends.append(error.reason)
+
+        async with anyio.create_task_group() as tasks:
+            for verb in ("put", "mutate", "touch", "get", "get_many"):
+                for _ in range(8):
+                    tasks.start_soon(act, verb)
+            await checkpoint()
+            await store.aclose()
+        assert set(ends) <= {"done", "the store is closed"}
+        assert "done" in ends
 
     @pytest.mark.parametrize("verb", _VERBS)
     async def test_every_verb_of_a_closed_store_raises(

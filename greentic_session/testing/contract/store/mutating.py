@@ -7,7 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Final
 
+import anyio
 import pytest
+from anyio.lowlevel import checkpoint
 
 from ....errors import (
     CasConflictError,
@@ -22,9 +24,11 @@ from ..samples import GLOBEX, KEY, SECRET, AppState, ctx, evolve, session
 from .verbs import same
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Coroutine
 
-    from ....model import Session
+    from anyio.abc import TaskStatus
+
+    from ....model import Session, TenantCtx
     from ....store import AsyncSessionStore
     from ...harness import StoreHarness
 
@@ -307,3 +311,81 @@ class MutatingContract:
         found = await require(store, caller=ctx(user_id="bob"))
         assert found.cas.value == 1
         assert found.session.context == {}
+
+    async def test_every_caller_on_a_hot_key_succeeds_with_the_defaults(
+        self, harness: StoreHarness
+    ) -> None:
+        store = await harness.open()
+        await store.create(session(context={"n": 0}))
+        changes = 0
+
+        def change(found: Session[Any]) -> Session[Any]:
+            nonlocal changes
+            changes += 1
+            return _add_one(found)
+
+        async def act(caller: TenantCtx | None) -> None:
+            await store.mutate(KEY, change, ctx=caller)
+
+        async with anyio.create_task_group() as tasks:
+            for number in range(512):
+                tasks.start_soon(act, ctx() if number % 2 else None)
+        found = await require(store)
+        assert found.session.context == {"n": 512}
+        assert found.cas.value == 513
+        # An attempt before the queue and one in it, for nearly all.
+        assert changes <= 3 * 512
+
+    async def test_every_caller_of_several_processes_succeeds_with_the_defaults(
+        self, harness: StoreHarness
+    ) -> None:
+        store = await harness.open()
+        if store.statistics().sessions is not None:
+            pytest.skip("its sessions are those of one process")
+        await store.create(session(context={"n": 0}))
+
+        async def act(one: AsyncSessionStore[Any]) -> None:
+            await one.mutate(KEY, _add_one, ctx=ctx())
+
+        # A store has queues, connections and callers of its own, as a process has.
+        others = [store, *[await harness.open() for _ in range(3)]]
+        async with anyio.create_task_group() as tasks:
+            for one in others * 64:
+                tasks.start_soon(act, one)
+        assert (await require(store)).session.context == {"n": 256}
+
+    async def test_cancelled_callers_on_a_hot_key_hold_up_no_other_caller(
+        self, harness: StoreHarness
+    ) -> None:
+        store = await harness.open()
+        await store.create(session(context={"n": 0}))
+        done = 0
+
+        async def act() -> None:
+            nonlocal done
+            await store.mutate(KEY, _add_one, ctx=ctx())
+            done += 1
+
+        # Each group is cancelled at another moment: before the queue, in it, and at its head.
+        async with anyio.create_task_group() as tasks:
+            for steps in range(40):
+                tasks.start_soon(act)
+                doomed = await tasks.start(_doomed, act)
+                for _ in range(steps):
+                    await checkpoint()
+                doomed.cancel()
+        found = await require(store)
+        assert found.cas.value == found.session.context["n"] + 1
+        assert done <= found.session.context["n"]
+        # No queue is left that a caller would wait in.
+        await act()
+
+
+async def _doomed(
+    act: Callable[[], Coroutine[Any, Any, None]], *, task_status: TaskStatus[anyio.CancelScope]
+) -> None:
+    with anyio.CancelScope() as scope:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(4):
+                tasks.start_soon(act)
+            task_status.started(scope)

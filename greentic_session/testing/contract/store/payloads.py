@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import anyio
 import pytest
+from anyio.lowlevel import checkpoint
 
 from ....codec import MessagePackCodec
 from ....config import DEFAULT_MAX_PAYLOAD_BYTES
 from ....errors import PayloadTooLargeError
-from ....model import Cas, OutboxEntry
+from ....model import Cas, OutboxEntry, SessionKey
 from ..assertions import everything, kept, refusal, require, told
 from ..samples import KEY, SECRET, ctx, session
 from .verbs import CHANGES, WRITES
@@ -93,3 +95,32 @@ class PayloadContract:
         with pytest.raises(PayloadTooLargeError) as caught:
             await store.put(session(context={"text": "a" * 2**20}))
         assert caught.value.limit == 2**20 == DEFAULT_MAX_PAYLOAD_BYTES
+
+    @pytest.mark.parametrize("verb", ["get_many", "scan"])
+    async def test_a_read_of_many_bytes_is_complete_and_lets_other_tasks_run(
+        self, harness: StoreHarness, verb: str
+    ) -> None:
+        store = await harness.open()
+        keys = [SessionKey(f"large-{number}") for number in range(40)]
+        for key in keys:
+            await store.put(session(key, context={"text": "x" * 200_000, "name": key}))
+        steps = 0
+
+        async def count() -> None:
+            nonlocal steps
+            while True:
+                await checkpoint()
+                steps += 1
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(count)
+            if verb == "scan":
+                found = [one.session.key async for one in store.scan(ctx())]
+                assert sorted(found) == sorted(keys)
+            else:
+                asked = [*keys, SessionKey("absent"), keys[0]]
+                many = await store.get_many(asked, ctx=ctx())
+                names = [one and one.session.context["name"] for one in many]
+                assert names == [*keys, None, keys[0]]
+            tasks.cancel_scope.cancel()
+        assert steps >= 4

@@ -1,0 +1,64 @@
+"""A gate that lets callers pass a few at a time, between iterations of the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, Final, final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["LoopGate"]
+
+_CROWD: Final = 128
+"""One caller passes per iteration, and one more for each so many that wait. So a long queue does
+not outlast the deadlines of its callers."""
+
+
+@final
+class LoopGate:
+    """Spreads work that holds the event loop, such as the encoding of large values. asyncio only.
+
+    :param on_open: called when nothing waits any more.
+    """
+
+    __slots__ = ("_loop", "_on_open", "_waiting")
+
+    def __init__(self, on_open: Callable[[], None]) -> None:
+        self._on_open: Final = on_open
+        self._waiting: Final[deque[asyncio.Future[None]]] = deque()
+        self._loop: asyncio.AbstractEventLoop | None = None  # while the gate is shut
+
+    def __bool__(self) -> bool:
+        """Return whether callers wait."""
+        return bool(self._waiting)
+
+    def shut(self) -> None:
+        """Make later callers wait, at least until the next iteration of the running loop."""
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._waiting.clear()  # of a loop that was closed
+            self._loop = loop
+            loop.call_soon(self._let_pass, loop)
+
+    async def turn(self) -> None:
+        """Wait for the caller's turn, first in first out."""
+        self.shut()
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        await turn
+
+    def _let_pass(self, loop: asyncio.AbstractEventLoop) -> None:
+        if loop is not self._loop:
+            return
+        waiting = self._waiting
+        if not waiting:
+            self._loop = None
+            self._on_open()
+            return
+        for _ in range(1 + len(waiting) // _CROWD):
+            turn = waiting.popleft()
+            if not turn.done():  # its caller may have been cancelled
+                turn.set_result(None)
+        loop.call_soon(self._let_pass, loop)

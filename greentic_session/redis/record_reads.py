@@ -1,0 +1,156 @@
+"""Reads of several records, by bytes: no reply is much larger than a limit."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, cast, final
+
+from ..abc.records import Record, UnreadableRecord
+from ..errors import DecodeError
+from .replies import undecodable_record, wrong_type
+from .transport.failures import ForeignValueError, malformed_reply
+from .transport.server import LARGE_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ..model import SessionKey
+    from .key_names import KeyNames
+    from .transport.client import RedisClient
+    from .transport.protocol import Command, Reply
+
+__all__ = ["FIELDS", "LargeNames", "read_some", "record_of"]
+
+FIELDS: Final = ("cas", "inc", "owner", "ttl", "at", "body")
+_MAX_BYTES: Final = 1 << 20
+"""Bytes of bodies per round trip, unless one body is larger."""
+_FEW: Final = 16
+"""So many records are read without asking for their sizes first."""
+_MAX_SIZES: Final = 1024
+_MAX_NAMES: Final = 1024
+
+
+@final
+class LargeNames:
+    """The names of records whose bodies were large when this process last saw them.
+
+    A read of such a record is expected to have a large reply. A wrong guess costs time only.
+    """
+
+    __slots__ = ("_names",)
+
+    def __init__(self) -> None:
+        self._names: Final[dict[str, None]] = {}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._names
+
+    def note(self, name: str, size: int) -> None:
+        """Take note of the size of a record's body, in bytes."""
+        names = self._names
+        if size <= LARGE_BYTES:
+            names.pop(name, None)
+        else:
+            names[name] = None
+            if len(names) > _MAX_NAMES:
+                del names[next(iter(names))]
+
+
+async def read_some(
+    client: RedisClient,
+    names: KeyNames,
+    large: LargeNames,
+    scope: str,
+    keys: Sequence[SessionKey],
+) -> list[Record | UnreadableRecord | None]:
+    """Return the records of the first keys, at least of one, within one deadline.
+
+    :param large: takes note of large records.
+    """
+    until = client.deadline()
+    called = [names.record(scope, key) for key in keys]
+    is_large = False
+    if len(called) > _FEW or any(name in large for name in called):
+        sizes = await _each(
+            client, keys, [("HSTRLEN", name, "body") for name in called[:_MAX_SIZES]], until
+        )
+        total = count = 0
+        for size in sizes:
+            if isinstance(size, int):
+                total += size
+            if count and total > _MAX_BYTES:
+                break
+            count += 1
+            is_large = total > LARGE_BYTES
+        called = called[:count]
+    replies = await _each(
+        client, keys, [("HMGET", name, *FIELDS) for name in called], until, is_large=is_large
+    )
+    records: list[Record | UnreadableRecord | None] = []
+    for key, name, reply in zip(keys, called, replies, strict=False):
+        if isinstance(reply, DecodeError):
+            records.append(UnreadableRecord(None, reply))
+            continue
+        record = _record_or_error(key, reply)
+        if isinstance(record, Record) and (is_large or len(record.body) > LARGE_BYTES):
+            large.note(name, len(record.body))
+        records.append(record)
+    return records
+
+
+async def _each(
+    client: RedisClient,
+    keys: Sequence[SessionKey],
+    commands: Sequence[Command],
+    until: float,
+    *,
+    is_large: bool = False,
+) -> list[Reply | DecodeError]:
+    """Run a command for each key. An error stands for a name that holds another type."""
+    found: list[Reply | DecodeError] = [None] * len(commands)
+    left = list(range(len(commands)))
+    while left:
+        try:
+            replies = await client.read_each(
+                [commands[index] for index in left], until=until, is_large=is_large
+            )
+        except ForeignValueError as error:  # of one name: the others are read again
+            index = left.pop(error.index)
+            found[index] = wrong_type(keys[index])
+            continue
+        for index, reply in zip(left, replies, strict=True):
+            found[index] = reply
+        break
+    return found
+
+
+def record_of(key: str, reply: Reply) -> Record | None:
+    """Return the record of a reply with :data:`FIELDS`.
+
+    :raises DecodeError: a field is missing or cannot be read.
+    """
+    try:
+        value, incarnation, owner, ttl_ms, at_ms, body = cast("list[bytes | None]", reply)
+    except (TypeError, ValueError):
+        raise malformed_reply() from None
+    if value is None:
+        return None
+    if incarnation is None or owner is None or ttl_ms is None or at_ms is None or body is None:
+        raise DecodeError(key, "the stored record lacks a field")
+    try:
+        return Record(
+            int(value), incarnation.decode(), owner.decode(), int(ttl_ms), int(at_ms), body
+        )
+    except (TypeError, ValueError, AttributeError):
+        raise undecodable_record(key) from None
+
+
+def _record_or_error(key: str, reply: Reply) -> Record | UnreadableRecord | None:
+    try:
+        return record_of(key, reply)
+    except DecodeError as caught:
+        error = caught.with_traceback(None)
+    try:
+        owner = cast("list[bytes]", reply)[FIELDS.index("owner")].decode()
+    except (UnicodeError, AttributeError):
+        return UnreadableRecord(None, error)
+    return UnreadableRecord(owner, error)

@@ -1,0 +1,131 @@
+"""``release_on_sigterm``: what a signal ends, and what it leaves as it was."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+from typing import TYPE_CHECKING
+
+import anyio
+import pytest
+from anyio.lowlevel import checkpoint
+
+from greentic_session import InvalidInputError
+from greentic_session.ordering import release_on_sigterm
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+both = pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(autouse=True)
+def earlier() -> Iterator[list[int]]:
+    """Numbers of the signals that the earlier handlers saw, which are put back afterwards."""
+    seen: list[int] = []
+
+    def see(number: int, _: object) -> None:
+        seen.append(number)
+
+    before = {number: signal.signal(number, see) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield seen
+        assert signal.getsignal(signal.SIGTERM) is see
+        assert signal.getsignal(signal.SIGINT) is see
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@both
+async def test_a_signal_ends_the_block_and_what_it_holds(earlier: list[int]) -> None:
+    released: list[str] = []
+    with anyio.fail_after(10):
+        async with release_on_sigterm() as termination:
+            assert termination.signal is None
+            try:
+                signal.raise_signal(signal.SIGTERM)
+                await anyio.sleep_forever()
+            finally:
+                signal.raise_signal(signal.SIGTERM)  # interrupts nothing
+                released.append("lease")
+                with pytest.raises(anyio.get_cancelled_exc_class()):
+                    await anyio.sleep_forever()
+        await checkpoint()  # the code after the block is not cancelled
+    assert termination.signal is signal.SIGTERM
+    assert released == ["lease"]
+    assert earlier == [signal.SIGTERM] * 2
+
+
+@both
+async def test_sigint_ends_the_block_only_if_it_was_asked_for(earlier: list[int]) -> None:
+    async with release_on_sigterm() as termination:
+        signal.raise_signal(signal.SIGINT)
+        await anyio.sleep(0.001)
+    assert termination.signal is None
+    with anyio.fail_after(10):
+        async with release_on_sigterm(sigint=True) as termination:
+            signal.raise_signal(signal.SIGINT)
+            await anyio.sleep_forever()
+    assert termination.signal is signal.SIGINT
+    assert earlier == [signal.SIGINT] * 2
+
+
+@both
+async def test_an_inner_and_an_outer_block_end_together() -> None:
+    with anyio.fail_after(10):
+        async with release_on_sigterm() as outer:
+            async with release_on_sigterm() as inner:
+                signal.raise_signal(signal.SIGTERM)
+                await anyio.sleep_forever()
+            await anyio.sleep_forever()
+    assert outer.signal is inner.signal is signal.SIGTERM
+
+
+async def test_a_handler_of_the_event_loop_runs_too_and_stays() -> None:
+    loop = asyncio.get_running_loop()
+    calls: list[str] = []
+    before = signal.getsignal(signal.SIGTERM)
+    loop.add_signal_handler(signal.SIGTERM, calls.append, "loop")
+    try:
+        with anyio.fail_after(10):
+            async with release_on_sigterm() as termination:
+                signal.raise_signal(signal.SIGTERM)
+                await anyio.sleep_forever()
+            assert termination.signal is signal.SIGTERM
+            signal.raise_signal(signal.SIGTERM)
+            while len(calls) < 2:  # noqa: ASYNC110 - the handler tells nobody
+                await anyio.sleep(0.001)
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)
+        signal.signal(signal.SIGTERM, before)
+    assert calls == ["loop", "loop"]
+
+
+async def test_a_handler_that_was_installed_within_the_block_stays() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        async with release_on_sigterm() as termination:
+            ours = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+        assert callable(ours)
+        ours(signal.SIGTERM, None)  # as a handler does that calls the one before
+        assert termination.signal is None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_another_thread_than_the_main_one_is_refused() -> None:
+    errors: list[InvalidInputError] = []
+
+    async def enter() -> None:
+        with pytest.raises(InvalidInputError, match="main thread") as caught:
+            await release_on_sigterm().__aenter__()
+        errors.append(caught.value)
+
+    thread = threading.Thread(target=asyncio.run, args=(enter(),))
+    thread.start()
+    thread.join()
+    assert [error.field for error in errors] == ["thread"]
