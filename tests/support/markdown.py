@@ -60,8 +60,8 @@ def _page(path: Path) -> Page:
         if block[1] != "python":
             continue
         code = block[2]
-        if name := _FILE.match(code):
-            suite[name[1]] = code
+        if first := _FILE.match(code):
+            suite[first[1]] = code
         elif "asyncio.run(" in code:
             prints = _PRINTS.match(text, block.end())
             programs.append(Program(code, prints[1] if prints else None))
