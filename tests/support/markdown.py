@@ -74,13 +74,10 @@ def _page(path: Path) -> Page:
 @cache
 def pages() -> tuple[Page, ...]:
     """Return every Markdown page, found by its name, so that a new one needs no registration."""
-    found = (path.relative_to(ROOT) for path in ROOT.rglob("*.md"))
-    return tuple(
-        _page(ROOT / path)
-        for path in sorted(found)
-        if not any(part.startswith(".") and part != ".github" for part in path.parts)
-        and path.parts[0] not in {"dist", "build"}
-    )
+    found = [*ROOT.glob("*.md")]
+    for top in (".github", "examples", "greentic_session", "scripts", "tests"):
+        found += (ROOT / top).rglob("*.md")
+    return tuple(_page(path) for path in sorted(found))
 
 
 def joined(page: str, snippets: Sequence[Snippet]) -> ast.Module:
