@@ -209,7 +209,9 @@ async def test_the_account_of_the_guide_is_enough_for_a_cluster() -> None:
 @pytest.mark.timeout(120)
 async def test_the_accounts_of_the_guide_are_enough_for_sentinel() -> None:
     rules = account_of_the_guide("Sentinel", "`acks`")
-    asking = re.search(r"account\s+on\s+the\s+sentinels\s+needs\s+`([^`]+)`", GUIDE.read_text("utf-8"))
+    asking = re.search(
+        r"account\s+on\s+the\s+sentinels\s+needs\s+`([^`]+)`", GUIDE.read_text("utf-8")
+    )
     assert asking is not None
     async with SentinelRig(valkey_binary(), replicas=1) as rig:
         for node in rig.nodes:

@@ -9,6 +9,7 @@ import ast
 import json
 import re
 from collections import Counter
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -98,17 +99,31 @@ def _lua_header(path: Path) -> str:
     return _plain("\n".join(lines))
 
 
-def texts() -> Iterator[Text]:
-    """Yield the prose of Markdown pages, docstrings and Lua headers."""
-    for page in pages():
-        yield Text(page.name, _plain(_COMMENT.sub(" ", _FENCED.sub(" ", page.text))))
+def _sources() -> Iterator[str]:
     for top in ("greentic_session", "examples", "scripts", "tests"):
         for path in sorted((ROOT / top).rglob("*")):
-            name = path.relative_to(ROOT).as_posix()
-            if path.suffix == ".py":
-                yield from (Text(name, words) for words in _docstrings(path))
-            elif path.suffix == ".lua":
-                yield Text(name, _lua_header(path))
+            if path.suffix in (".py", ".lua"):
+                yield path.relative_to(ROOT).as_posix()
+
+
+def folders() -> list[str]:
+    """Return the folders that have limits, without reading the files."""
+    names = {folder_of(name) for name in _sources()}
+    return sorted(names.union(page.name for page in pages()))
+
+
+@cache
+def texts() -> tuple[Text, ...]:
+    """Return the prose of Markdown pages, docstrings and Lua headers."""
+    found = [
+        Text(page.name, _plain(_COMMENT.sub(" ", _FENCED.sub(" ", page.text)))) for page in pages()
+    ]
+    for name in _sources():
+        if name.endswith(".py"):
+            found += (Text(name, words) for words in _docstrings(ROOT / name))
+        else:
+            found.append(Text(name, _lua_header(ROOT / name)))
+    return tuple(found)
 
 
 def banned_in(text: Text) -> list[str]:
@@ -120,11 +135,12 @@ def banned_in(text: Text) -> list[str]:
     ]
 
 
+@cache
 def counts() -> dict[str, Counter[str]]:
     """Return, per folder, how many words there are, and how many of each kind that has a limit."""
-    found: dict[str, Counter[str]] = {}
+    found: dict[str, Counter[str]] = {folder: Counter() for folder in folders()}
     for text in texts():
-        count = found.setdefault(folder_of(text.file), Counter())
+        count = found[folder_of(text.file)]
         count["words"] += len(_WORD.findall(text.words))
         count["who"] += len(_WHO.findall(text.words))
         count["semicolon"] += text.words.count(";")
