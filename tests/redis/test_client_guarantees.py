@@ -213,11 +213,12 @@ async def test_the_accounts_of_the_guide_are_enough_for_sentinel() -> None:
         r"account\s+on\s+the\s+sentinels\s+needs\s+`([^`]+)`", GUIDE.read_text("utf-8")
     )
     assert asking is not None
+    on_sentinels = ("on", ">pw", "~*", "-@all", *asking[1].split())
     async with SentinelRig(valkey_binary(), replicas=1) as rig:
         for node in rig.nodes:
             await node.ask("ACL", "SETUSER", "bots", *rules)
         for sentinel in rig.sentinels:
-            await sentinel.ask("ACL", "SETUSER", "asker", "on", ">pw", "~*", "-@all", asking[1])
+            await sentinel.ask("ACL", "SETUSER", "asker", *on_sentinels)
         url = rig.url.replace("redis+sentinel://", "redis+sentinel://bots:secret@")
         account = "sentinel_username=asker&sentinel_password="
         async with create_session_store(f"{url}?{account}pw&deadline=20&acks=1") as store:

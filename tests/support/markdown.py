@@ -75,7 +75,8 @@ def _page(path: Path) -> Page:
 def pages() -> tuple[Page, ...]:
     """Return every Markdown page, found by its name, so that a new one needs no registration."""
     found = [*ROOT.glob("*.md")]
-    for top in (".github", "examples", "greentic_session", "scripts", "tests"):
+    # Those under tests are expected outputs.
+    for top in (".github", "examples", "greentic_session", "scripts"):
         found += (ROOT / top).rglob("*.md")
     return tuple(_page(path) for path in sorted(found))
 
