@@ -1,7 +1,7 @@
 """The transition table of waits: the result and the next state for each state, verb and caller.
 
 :data:`TRANSITIONS` is the behaviour of :class:`WaitRegistry` and :class:`Claim`, row by row. The
-tests run each row on every backend. :func:`transition_table` is the table that the README shows.
+tests run each row on every backend. :func:`transition_table` is the table in the guide of waits.
 
 The rows speak of one session of one user, *mine*, first registered under the reply scope *here*,
 and of a claim on it, *own*, taken by the attempt ``a``. In some rows *another* session of the same

@@ -64,9 +64,9 @@ def measure(plan: Plan) -> Finding:
         title="One job, several clients",
         text="`update_cas` and `get` of a session of about 1 KB (its body is 0.9 KB), on the same "
         "server over the same loopback port. This library does all that it always does: checks, "
-        "fence, encoding, deadline, retries. The other clients do the same job by hand: encode the "
-        "session with msgspec, send the library's own Lua script (or HMGET), decode the reply; "
-        "without checks, and a lost reply is the application's to deal with. Closed loop: so many "
+        "encoding, deadline, retries. The other clients do the same job by hand: encode the "
+        "session with msgspec, send the library's own Lua script (or HMGET), decode the reply. "
+        "They check nothing, and do not handle a lost reply. Closed loop: so many "
         "callers in one process, each with a session of its own.",
         conditions=recorder.conditions(plan),
         busy=recorder.is_busy(),
@@ -202,7 +202,7 @@ def _ratio_table(
         notes=(
             f"redis.asyncio has a `BlockingConnectionPool`, as large as suits it best: {sizes}.",
             "A Pipeline per tick gathers by hand what coroutines issue in one tick of the loop.",
-            "coredis has at most 64 connections; valkey-glide shares one.",
+            "coredis has at most 64 connections, and valkey-glide one.",
         ),
     )
 
@@ -223,7 +223,7 @@ def _cpu_table(verb: str, levels: dict[int, Level]) -> Table:
         title=f"`{verb}`: CPU of the client's process per operation, in µs",
         columns=("callers", *map(str, levels)),
         rows=tuple(rows),
-        notes=("All threads, so that valkey-glide's own are counted; kernel time included.",),
+        notes=("Includes all threads, also those of valkey-glide, and kernel time.",),
     )
 
 

@@ -81,8 +81,8 @@ def measure(plan: Plan) -> Finding:
         title="The dispatcher",
         text=f"What a message costs through `SessionDispatcher` and through a bare `asyncio.Queue` "
         f"with a consuming task per key, over {KEYS} keys, handler included. The queues have no "
-        "limits, no turns and no statistics, and their tasks stay for ever; the dispatcher has "
-        "nothing left when it is idle.",
+        "limits, no turns and no statistics, and their tasks never end. An idle dispatcher "
+        "keeps nothing.",
         conditions=recorder.conditions(plan),
         busy=recorder.is_busy(),
         goals=tuple(goals),

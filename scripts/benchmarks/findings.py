@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -11,7 +11,7 @@ from .measuring import Spread  # noqa: TC001 - msgspec reads it
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["Curve", "Finding", "Goal", "Point", "Table", "markdown", "summary"]
+__all__ = ["Curve", "Finding", "Goal", "Point", "Table", "headlines", "markdown", "summary"]
 
 
 class Table(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,17 +98,58 @@ def grid(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
-_BUSY = "The machine was busy with other work meanwhile: rough figures, to be measured again."
+_BUSY = "The machine was busy with other work meanwhile, so these figures are rough."
 _GOAL_COLUMNS = ("", "measured", "goal", "met")
-_PREFACE = (
-    "Written by `scripts/bench`. Every ratio was measured in one run, in interleaved rounds on "
-    "one machine: the median over the rounds, and the least and the most of them. Absolute "
-    "figures (µs, bytes) are those of that machine."
-)
+_PREFACE = """\
+`scripts/bench` writes this page. It compares the library with other clients, other locks, the limit
+of the server, the bare sum of the memory backend, and other libraries that keep conversations.
+
+* A ratio is the median over the rounds of one run, with the lowest and the highest round in
+  parentheses. The rounds of the compared programs alternate.
+* Absolute figures (µs, bytes) are those of one machine. Ratios carry over better.
+* A goal that was not met says so.
+* `scripts/bench` measures again on your machine, in an environment of its own.
+  `scripts/bench clients --quick` tries one subject. `scripts/bench --help` lists the subjects.
+* `scripts/bench instructions --against REF` compares the CPU instructions of each verb with a
+  revision. It needs valgrind.\
+"""
+_HEADLINES: Final = {
+    "`update_cas`, 64 callers, against redis.asyncio": (
+        "`update_cas`, 64 concurrent callers: {} the throughput of the same script sent by hand "
+        "through a pool of `redis.asyncio`."
+    ),
+    "`update_cas`, 1 caller, against redis.asyncio": "`update_cas`, 1 caller: {}.",
+    "`get`, 64 callers, against redis.asyncio": "`get`, 64 callers: {}.",
+    "`update_cas`, 64 callers, client CPU per operation": (
+        "`update_cas`, 64 callers: {} of client CPU per operation."
+    ),
+    "Valkey: server CPU of `update_cas`, against a bare script": (
+        "`update_cas`: {} the server CPU of a bare compare-and-set script (Valkey)."
+    ),
+}
+"""The goals that the main page shows, each with its sentence."""
+
+
+def headlines(findings: Sequence[Finding]) -> str:
+    """Return the lines that the README shows: five figures, and how many goals were met.
+
+    :raises LookupError: a figure was not measured.
+    """
+    goals = [goal for found in findings for goal in found.goals]
+    measured = {goal.what: goal for goal in goals}
+    lines = [
+        f"* {line.format(measured[what].measured.text(measured[what].unit))}"
+        for what, line in _HEADLINES.items()
+    ]
+    met = sum(goal.is_met for goal in goals)
+    lines.append(f"\nMedian (lowest..highest round). {met} of {len(goals)} goals are met.")
+    if any(found.busy for found in findings):
+        lines.append(_BUSY)
+    return "\n".join(lines) + "\n"
 
 
 def summary(findings: Sequence[Finding]) -> str:
-    """Return the goals of all findings as one table: what the README shows."""
+    """Return the goals of all findings as one table."""
     table = grid(_GOAL_COLUMNS, [goal.row() for found in findings for goal in found.goals])
     return f"{table}\n\n{_BUSY}\n" if any(found.busy for found in findings) else f"{table}\n"
 
@@ -128,7 +169,7 @@ def markdown(findings: Sequence[Finding]) -> str:
         for table in found.tables:
             parts += [f"### {table.title}", grid(table.columns, table.rows)]
             parts += ["\n".join(f"* {note}" for note in table.notes)] if table.notes else []
-        conditions = "; ".join(f"{name} {value}" for name, value in found.conditions.items())
+        conditions = " · ".join(f"{name} {value}" for name, value in found.conditions.items())
         parts.append(f"Conditions: {conditions}.")
         if found.busy:
             parts.append(_BUSY)

@@ -185,7 +185,7 @@ class Langgraph(Keeper):
         except Exception as error:  # whatever it wraps the server's answer in
             await self.aclose()
             known = "unknown command" in str(error).lower()
-            reason = "it needs the modules RediSearch and RedisJSON, which this server has not"
+            reason = "it needs the modules RediSearch and RedisJSON, which this server lacks"
             raise NotHereError(reason if known else f"{type(error).__name__}: {error}") from error
 
     async def operation(self, number: int) -> Operation:

@@ -107,7 +107,7 @@ def measure(plan: Plan) -> Finding:
         title="The memory backend",
         text="Each verb against the bare sum of what it cannot do without: one awaited coroutine, "
         "one access of a dictionary, one call of the same codec on the same session (none for "
-        "`touch`; two where writes are read back), in turn with the verb.",
+        "`touch`, two where writes are read back), in turn with the verb.",
         conditions=recorder.conditions(plan),
         busy=recorder.is_busy(),
         goals=tuple(goals),
@@ -149,11 +149,11 @@ def _sweep_table(plan: Plan, taken: list[dict[str, float]]) -> Table:
         columns=("", "median (least..most)"),
         rows=(
             ("longest hold of the event loop", cell("longest_cpu_ms", " ms")),
-            ("the same on the clock", cell("longest_ms", " ms")),
+            ("the same by the clock", cell("longest_ms", " ms")),
             ("the whole sweep", cell("total_ms", " ms")),
-            ("a sweep that finds nothing, beside as many sessions", cell("empty_us", " µs")),
+            ("a sweep that finds nothing, among as many sessions", cell("empty_us", " µs")),
         ),
-        notes=("The hold is this thread's CPU; on the clock, other processes count too.",),
+        notes=("The hold is CPU time of this thread. By the clock, other processes count too.",),
     )
 
 

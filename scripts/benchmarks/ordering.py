@@ -77,10 +77,10 @@ def measure(plan: Plan) -> Finding:
     return Finding(
         subject="ordering",
         title="Locks and inboxes",
-        text="A lock is taken and given back at once, on the same server over the same loopback "
-        "port: `SessionLocks.hold`, with a fence, renewal and a queue in order of coming, against "
-        f"`redis.asyncio`'s `Lock` on a pool of {_POOL}, which asks every 0.1 s whether it is free "
-        "and serves whoever asks first. Then messages one by one through a `SessionInbox`: "
+        text="A lock is taken and released immediately, on the same server over the same loopback "
+        "port: `SessionLocks.hold`, with a fencing token, renewal and a queue, against "
+        f"`redis.asyncio`'s `Lock` on a pool of {_POOL}, which polls every 0.1 s "
+        "and has no order. Then messages one by one through a `SessionInbox`: "
         "admitted, taken by one of so many idle takers in a process, and finished with the "
         "session's state.",
         conditions=recorder.conditions(plan),
@@ -107,7 +107,7 @@ def measure(plan: Plan) -> Finding:
                 ),
                 notes=(
                     "Three scripts admit a message, two take its session, two end the turn.",
-                    "The others are looks of takers that found nothing.",
+                    "The others are polls that found nothing.",
                 ),
             ),
         ),

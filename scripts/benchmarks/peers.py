@@ -64,7 +64,7 @@ def measure(plan: Plan) -> Finding:
         subject="peers",
         title="Other libraries on the same job",
         text="Save one conversation's state (0.8 KB of JSON) and load it again. This library does "
-        "`update_cas` and a fenced `get`; the others do what they have.",
+        "`update_cas`, and `get` with an access check. The others do what they offer.",
         conditions=recorder.conditions(plan),
         busy=recorder.is_busy(),
         tables=(*tables, promises),

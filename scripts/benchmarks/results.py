@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from .findings import Finding, markdown, summary
+from .findings import Finding, headlines, markdown, summary
 from .subjects import SUBJECTS
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ __all__ = ["README", "RESULTS", "findings", "keep", "render", "stale"]
 RESULTS: Final = Path(__file__).parent / "results"
 README: Final = Path(__file__).parent.parent.parent / "README.md"
 _MARKS: Final = ("<!-- scripts/bench -->\n\n", "\n<!-- /scripts/bench -->")
-"""Between these, the README shows the summary."""
+"""Between these, the README shows the headlines."""
 
 
 def findings(folder: Path) -> list[Finding]:
@@ -41,7 +41,7 @@ def _pages(found: Sequence[Finding], folder: Path) -> dict[Path, str]:
         _, end, after = rest.partition(_MARKS[1])
         if not (start and end):
             raise SystemExit(f"README.md lacks {''.join(_MARKS).split()}")
-        pages[README] = f"{before}{start}{summary(found)}{end}{after}"
+        pages[README] = f"{before}{start}{headlines(found)}{end}{after}"
     return pages
 
 

@@ -41,8 +41,8 @@ _EVERY: Final = "000000000000"
 """What redis-benchmark puts for ``__rand_int__``: twelve digits."""
 
 _BARE_NOTE: Final = (
-    "The bare script compares one hash field, writes the fields, and gives two keys their life: no "
-    "fence, no memory of repeated calls, no lookup."
+    "The bare script compares one hash field, writes the fields, and sets the expiry of two keys: "
+    "no access check, no operation log, no lookup."
 )
 _FILL_NOTE: Final = (
     "redis-benchmark draws them at random, so about one in nine of its writes meets a session that "

@@ -266,6 +266,10 @@ def test_the_table_is_whole() -> None:
     assert len(set(TRANSITIONS)) == len(TRANSITIONS) >= 200
 
 
-def test_the_readme_shows_the_table() -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
-    assert transition_table() in readme
+def test_the_guide_shows_the_table_and_defines_its_states() -> None:
+    path = Path(__file__).parents[2] / "greentic_session" / "waits" / "README.md"
+    guide = path.read_text("utf-8")
+    assert transition_table() in guide
+    assert [state for state in STATES if f"\n| {state} | " not in guide] == []
+    others = {*STATES.values()} - {*STATES} - {"claimed", "run out"}
+    assert [state for state in others if f"*{state}*" not in guide.lower()] == []

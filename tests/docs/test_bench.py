@@ -46,14 +46,22 @@ def _rows(page: str, title: str) -> dict[str, list[str]]:
     return {line[0]: line[1:] for line in [lines[0], *lines[2:]]}
 
 
-def test_the_readme_shows_the_summary_of_what_was_found() -> None:
+def test_the_readme_shows_figures_that_were_found(room: Any) -> None:
+    results = room("results")
+    found = results.findings(RESULTS)
     readme = (ROOT / "README.md").read_text("utf-8")
     shown = re.findall(
         r"<!-- scripts/bench -->\n\n(.*)\n<!-- /scripts/bench -->", readme, re.DOTALL
     )
-    assert shown == [(RESULTS / "summary.md").read_text("utf-8")]
-    for link in re.findall(r"\((scripts/benchmarks/[^)]*)\)", readme):
-        assert (ROOT / link).is_file(), link
+    assert shown == [room("findings").headlines(found)]
+    figures = re.findall(r"\d[\d.]*(?:x| µs) \(\d[\d.]*\.\.\d[\d.]*\)", shown[0])
+    assert len(figures) == len(shown[0].strip().splitlines()) - 2 == 5
+    summary = (RESULTS / "summary.md").read_text("utf-8")
+    assert [figure for figure in figures if f"| {figure} |" not in summary] == []
+    met = (
+        f"{summary.count('| yes |')} of {summary.count('| yes |') + summary.count('| no |')} goals"
+    )
+    assert met in shown[0]
 
 
 def test_every_page_says_what_was_found() -> None:

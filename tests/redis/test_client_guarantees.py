@@ -7,7 +7,7 @@ import re
 import traceback
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from uuid import uuid4
 
 import msgspec
@@ -19,6 +19,7 @@ from greentic_session import (
     DuplicateEventError,
     LockHeldError,
     OutcomeUnknownError,
+    RedisConfig,
     ReplyScope,
     Session,
     SessionCursor,
@@ -31,6 +32,7 @@ from greentic_session import (
     new_session_key,
 )
 from greentic_session.ordering import InboxLimits, SessionAffinity, SessionInbox, SessionLocks
+from greentic_session.redis.transport.client import RedisClient
 from greentic_session.testing.harness import RedisHarness
 from greentic_session.testing.servers import LocalServer, valkey_binary
 from greentic_session.testing.topologies import ClusterRig, SentinelRig
@@ -164,37 +166,29 @@ async def test_a_right_that_a_script_lacks_half_way_leaves_the_outcome_unknown(
                     assert await owner.get(session.key, ctx=CTX) is None
 
 
-LISTED = re.compile(
-    r"account needs\s+`([a-z\s]+)`, for waits also\s+`([a-z\s]+)`, "
-    r"for ordering also\s+`([a-z\s]+)`\s+"
-    r"and the channels `{ns}(:bell:\*)`.*, with a cluster `([a-z| ]+)`, "
-    r"with `acks` also\s+`([a-z]+)`.*With Sentinel it should have `([a-z]+)`, "
-    r"and the account on the sentinels\s+`([a-z| -]+)`",
-    re.DOTALL,
-)
+GUIDE = Path(__file__).parents[2] / "greentic_session" / "redis" / "README.md"
 
 
-def listed_rights() -> list[str]:
-    """What the README lists: for all, waits, ordering and its channels, a cluster, acks, Sentinel,
-    and on the sentinels.
-    """
-    found = LISTED.search((Path(__file__).parents[2] / "README.md").read_text("utf-8"))
-    assert found is not None
-    return list(found.groups())
-
-
-def rule_of(*rights: str) -> list[str]:
-    return ["on", ">pw", "~*", "-@all", *(f"+{command}" for command in " ".join(rights).split())]
+def account_of_the_guide(*setups: str) -> list[str]:
+    """Return the ACL line of the guide after the user's name, and the rights of some setups."""
+    text = GUIDE.read_text("utf-8")
+    line = re.search(r"^ACL SETUSER bots (on >secret .+)$", text, re.MULTILINE)
+    assert line is not None
+    rules = line[1].split()
+    for setup in setups:
+        row = re.search(rf"^\| {setup} \| `([^`]+)` \|", text, re.MULTILINE)
+        assert row is not None, setup
+        rules += row[1].replace("\\|", "|").split()
+    return rules
 
 
 @pytest.mark.timeout(120)
-async def test_the_rights_that_the_readme_lists_for_a_cluster_are_enough() -> None:
-    everywhere, waits, ordering, channels, cluster, acks, *_ = listed_rights()
+async def test_the_account_of_the_guide_is_enough_for_a_cluster() -> None:
+    rules = account_of_the_guide("a cluster", "`acks`")
     async with ClusterRig(valkey_binary()) as rig:
         for node in rig.nodes:
-            rights = rule_of(everywhere, waits, ordering, cluster, acks)
-            await node.ask("ACL", "SETUSER", "worker", *rights, f"&greentic:session{channels}")
-        url = rig.url.replace("redis+cluster://", "redis+cluster://worker:pw@")
+            await node.ask("ACL", "SETUSER", "bots", *rules)
+        url = rig.url.replace("redis+cluster://", "redis+cluster://bots:secret@")
         async with create_session_store(f"{url}?deadline=20&acks=1") as store:
             first = make()
             cas = await store.create(first)
@@ -213,14 +207,19 @@ async def test_the_rights_that_the_readme_lists_for_a_cluster_are_enough() -> No
 
 
 @pytest.mark.timeout(120)
-async def test_the_rights_that_the_readme_lists_for_sentinel_are_enough() -> None:
-    everywhere, *_, acks, role, on_sentinels = listed_rights()
+async def test_the_accounts_of_the_guide_are_enough_for_sentinel() -> None:
+    rules = account_of_the_guide("Sentinel", "`acks`")
+    asking = re.search(
+        r"account\s+on\s+the\s+sentinels\s+needs\s+`([^`]+)`", GUIDE.read_text("utf-8")
+    )
+    assert asking is not None
+    on_sentinels = ("on", ">pw", "~*", "-@all", *asking[1].split())
     async with SentinelRig(valkey_binary(), replicas=1) as rig:
         for node in rig.nodes:
-            await node.ask("ACL", "SETUSER", "worker", *rule_of(everywhere, acks, role))
+            await node.ask("ACL", "SETUSER", "bots", *rules)
         for sentinel in rig.sentinels:
-            await sentinel.ask("ACL", "SETUSER", "asker", *rule_of(on_sentinels))
-        url = rig.url.replace("redis+sentinel://", "redis+sentinel://worker:pw@")
+            await sentinel.ask("ACL", "SETUSER", "asker", *on_sentinels)
+        url = rig.url.replace("redis+sentinel://", "redis+sentinel://bots:secret@")
         account = "sentinel_username=asker&sentinel_password="
         async with create_session_store(f"{url}?{account}pw&deadline=20&acks=1") as store:
             assert (await store.create(make())).value == 1
@@ -231,17 +230,12 @@ async def test_the_rights_that_the_readme_lists_for_sentinel_are_enough() -> Non
 
 
 @pytest.mark.parametrize("protocol", [2, 3])
-async def test_the_rights_that_the_readme_lists_are_enough(protocol: int) -> None:
-    everywhere, waits, ordering, channels, *_ = listed_rights()
+async def test_the_account_of_the_guide_can_run_every_verb(protocol: int) -> None:
     with LocalServer(valkey_binary()) as server:
-        async with RedisHarness(server.url) as harness:
-            rights = rule_of(everywhere, waits, ordering)
-            rights.append(f"&{harness.config.namespace}{channels}")
-            await harness.client.read("ACL", "SETUSER", "worker", *rights)
-            url = server.url.replace("unix://", "unix://worker:pw@")
-            async with create_session_store(
-                f"{url}?namespace={harness.config.namespace}&deadline=20&protocol={protocol}"
-            ) as store:
+        async with RedisHarness(server.url) as admin:
+            await admin.client.read("ACL", "SETUSER", "bots", *account_of_the_guide())
+            url = server.url.replace("unix://", "unix://bots:secret@")
+            async with create_session_store(f"{url}?deadline=20&protocol={protocol}") as store:
                 first, second = make(), make(ttl_secs=0)
                 await store.ping()
                 cas = await store.create(first)
@@ -261,6 +255,28 @@ async def test_the_rights_that_the_readme_lists_are_enough(protocol: int) -> Non
                 assert await store.delete(second.key)
                 await _wait(store)
                 await _order(store)
+            log = cast("list[dict[bytes, bytes]]", await admin.client.read("ACL", "LOG"))
+            # The driver tells its name. Servers before Redis 7.2 know no such right.
+            assert {entry[b"object"] for entry in log} <= {b"client|setinfo"}
+
+
+@pytest.mark.parametrize(
+    "command", [("HGET", "other:app", "field"), ("DEL", "other:app"), ("PUBLISH", "other", "x")]
+)
+async def test_the_account_of_the_guide_reaches_no_other_keys(command: tuple[str, ...]) -> None:
+    with LocalServer(valkey_binary()) as server:
+        async with RedisHarness(server.url) as admin:
+            await admin.client.read("ACL", "SETUSER", "bots", *account_of_the_guide())
+            await admin.client.read("HSET", "other:app", "field", "secret")
+            config = RedisConfig.from_url(server.url.replace("unix://", "unix://bots:secret@"))
+            client = RedisClient(config)
+            try:
+                with pytest.raises(StoreUnavailableError) as caught:
+                    await client.read(*command)
+            finally:
+                await client.aclose()
+            assert caught.value.code == "permission_denied"
+            assert await admin.client.read("HGET", "other:app", "field") == b"secret"
 
 
 async def _wait(store: AsyncSessionStore[dict[str, Any]]) -> None:

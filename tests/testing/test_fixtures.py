@@ -13,7 +13,6 @@ from greentic_session.testing.containers import IMAGE_VARIABLE
 from greentic_session.testing.harness import RedisHarness
 from greentic_session.testing.ladder import LADDER_VARIABLE, URL_VARIABLE, climb, rungs
 
-from ..docs.test_readme import BLOCKS
 from ..support.redis import session
 
 if TYPE_CHECKING:
@@ -255,10 +254,3 @@ async def test_what_a_test_stored_is_removed_and_nothing_else(project: Path, url
         async with RedisHarness(url, namespace=namespace) as theirs:
             assert await theirs.residue() == []
         assert await neighbour.residue() == before
-
-
-def test_the_example_of_the_readme_runs(project: Path) -> None:
-    (example,) = (block for block in BLOCKS if "pytest_plugins" in block)
-    (project / "conftest.py").write_text("")
-    (project / "test_plain.py").write_text(example)
-    assert "1 passed" in run(project, environ=WHEEL)
