@@ -1,4 +1,4 @@
-"""Contains the limit on how deep a stored state may nest, the same for every Python and stack."""
+"""Limit on how deep a stored state may nest, the same for every Python and stack."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import msgspec
 __all__ = ["MAX_DEPTH", "TOO_DEEP", "is_surely_flat", "is_too_deep"]
 
 MAX_DEPTH: Final = 128
-"""How many containers may stand in one another. ``{}`` has a depth of 1."""
+"""How many containers may be nested. ``{}`` has a depth of 1."""
 TOO_DEEP: Final = f"refers to itself, or is nested deeper than max_depth: {MAX_DEPTH} levels"
 
 _JSON_TEXT: Final = re.compile(rb'"(?:[^"\\]+|\\.)*"')
@@ -24,7 +24,7 @@ _NO_CONTAINERS: Final = bytes(set(range(256)) - {*range(0x80, 0xA0), *range(0xDC
 def is_surely_flat(data: bytes, *, is_json: bool) -> bool:
     """Tell whether encoded bytes show that neither context nor labels are too deep.
 
-    Much faster than :func:`is_too_deep`, which decides where this returns ``False``.
+    Much faster than :func:`is_too_deep`, which decides if this returns ``False``.
 
     :param data: JSON or MessagePack.
     """

@@ -1,4 +1,4 @@
-"""Contains the comparison of a state with what a read of its bytes returns."""
+"""Comparison of a state with what a read of its bytes returns."""
 
 from __future__ import annotations
 
@@ -18,14 +18,16 @@ _PLAIN_LEVELS: Final = 6
 def _plain_values() -> Any:
     largest = sys.float_info.max
     # NaN is within no bounds.
-    scalar = str | int | Annotated[float, msgspec.Meta(ge=-largest, le=largest)] | bool | None
-    found: Any = scalar
+    number: Any = Annotated[float, msgspec.Meta(ge=-largest, le=largest)]
+    scalar: Any = str | int | bool | number | None
+    found = scalar
     for _ in range(_PLAIN_LEVELS - 1):
-        found = scalar | list[found] | dict[str, found]
+        lists: Any = list[found]
+        found = scalar | lists | dict[str, found]
     return dict[str, found]
 
 
-# msgspec keeps what it makes of a struct's type, and makes that of any other type at each call.
+# msgspec caches the type information of a struct, and builds that of any other type at each call.
 _Plain: Final = msgspec.defstruct("_Plain", [("state", _plain_values())])
 
 
@@ -41,8 +43,8 @@ def is_plain(state: object) -> bool:
         plain: Any = msgspec.convert({"state": state}, _Plain)
     except msgspec.ValidationError:
         return False
-    # The conversion takes sets and tuples for lists, which are not equal, and decimals for floats,
-    # which are. The decimal module flags a comparison of the two (`decimal.FloatOperation`).
+    # The conversion turns sets and tuples into lists, which are not equal to them. It turns a decimal
+    # into a float, which is. The decimal module flags such a comparison (`decimal.FloatOperation`).
     flags = getcontext().flags
     before = flags[FloatOperation]
     flags[FloatOperation] = False
@@ -111,12 +113,12 @@ def first_loss(given: object, found: object, path: str) -> str | None:
             if loss is not None:
                 return loss
         return None
-    names = _field_names(found) if type(given) is type(found) else ()
+    names = _field_names(other) if type(one) is type(other) else ()
     for name in names:
         loss = first_loss(getattr(one, name, None), getattr(other, name, None), f"{path}.{name}")
         if loss is not None:
             return loss
-    if names or not _is_json(found):
+    if names or not _is_json(other):
         return None
     if isinstance(given, float):
         return f"{path}: a number that is not finite comes back as {_kind(other)}"
