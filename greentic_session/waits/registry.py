@@ -140,6 +140,7 @@ class WaitRegistry(Generic[C]):
             return await index.call.register(registration, self._events)
 
         if event and await index.is_seen(address, event):
+            await index.call.confirm(wait_owner, [SessionKey(encoded.key)])
             raise DuplicateEventError(event_id or "")
         outcome = await index.enter(address, encoded, write, event=event)
         if outcome.verdict is Verdict.DONE:

@@ -30,10 +30,13 @@ from ...abc.records import Verdict, error_for
 from ...abc.waits import EventMemory
 from ...errors import (
     DecodeError,
+    DurabilityError,
     InboxFullError,
     InvalidInputError,
+    OutcomeUnknownError,
     PayloadTooLargeError,
     SessionError,
+    StoreUnavailableError,
     TenantMismatchError,
 )
 from ...model import C, SessionKey
@@ -395,11 +398,11 @@ class SessionInbox(Generic[C]):
         queue = EarlyEventQueue(owner_of(ctx, user_id), hash_of(scope))
         event_id = require_clean_text(event_id, "event_id", MAX_ID_CHARS)
         payload = self._fitting(payload)
-        has_room = await self._store_early(queue, event_id, payload)
-        moved = await self._move_early(ctx, user_id, scope, queue)
+        has_room, moved = await self._store_and_move(ctx, user_id, scope, queue, event_id, payload)
         if not has_room and moved:  # a session waits by now, so the earlier events were admitted
-            has_room = await self._store_early(queue, event_id, payload)
-            moved = await self._move_early(ctx, user_id, scope, queue)
+            has_room, moved = await self._store_and_move(
+                ctx, user_id, scope, queue, event_id, payload
+            )
         if not has_room:
             raise InboxFullError(self._limits.early)
         return moved[event_id][1] if event_id in moved else None
@@ -417,12 +420,40 @@ class SessionInbox(Generic[C]):
         moved = await self._move_early(ctx, user_id, scope, queue)
         return sum(is_its_own and admitted.is_new for is_its_own, admitted in moved.values())
 
-    async def _store_early(self, queue: EarlyEventQueue, event_id: str, payload: bytes) -> bool:
-        """Store an early event, and return whether the queue had room."""
-        outcome = await self._backend.call().store_early(queue, event_id, payload, self._early)
-        if outcome.verdict not in (Verdict.DONE, Verdict.SEEN, Verdict.FULL):
-            raise error_for("", outcome)
-        return outcome.verdict is not Verdict.FULL
+    async def _store_and_move(
+        self,
+        ctx: TenantCtx,
+        user_id: str,
+        scope: ReplyScope,
+        queue: EarlyEventQueue,
+        event_id: str,
+        payload: bytes,
+    ) -> tuple[bool, dict[str, tuple[bool, Admitted]]]:
+        """Store an early event, and move early events.
+
+        :returns: whether the queue had room, and the result of :meth:`_move_early`.
+        """
+        shortfall: DurabilityError | None = None
+        has_room = True
+        try:
+            outcome = await self._backend.call().store_early(queue, event_id, payload, self._early)
+        except DurabilityError as error:  # it is stored, and a session may wait for it
+            shortfall = error
+        else:
+            if outcome.verdict not in (Verdict.DONE, Verdict.SEEN, Verdict.FULL):
+                raise error_for("", outcome)
+            has_room = outcome.verdict is not Verdict.FULL
+        try:
+            moved = await self._move_early(ctx, user_id, scope, queue)
+        except (StoreUnavailableError, OutcomeUnknownError) as error:
+            if shortfall is not None:
+                raise shortfall from error
+            if has_room:  # "nothing was written" would be wrong: the event is stored
+                raise OutcomeUnknownError(error.reason) from error
+            raise
+        if shortfall is not None and event_id not in moved:  # those are confirmed by themselves
+            raise shortfall
+        return has_room, moved
 
     async def _move_early(
         self, ctx: TenantCtx, user_id: str, scope: ReplyScope, queue: EarlyEventQueue
@@ -439,7 +470,7 @@ class SessionInbox(Generic[C]):
         moved: dict[str, tuple[bool, Admitted]] = {}
         full: set[SessionKey] = set()
         events = deque(await backend.call().assign_early(queue, key, "", limit))
-        # One after the other, and deleted only when admitted. So a concurrent call also admits each
+        # One after the other, and deleted only when confirmed. So a concurrent call also admits each
         # event after those before it, and the second of both calls finds the event known.
         while events:
             assigned_key, message = events.popleft()
