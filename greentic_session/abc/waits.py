@@ -404,10 +404,10 @@ class WaitCall(ABC):
     async def all_entries(self, wait_owner: WaitOwner) -> Sequence[tuple[str, IndexEntry]]:
         """Return every entry of the owner, each with its reply scope."""
 
-    async def confirm(self, wait_owner: WaitOwner, keys: Sequence[SessionKey]) -> None:
+    async def confirm(  # noqa: B027 - a backend without replicas has nothing to do
+        self, wait_owner: WaitOwner, keys: Sequence[SessionKey]
+    ) -> None:
         """Let replicas confirm what earlier calls wrote, before an answer that rests on it.
-
-        A backend without replicas does nothing.
 
         :param wait_owner: of an index that tells of an earlier write.
         :param keys: of sessions of that owner that may have been written, as far as known.

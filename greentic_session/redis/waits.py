@@ -315,7 +315,7 @@ class RedisWaitCall(WaitCall):
         if not self._client.confirms:
             return
         index = self._index(wait_owner)
-        places = [(index, self._names.events(index))]
+        places: list[tuple[str, ...]] = [(index, self._names.events(index))]
         if self._client.confirms_apart:
             places += [self._record_names(wait_owner.scope, key) for key in keys]
         try:

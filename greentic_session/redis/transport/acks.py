@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 __all__ = ["TOUCH_FOR_WAIT", "Acks", "UnconfirmedError", "barrier"]
 
+_ASK_SECS: Final = 0.05
+"""Interval at which replicas that have not confirmed are asked again."""
 TOUCH_FOR_WAIT: Final = Script("touch_for_wait")
 _FINISH_SECS: Final = 0.1
 """Time of a call that its confirmation leaves to the steps that follow the write."""
@@ -117,8 +119,12 @@ class Acks:
                     raise
             if confirmed >= self.wanted:
                 return
-            if is_late or loop.time() + self._least_secs >= until:
+            now = loop.time()
+            if is_late or now + self._least_secs >= until:
                 raise UnconfirmedError(confirmed, self.wanted, reply)
+            # All calls ask again at the same moments, so that they share one WAIT. In between, the
+            # server executes what is queued behind it on the connection.
+            await asyncio.sleep(min(_ASK_SECS - now % _ASK_SECS, until - self._least_secs - now))
 
     async def write_barrier(
         self, connection: Connection, command: Command, give_up_at: float, *, is_asking: bool

@@ -37,6 +37,8 @@ _SILENCE_CHECK_SECS: Final = 0.3
 """Interval of checks of a connection whose server may have been replaced unnoticed."""
 _WAIT_SHARE: Final = 0.8
 """How much of the time for a confirmation the server may wait; the rest is for its answer."""
+_WAIT_MS: Final = 25
+"""How long the server may wait at once, because it executes nothing else of the connection then."""
 _NOTHING: Final = object()
 
 
@@ -274,7 +276,7 @@ class Connection(asyncio.Protocol):
             reply.set_exception(ConnectionLostError(sent=True))
             return
         now = self._loop.time()
-        left_ms = max(1, int((self._confirm_by - now) * _WAIT_SHARE * 1000))
+        left_ms = max(1, min(_WAIT_MS, int((self._confirm_by - now) * _WAIT_SHARE * 1000)))
         command = b"WAIT %d %d\r\n" % (acks, left_ms)
         self.send(PendingRequest(reply, 1, len(command), now, self._confirm_by), command)
 
