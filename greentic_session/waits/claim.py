@@ -208,6 +208,8 @@ class Claim(LeaseHandle, Generic[C]):
     async def renew(self, lease: timedelta | float | None = None) -> datetime:
         """Renew the lease. It never gets shorter.
 
+        Replicas need not confirm a renewal: see :attr:`RedisConfig.acks`.
+
         :param lease: its length. ``None`` takes that of the claim.
         :returns: :attr:`lease_until`.
         :raises LeaseLostError: another worker has claimed the wait, or it is gone.

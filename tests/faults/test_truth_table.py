@@ -153,6 +153,33 @@ async def bench_on(
     return Bench(f"user-{uuid4().hex[:8]}", store, stack), observer
 
 
+async def test_a_write_is_executed_while_an_earlier_one_waits_for_replicas(
+    rig: ReplicatedRig,
+) -> None:
+    """WAIT holds up its connection, so the server waits in short turns."""
+    async with AsyncExitStack() as stack:
+        namespace = f"test:{uuid4().hex}"
+        url = f"redis://{rig.master.address}?namespace={namespace}&acks=1"
+        store = await stack.enter_async_context(
+            create_session_store(f"{url}&deadline=20&max_connections=1")
+        )
+        observer = Observer(rig.master, namespace)
+        stack.push_async_callback(observer.aclose)
+        await Bench("before", store, stack).created()
+        rig.link.black_hole()
+        writes: list[asyncio.Task[object]] = []
+        for name in ("first", "second", "third"):
+            writes.append(asyncio.create_task(Bench(name, store, stack).created()))
+
+            async def is_written(name: str = name) -> bool:
+                return await observer.state(name) == "v1"
+
+            await until_async(is_written)
+        assert not any(write.done() for write in writes)
+        rig.link.heal()
+        await asyncio.gather(*writes)
+
+
 # --- renewals -------------------------------------------------------------------------------------
 
 

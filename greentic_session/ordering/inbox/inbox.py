@@ -92,7 +92,8 @@ class SessionInbox(Generic[C]):
     Any verb may raise :class:`InvalidInputError` (before any I/O) and
     :class:`StoreUnavailableError` (nothing written). One that writes may also raise
     :class:`StoreFullError`, :class:`OutcomeUnknownError` and, with ``acks``,
-    :class:`DurabilityError` (written, so a message was admitted).
+    :class:`DurabilityError` (written, so a message was admitted, now or before). Repeat
+    :meth:`admit`, :meth:`deliver` and :meth:`collect` after each of these errors.
 
     :param store: a store whose backend has inboxes, as those of this library have.
     :param ctx: the caller, for whose sessions messages are admitted.

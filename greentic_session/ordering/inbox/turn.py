@@ -191,6 +191,8 @@ class InboxTurn(LeaseHandle, Generic[C]):
     async def renew(self) -> datetime:
         """Renew the lease. The block of :meth:`SessionInbox.take` does so by itself.
 
+        Replicas need not confirm a renewal: see :attr:`RedisConfig.acks`.
+
         :returns: :attr:`lease_until`.
         :raises LeaseLostError: the turn has ended, or its lease has.
         """
