@@ -32,6 +32,7 @@ from .script import Script
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from .attempts import Call
     from .protocol import Command, Reply
 
 __all__ = ["TOUCH_FOR_WAIT", "Acks", "UnconfirmedError", "barrier"]
@@ -94,14 +95,36 @@ class Acks:
         self._least_secs: Final = min(0.02, deadline_secs / 10)
         self._finish_secs: Final = min(_FINISH_SECS, deadline_secs / 5)
 
-    async def confirm(self, connection: Connection, until: float, reply: Reply) -> None:
-        """Wait until enough replicas have what was written on a connection.
+    async def confirm(
+        self,
+        call: Call,
+        reply: Reply,
+        connection: Connection,
+        times: tuple[float, float],
+        *,
+        is_asking: bool,
+    ) -> None:
+        """Wait until enough replicas have what a call was answered, if it needs to be confirmed.
 
-        :param until: the deadline of the call.
-        :param reply: of the script that wrote.
-        :raises UnconfirmedError: too few replicas confirmed it. Some time is left until then.
+        :param reply: of the script.
+        :param connection: on which it was executed.
+        :param times: when the attempt is given up, and the deadline of the call.
+        :param is_asking: whether the server was asked by a redirection, for this once.
+        :raises UnconfirmedError: too few replicas confirmed it. Some time is left until the
+            deadline.
         :raises ConnectionLostError: the number of replicas is unknown.
+        :raises ResponseError: the server refused the barrier.
         """
+        script = call.script
+        if script is None or call.barrier is None:
+            return
+        if not script.is_done(reply):
+            if not script.rests_on_earlier(reply):
+                return
+            await self._write_barrier(connection, call.barrier, times[0], is_asking=is_asking)
+        await self._wait(connection, times[1], reply)
+
+    async def _wait(self, connection: Connection, until: float, reply: Reply) -> None:
         loop = asyncio.get_running_loop()
         until = min(until, max(until - self._finish_secs, loop.time() + 2 * self._least_secs))
         confirmed = 0
@@ -126,16 +149,10 @@ class Acks:
             # server executes what is queued behind it on the connection.
             await asyncio.sleep(min(_ASK_SECS - now % _ASK_SECS, until - self._least_secs - now))
 
-    async def write_barrier(
+    async def _write_barrier(
         self, connection: Connection, command: Command, give_up_at: float, *, is_asking: bool
     ) -> None:
-        """Write on a connection, behind all that the server wrote before.
-
-        :param command: of :func:`barrier`.
-        :param give_up_at: on the loop's clock.
-        :param is_asking: whether the server was asked by a redirection, for this once.
-        :raises ResponseError: the server refused it.
-        """
+        """Write on a connection, behind all that the server wrote before."""
         loop = asyncio.get_running_loop()
         given = (_ASKING, command) if is_asking else (command,)
         packed = b"".join(map(_pack, given))

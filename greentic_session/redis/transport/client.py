@@ -310,7 +310,7 @@ class RedisClient:
         :raises _MovedOnError: ``at`` holds no sessions any more, or mixed commands were redirected.
         """
         until, commands, script, at = call.until, call.commands, call.script, call.at
-        attempts, earlier = call.attempts, call.earlier
+        wants_acks, attempts, earlier = call.barrier is not None, call.attempts, call.earlier
         ends_at = loop.time() + self._config.deadline_secs if until is None else until
         topology = self._topology
         request: PendingRequest | None = None
@@ -331,7 +331,7 @@ class RedisClient:
                     asked: Server | None = None if attempts is None else attempts.redirected_to
                     found = asked or at or topology.server_of(call.key)
                     server = found or await topology.locate(call.key, give_up_at)
-                    pool = server.pool if call.barrier is None else server.ack_pool
+                    pool = server.ack_pool if wants_acks else server.pool
                     # Callers that wait for room go first.
                     connection = None if pool.queue else pool.ready_connection(started_at)
                     if connection is None:
@@ -363,15 +363,11 @@ class RedisClient:
                         for index, each in enumerate(replies):  # noqa: B007 - told to `classify`
                             if isinstance(each, ResponseError):
                                 raise each
-                    if call.barrier is not None and script is not None:
-                        answer = replies[0]
-                        if script.is_done(answer):
-                            await self._acks.confirm(connection, ends_at, answer)
-                        elif script.rests_on_earlier(answer):
-                            await self._acks.write_barrier(
-                                connection, call.barrier, give_up_at, is_asking=asked is not None
-                            )
-                            await self._acks.confirm(connection, ends_at, answer)
+                    if wants_acks:
+                        times = give_up_at, ends_at
+                        await self._acks.confirm(
+                            call, replies[0], connection, times, is_asking=asked is not None
+                        )
                 except FAILURES as error:
                     sent = request is not None and getattr(error, "sent", True)
                     size = 0 if request is None else request.size
