@@ -37,11 +37,13 @@ if TYPE_CHECKING:
 
 __all__ = ["TOUCH_FOR_WAIT", "Acks", "UnconfirmedError", "barrier"]
 
-_ASK_SECS: Final = 0.05
-"""Interval at which replicas that have not confirmed are asked again."""
+_FIRST_ASK_SECS: Final = 0.05
+_LAST_ASK_SECS: Final = 0.2
+"""Interval at which replicas that have not confirmed are asked again. It doubles each time."""
 TOUCH_FOR_WAIT: Final = Script("touch_for_wait")
-_FINISH_SECS: Final = 0.1
-"""Time of a call that its confirmation leaves to the steps that follow the write."""
+_FINISH_SECS: Final = 0.5
+_FINISH_SHARE: Final = 1 / 8
+"""Time of a call that its confirmation leaves to the steps that follow the write, at most."""
 _ASKING: Final[Command] = ("ASKING",)
 _pack: Final[Callable[[Command], bytes]] = getattr(hiredis, "pack_command")  # noqa: B009
 
@@ -93,7 +95,7 @@ class Acks:
     def __init__(self, wanted: int, deadline_secs: float) -> None:
         self.wanted: Final = wanted
         self._least_secs: Final = min(0.02, deadline_secs / 10)
-        self._finish_secs: Final = min(_FINISH_SECS, deadline_secs / 5)
+        self._finish_secs: Final = min(_FINISH_SECS, deadline_secs * _FINISH_SHARE)
 
     async def confirm(
         self,
@@ -127,7 +129,7 @@ class Acks:
     async def _wait(self, connection: Connection, until: float, reply: Reply) -> None:
         loop = asyncio.get_running_loop()
         until = min(until, max(until - self._finish_secs, loop.time() + 2 * self._least_secs))
-        confirmed = 0
+        confirmed, interval = 0, _FIRST_ASK_SECS
         while True:
             is_late = False
             try:
@@ -147,7 +149,8 @@ class Acks:
                 raise UnconfirmedError(confirmed, self.wanted, reply)
             # All calls ask again at the same moments, so that they share one WAIT. In between, the
             # server executes what is queued behind it on the connection.
-            await asyncio.sleep(min(_ASK_SECS - now % _ASK_SECS, until - self._least_secs - now))
+            await asyncio.sleep(min(interval - now % interval, until - self._least_secs - now))
+            interval = min(2 * interval, _LAST_ASK_SECS)
 
     async def _write_barrier(
         self, connection: Connection, command: Command, give_up_at: float, *, is_asking: bool
