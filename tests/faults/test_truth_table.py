@@ -16,16 +16,14 @@ from greentic_session.redis.transport.acks import TOUCH_FOR_WAIT
 
 from ..support.redis import until_async
 from ..support.truth_table import (
-    CASES,
     GOLDEN,
-    HERE,
-    Bench,
     Column,
     Observer,
     ReplicatedRig,
     columns,
     table,
 )
+from ..support.truth_verbs import CASES, HERE, Bench
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
