@@ -394,6 +394,9 @@ class OutcomeUnknownError(SessionError):
 class DurabilityError(SessionError):
     """The write happened, but fewer replicas confirmed it than were asked for.
 
+    A call whose request was fulfilled by an earlier call, such as a repeated ``admit``, raises it
+    while that write is not confirmed.
+
     :ivar applied: always true: the primary has the write.
     :ivar confirmed: replicas that confirmed in time.
     :ivar wanted: replicas that were asked for.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from decimal import FloatOperation, getcontext
+from types import GenericAlias
 from typing import Annotated, Any, Final, cast
 
 import msgspec
@@ -22,9 +23,8 @@ def _plain_values() -> Any:
     scalar: Any = str | int | bool | number | None
     found = scalar
     for _ in range(_PLAIN_LEVELS - 1):
-        lists: Any = list[found]
-        found = scalar | lists | dict[str, found]
-    return dict[str, found]
+        found = scalar | GenericAlias(list, (found,)) | GenericAlias(dict, (str, found))
+    return GenericAlias(dict, (str, found))
 
 
 # msgspec caches the type information of a struct, and builds that of any other type at each call.
@@ -43,8 +43,9 @@ def is_plain(state: object) -> bool:
         plain: Any = msgspec.convert({"state": state}, _Plain)
     except msgspec.ValidationError:
         return False
-    # The conversion turns sets and tuples into lists, which are not equal to them. It turns a decimal
-    # into a float, which is. The decimal module flags such a comparison (`decimal.FloatOperation`).
+    # The conversion turns sets and tuples into lists, which are not equal to them. It turns a
+    # decimal into a float, which is equal. The decimal module flags such a comparison
+    # (`decimal.FloatOperation`).
     flags = getcontext().flags
     before = flags[FloatOperation]
     flags[FloatOperation] = False

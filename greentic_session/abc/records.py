@@ -11,6 +11,7 @@ import msgspec
 from ..errors import (
     AmbiguousKeyError,
     DecodeError,
+    DurabilityError,
     LeaseLostError,
     OutcomeUnknownError,
     SessionError,
@@ -137,17 +138,29 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     :ivar value: version of the token now (``DONE``, ``CONFLICT``), else 0.
     :ivar incarnation: its incarnation, else empty.
     :ivar at_ms: the time the write was stamped with, else 0.
+    :ivar shortfall: how many replicas confirmed the answer, and how many were wanted, if too few
+        did. The caller finishes the steps that follow the write, then calls
+        :meth:`raise_shortfall`.
     """
 
     verdict: Verdict
     value: int = 0
     incarnation: str = ""
     at_ms: int = 0
+    shortfall: tuple[int, int] | None = None
 
     @property
     def token(self) -> Cas:
         """The token now; ``Cas.none()`` where there is none to tell."""
         return Cas(value=self.value, incarnation=self.incarnation) if self.value else Cas.none()
+
+    def raise_shortfall(self) -> None:
+        """Do nothing if enough replicas confirmed the answer.
+
+        :raises DurabilityError: too few did.
+        """
+        if self.shortfall is not None:
+            raise DurabilityError(*self.shortfall)
 
 
 def error_for(key: str, outcome: Outcome) -> SessionError:

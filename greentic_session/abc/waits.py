@@ -404,6 +404,16 @@ class WaitCall(ABC):
     async def all_entries(self, wait_owner: WaitOwner) -> Sequence[tuple[str, IndexEntry]]:
         """Return every entry of the owner, each with its reply scope."""
 
+    async def confirm(  # noqa: B027 - a backend without replicas has nothing to do
+        self, wait_owner: WaitOwner, keys: Sequence[SessionKey]
+    ) -> None:
+        """Let replicas confirm what earlier calls wrote, before an answer that rests on it.
+
+        :param wait_owner: of an index that tells of an earlier write.
+        :param keys: of sessions of that owner that may have been written, as far as known.
+        :raises DurabilityError: too few replicas confirmed it.
+        """
+
     @abstractmethod
     async def index_intent(
         self, wait_owner: WaitOwner, scope_hash: str, key: SessionKey, ttl_ms: int

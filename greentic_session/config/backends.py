@@ -155,8 +155,19 @@ class RedisConfig(_HidesPassword, frozen=True, kw_only=True):
         ``:``. No namespace on one server should be the start of another.
     :ivar deadline_secs: overall limit on one call, retries included, in seconds.
     :ivar close_secs: how long closing waits for running calls, in seconds. 0 does not wait.
-    :ivar acks: how many replicas must confirm each write of a session before the call returns; 0
-        waits for none, and a failover may lose what the master had acknowledged.
+    :ivar acks: how many replicas must confirm each write before the call returns. 0 waits for none,
+        and a failover may lose what the master had acknowledged.
+
+        * An answer that says that a request was fulfilled before is confirmed too: a known event,
+          a removal of something absent. So repeat a call that raised :class:`DurabilityError` until
+          it raises no such error.
+        * A refusal is not confirmed, such as :class:`CasConflictError` or
+          :class:`SessionExistsError`. Its caller wrote nothing. After a :class:`DurabilityError` of
+          ``create`` or ``update_cas``, ``touch`` the session to confirm it.
+        * A grant of a lease is confirmed. A renewal and a release are not, so a holder goes on
+          while all replicas are away. After a failover, the new master may have an older end of the
+          lease. Then another worker may take over before the holder expects it. The fencing token
+          guards against that: the store refuses writes of the stale holder.
     :ivar max_connections: open connections to one server at most; further calls wait for one. With
         ``acks``, writes have as many of their own.
     :ivar max_payload_bytes: limit on one encoded session.

@@ -119,6 +119,8 @@ class SessionLease(LeaseHandle):
     async def renew(self, lease: timedelta | float | None = None) -> datetime:
         """Renew the lease. It never gets shorter.
 
+        Replicas need not confirm a renewal: see :attr:`RedisConfig.acks`.
+
         :param lease: its length, seconds or a :class:`datetime.timedelta`. ``None`` takes the first
             length.
         :returns: :attr:`until`.
@@ -126,7 +128,6 @@ class SessionLease(LeaseHandle):
             now, or the lock was released.
         :raises StoreUnavailableError: nothing changed.
         :raises OutcomeUnknownError: the lease may have been renewed or not.
-        :raises DurabilityError: renewed, but on fewer replicas than ``acks``.
         """
         return await self._renew(lease)
 
@@ -239,7 +240,7 @@ class SessionLocks:
         :raises StoreUnavailableError: the lock is not held.
         :raises OutcomeUnknownError: on entering. If the lock was taken, it was released or ends
             with its lease.
-        :raises DurabilityError: the same, but fewer replicas than ``acks`` know of the holder.
+        :raises DurabilityError: the lock was taken, on fewer replicas than ``acks``, and released.
         """
         held = await self._take(key, lease, wait, ctx)
         if not isinstance(held, SessionLease):

@@ -34,6 +34,7 @@ from .scripts.affinity import (
     affinity_touch_arguments,
     affinity_unpin_arguments,
 )
+from .transport.acks import UnconfirmedError
 from .transport.failures import ForeignValueError
 
 if TYPE_CHECKING:
@@ -193,13 +194,16 @@ class RedisAffinity(AffinityBackend):
                 script,
                 self._names.affinity(group),
                 arguments,
-                # If a leave is lost with its server, the lease ends at its time.
-                skips_acks=script is AFFINITY_LEAVE,
+                # If a leave is lost with its server, the lease ends at its time. If a renewal is
+                # lost, it ends earlier.
+                skips_acks=script in (AFFINITY_LEAVE, AFFINITY_RENEW),
                 grants=grants,
                 ends=ends,
             )
         except ForeignValueError:
             raise wrong_type_of("a group of workers") from None
+        except UnconfirmedError as error:
+            raise error.plain() from None
 
     async def _read(self, group: str, *commands: Command) -> list[Reply]:
         try:

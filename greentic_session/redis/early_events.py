@@ -58,8 +58,12 @@ class EarlyEvents:
     ) -> list[tuple[SessionKey, StoredMessage]]:
         """Assign the events of a queue to a session, and return each with its session."""
         arguments = assign_early_arguments(key, retention_ms=events.ttl_ms, gone_key=gone)
+        # A server that has the messages also has what was written before: the assignment.
         reply = await self._scripts.on_index(
-            ASSIGN_EARLY, self._name(queue), arguments, skips_acks=False
+            ASSIGN_EARLY,
+            self._name(queue),
+            arguments,
+            skips_acks=not self._scripts.confirms_apart,
         )
         with parsing_write_reply():
             _, *assigned = reply

@@ -21,6 +21,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, final
 
 import anyio
+import msgspec
 
 from .._compat import override
 from .._core.fencing import FencingCounter
@@ -47,6 +48,7 @@ from .message_format import (
 )
 from .replies import outcome_of, parsing_write_reply, wrong_type_of
 from .scripts import inbox as lua
+from .transport.acks import UnconfirmedError
 from .transport.failures import ForeignValueError, malformed_reply
 
 if TYPE_CHECKING:
@@ -183,8 +185,10 @@ class RedisInboxCall(InboxCall):
         set_due = partial(self._scripts.set_due, inbox, mailbox, "", pending_token=token)
         try:
             reply = await self._scripts.on_mailbox(script, mailbox, suffix, arguments)
-        except DurabilityError:  # the message is enqueued
-            await set_due(0)
+        except DurabilityError:
+            # The message is in the mailbox. So the error of this step must not replace that one.
+            with suppress(SessionError):  # otherwise the pending entry is due at its time
+                await set_due(0)
             raise
         with parsing_write_reply():
             count, free_ms, worker = reply[1:] if len(reply) > 1 else (b"0", b"", b"")
@@ -330,13 +334,11 @@ class RedisInboxCall(InboxCall):
             new_incarnation=mint_incarnation(),
             keep_ms=self._keep_ms,
         )
+        shortfall: tuple[int, int] | None = None
         try:
             reply = await self._scripts.on_mailbox(lua.COMMIT_TURN, ref.mailbox, "", arguments)
-        except DurabilityError:  # the turn is over, and messages may be left
-            if result.ends:
-                with suppress(*_DUE_LATER):
-                    await set_due(0)
-            raise
+        except UnconfirmedError as error:  # it was executed
+            reply, shortfall = error.reply, error.shortfall
         if _first(reply) != Verdict.DONE:
             return outcome_of(key, reply)
         outcome = outcome_of(key, reply[:4])
@@ -350,6 +352,8 @@ class RedisInboxCall(InboxCall):
             delay_ms = "" if is_empty else 0
             with suppress(*_DUE_LATER):
                 await set_due(delay_ms)
+        if shortfall is not None:
+            return msgspec.structs.replace(outcome, shortfall=shortfall)
         return outcome
 
     @override

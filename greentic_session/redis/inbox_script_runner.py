@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING, Final
 
 from .message_format import member_of
 from .replies import wrong_type, wrong_type_of
-from .scripts.inbox import COMMIT_TURN, INDEX_SET_DUE, RELEASE_TURN, index_set_due_arguments
+from .scripts.inbox import (
+    COMMIT_TURN,
+    INDEX_SET_DUE,
+    RELEASE_TURN,
+    RENEW_TURN,
+    index_set_due_arguments,
+)
+from .transport.acks import UnconfirmedError
 from .transport.failures import ForeignValueError
 
 if TYPE_CHECKING:
@@ -31,6 +38,11 @@ class InboxScriptRunner:
         self._client: Final = client
         self._names: Final = names
         self.until: Final = until
+
+    @property
+    def confirms_apart(self) -> bool:
+        """As :attr:`.RedisClient.confirms_apart`."""
+        return self._client.confirms_apart
 
     async def set_due(
         self,
@@ -58,7 +70,7 @@ class InboxScriptRunner:
             pending_token=pending_token,
         )
         # A server that has the message also has what was written before: the pending entry.
-        skips_acks = not pending_token or not self._client.confirms_apart
+        skips_acks = not pending_token or not self.confirms_apart
         await self.on_index(
             INDEX_SET_DUE, self._names.inbox_index(inbox), arguments, skips_acks=skips_acks
         )
@@ -90,6 +102,8 @@ class InboxScriptRunner:
             )
         except ForeignValueError:
             raise wrong_type_of("an inbox's index") from None
+        except UnconfirmedError as error:
+            raise error.plain() from None
 
     async def on_mailbox(
         self,
@@ -106,6 +120,7 @@ class InboxScriptRunner:
         :param suffix: of the script's fifth key after the mailbox's name, empty for none.
         :param arguments: after the scope, which is ARGV 3.
         :raises DecodeError: a key holds another type of value.
+        :raises UnconfirmedError: of ``COMMIT_TURN`` alone, in place of :class:`DurabilityError`.
         """
         names = self._names.mailbox_keys(*mailbox)
         if suffix:
@@ -118,13 +133,18 @@ class InboxScriptRunner:
                 names,
                 (mailbox.scope, *arguments),
                 until=self.until,
-                # If a release is lost with its server, the lease ends at its time.
-                skips_acks=script is RELEASE_TURN,
+                # If a release is lost with its server, the lease ends at its time. If a renewal is
+                # lost, it ends earlier. The mailbox refuses a stale worker.
+                skips_acks=script in (RELEASE_TURN, RENEW_TURN),
                 grants=grants,
                 ends=ends,
             )
         except ForeignValueError:
             raise wrong_type(mailbox.key) from None
+        except UnconfirmedError as error:
+            if script is COMMIT_TURN:
+                raise
+            raise error.plain() from None
 
 
 def topic_of(inbox: str) -> str:

@@ -17,6 +17,7 @@ from .scripts.locks import (
     release_lock_arguments,
     renew_lock_arguments,
 )
+from .transport.acks import UnconfirmedError
 from .transport.failures import ForeignValueError
 
 if TYPE_CHECKING:
@@ -141,12 +142,15 @@ class RedisLockCall(LockCall):
                 self._names.lock_keys(ref.scope, ref.key),
                 arguments,
                 until=self._until,
-                # If a release is lost with its server, the lease or the queue position lapses.
-                skips_acks=script is RELEASE_LOCK,
+                # If a release is lost with its server, the lease or the queue position lapses. If
+                # a renewal is lost, the lease ends earlier. Fencing tokens refuse a stale holder.
+                skips_acks=script is not ACQUIRE_LOCK,
                 grants=ref.token if script is ACQUIRE_LOCK else "",
                 ends=ref.token if script is RELEASE_LOCK else "",
             )
         except ForeignValueError:
             raise wrong_type_of("a lock") from None
+        except UnconfirmedError as error:
+            raise error.plain() from None
         with parsing_write_reply():
             return Verdict(reply[0]), *map(int, reply[1:])

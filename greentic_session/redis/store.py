@@ -50,6 +50,7 @@ from .scripts.sessions import (
     update_cas_arguments,
     update_cas_fenced_arguments,
 )
+from .transport.acks import UnconfirmedError
 from .transport.client import RedisClient
 from .transport.failures import ForeignValueError, malformed_reply
 from .transport.server import LARGE_BYTES
@@ -60,7 +61,7 @@ if TYPE_CHECKING:
 
     from ..abc.fencing import LeaseRef
     from ..config import RedisConfig
-    from .transport.protocol import Arguments
+    from .transport.protocol import Arguments, Reply
     from .transport.script import Script
     from .transport.server_process import ServerProcess
     from .transport.topology import ScanPosition
@@ -385,10 +386,19 @@ class RedisSessionStore(
             reply = await self._client.run(script, names, (scope, *arguments), until=until)
         except ForeignValueError:
             raise wrong_type(key) from None
+        except UnconfirmedError as error:
+            if type(error.reply) is not int:
+                await self._extend_index(script, scope, key, error.reply, until)
+            raise error.plain() from None
         if expected is not None and type(reply) is int:  # the time alone
             return Outcome(Verdict.DONE, expected.value + 1, expected.incarnation, reply)
         outcome = outcome_of(key, reply)
+        await self._extend_index(script, scope, key, reply, until)
+        return outcome
+
+    async def _extend_index(
+        self, script: Script, scope: str, key: SessionKey, reply: Reply, until: float
+    ) -> None:
         if len(reply) > _TOKEN_REPLY:  # the session waits
             call = self._waits.call(until)
             await call.extend_index(scope, key, reply[_TOKEN_REPLY:], gone=script is DELETE)
-        return outcome

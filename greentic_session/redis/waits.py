@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, cast, final
 
@@ -34,7 +33,6 @@ from ..model import SessionKey
 from .replies import (
     parsing_read_reply,
     parsing_write_reply,
-    scored,
     undecodable_record,
     wrong_type,
     wrong_type_of,
@@ -59,7 +57,9 @@ from .scripts.waits import (
     supersede_arguments,
     update_index_arguments,
 )
+from .transport.acks import TOUCH_FOR_WAIT, UnconfirmedError
 from .transport.failures import ForeignValueError
+from .wait_replies import index_entries, seen_events, status_of, written_outcome
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -76,10 +76,7 @@ _STATUS_FIELDS: Final = ("owner", "ttl", "at", "lease", "wait", "since")
 _NO_EVENTS: Final = EventMemory(1, 1)
 """For a change of an index without events. No event is trimmed then."""
 _NO_UPSERT: Final = IndexUpsert("", SessionKey(""), 0, 0)
-_ENTRY: Final = re.compile(r"([0-9]+):[0-9,]+:([0-9]+):(.*)", re.ASCII)
 _KEYS_PER_PAGE: Final = 512
-_DEFAULTS: Final = (b"0", b"", b"0", b"0", b"")
-"""Version, incarnation, at, since, scope left: the values that a shorter reply leaves out."""
 
 
 @final
@@ -194,8 +191,8 @@ class RedisWaitCall(WaitCall):
             event_limit=events.most,
             event_ttl_ms=events.ttl_ms,
         )
-        reply = await self._run(REGISTER, encoded.scope, encoded.key, arguments)
-        return _written(encoded.key, reply)
+        reply, shortfall = await self._write(REGISTER, encoded.scope, encoded.key, arguments)
+        return written_outcome(encoded.key, reply, shortfall)
 
     @override
     async def claim(self, request: ClaimRequest, events: EventMemory) -> WaitOutcome:
@@ -209,7 +206,10 @@ class RedisWaitCall(WaitCall):
             event_ttl_ms=events.ttl_ms,
             fencing_floor=self._fencing.last,
         )
-        reply = await self._run(CLAIM, request.scope, key, arguments, grants=request.attempt)
+        try:
+            reply = await self._run(CLAIM, request.scope, key, arguments, grants=request.attempt)
+        except UnconfirmedError as error:
+            raise error.plain() from None
         with parsing_write_reply():
             verdict = Verdict(reply[0])
             if verdict is Verdict.CLAIMED:
@@ -243,7 +243,8 @@ class RedisWaitCall(WaitCall):
     @override
     async def renew(self, ref: ClaimRef, lease_ms: int) -> WaitOutcome:
         arguments = renew_claim_arguments(ref.fence, lease_ms)
-        reply = await self._run(RENEW_CLAIM, ref.scope, ref.key, arguments)
+        # If it is lost with its server, the lease ends earlier. The record refuses a stale worker.
+        reply = await self._run(RENEW_CLAIM, ref.scope, ref.key, arguments, skips_acks=True)
         with parsing_write_reply():
             if reply[0] != Verdict.DONE:
                 return WaitOutcome(Verdict(reply[0]))
@@ -269,21 +270,26 @@ class RedisWaitCall(WaitCall):
             event_ttl_ms=events.ttl_ms,
             tombstone_ms=self._grace_ms,
         )
-        reply = await self._run(END_CLAIM, ref.scope, ref.key, arguments)
+        reply, shortfall = await self._write(END_CLAIM, ref.scope, ref.key, arguments)
         if how is EndingMode.SAVE:
             await self._extend(ref, reply[4:])
-        return _written(ref.key, reply[:5])
+        return written_outcome(ref.key, reply[:5], shortfall)
 
     @override
     async def release(self, ref: ClaimRef, attempt: str) -> WaitOutcome:
         arguments = release_claim_arguments(ref.fence, attempt)
-        reply = await self._run(RELEASE_CLAIM, ref.scope, ref.key, arguments, ends=attempt)
+        # If it is lost with its server, the lease ends at its time.
+        reply = await self._run(
+            RELEASE_CLAIM, ref.scope, ref.key, arguments, ends=attempt, skips_acks=True
+        )
         await self._extend(ref, reply[4:])
-        return _written(ref.key, reply[:4])
+        return written_outcome(ref.key, reply[:4])
 
     @override
     async def supersede(self, scope: str, key: SessionKey, scope_hash: str, since_us: int) -> None:
-        await self._run(SUPERSEDE, scope, key, supersede_arguments(scope_hash, since_us))
+        # If it is lost with its server, a reader that finds the session supersedes it.
+        arguments = supersede_arguments(scope_hash, since_us)
+        await self._run(SUPERSEDE, scope, key, arguments, skips_acks=True)
 
     @override
     async def events_of(self, scope: str, keys: Sequence[SessionKey]) -> Sequence[SeenEvent]:
@@ -296,13 +302,27 @@ class RedisWaitCall(WaitCall):
         except ForeignValueError as error:
             raise wrong_type(keys[error.index]) from None
         with parsing_read_reply():
-            return [event for reply in replies for event in _events(reply)]
+            return [event for reply in replies for event in seen_events(reply)]
 
     @override
     async def clear(self, scope: str, key: SessionKey, owner: str, scope_hash: str) -> WaitOutcome:
         arguments = clear_arguments(owner, scope_hash, self._grace_ms)
-        reply = await self._run(CLEAR, scope, key, arguments)
-        return _written(key, reply)
+        reply, shortfall = await self._write(CLEAR, scope, key, arguments)
+        return written_outcome(key, reply, shortfall)
+
+    @override
+    async def confirm(self, wait_owner: WaitOwner, keys: Sequence[SessionKey]) -> None:
+        if not self._client.confirms:
+            return
+        index = self._index(wait_owner)
+        places: list[tuple[str, ...]] = [(index, self._names.events(index))]
+        if self._client.confirms_apart:
+            places += [self._record_names(wait_owner.scope, key) for key in keys]
+        try:
+            for names in places:
+                await self._client.run(TOUCH_FOR_WAIT, names, (), until=self._until)
+        except UnconfirmedError as error:
+            raise error.plain() from None
 
     @override
     async def read_status(
@@ -315,7 +335,7 @@ class RedisWaitCall(WaitCall):
             )
         except ForeignValueError as error:
             raise wrong_type(keys[error.index]) from None
-        return [_status_of(key, reply) for key, reply in zip(keys, replies, strict=True)]
+        return [status_of(key, reply) for key, reply in zip(keys, replies, strict=True)]
 
     # --- on an index -------------------------------------------------------------------------
 
@@ -342,7 +362,7 @@ class RedisWaitCall(WaitCall):
         with parsing_read_reply():
             now_ms = int(time[0]) * 1000 + int(time[1]) // 1000
             seen = seen_at is not None and now_ms < float(seen_at) + events.ttl_ms
-            return IndexEntries(_entries(lines or b""), seen)
+            return IndexEntries(index_entries(lines or b""), seen)
 
     @override
     async def all_entries(self, wait_owner: WaitOwner) -> Sequence[tuple[str, IndexEntry]]:
@@ -359,7 +379,9 @@ class RedisWaitCall(WaitCall):
                 if isinstance(reply, dict)
                 else zip(reply[::2], reply[1::2], strict=True)
             )
-            return [(scope.decode(), entry) for scope, lines in pairs for entry in _entries(lines)]
+            return [
+                (scope.decode(), entry) for scope, lines in pairs for entry in index_entries(lines)
+            ]
 
     @override
     async def index_intent(
@@ -407,17 +429,35 @@ class RedisWaitCall(WaitCall):
         key: str,
         arguments: Arguments,
         *,
+        skips_acks: bool = False,
         grants: str = "",
         ends: str = "",
     ) -> Reply:
-        record = self._names.record(scope, key)
-        names = record, self._names.lookup(key), self._names.events(record)
         try:
             return await self._client.run(
-                script, names, (scope, *arguments), until=self._until, grants=grants, ends=ends
+                script,
+                self._record_names(scope, key),
+                (scope, *arguments),
+                until=self._until,
+                skips_acks=skips_acks,
+                grants=grants,
+                ends=ends,
             )
         except ForeignValueError:
             raise wrong_type(key) from None
+
+    async def _write(
+        self, script: Script, scope: str, key: str, arguments: Arguments
+    ) -> tuple[Reply, tuple[int, int] | None]:
+        """Run a script, and return its reply with :attr:`Outcome.shortfall`."""
+        try:
+            return await self._run(script, scope, key, arguments), None
+        except UnconfirmedError as error:
+            return error.reply, error.shortfall
+
+    def _record_names(self, scope: str, key: str) -> tuple[str, str, str]:
+        record = self._names.record(scope, key)
+        return record, self._names.lookup(key), self._names.events(record)
 
     async def _run_on_index(
         self, script: Script, wait_owner: WaitOwner, arguments: Arguments
@@ -429,50 +469,3 @@ class RedisWaitCall(WaitCall):
             return await self._client.run(script, names, parts, until=self._until, skips_acks=True)
         except ForeignValueError:
             raise wrong_type_of("an index of waits") from None
-
-
-def _written(key: str, reply: Reply) -> WaitOutcome:
-    with parsing_write_reply():
-        verdict = Verdict(reply[0])
-        if len(reply) == 1:
-            return WaitOutcome(verdict)
-        parts = cast("list[bytes]", reply[1:])
-        value, incarnation, at, since, left = (*parts, *_DEFAULTS[len(parts) :])
-    try:
-        return WaitOutcome(
-            verdict,
-            int(value),
-            incarnation.decode(),
-            int(at),
-            since_us=int(since),
-            moved_from=left.decode(),
-        )
-    except (TypeError, ValueError, AttributeError):
-        raise undecodable_record(key) from None
-
-
-def _status_of(key: str, reply: Reply) -> WaitStatus | None:
-    with parsing_read_reply():
-        owner, ttl, at, lease, scope_hash, since = cast("list[bytes | None]", reply)
-    if owner is None or ttl is None or at is None:
-        return None
-    try:
-        ttl_ms = int(ttl)
-        expires_ms = max(int(at), int(lease or 0)) + ttl_ms if ttl_ms else 0
-        waits_on = (scope_hash or b"").decode()
-        return WaitStatus(owner.decode(), waits_on, int(since or 0), expires_ms)
-    except (TypeError, ValueError, AttributeError):
-        raise undecodable_record(key) from None
-
-
-def _events(reply: Reply) -> list[SeenEvent]:
-    return [SeenEvent(digest.decode(), at_ms) for digest, at_ms in scored(reply)]
-
-
-def _entries(lines: bytes) -> list[IndexEntry]:
-    """Return the valid entries of one reply scope: see ``lua/lib/wait_index.lua``."""
-    return [
-        IndexEntry(SessionKey(found[3]), int(found[1]), int(found[2]))
-        for line in lines.decode(errors="replace").split("\n")
-        if (found := _ENTRY.fullmatch(line)) is not None
-    ]

@@ -65,8 +65,8 @@ class Claim(LeaseHandle, Generic[C]):
     * :class:`StoreUnavailableError`: nothing was written, and the claim continues.
     * :class:`OutcomeUnknownError`: it is unknown whether the write happened. Either the wait is
       over, or it can be claimed again when the lease ends.
-    * :class:`DurabilityError`, with ``acks``: it was written, but :attr:`session` and :attr:`cas`
-      are not updated.
+    * :class:`DurabilityError`, with ``acks``: it was written, on fewer replicas. An ending has
+      ended the claim. After :meth:`save`, :attr:`session` and :attr:`cas` are the saved ones.
     """
 
     _KIND: ClassVar[str] = "claimed wait"
@@ -202,10 +202,13 @@ class Claim(LeaseHandle, Generic[C]):
         self._session, self._cas = as_versioned(
             self.key, body, outcome.token, encoded.ttl_ms, outcome.at_ms
         )
+        outcome.raise_shortfall()
         return self._cas
 
     async def renew(self, lease: timedelta | float | None = None) -> datetime:
         """Renew the lease. It never gets shorter.
+
+        Replicas need not confirm a renewal: see :attr:`RedisConfig.acks`.
 
         :param lease: its length. ``None`` takes that of the claim.
         :returns: :attr:`lease_until`.
@@ -272,6 +275,7 @@ class Claim(LeaseHandle, Generic[C]):
         if ends:
             event = SeenEvent(self._terms.event, outcome.at_ms) if self._terms.event else None
             await index.leave(self._terms.address, self.key, self._since_us, event)
+            outcome.raise_shortfall()
         return outcome
 
     def _raise_unless_done(self, outcome: WaitOutcome) -> None:

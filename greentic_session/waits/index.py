@@ -8,12 +8,13 @@ registered last is found. A reader that finds the other supersedes it.
 from __future__ import annotations
 
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple, final
 
 import anyio
 
 from .._core.leases import RELEASE_SECS
-from .._core.tasks import run_to_completion
+from .._core.tasks import run_to_completion, start_background
 from ..abc.records import Verdict, error_for
 from ..abc.waits import (
     INTENT_ONLY,
@@ -32,7 +33,13 @@ from ..abc.waits import (
     WaitOwner,
     WaitStatus,
 )
-from ..errors import DecodeError, OutcomeUnknownError, SessionError, StoreUnavailableError
+from ..errors import (
+    DecodeError,
+    DurabilityError,
+    OutcomeUnknownError,
+    SessionError,
+    StoreUnavailableError,
+)
 from ..model import SessionKey
 
 if TYPE_CHECKING:
@@ -126,7 +133,7 @@ class WaitIndex:
         for _ in range(_LOOKUP_ATTEMPTS):
             found = await self.call.entries(*address, event, self._events)
             if found.seen:
-                return WaitOutcome(Verdict.SEEN), None
+                return await self._seen(address, found.entries), None
             if not found.entries or found.entries == before:
                 break
             before = found.entries
@@ -135,7 +142,7 @@ class WaitIndex:
                 key, _ = await self._resolve(address, found.entries)
                 # The index now knows the completed events of the superseded sessions.
                 if (await self.call.entries(*address, event, self._events)).seen:
-                    return WaitOutcome(Verdict.SEEN), None
+                    return await self._seen(address, found.entries), None
             if key is None:
                 continue
             request = ClaimRequest(
@@ -159,15 +166,27 @@ class WaitIndex:
         except DecodeError:
             await self._release_attempt(request)
             raise
-        except anyio.get_cancelled_exc_class():
+        except (DurabilityError, anyio.get_cancelled_exc_class()):
+            # The claim was made, or may have been. A caller that named its attempt can repeat the
+            # call. A release that arrives late would end the claim that the second call gets.
             if not is_named:
-                await self._release_attempt(request)  # the claim may have been made
+                await self._release_attempt(request)
+            raise
+        except OutcomeUnknownError:
+            if not is_named:  # the caller does not wait longer
+                release = partial(self._release_attempt, request)
+                start_background(release, "greentic_session release of a lost claim")
             raise
 
     async def _release_attempt(self, request: ClaimRequest) -> None:
         """Release a claim whose fencing token is not known."""
         ref = ClaimRef(scope=request.scope, key=request.key, owner=request.owner, fence=0)
         await self.release(ref, request.attempt)
+
+    async def _seen(self, address: WaitAddress, entries: Sequence[IndexEntry]) -> WaitOutcome:
+        """Return that the event is known. That rests on an earlier write."""
+        await self.call.confirm(address.wait_owner, [entry.key for entry in entries])
+        return WaitOutcome(Verdict.SEEN)
 
     async def release(self, ref: ClaimRef, attempt: str = "") -> None:
         """Release a claim for a caller that may have been cancelled, in a call of its own.
@@ -197,7 +216,10 @@ class WaitIndex:
                 raise error_for(key, outcome)
             if outcome.verdict is Verdict.DONE:
                 await self._remove(address, key, since_us, ())
+            outcome.raise_shortfall()
+            if outcome.verdict is Verdict.DONE:
                 return True
+        await self.call.confirm(address.wait_owner, ())  # an earlier call may have removed it
         return False
 
     async def enter(
@@ -215,6 +237,8 @@ class WaitIndex:
         :param write: writes the record. Its argument is a number that ``since_us`` has to exceed.
         :param event: digest of the event that this completes, empty for none.
         :param left: index entries that are stale afterwards.
+        :raises DurabilityError: the session waits there, and the index leads to it. Or the event
+            was completed before. In both cases, too few replicas have confirmed it.
         """
         wait_owner, scope_hash = address
         key = SessionKey(encoded.key)
@@ -225,13 +249,14 @@ class WaitIndex:
             rivals = {k: s for k, s in statuses.items() if s is not None and _waits(s, address)}
             floor_us = max((rival.since_us for rival in rivals.values()), default=0)
             outcome = await write(floor_us)
-        except OutcomeUnknownError:
-            raise  # the record may need the index entry
+        except (OutcomeUnknownError, DurabilityError):
+            raise  # the record may need the index entry, or does
         except SessionError:
             await self._cancel_intent(address, key, intent)
             raise
         if outcome.verdict is not Verdict.DONE:
             await self._cancel_intent(address, key, intent)
+            outcome.raise_shortfall()
             return outcome
         expires_ms = outcome.at_ms + encoded.ttl_ms if encoded.ttl_ms else 0
         removals = [IndexRemoval(scope_hash, entry.key, entry.since_us) for entry in others]
@@ -256,6 +281,7 @@ class WaitIndex:
                 events=tuple(events),
             )
             await self.call.update_index(wait_owner, change, self._events)
+        outcome.raise_shortfall()
         return outcome
 
     async def leave(

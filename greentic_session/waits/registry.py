@@ -55,7 +55,9 @@ class WaitRegistry(Generic[C]):
     every other team or user the wait does not exist.
 
     Any verb may raise :class:`InvalidInputError` (before any I/O), :class:`StoreUnavailableError`
-    (nothing written) and, if it writes, :class:`StoreFullError` and :class:`OutcomeUnknownError`.
+    (nothing written) and, if it writes, :class:`StoreFullError`, :class:`OutcomeUnknownError` and,
+    with ``acks``, :class:`DurabilityError`. The last one means that it was written, by this call or
+    by an earlier one with the same event, on fewer replicas. The index is as after success.
 
     :param store: a store whose backend has waits, as those of this library have.
     :param max_events: how many completed events of one session, and of one user, are remembered.
@@ -113,7 +115,9 @@ class WaitRegistry(Generic[C]):
         :raises TenantMismatchError: the session is not of ``ctx`` and ``user_id``, or a live
             session of another team or user has its key.
         :raises CasConflictError: another token is stored.
-        :raises DuplicateEventError: the event was completed.
+        :raises DuplicateEventError: the event was completed, and enough replicas have that. So a
+            call with ``event_id`` that raised :class:`DurabilityError` can be repeated until it
+            raises this.
         :raises DecodeError: the record of this session, or of another one that waits there, was not
             written by this library. Nothing was written.
         :raises PayloadTooLargeError: over the store's limit.
@@ -140,6 +144,7 @@ class WaitRegistry(Generic[C]):
             return await index.call.register(registration, self._events)
 
         if event and await index.is_seen(address, event):
+            await index.call.confirm(wait_owner, [SessionKey(encoded.key)])
             raise DuplicateEventError(event_id or "")
         outcome = await index.enter(address, encoded, write, event=event)
         if outcome.verdict is Verdict.DONE:
@@ -232,6 +237,8 @@ class WaitRegistry(Generic[C]):
         :raises DuplicateEventError: the event was completed.
         :raises LeaseLostError: on leaving, if the lease was lost meanwhile.
         :raises DecodeError: as :meth:`AsyncSessionStore.get`. The claim is released.
+        :raises DurabilityError: the wait was claimed, on fewer replicas, and released.
+        :raises OutcomeUnknownError: if the wait was claimed, it is released or ends with its lease.
         """
         claim = await self.claim(ctx, user_id, scope, event_id=event_id, lease=lease)
         async with claim.auto_renew() as turn:
@@ -254,7 +261,7 @@ class WaitRegistry(Generic[C]):
         :param event_id: as in :meth:`resume`.
         :param attempt_id: names this attempt of this worker. ``None`` makes a random name. While
             the attempt holds the claim, a repeated call returns the same claim and renews its
-            lease.
+            lease. So a named attempt is not released after an error or a cancellation.
         :param lease: as in :meth:`resume`.
         :raises: as :meth:`resume`.
         """

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Final, Generic, cast, final, overload
 
 import anyio
@@ -34,12 +34,12 @@ from ...errors import (
     InvalidInputError,
     PayloadTooLargeError,
     SessionError,
-    TenantMismatchError,
 )
 from ...model import C, SessionKey
 from ...store import AsyncSessionStore
 from ...waits import WaitRegistry
 from ...waits.arguments import hash_of, owner_of, presenting
+from .early_events import EarlyEvents
 from .messages import (
     MAX_ID_CHARS,
     Admitted,
@@ -92,7 +92,8 @@ class SessionInbox(Generic[C]):
     Any verb may raise :class:`InvalidInputError` (before any I/O) and
     :class:`StoreUnavailableError` (nothing written). One that writes may also raise
     :class:`StoreFullError`, :class:`OutcomeUnknownError` and, with ``acks``,
-    :class:`DurabilityError` (written, so a message was admitted).
+    :class:`DurabilityError` (written, so a message was admitted, now or before). Repeat
+    :meth:`admit`, :meth:`deliver` and :meth:`collect` after each of these errors.
 
     :param store: a store whose backend has inboxes, as those of this library have.
     :param ctx: the caller, for whose sessions messages are admitted.
@@ -175,10 +176,10 @@ class SessionInbox(Generic[C]):
         event_id = require_clean_text(event_id, "event_id", MAX_ID_CHARS)
         payload = self._fitting(payload)
         scope, allowed = tenancy.allowed_owners_of(self._ctx if ctx is None else ctx)
-        return await self._admit(MailboxRef(scope, key), allowed, event_id, payload)
+        return await self._admit(allowed, MailboxRef(scope, key), event_id, payload)
 
     async def _admit(
-        self, mailbox: MailboxRef, allowed: AllowedOwners, event_id: str, payload: bytes
+        self, allowed: AllowedOwners, mailbox: MailboxRef, event_id: str, payload: bytes
     ) -> Admitted:
         limits = self._limits
         message = NewMessage(
@@ -392,14 +393,12 @@ class SessionInbox(Generic[C]):
             both cases, deliver it again.
         """
         self._store.check_open()
-        queue = EarlyEventQueue(owner_of(ctx, user_id), hash_of(scope))
+        early = self._early_events(ctx, user_id, scope)
         event_id = require_clean_text(event_id, "event_id", MAX_ID_CHARS)
         payload = self._fitting(payload)
-        has_room = await self._store_early(queue, event_id, payload)
-        moved = await self._move_early(ctx, user_id, scope, queue)
+        has_room, moved = await early.store_and_move(event_id, payload)
         if not has_room and moved:  # a session waits by now, so the earlier events were admitted
-            has_room = await self._store_early(queue, event_id, payload)
-            moved = await self._move_early(ctx, user_id, scope, queue)
+            has_room, moved = await early.store_and_move(event_id, payload)
         if not has_room:
             raise InboxFullError(self._limits.early)
         return moved[event_id][1] if event_id in moved else None
@@ -413,56 +412,20 @@ class SessionInbox(Generic[C]):
         :raises InboxFullError: the session's mailbox is full. The other events stay stored.
         """
         self._store.check_open()
-        queue = EarlyEventQueue(owner_of(ctx, user_id), hash_of(scope))
-        moved = await self._move_early(ctx, user_id, scope, queue)
+        moved = await self._early_events(ctx, user_id, scope).move()
         return sum(is_its_own and admitted.is_new for is_its_own, admitted in moved.values())
 
-    async def _store_early(self, queue: EarlyEventQueue, event_id: str, payload: bytes) -> bool:
-        """Store an early event, and return whether the queue had room."""
-        outcome = await self._backend.call().store_early(queue, event_id, payload, self._early)
-        if outcome.verdict not in (Verdict.DONE, Verdict.SEEN, Verdict.FULL):
-            raise error_for("", outcome)
-        return outcome.verdict is not Verdict.FULL
-
-    async def _move_early(
-        self, ctx: TenantCtx, user_id: str, scope: ReplyScope, queue: EarlyEventQueue
-    ) -> dict[str, tuple[bool, Admitted]]:
-        """Admit the early events of a queue, if a session waits there.
-
-        :returns: by event id, whether the event was for that session, and the result of ``admit``.
-        """
-        key = await self._waits.find_wait_by_scope(ctx, user_id, scope)
-        if key is None:
-            return {}
-        backend, limit = self._backend, self._early
-        _, allowed = tenancy.allowed_owners_of(presenting(ctx, user_id))
-        moved: dict[str, tuple[bool, Admitted]] = {}
-        full: set[SessionKey] = set()
-        events = deque(await backend.call().assign_early(queue, key, "", limit))
-        # One after the other, and deleted only when admitted. So a concurrent call also admits each
-        # event after those before it, and the second of both calls finds the event known.
-        while events:
-            assigned_key, message = events.popleft()
-            if assigned_key in full:
-                continue
-            mailbox = MailboxRef(queue.wait_owner.scope, assigned_key)
-            try:
-                admitted = await self._admit(mailbox, allowed, message.event_id, message.payload)
-            except InboxFullError:
-                if assigned_key == key:
-                    raise
-                full.add(assigned_key)  # this does not delay the events of other sessions
-            except TenantMismatchError:
-                if assigned_key == key:
-                    raise
-                # Its session is gone, and a session of another owner has that key now.
-                events = deque(await backend.call().assign_early(queue, key, assigned_key, limit))
-            else:
-                moved[message.event_id] = assigned_key == key, admitted
-                await backend.call().delete_early(queue, assigned_key, message)
-        return moved
-
     # --- shared steps ------------------------------------------------------------------------
+
+    def _early_events(self, ctx: TenantCtx, user_id: str, scope: ReplyScope) -> EarlyEvents:
+        _, allowed = tenancy.allowed_owners_of(presenting(ctx, user_id))
+        return EarlyEvents(
+            self._backend,
+            EarlyEventQueue(owner_of(ctx, user_id), hash_of(scope)),
+            self._early,
+            find_wait=partial(self._waits.find_wait_by_scope, ctx, user_id, scope),
+            admit=partial(self._admit, allowed),
+        )
 
     def _fitting(self, payload: bytes) -> bytes:
         size = len(require_bytes(payload))

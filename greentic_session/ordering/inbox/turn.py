@@ -15,7 +15,7 @@ from ..._core.tenancy import ctx_of
 from ...abc.fencing import LeaseKind, LeaseRef
 from ...abc.inbox import TurnCommit
 from ...abc.records import Verdict, error_for
-from ...errors import CasConflictError, DurabilityError, InvalidInputError, TenantMismatchError
+from ...errors import CasConflictError, InvalidInputError, TenantMismatchError
 from ...model import C, Cas, Session, SessionKey, TenantCtx
 from .messages import Mail, message_of
 
@@ -73,8 +73,8 @@ class InboxTurn(LeaseHandle, Generic[C]):
     * :class:`StoreUnavailableError`: nothing was written, and the turn continues.
     * :class:`OutcomeUnknownError`: it is unknown whether the write happened. Read the session, or
       leave by the exception. Then the messages that are left are retried.
-    * :class:`DurabilityError`, with ``acks``: it was written, but :attr:`session` and :attr:`cas`
-      are not updated.
+    * :class:`DurabilityError`, with ``acks``: it was written, on fewer replicas. :attr:`session`,
+      :attr:`cas` and :attr:`mail` are as after success.
     """
 
     _KIND: ClassVar[str] = "inbox turn"
@@ -184,11 +184,14 @@ class InboxTurn(LeaseHandle, Generic[C]):
         """
         self._require_held()
         count = len(self._mail) if handled is None else self._checked(handled)
-        await self._end(None, count, removes=True, ends=True)
+        outcome = await self._end(None, count, removes=True, ends=True)
         self._session, self._cas = None, Cas.none()
+        outcome.raise_shortfall()
 
     async def renew(self) -> datetime:
         """Renew the lease. The block of :meth:`SessionInbox.take` does so by itself.
+
+        Replicas need not confirm a renewal: see :attr:`RedisConfig.acks`.
 
         :returns: :attr:`lease_until`.
         :raises LeaseLostError: the turn has ended, or its lease has.
@@ -253,7 +256,8 @@ class InboxTurn(LeaseHandle, Generic[C]):
 
     async def _commit(self, session: Session[C] | None, handled: int, *, ends: bool) -> Cas:
         if session is None:
-            await self._end(None, handled, removes=False, ends=ends)
+            outcome = await self._end(None, handled, removes=False, ends=ends)
+            outcome.raise_shortfall()
             return self._cas
         # A body that cannot be decoded is not written.
         encoded, body = self._terms.encoder.encode_with_body(session, self._check_same)
@@ -261,6 +265,7 @@ class InboxTurn(LeaseHandle, Generic[C]):
         self._session, self._cas = as_versioned(
             self.key, body, outcome.token, encoded.ttl_ms, outcome.at_ms
         )
+        outcome.raise_shortfall()
         return self._cas
 
     async def _end(
@@ -276,11 +281,7 @@ class InboxTurn(LeaseHandle, Generic[C]):
             ends=ends,
         )
         with self._renewer.ending(ends=ends):
-            try:
-                outcome = await self._terms.backend.call().commit(result)
-            except DurabilityError:
-                self._drop_handled(handled)
-                raise
+            outcome = await self._terms.backend.call().commit(result)
             if outcome.verdict is Verdict.LOST:
                 self._lose()
             if outcome.verdict is Verdict.CONFLICT:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from ...abc.records import Verdict
 from ..transport.script import Script
 
 if TYPE_CHECKING:
@@ -33,9 +34,9 @@ AFFINITY_RENEW: Final = Script("affinity/renew")
 AFFINITY_LEAVE: Final = Script("affinity/leave")
 AFFINITY_ASSIGN: Final = Script("affinity/assign")
 AFFINITY_PIN: Final = Script("affinity/pin")
-AFFINITY_UNPIN: Final = Script("affinity/unpin")
+AFFINITY_UNPIN: Final = Script("affinity/unpin", rests_on=Verdict.ABSENT)
 AFFINITY_TOUCH: Final = Script("affinity/touch")
-AFFINITY_FORGET: Final = Script("affinity/forget")
+AFFINITY_FORGET: Final = Script("affinity/forget", rests_on=Verdict.ABSENT)
 
 
 def affinity_join_arguments(

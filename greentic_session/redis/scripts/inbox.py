@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Literal
 
+from ...abc.records import Verdict
 from ..transport.script import Script
 
 if TYPE_CHECKING:
@@ -46,20 +47,20 @@ __all__ = [
     "take_turn_arguments",
 ]
 
-ADMIT: Final = Script("inbox/admit")
+ADMIT: Final = Script("inbox/admit", rests_on=Verdict.SEEN)
 TAKE_TURN: Final = Script("inbox/take_turn")
 RENEW_TURN: Final = Script("inbox/renew_turn")
 COMMIT_TURN: Final = Script("inbox/commit_turn")
 RELEASE_TURN: Final = Script("inbox/release_turn")
-REPLAY_DEAD_LETTER: Final = Script("inbox/replay_dead_letter")
-DISCARD_DEAD_LETTER: Final = Script("inbox/discard_dead_letter")
+REPLAY_DEAD_LETTER: Final = Script("inbox/replay_dead_letter", rests_on=Verdict.ABSENT)
+DISCARD_DEAD_LETTER: Final = Script("inbox/discard_dead_letter", rests_on=Verdict.ABSENT)
 INDEX_ADD_PENDING: Final = Script("inbox/index_add_pending")
 INDEX_NEXT_DUE: Final = Script("inbox/index_next_due")
 INDEX_REQUEUE: Final = Script("inbox/index_requeue")
-INDEX_SET_DUE: Final = Script("inbox/index_set_due")
+INDEX_SET_DUE: Final = Script("inbox/index_set_due", always_writes=False)
 INDEX_DEAD_LETTER: Final = Script("inbox/index_dead_letter")
-STORE_EARLY: Final = Script("inbox/store_early")
-ASSIGN_EARLY: Final = Script("inbox/assign_early")
+STORE_EARLY: Final = Script("inbox/store_early", rests_on=Verdict.SEEN)
+ASSIGN_EARLY: Final = Script("inbox/assign_early", always_writes=False)
 DELETE_EARLY: Final = Script("inbox/delete_early")
 
 # --- mailboxes -----------------------------------------------------------------------------------

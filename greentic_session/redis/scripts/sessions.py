@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Literal
 
+from ...abc.records import Verdict
 from ..transport.script import Script
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def touch_arguments(
     return exact_owner, shared_owner, new_ttl_ms
 
 
-DELETE: Final = Script("sessions/delete")
+DELETE: Final = Script("sessions/delete", rests_on=Verdict.ABSENT)
 
 
 def delete_arguments(

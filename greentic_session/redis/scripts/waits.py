@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Literal
 
+from ...abc.records import Verdict
 from ..transport.script import Script
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ __all__ = [
     "update_index_arguments",
 ]
 
-REGISTER: Final = Script("waits/register")
+REGISTER: Final = Script("waits/register", rests_on=Verdict.SEEN)
 
 
 def register_arguments(
@@ -66,7 +67,7 @@ def register_arguments(
     )
 
 
-CLAIM: Final = Script("waits/claim")
+CLAIM: Final = Script("waits/claim", rests_on=Verdict.SEEN)
 
 
 def claim_arguments(
@@ -152,7 +153,7 @@ def supersede_arguments(scope_hash: str, expected_since: int) -> Arguments:
     return scope_hash, expected_since
 
 
-CLEAR: Final = Script("waits/clear")
+CLEAR: Final = Script("waits/clear", rests_on=Verdict.ABSENT)
 
 
 def clear_arguments(expected_owner: str, scope_hash: str, tombstone_ms: int) -> Arguments:

@@ -43,7 +43,7 @@ class Call(msgspec.Struct, frozen=True, gc=False):
         server's clock.
     :ivar until: the deadline, on the loop's clock. ``None`` is one that begins now.
     :ivar script: the script that the commands run, if they write.
-    :ivar wants_acks: whether replicas must confirm the write.
+    :ivar barrier: the command that covers an earlier write, if replicas must confirm the answer.
     :ivar grants: a name for the grant that the call may get; empty without one.
     :ivar attempts: earlier attempts at the same grant.
     :ivar earlier: attempts of another call, which must arrive before this one's, or never.
@@ -57,7 +57,7 @@ class Call(msgspec.Struct, frozen=True, gc=False):
     commands: _Commands
     until: float | None
     script: Script | None = None
-    wants_acks: bool = False
+    barrier: Command | None = None
     grants: str = ""
     attempts: Attempts | None = None
     earlier: Attempts | None = None

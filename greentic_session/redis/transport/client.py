@@ -17,14 +17,13 @@ from typing import TYPE_CHECKING, Any, Final, cast, final
 
 from redis.exceptions import ResponseError
 
-from ...abc.records import Verdict
-from ...errors import DurabilityError, OutcomeUnknownError, StoreUnavailableError
+from ...errors import OutcomeUnknownError, StoreUnavailableError
+from .acks import Acks, barrier
 from .attempts import Attempts, Call, attempt_ends_at
-from .connection import Connection, ConnectionLostError, PendingRequest, pack
+from .connection import Connection, PendingRequest, pack
 from .discovery import topology_for
 from .driver import connect, disconnect, new_connection
 from .failures import ForeignValueError, classify, malformed_reply
-from .script import Script
 from .server import LARGE_BYTES, ClosedError, Server
 from .topology import FAILURES, ScanPosition, Topology, close_from_any_loop, run_concurrently
 
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
 
     from ...config import RedisConfig
     from .protocol import Argument, Command, Reply
+    from .script import Script
     from .server_process import ServerProcess
 
 __all__ = ["RedisClient"]
@@ -42,7 +42,6 @@ __all__ = ["RedisClient"]
 _MAX_RESTARTS: Final = 3
 """So often a scan starts anew because names may have come to be elsewhere."""
 _MAX_UNANSWERED: Final = 256
-_BARRIER: Final = Script("touch_for_wait")
 _ASKING: Final[Command] = ("ASKING",)
 _PING: Final[tuple[Command]] = (("PING",),)
 
@@ -58,7 +57,7 @@ class RedisClient:
     def __init__(self, config: RedisConfig, host: ServerProcess | None = None) -> None:
         self._config: Final = config
         self._host: Final = host
-        self._acks: Final = config.acks
+        self._acks: Final = Acks(config.acks, config.deadline_secs)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._process = 0
         self._changing: Final = threading.Lock()
@@ -79,9 +78,14 @@ class RedisClient:
         return sum(server.connections for server in self._topology.servers)
 
     @property
+    def confirms(self) -> bool:
+        """Whether replicas confirm writes."""
+        return self._config.acks > 0
+
+    @property
     def confirms_apart(self) -> bool:
         """Whether replicas confirm writes, and those of different slots may be other replicas."""
-        return self._acks > 0 and bool(self._config.cluster)
+        return self._config.acks > 0 and bool(self._config.cluster)
 
     def deadline(self) -> float:
         """Return the time of the running loop by which a call that begins now must end."""
@@ -233,12 +237,13 @@ class RedisClient:
         :param ends: by that name, what is given back.
         :raises StoreUnavailableError: by the deadline; nothing was written.
         :raises OutcomeUnknownError: by the deadline; it may have been executed.
-        :raises DurabilityError: it was executed, and too few replicas confirmed it.
+        :raises UnconfirmedError: it was executed, or had been before, and too few replicas
+            confirmed it. Some time is left until the deadline.
         """
         loop = self._enter_loop()
         self._operation = (self._operation + 1) & 0xFFFF_FFFF_FFFF_FFFF
         operation = f"{self._operation:016x}"
-        wants_acks = self._acks > 0 and not skips_acks
+        confirms = barrier(keys) if self._acks.wanted and not skips_acks else None
 
         def commands(server: Server, since_ms: float | None) -> Sequence[Command]:
             head: Command = (
@@ -246,10 +251,9 @@ class RedisClient:
             )
             since = "" if since_ms is None else f"{since_ms:.3f}"
             command = (*head, len(keys), *keys, operation, since, *arguments)
-            if wants_acks and since_ms is not None:
-                # WAIT counts from the last write of its own connection, and an attempt that is
-                # answered from the operation log writes nothing.
-                return command, ("EVAL", _BARRIER.source, 1, keys[0])
+            if confirms is not None and (since_ms is not None or not script.always_writes):
+                # An attempt that is answered from the operation log writes nothing.
+                return command, confirms
             return (command,)
 
         call = Call(
@@ -257,7 +261,7 @@ class RedisClient:
             commands,
             until,
             script=script,
-            wants_acks=wants_acks,
+            barrier=confirms,
             grants=grants,
             attempts=self._unanswered_grants.pop(grants, None),
             earlier=self._unanswered_grants.pop(ends, None),
@@ -310,7 +314,7 @@ class RedisClient:
         :raises _MovedOnError: ``at`` holds no sessions any more, or mixed commands were redirected.
         """
         until, commands, script, at = call.until, call.commands, call.script, call.at
-        wants_acks, attempts, earlier = call.wants_acks, call.attempts, call.earlier
+        wants_acks, attempts, earlier = call.barrier is not None, call.attempts, call.earlier
         ends_at = loop.time() + self._config.deadline_secs if until is None else until
         topology = self._topology
         request: PendingRequest | None = None
@@ -368,8 +372,11 @@ class RedisClient:
                         for index, each in enumerate(replies):  # noqa: B007 - told to `classify`
                             if isinstance(each, ResponseError):
                                 raise each
-                    if wants_acks and _is_done(replies[0]):
-                        await self._confirm(connection, ends_at)
+                    if wants_acks:
+                        times = give_up_at, ends_at
+                        await self._acks.confirm(
+                            call, replies[0], connection, times, is_asking=asked is not None
+                        )
                 except FAILURES as error:
                     sent = request is not None and getattr(error, "sent", True)
                     size = 0 if request is None else request.size
@@ -423,30 +430,6 @@ class RedisClient:
         replies = await self._run_attempts(call, self._enter_loop())
         return cast("tuple[bytes, list[bytes]]", replies[0])
 
-    async def _confirm(self, connection: Connection, until: float) -> None:
-        """Wait until enough replicas have what was written on a connection.
-
-        :raises DurabilityError: too few replicas confirmed it by the deadline.
-        :raises ConnectionLostError: the number of replicas is unknown.
-        """
-        confirmed = 0
-        while True:
-            is_late = False
-            try:
-                confirmed = await connection.confirmed(self._acks, until)
-            except ResponseError as error:
-                if str(error).startswith("UNBLOCKED"):  # the server became a replica meanwhile
-                    raise ConnectionLostError(sent=True) from None
-                is_late = True  # the account may not ask
-            except ConnectionLostError:
-                is_late = True
-                if asyncio.get_running_loop().time() + self._least_secs < until:
-                    raise
-            if confirmed >= self._acks:
-                return
-            if is_late or asyncio.get_running_loop().time() + self._least_secs >= until:
-                raise DurabilityError(confirmed, self._acks)
-
     def _enter_loop(self) -> asyncio.AbstractEventLoop:
         try:
             loop = asyncio.get_running_loop()
@@ -476,11 +459,6 @@ class RedisClient:
             # Counted on from a random start, and so that a forked process has a start of its own.
             self._operation = int.from_bytes(os.urandom(8))
             self._loop = loop
-
-
-def _is_done(reply: Reply) -> bool:
-    # A script's shortest answer is a number: that it is done, and when.
-    return isinstance(reply, int) or reply[0] == Verdict.DONE
 
 
 class _MovedOnError(Exception):

@@ -42,6 +42,10 @@ _SILENCE_CHECK_SECS: Final = 0.3
 """Interval of checks of a connection whose server may have been replaced unnoticed."""
 _WAIT_SHARE: Final = 0.8
 """How much of the time for a confirmation the server may wait; the rest is for its answer."""
+_WAIT_MS: Final = 25
+"""How long the server may wait at once, because it executes nothing else of the connection then."""
+_ANSWER_SECS: Final = 0.05
+"""Time for the server's answer after that."""
 _NOTHING: Final = object()
 
 
@@ -126,6 +130,7 @@ class Connection(asyncio.Protocol):
         self._scheduled = False
         self._unconfirmed: list[asyncio.Future[int]] = []
         self._confirm_by = 0.0
+        self._is_asking = False
         self._watch: asyncio.TimerHandle | None = None
         self._watch_at = 0.0
         self.heard_at = self._loop.time()
@@ -172,8 +177,9 @@ class Connection(asyncio.Protocol):
     def confirmed(self, acks: int, until: float) -> asyncio.Future[int]:
         """Return the future of how many replicas have all that was written here so far.
 
-        Asked once for all who ask within a tick (``WAIT`` speaks of the whole connection), and
-        given up at the earliest of their times: who has more time asks again.
+        ``WAIT`` speaks of the whole connection. So one is sent for all callers of a tick, and for
+        those that ask while the last one is under way. It ends early while replicas are away, and
+        at the earliest of the callers' times. A caller that has more time asks again.
 
         :param acks: how many are enough.
         :param until: on the loop's clock.
@@ -181,7 +187,8 @@ class Connection(asyncio.Protocol):
         waiter: asyncio.Future[int] = self._loop.create_future()
         if not self._unconfirmed:
             self._confirm_by = until
-            self._loop.call_soon(self._ask_replicas, acks)
+            if not self._is_asking:
+                self._loop.call_soon(self._ask_replicas, acks)
         self._confirm_by = min(self._confirm_by, until)
         self._unconfirmed.append(waiter)
         return waiter
@@ -260,6 +267,7 @@ class Connection(asyncio.Protocol):
 
     def _ask_replicas(self, acks: int) -> None:
         waiters, self._unconfirmed = self._unconfirmed, []
+        self._is_asking = True
 
         def tell(answered: asyncio.Future[int]) -> None:
             error = answered.exception()
@@ -272,6 +280,9 @@ class Connection(asyncio.Protocol):
                     waiter.set_result(answered.result())
                 else:
                     waiter.set_exception(error)
+            self._is_asking = False
+            if self._unconfirmed:
+                self._ask_replicas(acks)
 
         reply: asyncio.Future[int] = self._loop.create_future()
         reply.add_done_callback(tell)
@@ -279,9 +290,11 @@ class Connection(asyncio.Protocol):
             reply.set_exception(ConnectionLostError(sent=True))
             return
         now = self._loop.time()
-        left_ms = max(1, int((self._confirm_by - now) * _WAIT_SHARE * 1000))
+        left_ms = max(1, min(_WAIT_MS, int((self._confirm_by - now) * _WAIT_SHARE * 1000)))
         command = b"WAIT %d %d\r\n" % (acks, left_ms)
-        self.send(PendingRequest(reply, 1, len(command), now, self._confirm_by), command)
+        # A late answer closes the connection, with the calls of others. So it has time to come.
+        give_up_at = max(self._confirm_by, now + left_ms / 1000 + _ANSWER_SECS)
+        self.send(PendingRequest(reply, 1, len(command), now, give_up_at), command)
 
     def _schedule_check(self, at: float, now: float) -> None:
         if self._watch is not None:
