@@ -58,17 +58,18 @@ async def with_sentinel(report: Report) -> None:
                 options=("--appendfsync", "no"),  # enough for a process that is killed
             ),
             _depose_sentinels,
+            ("graceful", "kill -9", "kill -9 after a lag"),
         )
 
 
 async def with_cluster(report: Report) -> None:
     """Depose or kill one of three masters, each of which has a replica, by turns."""
     while not report.is_over:
-        await _run(report, ClusterRig(valkey_binary()), _depose_in_cluster)
+        ways = ("graceful", "TAKEOVER", "kill -9", "kill -9 after a lag")
+        await _run(report, ClusterRig(valkey_binary()), _depose_in_cluster, ways)
 
 
-async def _depose_sentinels(rig: SentinelRig, lines: Lines) -> str:
-    how = lines.dice.choice(("graceful", "kill -9", "kill -9 after a lag"))
+async def _depose_sentinels(rig: SentinelRig, lines: Lines, how: str) -> None:
     old = await rig.until_stable()
     if how == "graceful":
         await rig.sentinels[0].ask("SENTINEL", "FAILOVER", rig.NAME)
@@ -81,11 +82,9 @@ async def _depose_sentinels(rig: SentinelRig, lines: Lines) -> str:
     # The sentinels would do so as well, after seconds.
     await old.ask("REPLICAOF", "127.0.0.1", new.port)
     await rig.until_stable()
-    return how
 
 
-async def _depose_in_cluster(rig: ClusterRig, lines: Lines) -> str:
-    how = lines.dice.choice(("graceful", "TAKEOVER", "kill -9", "kill -9 after a lag"))
+async def _depose_in_cluster(rig: ClusterRig, lines: Lines, how: str) -> None:
     old = lines.dice.choice(await rig.masters())
     replicas = await rig.replicas_of(old)
     if how.startswith("kill"):
@@ -95,7 +94,6 @@ async def _depose_in_cluster(rig: ClusterRig, lines: Lines) -> str:
     if not old.is_live:
         await rig.restart(old)
     await rig.until_ok()
-    return how
 
 
 async def _kill(
@@ -140,7 +138,10 @@ async def _is_deposed(rig: SentinelRig, node: Node) -> bool:
 
 
 async def _run(
-    report: Report, rig: _Rig, fail_over: Callable[[_Rig, Lines], Awaitable[str]]
+    report: Report,
+    rig: _Rig,
+    fail_over: Callable[[_Rig, Lines, str], Awaitable[None]],
+    ways: Sequence[str],
 ) -> None:
     dice = report.dice(report.count)
     namespace = f"soak:{uuid4().hex}"
@@ -156,12 +157,13 @@ async def _run(
             async with those.at_work():
                 await those.has_worked()
                 for _ in range(min(BATCH, report.wanted - report.count)):
-                    those.stage = f"failover {report.count + 1}"
+                    how = dice.choice(ways)
+                    those.stage = f"failover {report.count + 1} ({how})"
                     began_at = time.monotonic()
-                    how = await fail_over(rig, lines)
+                    await fail_over(rig, lines, how)
                     report.tally[f"ms of {how}"] += round(1000 * (time.monotonic() - began_at))
                     report.tally[f"times {how}"] += 1
-                    those.stage = f"after {those.stage} ({how})"
+                    those.stage = f"the time after {those.stage}"
                     await those.has_worked()
                     await those.check()
                     report.count += 1
@@ -213,7 +215,7 @@ class Lines:
 
     def _choose(self, request: bytes) -> Fate:
         lost = LOST_IN_LAG if self.is_lagging else LOST
-        if b"EVALSHA" not in request or self.dice.random() >= lost:
+        if b"EVAL" not in request or self.dice.random() >= lost:
             return Fate.PASS
         return self.dice.choice((Fate.LOSE, Fate.CUT))
 
