@@ -243,7 +243,7 @@ class Acknowledged:
                 else:
                     self.told["admit"] += 1
                     how = f"{'admit' if answer.is_new else 'repeated admit'} {attempt + 1}"
-                    self._admitted[event_id] = f"{how} during {stage}"
+                    self._admitted[event_id] = f"{how} during {stage} to {self.stage}"
                     break
             await asyncio.sleep(_PAUSE_SECS)  # as above
 
@@ -265,7 +265,11 @@ class Acknowledged:
             stage = self.stage
             for event_id in taken:
                 if event_id in self._handled:
-                    self.losses.append(f"{event_id} came back after {self._handled[event_id]}")
+                    admitted = self._admitted.get(event_id, "no acknowledged admit")
+                    self.losses.append(
+                        f"{event_id} came back during {stage} after {self._handled[event_id]}, "
+                        f"which followed {admitted}"
+                    )
             try:
                 await turn.finish()
             except (DurabilityError, OutcomeUnknownError):
