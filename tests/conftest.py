@@ -71,8 +71,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup() -> Generator[None]:
+    """Skip a test with a fixture that starts a server, on a platform that has none."""
+    yield from _skipping_without_a_server()
+
+
+@pytest.hookimpl(wrapper=True)
 def pytest_runtest_call() -> Generator[None]:
     """Skip a test that starts a server by itself, on a platform that has none."""
+    yield from _skipping_without_a_server()
+
+
+def _skipping_without_a_server() -> Generator[None]:
     try:
         yield
     except ServerNotFoundError:
