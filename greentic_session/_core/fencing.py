@@ -21,7 +21,7 @@ class FencingCounter:
     __slots__ = ("last",)
 
     def __init__(self) -> None:
-        self.last = 0
+        self.last: int = 0
 
     def issue(self, now_ms: int, above: int = 0) -> int:
         """Return the fencing token of a new grant.

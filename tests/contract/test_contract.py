@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,9 @@ from greentic_session.testing.harness import MemoryHarness, RedisHarness
 from greentic_session.testing.servers import ServerNotFoundError, redis_binary
 
 from ..conftest import CONTAINER_VARIABLE, NO_CONTAINER_VARIABLE
-from ..support.embedded import EmbeddedHarness, worker
+
+if sys.platform != "win32":  # which lacks the locks of the folder
+    from ..support.embedded import EmbeddedHarness, worker
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

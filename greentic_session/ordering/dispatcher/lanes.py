@@ -40,7 +40,7 @@ class Lane(Generic[M]):
     def __init__(self, key: str | None) -> None:
         self.key: Final = key
         self.messages: Final[deque[M | Submitter[M]]] = deque()
-        self.is_busy = False
+        self.is_busy: bool = False
         self.submitters: OrderedDict[Submitter[M], None] | None = None
 
 
@@ -62,8 +62,8 @@ class Submitter(Generic[M]):
         self.lane: Final = lane
         self.message: Final = message
         self.settled: Final = anyio.Event()
-        self.has_room = False
-        self.is_back = False
+        self.has_room: bool = False
+        self.is_back: bool = False
 
 
 @final
@@ -127,8 +127,8 @@ class Lanes(Generic[M]):
             _ArrivalOrder() if overflow == "drop_oldest" else None
         )
         self.ready: Final[OrderedDict[Lane[M], None]] = OrderedDict()
-        self.waiting = 0
-        self.blocked = 0
+        self.waiting: int = 0
+        self.blocked: int = 0
 
     def __len__(self) -> int:
         """Return how many there are, a message without a key being one of its own."""

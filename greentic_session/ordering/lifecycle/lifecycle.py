@@ -47,10 +47,10 @@ class _Life:
     def __init__(self, key: SessionKey, now_ms: int) -> None:
         self.key: Final = key
         self.started_ms: Final = now_ms
-        self.active_ms = now_ms
-        self.messages = 0
-        self.in_hand = 0
-        self.is_stalled = False
+        self.active_ms: int = now_ms
+        self.messages: int = 0
+        self.in_hand: int = 0
+        self.is_stalled: bool = False
         self.look_ms: float = math.inf
 
 
@@ -65,7 +65,7 @@ class LifecycleWork:
 
     def __init__(self, life: _Life) -> None:
         self.life: Final = life
-        self.has_ended = False
+        self.has_ended: bool = False
 
 
 @final

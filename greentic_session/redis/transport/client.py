@@ -67,8 +67,8 @@ class RedisClient:
         # Of calls for a grant that may have been made.
         self._unanswered_grants: Final[dict[str, Attempts]] = {}
         self._closed = False
-        self.in_flight = 0
-        self.retries = 0
+        self.in_flight: int = 0
+        self.retries: int = 0
 
     @property
     def connections(self) -> int:

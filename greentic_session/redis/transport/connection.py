@@ -92,12 +92,12 @@ class PendingRequest:
         sent_at: float,
         give_up_at: float,
     ) -> None:
-        self.future = future
-        self.left = count
+        self.future: asyncio.Future[Any] = future  # Any: as in `Reply`
+        self.left: int = count
         self.replies: list[Any] | None = None if count == 1 else []  # Any: as in `Reply`
-        self.size = size
-        self.sent_at = sent_at
-        self.times_out_at = give_up_at
+        self.size: int = size
+        self.sent_at: float = sent_at
+        self.times_out_at: float = give_up_at
 
 
 @final
@@ -133,11 +133,11 @@ class Connection(asyncio.Protocol):
         self._is_asking = False
         self._watch: asyncio.TimerHandle | None = None
         self._watch_at = 0.0
-        self.heard_at = self._loop.time()
-        self.bytes_in_flight = 0
-        self.is_lost = False
+        self.heard_at: float = self._loop.time()
+        self.bytes_in_flight: int = 0
+        self.is_lost: bool = False
         self.ended: Final[asyncio.Future[None]] = self._loop.create_future()
-        self.is_full = False
+        self.is_full: bool = False
         self._stream, early = take_over(connection)
         self._transport: Final = self._stream.transport
         # An error reply is a value here: those after it are still to be read.

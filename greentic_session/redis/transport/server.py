@@ -86,9 +86,9 @@ class Server:
         self.pool: Final = ConnectionPool(self)
         self.ack_pool: Final = ConnectionPool(self)
         self.missing: Final[set[Script]] = set()
-        self.answered_at = 0.0
+        self.answered_at: float = 0.0
         self.losses = 0
-        self.closed = False
+        self.closed: bool = False
 
     @property
     def connections(self) -> int:

@@ -76,7 +76,9 @@ class ClusterRig(Rig):
             *options,
         )
         count = _MASTERS * (1 + replicas)
-        self.nodes = tuple(Node(binary, given, durable=durable) for _ in range(count))
+        self.nodes: tuple[Node, ...] = tuple(
+            Node(binary, given, durable=durable) for _ in range(count)
+        )
         self._ids: dict[Node, str] = {}
 
     @property

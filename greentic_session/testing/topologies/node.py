@@ -49,7 +49,7 @@ class Node:
         )
         self._server: LocalServer | None = None
         self._claim: PortClaim | None = None
-        self.is_paused = False
+        self.is_paused: bool = False
 
     @property
     def server(self) -> LocalServer:

@@ -72,7 +72,7 @@ class SentinelRig(Rig):
         super().__init__()
         self._down_after_ms: Final = down_after_ms
         self._failover_timeout_ms: Final = failover_timeout_ms
-        self.nodes = tuple(
+        self.nodes: tuple[Node, ...] = tuple(
             Node(binary, (*_OPTIONS, *options), durable=durable) for _ in range(1 + replicas)
         )
         self.sentinels: Final = tuple(

@@ -27,7 +27,7 @@ class StandaloneRig(Rig):
     ) -> None:
         super().__init__()
         self.node: Final = Node(binary, options, durable=durable)
-        self.nodes = (self.node,)
+        self.nodes: tuple[Node, ...] = (self.node,)
 
     @property
     def url(self) -> str:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ...harness import StoreHarness
 
 _CHOSEN = chosen(KEY, *WORKERS)
-_OTHER, _ANOTHER, _ = (worker for worker in WORKERS if worker != _CHOSEN)
+_OTHER, _ANOTHER = [worker for worker in WORKERS if worker != _CHOSEN][:2]
 
 
 @pytest.mark.anyio

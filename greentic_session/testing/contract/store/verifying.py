@@ -82,7 +82,7 @@ class Tenant(str, enum.Enum):  # noqa: UP042 - what applications have
 
 
 _new_type: Any = NewType  # Any: mypy fails on a NewType of a struct
-Alias = _new_type("Alias", AppState)
+Alias: Any = _new_type("Alias", AppState)
 
 
 @pytest.mark.anyio
