@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Final, Generic, cast, final, overload
 
@@ -46,6 +45,7 @@ from .messages import (
     DeadLetter,
     InboxDepth,
     InboxLimits,
+    InboxStatistics,
     check_limits,
     dead_letter_of,
     require_bytes,
@@ -150,6 +150,7 @@ class SessionInbox(Generic[C]):
             backoff_ms=duration_to_ms(retry_delay, "retry_delay"),
         )
         self._waits: Final[WaitRegistry[C]] = WaitRegistry(store) if waits is None else waits
+        self._turns = self._dropped = 0
 
     # --- admitting ---------------------------------------------------------------------------
 
@@ -265,6 +266,7 @@ class SessionInbox(Generic[C]):
             most=most,
             attempts=terms.attempts,
             dead_ms=self._dead_ms,
+            dead_most=self._limits.dead_letters,
         )
         turn = await self._next(request, ends_at)
         if turn is None:
@@ -292,12 +294,14 @@ class SessionInbox(Generic[C]):
         while True:
             sent_at = anyio.current_time()
             taken = await self._backend.call().take(request)
+            self._dropped += taken.dropped
             if isinstance(taken, GrantedTurn):
                 break
             if taken.due_secs is None:
                 return None, _POLL_SECS
             if taken.due_secs > 0:
                 return None, min(taken.due_secs, _POLL_SECS)
+        self._turns += 1
         try:
             return InboxTurn(self._terms, taken, sent_at), 0
         except DecodeError:
@@ -312,10 +316,17 @@ class SessionInbox(Generic[C]):
         sessions, due = await self._backend.call().size(self._name)
         return InboxDepth(sessions=sessions, due=due)
 
+    def statistics(self) -> InboxStatistics:
+        """Return counters of this object, without I/O."""
+        return InboxStatistics(turns=self._turns, dropped_dead_letters=self._dropped)
+
     # --- dead letters ------------------------------------------------------------------------
 
     async def dead_letters(self) -> AsyncIterator[DeadLetter]:
         """Iterate over the dead letters, those of a session in their order.
+
+        They are read in pages, as the iteration goes on. A session has at most ``dead_letters`` of
+        the limits.
 
         A dead letter that exists from start to end is returned. If its session gets another one
         meanwhile, it may be returned twice. A message that exhausted its attempts becomes a dead
@@ -438,28 +449,34 @@ class SessionInbox(Generic[C]):
         _, allowed = tenancy.allowed_owners_of(presenting(ctx, user_id))
         moved: dict[str, tuple[bool, Admitted]] = {}
         full: set[SessionKey] = set()
-        events = deque(await backend.call().assign_early(queue, key, "", limit))
+        gone, position = "", cast("int | None", 0)
         # One after the other, and deleted only when admitted. So a concurrent call also admits each
         # event after those before it, and the second of both calls finds the event known.
-        while events:
-            assigned_key, message = events.popleft()
-            if assigned_key in full:
-                continue
-            mailbox = MailboxRef(queue.wait_owner.scope, assigned_key)
-            try:
-                admitted = await self._admit(mailbox, allowed, message.event_id, message.payload)
-            except InboxFullError:
-                if assigned_key == key:
-                    raise
-                full.add(assigned_key)  # this does not delay the events of other sessions
-            except TenantMismatchError:
-                if assigned_key == key:
-                    raise
-                # Its session is gone, and a session of another owner has that key now.
-                events = deque(await backend.call().assign_early(queue, key, assigned_key, limit))
-            else:
-                moved[message.event_id] = assigned_key == key, admitted
-                await backend.call().delete_early(queue, assigned_key, message)
+        while position is not None:
+            page = await backend.call().assign_early(queue, key, gone, limit, position)
+            start, position, gone = position, page.position, ""
+            for assigned_key, message in page.events:
+                if assigned_key in full:
+                    continue
+                mailbox = MailboxRef(queue.wait_owner.scope, assigned_key)
+                try:
+                    admitted = await self._admit(
+                        mailbox, allowed, message.event_id, message.payload
+                    )
+                except InboxFullError:
+                    if assigned_key == key:
+                        raise
+                    full.add(assigned_key)  # this does not delay the events of other sessions
+                except TenantMismatchError:
+                    if assigned_key == key:
+                        raise
+                    # Its session is gone, and a session of another owner has that key now.
+                    gone, position = assigned_key, start
+                    break
+                else:
+                    moved[message.event_id] = assigned_key == key, admitted
+                    await backend.call().delete_early(queue, assigned_key, message)
+                    position = None if position is None else position - 1
         return moved
 
     # --- shared steps ------------------------------------------------------------------------

@@ -13,7 +13,6 @@ local member, retention_ms = ARGV[3], ARGV[4]
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', string.format('%.0f', now - 2 * retention_ms))
 redis.call('ZADD', KEYS[1], string.format('%.0f', now), member)
 redis.call('PEXPIRE', KEYS[1], string.format('%.0f', 2 * retention_ms))
 return {1}
