@@ -15,6 +15,7 @@ local key, event = ARGV[3], ARGV[4]
 --@include lib/early_event
 
 local at, _, rest = parse_event(event)
+redis.call('ZCARD', KEYS[2])  -- fails before the first write if the key holds another type of value
 -- LREM ends at the first match. That is at the start of the list, unless the mailbox of another session is full.
 if redis.call('LREM', KEYS[1], '1', assigned_event(at, key, rest)) > 0 then
   redis.call('ZREM', KEYS[2], head_of(rest))
