@@ -148,8 +148,8 @@ async def test_fields_of_expired_records_leave_as_tenants_come(harness: RedisHar
     await harness.client.read("HSET", tenants.lookup, *traces)
     for number in range(64):
         await tenants.put(f"comes-{number}", 600_000)
-    # Each write samples 8 fields at random. So a few of the 300 may be left.
-    assert await harness.client.read("HLEN", tenants.lookup) < 65 + 100
+    # Each write samples 4 fields at random, so some of the 300 are left.
+    assert await harness.client.read("HLEN", tenants.lookup) < 65 + 200
 
 
 async def test_a_lookup_that_shrinks_to_few_tenants_gets_their_exact_lifetime(

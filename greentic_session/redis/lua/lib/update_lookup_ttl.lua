@@ -8,8 +8,8 @@
 --    * Up to 64 fields, any other write reads all of them, removes those of expired records, and sets the exact lifetime.
 --      Before Redis 7.0, which has no GT for PEXPIREAT, also a write that prolongs the record.
 --    * With more fields, the lifetime of the lookup only grows. Because a bounded number of reads cannot find the next
---      longest lifetime. A write that adds or removes a field removes the expired ones among 8 random fields. So at most
---      about an eighth of the fields are of expired records while records come and go.
+--      longest lifetime. A write that adds or removes a field removes the expired ones among 4 random fields. So about
+--      a quarter of the fields at most are of expired records while records come and go.
 
 if added == 0 and live and expires == 0 then
   if stored_expires ~= 0 then call('PERSIST', KEYS[2]) end
@@ -17,7 +17,7 @@ elseif added == 0 and live and expires and stored_expires ~= 0 and expires >= st
   and redis.REDIS_VERSION_NUM then
   call('PEXPIREAT', KEYS[2], last_ms, 'GT')  -- since Redis 7.0
 elseif added then
-  local MANY, SAMPLE = 64, '8'
+  local MANY, SAMPLE = 64, '4'
   local size = call('HLEN', KEYS[2])
   local fields = {}
   if size > MANY then

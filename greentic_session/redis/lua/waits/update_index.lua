@@ -64,9 +64,9 @@ if scope_hash ~= '' then
 end
 -- Remove entries of expired sessions, at a cost that does not grow with the index. Up to 64 reply scopes, this reads all
 -- of them, and sets the exact lifetime of the index. But only if the index may live too long, or has many. With more,
--- each registration reads 8 random ones, so the index shrinks while it has many expired entries. Its lifetime only
+-- each registration reads 4 random ones, so the index shrinks while it has many expired entries. Its lifetime only
 -- grows, because a bounded number of reads cannot find the entry that lives longest.
-local MANY, SAMPLE = 64, '8'
+local MANY, SAMPLE = 64, '4'
 local size = redis.call('HLEN', KEYS[1])
 local fields = {}
 if size > MANY then
