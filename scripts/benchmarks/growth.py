@@ -13,7 +13,7 @@ import re
 import sys
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 from urllib.parse import urlsplit
 
 import msgspec
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 
     from .growth_subjects import Subject
 
-__all__ = ["Growth", "main", "measure", "serving", "table"]
+__all__ = ["Growth", "Spent", "main", "measure", "serving", "table"]
 
 _RESULTS: Final = Path(__file__).parent / "results"
 _SESSIONS: Final = (1_000, 10_000, 100_000, 1_000_000)
 _PARTS: Final = (100, 1_000, 10_000)
-_ROW: Final = re.compile(r"cmdstat_([a-z|]+):calls=\d+,usec=(\d+)")
-_ASIDE: Final = ("config", "info", "hello", "client", "script", "ping", "eval", "evalsha")
+_ROW: Final = re.compile(r"cmdstat_([a-z|]+):calls=(\d+),usec=(\d+)")
+_ASIDE: Final = ("config", "info", "hello", "client", "script", "ping")
 
 
 class Growth(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,6 +56,19 @@ class Growth(msgspec.Struct, frozen=True, kw_only=True):
     scan_secs: tuple[float, ...] = ()
 
 
+class Spent(NamedTuple):
+    """What the server spends on one call.
+
+    :ivar commands: how many commands it runs, those in scripts included.
+    :ivar scripts_us: microseconds in scripts.
+    :ivar us: the same, or that of the commands for a verb without a script.
+    """
+
+    commands: float
+    scripts_us: float
+    us: float
+
+
 class serving:  # noqa: N801 - used as a function
     """A server of its own for a block, with a store and a line to it."""
 
@@ -63,7 +76,7 @@ class serving:  # noqa: N801 - used as a function
         self._namespace = namespace
         self._server = LocalServer(valkey_binary(), ("--maxmemory", "0"), tcp=True)
 
-    async def __aenter__(self) -> serving:
+    async def __aenter__(self) -> Self:
         self._server.__enter__()
         self.line = Line(urlsplit(self._server.tcp_url).port or 0)
         url = f"{self._server.tcp_url}?namespace={self._namespace}&deadline=60"
@@ -84,21 +97,28 @@ class serving:  # noqa: N801 - used as a function
         (told,) = self.line.run([("INFO", "memory")])
         return int(re.search(rb"used_memory:(\d+)", told)[1])  # type: ignore[index] # it is there
 
-    async def cost_us(
-        self, verb: Callable[[], Awaitable[Any]], calls: int, batches: int
-    ) -> float:
-        """Return the server's microseconds for one call: the least of some batches."""
-        found: list[float] = []
+    async def spent(self, verb: Callable[[], Awaitable[Any]], calls: int, batches: int) -> Spent:
+        """Return what the server spends on one call: the least of some batches."""
+        found: list[Spent] = []
         for _ in range(batches):
             self.line.run([("CONFIG", "RESETSTAT")])
             for _ in range(calls):
                 await verb()
             (told,) = self.line.run([("INFO", "commandstats")])
-            spent = {name: int(us) for name, us in _ROW.findall(told.decode())}
-            scripts = spent.get("evalsha", 0) + spent.get("eval", 0)
-            others = sum(us for name, us in spent.items() if name.split("|")[0] not in _ASIDE)
-            found.append((scripts or others) / calls)
-        return min(found)
+            rows = [
+                (name, int(count), int(us))
+                for name, count, us in _ROW.findall(told.decode())
+                if name.split("|")[0] not in _ASIDE
+            ]
+            scripts = [row for row in rows if row[0] in ("eval", "evalsha")]
+            found.append(
+                Spent(
+                    sum(count for _, count, _ in rows) / calls,
+                    sum(us for _, _, us in scripts) / calls,
+                    sum(us for _, _, us in scripts or rows) / calls,
+                )
+            )
+        return Spent(*map(min, zip(*found, strict=True)))
 
 
 async def measure(
@@ -116,7 +136,7 @@ async def measure(
             bytes_each.append((at.used_memory() - before) / (size - count))
             for name, verb in subject.verbs().items():
                 await verb()  # loads the scripts
-                verbs.setdefault(name, []).append(await at.cost_us(verb, calls, batches))
+                verbs.setdefault(name, []).append((await at.spent(verb, calls, batches)).us)
             if kind is Sessions:
                 started_at, found = perf_counter(), 0
                 async for _ in at.store.scan(CTX, batch_size=512):

@@ -92,9 +92,12 @@ class Sessions(Subject):
         self.count = count
 
     def commands(self, numbers: Sequence[int]) -> list[Call]:
-        raise NotImplementedError(len(numbers))
+        """Return none: :meth:`fill` does not ask."""
+        del numbers
+        return []
 
     def verbs(self) -> Mapping[str, Callable[[], Awaitable[object]]]:
+        """Return the verbs by name."""
         mine = session(0)
 
         async def create_delete() -> None:
@@ -103,9 +106,8 @@ class Sessions(Subject):
             await self.store.delete(one.key, ctx=CTX)
 
         async def update() -> None:
-            found = await self.store.get(mine.key, ctx=CTX)
-            assert found is not None
-            await self.store.update_cas(found.session, found.cas)
+            if (found := await self.store.get(mine.key, ctx=CTX)) is not None:
+                await self.store.update_cas(*found)
 
         keys = [session(number).key for number in range(16)]
         return {
@@ -144,9 +146,7 @@ class Tenants(Subject):
             one = self._of(self.fresh())
             await self.store.create(one)
             meta = one.meta
-            owner = TenantCtx(
-                tenant_id=meta.tenant_id, team_id=meta.team_id, user_id=meta.user_id
-            )
+            owner = TenantCtx(tenant_id=meta.tenant_id, team_id=meta.team_id, user_id=meta.user_id)
             await self.store.delete(one.key, ctx=owner)
 
         async def touch_twice() -> None:
@@ -182,7 +182,12 @@ class Waits(Subject):
     def commands(self, numbers: Sequence[int]) -> list[Call]:
         index = self.names.wait_index(CTX.env, CTX.tenant_id, CTX.team_id, _USER)
         return [
-            ("HSET", index, ReplyScope(conversation=f"c{n}").scope_hash(), f"{n + 1}:0:0:wait-{n}\n")
+            (
+                "HSET",
+                index,
+                ReplyScope(conversation=f"c{n}").scope_hash(),
+                f"{n + 1}:0:0:wait-{n}\n",
+            )
             for n in numbers
         ]
 
@@ -395,6 +400,25 @@ class Placements(Subject):
         }
 
 
+class Members(Subject):
+    """Live workers of one group."""
+
+    title = "workers of one group"
+
+    def commands(self, numbers: Sequence[int]) -> list[Call]:
+        members = self.names.affinity("default")[1]
+        return [("HSET", members, f"worker-{n}", f"{_FAR_MS}:1:attempt-{n}") for n in numbers]
+
+    def verbs(self) -> Mapping[str, Callable[[], Awaitable[object]]]:
+        affinity = SessionAffinity(self.store)
+
+        async def join() -> None:
+            async with affinity.member(self.fresh()):
+                pass
+
+        return {"join, leave": join, "touch": lambda: affinity.touch(SessionKey("absent"))}
+
+
 PARTS: Final = (
     Tenants,
     Waits,
@@ -404,5 +428,6 @@ PARTS: Final = (
     Mailboxes,
     Waiters,
     Placements,
+    Members,
 )
 """What belongs to one session, user, lock, inbox or group."""
