@@ -416,7 +416,19 @@ class Members(Subject):
             async with affinity.member(self.fresh()):
                 pass
 
-        return {"join, leave": join, "touch": lambda: affinity.touch(SessionKey("absent"))}
+        mine = SessionKey("placed")
+        places, ends = self.names.affinity("default")[2:]
+        self.line.run(
+            [
+                ("HSET", places, str(mine), f"{_FAR_MS}:3600000:worker-1\n"),
+                ("ZADD", ends, str(_FAR_MS), str(mine)),
+            ]
+        )
+        return {
+            "join, leave": join,
+            "worker_for": lambda: affinity.worker_for(mine),
+            "placement": lambda: affinity.placement(mine),
+        }
 
 
 PARTS: Final = (
