@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EarlyEventQueue",
+    "EarlyPage",
     "EnqueueOutcome",
     "GrantedTurn",
     "InboxBackend",
@@ -125,6 +126,7 @@ class TakeRequest(NamedTuple):
     :ivar most: how many messages to return at most.
     :ivar attempts: how many attempts a message may have as the head of its mailbox.
     :ivar dead_ms: how long dead letters are stored, in milliseconds.
+    :ivar dead_most: how many dead letters of one session are stored.
     """
 
     inbox: str
@@ -133,6 +135,7 @@ class TakeRequest(NamedTuple):
     most: int
     attempts: int
     dead_ms: int
+    dead_most: int
 
 
 class TurnRef(NamedTuple):
@@ -161,6 +164,8 @@ class GrantedTurn(NamedTuple):
         caller.
     :ivar attempt: number of this attempt at the head, from 1.
     :ivar record: the session, ``None`` if it is absent.
+    :ivar dropped: how many dead letters of the session this call dropped, because they were more
+        than ``dead_most`` of the request.
     """
 
     ref: TurnRef
@@ -169,6 +174,7 @@ class GrantedTurn(NamedTuple):
     messages: tuple[StoredMessage, ...]
     attempt: int
     record: Record | None
+    dropped: int = 0
 
 
 class NothingDue(NamedTuple):
@@ -176,9 +182,11 @@ class NothingDue(NamedTuple):
 
     :ivar due_secs: seconds until there may be one. 0 means to poll again immediately. ``None`` if
         no session is known to become due.
+    :ivar dropped: how many dead letters this call dropped, as in :class:`GrantedTurn`.
     """
 
     due_secs: float | None
+    dropped: int = 0
 
 
 class TurnCommit(NamedTuple):
@@ -242,6 +250,18 @@ class EarlyEventQueue(NamedTuple):
     scope_hash: str
 
 
+class EarlyPage(NamedTuple):
+    """Some of the early events of a queue.
+
+    :ivar events: in order, each with the key of its session. May be empty.
+    :ivar position: where the next page starts, ``None`` after the last one. Each event of this page
+        that is deleted since moves it by one towards the start.
+    """
+
+    events: Sequence[tuple[SessionKey, StoredMessage]]
+    position: int | None
+
+
 class InboxCall(ABC):
     """The steps that inboxes are made of, bound to one deadline.
 
@@ -272,7 +292,8 @@ class InboxCall(ABC):
 
         This counts an attempt at the head of its mailbox. A head becomes a dead letter if it has
         exhausted its attempts, or if its caller may not act on the live session. In the second case
-        it was admitted before that session was created. Then the next message is the head.
+        it was admitted before that session was created. Then the next message is the head. Of more
+        dead letters of a session than the request allows, the oldest ones are dropped.
 
         :raises DecodeError: the record or the mailbox of a session was not written by this library.
             It is not due again for a while.
@@ -341,15 +362,21 @@ class InboxCall(ABC):
 
     @abstractmethod
     async def assign_early(
-        self, queue: EarlyEventQueue, key: SessionKey, gone: str, events: EventMemory
-    ) -> Sequence[tuple[SessionKey, StoredMessage]]:
-        """Assign each event of a queue to this session, unless it is assigned to another one.
+        self,
+        queue: EarlyEventQueue,
+        key: SessionKey,
+        gone: str,
+        events: EventMemory,
+        position: int = 0,
+    ) -> EarlyPage:
+        """Assign a page of events of a queue to this session, except those of another session.
 
         The queue and the mailbox may live in different places, and a process can die between two
         steps. So an event is assigned before it is enqueued. Then no other session gets it as well.
 
         :param gone: key of a session whose events are reassigned to this one, empty for none.
-        :returns: the events in order, each with the key of its session.
+        :param position: where the page starts, in a queue that other calls may change meanwhile.
+        :returns: the page. It holds a bounded number of events, because they may be large.
         """
 
     @abstractmethod

@@ -76,7 +76,7 @@ class StorePrimitives(ABC):
 
     @abstractmethod
     async def _holders(self, key: SessionKey, until: float | None) -> Sequence[str]:
-        """Return the scopes that hold a live record under ``key``."""
+        """Return the scopes that hold a live record under ``key``, or two of them."""
 
     @abstractmethod
     async def _page(self, scope: str, position: object | None, batch_size: int) -> Page:

@@ -1,77 +1,112 @@
-"""Lists of values by name, where each value expires at its own time."""
+"""Ordered values by name, where each value expires at its own time."""
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from itertools import islice
 from typing import TYPE_CHECKING, Final, Generic, TypeVar, final
 
 from .expiry import ExpiryIndex
 
 if TYPE_CHECKING:
+    from collections.abc import Hashable
+
     from .expiry import Name
 
 __all__ = ["ExpiringLists"]
 
+K = TypeVar("K", bound="Hashable")
 T = TypeVar("T")
 
 
 @final
-class ExpiringLists(Generic[T]):
-    """Values by name, in the order of arrival. Each expires at its own time."""
+class ExpiringLists(Generic[K, T]):
+    """Values by name and key, in the order of arrival. Each expires at its own time.
+
+    The cost of a call does not grow with the number of values.
+    """
 
     def __init__(self) -> None:
-        self._lists: Final[dict[Name, list[tuple[int, T]]]] = {}
+        # An ordered dict finds its first value at once, also after many were removed before it.
+        self._lists: Final[dict[Name, OrderedDict[K, tuple[int, T]]]] = {}
         self._due: Final[dict[Name, int]] = {}
         self._expiry: Final = ExpiryIndex()
+        self._size = 0
 
     def __len__(self) -> int:
-        return sum(map(len, self._lists.values()))
+        return self._size
 
     def names(self) -> list[Name]:
         """Return the names that may have values."""
         return list(self._lists)
 
-    def of(self, name: Name, now_ms: int) -> list[T]:
-        """Return the values of a name that have not expired."""
-        return [value for ends_ms, value in self._lists.get(name, ()) if now_ms < ends_ms]
+    def count(self, name: Name) -> int:
+        """Return how many values a name has, those that have expired included."""
+        return len(self._lists.get(name, ()))
 
-    def add(self, name: Name, value: T, ends_ms: int, now_ms: int) -> None:
-        """Append a value to a name's list."""
+    def get(self, name: Name, key: K, now_ms: int) -> T | None:
+        """Return the value of a key, ``None`` if it is absent or has expired."""
+        entries = self._lists.get(name)
+        entry = None if entries is None else entries.get(key)
+        return None if entry is None or now_ms >= entry[0] else entry[1]
+
+    def page(self, name: Name, start: int, stop: int | None, now_ms: int) -> list[T]:
+        """Return the values of a name at some positions, without those that have expired."""
         entries = self._lists.get(name)
         if entries is None:
-            entries = self._lists[name] = []
+            return []
+        found = islice(entries.values(), start, stop)
+        return [value for ends_ms, value in found if now_ms < ends_ms]
+
+    def add(self, name: Name, key: K, value: T, ends_ms: int, now_ms: int) -> None:
+        """Append a value to those of a name. It replaces one of the same key."""
+        entries = self._lists.get(name)
+        if entries is None:
+            entries = self._lists[name] = OrderedDict()
             self._due[name] = self._expiry.add(name, ends_ms, now_ms)
-        entries.append((ends_ms, value))
+        self._size += entries.pop(key, None) is None
+        entries[key] = (ends_ms, value)
 
-    def remove(self, name: Name, value: T, now_ms: int) -> bool:
-        """Remove a value.
+    def remove(self, name: Name, key: K) -> None:
+        """Remove a value, if it is present."""
+        entries = self._lists.get(name)
+        if entries is not None and entries.pop(key, None) is not None:
+            self._size -= 1
+            if not entries:
+                self._forget(name)
 
-        :returns: whether it was present and had not expired.
-        """
-        entries = self._lists.get(name, [])
-        for index, (ends_ms, one) in enumerate(entries):
-            if one == value and now_ms < ends_ms:
-                del entries[index]
-                if not entries:
-                    del self._lists[name]
-                    self._expiry.discard(name, self._due.pop(name))
-                return True
-        return False
+    def remove_first(self, name: Name) -> None:
+        """Remove the oldest value of a name that has any."""
+        self.remove(name, next(iter(self._lists[name])))
+
+    def remove_expired_first(self, name: Name, most: int, now_ms: int) -> None:
+        """Remove up to ``most`` of the oldest values of a name, while they have expired."""
+        for _ in range(most):
+            entries = self._lists.get(name)
+            if entries is None or now_ms < next(iter(entries.values()))[0]:
+                return
+            self.remove_first(name)
 
     def pop_due(self, now_ms: int) -> bool:
-        """Remove the expired values of one name that may have any.
+        """Remove the oldest value of a name if it has expired.
 
         :returns: ``False`` if nothing is due.
         """
         name = self._expiry.pop_due(now_ms)
         if name is None:
             return False
-        entries = [kept for kept in self._lists[name] if now_ms < kept[0]]
-        if entries:
-            self._lists[name] = entries
-            first_ms = min(ends_ms for ends_ms, _ in entries)
-            self._due[name] = self._expiry.add(name, first_ms, now_ms)
-        else:
-            del self._lists[name], self._due[name]
+        # Values arrive in the order of their ends, unless the clock was set back. So the first
+        # value decides. Another one that has expired earlier is absent for every reader.
+        entries = self._lists[name]
+        key, (ends_ms, _) = next(iter(entries.items()))
+        if now_ms >= ends_ms:
+            del entries[key]
+            self._size -= 1
+            if not entries:
+                del self._lists[name], self._due[name]
+                return True
+            _, (ends_ms, _) = next(iter(entries.items()))
+        self._due[name] = self._expiry.add(name, ends_ms, now_ms)
         return True
 
     def clear(self) -> None:
@@ -79,3 +114,8 @@ class ExpiringLists(Generic[T]):
         self._lists.clear()
         self._due.clear()
         self._expiry.clear()
+        self._size = 0
+
+    def _forget(self, name: Name) -> None:
+        del self._lists[name]
+        self._expiry.discard(name, self._due.pop(name))

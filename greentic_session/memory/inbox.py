@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from itertools import islice, takewhile
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, Final, NamedTuple, cast, final
 
 from anyio.lowlevel import checkpoint
 
@@ -12,6 +12,7 @@ from .._compat import override
 from .._core.fencing import FencingCounter
 from .._core.tenancy import allows, owners_open_to
 from ..abc.inbox import (
+    EarlyPage,
     EnqueueOutcome,
     GrantedTurn,
     InboxBackend,
@@ -45,6 +46,11 @@ if TYPE_CHECKING:
     from .waits import MemoryWaits
 
 __all__ = ["MemoryInbox"]
+
+_EXPIRED_PER_CALL: Final = 8
+"""How many expired early events a call removes. It adds one at most."""
+_EARLY_PAGE: Final = 16
+_DEAD_PAGE: Final = 64
 
 
 @final
@@ -89,6 +95,13 @@ class _Early:
         self.key: SessionKey | None = None
 
 
+class _DeadLetter(NamedTuple):
+    """A dead letter and the inbox in which it became one."""
+
+    inbox: str
+    mail: StoredDeadLetter
+
+
 @final
 class MemoryInbox(InboxBackend, InboxCall):
     """The steps of inboxes. No step waits for anything, so a call needs no deadline.
@@ -113,11 +126,12 @@ class MemoryInbox(InboxBackend, InboxCall):
         self._mailboxes: Final[dict[Name, _Mailbox]] = {}
         self._queues: Final[dict[str, DueQueue]] = {}
         self._seen: Final = DedupeWindow()
-        self._dead: Final[ExpiringLists[tuple[str, StoredDeadLetter]]] = ExpiringLists()
-        self._early: Final[ExpiringLists[_Early]] = ExpiringLists()
+        self._dead: Final[ExpiringLists[StoredDeadLetter, _DeadLetter]] = ExpiringLists()
+        self._early: Final[ExpiringLists[str, _Early]] = ExpiringLists()
         # Held turns without messages. No other worker takes them if their worker has died.
         self._lapses: Final = ExpiryIndex()
         self._fencing: Final = FencingCounter()
+        self._dropped = 0  # dead letters, by the take that runs now
 
     def sizes(self) -> dict[str, int]:
         """Return the numbers of messages, turns, dead letters and early events."""
@@ -205,11 +219,12 @@ class MemoryInbox(InboxBackend, InboxCall):
         await checkpoint()  # a caller that polls in a loop lets other tasks run, which may admit
         self._check_open()
         now_ms = self._now_ms()
+        self._dropped = 0
         queue = self._queues.get(request.inbox)
         while queue is not None and (first := queue.first()) is not None:
             due_ms, name = first
             if now_ms < due_ms:
-                return NothingDue((due_ms - now_ms) / 1000)
+                return NothingDue((due_ms - now_ms) / 1000, self._dropped)
             mailbox = self._mailboxes.get(name)
             if mailbox is not None and now_ms < (
                 free_ms := max(mailbox.lease_ms, mailbox.backoff_ms)
@@ -219,7 +234,7 @@ class MemoryInbox(InboxBackend, InboxCall):
                 self._forget(name)
             else:
                 return self._grant(request, mailbox, now_ms)
-        return NothingDue(None)
+        return NothingDue(None, self._dropped)
 
     @override
     async def renew(self, ref: TurnRef, lease_ms: int) -> tuple[int, int]:
@@ -280,37 +295,41 @@ class MemoryInbox(InboxBackend, InboxCall):
     async def dead_letters(
         self, inbox: str, dead_ms: int, position: object | None
     ) -> tuple[Sequence[StoredDeadLetter], object | None]:
+        names, start = (
+            (self._dead.names(), 0)
+            if position is None
+            else cast("tuple[list[Name], int]", position)
+        )
         now_ms = self._now_ms()
-        found = [
-            mail
-            for name in self._dead.names()
-            for source, mail in self._dead.of(name, now_ms)
-            if source == inbox
-        ]
-        return found, None
+        found: list[StoredDeadLetter] = []
+        for end, name in enumerate(names[start : start + _DEAD_PAGE], start + 1):
+            found += [
+                dead.mail for dead in self._dead.page(name, 0, None, now_ms) if dead.inbox == inbox
+            ]
+            if len(found) >= _DEAD_PAGE:
+                return found, (names, end) if end < len(names) else None
+        start += _DEAD_PAGE
+        return found, (names, start) if start < len(names) else None
 
     @override
     async def replay(self, inbox: str, mail: StoredDeadLetter, dead_ms: int, most: int) -> Outcome:
         now_ms = self._now_ms()
         name = mail.mailbox
-        found = [dead for dead in self._dead.of(name, now_ms) if dead[1] == mail]
-        if not found:
+        if self._dead.get(name, mail, now_ms) is None:
             return Outcome(Verdict.ABSENT)
         mailbox = self._mailboxes.get(name)
         if mailbox is not None and len(mailbox.mail) >= most:
             return Outcome(Verdict.FULL)
-        self._dead.remove(name, found[0], now_ms)
+        self._dead.remove(name, mail)
         self._append(inbox, name, mail.message._replace(at_ms=now_ms), now_ms)
         return Outcome(Verdict.DONE)
 
     @override
     async def discard(self, mail: StoredDeadLetter) -> bool:
-        now_ms = self._now_ms()
-        name = mail.mailbox
-        return any(
-            one == mail and self._dead.remove(name, (source, one), now_ms)
-            for source, one in self._dead.of(name, now_ms)
-        )
+        if self._dead.get(mail.mailbox, mail, self._now_ms()) is None:
+            return False
+        self._dead.remove(mail.mailbox, mail)
+        return True
 
     # --- early events ------------------------------------------------------------------------
 
@@ -320,35 +339,40 @@ class MemoryInbox(InboxBackend, InboxCall):
     ) -> Outcome:
         now_ms = self._now_ms()
         name = _name_of(queue)
-        kept = self._early.of(name, now_ms)
-        if any(early.message.event_id == event_id for early in kept):
+        self._early.remove_expired_first(name, _EXPIRED_PER_CALL, now_ms)
+        if self._early.get(name, event_id, now_ms) is not None:
             return Outcome(Verdict.SEEN)
-        if len(kept) >= events.most:
+        if self._early.count(name) >= events.most:
             return Outcome(Verdict.FULL)
         message = StoredMessage(event_id, payload, now_ms, queue.wait_owner.owner)
-        self._early.add(name, _Early(message), now_ms + events.ttl_ms, now_ms)
+        self._early.add(name, event_id, _Early(message), now_ms + events.ttl_ms, now_ms)
         return Outcome(Verdict.DONE)
 
     @override
     async def assign_early(
-        self, queue: EarlyEventQueue, key: SessionKey, gone: str, events: EventMemory
-    ) -> Sequence[tuple[SessionKey, StoredMessage]]:
+        self,
+        queue: EarlyEventQueue,
+        key: SessionKey,
+        gone: str,
+        events: EventMemory,
+        position: int = 0,
+    ) -> EarlyPage:
+        name, following = _name_of(queue), position + _EARLY_PAGE
         assigned: list[tuple[SessionKey, StoredMessage]] = []
-        for early in self._early.of(_name_of(queue), self._now_ms()):
+        for early in self._early.page(name, position, following, self._now_ms()):
             if early.key is None or early.key == gone:
                 early.key = key
             assigned.append((early.key, early.message))
-        return assigned
+        return EarlyPage(assigned, following if following < self._early.count(name) else None)
 
     @override
     async def delete_early(
         self, queue: EarlyEventQueue, key: SessionKey, message: StoredMessage
     ) -> None:
-        now_ms = self._now_ms()
         name = _name_of(queue)
-        for early in self._early.of(name, now_ms):
-            if (early.key, early.message) == (key, message):
-                self._early.remove(name, early, now_ms)
+        early = self._early.get(name, message.event_id, self._now_ms())
+        if early is not None and (early.key, early.message) == (key, message):
+            self._early.remove(name, message.event_id)
 
     # --- shared steps ------------------------------------------------------------------------
 
@@ -377,7 +401,16 @@ class MemoryInbox(InboxBackend, InboxCall):
             mailbox.tries >= request.attempts or not _is_for(live, mailbox.mail[0])
         ):
             dead = StoredDeadLetter(mailbox.ref, mailbox.mail.popleft(), now_ms, mailbox.tries)
-            self._dead.add(mailbox.ref, (request.inbox, dead), now_ms + request.dead_ms, now_ms)
+            self._dead.add(
+                mailbox.ref,
+                dead,
+                _DeadLetter(request.inbox, dead),
+                now_ms + request.dead_ms,
+                now_ms,
+            )
+            while self._dead.count(mailbox.ref) > request.dead_most:
+                self._dead.remove_first(mailbox.ref)
+                self._dropped += 1
             mailbox.tries = 0
         mailbox.tries += 1
         return bool(mailbox.mail)
@@ -402,6 +435,7 @@ class MemoryInbox(InboxBackend, InboxCall):
             tuple(takewhile(follows, messages)),
             mailbox.tries,
             live,
+            self._dropped,
         )
 
     def _held(self, ref: TurnRef, now_ms: int) -> _Mailbox | None:

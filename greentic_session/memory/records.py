@@ -12,7 +12,7 @@ from ..abc.records import DONE, EncodedSession, Outcome, Record
 from .expiry import ExpiryIndex
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from ..clock import Clock
 
@@ -69,9 +69,9 @@ class Records:
     def __init__(self, clock: Clock) -> None:
         self.clock: Final = clock
         self._tenants: Final[dict[str, dict[str, StoredRecord]]] = {}
-        # One scope alone, as nearly always, stands there itself: a tuple for each key would be an
-        # object more for each session, and the collector's business.
-        self._lookup: Final[dict[str, str | tuple[str, ...]]] = {}
+        # One scope alone, as nearly always, stands there itself. A container for each key would be
+        # another object for each session, and work for the garbage collector.
+        self._lookup: Final[dict[str, str | dict[str, None]]] = {}
         self._expiry: Final = ExpiryIndex()
         self.due_times: Final = self._expiry.times
         self.on_forget: Callable[[str, str, StoredRecord], None] | None = None
@@ -119,8 +119,11 @@ class Records:
             tenant = self._tenants[scope] = {}
         stored = tenant.get(key)
         if stored is None:
-            others = self._scopes(key)
-            self._lookup[key] = (*others, scope) if others else scope
+            others = self._lookup.setdefault(key, scope)
+            if isinstance(others, dict):
+                others[scope] = None
+            elif others != scope:
+                self._lookup[key] = {others: None, scope: None}
         elif stored.wait is not None and stored.incarnation != incarnation:
             # Expired, and not swept yet.
             self._tell(scope, key, stored)
@@ -204,15 +207,17 @@ class Records:
         record = tenant.pop(key)
         if not tenant and getsizeof(tenant) <= _FREED_BYTES:
             del self._tenants[scope]
-        if self._lookup[key] == scope:
+        scopes = self._lookup[key]
+        if isinstance(scopes, str):
             del self._lookup[key]
         else:
-            first, *more = (other for other in self._scopes(key) if other != scope)
-            self._lookup[key] = (first, *more) if more else first
+            del scopes[scope]
+            if len(scopes) == 1:
+                (self._lookup[key],) = scopes
         if record.wait is not None:
             self._tell(scope, key, record)
 
-    def _scopes(self, key: str) -> tuple[str, ...]:
+    def _scopes(self, key: str) -> Iterable[str]:
         scopes = self._lookup.get(key, ())
         return (scopes,) if isinstance(scopes, str) else scopes
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from time import perf_counter
 from typing import TYPE_CHECKING, Final, cast, final
 
@@ -254,7 +255,7 @@ class InMemorySessionStore(
     @override
     async def _holders(self, key: SessionKey, until: float | None) -> Sequence[str]:
         now_ms = self._now_ms()
-        return list(self._records.holders(key, now_ms))
+        return list(islice(self._records.holders(key, now_ms), 2))
 
     @override
     async def _page(self, scope: str, position: object | None, batch_size: int) -> Page:

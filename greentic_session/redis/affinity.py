@@ -134,17 +134,23 @@ class RedisAffinity(AffinityBackend):
 
     @override
     async def find(self, group: str, key: str) -> PlacementRecord | None:
-        time, members, found = await self._read(
-            group,
-            ("TIME",),
-            ("HGETALL", self._members(group)),
-            ("HGET", self._placements(group), key),
-        )
+        time, line = await self._read(group, ("TIME",), ("HGET", self._placements(group), key))
         with parsing_read_reply():
             now_ms = _ms(time)
-            return _placement(
-                found or b"", {record.worker for record in _member_records(members, now_ms)}, now_ms
-            )
+            found = _PLACEMENT.fullmatch(line or b"")
+        if found is None:
+            return None
+        # These two members alone: a group may be large.
+        workers = list(dict.fromkeys((found[2], found[3])))
+        (lines,) = await self._read(group, ("HMGET", self._members(group), *workers))
+        with parsing_read_reply():
+            members = {
+                name: member
+                for name, member in zip(workers, lines, strict=True)
+                if member is not None
+            }
+            live = {record.worker for record in _member_records(members, now_ms)}
+            return _placement(line, live, now_ms)
 
     @override
     async def page(self, group: str, worker: str, position: object | None) -> PlacementPage:

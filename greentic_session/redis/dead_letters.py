@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 from .message_format import decode_dead_letter, mailbox_from_member
 from .replies import scored, wrong_type, wrong_type_of
@@ -11,13 +11,40 @@ from .transport.failures import ForeignValueError, malformed_reply
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..abc.inbox import StoredDeadLetter
+    from ..abc.inbox import MailboxRef, StoredDeadLetter
     from .key_names import KeyNames
     from .transport.client import RedisClient
+    from .transport.protocol import Command, Reply
 
 __all__ = ["read_dead_letters"]
 
-_PAGE: Final = 64
+_SESSIONS: Final = 64
+"""How many sessions of the index a call reads at a time."""
+_LETTERS: Final = 16
+"""How many dead letters a page has at most, because each may be large."""
+_FIRST: Final = 2
+"""How many dead letters of each session are read first. Most sessions have one."""
+
+
+class _Position(NamedTuple):
+    """Where the next page starts.
+
+    :ivar start: time of the next entry of the index, in milliseconds.
+    :ivar seen: returned members of the index of that time.
+    :ivar is_last: whether the index has no further entries.
+    :ivar mailboxes: sessions of the index of which no dead letter was read.
+    :ivar long: sessions with several dead letters. The first one is next.
+    :ivar offset: how many dead letters of the first long one precede those to return.
+    :ivar returned: hashes of its dead letters that were returned.
+    """
+
+    start: int = 0
+    seen: frozenset[bytes] = frozenset()
+    is_last: bool = False
+    mailboxes: tuple[MailboxRef, ...] = ()
+    long: tuple[MailboxRef, ...] = ()
+    offset: int = 0
+    returned: frozenset[int] = frozenset()
 
 
 async def read_dead_letters(
@@ -30,37 +57,90 @@ async def read_dead_letters(
     :raises StoreUnavailableError: the index holds another type of value, or no server answers.
     :raises DecodeError: a dead letter was not written by this library.
     """
-    index = f"{names.inbox_index(inbox)}:dead"
-    # A session that gets another dead letter moves to the end of the index. So the next page
-    # starts by time, not by rank, and `seen` are the returned members of that time.
-    start, seen = cast("tuple[int, frozenset[bytes]]", position or (0, frozenset()))
-    most = len(seen) + _PAGE
-    page = "ZRANGEBYSCORE", index, start, "+inf", "WITHSCORES", "LIMIT", 0, most
+    at = cast("_Position", position or _Position())
+    if at.long:
+        mailbox = at.long[0]
+        try:
+            entries, offset, now_ms = await _read_list(client, f"{names.inbox(*mailbox)}:dead", at)
+        except ForeignValueError:
+            raise wrong_type(mailbox.key) from None
+        found = [(mailbox, entry) for entry in entries]
+        if len(entries) < _LETTERS:
+            at = at._replace(long=at.long[1:], offset=0, returned=frozenset())
+        else:
+            at = at._replace(offset=offset, returned=at.returned.union(map(hash, entries)))
+    else:
+        if not at.mailboxes:
+            at = await _read_index(client, f"{names.inbox_index(inbox)}:dead", at)
+        mailboxes = at.mailboxes[:_LETTERS]
+        lists = [f"{names.inbox(*mailbox)}:dead" for mailbox in mailboxes]
+        try:
+            replies = await client.read_each([("LRANGE", name, 0, _FIRST - 1) for name in lists])
+        except ForeignValueError as error:
+            raise wrong_type(mailboxes[error.index].key) from None
+        read = list(zip(mailboxes, cast("list[list[bytes]]", replies), strict=True))
+        found = [(mailbox, entry) for mailbox, some in read if len(some) < _FIRST for entry in some]
+        at = at._replace(
+            mailboxes=at.mailboxes[_LETTERS:],
+            long=tuple(mailbox for mailbox, some in read if len(some) == _FIRST),
+        )
+        index = names.inbox_index(inbox)
+        now_ms = _ms(await client.read("TIME", key=index))
+    letters = [
+        letter
+        for mailbox, entry in found
+        if (letter := decode_dead_letter(mailbox, entry)).died_ms > now_ms - dead_ms
+    ]
+    is_end = at.is_last and not at.mailboxes and not at.long
+    return letters, None if is_end else at
+
+
+def _ms(time: Reply) -> int:
     try:
-        reply, (secs, us) = await client.read_many([page, ("TIME",)], key=index)
-        since_ms = int(secs) * 1000 + int(us) // 1000 - dead_ms
-        entries = scored(reply)
+        secs, us = time
+        return int(secs) * 1000 + int(us) // 1000
+    except (TypeError, ValueError):
+        raise malformed_reply() from None
+
+
+async def _read_index(client: RedisClient, index: str, at: _Position) -> _Position:
+    # A session that gets another dead letter moves to the end of the index. So the next entries
+    # start by time, not by rank.
+    most = len(at.seen) + _SESSIONS
+    page = "ZRANGEBYSCORE", index, at.start, "+inf", "WITHSCORES", "LIMIT", 0, most
+    try:
+        entries = scored(await client.read(*page, key=index))
         mailboxes = [
             mailbox
             for member, _ in entries
-            if member not in seen and (mailbox := mailbox_from_member(member)) is not None
+            if member not in at.seen and (mailbox := mailbox_from_member(member)) is not None
         ]
     except ForeignValueError:
         raise wrong_type_of("an inbox's index") from None
     except (TypeError, ValueError, AttributeError):
         raise malformed_reply() from None
-    lists = [f"{names.inbox(*mailbox)}:dead" for mailbox in mailboxes]
-    try:
-        replies = await client.read_each([("LRANGE", name, 0, -1) for name in lists])
-    except ForeignValueError as error:
-        raise wrong_type(mailboxes[error.index].key) from None
-    letters = [
-        letter
-        for mailbox, reply in zip(mailboxes, replies, strict=True)
-        for entry in reply
-        if (letter := decode_dead_letter(mailbox, entry)).died_ms > since_ms
-    ]
-    if len(entries) < most:
-        return letters, None
-    last = entries[-1][1]
-    return letters, (last, frozenset(member for member, at in entries if at == last))
+    last = entries[-1][1] if entries else at.start
+    seen = frozenset(member for member, at_ms in entries if at_ms == last)
+    return _Position(last, seen, len(entries) < most, tuple(mailboxes))
+
+
+async def _read_list(client: RedisClient, name: str, at: _Position) -> tuple[list[bytes], int, int]:
+    """Return the next entries of a session, how many precede those after them, and the time."""
+    # Entries are appended, and may leave at any place: the caller may replay each that it gets. So
+    # those that were returned and are left precede the others. Their number is unknown.
+    start, stop = max(0, at.offset - 1), at.offset + _LETTERS - 1
+    entries: list[bytes] = []
+    while True:
+        commands: list[Command] = [("LRANGE", name, start, stop), ("TIME",)]
+        reply, time = await client.read_many(commands, key=name)
+        try:
+            entries = [*cast("list[bytes]", reply), *entries]
+            preceding = max(
+                (i for i, entry in enumerate(reply, 1) if hash(entry) in at.returned), default=0
+            )
+        except TypeError:
+            raise malformed_reply() from None
+        if preceding or start == 0:
+            found = entries[preceding:][:_LETTERS]
+            return found, start + preceding + len(found), _ms(time)
+        start, stop = max(0, start - _LETTERS), start - 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from ..abc.inbox import EarlyPage
 from ..abc.records import Outcome, Verdict
 from ..model import SessionKey
 from .message_format import decode, encode, encode_new
@@ -48,36 +49,38 @@ class EarlyEvents:
             retention_ms=events.ttl_ms,
         )
         reply = await self._scripts.on_index(
-            STORE_EARLY, self._name(queue), arguments, skips_acks=False
+            STORE_EARLY, *self._names_of(queue), arguments=arguments, skips_acks=False
         )
         with parsing_write_reply():
             return Outcome(Verdict(reply[0]))
 
     async def assign(
-        self, queue: EarlyEventQueue, key: SessionKey, gone: str, events: EventMemory
-    ) -> list[tuple[SessionKey, StoredMessage]]:
-        """Assign the events of a queue to a session, and return each with its session."""
-        arguments = assign_early_arguments(key, retention_ms=events.ttl_ms, gone_key=gone)
+        self, queue: EarlyEventQueue, key: SessionKey, gone: str, events: EventMemory, position: int
+    ) -> EarlyPage:
+        """Assign some events of a queue to a session, and return each with its session."""
+        arguments = assign_early_arguments(key, events.ttl_ms, gone, position)
         # A server that has the messages also has what was written before: the assignment.
         reply = await self._scripts.on_index(
             ASSIGN_EARLY,
-            self._name(queue),
-            arguments,
+            self._names_of(queue)[0],
+            arguments=arguments,
             skips_acks=not self._scripts.confirms_apart,
         )
         with parsing_write_reply():
-            _, *assigned = reply
-            return [
+            _, following, *assigned = reply
+            found = [
                 (SessionKey(key.decode()), decode(event))
                 for key, event in zip(assigned[::2], assigned[1::2], strict=True)
             ]
+            return EarlyPage(found, int(following) if following else None)
 
     async def delete(self, queue: EarlyEventQueue, key: SessionKey, message: StoredMessage) -> None:
         """Delete an event that is assigned to a session."""
         arguments = delete_early_arguments(key, encode(message))
-        await self._scripts.on_index(DELETE_EARLY, self._name(queue), arguments)
+        await self._scripts.on_index(DELETE_EARLY, *self._names_of(queue), arguments=arguments)
 
-    def _name(self, queue: EarlyEventQueue) -> str:
+    def _names_of(self, queue: EarlyEventQueue) -> tuple[str, str]:
         env, tenant_id = queue.wait_owner.scope.split("/")
         team_id, user_id = queue.wait_owner.owner.split("/", 1)
-        return self._names.early_events(env, tenant_id, team_id, user_id, queue.scope_hash)
+        name = self._names.early_events(env, tenant_id, team_id, user_id, queue.scope_hash)
+        return name, f"{name}:heads"

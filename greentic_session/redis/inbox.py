@@ -57,6 +57,7 @@ if TYPE_CHECKING:
 
     from ..abc.inbox import (
         EarlyEventQueue,
+        EarlyPage,
         MailboxRef,
         NewMessage,
         StoredDeadLetter,
@@ -181,7 +182,8 @@ class RedisInboxCall(InboxCall):
         pending = lua.index_add_pending_arguments(
             f"{token}!{member_of(mailbox)}", self._backend.grace_ms
         )
-        await self._scripts.on_index(lua.INDEX_ADD_PENDING, self._names.inbox_index(inbox), pending)
+        index = self._names.inbox_index(inbox)
+        await self._scripts.on_index(lua.INDEX_ADD_PENDING, index, arguments=pending)
         set_due = partial(self._scripts.set_due, inbox, mailbox, "", pending_token=token)
         try:
             reply = await self._scripts.on_mailbox(script, mailbox, suffix, arguments)
@@ -217,9 +219,10 @@ class RedisInboxCall(InboxCall):
         taken = await self._take_turn(request, mailbox, score, attempt)
         if isinstance(taken, GrantedTurn):
             return taken
+        free_ms, dropped = taken
         with suppress(*_DUE_LATER):
-            await self._scripts.set_due(request.inbox, mailbox, score, taken, notifies=False)
-        return NothingDue(0)
+            await self._scripts.set_due(request.inbox, mailbox, score, free_ms, notifies=False)
+        return NothingDue(0, dropped)
 
     async def _next_due(self, request: TakeRequest, attempt: str) -> Reply:
         """Defer the session that is due, and return it as ``inbox/index_next_due`` does."""
@@ -229,7 +232,7 @@ class RedisInboxCall(InboxCall):
         arguments = lua.index_next_due_arguments(defer_ms)
         try:
             return await self._scripts.on_index(
-                lua.INDEX_NEXT_DUE, index, arguments, grants=attempt
+                lua.INDEX_NEXT_DUE, index, arguments=arguments, grants=attempt
             )
         except anyio.get_cancelled_exc_class():
             # Without a requeue no worker would get the session for `defer_ms`.
@@ -243,15 +246,21 @@ class RedisInboxCall(InboxCall):
                 async def requeue() -> None:
                     with suppress(SessionError):
                         scripts = self._backend.scripts()
-                        await scripts.on_index(lua.INDEX_REQUEUE, index, requeued, ends=attempt)
+                        await scripts.on_index(
+                            lua.INDEX_REQUEUE, index, arguments=requeued, ends=attempt
+                        )
 
                 start_background(requeue, "greentic_session inbox requeue")
             raise
 
     async def _take_turn(
         self, request: TakeRequest, mailbox: MailboxRef, score: bytes, attempt: str
-    ) -> GrantedTurn | bytes:
-        """Take the turn, or return in how many ms it may be taken, empty without messages."""
+    ) -> GrantedTurn | tuple[bytes, int]:
+        """Take the turn, or return in how many ms it may be taken, empty without messages.
+
+        With it goes how many dead letters were dropped.
+        """
+        dropped = 0
         arguments = partial(
             lua.take_turn_arguments,
             attempt,
@@ -262,6 +271,7 @@ class RedisInboxCall(InboxCall):
             retention_ms=request.dead_ms,
             keep_ms=self._keep_ms,
             fence_floor=self._backend.fencing.last,
+            dead_limit=request.dead_most,
         )
         run = partial(self._scripts.on_mailbox, lua.TAKE_TURN, mailbox, ":dead", grants=attempt)
         complete = partial(
@@ -280,13 +290,19 @@ class RedisInboxCall(InboxCall):
                 # The index first: a dead letter without an index entry would not be found.
                 index = f"{self._names.inbox_index(request.inbox)}:dead"
                 entry = lua.index_dead_letter_arguments(member_of(mailbox), request.dead_ms)
-                await self._scripts.on_index(lua.INDEX_DEAD_LETTER, index, entry, skips_acks=False)
+                await self._scripts.on_index(
+                    lua.INDEX_DEAD_LETTER, index, arguments=entry, skips_acks=False
+                )
+            while verdict == _DEAD_LETTER:  # a call moves a bounded number of messages
                 reply = await run(arguments(may_dead_letter=True))
                 verdict = _first(reply)
+                if verdict in (_DEAD_LETTER, Verdict.ABSENT):
+                    with parsing_write_reply():
+                        dropped += int(reply[1])
             if verdict != Verdict.DONE:
                 with parsing_write_reply():
                     free_ms: bytes = reply[1] if verdict == Verdict.CLAIMED else b""
-                return free_ms
+                return free_ms, dropped
             turn = decode_turn(request.inbox, mailbox, score.decode(), reply[1:])
         except DecodeError:
             await complete(partial(requeue, backoff_ms=_UNREADABLE_BACKOFF_MS))
@@ -299,7 +315,7 @@ class RedisInboxCall(InboxCall):
             start_background(requeue, "greentic_session end of a lost inbox turn")
             raise
         self._backend.fencing.observe(turn.ref.fence)
-        return turn
+        return turn._replace(dropped=turn.dropped + dropped) if dropped else turn
 
     async def release_or_requeue(
         self, inbox: str, mailbox: MailboxRef, score: bytes, attempt: str, backoff_ms: int | None
@@ -440,9 +456,14 @@ class RedisInboxCall(InboxCall):
 
     @override
     async def assign_early(
-        self, queue: EarlyEventQueue, key: SessionKey, gone: str, events: EventMemory
-    ) -> Sequence[tuple[SessionKey, StoredMessage]]:
-        return await self._early_events.assign(queue, key, gone, events)
+        self,
+        queue: EarlyEventQueue,
+        key: SessionKey,
+        gone: str,
+        events: EventMemory,
+        position: int = 0,
+    ) -> EarlyPage:
+        return await self._early_events.assign(queue, key, gone, events, position)
 
     @override
     async def delete_early(

@@ -72,20 +72,22 @@ class InboxScriptRunner:
         # A server that has the message also has what was written before: the pending entry.
         skips_acks = not pending_token or not self.confirms_apart
         await self.on_index(
-            INDEX_SET_DUE, self._names.inbox_index(inbox), arguments, skips_acks=skips_acks
+            INDEX_SET_DUE,
+            self._names.inbox_index(inbox),
+            arguments=arguments,
+            skips_acks=skips_acks,
         )
 
     async def on_index(
         self,
         script: Script,
-        name: str,
+        *names: str,
         arguments: Arguments,
-        *,
         skips_acks: bool = True,
         grants: str = "",
         ends: str = "",
     ) -> Reply:
-        """Run a script on one key: an index, or the early events of a reply scope.
+        """Run a script on an index, or on the early events of a reply scope and their heads.
 
         :param skips_acks: as are ``grants`` and ``ends``, see :meth:`.RedisClient.run`.
         :raises StoreUnavailableError: the key holds another type of value.
@@ -93,7 +95,7 @@ class InboxScriptRunner:
         try:
             return await self._client.run(
                 script,
-                (name,),
+                names,
                 arguments,
                 until=self.until,
                 skips_acks=skips_acks,

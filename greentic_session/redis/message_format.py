@@ -86,7 +86,8 @@ def decode_turn(inbox: str, mailbox: MailboxRef, score: str, reply: list[bytes])
     :raises DecodeError: a field of the record, or a message, was not written by this library.
     """
     try:
-        fence, lease, left, attempt, version, incarnation, owner, ttl, at, body, *messages = reply
+        fence, lease, left, attempt, dropped, *rest = reply
+        version, incarnation, owner, ttl, at, body, *messages = rest
         record = None
         if version:
             record = Record(
@@ -99,6 +100,7 @@ def decode_turn(inbox: str, mailbox: MailboxRef, score: str, reply: list[bytes])
             tuple(map(decode, messages)),
             int(attempt),
             record,
+            int(dropped),
         )
     except (TypeError, ValueError, AttributeError):
         raise undecodable_record(mailbox.key) from None

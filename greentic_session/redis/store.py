@@ -61,7 +61,7 @@ if TYPE_CHECKING:
 
     from ..abc.fencing import LeaseRef
     from ..config import RedisConfig
-    from .transport.protocol import Arguments, Reply
+    from .transport.protocol import Arguments, Command, Reply
     from .transport.script import Script
     from .transport.server_process import ServerProcess
     from .transport.topology import ScanPosition
@@ -74,6 +74,9 @@ _MIN_TOMBSTONE_MS: Final = 10_000
 _MIN_GRACE_MS: Final = 1000
 _TOKEN_REPLY: Final = 4
 """Length of a reply that tells of a token only."""
+_LOOKUP_PAGE: Final = 512
+_LOOKUP_STEP: Final = 16
+"""How many fields of a lookup a call reads at a time, and of how many it checks the records."""
 
 
 @final
@@ -219,21 +222,47 @@ class RedisSessionStore(
     async def _holders(self, key: SessionKey, until: float | None) -> Sequence[str]:
         lookup = self._names.lookup(key)
         try:
-            reply: list[bytes] = await self._client.read("HKEYS", lookup, key=lookup, until=until)
-            try:
-                scopes = [scope.decode(errors="replace") for scope in reply]
-            except (TypeError, AttributeError):
-                raise malformed_reply() from None
+            found = await self._client.read("HRANDFIELD", lookup, 2, key=lookup, until=until)
+            scopes = _scopes(found)
             if len(scopes) < 2:
                 return scopes
-            # Some may have expired: the records tell, by the server's clock.
-            alive: list[int] = await self._client.read_many(
-                [("HEXISTS", self._names.record(scope, key), "cas") for scope in scopes],
-                key=lookup,
-                until=until,
-            )
+            holders = await self._live(key, scopes, until)
+            return holders if len(holders) > 1 else await self._walk_lookup(key, until)
         except ForeignValueError:
             raise wrong_type(key) from None
+
+    async def _walk_lookup(self, key: SessionKey, until: float | None) -> list[str]:
+        """Return up to two holders. Some fields of the lookup are of expired records."""
+        lookup = self._names.lookup(key)
+        holders: dict[str, None] = {}  # HSCAN may return a field twice
+        cursor: bytes = b"0"
+        while True:
+            commands: list[Command] = [("HSCAN", lookup, cursor, "COUNT", _LOOKUP_PAGE), ("TIME",)]
+            page, time = await self._client.read_many(commands, key=lookup, until=until)
+            try:
+                cursor, fields = page
+                now_ms = int(time[0]) * 1000 + int(time[1]) // 1000
+                scopes = [
+                    scope
+                    for scope, end in zip(_scopes(fields[::2]), fields[1::2], strict=True)
+                    if not (end.isdigit() and 0 < int(end) < now_ms)
+                ]
+                is_last = int(cursor) == 0
+            except (TypeError, ValueError, AttributeError):
+                raise malformed_reply() from None
+            while scopes and len(holders) < 2:
+                some, scopes = scopes[:_LOOKUP_STEP], scopes[_LOOKUP_STEP:]
+                holders.update(dict.fromkeys(await self._live(key, some, until)))
+            if is_last or len(holders) > 1:
+                return list(holders)
+
+    async def _live(self, key: SessionKey, scopes: Sequence[str], until: float | None) -> list[str]:
+        """Return the scopes that hold a live record. The records tell, by the server's clock."""
+        alive: list[int] = await self._client.read_many(
+            [("HEXISTS", self._names.record(scope, key), "cas") for scope in scopes],
+            key=self._names.lookup(key),
+            until=until,
+        )
         return [scope for scope, exists in zip(scopes, alive, strict=True) if exists]
 
     @override
@@ -402,3 +431,10 @@ class RedisSessionStore(
         if len(reply) > _TOKEN_REPLY:  # the session waits
             call = self._waits.call(until)
             await call.extend_index(scope, key, reply[_TOKEN_REPLY:], gone=script is DELETE)
+
+
+def _scopes(reply: Reply) -> list[str]:
+    try:
+        return [scope.decode(errors="replace") for scope in cast("list[bytes]", reply)]
+    except (TypeError, AttributeError):
+        raise malformed_reply() from None

@@ -133,12 +133,13 @@ def names(harness: RedisHarness) -> dict[str, str]:
         "index": index,
         "index of the dead": f"{index}:dead",
         "early": f"{namespace}:early:{{default:acme::ann}}:{CHAT.scope_hash()}",
+        "heads": f"{namespace}:early:{{default:acme::ann}}:{CHAT.scope_hash()}:heads",
     }
 
 
 SQUATTED: Final = (
     *("record", "lookup", "events", "box", "mail", "seen", "dead"),
-    *("index", "index of the dead", "early"),
+    *("index", "index of the dead", "early", "heads"),
 )
 
 

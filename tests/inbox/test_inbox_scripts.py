@@ -51,9 +51,15 @@ class InboxScriptRunner(ScriptRunner):
         return await self.mail(scripts.ADMIT, *MINE, event, message, *limits, **call)
 
     async def take(
-        self, by: str = "mine", *, bury: object = "", floor: int = 0, **call: Any
+        self,
+        by: str = "mine",
+        *,
+        bury: object = "",
+        floor: int = 0,
+        dead: int = 100,
+        **call: Any,
     ) -> Any:
-        terms = (by, "worker", LEASE_MS, 10, 2, bury, MEMORY_MS, KEEP_MS, floor)
+        terms = (by, "worker", LEASE_MS, 10, 2, bury, MEMORY_MS, KEEP_MS, floor, dead)
         return await self.mail(scripts.TAKE_TURN, *terms, **call)
 
     async def commit(
@@ -255,12 +261,12 @@ async def test_the_head_is_buried_when_the_index_knows(runner: InboxScriptRunner
         await runner.turn()
         await runner.client.read("HDEL", runner.mailbox, "lease")
     before = await runner.everything()
-    assert await runner.take() == [-10]
+    assert await runner.take() == [-10, b"0"]
     assert await runner.everything() == before
     taken = await runner.take(bury=1, op="x")
     assert taken[0] == 1
     assert taken[4] == b"1"
-    assert await runner.take(bury=1, op="x", age=5) != [-10]
+    assert await runner.take(bury=1, op="x", age=5) != [-10, b"0"]
     assert await runner.event_ids() == [b"e2"]
     assert await runner.client.read("LLEN", f"{runner.mailbox}:dead") == 1
 

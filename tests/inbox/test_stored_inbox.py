@@ -143,12 +143,32 @@ async def test_an_event_that_came_early(rig: Rig) -> None:
     before = await rig.now_ms()
     await rig.inbox.deliver(ANN, "Ann:{1}", CHAT, "event:1", b"hello")
     name = f"early:{{prod:acme:support:Ann%3A%7B1%7D}}:{CHAT_HASH}"
-    assert await rig.names() == [name]
+    assert await rig.names() == [name, f"{name}:heads"]
     (letter,) = await rig.read("LRANGE", name, 0, -1)
     at, rest = letter.split(b":", 1)
     assert before <= int(at) <= await rig.now_ms()
     assert rest == b"15:support/Ann:{1}7:event:1hello"
     assert await rig.read("PEXPIRETIME", name) == int(at) + 60_000 - 1
+    ((head, stored_at),) = await rig.read("ZRANGE", f"{name}:heads", 0, -1, "WITHSCORES")
+    assert (head, int(stored_at)) == (b"15:support/Ann:{1}7:event:1", int(at))
+    assert await rig.read("PEXPIRETIME", f"{name}:heads") == int(at) + 60_000 - 1
+
+
+async def test_early_events_of_an_earlier_release_are_known(rig: Rig) -> None:
+    """That release reads and writes the list alone."""
+    await rig.inbox.deliver(ANN, "Ann:{1}", CHAT, "event:1", b"hello")
+    name = f"early:{{prod:acme:support:Ann%3A%7B1%7D}}:{CHAT_HASH}"
+    now_ms = await rig.now_ms()
+    await rig.read("RPUSH", name, f"{now_ms}:15:support/Ann:{{1}}7:event:2!")
+    assigned = f"{now_ms}!6:chat:1:15:support/Ann:{{1}}7:event:3!"
+    await rig.read("RPUSH", name, assigned)
+    for event_id in ("event:1", "event:2", "event:3"):
+        await rig.inbox.deliver(ANN, "Ann:{1}", CHAT, event_id, b"again")
+    assert await rig.read("LLEN", name) == 3
+    await rig.read("LPOP", name)
+    await rig.inbox.deliver(ANN, "Ann:{1}", CHAT, "event:1", b"again")
+    assert await rig.read("LLEN", name) == 3
+    assert await rig.read("ZCARD", f"{name}:heads") == 3
 
 
 async def test_fences_of_turns_grow_though_the_clock_is_set_back(rig: Rig) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import random
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
+from msgspec import structs
 
+from greentic_session import AmbiguousKeyError, Session, SessionCursor, SessionKey, SessionMeta
 from greentic_session.redis import scripts
 from greentic_session.testing.harness import RedisHarness
 
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.anyio
 
 LIVES_MS: Final = (0, 400_000, 500_000, 600_000, 700_000)
+EXACT: Final = 64
+"""Up to this many tenants, the lookup ends with the longest-lived record, not later."""
 WHO: Final = (OWNER, "red/")
 
 
@@ -79,7 +84,11 @@ class Tenants(ScriptRunner):
         told = [int(fields[f"default/{tenant}".encode()]) or -1 for tenant in tenants]
         assert told == ends
         longest = -1 if -1 in ends else max(ends)
-        assert await self.client.read("PEXPIRETIME", self.lookup) == longest
+        lookup_end = await self.client.read("PEXPIRETIME", self.lookup)
+        if len(tenants) <= EXACT:
+            assert lookup_end == longest
+        else:
+            assert lookup_end == -1 or lookup_end >= longest != -1
 
 
 @pytest.fixture(params=["valkey_url", "redis_url"])
@@ -132,13 +141,76 @@ async def test_a_renewed_life_reads_nobody_elses(server: LocalServer) -> None:
         await tenants.check({*names[50:], "forever"})
 
 
-async def test_what_expired_goes_as_tenants_come(harness: RedisHarness) -> None:
+async def test_fields_of_expired_records_leave_as_tenants_come(harness: RedisHarness) -> None:
     tenants = Tenants(harness)
     await tenants.put("stays", 600_000)
     traces = [part for number in range(300) for part in (f"default/gone-{number}", "1")]
     await harness.client.read("HSET", tenants.lookup, *traces)
-    live = {"stays"}
     for number in range(64):
         await tenants.put(f"comes-{number}", 600_000)
-        live.add(f"comes-{number}")
-    await tenants.check(live)
+    # Each write samples 4 fields at random, so some of the 300 are left.
+    assert await harness.client.read("HLEN", tenants.lookup) < 65 + 200
+
+
+async def test_a_lookup_that_shrinks_to_few_tenants_gets_their_exact_lifetime(
+    harness: RedisHarness,
+) -> None:
+    tenants = Tenants(harness)
+    names = {f"tenant-{number}" for number in range(EXACT + 1)}
+    for name in names:
+        await tenants.put(name, 600_000)
+    await tenants.put("permanent", 0)
+    await tenants.delete_of("permanent")
+    assert await harness.client.read("PTTL", tenants.lookup) == -1  # too many to find the next
+    await tenants.delete_of("tenant-0")
+    await tenants.check(names - {"tenant-0"})
+
+
+@pytest.mark.parametrize("live", [0, 1])
+async def test_a_call_without_a_caller_finds_the_live_record_among_many_expired(
+    harness: RedisHarness, live: int
+) -> None:
+    store, tenants = await harness.open(), Tenants(harness)
+    traces = [part for number in range(700) for part in (f"default/gone-{number}", "1")]
+    await harness.client.read("HSET", tenants.lookup, *traces)
+    meta = SessionMeta(tenant_id="live")
+    cursor = SessionCursor(flow_id="f", node_id="n")
+    session = Session(key=SessionKey(KEY), cursor=cursor, meta=meta, context=dict[str, Any]())
+    await store.create(session)
+    for number in range(live):
+        other = SessionMeta(tenant_id=f"other-{number}")
+        await store.create(structs.replace(session, meta=other))
+    if live:
+        with pytest.raises(AmbiguousKeyError):
+            await store.get(session.key)
+        with pytest.raises(AmbiguousKeyError):
+            await store.delete(session.key)
+    else:
+        found = await store.get(session.key)
+        assert found is not None
+        assert found.session.meta == meta
+        assert await store.delete(session.key)
+        assert await store.get(session.key) is None
+
+
+async def test_an_ambiguous_read_sends_as_many_commands_for_many_tenants_as_for_two(
+    server: LocalServer,
+) -> None:
+    async with RedisHarness(server.url) as harness:
+        store, tenants = await harness.open(), Tenants(harness)
+        counts = []
+        for number in range(300):
+            await tenants.put(f"tenant-{number}", 0)
+            if number + 1 not in (2, 300):
+                continue
+            await harness.client.read("CONFIG", "RESETSTAT")
+            with pytest.raises(AmbiguousKeyError):
+                await store.get(SessionKey(KEY))
+            counts.append(calls_of(await harness.client.read("INFO", "commandstats")))
+        assert counts == 2 * [{"hrandfield": 1, "hexists": 2}]
+
+
+def calls_of(report: bytes) -> dict[str, int]:
+    """Return how often each command on hashes was called."""
+    found = re.findall(rb"cmdstat_(h\w+):calls=(\d+)", report)
+    return {name.decode(): int(count) for name, count in found if name != b"hello"}

@@ -199,6 +199,7 @@ def samples() -> dict[str, Any]:
         sentinel,
         o.InboxLimits(mail=5),
         o.InboxDepth(sessions=2, due=1),
+        o.InboxStatistics(turns=2, dropped_dead_letters=1),
         o.Admitted(is_new=True, waiting=1, worker="w"),
         o.Mail(**message, attempt=2),
         o.DeadLetter(**message, key=_KEY, died_at=_TIME, attempts=5),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .inbox import SessionInbox
-from .messages import Admitted, DeadLetter, InboxDepth, InboxLimits, Mail
+from .messages import Admitted, DeadLetter, InboxDepth, InboxLimits, InboxStatistics, Mail
 from .turn import InboxTurn
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "DeadLetter",
     "InboxDepth",
     "InboxLimits",
+    "InboxStatistics",
     "InboxTurn",
     "Mail",
     "SessionInbox",

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, Final, cast, final
 
 from ...abc.inbox import MailboxRef
 from ...abc.records import Verdict, error_for
@@ -106,25 +105,29 @@ class EarlyEvents:
     async def _move_to(self, key: SessionKey, moved: Moved) -> None:
         backend, queue, limit = self._backend, self._queue, self._limit
         full: set[SessionKey] = set()
-        events = deque(await backend.call().assign_early(queue, key, "", limit))
+        gone, position = "", cast("int | None", 0)
         # One after the other, and deleted only when confirmed. So a concurrent call also admits
         # each event after those before it, and the second of both calls finds the event known.
-        while events:
-            assigned_key, message = events.popleft()
-            if assigned_key in full:
-                continue
-            mailbox = MailboxRef(queue.wait_owner.scope, assigned_key)
-            try:
-                admitted = await self._admit(mailbox, message.event_id, message.payload)
-            except InboxFullError:
-                if assigned_key == key:
-                    raise
-                full.add(assigned_key)  # this does not delay the events of other sessions
-            except TenantMismatchError:
-                if assigned_key == key:
-                    raise
-                # Its session is gone, and a session of another owner has that key now.
-                events = deque(await backend.call().assign_early(queue, key, assigned_key, limit))
-            else:
-                moved[message.event_id] = assigned_key == key, admitted
-                await backend.call().delete_early(queue, assigned_key, message)
+        while position is not None:
+            page = await backend.call().assign_early(queue, key, gone, limit, position)
+            start, position, gone = position, page.position, ""
+            for assigned_key, message in page.events:
+                if assigned_key in full:
+                    continue
+                mailbox = MailboxRef(queue.wait_owner.scope, assigned_key)
+                try:
+                    admitted = await self._admit(mailbox, message.event_id, message.payload)
+                except InboxFullError:
+                    if assigned_key == key:
+                        raise
+                    full.add(assigned_key)  # this does not delay the events of other sessions
+                except TenantMismatchError:
+                    if assigned_key == key:
+                        raise
+                    # Its session is gone, and a session of another owner has that key now.
+                    gone, position = assigned_key, start
+                    break
+                else:
+                    moved[message.event_id] = assigned_key == key, admitted
+                    await backend.call().delete_early(queue, assigned_key, message)
+                    position = None if position is None else position - 1

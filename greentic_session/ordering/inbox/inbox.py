@@ -46,6 +46,7 @@ from .messages import (
     DeadLetter,
     InboxDepth,
     InboxLimits,
+    InboxStatistics,
     check_limits,
     dead_letter_of,
     require_bytes,
@@ -151,6 +152,7 @@ class SessionInbox(Generic[C]):
             backoff_ms=duration_to_ms(retry_delay, "retry_delay"),
         )
         self._waits: Final[WaitRegistry[C]] = WaitRegistry(store) if waits is None else waits
+        self._turns = self._dropped = 0
 
     # --- admitting ---------------------------------------------------------------------------
 
@@ -266,6 +268,7 @@ class SessionInbox(Generic[C]):
             most=most,
             attempts=terms.attempts,
             dead_ms=self._dead_ms,
+            dead_most=self._limits.dead_letters,
         )
         turn = await self._next(request, ends_at)
         if turn is None:
@@ -293,12 +296,14 @@ class SessionInbox(Generic[C]):
         while True:
             sent_at = anyio.current_time()
             taken = await self._backend.call().take(request)
+            self._dropped += taken.dropped
             if isinstance(taken, GrantedTurn):
                 break
             if taken.due_secs is None:
                 return None, _POLL_SECS
             if taken.due_secs > 0:
                 return None, min(taken.due_secs, _POLL_SECS)
+        self._turns += 1
         try:
             return InboxTurn(self._terms, taken, sent_at), 0
         except DecodeError:
@@ -313,10 +318,17 @@ class SessionInbox(Generic[C]):
         sessions, due = await self._backend.call().size(self._name)
         return InboxDepth(sessions=sessions, due=due)
 
+    def statistics(self) -> InboxStatistics:
+        """Return counters of this object, without I/O."""
+        return InboxStatistics(turns=self._turns, dropped_dead_letters=self._dropped)
+
     # --- dead letters ------------------------------------------------------------------------
 
     async def dead_letters(self) -> AsyncIterator[DeadLetter]:
         """Iterate over the dead letters, those of a session in their order.
+
+        They are read in pages, as the iteration goes on. A session has at most ``dead_letters`` of
+        the limits.
 
         A dead letter that exists from start to end is returned. If its session gets another one
         meanwhile, it may be returned twice. A message that exhausted its attempts becomes a dead

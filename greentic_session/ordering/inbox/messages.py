@@ -27,6 +27,7 @@ __all__ = [
     "DeadLetter",
     "InboxDepth",
     "InboxLimits",
+    "InboxStatistics",
     "Mail",
     "check_limits",
     "dead_letter_of",
@@ -52,6 +53,8 @@ class InboxLimits(msgspec.Struct, frozen=True, kw_only=True):
     :ivar dead_ttl_secs: how long dead letters are stored, in seconds.
     :ivar early: how many early events of one reply scope may be stored.
     :ivar early_ttl_secs: how long early events are stored, in seconds.
+    :ivar dead_letters: how many dead letters of one session are stored. Of more, the oldest ones
+        are dropped, and counted in :meth:`SessionInbox.statistics`.
     :raises InvalidInputError: naming the field at fault, where an inbox is made.
     """
 
@@ -62,6 +65,7 @@ class InboxLimits(msgspec.Struct, frozen=True, kw_only=True):
     dead_ttl_secs: Seconds = default_secs(30 * 86_400)
     early: int = 100
     early_ttl_secs: Seconds = default_secs(600)
+    dead_letters: int = 1000
 
     def __post_init__(self) -> None:
         timedeltas_to_secs(self, "events_ttl_secs", "dead_ttl_secs", "early_ttl_secs")
@@ -76,6 +80,7 @@ def check_limits(limits: InboxLimits) -> None:
     require_int(limits.payload_bytes, "payload_bytes", 1)
     require_int(limits.events, "events", 1, _MOST)
     require_int(limits.early, "early", 1, _MOST)
+    require_int(limits.dead_letters, "dead_letters", 1, _MOST)
     if limits.mail > limits.events:
         raise InvalidInputError("mail", "is more than events")
 
@@ -161,6 +166,20 @@ class InboxDepth(msgspec.Struct, frozen=True, kw_only=True):
 
     sessions: int
     due: int
+
+
+class InboxStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """Counters of a :class:`SessionInbox` since it was made, read without I/O.
+
+    They count what this object did, not the other objects and processes that share the inbox.
+
+    :ivar turns: turns that it took.
+    :ivar dropped_dead_letters: dead letters that it dropped, because their session had more than
+        ``dead_letters`` of the limits. A call whose reply was lost may have dropped more.
+    """
+
+    turns: int = 0
+    dropped_dead_letters: int = 0
 
 
 def message_of(scope: str, message: StoredMessage, attempt: int) -> Mail:

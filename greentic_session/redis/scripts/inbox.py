@@ -101,6 +101,7 @@ def take_turn_arguments(
     retention_ms: int,
     keep_ms: int,
     fence_floor: int,
+    dead_limit: int,
 ) -> Arguments:
     """Return the arguments of ``lua/inbox/take_turn.lua``."""
     return (
@@ -113,6 +114,7 @@ def take_turn_arguments(
         retention_ms,
         keep_ms,
         fence_floor,
+        dead_limit,
     )
 
 
@@ -235,9 +237,9 @@ def store_early_arguments(
     return event_head, payload, limit, retention_ms
 
 
-def assign_early_arguments(key: str, retention_ms: int, gone_key: str) -> Arguments:
+def assign_early_arguments(key: str, retention_ms: int, gone_key: str, position: int) -> Arguments:
     """Return the arguments of ``lua/inbox/assign_early.lua``."""
-    return key, retention_ms, gone_key
+    return key, retention_ms, gone_key, position
 
 
 def delete_early_arguments(key: str, event: bytes) -> Arguments:

@@ -22,6 +22,6 @@ if is_done then return {1} end
 local lease_end, _, stored_attempt = find_member(worker)
 if not lease_end or now >= lease_end or stored_attempt ~= attempt then return {-8} end
 call('HDEL', KEYS[2], worker)
-sweep_members()
+sweep_members(0)
 remember()
 return {1}

@@ -1,6 +1,7 @@
 -- Delete a stored event that is assigned to a session.
 --
 -- KEYS  1 early    LIST  see lib/early_event
+--       2 heads    ZSET  see lib/early_event
 -- ARGV 1-2: see lib/early_event.
 -- ARGV  3 key    of the session
 --       4 event  as inbox/assign_early returns it
@@ -14,5 +15,9 @@ local key, event = ARGV[3], ARGV[4]
 --@include lib/early_event
 
 local at, _, rest = parse_event(event)
-redis.call('LREM', KEYS[1], '1', assigned_event(at, key, rest))
+redis.call('ZCARD', KEYS[2])  -- fails before the first write if the key holds another type of value
+-- LREM ends at the first match. That is at the start of the list, unless the mailbox of another session is full.
+if redis.call('LREM', KEYS[1], '1', assigned_event(at, key, rest)) > 0 then
+  redis.call('ZREM', KEYS[2], head_of(rest))
+end
 return {1}

@@ -13,7 +13,14 @@ local member, retention_ms = ARGV[3], ARGV[4]
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', string.format('%.0f', now - 2 * retention_ms))
+-- ZREM is allowed at maxmemory, and after a script's first write the server no longer rejects OOM commands.
+-- So this also works when memory is full.
+redis.call('ZREM', KEYS[1], member)
+local REMOVED = '8'  -- old entries that a call removes. It adds one at most
+local old_ms = string.format('%.0f', now - 2 * retention_ms)
+for _, old in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', old_ms, 'LIMIT', '0', REMOVED)) do
+  redis.call('ZREM', KEYS[1], old)
+end
 redis.call('ZADD', KEYS[1], string.format('%.0f', now), member)
 redis.call('PEXPIRE', KEYS[1], string.format('%.0f', 2 * retention_ms))
 return {1}

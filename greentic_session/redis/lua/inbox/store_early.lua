@@ -1,6 +1,7 @@
 -- Store an event for a session that will wait for it.
 --
 -- KEYS  1 early    LIST  see lib/early_event
+--       2 heads    ZSET  see lib/early_event
 -- ARGV 1-2: see lib/early_event.
 -- ARGV  3 event_head    `length:owner length:id` of the event, without the blank
 --       4 payload       opaque bytes
@@ -15,20 +16,36 @@ local event_head, payload, limit, retention_ms = ARGV[3], ARGV[4], ARGV[5], ARGV
 
 --@include lib/early_event
 
+local EXPIRED = 8  -- how many expired events a call removes. It adds one at most
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local stored_events, expired_count = redis.call('LRANGE', KEYS[1], '0', '-1'), 0
-for i, event in ipairs(stored_events) do
-  local at, _, rest = parse_event(event)
-  if now >= at + retention_ms then
-    -- Only the head of the list: if the clock was set back, an expired event may follow one that is not.
-    if expired_count == i - 1 then expired_count = i end
-  elseif string.sub(rest, 2, 1 + #event_head) == event_head then
-    return {-7}
+local size = redis.call('LLEN', KEYS[1])
+if redis.call('ZCARD', KEYS[2]) ~= size then
+  -- A worker of an earlier release has changed the list. Only then are all events read.
+  redis.call('DEL', KEYS[2])
+  for _, event in ipairs(redis.call('LRANGE', KEYS[1], '0', '-1')) do
+    local at, _, rest = parse_event(event)
+    redis.call('ZADD', KEYS[2], at, head_of(rest))
   end
+  local left = redis.call('PTTL', KEYS[1])
+  if left > 0 then redis.call('PEXPIRE', KEYS[2], left .. '') end
 end
-if #stored_events - expired_count >= tonumber(limit) then return {-9} end
+local stored_at = redis.call('ZSCORE', KEYS[2], event_head)
+if stored_at and now < stored_at + retention_ms then return {-7} end
+-- Only at the head of the list: if the clock was set back, an expired event may follow one that is not.
+local expired_heads = {}
+for i = 0, math.min(size, EXPIRED) - 1 do
+  local at, _, rest = parse_event(redis.call('LINDEX', KEYS[1], i .. ''))
+  if now < at + retention_ms then break end
+  expired_heads[i + 1] = head_of(rest)
+end
+if size - #expired_heads >= tonumber(limit) then return {-9} end
 redis.call('RPUSH', KEYS[1], string.format('%.0f', now) .. ':' .. event_head .. payload)
-if expired_count > 0 then redis.call('LTRIM', KEYS[1], expired_count .. '', '-1') end
+if #expired_heads > 0 then
+  redis.call('LTRIM', KEYS[1], #expired_heads .. '', '-1')
+  redis.call('ZREM', KEYS[2], unpack(expired_heads))
+end
+redis.call('ZADD', KEYS[2], string.format('%.0f', now), event_head)
 redis.call('PEXPIREAT', KEYS[1], string.format('%.0f', now + retention_ms - 1))
+redis.call('PEXPIREAT', KEYS[2], string.format('%.0f', now + retention_ms - 1))
 return {1}

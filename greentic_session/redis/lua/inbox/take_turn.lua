@@ -17,16 +17,17 @@
 --      10 retention_ms     ms to keep dead letters
 --      11 keep_ms          ms to keep the operation logs of an empty mailbox
 --      12 fence_floor      us: the new fencing token is higher
--- Returns {1, fencing token, lease end in ms, ms left, attempts, version, incarnation, owner, ttl, at, body,
--- message, ...}, the six parts of the session '' if it is absent. Or {-6, ms until a turn may be taken}, {0},
--- or {-10}.
--- Verdicts: 1 done   0 no messages   -6 held, or in backoff   -10 the head has to become a dead letter
+--      13 dead_limit       how many dead letters to keep. The oldest ones above it are dropped
+-- Returns {1, fencing token, lease end in ms, ms left, attempts, dropped dead letters, version, incarnation, owner,
+-- ttl, at, body, message, ...}, the six parts of the session '' if it is absent. Or {-6, ms until a turn may be taken},
+-- {0, dropped dead letters}, or {-10, dropped dead letters}.
+-- Verdicts: 1 done   0 no messages   -6 held, or in backoff   -10 the head has to become a dead letter, call again
 -- A repeated call finds its own attempt, and returns the same turn.
 -- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back.
 
 local taking_attempt, worker, lease_ms, batch_limit = ARGV[4], ARGV[5], ARGV[6], ARGV[7]
 local attempt_limit, may_dead_letter, retention_ms = ARGV[8], ARGV[9], ARGV[10]
-local keep_ms, fence_floor = ARGV[11], ARGV[12]
+local keep_ms, fence_floor, dead_limit = ARGV[11], ARGV[12], ARGV[13]
 local LOG_FIELD = 'ops'
 
 --@include lib/record
@@ -45,28 +46,39 @@ local function is_allowed(admitting_owner)
     or owner == string.match(admitting_owner, '^[^/]*/')
 end
 
+local MOVED = 64  -- messages that a call makes dead letters
+local TRIMMED = 8  -- dead letters that a call removes for each that it adds, because they are too old or too many
+local dropped, moved = 0, 0
 if not (is_held and turn_attempt == taking_attempt) then
   if is_held then return {-6, text(lease_end - now)} end
   if retry_at > now then return {-6, text(retry_at - now)} end
   while message_count > 0
     and (attempts >= tonumber(attempt_limit) or not is_allowed(owner_of(call('LINDEX', KEYS[4], '0')))) do
-    if may_dead_letter == '' then return {-10} end
+    if may_dead_letter == '' or moved == MOVED then
+      if moved > 0 then call('HSET', KEYS[3], 'tries', '0') end
+      return {-10, text(dropped)}
+    end
     call('LLEN', KEYS[5])  -- fails before the first write if the key holds another type of value
     -- LPOP is allowed at maxmemory, and after a script's first write the server no longer rejects OOM commands.
     -- So this also works when memory is full.
     local message = call('LPOP', KEYS[4])
-    call('RPUSH', KEYS[5], text(now) .. ':' .. text(attempts) .. ':' .. message)
+    local dead_count = call('RPUSH', KEYS[5], text(now) .. ':' .. text(attempts) .. ':' .. message)
     call('PEXPIREAT', KEYS[5], text(now + retention_ms - 1))
-    local oldest_at = string.match(call('LINDEX', KEYS[5], '0'), '^%d+')
-    while now >= oldest_at + retention_ms do  -- ends at the latest with the dead letter of now
+    for _ = 1, TRIMMED do  -- ends at the latest with the dead letter of now
+      if now < string.match(call('LINDEX', KEYS[5], '0'), '^%d+') + retention_ms then break end
       call('LPOP', KEYS[5])
-      oldest_at = string.match(call('LINDEX', KEYS[5], '0'), '^%d+')
+      dead_count = dead_count - 1
     end
-    message_count, attempts = message_count - 1, 0
+    local surplus = math.min(dead_count - dead_limit, TRIMMED)
+    if surplus > 0 then
+      call('LTRIM', KEYS[5], text(surplus), '-1')
+      dropped = dropped + surplus
+    end
+    message_count, attempts, moved = message_count - 1, 0, moved + 1
   end
   if message_count == 0 then
     if stored_mailbox[1] then set_mailbox_expiry(keep_ms) end
-    return {0}
+    return {0, text(dropped)}
   end
   -- HDEL is allowed at maxmemory, and after a script's first write the server no longer rejects OOM commands.
   -- So this also works when memory is full.
@@ -79,7 +91,7 @@ if not (is_held and turn_attempt == taking_attempt) then
   set_mailbox_expiry(keep_ms)
 end
 local body = live and call('HGET', KEYS[1], 'body') or ''
-local turn = {1, fencing_token, text(lease_end), text(lease_end - now), text(attempts)}
+local turn = {1, fencing_token, text(lease_end), text(lease_end - now), text(attempts), text(dropped)}
 if live then
   for _, part in ipairs({version, incarnation or '', owner or '', ttl or '', stored[5] or '', body}) do
     turn[#turn + 1] = part

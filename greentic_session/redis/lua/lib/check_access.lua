@@ -12,9 +12,19 @@ if not live then
 elseif exact_owner ~= '' then
   if owner ~= exact_owner and owner ~= shared_owner then refusal = -3 end
 elseif call('HLEN', KEYS[2]) > 1 then
-  local all = call('HGETALL', KEYS[2])
-  for i = 1, #all, 2 do
-    local ends = tonumber(all[i + 1]) or 1
-    if all[i] ~= lookup_field and (ends == 0 or ends >= now) then refusal = -4 end
-  end
+  -- Up to 64 fields at a time, because one live record of another tenant decides. A field of an expired record is
+  -- removed, so each costs one call only.
+  local SAMPLE = 64
+  repeat
+    local fields, removed = call('HRANDFIELD', KEYS[2], SAMPLE .. '', 'WITHVALUES'), 0
+    for i = 1, #fields, 2 do
+      local ends = tonumber(fields[i + 1]) or 1
+      if fields[i] ~= lookup_field and ends ~= 0 and ends < now then
+        removed = removed + call('HDEL', KEYS[2], fields[i])
+      elseif fields[i] ~= lookup_field then
+        refusal = -4
+        break
+      end
+    end
+  until refusal or #fields < 2 * SAMPLE or removed == 0
 end

@@ -3,11 +3,13 @@
 -- KEYS  1 early    LIST  events, the oldest first: as the messages in lib/mailbox. An event that is assigned
 --                        to a session has `!length:key` after the time. Its session does not change later,
 --                        unless that session is gone
+--       2 heads    ZSET  event head, `length:owner length:id` without the blank -> time of the event. A worker of an
+--                        earlier release does not write it: see inbox/store_early
 -- ARGV  1 operation_id     as for other scripts. Not used here: a repeated call is idempotent
 --       2 ambiguous_since  as for other scripts. Not used here
 --
 -- Reads: nothing. Sets: nothing.
--- Functions: parse_event, assigned_event.
+-- Functions: parse_event, assigned_event, head_of.
 --
 -- Why atomic: a script runs alone.
 
@@ -22,4 +24,11 @@ end
 -- An event with its session, as stored.
 local function assigned_event(at, key, rest)
   return at .. '!' .. #key .. ':' .. key .. rest
+end
+
+-- The head of an event, from the rest that parse_event returns.
+local function head_of(rest)
+  local length, owner = string.match(rest, '^:(%d+):()')
+  local id_length, id = string.match(rest, '^(%d+):()', owner + length)
+  return string.sub(rest, 2, id + id_length - 1)
 end

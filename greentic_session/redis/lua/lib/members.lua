@@ -3,24 +3,31 @@
 -- Reads: KEYS call now whole last_ms of lib/affinity.
 -- Functions: sweep_members, write_member.
 
--- Remove members whose lease has ended, and let the key live as long as the longest lease.
-local function sweep_members()
-  local last_end = 0
-  local all = call('HGETALL', KEYS[2])
-  for i = 1, #all, 2 do
-    local lease_end = tonumber(string.match(all[i + 1], '^(%d+):%d+:') or '0')
+-- Remove members whose lease has ended, and let the key live at least until `kept_ms`, the end of the caller's lease (0
+-- if it leaves). The cost does not grow with the group: up to 64 members, all are read, and the key lives as long as the
+-- longest lease. With more, 4 random ones are read, and the lifetime only grows.
+local function sweep_members(kept_ms)
+  local MANY, SAMPLE = 64, '4'
+  local last_end = kept_ms
+  local size = call('HLEN', KEYS[2])
+  local fields = size > MANY and call('HRANDFIELD', KEYS[2], SAMPLE, 'WITHVALUES') or call('HGETALL', KEYS[2])
+  for i = 1, #fields, 2 do
+    local lease_end = tonumber(string.match(fields[i + 1], '^(%d+):%d+:') or '0')
     if lease_end <= now then
-      call('HDEL', KEYS[2], all[i])
+      call('HDEL', KEYS[2], fields[i])
     else
       last_end = math.max(last_end, lease_end)
     end
   end
-  if last_end > 0 then call('PEXPIREAT', KEYS[2], last_ms(last_end)) end
+  local MARGIN = 1000  -- ms, more than the clock readings in one script differ
+  local left = size > MANY and call('PTTL', KEYS[2])
+  if left and (left == -1 or now + left >= last_end + MARGIN) then return end
+  if last_end > 0 then call('PEXPIREAT', KEYS[2], last_ms(left and last_end + 2 * MARGIN or last_end)) end
 end
 
 -- Write a member, and return the reply of join and renew.
 local function write_member(worker, fencing_token, attempt, lease_end)
   call('HSET', KEYS[2], worker, whole(lease_end) .. ':' .. fencing_token .. ':' .. attempt)
-  sweep_members()
+  sweep_members(lease_end)
   return {1, fencing_token, whole(lease_end), whole(lease_end - now)}
 end

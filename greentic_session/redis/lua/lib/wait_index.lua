@@ -10,12 +10,12 @@
 --    expires  ms since the epoch: when the record expires, 0 never
 --    key      the session key, which has no newline
 --
--- Why atomic: a script runs alone. An index entry may be stale, because the record decides. The index lives as long as
--- its entry that lives longest.
+-- Why atomic: a script runs alone. An index entry may be stale, because the record decides. The index lives at least as
+-- long as its entry that lives longest: see waits/update_index.
 --
 -- Reads: KEYS 1, ARGV 3.
 -- Sets: time now_us now existed.
--- Functions: whole, read_entries, write_entries, find_entry, prolong_index, other_intents, end_intent.
+-- Functions: whole, parse_entries, read_entries, write_entries, find_entry, prolong_index, other_intents, end_intent.
 
 local time = redis.call('TIME')
 local now_us = time[1] .. string.sub('00000' .. time[2], -6)
@@ -26,13 +26,16 @@ local function whole(number)
   return string.format('%.0f', number)
 end
 
-local function read_entries(scope)
+local function parse_entries(lines)
   local entries = {}
-  local lines = redis.call('HGET', KEYS[1], scope) or ''
   for since, intents, expires, session in string.gmatch(lines, '(%d+):([%d,]+):(%d+):([^\n]*)\n') do
     entries[#entries + 1] = {since = since, intents = intents, expires = expires, key = session}
   end
   return entries
+end
+
+local function read_entries(scope)
+  return parse_entries(redis.call('HGET', KEYS[1], scope) or '')
 end
 
 local function write_entries(scope, entries)

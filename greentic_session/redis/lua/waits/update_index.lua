@@ -62,24 +62,31 @@ if scope_hash ~= '' then
     prolong_index(tonumber(expires_ms))
   end
 end
--- Sometimes read all entries: this removes those of expired sessions, and lets the index live as long as the entry
--- that lives longest.
-if may_end_earlier or redis.call('HLEN', KEYS[1]) % 64 == 63 then
-  local longest
-  local all = redis.call('HGETALL', KEYS[1])
-  for i = 1, #all, 2 do
-    local entries, live_entries = read_entries(all[i]), {}
-    for _, entry in ipairs(entries) do
-      local ends = tonumber(entry.expires)
-      if ends == 0 or ends > now or #other_intents(entry, '') > 0 then
-        live_entries[#live_entries + 1] = entry
-        if ends == 0 or (longest ~= 0 and (not longest or ends > longest)) then longest = ends end
-      end
-    end
-    if #live_entries < #entries then write_entries(all[i], live_entries) end
-  end
-  if longest and longest ~= 0 then redis.call('PEXPIREAT', KEYS[1], whole(longest - 1)) end
+-- Remove entries of expired sessions, at a cost that does not grow with the index. Up to 64 reply scopes, this reads all
+-- of them, and sets the exact lifetime of the index. But only if the index may live too long, or has many. With more,
+-- each registration reads 4 random ones, so the index shrinks while it has many expired entries. Its lifetime only
+-- grows, because a bounded number of reads cannot find the entry that lives longest.
+local MANY, SAMPLE = 64, '4'
+local size = redis.call('HLEN', KEYS[1])
+local fields = {}
+if size > MANY then
+  if since_us ~= '0' then fields = redis.call('HRANDFIELD', KEYS[1], SAMPLE, 'WITHVALUES') end
+elseif may_end_earlier or size == MANY - 1 or size == MANY and removals ~= '0' then
+  fields = redis.call('HGETALL', KEYS[1])
 end
+local longest
+for i = 1, #fields, 2 do
+  local entries, live_entries = parse_entries(fields[i + 1]), {}
+  for _, entry in ipairs(entries) do
+    local ends = tonumber(entry.expires)
+    if ends == 0 or ends > now or #other_intents(entry, '') > 0 then
+      live_entries[#live_entries + 1] = entry
+      if ends == 0 or (longest ~= 0 and (not longest or ends > longest)) then longest = ends end
+    end
+  end
+  if #live_entries < #entries then write_entries(fields[i], live_entries) end
+end
+if size <= MANY and longest and longest ~= 0 then redis.call('PEXPIREAT', KEYS[1], whole(longest - 1)) end
 if #ARGV > last_removal then
   for i = last_removal + 1, #ARGV, 2 do
     redis.call('ZADD', KEYS[2], ARGV[i + 1], ARGV[i])

@@ -16,6 +16,7 @@ itself.
 from __future__ import annotations
 
 from .admitting import InboxAdmittingContract
+from .bounds import InboxBoundsContract
 from .early import InboxEarlyContract
 from .ending import InboxEndingContract
 from .failing import InboxFailingContract
@@ -33,6 +34,7 @@ class InboxContract(
     InboxWakingContract,
     InboxEndingContract,
     InboxFailingContract,
+    InboxBoundsContract,
     InboxEarlyContract,
     InboxInputContract,
     InboxLeavingContract,

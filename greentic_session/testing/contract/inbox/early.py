@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import anyio
 import pytest
 
-from ....abc.inbox import EarlyEventQueue
+from ....abc.inbox import EarlyEventQueue, EarlyPage
 from ....abc.waits import EventMemory
 from ....errors import InboxFullError
 from ....model import ReplyScope, SessionKey
@@ -136,7 +136,7 @@ class InboxEarlyContract:
         backend = at.backend
         for event_id in ("e1", "e2"):
             await _deliver(at, event_id)
-        assigned = await backend.call().assign_early(queue, SessionKey("first"), "", memory)
+        assigned, _ = await backend.call().assign_early(queue, SessionKey("first"), "", memory)
         assert [(key, letter.event_id) for key, letter in assigned] == [
             ("first", "e1"),
             ("first", "e2"),
@@ -169,7 +169,7 @@ class InboxEarlyContract:
         async with at.turn() as turn:
             assert (turn.key, [mail.event_id for mail in turn.mail]) == (KEY, ["e1", "e2"])
             await turn.finish()
-        assert await backend.call().assign_early(queue, KEY, "", memory) == []
+        assert await backend.call().assign_early(queue, KEY, "", memory) == EarlyPage([], None)
 
     async def test_a_full_mailbox_holds_up_no_other_sessions_events(
         self, harness: StoreHarness
