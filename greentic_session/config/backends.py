@@ -139,8 +139,9 @@ class RedisConfig(_HidesPassword, frozen=True, kw_only=True):
     :ivar close_secs: how long closing waits for running calls, in seconds. 0 does not wait.
     :ivar acks: how many replicas must confirm each write of a session before the call returns; 0
         waits for none, and a failover may lose what the master had acknowledged.
-    :ivar max_connections: open connections to one server at most; further calls wait for one. With
-        ``acks``, writes have as many of their own.
+    :ivar max_connections: open connections to one server at most; further calls wait for one.
+        Requests and replies of more than 64 KiB have up to two more. With ``acks``, writes have as
+        many of their own.
     :ivar max_payload_bytes: limit on one encoded session.
     :ivar verify: as in :class:`AsyncSessionStore`.
     :ivar protocol: RESP version, 2 or 3; the results are the same.
