@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LoopGate"]
 
-_CROWD: Final = 128
+_CROWD: Final = 512
 """One caller passes per iteration, and one more for each so many that wait. So a long queue does
 not outlast the deadlines of its callers."""
 

@@ -168,8 +168,9 @@ class RedisConfig(_HidesPassword, frozen=True, kw_only=True):
           while all replicas are away. After a failover, the new master may have an older end of the
           lease. Then another worker may take over before the holder expects it. The fencing token
           guards against that: the store refuses writes of the stale holder.
-    :ivar max_connections: open connections to one server at most; further calls wait for one. With
-        ``acks``, writes have as many of their own.
+    :ivar max_connections: open connections to one server at most. Further calls wait for one.
+        Requests and replies of more than 64 KiB have up to two more. With ``acks``, writes have as
+        many of their own.
     :ivar max_payload_bytes: limit on one encoded session.
     :ivar verify: as in :class:`AsyncSessionStore`.
     :ivar protocol: RESP version, 2 or 3; the results are the same.

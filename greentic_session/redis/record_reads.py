@@ -30,29 +30,22 @@ _MAX_NAMES: Final = 1024
 
 
 @final
-class LargeNames:
+class LargeNames(dict[str, None]):
     """The names of records whose bodies were large when this process last saw them.
 
     A read of such a record is expected to have a large reply. A wrong guess costs time only.
     """
 
-    __slots__ = ("_names",)
-
-    def __init__(self) -> None:
-        self._names: Final[dict[str, None]] = {}
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._names
+    __slots__ = ()
 
     def note(self, name: str, size: int) -> None:
         """Take note of the size of a record's body, in bytes."""
-        names = self._names
         if size <= LARGE_BYTES:
-            names.pop(name, None)
+            self.pop(name, None)
         else:
-            names[name] = None
-            if len(names) > _MAX_NAMES:
-                del names[next(iter(names))]
+            self[name] = None
+            if len(self) > _MAX_NAMES:
+                del self[next(iter(self))]
 
 
 async def read_some(

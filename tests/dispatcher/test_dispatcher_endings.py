@@ -189,6 +189,21 @@ async def test_a_block_that_ends_by_an_exception_cancels() -> None:
 
 
 @both
+async def test_only_the_outermost_block_closes_the_dispatcher() -> None:
+    desk = Desk()
+    dispatcher = full(desk)
+    async with dispatcher:
+        with pytest.raises(ZeroDivisionError):
+            async with dispatcher:
+                raise ZeroDivisionError
+        desk.let_all_go()
+        await dispatcher.submit("a", 0)
+    assert desk.done == [("a", 0)]
+    with pytest.raises(DispatcherClosedError):
+        dispatcher.submit_nowait("a", 1)
+
+
+@both
 async def test_closing_at_once_ends_another_tasks_drain() -> None:
     desk = Desk()
     dispatcher = SessionDispatcher(desk.handle)

@@ -272,8 +272,9 @@ class WaitClosingContract:
         async with at.store:
             await at.register()
             assert await at.find() == KEY
-        with pytest.raises(StoreUnavailableError):
-            await at.find()
+            await at.store.aclose()
+            with pytest.raises(StoreUnavailableError):
+                await at.find()
 
     async def test_rebuilding_needs_a_caller(self, harness: StoreHarness) -> None:
         at = await wait_harness(harness)
