@@ -118,6 +118,7 @@ class MemoryInbox(InboxBackend, InboxCall):
         # Held turns without messages. No other worker takes them if their worker has died.
         self._lapses: Final = ExpiryIndex()
         self._fencing: Final = FencingCounter()
+        self._latest_ms = 0
 
     def sizes(self) -> dict[str, int]:
         """Return the numbers of messages, turns, dead letters and early events."""
@@ -205,6 +206,9 @@ class MemoryInbox(InboxBackend, InboxCall):
         await checkpoint()  # a caller that polls in a loop lets other tasks run, which may admit
         self._check_open()
         now_ms = self._now_ms()
+        if now_ms < self._latest_ms:
+            self._move_back(self._latest_ms - now_ms, now_ms)
+        self._latest_ms = now_ms
         queue = self._queues.get(request.inbox)
         while queue is not None and (first := queue.first()) is not None:
             due_ms, name = first
@@ -354,6 +358,19 @@ class MemoryInbox(InboxBackend, InboxCall):
 
     def _now_ms(self) -> int:
         return self._records.clock.now_ms()
+
+    def _move_back(self, back_ms: int, now_ms: int) -> None:
+        """Let turns and pauses end earlier, by as much as the clock was set back.
+
+        So a dead worker's turn ends within the length of its lease.
+        """
+        for name, mailbox in self._mailboxes.items():
+            mailbox.lease_ms = max(0, mailbox.lease_ms - back_ms)
+            mailbox.backoff_ms = max(0, mailbox.backoff_ms - back_ms)
+            if not mailbox.mail:
+                self._lapses.add(name, mailbox.lease_ms, now_ms)
+        for queue in self._queues.values():
+            queue.move_all(-back_ms)
 
     def _append(self, inbox: str, name: MailboxRef, message: StoredMessage, now_ms: int) -> None:
         mailbox = self._mailboxes.get(name)

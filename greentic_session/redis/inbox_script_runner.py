@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING, Final
 
 from .message_format import member_of
 from .replies import wrong_type, wrong_type_of
-from .scripts.inbox import COMMIT_TURN, INDEX_SET_DUE, RELEASE_TURN, index_set_due_arguments
+from .scripts.inbox import (
+    COMMIT_TURN,
+    INDEX_NEXT_DUE,
+    INDEX_SET_DUE,
+    RELEASE_TURN,
+    TAKE_TURN,
+    index_set_due_arguments,
+)
 from .transport.failures import ForeignValueError
 
 if TYPE_CHECKING:
@@ -78,10 +85,11 @@ class InboxScriptRunner:
         :param skips_acks: as are ``grants`` and ``ends``, see :meth:`.RedisClient.run`.
         :raises StoreUnavailableError: the key holds another type of value.
         """
+        names = (name, f"{name}:clock") if script is INDEX_NEXT_DUE else (name,)
         try:
             return await self._client.run(
                 script,
-                (name,),
+                names,
                 arguments,
                 until=self.until,
                 skips_acks=skips_acks,
@@ -103,12 +111,14 @@ class InboxScriptRunner:
     ) -> Reply:
         """Run a script on a mailbox.
 
-        :param suffix: of the script's fifth key after the mailbox's name, empty for none.
+        :param suffix: of the script's fifth key, after the mailbox's name, empty for none.
         :param arguments: after the scope, which is ARGV 3.
         :raises DecodeError: a key holds another type of value.
         """
         names = self._names.mailbox_keys(*mailbox)
-        if suffix:
+        if script is TAKE_TURN:
+            names = (*names, f"{names[2]}{suffix}", f"{names[2]}:fence")
+        elif suffix:
             names = (*names, f"{names[2]}{suffix}")
         elif script is COMMIT_TURN:
             names = (*names, self._names.events(names[0]))

@@ -412,6 +412,8 @@ class RedisWaitCall(WaitCall):
     ) -> Reply:
         record = self._names.record(scope, key)
         names = record, self._names.lookup(key), self._names.events(record)
+        if script is CLAIM:
+            names = (*names, f"{record}:fence")
         try:
             return await self._client.run(
                 script, names, (scope, *arguments), until=self._until, grants=grants, ends=ends

@@ -16,6 +16,7 @@
 local worker, attempt = ARGV[4], ARGV[5]
 
 --@include lib/affinity
+--@include lib/fencing_retention
 --@include lib/members
 
 if is_done then return {1} end

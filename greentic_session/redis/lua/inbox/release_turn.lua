@@ -30,7 +30,7 @@ call('HDEL', KEYS[3], 'lease', 'by', 'worker', 'done')
 if backoff_ms == '' then
   attempts = math.max(0, attempts - 1)
 elseif backoff_ms ~= '0' then
-  call('HSET', KEYS[3], 'rest', text(now + backoff_ms))
+  call('HSET', KEYS[3], 'rest', text(now + backoff_ms), 'start', text(now))
 end
 call('HSET', KEYS[3], 'ops', append_to_log(turn_log, '0'), 'tries', text(attempts))
 set_mailbox_expiry(keep_ms)

@@ -25,7 +25,7 @@ lease = text(lease_end)
 expires, last_ms = expiry_from(now, ttl, lease)
 call('HLEN', KEYS[2])  -- fails before the first write if the key holds another type of value
 expire_record(last_ms)
-call('HSET', KEYS[1], 'lease', lease)
+call('HSET', KEYS[1], 'lease', lease, 'start', text(now))
 added = call('HSET', KEYS[2], lookup_field, last_ms)
 reply = with_index_update({1, lease, text(lease_end - now)}, expires)
 
