@@ -35,15 +35,13 @@ _PAGE: Final = 512
 class _Member(msgspec.Struct, frozen=True, gc=False):
     """A member.
 
-    :ivar start_ms: when its lease was granted or renewed last.
     :ivar due: when the expiry index looks at it.
     """
 
     attempt: str
     fence: int
-    start_ms: int
     ends_ms: int
-    due: int = 0
+    due: int
 
 
 class _Placement(msgspec.Struct, frozen=True, gc=False):
@@ -71,7 +69,8 @@ class MemoryAffinity(AffinityBackend):
     """
 
     def __init__(self, clock: Clock) -> None:
-        self._now_ms: Final[Callable[[], int]] = clock.now_ms
+        self._clock_ms: Final[Callable[[], int]] = clock.now_ms
+        self._latest_ms = 0
         self._members: Final[dict[str, dict[str, _Member]]] = {}
         self._placements: Final[dict[str, dict[str, _Placement]]] = {}
         self._member_expiry: Final = ExpiryIndex()
@@ -104,7 +103,6 @@ class MemoryAffinity(AffinityBackend):
     @override
     async def join(self, group: str, worker: str, attempt: str, lease_ms: int) -> MembershipOutcome:
         now_ms = self._now_ms()
-        self._follow_clock(group, now_ms)
         member = self._members.get(group, {}).get(worker)
         ends_ms = now_ms + lease_ms
         if member is None or now_ms >= member.ends_ms:
@@ -113,19 +111,17 @@ class MemoryAffinity(AffinityBackend):
             fence, ends_ms = member.fence, max(ends_ms, member.ends_ms)
         else:
             return MembershipOutcome(Verdict.CLAIMED, ends_ms=member.ends_ms)
-        return self._join_or_renew(group, worker, _Member(attempt, fence, now_ms, ends_ms), now_ms)
+        return self._join_or_renew(group, worker, _Member(attempt, fence, ends_ms, 0), now_ms)
 
     @override
     async def renew(
         self, group: str, worker: str, attempt: str, lease_ms: int
     ) -> MembershipOutcome:
         now_ms = self._now_ms()
-        self._follow_clock(group, now_ms)
         member = self._member(group, worker, attempt, now_ms)
         if member is None:
             return MembershipOutcome(Verdict.LOST)
-        ends_ms = max(now_ms + lease_ms, member.ends_ms)
-        member = replace(member, start_ms=now_ms, ends_ms=ends_ms)
+        member = replace(member, ends_ms=max(now_ms + lease_ms, member.ends_ms))
         return self._join_or_renew(group, worker, member, now_ms)
 
     @override
@@ -151,7 +147,6 @@ class MemoryAffinity(AffinityBackend):
     @override
     async def assign(self, group: str, key: str, ttl_ms: int) -> PlacementRecord | None:
         now_ms = self._now_ms()
-        self._follow_clock(group, now_ms)
         at = self._live(group, key, now_ms)
         chosen = None if at is None else self._server(group, at, now_ms)
         if chosen is None:
@@ -223,22 +218,28 @@ class MemoryAffinity(AffinityBackend):
 
     # --- shared steps ------------------------------------------------------------------------
 
+    def _now_ms(self) -> int:
+        now_ms = self._clock_ms()
+        if now_ms < self._latest_ms:
+            self._move_back(self._latest_ms - now_ms, now_ms)
+        self._latest_ms = now_ms
+        return now_ms
+
+    def _move_back(self, back_ms: int, now_ms: int) -> None:
+        """Let memberships end earlier, by as much as the clock was set back.
+
+        So a dead member ends within the length of its lease.
+        """
+        for group, members in self._members.items():
+            for worker, member in [*members.items()]:
+                moved = replace(member, ends_ms=member.ends_ms - back_ms)
+                self._join_or_renew(group, worker, moved, now_ms)
+
     def _member(self, group: str, worker: str, attempt: str, now_ms: int) -> _Member | None:
         member = self._members.get(group, {}).get(worker)
         if member is None or member.attempt != attempt or now_ms >= member.ends_ms:
             return None
         return member
-
-    def _follow_clock(self, group: str, now_ms: int) -> None:
-        """Move the lease end of each member back by as much as the clock was set back.
-
-        A start in the future shows by how much. So a dead member ends within its lease's length.
-        """
-        for worker, member in [*self._members.get(group, {}).items()]:
-            back_ms = member.start_ms - now_ms
-            if back_ms > 0:
-                member = replace(member, start_ms=now_ms, ends_ms=member.ends_ms - back_ms)
-                self._join_or_renew(group, worker, member, now_ms)
 
     def _join_or_renew(
         self, group: str, worker: str, member: _Member, now_ms: int

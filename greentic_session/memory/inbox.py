@@ -206,9 +206,6 @@ class MemoryInbox(InboxBackend, InboxCall):
         await checkpoint()  # a caller that polls in a loop lets other tasks run, which may admit
         self._check_open()
         now_ms = self._now_ms()
-        if now_ms < self._latest_ms:
-            self._move_back(self._latest_ms - now_ms, now_ms)
-        self._latest_ms = now_ms
         queue = self._queues.get(request.inbox)
         while queue is not None and (first := queue.first()) is not None:
             due_ms, name = first
@@ -357,7 +354,11 @@ class MemoryInbox(InboxBackend, InboxCall):
     # --- shared steps ------------------------------------------------------------------------
 
     def _now_ms(self) -> int:
-        return self._records.clock.now_ms()
+        now_ms = self._records.clock.now_ms()
+        if now_ms < self._latest_ms:
+            self._move_back(self._latest_ms - now_ms, now_ms)
+        self._latest_ms = now_ms
+        return now_ms
 
     def _move_back(self, back_ms: int, now_ms: int) -> None:
         """Let turns and pauses end earlier, by as much as the clock was set back.

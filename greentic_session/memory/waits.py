@@ -144,14 +144,16 @@ class MemoryWaits(WaitBackend, WaitCall):
             ends_ms = max(ends_ms, before.lease_ms)
         else:
             at_ms, value, fence = now_ms, value + 1, self._fencing.issue(now_ms, above=fence)
-        wait = WaitState(before.scope_hash, before.since_us, fence, request.attempt, ends_ms, now_ms)
+        wait = WaitState(
+            before.scope_hash, before.since_us, fence, request.attempt, ends_ms, now_ms
+        )
         self._records.rewait(scope, key, replace(live, wait=wait, value=value, at_ms=at_ms), now_ms)
         return WaitOutcome(
             Verdict.DONE,
             value,
             live.incarnation,
             at_ms,
-            since_us=before.since_us,
+            since_us=since_us,
             ttl_ms=live.ttl_ms,
             body=live.body,
             fence=fence,

@@ -47,6 +47,7 @@ from .scripts.sessions import (
     update_cas_arguments,
     update_cas_fenced_arguments,
 )
+from .transport.attempts import log_retention_ms
 from .transport.client import RedisClient
 from .transport.failures import ForeignValueError, malformed_reply
 from .waits import RedisWaits
@@ -63,7 +64,6 @@ if TYPE_CHECKING:
 
 __all__ = ["RedisSessionStore"]
 
-_MIN_TOMBSTONE_MS: Final = 10_000
 _MIN_GRACE_MS: Final = 1000
 _TOKEN_REPLY: Final = 4
 """Length of a reply that tells of a token only."""
@@ -112,7 +112,7 @@ class RedisSessionStore(
         self._names: Final = KeyNames(config.namespace)
         # Longer than an attempt of a call may still be on its way, also from a worker that has
         # another deadline.
-        self._tombstone_ms: Final = max(_MIN_TOMBSTONE_MS, round(2000 * config.deadline_secs))
+        self._tombstone_ms: Final = log_retention_ms(config.deadline_secs)
         self._waits: Final = RedisWaits(self._client, self._names, self._tombstone_ms)
         self._notifications: Final = RedisNotifications(
             self._client, self._names, config.deadline_secs

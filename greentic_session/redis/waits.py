@@ -411,9 +411,9 @@ class RedisWaitCall(WaitCall):
         ends: str = "",
     ) -> Reply:
         record = self._names.record(scope, key)
-        names = record, self._names.lookup(key), self._names.events(record)
+        names = [record, self._names.lookup(key), self._names.events(record)]
         if script is CLAIM:
-            names = (*names, f"{record}:fence")
+            names.append(f"{record}:fence")
         try:
             return await self._client.run(
                 script, names, (scope, *arguments), until=self._until, grants=grants, ends=ends

@@ -280,7 +280,9 @@ for _, name in ipairs(KEYS) do
     if fence and not at then
       local all = redis.call('HGETALL', name)
       for i = 1, #all, 2 do
-        if all[i] == 'lease' or all[i] == 'kept' or all[i] == 'start' or string.sub(all[i], 1, 2) == 'w:' then
+        local field = all[i]
+        if field == 'lease' or field == 'start' or field == 'kept'
+          or string.sub(field, 1, 2) == 'w:' then
           redis.call('HSET', name, all[i], text(all[i + 1] - by))
         end
       end

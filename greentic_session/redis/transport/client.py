@@ -20,7 +20,7 @@ from redis.exceptions import ResponseError
 
 from ...abc.records import Verdict
 from ...errors import DurabilityError, OutcomeUnknownError, StoreUnavailableError
-from .attempts import Attempts, Call, attempt_ends_at
+from .attempts import Attempts, Call, attempt_ends_at, log_retention_ms
 from .connection import Connection, ConnectionLostError, PendingRequest
 from .discovery import topology_for
 from .driver import connect, disconnect, new_connection
@@ -68,6 +68,7 @@ class RedisClient:
         self._changing: Final = threading.Lock()
         self._topology: Topology
         self._least_secs: Final = min(0.02, config.deadline_secs / 10)
+        self._retention_ms: Final = log_retention_ms(config.deadline_secs)
         self._operation = 0
         # Of calls for a grant that may have been made.
         self._unanswered_grants: Final[dict[str, Attempts]] = {}
@@ -236,13 +237,12 @@ class RedisClient:
         operation = f"{self._operation:016x}"
         wants_acks = self._acks > 0 and not skips_acks
 
-        def commands(server: Server, since_ms: float | None) -> Sequence[Command]:
+        def commands(server: Server, since: str) -> Sequence[Command]:
             head: Command = (
                 ("EVAL", script.source) if script in server.missing else ("EVALSHA", script.sha1)
             )
-            since = "" if since_ms is None else f"{since_ms:.3f}"
             command = (*head, len(keys), *keys, operation, since, *arguments)
-            if wants_acks and since_ms is not None:
+            if wants_acks and since:
                 # WAIT counts from the last write of its own connection, and an attempt that is
                 # answered from the operation log writes nothing.
                 return command, ("EVAL", _BARRIER.source, 1, keys[0])
@@ -311,13 +311,13 @@ class RedisClient:
         topology = self._topology
         request: PendingRequest | None = None
         connection: Connection | None = None
+        server: Server | None = None
         self.in_flight += 1
         try:
             while True:
                 started_at = loop.time()
                 give_up_at = attempt_ends_at(started_at, ends_at)
-                request = connection = None
-                server: Server | None = None
+                request = connection = server = None
                 index = 0
                 try:
                     if self._closed:
@@ -332,13 +332,19 @@ class RedisClient:
                     connection = None if pool.queue else pool.ready_connection(started_at)
                     if connection is None:
                         connection = await pool.next_connection(give_up_at)
-                    since = None
+                    since = ""
                     if attempts is not None and attempts.is_ambiguous:
                         connection = attempts.connection_of(pool) or connection
-                        since = await self._rule_out_late(attempts, connection, give_up_at)
+                        since = await attempts.rule_out_late(
+                            server, connection, give_up_at, self._retention_ms
+                        )
                     elif earlier is not None:
                         connection = earlier.connection_of(server) or connection
-                        await self._rule_out_late(earlier, connection, give_up_at)
+                        await earlier.rule_out_late(
+                            server, connection, give_up_at, self._retention_ms
+                        )
+                    if started_at >= server.clock.refresh_at:
+                        server.clock.refresh(connection, give_up_at)
                     # Only now: time has passed, and another call may have loaded the script.
                     given = commands(server, since) if callable(commands) else commands
                     if asked is not None:
@@ -389,7 +395,7 @@ class RedisClient:
             if call.grants:
                 attempts = attempts or Attempts(topology, script)
                 if request is not None:
-                    attempts.record_in_flight(connection, request.sent_at)
+                    attempts.record_in_flight(connection, request.sent_at, server)
                 if attempts.is_ambiguous:
                     unanswered = self._unanswered_grants
                     unanswered[call.grants] = attempts
@@ -413,28 +419,6 @@ class RedisClient:
         call = Call(None, (command,), until, at=server)
         replies = await self._run_attempts(call, self._enter_loop())
         return cast("tuple[bytes, list[bytes]]", replies[0])
-
-    async def _rule_out_late(
-        self, attempts: Attempts, connection: Connection, give_up_at: float
-    ) -> float:
-        """Make sure that no doubtful attempt arrives any more, and return since when one may have
-        been executed, in milliseconds on the server's clock.
-
-        Asked of the server rather than told as an age, since the next attempt may be slow itself.
-        """
-        loop = asyncio.get_running_loop()
-        given: list[Command] = [*attempts.kill_commands(connection), ("TIME",)]
-        packed = b"".join(map(_pack, given))
-        request = PendingRequest(
-            loop.create_future(), len(given), len(packed), loop.time(), give_up_at
-        )
-        connection.send(request, packed)
-        reply: Reply = await request.future
-        time: Reply = reply if len(given) == 1 else reply[-1]  # whether it may end them, or not
-        if isinstance(time, ResponseError):
-            raise time
-        elapsed = loop.time() - cast("float", attempts.ambiguous_since)
-        return int(time[0]) * 1000 + int(time[1]) / 1000 - elapsed * 1000
 
     async def _confirm(self, connection: Connection, until: float) -> None:
         """Wait until enough replicas have what was written on a connection.

@@ -6,7 +6,7 @@
 --       3 places   HASH  key -> `expires:ttl:worker` newline `pin`
 --       4 ends     ZSET  key -> expires
 -- ARGV  1 operation_id     16 hex digits that name this call, the same on each retry
---       2 ambiguous_since  as for other scripts. Not used here: see below
+--       2 ambiguous_since  as for other scripts, see lib/record
 --       3 grace_ms         ms for which done calls are remembered, longer than any call takes
 --
 --    ends     ms since the epoch: when the member's lease ends. The member is live while now < ends
@@ -22,8 +22,9 @@
 --    worker   the worker that was assigned last, '' if none was
 --    pin      the worker that the key is pinned to, '' without a pin
 --
--- Reads: KEYS 1-4, ARGV 1 and 3.
--- Sets: KEYS ARGV call operation_id grace_ms time now, is_done (this call was done by an earlier attempt).
+-- Reads: KEYS 1-4, ARGV 1-3.
+-- Sets: KEYS ARGV call operation_id grace_ms time now, is_done (this call was done by an earlier attempt), is_forgotten
+--    (it may have been, and ops no longer tells).
 -- Functions: whole, last_ms, begin_at_maxmemory, remember, parse_member, find_member, is_live.
 --
 -- A value of another form counts as absent, and is overwritten.
@@ -41,6 +42,7 @@ local time = call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 -- These reads fail before the first write if a key holds another type of value.
 local is_done = call('ZSCORE', KEYS[1], operation_id)
+local is_forgotten = not is_done and string.byte(ARGV[2]) == 43  -- a plus sign
 call('HLEN', KEYS[2])
 call('HLEN', KEYS[3])
 call('ZCARD', KEYS[4])

@@ -64,7 +64,7 @@ end
 -- The reply, and what the index of waits needs to know. The index lives elsewhere, and as long as the record.
 local function with_index_update(answer, expires_ms)
   answer[#answer + 1] = since
-  answer[#answer + 1] = waits_on or ''
+  answer[#answer + 1] = live and waits_on or ''  -- an expired record that the server has not removed does not wait
   answer[#answer + 1] = text(expires_ms)
   return answer
 end
