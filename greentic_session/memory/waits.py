@@ -153,7 +153,7 @@ class MemoryWaits(WaitBackend, WaitCall):
             value,
             live.incarnation,
             at_ms,
-            since_us=since_us,
+            since_us=before.since_us,
             ttl_ms=live.ttl_ms,
             body=live.body,
             fence=fence,
