@@ -9,8 +9,8 @@
 -- Verdicts: 1 done   0 no session is due
 -- A repeated call cannot know which session its earlier attempt returned. So all sessions that were deferred
 -- since then are due immediately.
--- If the clock is behind the noted one, it was set back. Then all sessions are due earlier by as much. Because the turn
--- of a dead worker may be taken again after its lease, and a worker comes only when the session is due.
+-- If the clock is behind the noted one, it was set back. Then the first 10,000 sessions are due now. The mailbox of each
+-- tells when a turn may be taken, and a dead worker's lease ends earlier from then on: see lib/mailbox.
 -- Why atomic: a script runs alone.
 
 local ambiguous_since, defer_ms = ARGV[2], ARGV[3]
@@ -23,10 +23,10 @@ if not first[1] then return {0} end
 if tonumber(first[2]) > now then
   local noted = tonumber(redis.call('GET', KEYS[2]) or 0) or 0
   if noted > now then
-    local later = redis.call('ZRANGE', KEYS[1], '0', '9999', 'WITHSCORES')
+    local later = redis.call('ZRANGE', KEYS[1], '0', '9999')
     redis.call('ZREM', KEYS[1], '')  -- allowed at maxmemory, as below
-    for i = 1, #later, 2 do
-      redis.call('ZADD', KEYS[1], score(later[i + 1] - (noted - now)), later[i])
+    for i = 1, #later do
+      redis.call('ZADD', KEYS[1], score(now + (i - 1) / 1000), later[i])  -- in their order
     end
     first = redis.call('ZRANGE', KEYS[1], '0', '0', 'WITHSCORES')
   end

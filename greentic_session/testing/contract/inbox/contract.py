@@ -21,6 +21,7 @@ from .ending import InboxEndingContract
 from .failing import InboxFailingContract
 from .inputs import InboxInputContract
 from .leaving import InboxLeavingContract
+from .stepping import InboxClockContract
 from .taking import InboxTakingContract
 from .waking import InboxWakingContract
 
@@ -33,6 +34,7 @@ class InboxContract(
     InboxWakingContract,
     InboxEndingContract,
     InboxFailingContract,
+    InboxClockContract,
     InboxEarlyContract,
     InboxInputContract,
     InboxLeavingContract,
