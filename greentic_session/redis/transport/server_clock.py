@@ -54,6 +54,7 @@ class ServerClock:
         :param reply: to ``TIME``. Another reply is ignored.
         :param heard_at: when it came, on the loop's clock.
         """
+        self.refresh_at = heard_at + _REFRESH_SECS
         if self._readings and heard_at < self._readings[-1][0] + _SPACING_SECS:
             return
         try:
@@ -61,7 +62,6 @@ class ServerClock:
         except (TypeError, ValueError, IndexError):
             return
         self._readings.append((heard_at, offset_ms))
-        self.refresh_at = heard_at + _REFRESH_SECS
 
     def refresh(self, connection: Connection, give_up_at: float) -> None:
         """Ask for the time, without waiting for the reply."""
