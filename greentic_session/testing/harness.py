@@ -24,6 +24,7 @@ from ..redis.transport.client import RedisClient
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from ..redis.transport.protocol import Command
     from ..store import AsyncSessionStore
 
 __all__ = ["MemoryHarness", "RedisHarness", "StoreHarness"]
@@ -31,6 +32,7 @@ __all__ = ["MemoryHarness", "RedisHarness", "StoreHarness"]
 
 _RETAINED_MS: Final = 2 * 3_600_000
 """How long a server keeps a fencing token at most, after the lease that it names."""
+_NAMES_PER_CHECK: Final = 500
 _SIZES: Final = (
     *("sessions", "expiring", "tenants", "lookups", "waits", "events"),
     *("mail", "turns", "dead_letters", "early"),
@@ -192,11 +194,14 @@ class RedisHarness(_Harness):
         it expires within two hours: it is kept for that long.
         """
         names = await self._names()
-        checks = [
-            await self.client.read("EVAL", _IS_RETAINED, 1, name, _RETAINED_MS, key=name)
-            for name in names
-        ]
-        return [name for name, is_retained in zip(names, checks, strict=True) if not is_retained]
+        size = 1 if self.config.cluster else _NAMES_PER_CHECK
+        left: list[str] = []
+        for start in range(0, len(names), size):
+            some = names[start : start + size]
+            command: Command = ("EVAL", _ARE_RETAINED, len(some), *some, _RETAINED_MS)
+            checks: list[int] = await self.client.read(*command, key=some[0])
+            left += [name for name, is_kept in zip(some, checks, strict=True) if not is_kept]
+        return left
 
     async def tokens(self) -> list[str]:
         """Return the names of the keys that hold nothing but a fencing token, with an expiry."""
@@ -303,28 +308,34 @@ for _, name in ipairs(KEYS) do
 end
 """
 
-# Whether a key holds nothing but a fencing token and leases that have ended, and expires in time.
-_IS_RETAINED: Final = r"""
-local left = redis.call('PTTL', KEYS[1])
-if left < 0 or left > tonumber(ARGV[1]) then return 0 end
-local kind = redis.call('TYPE', KEYS[1]).ok
-if kind == 'string' then return string.sub(KEYS[1], -6) == ':fence' and 1 or 0 end
-if kind ~= 'hash' then return 0 end
+# Tells of each key whether it holds nothing but a fencing token and leases that have ended, and
+# expires in time.
+_ARE_RETAINED: Final = r"""
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local is_group = string.find(KEYS[1], ':affinity:{', 1, true)
-local all = redis.call('HGETALL', KEYS[1])
-local names_grant = 0
-for i = 1, #all, 2 do
-  local field, ends = all[i], nil
-  if field == 'fence' or field == '\nfence' then
-    names_grant = 1
-  elseif is_group or field == 'lease' or field == 'kept' or string.sub(field, 1, 2) == 'w:' then
-    ends = tonumber(string.match(all[i + 1], '^%d+'))
-    if not ends or ends > now then return 0 end
-  elseif field ~= 'start' and field ~= 'by' and field ~= 'name' then
-    return 0
+local function is_retained(name)
+  local left = redis.call('PTTL', name)
+  if left < 0 or left > tonumber(ARGV[1]) then return 0 end
+  local kind = redis.call('TYPE', name).ok
+  if kind == 'string' then return string.sub(name, -6) == ':fence' and 1 or 0 end
+  if kind ~= 'hash' then return 0 end
+  local is_group = string.find(name, ':affinity:{', 1, true)
+  local all = redis.call('HGETALL', name)
+  local has_token = 0
+  for i = 1, #all, 2 do
+    local field = all[i]
+    if field == 'fence' or field == '\nfence' then
+      has_token = 1
+    elseif is_group or field == 'lease' or field == 'kept' or string.sub(field, 1, 2) == 'w:' then
+      local ends = tonumber(string.match(all[i + 1], '^%d+'))
+      if not ends or ends > now then return 0 end
+    elseif field ~= 'start' and field ~= 'by' and field ~= 'name' then
+      return 0
+    end
   end
+  return has_token
 end
-return names_grant
+local checks = {}
+for i, name in ipairs(KEYS) do checks[i] = is_retained(name) end
+return checks
 """

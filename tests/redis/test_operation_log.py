@@ -103,7 +103,7 @@ async def test_a_repeat_after_its_tombstone_has_expired_is_unknown_and_changes_n
 ) -> None:
     at = await runner.arrange(state)
     before = await runner.everything()
-    call = {"doubt": GONE}
+    call: dict[str, Any] = {"doubt": GONE}
     match verb:
         case "create":
             reply = await runner.create(**call)
