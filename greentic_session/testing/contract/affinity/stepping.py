@@ -35,7 +35,7 @@ class AffinityClockContract:
         self, harness: StoreHarness
     ) -> None:
         at = await affinity_harness(harness)
-        fences = []
+        fences: list[int] = []
         for _ in range(3):
             fences += await at.join("worker", lease=LIFE)
             await at.leave("worker")

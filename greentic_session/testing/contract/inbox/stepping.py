@@ -62,7 +62,7 @@ class InboxClockContract:
         self, harness: StoreHarness
     ) -> None:
         at = await desk(harness)
-        fences = []
+        fences: list[int] = []
         for number in range(3):
             await at.admit(f"{number}")
             async with at.turn() as turn:

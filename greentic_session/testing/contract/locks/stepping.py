@@ -50,7 +50,7 @@ class LockClockContract:
         self, harness: StoreHarness
     ) -> None:
         at = await lock_harness(harness)
-        fences = []
+        fences: list[int] = []
         for token in ("a", "b", "c"):
             fences.append((await at.ask(token, queues=False)).fence)
             assert await at.leave(token) is True

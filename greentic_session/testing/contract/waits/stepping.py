@@ -53,7 +53,7 @@ class WaitClockContract:
         self, harness: StoreHarness
     ) -> None:
         at = await wait_harness(harness)
-        fences = []
+        fences: list[int] = []
         for _ in range(3):
             await at.register()
             fences.append((await at.claim()).fence)
