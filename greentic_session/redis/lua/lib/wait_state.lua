@@ -20,7 +20,7 @@
 -- that time.
 --
 -- Reads: KEYS 1 and 3, and the locals of lib/record, lib/operation_log and lib/event_set.
--- Sets: since fence attempt.
+-- Sets: since fence attempt lease_start.
 -- Functions: whole, later_than, holds_claim, claim_lost_reply, with_index_update, remove_claim, is_seen,
 --    remember_event.
 
@@ -30,13 +30,14 @@ if not (tonumber(since) and tonumber(fence) and (not live or tonumber(version)))
   return redis.error_reply('WRONGTYPE a field of the record is not of its type')
 end
 
-local lease_start = lease and tonumber(wait_fields[4]) or 0
+local lease_start = lease and tonumber(wait_fields[4]) or 0  -- 0 if it is unknown
 if lease_start > now and lease_start < lease + 0 then
   lease = text(lease - (lease_start - now))
   -- HDEL is allowed at maxmemory, and after a script's first write the server no longer rejects OOM commands. So this
   -- also works when memory is full.
   call('HDEL', KEYS[1], '')
   call('HSET', KEYS[1], 'lease', lease, 'start', text(now))
+  lease_start = now
 end
 
 -- Numbers of us have more digits than text() writes.

@@ -37,9 +37,11 @@ local lease_end, at, new_log, is_new = now + lease_ms, text(now), log, true
 if lease and now < tonumber(lease) then
   if attempt ~= claim_attempt then return {-6, lease} end
   lease_end, at, is_new = math.max(lease_end, lease), stored[5], false
+  if lease_end > lease + 0 then lease_start = now end
 else
   -- GET fails before the first write if the key holds another type of value.
   if fence == '0' then fence = tonumber(call('GET', KEYS[4]) or 0) or 0 end
+  lease_start = now
   fence, version = later_than(fence, fencing_floor), text(version + 1)
   new_log = append_to_log(log, version)
 end
@@ -49,7 +51,7 @@ call('HLEN', KEYS[2])  -- fails before the first write if the key holds another 
 -- PEXPIREAT is allowed at maxmemory, and after a script's first write the server no longer rejects OOM commands. So
 -- this also works when memory is full.
 expire_record(last_ms)
-call('HSET', KEYS[1], 'cas', version, 'at', at, 'lease', lease, 'start', now, 'attempt', claim_attempt,
+call('HSET', KEYS[1], 'cas', version, 'at', at, 'lease', lease, 'start', lease_start, 'attempt', claim_attempt,
   'fence', fence, 'ops', new_log)
 if is_new then call('SET', KEYS[4], fence, 'PXAT', text(retention_end(fence, now))) end
 added = call('HSET', KEYS[2], lookup_field, last_ms)
