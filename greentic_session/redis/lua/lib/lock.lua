@@ -74,8 +74,9 @@ end
 -- Remove every queue position if all have lapsed. The server may have removed the queue before.
 local function remove_lapsed_queue()
   if not stored[4] or now < queue_end then return end
-  for _, field in ipairs(call('HKEYS', KEYS[1])) do
-    if string.sub(field, 1, 2) == 'w:' then call('HDEL', KEYS[1], field) end
+  local all = call('HGETALL', KEYS[1])
+  for i = 1, #all, 2 do
+    if string.sub(all[i], 1, 2) == 'w:' then call('HDEL', KEYS[1], all[i]) end
   end
   call('DEL', KEYS[2])
   waiter_count = 0
