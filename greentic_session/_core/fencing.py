@@ -12,8 +12,9 @@ class FencingCounter:
     """Keeps the fencing tokens of one kind of lease growing, for one store object.
 
     Each new token is at least the store's time in microseconds, and higher than every token that
-    this object has seen. So the tokens grow even if a clock was set back, or if another server with
-    another clock has taken over.
+    this object has seen. So for this object the tokens grow even if a clock was set back, or if
+    another server with another clock has taken over. A server keeps the last token of each key as
+    well: see :mod:`greentic_session.abc.fencing`.
 
     :ivar last: the highest token so far. A server gets it with each claim and grants a higher one.
     """

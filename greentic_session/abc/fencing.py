@@ -5,11 +5,21 @@ holder. So each grant of a key carries a *fencing token*, a number higher than t
 grant. A write with a lease is refused inside the step that writes, unless that very lease holds
 (M. Kleppmann, "How to do distributed locking").
 
-Fencing tokens are at least the store's time in microseconds. So they grow also where a key's lease
-has left no trace: because it ended, or because the server came back without its data. There, they
-grow as reliably as the clock, which may be set back, or may belong to a server that takes over and
-is behind. For one store object the numbers always grow: it sends the server the last number that it
-saw of each kind. Between two objects they are as good as the clock.
+A fencing token is at least the store's time in microseconds, and higher than the key's last one. A
+server keeps the last one until its clock is one hour past that token's own time, also if nothing
+else is left of the key. So while the data survives:
+
+* A token never goes back while the clock falls by less than an hour below its highest reading. That
+  holds for a clock that is set back, and for a replica that takes over and is behind.
+* After a greater fall, a token may go back, if the key's last token was already forgotten. For one
+  store object the numbers grow even then: it sends the server the last number that it saw.
+
+Where the server lost its data, the numbers are as good as its clock.
+
+A lease is stored with its end and its start. If the start is in the future, the clock was set back.
+Then the lease ends one length after a step of the backend notices that. A holder that renews is not
+cut off. If the clock is set forward, leases end early. Another holder then gets a higher token, and
+what the first one writes with its token is refused. In that sense a key never has two holders.
 """
 
 from __future__ import annotations
@@ -102,6 +112,7 @@ class SupportsFencing(ABC):  # noqa: B024 - a marker: the writes are the store's
     A backend that derives from it:
 
     * gives each grant a fencing token by the rule above,
+    * lets no lease run for longer than its length if the clock is set back,
     * checks the ``lease`` of ``_put`` and ``_update_cas`` inside the step that writes, before any
       other check,
     * returns the verdict ``LOST`` and changes nothing if the newest grant of that kind, scope and

@@ -135,7 +135,8 @@ class LockBackend(ABC):
 
     Fencing tokens grow from one grant of a key to the next. Each is at least the time in
     microseconds. It is higher than that of the key's last grant, and than every one that this
-    object has granted.
+    object has granted. :mod:`greentic_session.abc.fencing` tells what holds when the clock is set
+    back, and for how long a free lock keeps its last token.
     """
 
     @abstractmethod

@@ -69,7 +69,8 @@ class MemoryAffinity(AffinityBackend):
     """
 
     def __init__(self, clock: Clock) -> None:
-        self._now_ms: Final[Callable[[], int]] = clock.now_ms
+        self._clock_ms: Final[Callable[[], int]] = clock.now_ms
+        self._latest_ms = 0
         self._members: Final[dict[str, dict[str, _Member]]] = {}
         self._placements: Final[dict[str, dict[str, _Placement]]] = {}
         self._member_expiry: Final = ExpiryIndex()
@@ -216,6 +217,23 @@ class MemoryAffinity(AffinityBackend):
         return PlacementPage(found, (keys, end) if end < len(keys) else None)
 
     # --- shared steps ------------------------------------------------------------------------
+
+    def _now_ms(self) -> int:
+        now_ms = self._clock_ms()
+        if now_ms < self._latest_ms:
+            self._move_back(self._latest_ms - now_ms, now_ms)
+        self._latest_ms = now_ms
+        return now_ms
+
+    def _move_back(self, back_ms: int, now_ms: int) -> None:
+        """Let memberships end earlier, by as much as the clock was set back.
+
+        So a dead member ends within the length of its lease.
+        """
+        for group, members in self._members.items():
+            for worker, member in [*members.items()]:
+                moved = replace(member, ends_ms=member.ends_ms - back_ms)
+                self._join_or_renew(group, worker, moved, now_ms)
 
     def _member(self, group: str, worker: str, attempt: str, now_ms: int) -> _Member | None:
         member = self._members.get(group, {}).get(worker)

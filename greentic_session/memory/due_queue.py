@@ -37,6 +37,13 @@ class DueQueue:
             self._heap = [(at, entered, one) for one, (at, entered) in self._due.items()]
             heapq.heapify(self._heap)
 
+    def move_all(self, by_ms: int) -> None:
+        """Change when each session is due, by the same time. Their order stays."""
+        for mailbox, (at_ms, entered) in self._due.items():
+            self._due[mailbox] = at_ms + by_ms, entered
+        self._heap = [(at, entered, one) for one, (at, entered) in self._due.items()]
+        heapq.heapify(self._heap)
+
     def discard(self, mailbox: MailboxRef) -> None:
         """Remove a session."""
         self._due.pop(mailbox, None)

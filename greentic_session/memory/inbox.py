@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
 from itertools import islice, takewhile
-from typing import TYPE_CHECKING, Final, NamedTuple, cast, final
+from typing import TYPE_CHECKING, Final, cast, final
 
 from anyio.lowlevel import checkpoint
 
@@ -29,6 +28,7 @@ from .dedupe import DedupeWindow
 from .due_queue import DueQueue
 from .expiring_lists import ExpiringLists
 from .expiry import ExpiryIndex
+from .mailboxes import EarlyEvent, InboxDeadLetter, Mailbox
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -54,55 +54,6 @@ _DEAD_PAGE: Final = 64
 
 
 @final
-class _Mailbox:
-    """A mailbox that has messages, or whose turn is held.
-
-    :ivar ref: names it.
-    :ivar mail: its messages, in order.
-    :ivar fence: fencing token of the newest turn.
-    :ivar lease_ms: when the lease of the turn ends, 0 after a release.
-    :ivar worker: the worker that took the turn.
-    :ivar tries: attempts at the head, including that of a held turn.
-    :ivar backoff_ms: when the head may be tried again.
-    :ivar done: how many messages of the newest turn were removed.
-    """
-
-    __slots__ = ("backoff_ms", "done", "fence", "lease_ms", "mail", "ref", "tries", "worker")
-
-    def __init__(self, ref: MailboxRef) -> None:
-        self.ref: Final = ref
-        self.mail: Final[deque[StoredMessage]] = deque()
-        self.fence = 0
-        self.lease_ms = 0
-        self.worker = ""
-        self.tries = 0
-        self.backoff_ms = 0
-        self.done = 0
-
-
-@final
-class _Early:
-    """An early event.
-
-    :ivar message: the event.
-    :ivar key: of the session that it is assigned to, ``None`` before.
-    """
-
-    __slots__ = ("key", "message")
-
-    def __init__(self, message: StoredMessage) -> None:
-        self.message: Final = message
-        self.key: SessionKey | None = None
-
-
-class _DeadLetter(NamedTuple):
-    """A dead letter and the inbox in which it became one."""
-
-    inbox: str
-    mail: StoredDeadLetter
-
-
-@final
 class MemoryInbox(InboxBackend, InboxCall):
     """The steps of inboxes. No step waits for anything, so a call needs no deadline.
 
@@ -123,15 +74,16 @@ class MemoryInbox(InboxBackend, InboxCall):
         self._check_open: Final = check_open
         self._waits: Final = waits
         self._notifications: Final = notifications
-        self._mailboxes: Final[dict[Name, _Mailbox]] = {}
+        self._mailboxes: Final[dict[Name, Mailbox]] = {}
         self._queues: Final[dict[str, DueQueue]] = {}
         self._seen: Final = DedupeWindow()
-        self._dead: Final[ExpiringLists[StoredDeadLetter, _DeadLetter]] = ExpiringLists()
-        self._early: Final[ExpiringLists[str, _Early]] = ExpiringLists()
+        self._dead: Final[ExpiringLists[StoredDeadLetter, InboxDeadLetter]] = ExpiringLists()
+        self._early: Final[ExpiringLists[str, EarlyEvent]] = ExpiringLists()
         # Held turns without messages. No other worker takes them if their worker has died.
         self._lapses: Final = ExpiryIndex()
         self._fencing: Final = FencingCounter()
         self._dropped = 0  # dead letters, by the take that runs now
+        self._latest_ms = 0
 
     def sizes(self) -> dict[str, int]:
         """Return the numbers of messages, turns, dead letters and early events."""
@@ -345,7 +297,7 @@ class MemoryInbox(InboxBackend, InboxCall):
         if self._early.count(name) >= events.most:
             return Outcome(Verdict.FULL)
         message = StoredMessage(event_id, payload, now_ms, queue.wait_owner.owner)
-        self._early.add(name, event_id, _Early(message), now_ms + events.ttl_ms, now_ms)
+        self._early.add(name, event_id, EarlyEvent(message), now_ms + events.ttl_ms, now_ms)
         return Outcome(Verdict.DONE)
 
     @override
@@ -377,12 +329,29 @@ class MemoryInbox(InboxBackend, InboxCall):
     # --- shared steps ------------------------------------------------------------------------
 
     def _now_ms(self) -> int:
-        return self._records.clock.now_ms()
+        now_ms = self._records.clock.now_ms()
+        if now_ms < self._latest_ms:
+            self._move_back(self._latest_ms - now_ms, now_ms)
+        self._latest_ms = now_ms
+        return now_ms
+
+    def _move_back(self, back_ms: int, now_ms: int) -> None:
+        """Let turns and pauses end earlier, by as much as the clock was set back.
+
+        So a dead worker's turn ends within the length of its lease.
+        """
+        for name, mailbox in self._mailboxes.items():
+            mailbox.lease_ms = max(0, mailbox.lease_ms - back_ms)
+            mailbox.backoff_ms = max(0, mailbox.backoff_ms - back_ms)
+            if not mailbox.mail:
+                self._lapses.add(name, mailbox.lease_ms, now_ms)
+        for queue in self._queues.values():
+            queue.move_all(-back_ms)
 
     def _append(self, inbox: str, name: MailboxRef, message: StoredMessage, now_ms: int) -> None:
         mailbox = self._mailboxes.get(name)
         if mailbox is None:
-            mailbox = self._mailboxes[name] = _Mailbox(name)
+            mailbox = self._mailboxes[name] = Mailbox(name)
         mailbox.mail.append(message)
         queue = self._queues.setdefault(inbox, DueQueue())
         if name not in queue:
@@ -390,7 +359,7 @@ class MemoryInbox(InboxBackend, InboxCall):
         if now_ms >= mailbox.lease_ms:
             self._notifications.notify(_topic(inbox))
 
-    def _try_head(self, request: TakeRequest, mailbox: _Mailbox, now_ms: int) -> bool:
+    def _try_head(self, request: TakeRequest, mailbox: Mailbox, now_ms: int) -> bool:
         """Count an attempt at the head, after moving messages that may not be tried to the dead
         letters.
 
@@ -404,7 +373,7 @@ class MemoryInbox(InboxBackend, InboxCall):
             self._dead.add(
                 mailbox.ref,
                 dead,
-                _DeadLetter(request.inbox, dead),
+                InboxDeadLetter(request.inbox, dead),
                 now_ms + request.dead_ms,
                 now_ms,
             )
@@ -415,7 +384,7 @@ class MemoryInbox(InboxBackend, InboxCall):
         mailbox.tries += 1
         return bool(mailbox.mail)
 
-    def _grant(self, request: TakeRequest, mailbox: _Mailbox, now_ms: int) -> GrantedTurn:
+    def _grant(self, request: TakeRequest, mailbox: Mailbox, now_ms: int) -> GrantedTurn:
         mailbox.fence = self._fencing.issue(now_ms)
         mailbox.lease_ms, mailbox.worker = now_ms + request.lease_ms, request.worker
         mailbox.backoff_ms = mailbox.done = 0
@@ -438,7 +407,7 @@ class MemoryInbox(InboxBackend, InboxCall):
             self._dropped,
         )
 
-    def _held(self, ref: TurnRef, now_ms: int) -> _Mailbox | None:
+    def _held(self, ref: TurnRef, now_ms: int) -> Mailbox | None:
         mailbox = self._mailboxes.get(ref.mailbox)
         return (
             mailbox
@@ -465,7 +434,7 @@ class MemoryInbox(InboxBackend, InboxCall):
             self._waits.forget_events(*ref.mailbox)
         return Outcome(Verdict.DONE, at_ms=now_ms)
 
-    def _release(self, ref: TurnRef, mailbox: _Mailbox, now_ms: int) -> None:
+    def _release(self, ref: TurnRef, mailbox: Mailbox, now_ms: int) -> None:
         mailbox.lease_ms, mailbox.worker = 0, ""
         if not mailbox.mail:
             self._forget(ref.mailbox)

@@ -31,16 +31,18 @@ class _Lock:
     """A lock that is held or has waiters, with the fields of ``redis/lua/lib/lock.lua``.
 
     :ivar waiters: the token of each waiter, and when its queue position lapses, in their order.
+    :ivar start_ms: when the lease was granted or renewed last, or the lock was released.
     :ivar due: when the expiry index checks it.
     """
 
-    __slots__ = ("by", "due", "fence", "lease_ms", "name", "waiters")
+    __slots__ = ("by", "due", "fence", "lease_ms", "name", "start_ms", "waiters")
 
     def __init__(self) -> None:
         self.by = ""
         self.name = ""
         self.fence = 0
         self.lease_ms = 0
+        self.start_ms = 0
         self.due = 0
         self.waiters: Final[dict[str, int]] = {}
 
@@ -49,10 +51,21 @@ class _Lock:
         """When the lease and the last queue position have ended."""
         return max(self.lease_ms, *self.waiters.values()) if self.waiters else self.lease_ms
 
+    def follow_clock(self, now_ms: int) -> None:
+        """Move every end back by as much as the clock was set back.
+
+        A start in the future shows by how much. So a dead holder's lease ends within its own
+        length, and a released lock stays free.
+        """
+        back_ms = self.start_ms - now_ms
+        if back_ms > 0:
+            self.start_ms = now_ms
+            self.lease_ms -= back_ms
+            for waiter, ends in self.waiters.items():
+                self.waiters[waiter] = ends - back_ms
+
     def look_at(self, now_ms: int, token: str) -> None:
-        """Remove the lapsed queue positions, except the token's, and end a released lease."""
-        if not self.by:  # a released lease stays ended, also if the clock is set back
-            self.lease_ms = min(self.lease_ms, now_ms)
+        """Remove the lapsed queue positions, except the token's."""
         lapsed = [
             waiter for waiter, ends in self.waiters.items() if now_ms >= ends and waiter != token
         ]
@@ -121,6 +134,7 @@ class MemoryLocks(LockBackend, LockCall):
         scope, key, token = request.ref
         name, now_ms = (scope, key), self._now_ms()
         entry = self._entries.get(name) or _Lock()
+        entry.follow_clock(now_ms)
         if entry.by == token and now_ms < entry.lease_ms:
             return LockOutcome(DONE, entry.fence, entry.lease_ms, entry.lease_ms - now_ms)
         entry.look_at(now_ms, token)
@@ -135,6 +149,7 @@ class MemoryLocks(LockBackend, LockCall):
         waiters.pop(token, None)
         entry.fence = self._fencing.issue(now_ms)
         entry.lease_ms, entry.by, entry.name = now_ms + request.lease_ms, token, request.name
+        entry.start_ms = now_ms
         self._keep(name, entry, now_ms)
         return LockOutcome(DONE, entry.fence, entry.lease_ms, request.lease_ms)
 
@@ -142,9 +157,12 @@ class MemoryLocks(LockBackend, LockCall):
     async def renew(self, ref: LockRef, lease_ms: int) -> LockOutcome:
         name, now_ms = (ref.scope, ref.key), self._now_ms()
         entry = self._entries.get(name)
-        if entry is None or entry.by != ref.token or now_ms >= entry.lease_ms:
+        if entry is None or entry.by != ref.token:
             return LockOutcome(Verdict.LOST)
-        entry.lease_ms = max(now_ms + lease_ms, entry.lease_ms)
+        entry.follow_clock(now_ms)
+        if now_ms >= entry.lease_ms:
+            return LockOutcome(Verdict.LOST)
+        entry.lease_ms, entry.start_ms = max(now_ms + lease_ms, entry.lease_ms), now_ms
         self._keep(name, entry, now_ms)
         return LockOutcome(DONE, entry.fence, entry.lease_ms, entry.lease_ms - now_ms)
 
@@ -154,11 +172,12 @@ class MemoryLocks(LockBackend, LockCall):
         entry = self._entries.get(name)
         if entry is None:
             return False
+        entry.follow_clock(now_ms)
         holds = entry.by == ref.token and now_ms < entry.lease_ms
         was_first = next(iter(entry.waiters), "") == ref.token
         entry.waiters.pop(ref.token, None)
         if holds:
-            entry.by, entry.name, entry.lease_ms = "", "", now_ms
+            entry.by, entry.name, entry.lease_ms, entry.start_ms = "", "", now_ms, now_ms
         entry.look_at(now_ms, "")
         if entry.waiters and now_ms >= entry.lease_ms and (holds or was_first):
             self._notifications.notify(next(iter(entry.waiters)))

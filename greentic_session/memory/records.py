@@ -31,6 +31,7 @@ class WaitState(msgspec.Struct, frozen=True, gc=False):
     :ivar fence: number of the newest claim; stays when the claim ends.
     :ivar attempt: names the attempt that holds the claim; empty without one.
     :ivar lease_ms: when the claim's lease ends; 0 without a claim.
+    :ivar start_ms: when the lease was granted or renewed last.
     """
 
     scope_hash: str = ""
@@ -38,6 +39,18 @@ class WaitState(msgspec.Struct, frozen=True, gc=False):
     fence: int = 0
     attempt: str = ""
     lease_ms: int = 0
+    start_ms: int = 0
+
+    def following_clock(self, now_ms: int) -> WaitState:
+        """Return the wait with a lease end that is earlier by as much as the clock was set back.
+
+        A start in the future shows by how much. So a dead worker's claim ends within the length of
+        its lease.
+        """
+        back_ms = self.start_ms - now_ms
+        if back_ms <= 0 or not self.lease_ms:
+            return self
+        return replace(self, start_ms=now_ms, lease_ms=self.lease_ms - back_ms)
 
 
 class StoredRecord(Record, frozen=True, gc=False):

@@ -132,6 +132,10 @@ class MemoryWaits(WaitBackend, WaitCall):
         before = live.wait
         if before is None or before.scope_hash != request.scope_hash:
             return WaitOutcome(Verdict.ABSENT)
+        moved = before.following_clock(now_ms)
+        if moved is not before:
+            before, live = moved, replace(live, wait=moved)
+            self._records.rewait(scope, key, live, now_ms)
         ends_ms, fence = now_ms + request.lease_ms, before.fence
         at_ms, value = live.at_ms, live.value
         if now_ms < before.lease_ms:
@@ -140,7 +144,9 @@ class MemoryWaits(WaitBackend, WaitCall):
             ends_ms = max(ends_ms, before.lease_ms)
         else:
             at_ms, value, fence = now_ms, value + 1, self._fencing.issue(now_ms, above=fence)
-        wait = WaitState(before.scope_hash, before.since_us, fence, request.attempt, ends_ms)
+        wait = WaitState(
+            before.scope_hash, before.since_us, fence, request.attempt, ends_ms, now_ms
+        )
         self._records.rewait(scope, key, replace(live, wait=wait, value=value, at_ms=at_ms), now_ms)
         return WaitOutcome(
             Verdict.DONE,
@@ -161,8 +167,8 @@ class MemoryWaits(WaitBackend, WaitCall):
         live, wait = self._held(ref, now_ms)
         if live is None:
             return WaitOutcome(Verdict.LOST)
-        ends_ms = max(now_ms + lease_ms, wait.lease_ms)
-        wait = WaitState(wait.scope_hash, wait.since_us, wait.fence, wait.attempt, ends_ms)
+        ends_ms = max(now_ms + lease_ms, wait.following_clock(now_ms).lease_ms)
+        wait = WaitState(wait.scope_hash, wait.since_us, wait.fence, wait.attempt, ends_ms, now_ms)
         self._records.rewait(ref.scope, ref.key, replace(live, wait=wait), now_ms)
         return WaitOutcome(Verdict.DONE, lease_ms=ends_ms, left_ms=ends_ms - now_ms)
 
@@ -208,7 +214,7 @@ class MemoryWaits(WaitBackend, WaitCall):
         if live is not None and live.wait is not None:
             wait = live.wait
             if wait.scope_hash == scope_hash and wait.since_us == since_us:
-                wait = WaitState("", since_us, wait.fence, wait.attempt, wait.lease_ms)
+                wait = replace(wait, scope_hash="")
                 self._records.rewait(scope, key, replace(live, wait=wait), now_ms)
 
     @override

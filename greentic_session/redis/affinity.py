@@ -15,6 +15,7 @@ from ..abc.affinity import (
     PlacementRecord,
 )
 from ..abc.records import Verdict
+from ..errors import OutcomeUnknownError
 from .replies import clock_ms, parsing_read_reply, parsing_write_reply, wrong_type_of
 from .scripts.affinity import (
     AFFINITY_ASSIGN,
@@ -220,7 +221,10 @@ class RedisAffinity(AffinityBackend):
 
 def _is_done(reply: Reply) -> bool:
     with parsing_write_reply():
-        return Verdict(reply[0]) is Verdict.DONE
+        verdict = Verdict(reply[0])
+    if verdict is Verdict.UNKNOWN:
+        raise OutcomeUnknownError("an earlier attempt is no longer remembered")
+    return verdict is Verdict.DONE
 
 
 def _membership(reply: Reply) -> MembershipOutcome:

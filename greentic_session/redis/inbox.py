@@ -232,7 +232,7 @@ class RedisInboxCall(InboxCall):
         arguments = lua.index_next_due_arguments(defer_ms)
         try:
             return await self._scripts.on_index(
-                lua.INDEX_NEXT_DUE, index, arguments=arguments, grants=attempt
+                lua.INDEX_NEXT_DUE, index, f"{index}:clock", arguments=arguments, grants=attempt
             )
         except anyio.get_cancelled_exc_class():
             # Without a requeue no worker would get the session for `defer_ms`.

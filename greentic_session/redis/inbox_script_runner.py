@@ -11,6 +11,7 @@ from .scripts.inbox import (
     INDEX_SET_DUE,
     RELEASE_TURN,
     RENEW_TURN,
+    TAKE_TURN,
     index_set_due_arguments,
 )
 from .transport.acks import UnconfirmedError
@@ -119,13 +120,15 @@ class InboxScriptRunner:
     ) -> Reply:
         """Run a script on a mailbox.
 
-        :param suffix: of the script's fifth key after the mailbox's name, empty for none.
+        :param suffix: of the script's fifth key, after the mailbox's name, empty for none.
         :param arguments: after the scope, which is ARGV 3.
         :raises DecodeError: a key holds another type of value.
         :raises UnconfirmedError: of ``COMMIT_TURN`` alone, in place of :class:`DurabilityError`.
         """
         names = self._names.mailbox_keys(*mailbox)
-        if suffix:
+        if script is TAKE_TURN:
+            names = (*names, f"{names[2]}{suffix}", f"{names[2]}:fence")
+        elif suffix:
             names = (*names, f"{names[2]}{suffix}")
         elif script is COMMIT_TURN:
             names = (*names, self._names.events(names[0]))

@@ -51,6 +51,7 @@ from .scripts.sessions import (
     update_cas_fenced_arguments,
 )
 from .transport.acks import UnconfirmedError
+from .transport.attempts import log_retention_ms
 from .transport.client import RedisClient
 from .transport.failures import ForeignValueError, malformed_reply
 from .transport.server import LARGE_BYTES
@@ -70,7 +71,6 @@ __all__ = ["RedisSessionStore"]
 
 _LEAST_STEP_SECS: Final = 0.02
 """A step that begins with less time might be cut off."""
-_MIN_TOMBSTONE_MS: Final = 10_000
 _MIN_GRACE_MS: Final = 1000
 _TOKEN_REPLY: Final = 4
 """Length of a reply that tells of a token only."""
@@ -123,7 +123,7 @@ class RedisSessionStore(
         self._large_names: Final = LargeNames()
         # Longer than an attempt of a call may still be on its way, also from a worker that has
         # another deadline.
-        self._tombstone_ms: Final = max(_MIN_TOMBSTONE_MS, round(2000 * config.deadline_secs))
+        self._tombstone_ms: Final = log_retention_ms(config.deadline_secs)
         self._waits: Final = RedisWaits(self._client, self._names, self._tombstone_ms)
         self._notifications: Final = RedisNotifications(
             self._client, self._names, config.deadline_secs

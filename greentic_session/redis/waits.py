@@ -433,10 +433,13 @@ class RedisWaitCall(WaitCall):
         grants: str = "",
         ends: str = "",
     ) -> Reply:
+        names: tuple[str, ...] = self._record_names(scope, key)
+        if script is CLAIM:
+            names = (*names, f"{names[0]}:fence")
         try:
             return await self._client.run(
                 script,
-                self._record_names(scope, key),
+                names,
                 (scope, *arguments),
                 until=self._until,
                 skips_acks=skips_acks,

@@ -24,11 +24,15 @@ from ..redis.transport.client import RedisClient
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from ..redis.transport.protocol import Command
     from ..store import AsyncSessionStore
 
 __all__ = ["MemoryHarness", "RedisHarness", "StoreHarness"]
 
 
+_RETAINED_MS: Final = 2 * 3_600_000
+"""How long a server keeps a fencing token at most, after the lease that it names."""
+_NAMES_PER_CHECK: Final = 500
 _SIZES: Final = (
     *("sessions", "expiring", "tenants", "lookups", "waits", "events"),
     *("mail", "turns", "dead_letters", "early"),
@@ -55,7 +59,7 @@ class StoreHarness(Protocol):
         ...
 
     async def advance(self, secs: float) -> None:
-        """Let time pass for every session, without waiting."""
+        """Let time pass for every session, without waiting. Negative: set the clock back."""
         ...
 
     async def residue(self) -> list[str]:
@@ -103,7 +107,7 @@ class MemoryHarness(_Harness):
 
     async def advance(self, secs: float) -> None:
         """As :meth:`StoreHarness.advance`."""
-        self.clock.advance(secs)
+        self.clock.set_ms(self.clock.now_ms() + round(secs * 1000))
 
     async def residue(self) -> list[str]:
         """As :meth:`StoreHarness.residue`, after a sweep."""
@@ -151,7 +155,7 @@ class RedisHarness(_Harness):
         /,
     ) -> bool:
         suppressed = await super().__aexit__(exc_type, exc, traceback)
-        await self._each("DEL", await self.residue())
+        await self._each("DEL", await self._names())
         await self.client.aclose()
         return bool(suppressed)
 
@@ -171,7 +175,7 @@ class RedisHarness(_Harness):
 
     async def advance(self, secs: float) -> None:
         """As :meth:`StoreHarness.advance`."""
-        names = await self.residue()
+        names = await self._names()
         if self.config.cluster:
             for name in names:
                 await self.client.read("EVAL", _AGE, 1, name, round(secs * 1000), key=name)
@@ -184,7 +188,27 @@ class RedisHarness(_Harness):
         await self._each("DEL", [name for name in names if name.startswith(self._indexes)])
 
     async def residue(self) -> list[str]:
-        """As :meth:`StoreHarness.residue`: the names in the namespace."""
+        """As :meth:`StoreHarness.residue`: the names in the namespace.
+
+        A key that holds nothing but a fencing token, and leases that have ended, does not count if
+        it expires within two hours: it is kept for that long.
+        """
+        names = await self._names()
+        size = 1 if self.config.cluster else _NAMES_PER_CHECK
+        left: list[str] = []
+        for start in range(0, len(names), size):
+            some = names[start : start + size]
+            command: Command = ("EVAL", _ARE_RETAINED, len(some), *some, _RETAINED_MS)
+            checks: list[int] = await self.client.read(*command, key=some[0])
+            left += [name for name, is_kept in zip(some, checks, strict=True) if not is_kept]
+        return left
+
+    async def tokens(self) -> list[str]:
+        """Return the names of the keys that hold nothing but a fencing token, with an expiry."""
+        left = await self.residue()
+        return [name for name in await self._names() if name not in left]
+
+    async def _names(self) -> list[str]:
         names: set[str] = set()
         position = None
         while True:
@@ -208,10 +232,11 @@ class RedisHarness(_Harness):
 # * A mailbox, or a group of workers, is known by its name.
 # * A sorted set is the queue of a lock, or is sorted by time.
 # * A list holds messages, which begin with a time.
+# * A string is a fencing token.
 #
 # Numbers that name a claim, a grant, a ticket, a registration or a turn stay, because only their
 # order counts.
-_AGE = r"""
+_AGE: Final = r"""
 local by = tonumber(ARGV[1])
 local function text(number) return string.format('%.0f', number) end
 local function older(since, intents, expires, key)
@@ -223,7 +248,11 @@ local function older(since, intents, expires, key)
 end
 for _, name in ipairs(KEYS) do
   local left = redis.call('PTTL', name)
-  if redis.call('TYPE', name).ok == 'zset' then
+  if redis.call('TYPE', name).ok == 'string' then
+    if string.sub(name, -6) == ':clock' then
+      redis.call('SET', name, text(redis.call('GET', name) - by), 'KEEPTTL')
+    end
+  elseif redis.call('TYPE', name).ok == 'zset' then
     local is_queue = string.sub(name, -6) == ':queue'
     for _, member in ipairs(is_queue and {} or redis.call('ZRANGE', name, 0, -1)) do
       redis.call('ZINCRBY', name, text(-by), member)
@@ -234,28 +263,38 @@ for _, name in ipairs(KEYS) do
       redis.call('LSET', name, i - 1, text(at - by) .. rest)
     end
   elseif string.find(name, '}:inbox$') then
-    for _, field in ipairs({'lease', 'rest'}) do
+    for _, field in ipairs({'lease', 'rest', 'start'}) do
       local ends = redis.call('HGET', name, field)
       if ends then redis.call('HSET', name, field, text(ends - by)) end
     end
   elseif string.find(name, ':affinity:{', 1, true) then
     local all = redis.call('HGETALL', name)
     for i = 1, #all, 2 do
-      local aged = string.gsub(all[i + 1], '^%d+', function(ends) return text(ends - by) end)
+      local aged = all[i + 1]
+      if all[i] ~= '\nfence' then
+        aged = string.gsub(aged, '^%d+', function(ends) return text(ends - by) end)
+        aged = string.gsub(aged, '^(%d+:%d+:[^:\n]*:)(%d+)$', function(rest, start)
+          return rest .. text(start - by)
+        end)
+      end
       redis.call('HSET', name, all[i], aged)
     end
   else
-    local at, ops, lease, fence = unpack(redis.call('HMGET', name, 'at', 'ops', 'lease', 'fence'))
+    local at, ops, lease, fence, start =
+      unpack(redis.call('HMGET', name, 'at', 'ops', 'lease', 'fence', 'start'))
     if fence and not at then
       local all = redis.call('HGETALL', name)
       for i = 1, #all, 2 do
-        if all[i] == 'lease' or all[i] == 'kept' or string.sub(all[i], 1, 2) == 'w:' then
+        local field = all[i]
+        if field == 'lease' or field == 'start' or field == 'kept'
+          or string.sub(field, 1, 2) == 'w:' then
           redis.call('HSET', name, all[i], text(all[i + 1] - by))
         end
       end
     elseif at then
       redis.call('HSET', name, 'at', text(at - by))
       if lease then redis.call('HSET', name, 'lease', text(lease - by)) end
+      if start then redis.call('HSET', name, 'start', text(start - by)) end
     elseif not ops then
       local all = redis.call('HGETALL', name)
       for i = 1, #all, 2 do
@@ -267,4 +306,36 @@ for _, name in ipairs(KEYS) do
   end
   if left >= 0 then redis.call('PEXPIRE', name, text(left - by)) end
 end
+"""
+
+# Tells of each key whether it holds nothing but a fencing token and leases that have ended, and
+# expires in time.
+_ARE_RETAINED: Final = r"""
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local function is_retained(name)
+  local left = redis.call('PTTL', name)
+  if left < 0 or left > tonumber(ARGV[1]) then return 0 end
+  local kind = redis.call('TYPE', name).ok
+  if kind == 'string' then return string.sub(name, -6) == ':fence' and 1 or 0 end
+  if kind ~= 'hash' then return 0 end
+  local is_group = string.find(name, ':affinity:{', 1, true)
+  local all = redis.call('HGETALL', name)
+  local has_token = 0
+  for i = 1, #all, 2 do
+    local field = all[i]
+    if field == 'fence' or field == '\nfence' then
+      has_token = 1
+    elseif is_group or field == 'lease' or field == 'kept' or string.sub(field, 1, 2) == 'w:' then
+      local ends = tonumber(string.match(all[i + 1], '^%d+'))
+      if not ends or ends > now then return 0 end
+    elseif field ~= 'start' and field ~= 'by' and field ~= 'name' then
+      return 0
+    end
+  end
+  return has_token
+end
+local checks = {}
+for i, name in ipairs(KEYS) do checks[i] = is_retained(name) end
+return checks
 """

@@ -29,6 +29,8 @@ pytestmark = pytest.mark.anyio
 CTX: Final = TenantCtx(tenant_id="acme", env="prod", user_id="ann")
 KEY: Final = SessionKey("chat:1")
 START: Final = "affinity:{bots%3A%7B1%7D}"
+TOKEN = "\nfence"
+"""The field with the highest fencing token of the group."""
 MEMBERS, PLACES, ENDS, OPS = (f"{START}:{part}" for part in ("members", "places", "ends", "ops"))
 
 
@@ -78,21 +80,24 @@ async def rig(valkey_url: str) -> AsyncIterator[Rig]:
 async def test_members(rig: Rig) -> None:
     async with rig.affinity.member("host:{1}", lease=30) as membership:
         assert await rig.names() == [MEMBERS]
-        ((worker, line),) = (await rig.hash(MEMBERS)).items()
-        assert worker == "host:{1}"
-        found = re.fullmatch(r"(\d{13}):(\d{16}):[0-9a-f]{32}", line)
+        members = await rig.hash(MEMBERS)
+        assert set(members) == {"host:{1}", TOKEN}
+        assert members[TOKEN] == str(membership.fence)
+        found = re.fullmatch(r"(\d{13}):(\d{16}):[0-9a-f]{32}:(\d{13})", members["host:{1}"])
         assert found is not None
         assert int(found[1]) == round(membership.lease_until.timestamp() * 1000)
         assert int(found[2]) == membership.fence
-        # The server removes a key when now > its time.
-        assert await rig.expires_ms(MEMBERS) == int(found[1]) - 1
-        longest = await rig.join("w2", 60_000)
+        assert int(found[3]) == int(found[1]) - 30_000
+        # The server removes a key when now > its time. A token is kept for an hour.
+        kept_until = membership.fence // 1000 + 3_600_000
+        assert await rig.expires_ms(MEMBERS) == kept_until - 1
+        longest = await rig.join("w2", 7_200_000)
         assert str(longest) in (await rig.hash(MEMBERS))["w2"]
         ends = int((await rig.hash(MEMBERS))["w2"].split(":")[0])
         assert await rig.expires_ms(MEMBERS) == ends - 1
         assert await rig.backend.leave("bots:{1}", "w2", "a" * 32) is True
-        assert set(await rig.hash(MEMBERS)) == {"host:{1}"}
-        assert await rig.expires_ms(MEMBERS) == int(found[1]) - 1
+        assert set(await rig.hash(MEMBERS)) == {"host:{1}", TOKEN}
+        assert await rig.expires_ms(MEMBERS) == int(longest) // 1000 + 3_600_000 - 1
     assert await rig.names() == [OPS]
 
 
@@ -161,16 +166,16 @@ async def test_dead_members_go_when_another_joins_renews_or_leaves(rig: Rig) -> 
         await rig.join("dead", 1000)
         await rig.harness.advance(1)
         await rig.join("w1")
-        assert set(await rig.hash(MEMBERS)) == {"w1"}
+        assert set(await rig.hash(MEMBERS)) == {"w1", TOKEN}
         await rig.join("dead", 1000)
         await rig.harness.advance(1)
         await rig.backend.renew("bots:{1}", "w1", "a" * 32, 60_000)
-        assert set(await rig.hash(MEMBERS)) == {"w1"}
+        assert set(await rig.hash(MEMBERS)) == {"w1", TOKEN}
         await rig.join("dead", 1000)
         await rig.join("w2")
         await rig.harness.advance(1)
         assert await rig.backend.leave("bots:{1}", "w2", "a" * 32) is True
-        assert set(await rig.hash(MEMBERS)) == {"w1"}
+        assert set(await rig.hash(MEMBERS)) == {"w1", TOKEN}
 
 
 # --- what others left there -----------------------------------------------------------------------

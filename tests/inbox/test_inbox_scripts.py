@@ -10,7 +10,7 @@ from greentic_session.redis import scripts
 from greentic_session.testing.harness import RedisHarness
 
 from ..support.redis import KEY
-from ..support.scripts import FIELD, LEASE_MS, MEMORY_MS, OWNER, ScriptRunner
+from ..support.scripts import FIELD, LEASE_MS, MEMORY_MS, OWNER, ScriptRunner, keys_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -43,6 +43,7 @@ class InboxScriptRunner(ScriptRunner):
     async def mail(self, script: Script, *arguments: object, **call: Any) -> Any:
         self.names = (self.record, self.lookup, self.mailbox, f"{self.mailbox}:mail")
         self.names += (f"{self.record}{SUFFIXES.get(script, ':unused')}",)
+        self.names += (f"{self.mailbox}:fence",)
         return await self.run(script, *arguments, **call)
 
     async def post(self, event: str = "e1", *, full: int = 100, **call: Any) -> Any:
@@ -101,7 +102,8 @@ class InboxScriptRunner(ScriptRunner):
     async def agenda(self, script: Script, *arguments: object, age: object = "") -> Any:
         doubt = f"{await self.now_us() / 1000 - float(str(age)):.3f}" if age != "" else ""
         parts = (str(part) for part in ("op", doubt, *arguments))
-        return await self.client.read("EVAL", script.source, 1, self.index, *parts)
+        names = (self.index, f"{self.index}:clock")[: keys_of(script)]
+        return await self.client.read("EVAL", script.source, len(names), *names, *parts)
 
     async def turn(self) -> bytes:
         """Take the turn, and return its fence."""

@@ -92,9 +92,13 @@ async def test_a_letter_in_hand(rig: Rig) -> None:
     async with rig.inbox.take("worker-1") as turn:
         after = await rig.now_ms()
         mailbox = await rig.hash(BOX)
-        assert list(mailbox) == ["posts", "fence", "lease", "by", "worker", "tries"]
+        assert list(mailbox) == ["posts", "fence", "lease", "start", "by", "worker", "tries"]
         assert mailbox["fence"] == str(turn.fence)
         assert before * 1000 <= turn.fence <= after * 1000 + 1000
+        assert int(mailbox["start"]) == int(mailbox["lease"]) - 30_000
+        assert await rig.read("GET", f"{BOX}:fence") == str(turn.fence).encode()
+        kept_until = turn.fence // 1000 + 3_600_000
+        assert await rig.read("PEXPIRETIME", f"{BOX}:fence") == kept_until
         assert before + 30_000 <= int(mailbox["lease"]) <= after + 30_000
         assert re.fullmatch("[0-9a-f]{32}", mailbox["by"])
         assert (mailbox["worker"], mailbox["tries"]) == ("worker-1", "1")

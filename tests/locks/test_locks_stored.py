@@ -66,18 +66,26 @@ async def rig(valkey_url: str) -> AsyncIterator[Rig]:
         yield Rig(harness, await harness.open())
 
 
+def kept_until_ms(fence: int) -> int:
+    """The last millisecond of a fencing token: one hour past its own time."""
+    return fence // 1000 + 3_600_000 - 1
+
+
 @pytest.mark.parametrize(("ctx", "name"), [(None, EVERYBODYS), (CTX, TENANTS)])
 async def test_a_held_lock(rig: Rig, ctx: TenantCtx | None, name: str) -> None:
     async with rig.locks.hold(KEY, 30, ctx=ctx) as lease:
         assert await rig.names() == [name]
         stored = await rig.hash(name)
-        assert set(stored) == {"fence", "lease", "by", "name"}
+        assert set(stored) == {"fence", "lease", "start", "by", "name"}
         assert (stored["fence"], stored["name"]) == (str(lease.fence), "worker 1")
         assert len(stored["fence"]) == 16
         assert len(stored["by"]) == 22
         assert int(stored["lease"]) == int(stored["fence"][:13]) + 30_000
-        assert await rig.read("PEXPIRETIME", name) == int(stored["lease"]) - 1
+        assert int(stored["start"]) == int(stored["lease"]) - 30_000
+        assert await rig.read("PEXPIRETIME", name) == kept_until_ms(lease.fence)
     assert await rig.names() == []
+    assert await rig.hash(name) == {"fence": str(lease.fence)}
+    assert await rig.read("PEXPIRETIME", name) == kept_until_ms(lease.fence)
 
 
 async def test_a_lock_that_is_waited_for(rig: Rig) -> None:
@@ -88,23 +96,23 @@ async def test_a_lock_that_is_waited_for(rig: Rig) -> None:
     assert await rig.names() == sorted([TENANTS, queue])
     assert await rig.read("ZRANGE", queue, 0, -1, "WITHSCORES") == [[b"a", 1.0], [b"b", 2.0]]
     stored = await rig.hash(TENANTS)
-    assert set(stored) == {"fence", "lease", "by", "name", "kept", "w:a", "w:b"}
+    assert set(stored) == {"fence", "lease", "start", "by", "name", "kept", "w:a", "w:b"}
     assert (stored["fence"], stored["by"]) == (str(fence), "holder")
     assert int(stored["w:a"]) <= int(stored["w:b"]) == int(stored["kept"])
     assert int(stored["kept"]) >= int(stored["lease"]) + 20_000
-    for name in (TENANTS, queue):
-        assert await rig.read("PEXPIRETIME", name) == int(stored["kept"]) - 1
+    assert await rig.read("PEXPIRETIME", queue) == int(stored["kept"]) - 1
+    assert await rig.read("PEXPIRETIME", TENANTS) == kept_until_ms(fence)
     await rig.backend.call().release(LockRef("prod/acme", KEY, "holder"), 0)
     left = await rig.hash(TENANTS)
     assert set(left) == {"fence", "lease", "kept", "w:a", "w:b"}
     assert int(left["lease"]) < int(stored["lease"])
     await rig.ask("a", scope="prod/acme")
-    assert set(await rig.hash(TENANTS)) == {"fence", "lease", "by", "name", "kept", "w:b"}
+    assert set(await rig.hash(TENANTS)) == {"fence", "lease", "start", "by", "name", "kept", "w:b"}
     await rig.backend.call().release(LockRef("prod/acme", KEY, "b"), 0)
     held = await rig.hash(TENANTS)
-    assert set(held) == {"fence", "lease", "by", "name"}
+    assert set(held) == {"fence", "lease", "start", "by", "name"}
     assert await rig.names() == [TENANTS]
-    assert await rig.read("PEXPIRETIME", TENANTS) == int(held["lease"]) - 1
+    assert await rig.read("PEXPIRETIME", TENANTS) == kept_until_ms(int(held["fence"]))
 
 
 async def test_a_fenced_write_leaves_what_a_plain_one_does(rig: Rig) -> None:
@@ -149,6 +157,7 @@ async def test_a_squatted_name_is_told_and_left(rig: Rig, step: str, name: str) 
 async def test_a_squatted_lock_guards_nothing(rig: Rig) -> None:
     async with rig.locks.hold(KEY) as lease:
         await lease.release()
+        await rig.read("DEL", EVERYBODYS)
         await rig.read("RPUSH", EVERYBODYS, "somebody else's")
         cas = await rig.store.put(session(KEY))
         for write in (

@@ -71,7 +71,7 @@ class Server:
                     if b"CLIENT" in chunk and b"SETINFO" in chunk:  # the driver's greeting
                         writer.write(b"+OK\r\n" * chunk.count(b"SETINFO"))
                         continue
-                    if ours := len(re.findall(rb"INFO|\r\nID\r\n", chunk)):  # our own greeting
+                    if ours := len(re.findall(rb"INFO|\r\nID\r\n|TIME", chunk)):  # our own greeting
                         writer.write(b"-NOPERM no permissions\r\n" * ours)
                         continue
                     self.chunks.append(chunk)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
@@ -90,3 +90,62 @@ async def test_a_late_first_attempt_is_answered_like_its_retry(runner: WaitScrip
     before = await runner.everything()
     assert await runner.update(1, op="the call") == retry
     assert await runner.everything() == before
+
+
+GONE: Final = "+1700000000000.000"
+"""Since when an attempt may have been executed, when tombstones of then have expired."""
+
+
+@pytest.mark.parametrize("state", ["nothing", "session", "waiting"])
+@pytest.mark.parametrize("verb", ["create", "put", "touch", "delete", "register", "clear"])
+async def test_a_repeat_after_its_tombstone_has_expired_is_unknown_and_changes_nothing(
+    runner: WaitScriptRunner, verb: str, state: str
+) -> None:
+    at = await runner.arrange(state)
+    before = await runner.everything()
+    call: dict[str, Any] = {"doubt": GONE}
+    match verb:
+        case "create":
+            reply = await runner.create(**call)
+        case "put":
+            reply = await runner.put(**call)
+        case "touch":
+            reply = await runner.touch(**call)
+        case "delete":
+            reply = await runner.delete(**call)
+        case "register":
+            reply = await runner.pause(**call)
+        case _:
+            reply = await runner.clear(**call)
+    assert reply == [-5]
+    assert await runner.everything() == before
+    if state == "session":  # the version tells for certain that no attempt was executed
+        assert (await runner.update(at.version, **call))[0] == 1
+
+
+async def test_a_repeat_that_finds_its_attempt_returns_its_result_however_long_ago(
+    runner: WaitScriptRunner,
+) -> None:
+    first = await runner.put(op="the call")
+    assert await runner.put(op="the call", doubt=GONE) == first
+
+
+@pytest.mark.parametrize("step", ["save", "release"])
+async def test_a_repeat_on_an_expired_record_names_no_scope_and_no_expiry(
+    runner: WaitScriptRunner, step: str
+) -> None:
+    """Its caller would enter it into the index for ever."""
+    at = await runner.arrange("claimed", ttl=5000)
+
+    async def repeat(**call: Any) -> Any:
+        if step == "save":
+            return await runner.settle("save", at, ttl=5000, op="the call", **call)
+        return await runner.release(at.fence, op="the call", **call)
+
+    first = await repeat()
+    assert first[5] != b""
+    await runner.pretend(at=1, lease=1)
+    await runner.client.read("PERSIST", runner.record)
+    again = await repeat(age=50)
+    assert again[:4] == first[:4]
+    assert again[5] == b""

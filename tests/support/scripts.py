@@ -43,20 +43,25 @@ class ScriptRunner:
         self.record = f"{self._namespace}:default:acme:{{{KEY}}}"
         self.lookup = f"{self._namespace}:lookup:{{{KEY}}}"
         self.events = f"{self.record}:events"
-        self.names: tuple[str, ...] = (self.record, self.lookup, self.events)
+        self.token = f"{self.record}:fence"
+        self.names: tuple[str, ...] = (self.record, self.lookup, self.events, self.token)
         self._calls = 0
 
-    async def run(self, script: Script, *arguments: object, op: str = "", age: object = "") -> Any:
+    async def run(
+        self, script: Script, *arguments: object, op: str = "", age: object = "", doubt: str = ""
+    ) -> Any:
         """Call a script.
 
         :param op: name of the call; every call has its own unless told otherwise.
         :param age: ms since an earlier attempt, empty if there was none.
+        :param doubt: the same as the script takes it, instead of ``age``.
         """
         self._calls += 1
         name = op or f"other {self._calls}"
         names = self.names[: keys_of(script)]
         operation = hashlib.sha256(name.encode()).hexdigest()[:16]
-        doubt = f"{await self.now_us() / 1000 - float(str(age)):.3f}" if age != "" else ""
+        if age != "":
+            doubt = f"{await self.now_us() / 1000 - float(str(age)):.3f}"
         parts = *names, operation, *(str(part) for part in (doubt, FIELD, *arguments))
         reply = await self.client.read("EVAL", script.source, len(names), *parts)
         if script is scripts.UPDATE_CAS and type(reply) is int:  # the time alone

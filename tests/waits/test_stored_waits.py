@@ -93,10 +93,11 @@ async def test_a_claimed_session(rig: Rig) -> None:
     await rig.register(ttl=100)
     claim = await rig.waits.claim(ANN, "Ann:{1}", CHAT, attempt_id="a", event_id="e", lease=30)
     record = await rig.hash(RECORD)
-    assert set(record) == {*PLAIN, "wait", "since", "lease", "attempt", "fence"}
+    assert set(record) == {*PLAIN, "wait", "since", "lease", "start", "attempt", "fence"}
     assert (record["cas"], record["fence"]) == ("2", str(claim.fence))
     assert record["fence"][:13] == record["at"]
     assert int(record["lease"]) == int(record["at"]) + 30_000
+    assert record["start"] == record["at"]
     assert re.fullmatch(r"[A-Za-z0-9_-]{22}", record["attempt"])
     # Its life counts from the lease's end.
     assert await rig.expires_ms(RECORD) == int(record["lease"]) + 100_000 - 1

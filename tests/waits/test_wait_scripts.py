@@ -187,7 +187,9 @@ class TestRepeated:
         again = await runner.claim(op="the call", lease=60_000, age=50)
         assert (again[:7], again[9]) == (first[:7], first[9])
         assert int(again[7]) >= int(first[7]) + 30_000
-        assert await runner.fields() == {**before[1], b"lease": again[7]}
+        after = await runner.fields()
+        assert int(after[b"start"]) == int(again[7]) - 60_000
+        assert after == {**before[1], b"lease": again[7], b"start": after[b"start"]}
         assert await runner.client.read("PEXPIRETIME", runner.record) == int(again[7]) + 49_999
         # Its entry in the operation log is gone as well. The name of the attempt decides.
         await runner.others(12)
@@ -203,7 +205,9 @@ class TestRepeated:
         assert (await runner.everything(), await runner.fields()) == before
         again = await runner.renew(turn.fence, 90_000, op="the call", age=50)
         assert int(again[1]) >= int(first[1]) + 30_000
-        assert await runner.fields() == {**before[1], b"lease": again[1]}
+        after = await runner.fields()
+        assert int(after[b"start"]) == int(again[1]) - 90_000
+        assert after == {**before[1], b"lease": again[1], b"start": after[b"start"]}
 
     async def test_a_repeated_supersede_spares_the_next_wait(
         self, runner: WaitScriptRunner

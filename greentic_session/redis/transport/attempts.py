@@ -12,6 +12,7 @@ from redis.exceptions import ResponseError
 from ...errors import OutcomeUnknownError, SessionError, StoreFullError, StoreUnavailableError
 from .connection import PendingRequest, pack
 from .failures import TOO_LARGE, Failure, FailureKind
+from .server_clock import server_ms_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -22,9 +23,12 @@ if TYPE_CHECKING:
     from .server import ConnectionPool, Server
     from .topology import Topology
 
-    _Commands = Sequence[Command] | Callable[[Server, float | None], Sequence[Command]]
+    _Commands = Sequence[Command] | Callable[[Server, str], Sequence[Command]]
 
-__all__ = ["Attempts", "Call", "attempt_ends_at"]
+__all__ = ["Attempts", "Call", "attempt_ends_at", "log_retention_ms"]
+
+# Declared there for tuples of one.
+_LEAST_RETENTION_MS: Final = 10_000
 
 _FIRST_PAUSE_SECS: Final = 0.005
 _LAST_PAUSE_SECS: Final = 0.1
@@ -39,8 +43,7 @@ class Call(msgspec.Struct, frozen=True, gc=False):
 
     :ivar key: a name that selects the server. ``None`` selects any.
     :ivar commands: the commands, or a function that returns them for a server. The function is also
-        given the time since when an earlier attempt may have been executed, in milliseconds on the
-        server's clock.
+        given since when an earlier attempt may have been executed, as scripts take it in ARGV 2.
     :ivar until: the deadline, on the loop's clock. ``None`` is one that begins now.
     :ivar script: the script that the commands run, if they write.
     :ivar barrier: the command that covers an earlier write, if replicas must confirm the answer.
@@ -82,6 +85,7 @@ class Attempts:
         "_left",
         "_named",
         "_script",
+        "_since_ms",
         "_topology",
         "ambiguous_since",
         "redirected_to",
@@ -93,6 +97,8 @@ class Attempts:
         self._failed = 0
         self._named: Failure | None = None  # the last failure that says more than "no answer"
         self._left: list[Connection] = []  # on which attempts went that may still arrive
+        # When an attempt was sent, by a reading of the server's clock from before.
+        self._since_ms: float | None = None
         self.redirected_to: Server | None = None
         self.ambiguous_since: float | None = None
 
@@ -121,29 +127,6 @@ class Attempts:
         """Return whether the next attempt follows an ambiguous one on a connection."""
         return connection in self._left
 
-    async def rule_out_late(self, connection: Connection, give_up_at: float) -> float:
-        """Make sure that no doubtful attempt arrives any more, and return since when one may have
-        been executed, in milliseconds on the server's clock.
-
-        Asked of the server rather than told as an age, since the next attempt may be slow itself.
-
-        :param connection: for the next attempt.
-        :param give_up_at: on the loop's clock.
-        """
-        loop = asyncio.get_running_loop()
-        given: list[Command] = [*self._kill_commands(connection), ("TIME",)]
-        packed = b"".join(map(pack, given))
-        request = PendingRequest(
-            loop.create_future(), len(given), len(packed), loop.time(), give_up_at
-        )
-        connection.send(request, packed)
-        reply: Reply = await request.future
-        time: Reply = reply if len(given) == 1 else reply[-1]  # whether it may end them, or not
-        if isinstance(time, ResponseError):
-            raise time
-        elapsed = loop.time() - cast("float", self.ambiguous_since)
-        return int(time[0]) * 1000 + int(time[1]) / 1000 - elapsed * 1000
-
     def _kill_commands(self, connection: Connection) -> list[tuple[str | int, ...]]:
         """Return commands after which no doubtful attempt can arrive at the connection's server any
         more: they end the lost connections there.
@@ -156,14 +139,55 @@ class Attempts:
             if one is not None and here is not None and one.run == here.run
         ]
 
-    def record_in_flight(self, connection: Connection | None, started_at: float) -> None:
+    async def rule_out_late(
+        self, server: Server, connection: Connection, give_up_at: float, retention_ms: int
+    ) -> str:
+        """Make sure that no ambiguous attempt arrives any more.
+
+        Asks for the server's time in the same round trip, because the next attempt may be slow.
+
+        :param server: the server of the next attempt.
+        :param connection: the connection of the next attempt.
+        :param give_up_at: on the loop's clock.
+        :param retention_ms: milliseconds for which an operation log outlives its record.
+        :returns: since when an attempt may have been executed, as scripts take it in ARGV 2. The
+            server's clock may have been set between the attempts. So this is the earlier of two
+            times: as told by the time from now, and by a reading from before the attempt.
+        """
+        loop = asyncio.get_running_loop()
+        given: list[Command] = [*self._kill_commands(connection), ("TIME",)]
+        packed = b"".join(map(pack, given))
+        request = PendingRequest(
+            loop.create_future(), len(given), len(packed), loop.time(), give_up_at
+        )
+        connection.send(request, packed)
+        reply: Reply = await request.future
+        time: Reply = reply if len(given) == 1 else reply[-1]  # whether it may end them, or not
+        if isinstance(time, ResponseError):
+            raise time
+        now = loop.time()
+        now_ms = server_ms_of(time)
+        server.clock.learn(time, now)
+        since_ms = now_ms - (now - cast("float", self.ambiguous_since)) * 1000
+        if self._since_ms is not None:
+            since_ms = min(since_ms, self._since_ms)
+        is_gone = now_ms - since_ms >= retention_ms
+        return f"{'+' if is_gone else ''}{since_ms:.3f}"
+
+    def record_in_flight(
+        self, connection: Connection | None, started_at: float, server: Server | None
+    ) -> None:
         """Take note of an attempt that may still arrive.
 
         :param connection: on which it left, if it did.
         :param started_at: when it began.
+        :param server: of the connection.
         """
         if self.ambiguous_since is None:
             self.ambiguous_since = started_at
+        since_ms = None if server is None else server.clock.time_at(started_at)
+        if since_ms is not None and (self._since_ms is None or since_ms < self._since_ms):
+            self._since_ms = since_ms
         if connection is not None and connection not in self._left:
             self._left.append(connection)
 
@@ -185,7 +209,7 @@ class Attempts:
         if failure.names_cause:
             self._named = failure
         if failure.kind is FailureKind.AMBIGUOUS:
-            self.record_in_flight(connection, started_at)
+            self.record_in_flight(connection, started_at, server)
         if server is None:
             return _pause(self._failed)
         if failure.code_word == TOO_LARGE and connection is not None:
@@ -216,6 +240,14 @@ class Attempts:
         if self.is_ambiguous and not isinstance(failure.error, StoreFullError):
             return OutcomeUnknownError(failure.reason)
         return failure.error or StoreUnavailableError(failure.reason, code=failure.code)
+
+
+def log_retention_ms(deadline_secs: float) -> int:
+    """Return how long an operation log outlives its record, in milliseconds.
+
+    :param deadline_secs: of a call.
+    """
+    return max(_LEAST_RETENTION_MS, round(2000 * deadline_secs))
 
 
 def attempt_ends_at(started_at: float, ends_at: float) -> float:

@@ -19,7 +19,7 @@ from redis.exceptions import ResponseError
 
 from ...errors import OutcomeUnknownError, StoreUnavailableError
 from .acks import Acks, barrier
-from .attempts import Attempts, Call, attempt_ends_at
+from .attempts import Attempts, Call, attempt_ends_at, log_retention_ms
 from .connection import Connection, PendingRequest, pack
 from .discovery import topology_for
 from .driver import connect, disconnect, new_connection
@@ -63,6 +63,7 @@ class RedisClient:
         self._changing: Final = threading.Lock()
         self._topology: Topology
         self._least_secs: Final = min(0.02, config.deadline_secs / 10)
+        self._retention_ms: Final = log_retention_ms(config.deadline_secs)
         self._operation = 0
         # Of calls for a grant that may have been made.
         self._unanswered_grants: Final[dict[str, Attempts]] = {}
@@ -245,13 +246,12 @@ class RedisClient:
         operation = f"{self._operation:016x}"
         confirms = barrier(keys) if self._acks.wanted and not skips_acks else None
 
-        def commands(server: Server, since_ms: float | None) -> Sequence[Command]:
+        def commands(server: Server, since: str) -> Sequence[Command]:
             head: Command = (
                 ("EVAL", script.source) if script in server.missing else ("EVALSHA", script.sha1)
             )
-            since = "" if since_ms is None else f"{since_ms:.3f}"
             command = (*head, len(keys), *keys, operation, since, *arguments)
-            if confirms is not None and (since_ms is not None or not script.always_writes):
+            if confirms is not None and (since or not script.always_writes):
                 # An attempt that is answered from the operation log writes nothing.
                 return command, confirms
             return (command,)
@@ -319,13 +319,13 @@ class RedisClient:
         topology = self._topology
         request: PendingRequest | None = None
         connection: Connection | None = None
+        server: Server | None = None
         self.in_flight += 1
         try:
             while True:
                 started_at = loop.time()
                 give_up_at = attempt_ends_at(started_at, ends_at)
-                request = connection = None
-                server: Server | None = None
+                request = connection = server = None
                 index = 0
                 try:
                     if self._closed:
@@ -340,13 +340,19 @@ class RedisClient:
                     connection = None if pool.queue else pool.ready_connection(started_at)
                     if connection is None:
                         connection = await pool.next_connection(give_up_at)
-                    since = None
+                    since = ""
                     if attempts is not None and attempts.is_ambiguous:
                         connection = attempts.connection_of(pool) or connection
-                        since = await attempts.rule_out_late(connection, give_up_at)
+                        since = await attempts.rule_out_late(
+                            server, connection, give_up_at, self._retention_ms
+                        )
                     elif earlier is not None:
                         connection = earlier.connection_of(server) or connection
-                        await earlier.rule_out_late(connection, give_up_at)
+                        await earlier.rule_out_late(
+                            server, connection, give_up_at, self._retention_ms
+                        )
+                    if started_at >= server.clock.refresh_at:
+                        server.clock.refresh(connection, give_up_at)
                     # Only now: time has passed, and another call may have loaded the script.
                     given = commands(server, since) if callable(commands) else commands
                     if asked is not None:
@@ -355,7 +361,7 @@ class RedisClient:
                     packed = pack(given[0]) if count == 1 else b"".join(map(pack, given))
                     size = len(packed)
                     if size > LARGE_BYTES or call.is_large:
-                        before = earlier if since is None else attempts
+                        before = attempts if since else earlier
                         if before is None or not before.follows_on(connection):
                             connection = await pool.large_connection(give_up_at)
                     request = PendingRequest(
@@ -405,7 +411,7 @@ class RedisClient:
             if call.grants:
                 attempts = attempts or Attempts(topology, script)
                 if request is not None:
-                    attempts.record_in_flight(connection, request.sent_at)
+                    attempts.record_in_flight(connection, request.sent_at, server)
                 if attempts.is_ambiguous:
                     unanswered = self._unanswered_grants
                     unanswered[call.grants] = attempts

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, final
 
 from .connection import Connection, ConnectionId
 from .driver import ask_all, connect, disconnect, new_connection
+from .server_clock import ServerClock
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -60,6 +61,7 @@ class Server:
     :ivar pool: the connections.
     :ivar ack_pool: the connections for writes that replicas confirm. ``WAIT`` blocks everything
         that follows it on its connection, reads included.
+    :ivar clock: the server's clock.
     :ivar missing: scripts that the server does not have, as far as known.
     :ivar answered_at: when the server last sent something, on the loop's clock.
     :ivar losses: number of lost connections.
@@ -85,6 +87,7 @@ class Server:
         self._renewed_at = 0.0
         self.pool: Final = ConnectionPool(self)
         self.ack_pool: Final = ConnectionPool(self)
+        self.clock: Final = ServerClock()
         self.missing: Final[set[Script]] = set()
         self.answered_at: float = 0.0
         self.losses = 0
@@ -136,10 +139,11 @@ class Server:
         await connect(raw)
         if self._greet is not None:
             await self._greet(raw)
-        questions: list[tuple[str, ...]] = [("CLIENT", "ID"), ("INFO", "server")]
+        questions: list[tuple[str, ...]] = [("CLIENT", "ID"), ("INFO", "server"), ("TIME",)]
         if not self._was_reached:
             questions.append(("INFO", "memory"))
-        number, server, *more = await ask_all(raw, *questions)
+        number, server, time, *more = await ask_all(raw, *questions)
+        self.clock.learn(time, self._loop.time())
         self._was_reached = True
         policy = _POLICY.search(_text_of(more[0])) if more else None
         if policy is not None and policy[1] != "noeviction":

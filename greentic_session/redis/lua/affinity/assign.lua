@@ -34,8 +34,8 @@ local function rendezvous()
   local best, highest = nil, ''
   local all = call('HGETALL', KEYS[2])
   for i = 1, #all, 2 do
-    local lease_end = tonumber(string.match(all[i + 1], '^(%d+):%d+:') or '0')
-    if now < lease_end then
+    local lease_end = parse_member(all[i], all[i + 1])
+    if lease_end and now < lease_end then
       local weight = redis.sha1hex(all[i] .. '\n' .. key) .. all[i]
       if is_after(weight, highest) then best, highest = all[i], weight end
     end

@@ -18,12 +18,16 @@
 local worker, attempt, lease_ms, fence_floor = ARGV[4], ARGV[5], ARGV[6], ARGV[7]
 
 --@include lib/affinity
+--@include lib/fencing_retention
 --@include lib/members
 
 local lease_end, fencing_token, stored_attempt = find_member(worker)
 if not lease_end or now >= lease_end then
+  local highest = tonumber(call('HGET', KEYS[2], TOKEN_FIELD) or 0) or 0
   -- In digits: fencing tokens in us are whole numbers up to 2^53, which is in the year 2255.
-  fencing_token = whole(math.max(time[1] * 1000000 + time[2], (fencing_token or 0) + 1, fence_floor + 1))
+  fencing_token =
+    whole(math.max(time[1] * 1000000 + time[2], (fencing_token or 0) + 1, highest + 1, fence_floor + 1))
+  call('HSET', KEYS[2], TOKEN_FIELD, fencing_token)
 elseif stored_attempt ~= attempt then
   return {-6, whole(lease_end)}
 end

@@ -9,16 +9,18 @@
 --       4 worker    name of the worker
 --       5 attempt   names the membership
 -- Returns {verdict}.
--- Verdicts: 1 done   -8 the membership has ended
+-- Verdicts: 1 done   -8 the membership has ended   -5 unknown
 -- A repeated call finds its operation id in ops.
 -- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back.
 
 local worker, attempt = ARGV[4], ARGV[5]
 
 --@include lib/affinity
+--@include lib/fencing_retention
 --@include lib/members
 
 if is_done then return {1} end
+if is_forgotten then return {-5} end
 local lease_end, _, stored_attempt = find_member(worker)
 if not lease_end or now >= lease_end or stored_attempt ~= attempt then return {-8} end
 call('HDEL', KEYS[2], worker)

@@ -10,7 +10,7 @@
 --       5 worker    name of the worker
 --       6 ttl_ms    lifetime of the placement in ms
 -- Returns {1}.
--- Verdicts: 1 done
+-- Verdicts: 1 done   -5 unknown
 -- A repeated call finds its operation id in ops.
 -- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back.
 
@@ -20,6 +20,7 @@ local key, worker, ttl_ms = ARGV[4], ARGV[5], ARGV[6]
 --@include lib/assignments
 
 if is_done then return {1} end
+if is_forgotten then return {-5} end
 write_placement(key, find_placement(key) or '', worker, ttl_ms)
 remember()
 return {1}

@@ -17,6 +17,7 @@
 local worker, attempt, lease_ms = ARGV[4], ARGV[5], ARGV[6]
 
 --@include lib/affinity
+--@include lib/fencing_retention
 --@include lib/members
 
 local lease_end, fencing_token, stored_attempt = find_member(worker)

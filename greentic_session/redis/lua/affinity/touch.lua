@@ -9,7 +9,7 @@
 --       4 key       see lib/affinity
 --       5 ttl_ms    new lifetime in ms, '' keeps the stored one
 -- Returns {verdict}.
--- Verdicts: 1 done   0 absent
+-- Verdicts: 1 done   0 absent   -5 unknown
 -- A repeated call finds its operation id in ops.
 -- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back.
 
@@ -19,6 +19,7 @@ local key, ttl_ms = ARGV[4], ARGV[5]
 --@include lib/assignments
 
 if is_done then return {1} end
+if is_forgotten then return {-5} end
 local worker, pin, stored_ttl_ms = find_placement(key)
 if not worker then return {0} end
 begin_at_maxmemory()

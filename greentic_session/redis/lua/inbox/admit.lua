@@ -36,6 +36,8 @@ if seen_at and now < seen_at + event_memory_ms then
   if log_overrun(message_log) then return {-5} end
   return mailbox_reply(-7)
 end
+-- An earlier attempt may have been executed, and its event id forgotten since.
+if may_have_expired(event_memory_ms) then return {-5} end
 if message_count >= tonumber(message_limit) then return mailbox_reply(-9) end
 -- The first write, because the server rejects it when it is out of memory.
 call('RPUSH', KEYS[4], text(now) .. ':' .. message)

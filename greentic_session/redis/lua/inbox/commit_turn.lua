@@ -86,7 +86,7 @@ elseif action == 'remove' and live then
 end
 if ends_turn ~= '' then
   is_held = false
-  call('HDEL', KEYS[3], 'lease', 'by', 'worker', 'done')
+  call('HDEL', KEYS[3], 'lease', 'start', 'by', 'worker', 'done')
 end
 call('HSET', KEYS[3], 'ops', append_to_log(turn_log, log_result), 'tries', text(attempts))
 set_mailbox_expiry(keep_ms)

@@ -26,11 +26,11 @@ if not holds_turn(turn_fence) and not (is_held and turn_attempt == taking_attemp
 is_held = false
 -- HDEL is allowed at maxmemory, and after a script's first write the server no longer rejects OOM commands.
 -- So this also works when memory is full.
-call('HDEL', KEYS[3], 'lease', 'by', 'worker', 'done')
+call('HDEL', KEYS[3], 'lease', 'start', 'by', 'worker', 'done')
 if backoff_ms == '' then
   attempts = math.max(0, attempts - 1)
 elseif backoff_ms ~= '0' then
-  call('HSET', KEYS[3], 'rest', text(now + backoff_ms))
+  call('HSET', KEYS[3], 'rest', text(now + backoff_ms), 'start', text(now))
 end
 call('HSET', KEYS[3], 'ops', append_to_log(turn_log, '0'), 'tries', text(attempts))
 set_mailbox_expiry(keep_ms)

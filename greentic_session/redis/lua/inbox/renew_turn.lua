@@ -25,5 +25,5 @@ lease_end = math.max(now + lease_ms, lease_end)
 -- PERSIST and PEXPIREAT are allowed at maxmemory, and after a script's first write the server no longer rejects
 -- OOM commands. So this also works when memory is full.
 set_mailbox_expiry(keep_ms)
-call('HSET', KEYS[3], 'lease', text(lease_end))
+call('HSET', KEYS[3], 'lease', text(lease_end), 'start', text(now))
 return {1, text(lease_end), text(lease_end - now)}

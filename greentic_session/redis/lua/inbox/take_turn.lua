@@ -5,6 +5,8 @@
 --       3 mailbox   HASH  see lib/mailbox
 --       4 messages  LIST  see lib/mailbox
 --       5 dead      LIST  dead letters: `died:tries:` and the message. died is ms since the epoch
+--       6 token     STRING  fencing token of the newest turn, kept for longer than the mailbox: see
+--                   lib/fencing_retention
 -- ARGV 1-3: see lib/record.
 -- ARGV  4 taking_attempt   names this attempt to take the turn
 --       5 worker           name of the worker
@@ -33,6 +35,7 @@ local LOG_FIELD = 'ops'
 --@include lib/record
 --@include lib/operation_log
 --@include lib/mailbox
+--@include lib/fencing_retention
 
 -- The owner that admitted a message, nil for a message of another form.
 local function owner_of(message)
@@ -80,14 +83,19 @@ if not (is_held and turn_attempt == taking_attempt) then
     if stored_mailbox[1] then set_mailbox_expiry(keep_ms) end
     return {0, text(dropped)}
   end
+  if not stored_mailbox[1] then
+    -- Fails before the first write if the key holds another type of value.
+    fencing_token = tonumber(call('GET', KEYS[6]) or 0) or 0
+  end
   -- HDEL is allowed at maxmemory, and after a script's first write the server no longer rejects OOM commands.
   -- So this also works when memory is full.
   call('HDEL', KEYS[3], 'rest', 'done')
   attempts = attempts + 1
   fencing_token = string.format('%.0f', math.max(time[1] * 1000000 + time[2], fencing_token + 1, fence_floor + 1))
   lease_end, is_held = now + lease_ms, true
-  call('HSET', KEYS[3], 'fence', fencing_token, 'lease', text(lease_end), 'by', taking_attempt, 'worker', worker,
-    'tries', text(attempts))
+  call('HSET', KEYS[3], 'fence', fencing_token, 'lease', text(lease_end), 'start', now, 'by', taking_attempt,
+    'worker', worker, 'tries', text(attempts))
+  call('SET', KEYS[6], fencing_token, 'PXAT', text(retention_end(fencing_token, now)))
   set_mailbox_expiry(keep_ms)
 end
 local body = live and call('HGET', KEYS[1], 'body') or ''

@@ -1,26 +1,31 @@
 -- Start of the scripts on the members of a group and the placements among them.
 --
 -- KEYS  1 ops      ZSET  operation id -> when that call was done (ms since the epoch)
---       2 members  HASH  worker -> `ends:fence:attempt`
+--       2 members  HASH  worker -> `ends:fence:attempt:start`, and newline fence -> the highest fencing token, which
+--                        is kept for longer than the members: see lib/fencing_retention
 --       3 places   HASH  key -> `expires:ttl:worker` newline `pin`
 --       4 ends     ZSET  key -> expires
 -- ARGV  1 operation_id     16 hex digits that name this call, the same on each retry
---       2 ambiguous_since  as for other scripts. Not used here: see below
+--       2 ambiguous_since  as for other scripts, see lib/record
 --       3 grace_ms         ms for which done calls are remembered, longer than any call takes
 --
 --    ends     ms since the epoch: when the member's lease ends. The member is live while now < ends
 --    fence    fencing token of the membership: the time of the join in us since the epoch, and higher than
 --             that of every earlier membership under the same name
 --    attempt  names the membership
+--    start    ms since the epoch: when the lease was granted or renewed last. The member of a worker of an earlier
+--             version has none, and no colon before it. If the start is in the future, the clock was set back. Then the
+--             lease ends earlier by as much
 --    key      an affinity key: a key, or env/tenant, newline, key
 --    expires  ms since the epoch: the placement is present while now < expires
 --    ttl      lifetime of the placement in ms, which restarts at each use
 --    worker   the worker that was assigned last, '' if none was
 --    pin      the worker that the key is pinned to, '' without a pin
 --
--- Reads: KEYS 1-4, ARGV 1 and 3.
--- Sets: KEYS ARGV call operation_id grace_ms time now, is_done (this call was done by an earlier attempt).
--- Functions: whole, last_ms, begin_at_maxmemory, remember, find_member, is_live.
+-- Reads: KEYS 1-4, ARGV 1-3.
+-- Sets: KEYS ARGV call operation_id grace_ms time now, is_done (this call was done by an earlier attempt), is_forgotten
+--    (it may have been, and ops no longer tells).
+-- Functions: whole, last_ms, begin_at_maxmemory, remember, parse_member, find_member, is_live.
 --
 -- A value of another form counts as absent, and is overwritten.
 --
@@ -37,6 +42,7 @@ local time = call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 -- These reads fail before the first write if a key holds another type of value.
 local is_done = call('ZSCORE', KEYS[1], operation_id)
+local is_forgotten = not is_done and string.byte(ARGV[2]) == 43  -- a plus sign
 call('HLEN', KEYS[2])
 call('HLEN', KEYS[3])
 call('ZCARD', KEYS[4])
@@ -65,11 +71,26 @@ local function remember()
   call('PEXPIRE', KEYS[1], grace_ms)
 end
 
--- A member's lease end, fencing token and attempt, nil if there is none.
+-- The lease end, fencing token and attempt in a member's value, nil if it has another form. If the clock was set back,
+-- the member is written with its new end.
+local function parse_member(worker, line)
+  local lease_end, fencing_token, stored_attempt, start = string.match(line, '^(%d+):(%d+):(.*):(%d+)$')
+  if not lease_end then
+    lease_end, fencing_token, stored_attempt = string.match(line, '^(%d+):(%d+):(.*)$')
+  end
+  if not lease_end then return nil end
+  lease_end, start = tonumber(lease_end), tonumber(start) or 0
+  if start > now and start < lease_end then
+    lease_end = lease_end - (start - now)
+    begin_at_maxmemory()
+    call('HSET', KEYS[2], worker,
+      whole(lease_end) .. ':' .. fencing_token .. ':' .. stored_attempt .. ':' .. whole(now))
+  end
+  return lease_end, fencing_token, stored_attempt
+end
+
 local function find_member(worker)
-  local lease_end, fencing_token, stored_attempt =
-    string.match(call('HGET', KEYS[2], worker) or '', '^(%d+):(%d+):(.*)$')
-  return tonumber(lease_end), fencing_token, stored_attempt
+  return parse_member(worker, call('HGET', KEYS[2], worker) or '')
 end
 
 local function is_live(worker)

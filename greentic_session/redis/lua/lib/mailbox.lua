@@ -1,7 +1,7 @@
 -- Start of the scripts on a session's mailbox. Include it after lib/record and lib/operation_log.
 --
 -- KEYS  1 record, 2 lookup: see lib/record
---       3 mailbox   HASH  fence lease by worker tries rest done ops posts
+--       3 mailbox   HASH  fence lease start by worker tries rest done ops posts
 --       4 messages  LIST  the head first: `at:length:owner length:id payload` without the blanks. at is ms since
 --                         the epoch, owner the team/user of the admitting caller. A length counts the bytes of
 --                         the part that follows
@@ -12,6 +12,8 @@
 --    fence    fencing token of the newest turn. At least the time in us, so it also grows if the mailbox is
 --             gone, or if the server lost its data
 --    lease    ms since the epoch: when the turn's lease ends, present while a turn is held
+--    start    ms since the epoch: when the lease was granted or renewed last, or the rest was written. A worker of an
+--             earlier version writes none
 --    by       names the attempt that took the turn
 --    worker   name of the worker that has the turn, for people
 --    tries    attempts at the head, including the turn that is held
@@ -19,6 +21,10 @@
 --    done     how many messages of the newest turn were removed, absent for 0
 --    ops      operation log of the steps of the worker with the turn: see lib/record
 --    posts    operation log of the other steps: see lib/record
+-- A clock that is set back: a start in the future shows by how much. Then lease and rest are moved back by as much. So
+-- a dead worker's turn ends within the length of its lease from the moment that a script notices. A live worker renews
+-- in that time.
+--
 -- A mailbox without messages and lease keeps its operation logs for a while, because a later attempt of a call
 -- finds its reply there. Then it expires.
 --
@@ -30,14 +36,31 @@
 --
 -- Why atomic: a script runs alone.
 
-local stored_mailbox = call('HMGET', KEYS[3], 'fence', 'lease', 'by', 'worker', 'tries', 'rest', 'done', 'ops', 'posts')
+local stored_mailbox = call('HMGET', KEYS[3], 'fence', 'lease', 'by', 'worker', 'tries', 'rest', 'done', 'ops', 'posts',
+  'start')
 local fencing_token, lease_end, turn_attempt, turn_worker =
   stored_mailbox[1] or '0', tonumber(stored_mailbox[2] or 0), stored_mailbox[3], stored_mailbox[4] or ''
 local attempts, retry_at, removed_count =
   tonumber(stored_mailbox[5] or 0), tonumber(stored_mailbox[6] or 0), tonumber(stored_mailbox[7] or 0)
 local turn_log, message_log = stored_mailbox[8] or '', stored_mailbox[9] or ''
+local message_count = call('LLEN', KEYS[4])  -- fails before the first write if the key holds another type of value
+local turn_start = tonumber(stored_mailbox[10] or 0)
+if turn_start > now and (turn_start < lease_end or retry_at ~= 0) then
+  local back_ms = turn_start - now
+  -- HDEL is allowed at maxmemory, and after a script's first write the server no longer rejects OOM commands. So this
+  -- also works when memory is full.
+  call('HDEL', KEYS[3], '')
+  call('HSET', KEYS[3], 'start', text(now))
+  if lease_end ~= 0 then
+    lease_end = lease_end - back_ms
+    call('HSET', KEYS[3], 'lease', text(lease_end))
+  end
+  if retry_at ~= 0 then
+    retry_at = retry_at - back_ms
+    call('HSET', KEYS[3], 'rest', text(retry_at))
+  end
+end
 local is_held = now < lease_end
-local message_count = call('LLEN', KEYS[4])
 
 local function holds_turn(token)
   return is_held and fencing_token == token
@@ -57,7 +80,7 @@ local function set_mailbox_expiry(log_ms)
   elseif is_held then  -- if the worker dies, no other worker comes
     call('PEXPIREAT', KEYS[3], text(lease_end + log_ms))
   else
-    call('HDEL', KEYS[3], 'lease', 'by', 'worker', 'tries', 'rest', 'done')
+    call('HDEL', KEYS[3], 'lease', 'start', 'by', 'worker', 'tries', 'rest', 'done')
     call('PEXPIRE', KEYS[3], log_ms)
   end
 end

@@ -23,7 +23,9 @@ end
 
 -- Whether the log may have dropped the entry of an earlier attempt of this call.
 local function log_overrun(log_text)
-  if ambiguous_since == '' or #log_text <= LOG_BYTES then return false end
+  if ambiguous_since == '' then return false end
+  if string.byte(ambiguous_since) == 43 then return true end  -- a plus sign
+  if #log_text <= LOG_BYTES then return false end
   local secs, us = string.match(log_text, '.*:(%d+):(%d+):%w+;')
   return not secs or secs * 1000 + us / 1000 >= tonumber(ambiguous_since)
 end

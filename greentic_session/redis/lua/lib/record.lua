@@ -1,11 +1,13 @@
 -- Read the record and the time: the start of every script that reads or writes a record.
 --
 -- KEYS  1 record   HASH  cas inc owner ttl at body ops op0 ... op7: see below. A session that waits or is claimed
---                        also has wait since fence lease attempt: see lib/wait_state
+--                        also has wait since fence lease start attempt: see lib/wait_state
 --       2 lookup   HASH  env/tenant -> the last ms of that tenant's record (since the epoch, 0 never expires)
 -- ARGV  1 operation_id     16 hex digits that name this call, the same on each retry
 --       2 ambiguous_since  since when an earlier attempt may have been executed (ms since the epoch on this
---                          server's clock, with a fraction), '' if there was none
+--                          server's clock, with a fraction), '' if there was none. The earlier of two times, as told
+--                          by readings of the clock before and after that attempt, because the clock may have been
+--                          set. With a plus sign in front if a tombstone of that time has expired by now
 --       3 lookup_field     env/tenant: the record's field in the lookup
 --
 -- Fields of the record:

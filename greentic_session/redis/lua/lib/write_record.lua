@@ -23,7 +23,7 @@ if next_version then
     call('HSET', KEYS[1], 'cas', next_version, 'inc', next_incarnation, 'owner', new_owner, 'ttl', new_ttl_ms,
       'at', now, 'body', new_body, LOG_FIELD, entry)
     if version then  -- the session has expired, and the server has not removed it
-      call('HDEL', KEYS[1], 'wait', 'since', 'fence', 'lease', 'attempt',
+      call('HDEL', KEYS[1], 'wait', 'since', 'fence', 'lease', 'start', 'attempt',
         'op0', 'op1', 'op2', 'op3', 'op4', 'op5', 'op6', 'op7')
     end
   end

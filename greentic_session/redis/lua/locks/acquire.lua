@@ -18,12 +18,13 @@
 local name, lease_ms, position_ms = ARGV[4], ARGV[5], ARGV[6]
 local queues, fence_floor = ARGV[7], ARGV[8]
 
+--@include lib/fencing_retention
 --@include lib/lock
 
 if is_holder then return {1, stored[1], stored[2], whole(lease_end - now)} end
 remove_lapsed_waiters()
-local rank = call('ZRANK', KEYS[2], token)
-local ahead = rank or call('ZCARD', KEYS[2])
+local rank = waiter_count > 0 and call('ZRANK', KEYS[2], token)
+local ahead = rank or waiter_count
 local free_at = lease_end + math.ceil(ahead * position_ms / 4)
 if now >= free_at then
   fencing_token = whole(math.max(time[1] * 1000000 + time[2], fencing_token + 1, fence_floor + 1))
@@ -31,7 +32,8 @@ if now >= free_at then
   -- ZREM and HDEL are allowed at maxmemory, and after a script's first write the server no longer rejects
   -- OOM commands. So this also works when memory is full.
   if rank then remove_waiter(token) end
-  call('HSET', KEYS[1], 'fence', fencing_token, 'lease', whole(lease_end), 'by', token, 'name', name)
+  call('HSET', KEYS[1], 'fence', fencing_token, 'lease', whole(lease_end), 'start', whole(now), 'by', token,
+    'name', name)
   set_expiry()
   return {1, fencing_token, whole(lease_end), whole(lease_end - now)}
 end
@@ -45,6 +47,7 @@ if queues == '1' then
   else
     local last = call('ZRANGE', KEYS[2], '-1', '-1', 'WITHSCORES')
     call('ZADD', KEYS[2], whole((tonumber(last[2]) or 0) + 1), token)
+    waiter_count = waiter_count + 1
   end
   call('HSET', KEYS[1], 'w:' .. token, whole(position_end), 'kept', whole(queue_end))
   set_expiry()

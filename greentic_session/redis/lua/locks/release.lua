@@ -15,18 +15,23 @@
 
 local known_lease_end, channel_prefix = ARGV[4], ARGV[5]
 
+--@include lib/fencing_retention
 --@include lib/lock
 
-local rank = call('ZRANK', KEYS[2], token)
+local rank = waiter_count > 0 and call('ZRANK', KEYS[2], token)
 if rank then remove_waiter(token) end
 if is_holder then
   lease_end = now
-  call('HDEL', KEYS[1], 'by', 'name')
-  call('HSET', KEYS[1], 'lease', whole(lease_end))
+  -- HDEL is allowed at maxmemory, and after a script's first write the server no longer rejects OOM commands. So this
+  -- also works when memory is full.
+  if waiter_count > 0 then
+    call('HDEL', KEYS[1], 'by', 'name', 'start')
+    call('HSET', KEYS[1], 'lease', whole(lease_end))
+  end
 end
 if is_holder or rank then
   remove_lapsed_waiters()
-  local first = call('ZRANGE', KEYS[2], '0', '0')[1]
+  local first = waiter_count > 0 and call('ZRANGE', KEYS[2], '0', '0')[1]
   if first and now >= lease_end and (is_holder or rank == 0) then
     redis.pcall('PUBLISH', channel_prefix .. first, '1')
   end

@@ -12,13 +12,13 @@
 
 local lease_ms = ARGV[4]
 
+--@include lib/fencing_retention
 --@include lib/lock
 
 if not is_holder then return {-8} end
 lease_end = math.max(now + lease_ms, lease_end)
 -- PEXPIREAT is allowed at maxmemory, and after a script's first write the server no longer rejects OOM
 -- commands. So this also works when memory is full.
-call('PEXPIREAT', KEYS[1], last_ms(math.max(lease_end, queue_end)))
-call('HSET', KEYS[1], 'lease', whole(lease_end))
 set_expiry()
+call('HSET', KEYS[1], 'lease', whole(lease_end), 'start', whole(now))
 return {1, whole(lease_end), whole(lease_end - now)}

@@ -3,6 +3,8 @@
 -- KEYS  1 record   HASH  see lib/record
 --       2 lookup   HASH  see lib/record
 --       3 events   ZSET  see lib/wait_state
+--       4 token    STRING  fencing token of the newest claim, kept for longer than the record: see
+--                  lib/fencing_retention
 -- ARGV 1-3: see lib/record.
 -- ARGV  4 expected_owner  team/user
 --       5 scope_hash      reply scope, as a hash
@@ -25,16 +27,21 @@ local LOG_FIELD = 'ops'
 --@include lib/operation_log
 --@include lib/event_set
 --@include lib/wait_state
+--@include lib/fencing_retention
 
 if is_seen(event, event_ttl_ms) then return {-7} end
 if not live or owner ~= expected_owner or waits_on ~= scope_hash then return {0} end
 -- The claim of an earlier attempt, or of one that arrived late, has ended since.
 if find_earlier_attempt(log) and not (lease and attempt == claim_attempt) then return {0} end
-local lease_end, at, new_log = now + lease_ms, text(now), log
+local lease_end, at, new_log, is_new = now + lease_ms, text(now), log, true
 if lease and now < tonumber(lease) then
   if attempt ~= claim_attempt then return {-6, lease} end
-  lease_end, at = math.max(lease_end, lease), stored[5]
+  lease_end, at, is_new = math.max(lease_end, lease), stored[5], false
+  if lease_end > lease + 0 then lease_start = now end
 else
+  -- GET fails before the first write if the key holds another type of value.
+  if fence == '0' then fence = tonumber(call('GET', KEYS[4]) or 0) or 0 end
+  lease_start = now
   fence, version = later_than(fence, fencing_floor), text(version + 1)
   new_log = append_to_log(log, version)
 end
@@ -44,8 +51,9 @@ call('HLEN', KEYS[2])  -- fails before the first write if the key holds another 
 -- PEXPIREAT is allowed at maxmemory, and after a script's first write the server no longer rejects OOM commands. So
 -- this also works when memory is full.
 expire_record(last_ms)
-call('HSET', KEYS[1], 'cas', version, 'at', at, 'lease', lease, 'attempt', claim_attempt, 'fence', fence,
-  'ops', new_log)
+call('HSET', KEYS[1], 'cas', version, 'at', at, 'lease', lease, 'start', lease_start, 'attempt', claim_attempt,
+  'fence', fence, 'ops', new_log)
+if is_new then call('SET', KEYS[4], fence, 'PXAT', text(retention_end(fence, now))) end
 added = call('HSET', KEYS[2], lookup_field, last_ms)
 reply = with_index_update({1, version, incarnation, at, ttl, call('HGET', KEYS[1], 'body'), fence, lease,
   text(lease_end - now)}, expires)

@@ -21,11 +21,12 @@ local LOG_FIELD = 'ops'
 
 if not holds_claim(fencing_token) then return {-8} end
 local lease_end = math.max(now + lease_ms, lease)
+if lease_end > lease + 0 then lease_start = now end
 lease = text(lease_end)
 expires, last_ms = expiry_from(now, ttl, lease)
 call('HLEN', KEYS[2])  -- fails before the first write if the key holds another type of value
 expire_record(last_ms)
-call('HSET', KEYS[1], 'lease', lease)
+call('HSET', KEYS[1], 'lease', lease, 'start', text(lease_start))
 added = call('HSET', KEYS[2], lookup_field, last_ms)
 reply = with_index_update({1, lease, text(lease_end - now)}, expires)
 

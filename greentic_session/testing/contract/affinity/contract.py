@@ -20,6 +20,7 @@ from .listing import AffinityListingContract
 from .members import AffinityMemberContract
 from .pins import AffinityPinContract
 from .places import AffinityPlaceContract
+from .stepping import AffinityClockContract
 
 __all__ = ["AffinityContract"]
 
@@ -29,6 +30,7 @@ class AffinityContract(
     AffinityPlaceContract,
     AffinityPinContract,
     AffinityListingContract,
+    AffinityClockContract,
     AffinityInputContract,
     AffinityClosingContract,
 ):

@@ -22,6 +22,7 @@ from .ending import InboxEndingContract
 from .failing import InboxFailingContract
 from .inputs import InboxInputContract
 from .leaving import InboxLeavingContract
+from .stepping import InboxClockContract
 from .taking import InboxTakingContract
 from .waking import InboxWakingContract
 
@@ -35,6 +36,7 @@ class InboxContract(
     InboxEndingContract,
     InboxFailingContract,
     InboxBoundsContract,
+    InboxClockContract,
     InboxEarlyContract,
     InboxInputContract,
     InboxLeavingContract,

@@ -18,9 +18,11 @@ from __future__ import annotations
 from .holding import LockHoldingContract
 from .inputs import LockInputContract
 from .losing import LockLosingContract
+from .stepping import LockClockContract
 from .waiting import LockWaitingContract
 
 __all__ = [
+    "LockClockContract",
     "LockContract",
     "LockHoldingContract",
     "LockInputContract",
@@ -29,5 +31,11 @@ __all__ = [
 ]
 
 
-class LockContract(LockHoldingContract, LockWaitingContract, LockLosingContract, LockInputContract):
+class LockContract(
+    LockHoldingContract,
+    LockWaitingContract,
+    LockLosingContract,
+    LockInputContract,
+    LockClockContract,
+):
     """Everything that every backend of locks must do."""

@@ -29,6 +29,7 @@ from .registering import WaitRegisteringContract
 from .remembering import WaitRememberingContract
 from .resuming import WaitResumingContract
 from .starting import WaitStartingContract
+from .stepping import WaitClockContract
 
 __all__ = ["WaitContract"]
 
@@ -42,6 +43,7 @@ class WaitContract(
     WaitClaimingContract,
     WaitEndingContract,
     WaitLosingContract,
+    WaitClockContract,
     WaitResumingContract,
     WaitEventContract,
     WaitRememberingContract,

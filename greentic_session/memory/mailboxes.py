@@ -1,0 +1,61 @@
+"""Mailboxes, early events and dead letters of a memory store."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Final, NamedTuple, final
+
+if TYPE_CHECKING:
+    from ..abc.inbox import MailboxRef, StoredDeadLetter, StoredMessage
+    from ..model import SessionKey
+
+__all__ = ["EarlyEvent", "InboxDeadLetter", "Mailbox"]
+
+
+@final
+class Mailbox:
+    """A mailbox that has messages, or whose turn is held.
+
+    :ivar ref: names it.
+    :ivar mail: its messages, in order.
+    :ivar fence: fencing token of the newest turn.
+    :ivar lease_ms: when the lease of the turn ends, 0 after a release.
+    :ivar worker: the worker that took the turn.
+    :ivar tries: attempts at the head, including that of a held turn.
+    :ivar backoff_ms: when the head may be tried again.
+    :ivar done: how many messages of the newest turn were removed.
+    """
+
+    __slots__ = ("backoff_ms", "done", "fence", "lease_ms", "mail", "ref", "tries", "worker")
+
+    def __init__(self, ref: MailboxRef) -> None:
+        self.ref: Final = ref
+        self.mail: Final[deque[StoredMessage]] = deque()
+        self.fence = 0
+        self.lease_ms = 0
+        self.worker = ""
+        self.tries = 0
+        self.backoff_ms = 0
+        self.done = 0
+
+
+@final
+class EarlyEvent:
+    """An early event.
+
+    :ivar message: the event.
+    :ivar key: of the session that it is assigned to, ``None`` before.
+    """
+
+    __slots__ = ("key", "message")
+
+    def __init__(self, message: StoredMessage) -> None:
+        self.message: Final = message
+        self.key: SessionKey | None = None
+
+
+class InboxDeadLetter(NamedTuple):
+    """A dead letter and the inbox in which it became one."""
+
+    inbox: str
+    mail: StoredDeadLetter

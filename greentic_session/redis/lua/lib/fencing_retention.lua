@@ -1,0 +1,17 @@
+-- How long the newest fencing token of a key is kept after its lease. Include it before the texts that
+-- call it.
+--
+-- A new token is at least the time in us. While the clock moves on, that is higher than every earlier token. The kept
+-- token covers a clock that goes back, and a server that takes over and is behind. It is kept until the clock is
+-- FENCING_RETENTION past the token's own time. After that, only a clock that falls by FENCING_RETENTION or more below
+-- its highest reading makes a token go back.
+--
+-- A client's floor may be far ahead of this server's clock. So a token is kept for two FENCING_RETENTION at most.
+--
+-- Functions: retention_end.
+
+local FENCING_RETENTION = 3600000  -- ms
+
+local function retention_end(token, now)
+  return math.min(math.floor(token / 1000), now + FENCING_RETENTION) + FENCING_RETENTION
+end
