@@ -232,7 +232,6 @@ class RedisHarness(_Harness):
 # * A mailbox, or a group of workers, is known by its name.
 # * A sorted set is the queue of a lock, or is sorted by time.
 # * A list holds messages, which begin with a time.
-# * A string is a fencing token.
 #
 # Numbers that name a claim, a grant, a ticket, a registration or a turn stay, because only their
 # order counts.
@@ -248,11 +247,7 @@ local function older(since, intents, expires, key)
 end
 for _, name in ipairs(KEYS) do
   local left = redis.call('PTTL', name)
-  if redis.call('TYPE', name).ok == 'string' then
-    if string.sub(name, -6) == ':clock' then
-      redis.call('SET', name, text(redis.call('GET', name) - by), 'KEEPTTL')
-    end
-  elseif redis.call('TYPE', name).ok == 'zset' then
+  if redis.call('TYPE', name).ok == 'zset' then
     local is_queue = string.sub(name, -6) == ':queue'
     for _, member in ipairs(is_queue and {} or redis.call('ZRANGE', name, 0, -1)) do
       redis.call('ZINCRBY', name, text(-by), member)
@@ -317,7 +312,6 @@ local function is_retained(name)
   local left = redis.call('PTTL', name)
   if left < 0 or left > tonumber(ARGV[1]) then return 0 end
   local kind = redis.call('TYPE', name).ok
-  if kind == 'string' then return string.sub(name, -6) == ':fence' and 1 or 0 end
   if kind ~= 'hash' then return 0 end
   local is_group = string.find(name, ':affinity:{', 1, true)
   local all = redis.call('HGETALL', name)

@@ -96,7 +96,7 @@ async def test_a_letter_in_hand(rig: Rig) -> None:
         assert mailbox["fence"] == str(turn.fence)
         assert before * 1000 <= turn.fence <= after * 1000 + 1000
         assert int(mailbox["start"]) == int(mailbox["lease"]) - 30_000
-        assert await rig.read("GET", f"{BOX}:fence") == str(turn.fence).encode()
+        assert await rig.read("HGET", f"{BOX}:fence", "fence") == str(turn.fence).encode()
         kept_until = turn.fence // 1000 + 3_600_000
         assert await rig.read("PEXPIRETIME", f"{BOX}:fence") == kept_until
         assert before + 30_000 <= int(mailbox["lease"]) <= after + 30_000

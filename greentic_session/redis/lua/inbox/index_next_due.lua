@@ -1,7 +1,7 @@
 -- Return the session that has been due for longest, and defer it while a worker takes its turn.
 --
 -- KEYS  1 index    ZSET    see lib/inbox_index
---       2 clock    STRING  the time when no session was due (ms since the epoch, with a fraction). Present while
+--       2 clock    HASH    noted, the time when no session was due (ms since the epoch, with a fraction). Present while
 --                  sessions become due later
 -- ARGV 1-2: see lib/inbox_index.
 -- ARGV  3 defer_ms  ms after which the session is due again if the worker dies
@@ -21,7 +21,7 @@ if ambiguous_since ~= '' then requeue_deferred_since(math.min(ambiguous_since + 
 local first = redis.call('ZRANGE', KEYS[1], '0', '0', 'WITHSCORES')
 if not first[1] then return {0} end
 if tonumber(first[2]) > now then
-  local noted = tonumber(redis.call('GET', KEYS[2]) or 0) or 0
+  local noted = tonumber(redis.call('HGET', KEYS[2], 'noted') or 0) or 0
   if noted > now then
     local later = redis.call('ZRANGE', KEYS[1], '0', '9999')
     redis.call('ZREM', KEYS[1], '')  -- allowed at maxmemory, as below
@@ -31,7 +31,9 @@ if tonumber(first[2]) > now then
     first = redis.call('ZRANGE', KEYS[1], '0', '0', 'WITHSCORES')
   end
   -- Not noted when memory is full.
-  redis.pcall('SET', KEYS[2], score(now), 'PXAT', string.format('%.0f', math.max(first[2], now) + 60000))
+  if type(redis.pcall('HSET', KEYS[2], 'noted', score(now))) == 'number' then
+    redis.call('PEXPIREAT', KEYS[2], string.format('%.0f', math.max(first[2], now) + 60000))
+  end
 end
 if tonumber(first[2]) > now then return {0, string.format('%.0f', math.ceil(first[2] - now))} end
 -- ZREM is allowed at maxmemory, and after a script's first write the server no longer rejects OOM commands.

@@ -5,7 +5,7 @@
 --       3 mailbox   HASH  see lib/mailbox
 --       4 messages  LIST  see lib/mailbox
 --       5 dead      LIST  dead letters: `died:tries:` and the message. died is ms since the epoch
---       6 token     STRING  fencing token of the newest turn, kept for longer than the mailbox: see
+--       6 token     HASH  fence, the fencing token of the newest turn, is kept for longer than the mailbox: see
 --                   lib/fencing_retention
 -- ARGV 1-3: see lib/record.
 -- ARGV  4 taking_attempt   names this attempt to take the turn
@@ -85,7 +85,7 @@ if not (is_held and turn_attempt == taking_attempt) then
   end
   if not stored_mailbox[1] then
     -- Fails before the first write if the key holds another type of value.
-    fencing_token = tonumber(call('GET', KEYS[6]) or 0) or 0
+    fencing_token = tonumber(call('HGET', KEYS[6], 'fence') or 0) or 0
   end
   -- HDEL is allowed at maxmemory, and after a script's first write the server no longer rejects OOM commands.
   -- So this also works when memory is full.
@@ -95,7 +95,9 @@ if not (is_held and turn_attempt == taking_attempt) then
   lease_end, is_held = now + lease_ms, true
   call('HSET', KEYS[3], 'fence', fencing_token, 'lease', text(lease_end), 'start', now, 'by', taking_attempt,
     'worker', worker, 'tries', text(attempts))
-  call('SET', KEYS[6], fencing_token, 'PXAT', text(retention_end(fencing_token, now)))
+  if type(redis.pcall('HSET', KEYS[6], 'fence', fencing_token)) == 'number' then
+    call('PEXPIREAT', KEYS[6], text(retention_end(fencing_token, now)))
+  end
   set_mailbox_expiry(keep_ms)
 end
 local body = live and call('HGET', KEYS[1], 'body') or ''

@@ -3,7 +3,7 @@
 -- KEYS  1 record   HASH  see lib/record
 --       2 lookup   HASH  see lib/record
 --       3 events   ZSET  see lib/wait_state
---       4 token    STRING  fencing token of the newest claim, kept for longer than the record: see
+--       4 token    HASH  fence, the fencing token of the newest claim, is kept for longer than the record: see
 --                  lib/fencing_retention
 -- ARGV 1-3: see lib/record.
 -- ARGV  4 expected_owner  team/user
@@ -39,8 +39,8 @@ if lease and now < tonumber(lease) then
   lease_end, at, is_new = math.max(lease_end, lease), stored[5], false
   if lease_end > lease + 0 then lease_start = now end
 else
-  -- GET fails before the first write if the key holds another type of value.
-  if fence == '0' then fence = tonumber(call('GET', KEYS[4]) or 0) or 0 end
+  -- HGET fails before the first write if the key holds another type of value.
+  if fence == '0' then fence = tonumber(call('HGET', KEYS[4], 'fence') or 0) or 0 end
   lease_start = now
   fence, version = later_than(fence, fencing_floor), text(version + 1)
   new_log = append_to_log(log, version)
@@ -53,7 +53,9 @@ call('HLEN', KEYS[2])  -- fails before the first write if the key holds another 
 expire_record(last_ms)
 call('HSET', KEYS[1], 'cas', version, 'at', at, 'lease', lease, 'start', lease_start, 'attempt', claim_attempt,
   'fence', fence, 'ops', new_log)
-if is_new then call('SET', KEYS[4], fence, 'PXAT', text(retention_end(fence, now))) end
+if is_new and type(redis.pcall('HSET', KEYS[4], 'fence', fence)) == 'number' then
+  call('PEXPIREAT', KEYS[4], text(retention_end(fence, now)))
+end
 added = call('HSET', KEYS[2], lookup_field, last_ms)
 reply = with_index_update({1, version, incarnation, at, ttl, call('HGET', KEYS[1], 'body'), fence, lease,
   text(lease_end - now)}, expires)
