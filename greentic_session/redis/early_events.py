@@ -62,7 +62,7 @@ class EarlyEvents:
         # A server that has the messages also has what was written before: the assignment.
         reply = await self._scripts.on_index(
             ASSIGN_EARLY,
-            self._names_of(queue)[0],
+            *self._names_of(queue),
             arguments=arguments,
             skips_acks=not self._scripts.confirms_apart,
         )

@@ -1,6 +1,7 @@
 -- Assign some of the stored events to a session, except those that are assigned to another one.
 --
 -- KEYS  1 early    LIST  see lib/early_event
+--       2 heads    ZSET  see lib/early_event
 -- ARGV 1-2: see lib/early_event.
 -- ARGV  3 key           of the session
 --       4 retention_ms  ms to store events
@@ -18,6 +19,7 @@ local key, retention_ms, gone_key, position = ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local PAGE = 16
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
+redis.call('ZCARD', KEYS[2])  -- fails before the first write if the key holds another type of value
 local events = redis.call('LRANGE', KEYS[1], position, (position + PAGE - 1) .. '')
 local reply = {1, #events == PAGE and (position + PAGE) .. '' or ''}
 for i, event in ipairs(events) do
