@@ -52,9 +52,15 @@ class PooledClient:
         """Return a deadline, which nobody looks at."""
         return 0.0
 
-    async def read(self, *command: Any, key: str | None = None, until: float | None = None) -> Any:
+    async def read(
+        self,
+        *command: Any,
+        key: str | None = None,
+        until: float | None = None,
+        is_large: bool = False,
+    ) -> Any:
         """As the store's client."""
-        del key, until
+        del key, until, is_large
         return await self._client.execute_command(*command)
 
     async def read_many(
@@ -63,9 +69,10 @@ class PooledClient:
         *,
         key: str | None = None,
         until: float | None = None,
+        is_large: bool = False,
     ) -> list[Any]:
         """As the store's client."""
-        del key, until
+        del key, until, is_large
         pipeline = self._client.pipeline(transaction=False)
         for command in commands:
             pipeline.execute_command(*command)

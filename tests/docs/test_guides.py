@@ -242,9 +242,9 @@ def test_reference_links_of_the_readme_are_defined_and_used() -> None:
     assert sorted(set(used)) == sorted(defined)
 
 
-def test_readme_links_are_absolute_once_the_project_has_a_url() -> None:
+def test_readme_links_are_absolute_once_the_project_has_a_repository() -> None:
     """PyPI shows the README without the files around it."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    if project.get("urls"):
+    if "Repository" in project.get("urls", {}):
         relative = [link for link in links_of(README) if not link.startswith(("http", "#"))]
         assert relative == [], "begin each link definition of README.md with the project's URL"

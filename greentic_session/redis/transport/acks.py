@@ -38,6 +38,8 @@ __all__ = ["TOUCH_FOR_WAIT", "Acks", "UnconfirmedError", "barrier"]
 
 _FIRST_ASK_SECS: Final = 0.05
 _LAST_ASK_SECS: Final = 0.2
+_SUCCESSOR_SECS: Final = 1.0
+"""Interval at which a server whose replicas do not confirm is suspected to have a successor."""
 """Interval at which replicas that have not confirmed are asked again. It doubles each time."""
 TOUCH_FOR_WAIT: Final = Script("touch_for_wait")
 _FINISH_SECS: Final = 0.5
@@ -94,6 +96,7 @@ class Acks:
         self.wanted: Final = wanted
         self._least_secs: Final = min(0.02, deadline_secs / 10)
         self._finish_secs: Final = min(_FINISH_SECS, deadline_secs * _FINISH_SHARE)
+        self._suspect_at = 0.0
 
     async def confirm(
         self,
@@ -149,6 +152,9 @@ class Acks:
             # server executes what is queued behind it on the connection.
             await asyncio.sleep(min(interval - now % interval, until - self._least_secs - now))
             interval = min(2 * interval, _LAST_ASK_SECS)
+            if interval == _LAST_ASK_SECS and now >= self._suspect_at:
+                self._suspect_at = now + _SUCCESSOR_SECS
+                connection.suspect_server()
 
     async def _write_barrier(
         self, connection: Connection, command: Command, give_up_at: float, *, is_asking: bool

@@ -252,6 +252,11 @@ class Connection(asyncio.Protocol):
         self.is_full = False
         self._on_free(self)
 
+    def suspect_server(self) -> None:
+        """Let the topology ask whether the server has a successor, as if it were silent."""
+        if self._on_silence is not None:
+            self._on_silence()
+
     # --- shared steps ------------------------------------------------------------------------
 
     def _end_tick(self) -> None:

@@ -240,7 +240,10 @@ class DiscoveringTopology(Topology):
             server.discard()
 
     def _check_silent(self, server: Server) -> None:
-        """Ask about a server that is silent, before those who wait for it give up."""
+        """Ask about a server that is silent, before the callers that wait for it give up.
+
+        Also about a server whose replicas do not confirm: it may have been deposed.
+        """
         self._start(server, self._loop.time())
 
     def _discover_soon(self) -> None:
