@@ -25,7 +25,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import greentic_session
-from greentic_session import MemoryConfig, RedisConfig, create_session_store
+from greentic_session import (
+    MemoryConfig,
+    RedisConfig,
+    ReplyScope,
+    WaitRegistry,
+    create_session_store,
+)
+from greentic_session.ordering import SessionInbox, SessionLocks
 
 from .sessions import CTX, KEPT_SECS, key, session
 
@@ -37,7 +44,10 @@ if TYPE_CHECKING:
     Store = AsyncSessionStore[dict[str, Any]]  # Any: JSON values
     Operation = Callable[[], Awaitable[object]]
 
-VERBS: Final = ("get", "put", "create", "update_cas", "touch")
+VERBS: Final = ("get", "put", "create", "update_cas", "touch", "wait", "turn", "lock")
+"""Five verbs of a store, and three rounds of verbs: ``register_wait``, ``resume`` and ``finish`` of
+a wait, ``admit``, ``take`` and ``finish`` of a turn, ``hold`` and release of a lock."""
+_LEASE_SECS: Final = 3600.0
 _WARM_UP: Final = 128
 """Operations of each verb before the counted ones, of all callers together. Afterwards the
 interpreter has specialized the code, and a record's operation log has its full length."""
@@ -80,13 +90,40 @@ async def _operations(store: Store, number: int, most: int) -> dict[str, Operati
     await store.put(own)
     changed = session(_FAR + number)  # not the record that `put` writes: its token would move
     cas = await store.put(changed)
-    unused = [session((number + 2) * _FAR + count) for count in range(most)]
+    changed_state = session(number)
+    unused = [session((number + 3) * _FAR + count) for count in range(most)]
 
     async def update() -> None:
         nonlocal cas
         cas = await store.update_cas(changed, cas)
 
+    waits: WaitRegistry[dict[str, Any]] = WaitRegistry(store)  # Any: JSON values
+    waiting, scope = session(2 * _FAR + number), ReplyScope(conversation=f"chat-{number:04}")
+    # Each caller has an inbox of its own, because callers of one inbox take each other's turns.
+    inbox = SessionInbox(store, CTX, name=f"inbox-{number:04}", lease=_LEASE_SECS)
+    locks = SessionLocks(store)
+    events = 0
+
+    async def wait() -> None:
+        await waits.register_wait(CTX, CTX.user_id or "", scope, waiting)
+        async with waits.resume(CTX, CTX.user_id or "", scope, lease=_LEASE_SECS) as turn:
+            await turn.finish()
+
+    async def take_turn() -> None:
+        nonlocal events
+        events += 1
+        await inbox.admit(own_key, f"{number:04}-{events:08}", b"hello")
+        async with inbox.take("worker") as turn:
+            await turn.finish(changed_state)
+
+    async def lock() -> None:
+        async with locks.hold(own_key, _LEASE_SECS):
+            pass
+
     return {
+        "wait": wait,
+        "turn": take_turn,
+        "lock": lock,
         "get": lambda: store.get(own_key, ctx=CTX),
         "put": lambda: store.put(own),
         "create": lambda: store.create(unused.pop()),
