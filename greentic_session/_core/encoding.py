@@ -1,7 +1,6 @@
-"""Encodes sessions for storage and decodes stored records.
+"""The encoder of sessions, which also decodes stored records.
 
-Every check that a session must pass before any I/O is made here. Because of them, each stored
-session can be decoded.
+It makes every check that a session must pass before any I/O. So each stored session can be decoded.
 """
 
 from __future__ import annotations
@@ -45,12 +44,13 @@ __all__ = ["SessionEncoder", "apply_change", "as_versioned", "check_token"]
 class SessionEncoder(Generic[C]):
     """Checks, encodes and decodes the sessions of one store.
 
-    :param context_type: type of :attr:`Session.context`.
-    :param codec: makes the codec of that type.
-    :param max_payload_bytes: limit on one encoded session.
-    :param verify: whether a body is checked before it is written to come back as it is. A body with
-        a context type of its own is decoded. Labels, and parts of any type, are compared.
-    :raises InvalidInputError: naming ``context_type``, if the codec cannot handle it.
+    :param context_type: the type of :attr:`Session.context`.
+    :param codec: the function that makes the codec of that type.
+    :param max_payload_bytes: limit on the size of one encoded session, in bytes.
+    :param verify: whether to check, before a write, that a read returns the same session. The check
+        decodes the body, unless a codec of this library encoded a plain dict. It compares labels
+        and parts of any type.
+    :raises InvalidInputError: the codec cannot handle ``context_type``.
     """
 
     def __init__(
@@ -71,28 +71,28 @@ class SessionEncoder(Generic[C]):
         self._takes_raw: Final = not _is_of_anything(context_type)
         self._is_json: Final = isinstance(cast("object", made), JsonCodec)
         self._is_known: Final = self._is_json or isinstance(cast("object", made), MessagePackCodec)
-        # What the codecs of the library write of plain dicts, they can read.
+        # The codecs of the library can decode every plain dict that they encode.
         self._takes_plain: Final = self._is_known and _has_text_keys(context_type)
         self._is_open: Final = not self._takes_raw or has_open_parts(context_type)
-        # A level of JSON takes two bytes, and one of any other codec at least one.
+        # A nesting level takes two bytes in JSON, and at least one byte in any other codec.
         self._flat_bytes: Final = MAX_DEPTH * 2 if self._is_json else MAX_DEPTH
         self._context_classes: Final = context_classes(context_type)
         self._max_payload_bytes: Final = max_payload_bytes
 
     def encode(self, session: Session[C], *, read_back: bool = True) -> EncodedSession:
-        """Return a session ready to be written.
+        """Return a session encoded for a write.
 
-        The codec writes :class:`msgspec.Raw` as it is, and a ``Raw`` may be no value or several.
-        It is refused as a value of a context that is a dict of anything, and anywhere in the dicts
-        and lists of ``labels``. The check looks no deeper into a context, and not at all into one
-        that has types of its own.
+        The codec writes a :class:`msgspec.Raw` unchanged, and it may hold no value or several. So
+        it is refused in two places: as a direct value of a context that is a dict of any values,
+        and at any depth in the dicts and lists of ``labels``. Deeper parts of a context, and
+        contexts of other types, are not checked.
 
         :param session: the session.
         :param read_back: whether the encoder's ``verify`` applies.
-        :raises InvalidInputError: naming the field at fault.
-        :raises PayloadTooLargeError: over the limit.
+        :raises InvalidInputError: a field is invalid. The error names it.
+        :raises PayloadTooLargeError: the encoded session is larger than the limit.
         """
-        # Structs trust their types: what was built by hand may hold anything.
+        # A struct does not check its fields when it is created, so they may hold any value.
         if type(session) is not Session and not isinstance(cast("object", session), Session):
             raise InvalidInputError("session", f"expected Session, got {type(session).__name__}")
         key, meta, cursor, context = session.key, session.meta, session.cursor, session.context
@@ -114,8 +114,8 @@ class SessionEncoder(Generic[C]):
                 "context", f"expected {_names(classes)}, got {type(context).__name__}"
             )
         ttl_ms = ttl_to_ms(session.ttl_secs)
-        # The errors of a codec may hold or quote what it worked on. So they are judged where they
-        # are caught, and ours are raised after, with no trace of them; here and below.
+        # The error of a codec may hold or quote parts of the session. So this method and those
+        # below raise outside the handler, and no payload leaks through `__context__`.
         data, failure = b"", ""
         try:
             data = self._encode(
@@ -124,7 +124,7 @@ class SessionEncoder(Generic[C]):
         except _ENCODE_ERRORS as error:
             failure = _encode_failure(error)
         if failure:
-            self._check_depth(session)  # names the field, on each Python
+            self._check_depth(session)  # its error names the field, the same on each Python
             raise InvalidInputError("session", failure)
         if len(data) > self._max_payload_bytes:
             raise PayloadTooLargeError(len(data), self._max_payload_bytes)
@@ -150,15 +150,15 @@ class SessionEncoder(Generic[C]):
     def encode_with_body(
         self, session: Session[C], check: Callable[[EncodedSession], None] | None = None
     ) -> tuple[EncodedSession, SessionBody[C]]:
-        """Return a session ready to be written, and its body as a later read decodes it.
+        """Return a session encoded for a write, and its body as a later read decodes it.
 
-        Decodes the body once, whether or not the encoder's ``verify`` is set.
+        The body is decoded once, whether or not the encoder's ``verify`` is set.
 
-        :param check: called before the body is decoded, to refuse the session.
+        :param check: a function that may refuse the session. It runs before the body is decoded.
         :raises InvalidInputError: as :meth:`encode`.
-        :raises PayloadTooLargeError: over the limit.
-        :raises DecodeError: without ``verify``, if the body cannot be decoded. With ``verify``,
-            that is an :class:`InvalidInputError`.
+        :raises PayloadTooLargeError: as :meth:`encode`.
+        :raises DecodeError: the body cannot be decoded. With ``verify``, that is an
+            :class:`InvalidInputError`.
         """
         encoded = self.encode(session, read_back=False)
         if check is not None:
@@ -168,9 +168,9 @@ class SessionEncoder(Generic[C]):
         return encoded, self.decode_body(session.key, encoded.body)
 
     def decode_body(self, key: SessionKey, data: bytes) -> SessionBody[C]:
-        """Return what stored bytes hold.
+        """Return the body in stored bytes.
 
-        :raises DecodeError: if they are not of this codec and context type.
+        :raises DecodeError: the bytes do not fit the codec and the context type.
         """
         try:
             return self._decode(data)
@@ -179,7 +179,7 @@ class SessionEncoder(Generic[C]):
         raise DecodeError(key, failure)
 
     def decode(self, key: SessionKey, record: Record) -> Versioned[C]:
-        """Return what a read of the record returns.
+        """Return the session in a record, with its token.
 
         :raises DecodeError: as :meth:`decode_body`.
         """
@@ -196,7 +196,7 @@ class SessionEncoder(Generic[C]):
         ):
             raise InvalidInputError("context", _RAW)
         labels = session.meta.labels
-        if labels and _holds_raw(labels):  # encoded, so it has an end
+        if labels and _holds_raw(labels):  # they were encoded, so they are not recursive
             raise InvalidInputError("labels", _RAW)
 
     @staticmethod
@@ -214,7 +214,7 @@ class SessionEncoder(Generic[C]):
         except _DECODE_ERRORS as error:
             failure = _decode_failure(error)
         if body is None:
-            raise InvalidInputError("session", f"could not be read again: {failure}")
+            raise InvalidInputError("session", f"cannot be decoded after encoding: {failure}")
         if session.meta.labels:
             _check_survival("labels", session.meta.labels, body.meta.labels)
         if self._is_open:
@@ -228,7 +228,7 @@ _new_versioned: Final[Callable[[type[Any], tuple[Session[Any], Cas]], Versioned[
 """Does the same as the constructor of a named tuple, in half the time."""
 _uuid_of: Final = msgspec.json.Decoder(UUID).decode
 """Parses a quoted UUID, in a quarter of the time that :class:`UUID` takes."""
-_RAW: Final = "holds a msgspec.Raw, which nothing has checked"
+_RAW: Final = "holds a msgspec.Raw: expected decoded values"
 _ENCODE_ERRORS: Final = (TypeError, ValueError, OverflowError, RecursionError, AttributeError)
 _DECODE_ERRORS: Final = (msgspec.DecodeError, TypeError, ValueError, OverflowError, RecursionError)
 
@@ -236,7 +236,7 @@ _DECODE_ERRORS: Final = (msgspec.DecodeError, TypeError, ValueError, OverflowErr
 def as_versioned(
     key: SessionKey, body: SessionBody[C], cas: Cas, ttl_ms: int, at_ms: int
 ) -> Versioned[C]:
-    """Return what a read returns, of a decoded body and what stands beside it in the record."""
+    """Return the result of a read, from a decoded body and the other fields of the record."""
     session: Session[C] = Session(
         key=key,
         cursor=body.cursor,
@@ -251,15 +251,15 @@ def as_versioned(
 
 
 def apply_change(session: Session[C], change: Callable[[Session[C]], Session[C]]) -> Session[C]:
-    """Return what a caller's function makes of a session.
+    """Return the session that a caller's function returns for a session.
 
-    :raises InvalidInputError: naming ``change``, if that is no session of the same key.
-    :raises TenantMismatchError: if it is another owner's.
+    :raises InvalidInputError: ``change`` did not return a session with the same key.
+    :raises TenantMismatchError: the new session has another owner.
     """
     changed = change(session)
     if not isinstance(cast("object", changed), Session):
         if inspect.iscoroutine(changed):
-            changed.close()  # else Python warns that it was never awaited
+            changed.close()  # otherwise Python warns that it was never awaited
         raise InvalidInputError(
             "change", f"must return a Session, returned {type(changed).__name__}"
         )
@@ -271,9 +271,9 @@ def apply_change(session: Session[C], change: Callable[[Session[C]], Session[C]]
 
 
 def check_token(expected: object) -> None:
-    """Check a token that a caller presents.
+    """Check a token from a caller.
 
-    :raises InvalidInputError: naming ``expected``.
+    :raises InvalidInputError: ``expected`` is not a valid token.
     """
     if isinstance(expected, Cas):
         value, incarnation = expected.value, expected.incarnation
@@ -290,7 +290,7 @@ def check_token(expected: object) -> None:
 def _check_survival(field: str, given: object, found: object) -> None:
     loss = first_loss(given, found, field)
     if loss is not None:
-        raise InvalidInputError(field, f"would not survive: {loss}")
+        raise InvalidInputError(field, f"would change when read back: {loss}")
 
 
 def _check_cursor(cursor: object) -> None:
@@ -308,7 +308,7 @@ def _check_cursor(cursor: object) -> None:
 
 
 def _fitting_outbox(outbox: object) -> tuple[OutboxEntry, ...]:
-    """Return the outbox without its repetitions, checked."""
+    """Check an outbox, and return it without repeated entries."""
     if type(outbox) is not tuple:
         raise InvalidInputError("outbox", f"expected a tuple, got {type(outbox).__name__}")
     entries = cast("tuple[OutboxEntry, ...]", outbox)
@@ -321,13 +321,13 @@ def _fitting_outbox(outbox: object) -> tuple[OutboxEntry, ...]:
         seq, digest, at = entry.seq, entry.payload_sha256, entry.created_at
         if type(seq) is not int or type(digest) is not bytes or len(digest) != 32:
             raise _unfit_entry()
-        # The library's own times are in UTC, and need no further question.
+        # The library's own times are in UTC, so this check is usually enough.
         if (type(at) is not datetime or at.tzinfo is not UTC) and not _is_aware(at):
             raise _unfit_entry()
         if seq <= before:
             is_ascending = False
         before = seq
-    # With one entry for each step, as is usual, nothing is repeated.
+    # Usually the entries ascend, and then none is repeated.
     return entries if is_ascending else distinct_entries(entries)
 
 
@@ -373,13 +373,13 @@ def _encode_failure(error: Exception) -> str:
     if isinstance(error, (OverflowError, ValueError)):
         return "holds a value out of range for the codec"
     if isinstance(error, AttributeError):
-        return "lacks a field of its type"
+        return "lacks a required field"
     return f"cannot be encoded: {error}"
 
 
 def _decode_failure(error: Exception) -> str:
     if isinstance(error, RecursionError):
-        return "the stored session is nested too deeply to be decoded from here"
+        return "the stored session is nested too deeply for the remaining stack"
     if isinstance(error, msgspec.ValidationError):
         _, found, path = str(error).rpartition(" - at `")
         where = f" at `{path}" if found else ""

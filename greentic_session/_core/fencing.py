@@ -9,14 +9,15 @@ __all__ = ["FencingCounter"]
 
 @final
 class FencingCounter:
-    """Keeps the fencing tokens of one kind of lease growing, for one store object.
+    """Issues growing fencing tokens for one kind of lease and one store object.
 
     Each new token is at least the store's time in microseconds, and higher than every token that
-    this object has seen. So for this object the tokens grow even if a clock was set back, or if
-    another server with another clock has taken over. A server keeps the last token of each key as
-    well: see :mod:`greentic_session.abc.fencing`.
+    this object has seen. So for this object, the tokens grow even if a clock was set back, or if a
+    server with another clock has taken over. A server also keeps the last token of each key: see
+    :mod:`greentic_session.abc.fencing`.
 
-    :ivar last: the highest token so far. A server gets it with each claim and grants a higher one.
+    :ivar last: the highest token so far. Each request for a lease sends it to the server, which
+        grants a higher one.
     """
 
     __slots__ = ("last",)
@@ -28,7 +29,7 @@ class FencingCounter:
         """Return the fencing token of a new grant.
 
         :param now_ms: the store's time, in milliseconds since the epoch.
-        :param above: a token that the new one exceeds as well.
+        :param above: another token that the new one must exceed.
         """
         self.last = max(now_ms * 1000, self.last + 1, above + 1)
         return self.last

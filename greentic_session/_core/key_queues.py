@@ -1,4 +1,4 @@
-"""Queues of this process's callers that change one session at the same time."""
+"""Queues of callers in this process that change the same session."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _LAST_BACKOFF_SECS: Final = 0.016
 
 
 class Conflict(NamedTuple):
-    """An attempt that met another writer and wrote nothing.
+    """An attempt that wrote nothing, because another writer came first.
 
-    :ivar scope: of the session.
+    :ivar scope: the session's ``env/tenant``.
     :ivar expected: the token that the attempt read.
     :ivar current: the token that the write found.
     """
@@ -45,7 +45,7 @@ class Conflict(NamedTuple):
 
 @final
 class KeyQueues:
-    """One first-in-first-out queue per session. It exists while a caller is in it."""
+    """Holds one FIFO queue per session, while callers are in it."""
 
     __slots__ = ("_queues",)
 
@@ -66,17 +66,17 @@ class KeyQueues:
         attempts: int,
         secs_left: Callable[[], float],
     ) -> T:
-        """Wait for the caller's turn and attempt a change, again on conflict.
+        """Wait for the caller's turn, and attempt a change with retries on conflict.
 
-        One caller of this process attempts at a time. So a writer competes with one writer of each
-        other process.
+        Only one caller of this process attempts at a time. So a writer competes with at most one
+        writer of each other process.
 
-        :param scope: of the session.
-        :param key: of the session.
-        :param attempt: attempts the change once.
-        :param attempts: number of attempts.
-        :param secs_left: returns for how many seconds another attempt may still begin.
-        :raises CasConflictError: every attempt met another writer, or there is no time for another.
+        :param scope: the session's ``env/tenant``.
+        :param key: the session's key.
+        :param attempt: the function that attempts the change once.
+        :param attempts: maximum number of attempts.
+        :param secs_left: the function that returns the seconds in which an attempt may still begin.
+        :raises CasConflictError: every attempt conflicted with another writer, or no time is left.
         :raises StoreUnavailableError: the time ended before the caller's turn.
         """
         from anyio import sleep  # noqa: PLC0415 - keeps `import greentic_session` free of it
@@ -110,7 +110,7 @@ class KeyQueues:
                     await turn.wait()
             if queue[0] is not turn or timeout_secs <= 0:
                 raise StoreUnavailableError(
-                    "other callers of this store changed the session until the deadline",
+                    "other callers of this store were changing the session until the deadline",
                     code="timeout",
                 )
             yield

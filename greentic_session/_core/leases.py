@@ -1,4 +1,4 @@
-"""A lease as its holder sees it, and its auto-renewal while a block runs."""
+"""Leases as their holders see them, and their auto-renewal while a block runs."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ if TYPE_CHECKING:
 __all__ = ["RELEASE_SECS", "LeaseEnd", "LeaseHandle", "LeaseRenewer"]
 
 RELEASE_SECS: Final = 5.0
-"""Limit on releasing a lease. After that the lease ends by itself."""
+"""Timeout for the release of a lease. After it, the lease ends when it expires."""
 _LOGGER: Final = logging.getLogger(__name__)
 
 
 @final
 class LeaseRenewer:
-    """The time that a lease has left, by the event loop's clock, and its renewal.
+    """Renews a lease while a block runs, and tracks when the lease ends.
 
-    A lease counts from when it was requested: the time that the reply takes is part of it.
+    A lease counts from its request, so the time until the reply is part of it.
 
-    :param lease_secs: length of the lease each time it is renewed.
-    :param ends_at: when it ends, on the event loop's clock.
-    :ivar ends_at: the same, by the last reply.
-    :ivar ended: whether the holder has ended it.
-    :ivar lost: whether the holder has lost it.
+    :param lease_secs: length of the lease at each renewal, in seconds.
+    :param ends_at: when the lease ends, on the event loop's clock.
+    :ivar ends_at: when the lease ends according to the last reply, on the event loop's clock.
+    :ivar ended: whether the holder has ended the lease.
+    :ivar lost: whether the holder has lost the lease.
     """
 
     __slots__ = ("_endings", "_lease_secs", "ended", "ends_at", "lost")
@@ -56,9 +56,9 @@ class LeaseRenewer:
         return self.ended or self.lost
 
     def require_held(self, what: str) -> None:
-        """Do nothing while the lease may be held.
+        """Check that the lease may still be held.
 
-        :param what: names the lease, for people.
+        :param what: name of the lease, for people.
         :raises LeaseLostError: the lease was ended or lost.
         """
         if self.ended:
@@ -74,7 +74,8 @@ class LeaseRenewer:
     def ending(self, *, ends: bool = True) -> Generator[None]:
         """Mark an ending as in progress. The renewal waits for its reply before it reports a loss.
 
-        :param ends: whether the call ends the lease. If so, a :class:`DurabilityError` ends it too.
+        :param ends: whether the call ends the lease. Then the lease counts as ended even after a
+            :class:`DurabilityError`.
         """
         ending = anyio.Event()
         self._endings.add(ending)
@@ -95,18 +96,20 @@ class LeaseRenewer:
         *,
         name: str,
     ) -> AsyncGenerator[None]:
-        """Renew the lease at a third of it while the block runs, and release it at the end.
+        """Renew the lease after each third of it while the block runs, and release it at the end.
 
-        When the lease is lost (the backend says so, or it ended before the backend replied), the
-        block is cancelled by a cancel scope: calls that it awaits end at once, unless they are
-        shielded; and the block is left in the task that entered it, inner blocks before outer ones
-        (anyio docs, "Cancellation and timeouts").
+        The lease is lost if the backend reports that, or if it ends before the backend replies.
+        Then a cancel scope cancels the block (anyio docs, "Cancellation and timeouts"):
 
-        :param renew: renews it, and sets :attr:`ends_at`. :class:`LeaseLostError` ends the block.
-            Any other error is retried while time is left, and logged if it is not of this library.
-        :param release: called at the end, however the block ends and also if its task is cancelled.
-            Takes at most :data:`RELEASE_SECS`.
-        :param name: names the lease, for people.
+        * Calls that the block awaits end immediately, unless they are shielded.
+        * The block is left in the task that entered it, inner blocks before outer ones.
+
+        :param renew: the function that renews the lease and sets :attr:`ends_at`. Its
+            :class:`LeaseLostError` ends the block. Any other error is retried while time is left,
+            and logged if it is not an error of this library.
+        :param release: the function that releases the lease. It runs for at most
+            :data:`RELEASE_SECS`, however the block ends, even if its task is cancelled.
+        :param name: name of the lease, for people.
         :raises LeaseLostError: on leaving, if the lease was lost and the block raised nothing else.
         """
         block = anyio.CancelScope()
@@ -121,8 +124,8 @@ class LeaseRenewer:
             try:
                 await release()
             except SessionError as error:
-                # The outcome of the block counts. The lease ends by itself.
-                _LOGGER.warning("a %s was not given back: %s", name, error.code)
+                # The caller needs the outcome of the block. The lease ends when it expires.
+                _LOGGER.warning("could not release a %s: %s", name, error.code)
 
         try:
             with block:
@@ -150,9 +153,9 @@ class LeaseRenewer:
                 late_secs = lease_secs / 3
             except LeaseLostError:
                 break
-            except Exception as error:  # whatever it is, the block must end with its lease
+            except Exception as error:  # after any error, the block must end with its lease
                 if not isinstance(error, (SessionError, TimeoutError)):
-                    _LOGGER.exception("a %s could not be renewed", name)
+                    _LOGGER.exception("could not renew a %s", name)
                 renew_at = min(anyio.current_time() + lease_secs / 10, self.ends_at)
                 late_secs = 0.0  # after a failed attempt, grant no extra time
         while self._endings:  # their replies tell whether the lease was lost
@@ -163,10 +166,10 @@ class LeaseRenewer:
 
 
 class LeaseEnd(NamedTuple):
-    """When a lease ends.
+    """The end of a lease.
 
-    :ivar at_ms: milliseconds since the epoch by the store's clock.
-    :ivar left_ms: how much of the lease was left when the store granted it, in milliseconds.
+    :ivar at_ms: the end, in milliseconds since the epoch by the store's clock.
+    :ivar left_ms: milliseconds of the lease that were left when the store granted it.
     """
 
     at_ms: int
@@ -176,18 +179,19 @@ class LeaseEnd(NamedTuple):
 class LeaseHandle(ABC):
     """A lease that a worker holds.
 
-    :param check_open: raises :class:`StoreUnavailableError` if the store was closed.
+    :param check_open: the function that raises :class:`StoreUnavailableError` if the store was
+        closed.
     :param lease_ms: length of the lease, in milliseconds.
-    :param end: when it ends.
-    :param sent_at: when it was requested, on the event loop's clock.
+    :param end: the end of the lease.
+    :param sent_at: when the lease was requested, on the event loop's clock.
     """
 
     __slots__ = ("_check_open", "_ends_ms", "_lease_ms", "_renewer")
 
     _KIND: ClassVar[str]
-    """Names the lease in logs and tasks."""
+    """Name of the lease in logs and tasks."""
     _SUBJECT: ClassVar[str]
-    """Names the lease in errors."""
+    """Name of the lease in errors."""
 
     def __init__(
         self, check_open: Callable[[], None], lease_ms: int, end: LeaseEnd, sent_at: float
@@ -206,9 +210,9 @@ class LeaseHandle(ABC):
     async def auto_renew(self) -> AsyncGenerator[Self]:
         """Renew the lease while the block runs, and release it at the end if it is still held.
 
-        When the lease is lost (another worker holds it, or it ended before the store replied), the
-        block is cancelled by a cancel scope. So the block is left in the task that entered it, and
-        inner blocks before outer ones (anyio docs, "Cancellation and timeouts").
+        The lease is lost if another worker holds it, or if it ends before the store replies. Then a
+        cancel scope cancels the block. So the block is left in the task that entered it, inner
+        blocks before outer ones (anyio docs, "Cancellation and timeouts").
 
         :raises LeaseLostError: on leaving, if the lease was lost and the block raised nothing else.
         """
@@ -227,11 +231,11 @@ class LeaseHandle(ABC):
 
     @abstractmethod
     async def _send_renew(self, lease_ms: int) -> LeaseEnd | None:
-        """Let the lease end no sooner than ``lease_ms`` from now; ``None`` if it is lost."""
+        """Extend the lease to at least ``lease_ms`` from now. Return ``None`` if it is lost."""
 
     @abstractmethod
     async def _send_release(self) -> bool:
-        """Release the lease; ``False`` if it is lost."""
+        """Release the lease. Return ``False`` if it is lost."""
 
     @property
     def _until(self) -> datetime:

@@ -1,4 +1,4 @@
-"""The lifetime of a store: entries, closing, and the wait for running calls."""
+"""The base class that opens and closes a store, and the wait for running calls."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _LOOK_AGAIN_SECS: Final = 0.001
 
 
 class StoreLifetime(StorePrimitives):
-    """Opens and closes a store. The last ``async with`` that is left closes it.
+    """Opens and closes a store. Leaving the last ``async with`` closes it.
 
-    :param close_secs: how long :meth:`aclose` waits for running calls, in seconds or as a
-        ``timedelta``.
-    :raises InvalidInputError: naming ``close_secs``.
+    :param close_secs: limit on the time that :meth:`aclose` waits for running calls, in seconds or
+        as a ``timedelta``.
+    :raises InvalidInputError: ``close_secs`` is invalid.
     """
 
     def __init__(self, close_secs: timedelta | float) -> None:
@@ -38,7 +38,7 @@ class StoreLifetime(StorePrimitives):
         self._gate: Final = LoopGate(self._on_gate_open)
         self._entries = 0
         self._closed = False
-        self._holds_writes = False  # closed, or the gate is shut: one question for both
+        self._holds_writes = False  # closed or the gate is shut, in one flag for speed
 
     async def __aenter__(self) -> Self:
         self.check_open()
@@ -58,7 +58,7 @@ class StoreLifetime(StorePrimitives):
 
     @final
     async def aclose(self) -> None:
-        """Release what the store holds, however often it was entered. Closing twice is fine.
+        """Close the store, however often it was entered. Closing it twice is fine.
 
         Later calls are refused immediately. Waits for locks, messages and turns end immediately.
         Other running calls have ``close_timeout`` to end. Then they fail, and the outcome of a
@@ -70,22 +70,22 @@ class StoreLifetime(StorePrimitives):
         await self._aclose()
 
     def check_open(self) -> None:
-        """Do nothing, unless the store was closed: for services on top of it.
+        """Check that the store was not closed. Services on top of the store call this.
 
-        :raises StoreUnavailableError: if it was.
+        :raises StoreUnavailableError: the store was closed.
         """
         if self._closed:
             raise StoreUnavailableError("the store is closed")
 
     def _has_waiting_calls(self) -> bool:
-        """Return whether calls wait within this process for their turn."""
+        """Return whether calls of this process wait for their turn."""
         return bool(self._queues or self._gate)
 
     def _slow_writes(self) -> None:
-        """Let later writes begin one by one, each in another iteration of the event loop.
+        """Make later writes begin one by one, each in another iteration of the event loop.
 
-        A backend calls this when it writes a large record. Many of them, encoded and packed in one
-        iteration, would hold up all other calls.
+        A backend calls this when it writes a large record. Encoding and packing many of them in one
+        iteration would delay all other calls.
         """
         self._holds_writes = True
         self._gate.shut()
@@ -103,15 +103,18 @@ class StoreLifetime(StorePrimitives):
 
 
 async def wait_until_idle(is_busy: Callable[[], bool], timeout_secs: float) -> None:
-    """Wait until no call runs, or for a time.
+    """Wait until no call runs, or until the timeout.
 
-    It polls. An event would cost every call, and a store closes once.
+    The wait polls, because an event would slow down every call.
+
+    :param is_busy: the function that tells whether a call runs.
+    :param timeout_secs: timeout in seconds.
     """
     from anyio import current_time, sleep  # noqa: PLC0415 - keeps `import greentic_session` free
 
     end_at = current_time() + timeout_secs
     while True:
-        # First of all, tasks that were woken by the closing begin the calls of their cleanup.
+        # The first sleep lets tasks that the closing woke begin the calls of their cleanup.
         await sleep(min(_LOOK_AGAIN_SECS, max(0.0, end_at - current_time())))
         if not is_busy() or current_time() >= end_at:
             return

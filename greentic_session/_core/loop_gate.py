@@ -12,15 +12,18 @@ if TYPE_CHECKING:
 __all__ = ["LoopGate"]
 
 _CROWD: Final = 512
-"""One caller passes per iteration, and one more for each so many that wait. So a long queue does
-not outlast the deadlines of its callers."""
+"""One caller passes per iteration, plus one for each of this many that wait.
+
+So a long queue drains before its callers' deadlines."""
 
 
 @final
 class LoopGate:
-    """Spreads work that holds the event loop, such as the encoding of large values. asyncio only.
+    """Spreads work that blocks the event loop, such as the encoding of large values.
 
-    :param on_open: called when nothing waits any more.
+    It runs on asyncio only.
+
+    :param on_open: called when no caller waits any more.
     """
 
     __slots__ = ("_loop", "_on_open", "_waiting")
@@ -38,7 +41,7 @@ class LoopGate:
         """Make later callers wait, at least until the next iteration of the running loop."""
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
-            self._waiting.clear()  # of a loop that was closed
+            self._waiting.clear()  # these belong to a loop that was closed
             self._loop = loop
             loop.call_soon(self._let_pass, loop)
 

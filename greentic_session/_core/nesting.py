@@ -1,4 +1,4 @@
-"""Limit on how deep a stored state may nest, the same for every Python and stack."""
+"""The limit on the nesting of a stored state, the same for every Python version and stack."""
 
 from __future__ import annotations
 
@@ -11,37 +11,38 @@ import msgspec
 __all__ = ["MAX_DEPTH", "TOO_DEEP", "is_surely_flat", "is_too_deep"]
 
 MAX_DEPTH: Final = 128
-"""How many containers may be nested. ``{}`` has a depth of 1."""
+"""Maximum depth of nested containers. ``{}`` has a depth of 1."""
 TOO_DEEP: Final = f"refers to itself, or is nested deeper than max_depth: {MAX_DEPTH} levels"
 
 _JSON_TEXT: Final = re.compile(rb'"(?:[^"\\]+|\\.)*"')
 _NO_BRACKETS: Final = bytes(set(range(256)) - set(b"[{]}"))
 _STEPS: Final = bytes(1 if byte in b"[{" else 255 for byte in range(256))
 _NO_CONTAINERS: Final = bytes(set(range(256)) - {*range(0x80, 0xA0), *range(0xDC, 0xE0)})
-"""The bytes with which no map and no array of MessagePack begins."""
+"""The bytes that do not start a map or an array in MessagePack."""
 
 
 def is_surely_flat(data: bytes, *, is_json: bool) -> bool:
-    """Tell whether encoded bytes show that neither context nor labels are too deep.
+    """Return whether encoded bytes prove that neither context nor labels are too deep.
 
-    Much faster than :func:`is_too_deep`, which decides if this returns ``False``.
+    This is much faster than :func:`is_too_deep`, which decides if this returns ``False``.
 
-    :param data: JSON or MessagePack.
+    :param data: the body in JSON or MessagePack.
+    :param is_json: whether the body is JSON.
     """
     if not is_json:
         return len(data.translate(None, _NO_CONTAINERS)) <= MAX_DEPTH
     if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
         return True
     brackets = _JSON_TEXT.sub(b"", data).translate(_STEPS, _NO_BRACKETS)
-    # The body is one level more than a context.
+    # The body adds one level to the context, and `MAX_DEPTH` here is stricter by that level.
     return max(accumulate(memoryview(brackets).cast("b"))) <= MAX_DEPTH
 
 
 def is_too_deep(value: object) -> bool:
-    """Tell whether a value nests deeper than :data:`MAX_DEPTH`. Does not recurse."""
+    """Return whether a value nests deeper than :data:`MAX_DEPTH`, without recursion."""
     level = [value]
     for _ in range(MAX_DEPTH):
-        # By identity: a value that refers to itself twice would double with each level.
+        # Distinct by identity, because a value that refers to itself twice would double each level.
         inner = {id(part): part for one in level for part in _parts(one)}
         level = [part for part in inner.values() if _is_container(part)]
         if not level:

@@ -1,7 +1,6 @@
-"""An async iterator over sessions that reads them page by page.
+"""The async iterator over sessions, which reads them page by page.
 
-It is an object, not an async generator. A loop that leaves it early needs not close it, on any
-event loop.
+It is not an async generator. So a loop that ends early need not close it, on any event loop.
 """
 
 from __future__ import annotations
@@ -23,10 +22,11 @@ T = TypeVar("T")
 class SessionScan(Generic[T]):
     """The iterator that :meth:`AsyncSessionStore.scan` returns.
 
-    :param fetch: returns the page at a position; ``None`` is the start.
-    :param visible: tells whether records of an owner are given. A record whose owner cannot be read
-        is given.
-    :param decode: makes a read's result of a record. ``None`` leaves the record out.
+    :param fetch: the function that returns the page at a position. ``None`` is the start.
+    :param visible: the function that tells whether to return records of an owner. A record whose
+        owner cannot be read is always returned.
+    :param decode: the function that converts a record into the result of a read. If it returns
+        ``None``, the scan skips the record.
     """
 
     def __init__(

@@ -21,7 +21,7 @@ _SLACK_SECS: Final = 0.05
 
 @final
 class Subscribers:
-    """The subscribers of one topic in this process, in the order of their arrival."""
+    """Holds the subscribers of one topic in this process, in the order of their arrival."""
 
     def __init__(self) -> None:
         self._subscribers: Final[list[_Subscriber]] = []
@@ -63,7 +63,7 @@ class _Subscriber(Subscription):
     def __init__(self, subscribers: list[_Subscriber]) -> None:
         self._subscribers: Final = subscribers
         self._event = anyio.Event()
-        self.wakes_at = math.inf  # without a notification; unknown while it is awake
+        self.wakes_at = math.inf  # end of the wait without a notification, inf while it is awake
 
     @property
     def is_notified(self) -> bool:
@@ -75,7 +75,7 @@ class _Subscriber(Subscription):
     @override
     async def wait(self, timeout_secs: float, due_secs: float = math.inf) -> bool:
         now = anyio.current_time()
-        # Two subscribers' due times for the same work differ by microseconds.
+        # The due times of two subscribers for the same work differ by microseconds.
         about_then = now + due_secs + min(due_secs / 10, _SLACK_SECS)
         if due_secs < timeout_secs and not any(
             subscription.wakes_at <= about_then

@@ -1,4 +1,4 @@
-"""Comparison of a state with what a read of its bytes returns."""
+"""Comparisons of a state with the state that a read of its bytes returns."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import msgspec
 __all__ = ["first_loss", "has_open_parts", "is_plain"]
 
 _PLAIN_LEVELS: Final = 6
-"""How deep the type below nests. Its hash takes twice the time with each level."""
+"""Depth of the type below. Each level doubles the time of its hash."""
 
 
 def _plain_values() -> Any:
     largest = sys.float_info.max
-    # NaN is within no bounds.
+    # The bounds exclude NaN and the infinities.
     number: Any = Annotated[float, msgspec.Meta(ge=-largest, le=largest)]
     scalar: Any = str | int | bool | number | None
     found = scalar
@@ -27,17 +27,17 @@ def _plain_values() -> Any:
     return GenericAlias(dict, (str, found))
 
 
-# msgspec caches the type information of a struct, and builds that of any other type at each call.
+# A struct, because msgspec caches the type information of structs only.
 _Plain: Final = msgspec.defstruct("_Plain", [("state", _plain_values())])
 
 
 def is_plain(state: object) -> bool:
-    """Tell whether a dict holds nothing but what every codec of the library keeps as it is.
+    """Return whether a dict only holds values that every codec of the library returns unchanged.
 
-    Such a dict is not nested deeper than :data:`_PLAIN_LEVELS`. Runs in C. If this returns
-    ``False``, :func:`first_loss` decides. A state with a tuple is one example.
+    Such a dict is not nested deeper than :data:`_PLAIN_LEVELS`. The check runs in C. If it returns
+    ``False``, for example for a tuple, :func:`first_loss` decides.
 
-    :param state: was encoded, so it has an end.
+    :param state: the dict. It was encoded, so it is not recursive.
     """
     try:
         plain: Any = msgspec.convert({"state": state}, _Plain)
@@ -56,14 +56,14 @@ def is_plain(state: object) -> bool:
 
 
 def has_open_parts(context_type: Any) -> bool:
-    """Tell whether a value of a type may come back as another, or nest without a limit.
+    """Return whether a value of a type may come back as another value, or nest without limit.
 
-    True for a type with parts of any type, an optional float (NaN becomes ``None``), or a type that
-    holds itself.
+    That is so for a type with parts of any type, an optional float (NaN becomes ``None``), or a
+    recursive type.
     """
     try:
         root = msgspec.inspect.type_info(context_type)
-    except Exception:  # noqa: BLE001 - an unknown type is compared
+    except Exception:  # noqa: BLE001 - values of an unknown type are compared
         return True
     return _is_open(root, ())
 
@@ -89,16 +89,18 @@ def _is_open(node: Any, outer: tuple[int, ...]) -> bool:
 
 
 def first_loss(given: object, found: object, path: str) -> str | None:
-    """Return where and how a value does not survive encoding and decoding, ``None`` if it does.
+    """Return how encoding and decoding change a value, ``None`` if they do not.
 
-    * A tuple may come back as a list.
-    * A value may come back as an equal one of another class: a member of an enum of texts or
-      integers as its value.
-    * A value of a declared type may have become one of that type.
+    These changes are allowed:
 
-    :param given: what is to be written. It nests no deeper than :data:`.nesting.MAX_DEPTH`.
-    :param found: what a read returns.
-    :param path: names the value. Only keys that are identifiers are quoted.
+    * A tuple comes back as a list.
+    * A value comes back as an equal one of another class, such as an enum member as its text or
+      integer.
+    * A value is converted to its declared type.
+
+    :param given: the value to write. It does not nest deeper than :data:`.nesting.MAX_DEPTH`.
+    :param found: the value that a read returns.
+    :param path: the path of the value, for the error. It only quotes keys that are identifiers.
     """
     one: Any = given
     other: Any = found
@@ -128,7 +130,7 @@ def first_loss(given: object, found: object, path: str) -> str | None:
 
 def _loss_of_dict(given: dict[Any, Any], found: dict[Any, Any], path: str) -> str | None:
     for key, part in given.items():
-        # An enum of texts has a hash of its own.
+        # A member of an enum of texts has another hash than its text.
         name = str.__str__(key) if isinstance(key, str) else key
         if name not in found:
             return f"{path}: a key of type {type(key).__name__} comes back as another"

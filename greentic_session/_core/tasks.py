@@ -1,4 +1,4 @@
-"""Background tasks that run outside the caller's task and need no task group of the caller."""
+"""Background tasks that need no task group of the caller."""
 
 from __future__ import annotations
 
@@ -32,18 +32,16 @@ class BackgroundTask(Protocol):
 
 
 def start_background(run: Run, name: str, at: float | None = None) -> BackgroundTask:
-    """Start a coroutine function beside the caller's task.
+    """Run a coroutine function in a background task. Log its exception, if any.
 
-    An exception that it lets out is logged.
+    The task belongs to the event loop instead of a task group of the caller. A task group that is
+    open from ``__aenter__`` to ``__aexit__`` breaks in fixtures and exit stacks. These may enter
+    and leave in different tasks, or in another order.
 
-    The task belongs to the event loop, not to a task group of the caller: a task group held open
-    from ``__aenter__`` to ``__aexit__`` breaks in fixtures and exit stacks, which enter and leave
-    in different tasks or in another order.
-
-    :param run: what to run.
-    :param name: of the task, for people.
-    :param at: when to begin, on the clock of ``anyio.current_time``; at once unless given. Where
-        the event loop has timers, what is stopped before then costs no task.
+    :param run: the function to run.
+    :param name: name of the task, for people.
+    :param at: when to begin, on the clock of ``anyio.current_time``. ``None`` begins immediately.
+        On asyncio, no task is created if it is stopped before that time.
     """
     if _on_trio():
         return _TrioTask(run if at is None else partial(_later, run, at), name)
@@ -60,17 +58,18 @@ async def _logged(run: Run, name: str) -> None:
     try:
         await run()
     except Exception:
-        _LOGGER.exception("%s ended by an error", name)
+        _LOGGER.exception("%s failed", name)
 
 
 async def run_to_completion(run: Run, name: str, limit_secs: float) -> None:
-    """Run something whose end the caller waits for, but which goes on if the caller is cancelled.
+    """Run a coroutine function to its end, even if the caller is cancelled while it waits.
 
-    A shielded scope alone does not do: asyncio's own ``Task.cancel`` and ``timeout`` reach through.
+    A shielded scope alone is not enough, because asyncio's ``Task.cancel`` and ``timeout`` ignore
+    it.
 
-    :param run: as in :func:`start_background`.
-    :param name: of the task, for people.
-    :param limit_secs: it is cancelled after this time.
+    :param run: the function to run.
+    :param name: name of the task, for people.
+    :param limit_secs: timeout in seconds, after which the function is cancelled.
     """
     if _on_trio():
         ended = anyio.Event()
@@ -95,9 +94,9 @@ async def run_to_completion(run: Run, name: str, limit_secs: float) -> None:
 
 
 def deferred(call: Callable[[], object]) -> Callable[[], None]:
-    """Return a function that lets the running event loop call another one soon.
+    """Return a function that makes the running event loop call ``call`` soon.
 
-    It may be called in a signal handler, and in any thread.
+    The returned function may run in a signal handler and in any thread.
     """
     if _on_trio():
         import trio  # noqa: PLC0415 - only where trio runs, which then is installed
@@ -112,14 +111,14 @@ def deferred(call: Callable[[], object]) -> Callable[[], None]:
 
 
 def _on_trio() -> bool:
-    # trio is asked, not the loop: in guest mode it runs inside one of asyncio.
+    # A running asyncio loop does not exclude trio, which may run inside it in guest mode.
     trio = sys.modules.get("trio")
     return trio is not None and trio.lowlevel.in_trio_task()
 
 
 def _started(loop: asyncio.AbstractEventLoop, run: Run, name: str) -> asyncio.Task[None]:
     task = loop.create_task(_logged(run, name), name=name)
-    _RUNNING.add(task)  # the loop itself refers to its tasks weakly
+    _RUNNING.add(task)  # the loop holds only weak references to its tasks
     task.add_done_callback(_RUNNING.discard)
     return task
 
@@ -131,10 +130,10 @@ class _AsyncioTask:
 
     async def stop(self) -> None:
         if self._task.get_loop().is_closed():
-            return  # and so ended with it
+            return  # the task ended with its loop
         self._task.cancel()
         if self._task.get_loop() is asyncio.get_running_loop():
-            # `wait` leaves our own cancellation and the task's apart; awaiting the task would not.
+            # `wait` does not raise the task's cancellation, which would look like the caller's own.
             await asyncio.wait([self._task])
 
 

@@ -1,9 +1,9 @@
-"""The access check: decides which caller may act on which record. No other module decides that.
+"""The access check, which decides whether a caller may act on a record. No other module does that.
 
-* Env and tenant are part of a record's address. To another tenant, a session does not exist.
-* Inside the tenant, team and user decide. A record stores both as one *owner* text, ``team/user``,
-  with an absent part empty. A team holds no ``/``, so no two owners share a text. Each rule
-  compares such texts, so that a server-side script can apply it as well:
+* Env and tenant are part of a record's address. For another tenant, a session does not exist.
+* Inside the tenant, team and user decide. A record stores both as one *owner* text, ``team/user``.
+  An absent part is empty. A team holds no ``/``, so no two owners share a text. Each rule only
+  compares such texts, because a server-side script must apply it as well:
 
   - A write must come from exactly the owner of the live record. So a live session never changes
     its team or user, and never gains a user.
@@ -39,11 +39,11 @@ __all__ = [
 
 
 class Owner(msgspec.Struct, frozen=True, gc=False):
-    """Whose session it is, in the texts that backends store and compare.
+    """The scope and the owner of a session, as texts that backends store and compare.
 
-    :ivar scope: ``env/tenant``: where the record is.
-    :ivar owner: ``team/user``: whose it is there.
-    :ivar allowed: the owners whose records a caller of this owner may act on.
+    :ivar scope: ``env/tenant``, a part of the record's address.
+    :ivar owner: ``team/user``, the owner of the record.
+    :ivar allowed: the owners whose records a caller with this owner's text may act on.
     """
 
     scope: str
@@ -53,7 +53,7 @@ class Owner(msgspec.Struct, frozen=True, gc=False):
 
 @lru_cache(maxsize=1024)
 def _scope(env: str, tenant_id: str) -> str:
-    # The owners of a tenant share this text: a store may keep it with each session.
+    # Cached, so that all owners of a tenant share one text. A store may keep it with each session.
     return f"{env}/{tenant_id}"
 
 
@@ -65,18 +65,19 @@ def _owner(env: object, tenant_id: object, team_id: object, user_id: object) -> 
     return Owner(scope, exact, owners_open_to(exact))
 
 
-# Texts that compare equal give equal owners, whatever their class; what is refused is not kept.
+# Equal texts give equal owners, whatever their class. An exception is not cached.
 _cached_owner = lru_cache(maxsize=16_384)(_owner)
 
 
 def owner_of(who: SessionMeta | TenantCtx) -> Owner:
-    """Return the owner's texts, checked.
+    """Check the identifiers of a session or a caller, and return them as an owner.
 
-    :raises InvalidInputError: naming ``env``, ``tenant_id``, ``team_id`` or ``user_id``.
+    :param who: the session's meta, or the caller.
+    :raises InvalidInputError: ``env``, ``tenant_id``, ``team_id`` or ``user_id`` is invalid.
     """
     try:
         return _cached_owner(who.env, who.tenant_id, who.team_id, who.user_id)
-    except TypeError:  # unhashable, so one of them is no text: refused by name
+    except TypeError:  # an unhashable value is not a text: the error of `_owner` names it
         return _owner(who.env, who.tenant_id, who.team_id, who.user_id)
 
 
@@ -87,15 +88,15 @@ def _require_ctx(ctx: object) -> TenantCtx:
 
 
 def scope_of(ctx: TenantCtx) -> str:
-    """Return ``env/tenant`` of a caller, checked.
+    """Check a caller, and return its ``env/tenant``.
 
-    :raises InvalidInputError: as :func:`owner_of`, or naming ``ctx``.
+    :raises InvalidInputError: as :func:`owner_of`, or ``ctx`` is not a :class:`TenantCtx`.
     """
     return owner_of(_require_ctx(ctx)).scope
 
 
 def allowed_owners_of(ctx: TenantCtx) -> tuple[str, AllowedOwners]:
-    """Return where a caller's records are, and which of them it may act on.
+    """Return a caller's ``env/tenant``, and the owners whose records it may act on.
 
     :raises InvalidInputError: as :func:`scope_of`.
     """
@@ -109,33 +110,37 @@ def allowed_owners_of(ctx: TenantCtx) -> tuple[str, AllowedOwners]:
 
 
 def owners_open_to(owner: str) -> AllowedOwners:
-    """Return which records a caller with an owner's text may act on."""
+    """Return the owners whose records a caller with an owner's text may act on."""
     return AllowedOwners(owner, owner[: owner.index("/") + 1])
 
 
 def ctx_of(scope: str, owner: str) -> TenantCtx:
-    """Return the caller whose texts these are, without attributes."""
+    """Return the caller with a scope and an owner, without attributes."""
     env, _, tenant_id = scope.partition("/")
     team, _, user = owner.partition("/")
     return TenantCtx(tenant_id=tenant_id, env=env, team_id=team or None, user_id=user or None)
 
 
 def allows(allowed: AllowedOwners | None, owner: str) -> bool:
-    """Tell whether a record of ``owner`` is open to the call (``None``: a call without ``ctx``)."""
+    """Return whether a call may act on a record.
+
+    :param allowed: the allowed owners, ``None`` for a call without ``ctx``.
+    :param owner: the owner of the record.
+    """
     return allowed is None or owner in allowed
 
 
 def check_caller_may_write(
     ctx: TenantCtx, session: Session[Any]
-) -> None:  # Any: of whatever context
-    """Check that a session about to be written is the caller's, for stores scoped to a caller.
+) -> None:  # Any: a context of any type
+    """Check that a caller may write a session. A store scoped to a caller calls this.
 
-    :raises TenantMismatchError: if its env, tenant or team is another, or its user is not the
-        caller's.
+    :raises TenantMismatchError: the session has another env, tenant or team, or another user than
+        the caller.
     """
     meta: object = getattr(session, "meta", None)
     if not isinstance(meta, SessionMeta):
-        return  # nothing to compare: the store refuses it by name
+        return  # the store refuses it, with an error that names the field
     scope, allowed = allowed_owners_of(ctx)
     owner = owner_of(meta)
     if owner.scope != scope or owner.owner not in allowed:

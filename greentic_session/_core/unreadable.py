@@ -1,4 +1,4 @@
-"""Contains the choice between an error and an entry for a session that cannot be read."""
+"""The handling of sessions that cannot be read: raise, skip or return an entry."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ OnError = Literal["raise", "skip", "return"]
 def decoder_of(
     decode: Callable[[SessionKey, Record], Versioned[C]], on_error: OnError
 ) -> Callable[[SessionKey, Record | UnreadableRecord], Versioned[C] | UnreadableSession | None]:
-    """Return the function that makes a read's result of a record.
+    """Return the function that converts a record into the result of a read.
 
-    :param decode: decodes a record, or raises :class:`DecodeError`.
-    :param on_error: whether that error is raised, gives ``None``, or is returned.
-    :raises InvalidInputError: naming ``on_error``.
+    :param decode: the function that decodes a record or raises :class:`DecodeError`.
+    :param on_error: ``"raise"`` raises that error, ``"skip"`` returns ``None``, and ``"return"``
+        returns the error as an :class:`UnreadableSession`.
+    :raises InvalidInputError: ``on_error`` is none of these.
     """
     if on_error not in ("raise", "skip", "return"):
         raise InvalidInputError("on_error", "expected 'raise', 'skip' or 'return'")
@@ -42,7 +43,7 @@ def decoder_of(
                 error = caught
         if on_error == "raise":
             raise error
-        # The frames of a traceback hold what was stored.
+        # The frames of a traceback hold the stored bytes.
         error = error.with_traceback(None)
         return UnreadableSession(key=key, error=error) if on_error == "return" else None
 

@@ -1,25 +1,25 @@
 """Leases as a backend sees them, and the fencing tokens of their grants.
 
-A paused or partitioned process may not know that its lease has expired and passed to another
-holder. So each grant of a key carries a *fencing token*, a number higher than that of every earlier
-grant. A write with a lease is refused inside the step that writes, unless that very lease holds
-(M. Kleppmann, "How to do distributed locking").
+A paused or partitioned process may not know that its lease has expired and that another process
+holds it now. So each grant of a key has a *fencing token*, a number higher than that of every
+earlier grant. The step that writes checks the lease, and refuses the write unless that same lease
+is held (M. Kleppmann, "How to do distributed locking").
 
-A fencing token is at least the store's time in microseconds, and higher than the key's last one. A
-server keeps the last one until its clock is one hour past that token's own time, also if nothing
-else is left of the key. So while the data survives:
+A fencing token is at least the store's time in microseconds, and higher than the key's last token.
+A server keeps the last token until its clock is one hour past the token's own time, even if nothing
+else of the key is left. So while the data survives:
 
-* A token never goes back while the clock falls by less than an hour below its highest reading. That
-  holds for a clock that is set back, and for a replica that takes over and is behind.
-* After a greater fall, a token may go back, if the key's last token was already forgotten. For one
-  store object the numbers grow even then: it sends the server the last number that it saw.
+* Tokens never go back while the clock stays less than an hour below its highest reading. That holds
+  if the clock is set back, and if a replica takes over whose clock is behind.
+* If the clock falls further, a token may go back if the key's last token was already removed. For
+  one store object the tokens grow even then, because it sends the highest token that it has seen.
 
-Where the server lost its data, the numbers are as good as its clock.
+If the server lost its data, the fencing tokens derive from its clock.
 
 A lease is stored with its end and its start. If the start is in the future, the clock was set back.
-Then the lease ends one length after a step of the backend notices that. A holder that renews is not
-cut off. If the clock is set forward, leases end early. Another holder then gets a higher token, and
-what the first one writes with its token is refused. In that sense a key never has two holders.
+Then the lease ends one length after a step of the backend notices that. A holder that renews keeps
+its lease. If the clock is set forward, leases end early. Then another holder gets a higher token,
+and writes with the first holder's token are refused. In that sense a key never has two holders.
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ class LeaseKind(StrEnum):
 
 
 class LeaseRef(NamedTuple):
-    """A lease, as the backend knows it.
+    """The identity of a lease in the backend.
 
-    :ivar kind: its purpose.
-    :ivar scope: ``env/tenant`` of the key. Empty for a lock on the key in all tenants together.
+    :ivar kind: purpose of the lease.
+    :ivar scope: ``env/tenant`` of the key, empty for a lock on the key in all tenants together.
     :ivar key: key of the session that the lease protects.
     :ivar fence: fencing token of the grant.
     """
@@ -70,7 +70,7 @@ class LeaseRef(NamedTuple):
 
 
 class Fenced(Protocol):
-    """An object with a lease: a :class:`SessionLease` or the turn of an inbox."""
+    """An object with a lease, such as a :class:`SessionLease` or the turn of an inbox."""
 
     @property
     def guard(self) -> LeaseRef:
@@ -85,24 +85,24 @@ class _Unfenced:
         return "UNFENCED"
 
 
-# Not `None`: `try_hold` returns that where the lease is not granted, and such a caller must not
-# write.
+# The default is not `None`, because `try_hold` returns `None` if the lease is not granted. A caller
+# that passes it on must not write.
 UNFENCED: Final = cast("Fenced", _Unfenced())
-"""The default of ``fence``: the write needs no lease."""
+"""The default of ``fence``. It means that the write needs no lease."""
 
 
 def lease_ref_of(fence: object, encoded: EncodedSession) -> LeaseRef:
-    """Return the lease that must hold for a write.
+    """Return the lease that must be held for a write.
 
-    :raises InvalidInputError: naming ``fence``, if it is not a lease of this session.
+    :raises InvalidInputError: ``fence`` is not a lease of this session.
     """
     guard: object = getattr(fence, "guard", None)
     if not isinstance(guard, LeaseRef):
         raise InvalidInputError("fence", f"expected a lease, got {type(fence).__name__}")
     if guard.key != encoded.key:
-        raise InvalidInputError("fence", "is the lease of another key")
+        raise InvalidInputError("fence", "the lease is for a different key")
     if guard.scope not in ("", encoded.scope):
-        raise InvalidInputError("fence", "is the lease of another tenant's key")
+        raise InvalidInputError("fence", "the lease is for another tenant's key")
     return guard
 
 
@@ -111,13 +111,13 @@ class SupportsFencing(ABC):  # noqa: B024 - a marker: the writes are the store's
 
     A backend that derives from it:
 
-    * gives each grant a fencing token by the rule above,
-    * lets no lease run for longer than its length if the clock is set back,
+    * gives each grant a fencing token by the rule of this module,
+    * lets no lease last longer than its length if the clock is set back,
     * checks the ``lease`` of ``_put`` and ``_update_cas`` inside the step that writes, before any
       other check,
     * returns the verdict ``LOST`` and changes nothing if the newest grant of that kind, scope and
-      key has another number, has ended, or was given back.
+      key has another number, has ended, or was released.
 
-    To every other store, ``put`` and ``update_cas`` pass no lease. They refuse ``fence=`` with an
-    :class:`InvalidInputError`.
+    For every other store, ``put`` and ``update_cas`` refuse ``fence=`` with an
+    :class:`InvalidInputError`. So its primitives get no lease.
     """

@@ -1,15 +1,15 @@
 """The steps of inboxes that a backend implements: on mailboxes, indexes and early events.
 
-Inboxes are an optional capability of a store. A session has one *mailbox*: its messages in order,
-and the lease of the worker that has its turn. It lives next to the session's record, so that the
-end of a turn (state, outbox, handled messages, lease) is one step.
+Inboxes are an optional capability of a store. A session has one *mailbox* with its messages in
+order, and with the lease of the worker that holds its turn. The mailbox lives next to the session's
+record. So the end of a turn changes state, outbox, messages and lease in one step.
 
 An inbox's *index* holds the sessions that have messages, and the time at which each is due. It may
-live in another place than the mailboxes. So a step on the index and a step on a mailbox are two
-steps, and a process can die between them. An index entry may therefore be stale:
+live in another place than the mailboxes. Then an index and a mailbox change in two steps, and a
+process can die between them. So an index entry may be stale:
 
-* An entry is written before its message. A worker that comes too early does not remove it.
-* An entry is deferred while a worker looks at its session. A worker that finds the mailbox empty
+* An entry is written before its message. A worker that finds no message yet does not remove it.
+* An entry is deferred while a worker checks its session. A worker that finds the mailbox empty
   removes the entry, unless it was changed since.
 * A stale entry costs one attempt to take a turn. A message without an entry cannot exist.
 """
@@ -64,7 +64,7 @@ class MailboxRef(NamedTuple):
 class StoredMessage(NamedTuple):
     """A message as stored.
 
-    :ivar event_id: names it, as the channel does.
+    :ivar event_id: id of the message, as the channel sent it.
     :ivar payload: opaque bytes.
     :ivar at_ms: when it was admitted, in milliseconds since the epoch by the store's clock.
     :ivar owner: ``team/user`` of the caller that admitted it, see
@@ -77,19 +77,19 @@ class StoredMessage(NamedTuple):
     owner: str
 
     def __repr__(self) -> str:
-        """Return the sizes, without the payload, because it is private."""
+        """Return the sizes without the payload, because it is private."""
         return f"StoredMessage({len(self.event_id)} characters, {len(self.payload)} bytes)"
 
 
 class NewMessage(NamedTuple):
     """A message to enqueue.
 
-    :ivar inbox: the inbox that admits it.
-    :ivar mailbox: where to enqueue it.
-    :ivar allowed: the owners whose live session may get it.
-    :ivar event_id: names the message. It is known within the limits of ``events``.
+    :ivar inbox: inbox that admits the message.
+    :ivar mailbox: mailbox that gets the message.
+    :ivar allowed: owners whose live session may get the message.
+    :ivar event_id: id of the message. It is remembered within the limits of ``events``.
     :ivar payload: opaque bytes.
-    :ivar most: how many messages the mailbox may hold.
+    :ivar most: maximum number of messages in the mailbox.
     :ivar events: limits of the memory of event ids.
     """
 
@@ -102,15 +102,15 @@ class NewMessage(NamedTuple):
     events: EventMemory
 
     def __repr__(self) -> str:
-        """Return the inbox and the size, without the payload, because it is private."""
+        """Return the inbox and the size without the payload, because it is private."""
         return f"NewMessage({self.inbox!r}, {len(self.payload)} bytes)"
 
 
 class EnqueueOutcome(Outcome, frozen=True, gc=False):
     """The outcome of an enqueue.
 
-    :ivar waiting: how many messages are in the mailbox now.
-    :ivar worker: the worker that has the turn now, empty for none.
+    :ivar waiting: number of messages in the mailbox after the step.
+    :ivar worker: the worker that holds the turn, empty for none.
     """
 
     waiting: int = 0
@@ -120,13 +120,13 @@ class EnqueueOutcome(Outcome, frozen=True, gc=False):
 class TakeRequest(NamedTuple):
     """A worker's request to take a turn.
 
-    :ivar inbox: where to take it.
+    :ivar inbox: inbox of the turn.
     :ivar worker: name of the worker, for people.
     :ivar lease_ms: length of the lease, in milliseconds.
-    :ivar most: how many messages to return at most.
-    :ivar attempts: how many attempts a message may have as the head of its mailbox.
-    :ivar dead_ms: how long dead letters are stored, in milliseconds.
-    :ivar dead_most: how many dead letters of one session are stored.
+    :ivar most: maximum number of messages to return.
+    :ivar attempts: maximum number of attempts at a message as the head of its mailbox.
+    :ivar dead_ms: retention of dead letters, in milliseconds.
+    :ivar dead_most: maximum number of stored dead letters of one session.
     """
 
     inbox: str
@@ -141,8 +141,8 @@ class TakeRequest(NamedTuple):
 class TurnRef(NamedTuple):
     """A reference to a turn.
 
-    :ivar inbox: where it was taken.
-    :ivar mailbox: the mailbox of its session.
+    :ivar inbox: inbox of the turn.
+    :ivar mailbox: mailbox of the session.
     :ivar fence: fencing token of the turn, higher than that of every earlier turn of the session.
     :ivar index_score: the backend's own text, passed back to it when the turn ends.
     """
@@ -156,16 +156,16 @@ class TurnRef(NamedTuple):
 class GrantedTurn(NamedTuple):
     """A turn that was taken.
 
-    :ivar ref: the turn.
-    :ivar lease_ms: when its lease ends, in milliseconds since the epoch by the store's clock.
+    :ivar ref: reference to the turn.
+    :ivar lease_ms: when the lease ends, in milliseconds since the epoch by the store's clock.
     :ivar left_ms: milliseconds of the lease that were left when the turn was taken.
-    :ivar messages: at least one, in order. If the head was tried before, the head alone. All of
-        them are of callers that may act on the session. If there is no session, all are of the same
+    :ivar messages: at least one message, in order. If the head was tried before, it is the only
+        one. The caller of each may act on the session. If there is no session, all are of the same
         caller.
     :ivar attempt: number of this attempt at the head, from 1.
-    :ivar record: the session, ``None`` if it is absent.
-    :ivar dropped: how many dead letters of the session this call dropped, because they were more
-        than ``dead_most`` of the request.
+    :ivar record: record of the session, ``None`` if it is absent.
+    :ivar dropped: number of dead letters that this call dropped because the session had more than
+        ``dead_most`` of the request.
     """
 
     ref: TurnRef
@@ -178,11 +178,11 @@ class GrantedTurn(NamedTuple):
 
 
 class NothingDue(NamedTuple):
-    """The reply if there is no turn to take now.
+    """The reply if no turn is available.
 
-    :ivar due_secs: seconds until there may be one. 0 means to poll again immediately. ``None`` if
-        no session is known to become due.
-    :ivar dropped: how many dead letters this call dropped, as in :class:`GrantedTurn`.
+    :ivar due_secs: seconds until one may be available. 0 means to poll again immediately. ``None``
+        if no session is known to become due.
+    :ivar dropped: number of dead letters that this call dropped, as in :class:`GrantedTurn`.
     """
 
     due_secs: float | None
@@ -190,16 +190,16 @@ class NothingDue(NamedTuple):
 
 
 class TurnCommit(NamedTuple):
-    """A commit of a turn.
+    """The result of a turn, to be committed.
 
-    :ivar ref: the turn.
-    :ivar encoded: the state to write, ``None`` to write none.
+    :ivar ref: reference to the turn.
+    :ivar encoded: session to write, ``None`` to write none.
     :ivar removes: whether to remove the session.
-    :ivar expected: the token that the turn has seen last, ``Cas.none()`` for an absent session.
-    :ivar handled: how many of the turn's messages, from the first, are handled by now. The step
-        removes those of them that are still stored. The count starts with the turn, because the
-        worker may not know whether an earlier commit was executed.
-    :ivar in_hand: how many of the turn's messages are left. An attempt at the next one begins.
+    :ivar expected: last token that the turn has seen, ``Cas.none()`` for an absent session.
+    :ivar handled: number of the turn's messages that are handled, counted from the start of the
+        turn. The worker may not know whether an earlier commit was executed. So the step removes
+        only those messages that are still stored.
+    :ivar in_hand: number of the turn's messages that are left. An attempt at the next one begins.
     :ivar ends: whether the turn ends.
     """
 
@@ -215,11 +215,11 @@ class TurnCommit(NamedTuple):
 class StoredDeadLetter(NamedTuple):
     """A message that exhausted its attempts or failed the access check.
 
-    :ivar mailbox: where it was.
-    :ivar message: as it was.
+    :ivar mailbox: mailbox that held the message.
+    :ivar message: the message, unchanged.
     :ivar died_ms: when it became a dead letter, in milliseconds since the epoch by the store's
         clock.
-    :ivar attempts: how many attempts it had.
+    :ivar attempts: number of attempts at the message.
     """
 
     mailbox: MailboxRef
@@ -231,8 +231,8 @@ class StoredDeadLetter(NamedTuple):
 class InboxSize(NamedTuple):
     """The size of an inbox's index.
 
-    :ivar sessions: how many sessions have an entry.
-    :ivar due: how many of them are due now.
+    :ivar sessions: number of sessions with an entry.
+    :ivar due: number of these sessions that are due.
     """
 
     sessions: int
@@ -242,8 +242,8 @@ class InboxSize(NamedTuple):
 class EarlyEventQueue(NamedTuple):
     """A reference to a queue of early events.
 
-    :ivar wait_owner: the owner of the events.
-    :ivar scope_hash: the reply scope.
+    :ivar wait_owner: owner of the events.
+    :ivar scope_hash: hash of the reply scope.
     """
 
     wait_owner: WaitOwner
@@ -251,11 +251,11 @@ class EarlyEventQueue(NamedTuple):
 
 
 class EarlyPage(NamedTuple):
-    """Some of the early events of a queue.
+    """A page of the early events of a queue.
 
-    :ivar events: in order, each with the key of its session. May be empty.
-    :ivar position: where the next page starts, ``None`` after the last one. Each event of this page
-        that is deleted since moves it by one towards the start.
+    :ivar events: the events in order, each with the key of its session. May be empty.
+    :ivar position: position of the next page, ``None`` after the last one. If an event of this page
+        is deleted, the position moves by one towards the start.
     """
 
     events: Sequence[tuple[SessionKey, StoredMessage]]
@@ -263,14 +263,14 @@ class EarlyPage(NamedTuple):
 
 
 class InboxCall(ABC):
-    """The steps that inboxes are made of, bound to one deadline.
+    """The steps of a call on an inbox, under one deadline.
 
-    Arguments are checked. Each step on a mailbox is atomic, and safe to repeat when its reply was
-    lost. Any step may raise :class:`StoreUnavailableError`. One that writes may raise
-    :class:`OutcomeUnknownError` as well.
+    The arguments have been checked. Each step on a mailbox is atomic. A caller may repeat it if its
+    reply was lost. Any step may raise :class:`StoreUnavailableError`. A step that writes may also
+    raise :class:`OutcomeUnknownError`.
 
-    A turn is *held* while its lease lasts. When the lease has expired, the turn is over, whether or
-    not another worker has taken the next one.
+    A turn is *held* while its lease lasts. When the lease has expired, the turn is over, even if no
+    other worker has taken the next one.
     """
 
     # --- mailboxes ---------------------------------------------------------------------------
@@ -279,41 +279,45 @@ class InboxCall(ABC):
     async def enqueue(self, message: NewMessage) -> EnqueueOutcome:
         """Add a message at the end of the mailbox, and notify unless a turn is held.
 
-        :returns: the first that applies, each but ``MISMATCH`` with ``waiting`` and ``worker``:
+        :returns: the first verdict that applies. All except ``MISMATCH`` have ``waiting`` and
+            ``worker``:
 
             * ``MISMATCH`` if a live session has none of the allowed owners.
-            * ``SEEN`` if the event is known. This notifies as well.
-            * ``FULL``, or ``DONE``.
+            * ``SEEN`` if the event is known. This also notifies.
+            * ``FULL`` if the mailbox is full.
+            * ``DONE``.
         """
 
     @abstractmethod
     async def take(self, request: TakeRequest) -> GrantedTurn | NothingDue:
         """Take the turn of the session that has been due for longest.
 
-        This counts an attempt at the head of its mailbox. A head becomes a dead letter if it has
-        exhausted its attempts, or if its caller may not act on the live session. In the second case
-        it was admitted before that session was created. Then the next message is the head. Of more
-        dead letters of a session than the request allows, the oldest ones are dropped.
+        The step counts an attempt at the head of its mailbox. A head becomes a dead letter if it
+        exhausted its attempts, or if its caller may not act on the live session. The second case
+        occurs if the message was admitted before the session was created. Then the next message
+        becomes the head. If a session has more dead letters than the request allows, the oldest
+        ones are dropped.
 
-        :raises DecodeError: the record or the mailbox of a session was not written by this library.
-            It is not due again for a while.
+        :raises DecodeError: this library did not write the record or the mailbox of a session. The
+            session is not due again for a while.
         """
 
     @abstractmethod
     async def renew(self, ref: TurnRef, lease_ms: int) -> tuple[int, int]:
         """Extend the lease to at least ``lease_ms`` from now.
 
-        :returns: when it ends, and in how many milliseconds. Both are 0 if the turn is over.
+        :returns: when the lease ends, in milliseconds since the epoch, and the milliseconds that
+            are left. Both are 0 if the turn is over.
         """
 
     @abstractmethod
     async def commit(self, result: TurnCommit) -> Outcome:
         """Write or remove the session, and remove the handled messages, in one step.
 
-        The write is like that of the store's own verbs. If the turn ends and messages are left, the
-        session is due, and a waiter is notified.
+        The write follows the same rules as the store's own verbs. If the turn ends and messages are
+        left, the session is due, and the step notifies a waiter.
 
-        :returns: the first that applies: ``LOST`` if the turn is not held, ``MISMATCH``,
+        :returns: the first verdict that applies: ``LOST`` if the turn is not held, ``MISMATCH``,
             ``CONFLICT`` with the stored token, or ``DONE`` with the written token, if any.
         """
 
@@ -321,14 +325,14 @@ class InboxCall(ABC):
     async def release(self, ref: TurnRef, backoff_ms: int | None) -> bool:
         """Release the turn. Its messages stay in the mailbox.
 
-        :param backoff_ms: milliseconds until the session is due again after a failed attempt.
-            ``None`` if this was not an attempt: then the session is due immediately.
+        :param backoff_ms: milliseconds until the session is due again after a failed attempt. If
+            this was not an attempt, ``None``, and the session is due immediately.
         :returns: ``False`` if the turn is not held.
         """
 
     @abstractmethod
     async def size(self, inbox: str) -> InboxSize:
-        """Return the size of the index, whose entries may be stale."""
+        """Return the size of the index. It includes stale entries."""
 
     # --- dead letters ------------------------------------------------------------------------
 
@@ -336,8 +340,8 @@ class InboxCall(ABC):
     async def replay(self, inbox: str, mail: StoredDeadLetter, dead_ms: int, most: int) -> Outcome:
         """Move a dead letter to the end of its mailbox, as a new message, and notify.
 
-        :param dead_ms: how long dead letters are stored, in milliseconds.
-        :param most: how many messages the mailbox may hold.
+        :param dead_ms: retention of dead letters, in milliseconds.
+        :param most: maximum number of messages in the mailbox.
         :returns: ``ABSENT``, ``FULL``, or ``DONE``.
         """
 
@@ -345,7 +349,7 @@ class InboxCall(ABC):
     async def discard(self, mail: StoredDeadLetter) -> bool:
         """Remove a dead letter.
 
-        :returns: ``False`` if it was absent.
+        :returns: ``False`` if the dead letter was absent.
         """
 
     # --- early events ------------------------------------------------------------------------
@@ -356,8 +360,8 @@ class InboxCall(ABC):
     ) -> Outcome:
         """Store an event at the end of a queue.
 
-        :param events: how many events the queue may hold, and for how long.
-        :returns: ``SEEN`` if it is stored already, ``FULL``, or ``DONE``.
+        :param events: limits on the number of events in the queue, and on their retention.
+        :returns: ``SEEN`` if the event is stored already, ``FULL``, or ``DONE``.
         """
 
     @abstractmethod
@@ -369,13 +373,14 @@ class InboxCall(ABC):
         events: EventMemory,
         position: int = 0,
     ) -> EarlyPage:
-        """Assign a page of events of a queue to this session, except those of another session.
+        """Assign a page of a queue's events to a session, except those of another session.
 
         The queue and the mailbox may live in different places, and a process can die between two
-        steps. So an event is assigned before it is enqueued. Then no other session gets it as well.
+        steps. So an event is assigned before it is enqueued, and no other session can get it.
 
-        :param gone: key of a session whose events are reassigned to this one, empty for none.
-        :param position: where the page starts, in a queue that other calls may change meanwhile.
+        :param key: key of the session.
+        :param gone: key of another session whose events are reassigned, empty for none.
+        :param position: position of the page, in a queue that other calls may change meanwhile.
         :returns: the page. It holds a bounded number of events, because they may be large.
         """
 
@@ -383,31 +388,31 @@ class InboxCall(ABC):
     async def delete_early(
         self, queue: EarlyEventQueue, key: SessionKey, message: StoredMessage
     ) -> None:
-        """Delete an event that is assigned to this session."""
+        """Delete an event that is assigned to a session."""
 
 
 class InboxBackend(ABC):
-    """Makes calls on inboxes."""
+    """Creates calls on inboxes."""
 
     @abstractmethod
     def call(self) -> InboxCall:
-        """Begin a call. Its deadline counts from now."""
+        """Begin a call, with a deadline that starts now."""
 
     @abstractmethod
     def subscribe(self, inbox: str) -> AbstractAsyncContextManager[Subscription]:
-        """Subscribe to the sessions of an inbox that have messages and no worker."""
+        """Subscribe to notifications on sessions of an inbox with messages and without a worker."""
 
     @abstractmethod
     async def dead_letters(
         self, inbox: str, dead_ms: int, position: object | None
     ) -> tuple[Sequence[StoredDeadLetter], object | None]:
-        """Return a page of dead letters, and the position of the next page, ``None`` after the last
-        one.
+        """Return a page of dead letters, and the position of the next page.
 
         Each page has its own deadlines.
 
-        :param dead_ms: how long dead letters are stored, in milliseconds.
-        :param position: of the page, ``None`` for the first one.
+        :param dead_ms: retention of dead letters, in milliseconds.
+        :param position: position of the page, ``None`` for the first one.
+        :returns: the dead letters, and ``None`` in place of the position after the last page.
         """
 
 

@@ -1,8 +1,8 @@
 """The steps of locks that a backend implements.
 
 Locks are an optional capability of a store. One *token* holds a lock until its lease ends. A caller
-that finds the lock held may take a queue position, under a token of its own. Nothing on the backend
-runs by itself. Each step reads the time, and skips holders whose lease has ended and waiters whose
+that finds the lock held may take a queue position with its own token. The backend runs no
+background task. Each step reads the time, and skips holders whose lease has ended and waiters whose
 position has lapsed.
 """
 
@@ -36,8 +36,8 @@ class LockRef(NamedTuple):
 
     :ivar scope: ``env/tenant`` of the key, empty for a lock on the key in all tenants together.
     :ivar key: the locked key.
-    :ivar token: names one attempt at the lock, and its grant. It is random, 1 to 64 characters of
-        ``[A-Za-z0-9_-]``.
+    :ivar token: random text that identifies one attempt at the lock and its grant. It has 1 to 64
+        characters of ``[A-Za-z0-9_-]``.
     """
 
     scope: str
@@ -49,10 +49,10 @@ class LockRequest(NamedTuple):
     """An attempt to take a lock.
 
     :ivar ref: the lock and the token.
-    :ivar name: of the caller, for people.
+    :ivar name: name of the caller, for people.
     :ivar lease_ms: length of the lease, in milliseconds.
     :ivar position_ms: milliseconds until a queue position lapses, unless the waiter asks again. A
-        free lock is reserved for each waiter in turn for a quarter of that.
+        free lock is reserved for each waiter in turn, for a quarter of that time.
     :ivar queues: whether to take a queue position if the lock is not granted.
     """
 
@@ -66,11 +66,12 @@ class LockRequest(NamedTuple):
 class LockOutcome(msgspec.Struct, frozen=True, gc=False):
     """The outcome of a step on a lock.
 
-    :ivar verdict: ``DONE``, ``LOST``, or ``CLAIMED`` by another holder or by earlier waiters.
+    :ivar verdict: ``DONE``, ``LOST``, or ``CLAIMED`` if it is held or reserved for a waiter.
     :ivar fence: fencing token of the lease, if the lock was granted.
-    :ivar lease_ms: when the lease ends, also that of another holder, in milliseconds since the
-        epoch by the backend's clock.
-    :ivar left_ms: milliseconds that are left of the lease, or until the caller should ask again.
+    :ivar lease_ms: when the lease ends, in milliseconds since the epoch by the backend's clock.
+        With ``CLAIMED``, it is the lease of the other holder.
+    :ivar left_ms: milliseconds of the lease that are left. With ``CLAIMED``, milliseconds until the
+        caller should ask again.
     """
 
     verdict: Verdict
@@ -82,8 +83,8 @@ class LockOutcome(msgspec.Struct, frozen=True, gc=False):
 class LockState(NamedTuple):
     """The current holder of a lock.
 
-    :ivar name: of the holder, for people.
-    :ivar fence: fencing token of its lease.
+    :ivar name: name of the holder, for people.
+    :ivar fence: fencing token of the lease.
     :ivar lease_ms: when the lease ends, in milliseconds since the epoch by the backend's clock.
     """
 
@@ -93,10 +94,10 @@ class LockState(NamedTuple):
 
 
 class LockCall(ABC):
-    """The steps on locks, bound to one deadline. Each step is atomic.
+    """The steps of a call on a lock, under one deadline. Each step is atomic.
 
-    Any step may raise :class:`StoreUnavailableError`. One that writes may raise
-    :class:`StoreFullError` and :class:`OutcomeUnknownError` as well.
+    Any step may raise :class:`StoreUnavailableError`. A step that writes may also raise
+    :class:`StoreFullError` and :class:`OutcomeUnknownError`.
     """
 
     @abstractmethod
@@ -111,7 +112,7 @@ class LockCall(ABC):
 
     @abstractmethod
     async def renew(self, ref: LockRef, lease_ms: int) -> LockOutcome:
-        """Extend a lease that has not ended. It never gets shorter.
+        """Extend a lease that has not ended. The lease never gets shorter.
 
         :returns: ``DONE`` or ``LOST``.
         """
@@ -120,8 +121,8 @@ class LockCall(ABC):
     async def release(self, ref: LockRef, lease_ms: int) -> bool:
         """Release the token's lock or queue position, and notify the next waiter.
 
-        :param lease_ms: when the token's lease ends, as far as the caller knows, 0 for none. With
-            it, a repeated call whose first reply was lost also returns the right result.
+        :param lease_ms: the end of the token's lease that the caller knows, in milliseconds since
+            the epoch, 0 for none. With it, a retry after a lost reply returns the right result.
         :returns: whether the token held the lock.
         """
 
@@ -131,21 +132,24 @@ class LockCall(ABC):
 
 
 class LockBackend(ABC):
-    """Makes calls on locks.
+    """Creates calls on locks.
 
     Fencing tokens grow from one grant of a key to the next. Each is at least the time in
-    microseconds. It is higher than that of the key's last grant, and than every one that this
-    object has granted. :mod:`greentic_session.abc.fencing` tells what holds when the clock is set
-    back, and for how long a free lock keeps its last token.
+    microseconds. It is higher than the token of the key's last grant, and than every token that
+    this object has granted. :mod:`greentic_session.abc.fencing` describes what holds if the clock
+    is set back, and how long a free lock keeps its last token.
     """
 
     @abstractmethod
     def call(self) -> LockCall:
-        """Begin a call. Its deadline counts from now."""
+        """Begin a call, with a deadline that starts now."""
 
     @abstractmethod
     def subscribe(self, token: str) -> AbstractAsyncContextManager[Subscription]:
-        """Subscribe to the token's turn, as :meth:`SupportsNotifications.subscribe`."""
+        """Subscribe to notifications on the token's turn.
+
+        The subscription works as in :meth:`SupportsNotifications.subscribe`.
+        """
 
 
 class SupportsLocks(ABC):

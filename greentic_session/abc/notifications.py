@@ -19,21 +19,21 @@ __all__ = ["Subscription", "SupportsNotifications"]
 class Subscription(ABC):
     """Wakes one waiter of a topic.
 
-    A notification may be lost with its connection, or be spurious. A waiter that wakes up polls,
-    and every wait has a timeout. A subscription is notified when it becomes active, and after each
-    reconnect, because notifications may have been lost until then.
+    A notification may be lost with its connection, and it may be spurious. So a waiter that wakes
+    up polls, and every wait has a timeout. A subscription is notified when it becomes active, and
+    after each reconnect, because notifications may have been lost before.
 
-    Each notification wakes one waiter of the process that is still asleep. A waiter that
-    unsubscribes passes its notification on to the next one.
+    Each notification wakes one waiter of the process that still sleeps. A waiter that unsubscribes
+    passes its notification on to the next one.
     """
 
     @abstractmethod
     async def wait(self, timeout_secs: float, due_secs: float = math.inf) -> bool:
         """Wait for a notification since the last call, or since the subscription was made.
 
-        :param timeout_secs: limit on the wait.
-        :param due_secs: seconds until work is due without a notification, as far as the caller
-            knows. The caller wakes up then, unless another waiter of the topic wakes up by then.
+        :param timeout_secs: timeout of the wait, in seconds.
+        :param due_secs: seconds until the next known work is due without a notification. The caller
+            wakes up then, unless another waiter of the topic wakes up before.
         :returns: ``False`` on timeout.
         """
 
@@ -45,6 +45,6 @@ class SupportsNotifications(ABC):
     def subscribe(self, topic: str) -> AbstractAsyncContextManager[Subscription]:
         """Subscribe to a topic while the block runs.
 
-        Entering does not wait for the backend, and does not raise if it is unavailable:
-        notifications are lost until the subscription is active.
+        Entering does not wait for the backend, and does not raise if it is unavailable.
+        Notifications are lost until the subscription is active.
         """

@@ -1,4 +1,4 @@
-"""Arguments and results of a store's primitives: encoded sessions, records, verdicts, outcomes."""
+"""The arguments and results of a store's primitives, such as records, verdicts and outcomes."""
 
 from __future__ import annotations
 
@@ -38,19 +38,20 @@ __all__ = [
 
 
 def mint_incarnation() -> str:
-    """Return the random incarnation of a record that comes into being: a UUID in 32 hex digits."""
+    """Return a random incarnation for a new record: a UUID in 32 hex digits."""
     return uuid4().hex
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):
-    """A stored session: bytes and scalars only, so the garbage collector never visits it.
+    """A stored session. It only holds bytes and scalars, so the garbage collector never visits it.
 
     :ivar value: version of the token.
     :ivar incarnation: incarnation of the token, 32 hex digits.
-    :ivar owner: the owner's team and user, as :mod:`greentic_session._core.tenancy` writes them.
-    :ivar ttl_ms: life in milliseconds; 0 is for ever.
-    :ivar at_ms: last write or touch, milliseconds since the epoch by the store's clock.
-    :ivar body: what the codec wrote.
+    :ivar owner: ``team/user``, as :mod:`greentic_session._core.tenancy` writes it.
+    :ivar ttl_ms: lifetime in milliseconds. 0 never expires.
+    :ivar at_ms: time of the last write or touch, in milliseconds since the epoch by the store's
+        clock.
+    :ivar body: the bytes that the codec encoded.
     """
 
     value: int
@@ -61,15 +62,15 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     body: bytes
 
     def __repr__(self) -> str:
-        """Return the token and the size: a body is somebody's state."""
+        """Return the token and the size without the body, because it is private state."""
         return f"Record({self.value}-{self.incarnation}, {len(self.body)} bytes)"
 
 
 class UnreadableRecord(NamedTuple):
-    """A stored record of which a field cannot be read, in the place of a :class:`Record`.
+    """A stored record with a field that cannot be read. It replaces a :class:`Record`.
 
-    :ivar owner: as in :class:`Record`. ``None`` if it cannot be read either.
-    :ivar error: the reason.
+    :ivar owner: as in :class:`Record`, ``None`` if it cannot be read either.
+    :ivar error: the error of a read.
     """
 
     owner: str | None
@@ -77,12 +78,12 @@ class UnreadableRecord(NamedTuple):
 
 
 class UnreadableSession(msgspec.Struct, frozen=True, kw_only=True):
-    """A session that cannot be read, in the place of a :class:`Versioned`.
+    """A session that cannot be read. It replaces a :class:`Versioned`.
 
     ``scan`` and ``get_many`` return it with ``on_error="return"``.
 
     :ivar key: the session's key.
-    :ivar error: what :meth:`AsyncSessionStore.get` raises for it.
+    :ivar error: the error that :meth:`AsyncSessionStore.get` raises for the session.
     """
 
     key: SessionKey
@@ -90,9 +91,9 @@ class UnreadableSession(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EncodedSession(msgspec.Struct, frozen=True, gc=False):
-    """A session that passed every check, encoded and ready to be written.
+    """A session that passed every check and is encoded for a write.
 
-    :ivar scope: ``env/tenant``: with ``key``, the record's address.
+    :ivar scope: ``env/tenant``. With ``key``, it is the record's address.
     :ivar key: the session's key.
     :ivar owner: as in :class:`Record`.
     :ivar ttl_ms: as in :class:`Record`.
@@ -106,12 +107,12 @@ class EncodedSession(msgspec.Struct, frozen=True, gc=False):
     body: bytes
 
     def __repr__(self) -> str:
-        """Return the address and the size: a body is somebody's state."""
+        """Return the address and the size without the body, because it is private state."""
         return f"EncodedSession({self.scope}, {self.key!r}, {len(self.body)} bytes)"
 
 
 class Verdict(IntEnum):
-    """How a primitive that writes ended. The Lua scripts return these numbers."""
+    """The result of a primitive that writes. The Lua scripts return these numbers."""
 
     DONE = 1
     ABSENT = 0
@@ -126,20 +127,20 @@ class Verdict(IntEnum):
     FULL = -9
 
 
-# Python 3.11 runs a function of the enum's for each look-up of a member in its class: on the way of
-# a verb that succeeds, that is a tenth of what the memory backend spends.
+# Python 3.11 calls a function of the enum for each lookup of a member. In a verb that succeeds,
+# that would be a tenth of the memory backend's time.
 DONE: Final = Verdict.DONE
 
 
 class Outcome(msgspec.Struct, frozen=True, gc=False):
-    """The end of a primitive that writes.
+    """The outcome of a primitive that writes.
 
-    :ivar verdict: what happened; everything but ``DONE`` changed nothing.
-    :ivar value: version of the token now (``DONE``, ``CONFLICT``), else 0.
-    :ivar incarnation: its incarnation, else empty.
-    :ivar at_ms: the time the write was stamped with, else 0.
-    :ivar shortfall: how many replicas confirmed the answer, and how many were wanted, if too few
-        did. The caller finishes the steps that follow the write, then calls
+    :ivar verdict: the verdict. Every verdict except ``DONE`` means that nothing changed.
+    :ivar value: version of the current token, with ``DONE`` and ``CONFLICT``. Otherwise 0.
+    :ivar incarnation: incarnation of that token, otherwise empty.
+    :ivar at_ms: time of the write in milliseconds since the epoch, otherwise 0.
+    :ivar shortfall: if too few replicas confirmed the answer, the number that did and the number
+        that must. The caller finishes the steps after the write, and then calls
         :meth:`raise_shortfall`.
     """
 
@@ -151,39 +152,39 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def token(self) -> Cas:
-        """The token now; ``Cas.none()`` where there is none to tell."""
+        """The current token, ``Cas.none()`` if the outcome has none."""
         return Cas(value=self.value, incarnation=self.incarnation) if self.value else Cas.none()
 
     def raise_shortfall(self) -> None:
-        """Do nothing if enough replicas confirmed the answer.
+        """Check that enough replicas confirmed the answer.
 
-        :raises DurabilityError: too few did.
+        :raises DurabilityError: too few replicas confirmed it.
         """
         if self.shortfall is not None:
             raise DurabilityError(*self.shortfall)
 
 
 def error_for(key: str, outcome: Outcome) -> SessionError:
-    """Return the error for a verdict that means the same to every verb.
+    """Return the error for a verdict that has the same meaning in every verb.
 
     :param key: the session's key.
-    :param outcome: anything but ``DONE``, and what the verb has its own word for.
+    :param outcome: an outcome other than ``DONE`` that the verb does not handle itself.
     """
     if outcome.verdict is Verdict.MISMATCH:
         return TenantMismatchError(key)
     if outcome.verdict is Verdict.AMBIGUOUS:
         return AmbiguousKeyError(key)
     if outcome.verdict is Verdict.UNKNOWN:
-        return OutcomeUnknownError("the record has seen too many writes since to tell")
+        return OutcomeUnknownError("the operation log no longer covers this write")
     if outcome.verdict is Verdict.LOST:
         return LeaseLostError()
-    return SessionError(f"key {key!r}: the backend answered {outcome.verdict.name}")
+    return SessionError(f"key {key!r}: the backend returned {outcome.verdict.name}")
 
 
 class AllowedOwners(NamedTuple):
-    """The owners whose live record a call may act on: see :func:`.tenancy.allowed_owners_of`.
+    """The owners whose live record a call may act on. See :func:`.tenancy.allowed_owners_of`.
 
-    :ivar exact: the caller's own team and user.
+    :ivar exact: ``team/user`` of the caller.
     :ivar shared: the caller's team without a user.
     """
 
@@ -192,10 +193,11 @@ class AllowedOwners(NamedTuple):
 
 
 class Page(NamedTuple):
-    """Some live records of a scope.
+    """A page of the live records of a scope.
 
-    :ivar records: with their keys; may be empty before the end.
-    :ivar position: where the next page starts, in the backend's own terms; ``None`` is the end.
+    :ivar records: the records with their keys. A page before the last one may be empty, too.
+    :ivar position: position of the next page, in the backend's own form. ``None`` after the last
+        page.
     """
 
     records: Sequence[tuple[SessionKey, Record | UnreadableRecord]]

@@ -1,4 +1,4 @@
-"""The primitives that a backend implements, and from which the store builds its verbs."""
+"""The primitives that a backend implements. The store builds its verbs from them."""
 
 from __future__ import annotations
 
@@ -17,87 +17,94 @@ __all__ = ["StorePrimitives"]
 
 
 class StorePrimitives(ABC):
-    """The small steps under :class:`AsyncSessionStore`, on encoded records.
+    """The steps on encoded records from which :class:`AsyncSessionStore` builds its verbs.
 
-    The store has checked and encoded the arguments. Each primitive that writes is one atomic step
-    and changes nothing unless its verdict is ``DONE``. It checks in this order: lease, absent or
-    expired, owner, exists or token.
+    The store has checked and encoded the arguments. Each primitive that writes is one atomic step,
+    and changes nothing unless its verdict is ``DONE``. It checks in this order: the lease, whether
+    the record is absent or expired, its owner, whether it exists or its token.
 
-    ``until`` is the result of ``_deadline`` at the start of a verb that takes several steps.
-    ``None`` means that this step is the whole verb.
+    ``until`` is the result of ``_deadline`` at the start of a verb with several steps. ``None``
+    means that this step is the whole verb.
 
-    ``lease`` is a lease that must hold for the write. If it does not hold, the verdict is ``LOST``,
-    whether or not another holder has one. Only a backend that derives from
-    :class:`.SupportsFencing` gets anything but ``None``.
+    ``lease`` is a lease that must be held for the write. If it is not held, the verdict is
+    ``LOST``, even if no other holder has one. Only a backend that derives from
+    :class:`.SupportsFencing` gets a value other than ``None``.
 
-    The most frequent primitives may be plain functions in a backend that waits for nothing. A
-    coroutine would double their cost.
+    In a backend without I/O, the most frequent primitives may be plain functions. A coroutine would
+    double their cost.
     """
 
     def _deadline(self) -> float | None:
-        """Return the time by which a verb that begins now must end, in the backend's own terms."""
+        """Return the deadline of a verb that begins now, in the backend's own form."""
         return None
 
     def _secs_left(self, until: float | None) -> float:  # noqa: ARG002 - a backend's clock
-        """Return for how many seconds a verb may still begin a step that ends by ``until``.
+        """Return the seconds in which a verb may still begin a step that ends by ``until``.
 
-        A step that begins later might be cut off, and then its outcome is unknown.
+        A step that begins later might not get its reply in time, so its outcome would be unknown.
         """
         return math.inf
 
     async def _open(self) -> None:
-        """Start what runs while the store is held by ``async with``: nothing."""
+        """Start the background work of ``async with``. By default, there is none."""
         return
 
     @abstractmethod
     async def _aclose(self) -> None:
-        """Release everything. Called once."""
+        """Release all resources. The store calls this once."""
 
     @abstractmethod
     async def _ping(self) -> None:
-        """Return if the backend serves, else raise :class:`StoreUnavailableError`."""
+        """Check that the backend serves calls.
+
+        :raises StoreUnavailableError: it does not.
+        """
 
     @abstractmethod
     def _read(
         self, scope: str, key: SessionKey, until: float | None
     ) -> Record | Awaitable[Record | None] | None:
-        """Return the live record."""
+        """Return the live record, ``None`` if there is none."""
 
     @abstractmethod
     async def _read_many(
         self, scope: str, keys: Sequence[SessionKey]
     ) -> Sequence[Record | UnreadableRecord | None]:
-        """Return the live records in the order of ``keys``, which are at least one.
+        """Return the live records in the order of ``keys``.
 
-        It may return those of the first keys only, at least of one, to bound the bytes of a step.
-        Then it is called again for the rest. A record that cannot be read does not affect the
-        others.
+        To bound the bytes of a step, it may return only the records of the first keys, but at least
+        one. Then the store calls it again for the rest. A record that cannot be read does not
+        affect the others.
+
+        :param keys: at least one key.
         """
 
     @abstractmethod
     async def _holders(self, key: SessionKey, until: float | None) -> Sequence[str]:
-        """Return the scopes that hold a live record under ``key``, or two of them."""
+        """Return the scopes that hold a live record under ``key``. Two of them are enough."""
 
     @abstractmethod
     async def _page(self, scope: str, position: object | None, batch_size: int) -> Page:
-        """Return live records of a scope from ``position`` on (``None``: the start).
+        """Return a page of the live records of a scope.
 
-        Over all pages each record is given once.
+        Over all pages, each record is returned once.
+
+        :param position: position of the page, ``None`` for the first one.
         """
 
     @abstractmethod
     async def _create(self, encoded: EncodedSession) -> Outcome:
-        """Write if absent, with a new incarnation; else ``MISMATCH`` or ``EXISTS``."""
+        """Write an absent record with a new incarnation, or return ``MISMATCH`` or ``EXISTS``."""
 
     @abstractmethod
     def _put(self, encoded: EncodedSession, lease: LeaseRef | None) -> Outcome | Awaitable[Outcome]:
-        """Write. Over a live record of the same owner the version grows by one."""
+        """Write the record. If one of the same owner is live, its version grows by one."""
 
     @abstractmethod
     def _update_cas(
         self, encoded: EncodedSession, expected: Cas, until: float | None, lease: LeaseRef | None
     ) -> Outcome | Awaitable[Outcome]:
-        """Write if the token is ``expected``; else ``MISMATCH`` or ``CONFLICT``."""
+        """Write if the token is ``expected``, otherwise return ``MISMATCH`` or ``CONFLICT``."""
 
     @abstractmethod
     def _touch(
@@ -108,10 +115,11 @@ class StorePrimitives(ABC):
         allowed: AllowedOwners | None,
         until: float | None,
     ) -> Outcome | Awaitable[Outcome]:
-        """Restart the lifetime. A ``ttl_ms`` of ``None`` keeps its length.
+        """Restart the lifetime.
 
-        Without ``allowed`` there is no access check. Then the verdict is ``AMBIGUOUS`` if another
-        scope holds a live record under the key.
+        :param ttl_ms: new lifetime in milliseconds. ``None`` keeps the stored one.
+        :param allowed: the allowed owners. ``None`` skips the access check. Then the verdict is
+            ``AMBIGUOUS`` if another scope holds a live record under the key.
         """
 
     @abstractmethod

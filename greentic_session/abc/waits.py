@@ -1,14 +1,14 @@
 """The steps of waits that a backend implements: on records and on indexes.
 
 Waits are an optional capability of a store. The record of a session decides about its wait. It
-holds the reply scope under which the session waits, the time of the registration, and the claim:
-its attempt, its fencing token and the end of its lease. Each change of these is one atomic step on
-the record.
+holds the reply scope under which the session waits, and the time of the registration. It also holds
+the claim, with its attempt, its fencing token and the end of its lease. Each change of these is one
+atomic step on the record.
 
 The index of a user leads from a reply scope to the keys of sessions that may wait there. It may
-live in another place than the records. So a step on the index and a step on a record are two steps,
-and a worker can die between them. An index entry may therefore be stale. A reader of an entry reads
-the record, and repairs the index if the record differs.
+live in another place than the records. Then an index and a record change in two steps, and a worker
+can die between them. So an index entry may be stale. A reader of an entry reads the record, and
+repairs the index if the record differs.
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ __all__ = [
 ]
 
 INTENT_ONLY: Final = -1
-"""In place of :attr:`IndexRemoval.since_us`: remove the entry if it has only an index intent."""
+"""A value of :attr:`IndexRemoval.since_us`: remove the entry if it has only an index intent."""
 KEEP_ENTRY: Final = -2
-"""In place of :attr:`IndexRemoval.since_us`: keep the entry, and end this caller's intent."""
+"""A value of :attr:`IndexRemoval.since_us`: keep the entry, and end this caller's intent."""
 
 
 class WaitOwner(NamedTuple):
-    """The owner of waits. Names one index.
+    """The owner of waits, which identifies one index.
 
     :ivar scope: ``env/tenant``.
     :ivar owner: ``team/user``, as :mod:`greentic_session._core.tenancy` writes it.
@@ -72,9 +72,9 @@ class WaitStatus(NamedTuple):
     """The wait of a live record.
 
     :ivar owner: ``team/user`` of the record.
-    :ivar scope_hash: the reply scope where the session waits, empty if it does not wait.
-    :ivar since_us: when it was registered there, in microseconds since the epoch. Each registration
-        on a reply scope has a higher one than the registration before.
+    :ivar scope_hash: hash of the reply scope where the session waits, empty if it does not wait.
+    :ivar since_us: when the wait was registered, in microseconds since the epoch. Each registration
+        on a reply scope has a higher value than the one before.
     :ivar expires_ms: when the record expires, in milliseconds since the epoch. 0 is never.
     """
 
@@ -90,7 +90,7 @@ class ClaimRef(NamedTuple):
     :ivar scope: ``env/tenant`` of the record.
     :ivar key: the session's key.
     :ivar owner: ``team/user`` of the record.
-    :ivar fence: fencing token of the claim, higher than that of every earlier claim on the record.
+    :ivar fence: fencing token of the claim, higher than that of each earlier claim on the record.
     """
 
     scope: str
@@ -102,7 +102,7 @@ class ClaimRef(NamedTuple):
 class SeenEvent(NamedTuple):
     """An event that was completed.
 
-    :ivar digest: names event, owner and reply scope.
+    :ivar digest: digest of event, owner and reply scope.
     :ivar at_ms: when it was completed, in milliseconds since the epoch by the store's clock.
     """
 
@@ -113,8 +113,8 @@ class SeenEvent(NamedTuple):
 class EventMemory(NamedTuple):
     """Limits of the memory of events.
 
-    :ivar most: how many events of one session, and of one user, are remembered.
-    :ivar ttl_ms: how long they are remembered, in milliseconds.
+    :ivar most: maximum number of remembered events of one session, and of one user.
+    :ivar ttl_ms: time for which events are remembered, in milliseconds.
     """
 
     most: int
@@ -125,14 +125,14 @@ class WaitOutcome(Outcome, frozen=True, gc=False):
     """The outcome of a step on a record's wait.
 
     :ivar since_us: as in :class:`WaitStatus`.
-    :ivar moved_from: the reply scope where the session waited before, if that is another.
-    :ivar ttl_ms: lifetime of the record in milliseconds (``claim``).
-    :ivar body: the encoded body (``claim``).
-    :ivar fence: fencing token of the claim (``claim``).
-    :ivar lease_ms: when the lease ends, in milliseconds since the epoch by the store's clock
-        (``claim``, ``renew``, and with ``CLAIMED`` that of the other claim).
-    :ivar left_ms: milliseconds of the lease that were left when the step was executed (``claim``,
-        ``renew``).
+    :ivar moved_from: hash of the reply scope where the session waited before, if it is another one.
+    :ivar ttl_ms: lifetime of the record in milliseconds, after ``claim``.
+    :ivar body: the encoded body, after ``claim``.
+    :ivar fence: fencing token of the claim, after ``claim``.
+    :ivar lease_ms: when the lease ends, in milliseconds since the epoch by the store's clock, after
+        ``claim`` and ``renew``. With ``CLAIMED``, it is the lease of the other claim.
+    :ivar left_ms: milliseconds of the lease that were left when the step was executed, after
+        ``claim`` and ``renew``.
     """
 
     since_us: int = 0
@@ -144,12 +144,12 @@ class WaitOutcome(Outcome, frozen=True, gc=False):
     left_ms: int = 0
 
     def __repr__(self) -> str:
-        """Return verdict and token, without the body, because it is private state."""
+        """Return the verdict and the token without the body, because it is private state."""
         return f"WaitOutcome({self.verdict.name}, {self.value}-{self.incarnation})"
 
 
 class EndingMode(StrEnum):
-    """How a claim ends, or is saved under."""
+    """The ways to end a claim, or to save under it."""
 
     COMPLETE = "complete"
     """Write the session, and end the claim and the wait."""
@@ -158,7 +158,7 @@ class EndingMode(StrEnum):
     SAVE = "save"
     """Write the session. The claim continues."""
     FINISH = "finish"
-    """Remove the session, with claim and wait."""
+    """Remove the session with its claim and its wait."""
 
 
 class Registration(NamedTuple):
@@ -166,9 +166,9 @@ class Registration(NamedTuple):
 
     :ivar encoded: the session.
     :ivar expected: the expected token, ``Cas.none()`` for an absent record, ``None`` for any token.
-    :ivar scope_hash: the reply scope where it waits.
-    :ivar event: digest of the event that this completes, empty for none.
-    :ivar floor_us: the new ``since_us`` is higher than this.
+    :ivar scope_hash: hash of the reply scope where the session waits.
+    :ivar event: digest of the event that the registration completes, empty for none.
+    :ivar floor_us: a lower bound in microseconds. The new ``since_us`` is higher.
     """
 
     encoded: EncodedSession
@@ -184,8 +184,8 @@ class ClaimRequest(NamedTuple):
     :ivar scope: ``env/tenant`` of the record.
     :ivar key: the session's key.
     :ivar owner: ``team/user`` of the record.
-    :ivar scope_hash: the reply scope where the session has to wait.
-    :ivar attempt: names the attempt.
+    :ivar scope_hash: hash of the reply scope where the session must wait.
+    :ivar attempt: text that identifies the attempt.
     :ivar event: digest of the event, empty for none.
     :ivar lease_ms: length of the lease, in milliseconds.
     """
@@ -202,13 +202,13 @@ class ClaimRequest(NamedTuple):
 class ClaimEnding(NamedTuple):
     """The end of a claim, or a save under it.
 
-    :ivar ref: the claim.
+    :ivar ref: reference to the claim.
     :ivar how: the mode.
     :ivar encoded: the session to write, ``None`` with ``FINISH``.
-    :ivar expected: the token that the claim has seen last.
-    :ivar event: digest of the event that this completes, empty for none.
-    :ivar scope_hash: with ``WAIT``, the reply scope where the session waits again.
-    :ivar floor_us: with ``WAIT``, the new ``since_us`` is higher than this.
+    :ivar expected: last token that the claim has seen.
+    :ivar event: digest of the event that the step completes, empty for none.
+    :ivar scope_hash: with ``WAIT``, hash of the reply scope where the session waits again.
+    :ivar floor_us: with ``WAIT``, a lower bound in microseconds. The new ``since_us`` is higher.
     """
 
     ref: ClaimRef
@@ -221,10 +221,11 @@ class ClaimEnding(NamedTuple):
 
 
 class IndexEntry(NamedTuple):
-    """An index entry: a session that may wait under a reply scope.
+    """An index entry for a session that may wait under a reply scope.
 
     :ivar key: the session's key.
-    :ivar since_us: since when it waits, as far as the index knows. 0 if there is only an intent.
+    :ivar since_us: start of the wait according to the index, in microseconds since the epoch. 0 if
+        there is only an intent.
     :ivar expires_ms: when the entry expires, in milliseconds since the epoch. 0 is never.
     """
 
@@ -236,7 +237,7 @@ class IndexEntry(NamedTuple):
 class IndexEntries(NamedTuple):
     """The index entries of a reply scope.
 
-    :ivar entries: sessions that may wait there.
+    :ivar entries: the entries.
     :ivar seen: whether the given event was completed.
     """
 
@@ -245,9 +246,9 @@ class IndexEntries(NamedTuple):
 
 
 class IndexIntent(NamedTuple):
-    """An index intent: an index entry that was written before its record.
+    """An index intent, which marks an index entry that was written before its record.
 
-    :ivar intent_id: names the intent.
+    :ivar intent_id: id of the intent.
     :ivar is_new: whether the entry was absent before.
     :ivar others: the other entries of the reply scope.
     """
@@ -260,13 +261,13 @@ class IndexIntent(NamedTuple):
 class IndexUpsert(NamedTuple):
     """An index entry to write.
 
-    :ivar scope_hash: the reply scope.
+    :ivar scope_hash: hash of the reply scope.
     :ivar key: the session's key.
-    :ivar since_us: since when it waits there, as in the record. 0 creates no entry, but prolongs an
+    :ivar since_us: start of the wait, as in the record. 0 creates no entry, but prolongs an
         existing one.
-    :ivar expires_ms: when its record expires, in milliseconds since the epoch. 0 is never.
-    :ivar intent_id: the intent that :meth:`WaitCall.index_intent` returned to this caller, and that
-        ends with this. Empty for none.
+    :ivar expires_ms: when the record expires, in milliseconds since the epoch. 0 is never.
+    :ivar intent_id: id of the intent that :meth:`WaitCall.index_intent` returned to this caller.
+        This write ends the intent. Empty for none.
     """
 
     scope_hash: str
@@ -277,9 +278,9 @@ class IndexUpsert(NamedTuple):
 
 
 class IndexRemoval(NamedTuple):
-    """An index entry to remove, unless it is of a later registration.
+    """An index entry to remove, unless it belongs to a later registration.
 
-    :ivar scope_hash: the reply scope.
+    :ivar scope_hash: hash of the reply scope.
     :ivar key: the session's key.
     :ivar since_us: the last registration to remove, or :data:`INTENT_ONLY`, or :data:`KEEP_ENTRY`.
     :ivar intent_id: as in :class:`IndexUpsert`.
@@ -292,9 +293,9 @@ class IndexRemoval(NamedTuple):
 
 
 class IndexChange(msgspec.Struct, frozen=True, kw_only=True):
-    """A change of a user's index, in one step.
+    """A change of a user's index in one step.
 
-    :ivar upsert: the entry of a session that waits.
+    :ivar upsert: the entry to write, ``None`` for none.
     :ivar removals: the entries to remove.
     :ivar events: completed events to remember, the newest last.
     """
@@ -305,14 +306,14 @@ class IndexChange(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WaitCall(ABC):
-    """The steps on records and indexes that waits are made of, bound to one deadline.
+    """The steps of a call on waits, under one deadline.
 
-    Arguments are checked. Each step is atomic, and safe to repeat when its reply was lost. Any step
-    may raise :class:`StoreUnavailableError`. One that writes may raise :class:`OutcomeUnknownError`
-    as well.
+    The arguments have been checked. Each step is atomic. A caller may repeat it if its reply was
+    lost. Any step may raise :class:`StoreUnavailableError`. A step that writes may also raise
+    :class:`OutcomeUnknownError`.
 
     A claim on a record is *held* under a fencing token until it is ended, released, or superseded
-    by a later claim or registration. When its lease expires, it stays held, and another worker may
+    by a later claim or registration. If its lease expires, it stays held, but another worker may
     claim the wait. While a claim is held, the record's lifetime counts from the end of the lease if
     that is later. An index never expires before a record that it leads to.
     """
@@ -323,19 +324,19 @@ class WaitCall(ABC):
     async def register(self, registration: Registration, events: EventMemory) -> WaitOutcome:
         """Write the session and register it as waiting. This supersedes a claim on it.
 
-        :returns: the first that applies: ``SEEN`` if the event was completed, ``MISMATCH``,
+        :returns: the first verdict that applies: ``SEEN`` if the event was completed, ``MISMATCH``,
             ``CONFLICT``, or ``DONE`` with ``since_us`` and ``moved_from``.
         """
 
     @abstractmethod
     async def claim(self, request: ClaimRequest, events: EventMemory) -> WaitOutcome:
-        """Claim the wait, which changes the token, or renew the lease of the same attempt's claim.
+        """Claim the wait, which changes the token, or renew the lease of the attempt's own claim.
 
-        :returns: the first that applies:
+        :returns: the first verdict that applies:
 
             * ``SEEN`` if the event was completed.
             * ``ABSENT`` if the session is absent, has another owner, or does not wait there.
-            * ``CLAIMED`` with ``lease_ms``.
+            * ``CLAIMED`` with ``lease_ms``, if another attempt holds a claim with a valid lease.
             * ``DONE`` with the record and the claim.
         """
 
@@ -357,28 +358,28 @@ class WaitCall(ABC):
     async def release(self, ref: ClaimRef, attempt: str) -> WaitOutcome:
         """Release the claim. The record's lifetime restarts.
 
-        :param attempt: names the attempt that holds the claim, if the caller does not know the
-            fencing token. Otherwise empty.
+        :param attempt: the attempt that holds the claim, if the caller does not know the fencing
+            token. Otherwise empty.
         :returns: ``DONE`` or ``LOST``.
         """
 
     @abstractmethod
     async def supersede(self, scope: str, key: SessionKey, scope_hash: str, since_us: int) -> None:
-        """End the wait of a session, if it was registered there exactly at ``since_us``.
+        """End the wait of a session, if it was registered there at exactly ``since_us``.
 
-        A claim on it stays held.
+        A claim on the record stays held.
         """
 
     @abstractmethod
     async def events_of(self, scope: str, keys: Sequence[SessionKey]) -> Sequence[SeenEvent]:
-        """Return the completed events that the sessions remember, of all ``keys`` together.
+        """Return the completed events of all sessions in ``keys`` together.
 
         The events of a session that finished or expired are remembered as long as other ones.
         """
 
     @abstractmethod
     async def clear(self, scope: str, key: SessionKey, owner: str, scope_hash: str) -> WaitOutcome:
-        """Remove the session and its events, if it is the owner's and waits there.
+        """Remove the session and its events, if it has that owner and waits there.
 
         :returns: ``DONE`` or ``ABSENT``.
         """
@@ -389,7 +390,7 @@ class WaitCall(ABC):
     ) -> Sequence[WaitStatus | None]:
         """Return the waits of the live records, in the order of ``keys``.
 
-        :param keys: at least one.
+        :param keys: at least one key.
         """
 
     # --- on an index -------------------------------------------------------------------------
@@ -402,16 +403,16 @@ class WaitCall(ABC):
 
     @abstractmethod
     async def all_entries(self, wait_owner: WaitOwner) -> Sequence[tuple[str, IndexEntry]]:
-        """Return every entry of the owner, each with its reply scope."""
+        """Return every entry of the owner, each with the hash of its reply scope."""
 
     async def confirm(  # noqa: B027 - a backend without replicas has nothing to do
         self, wait_owner: WaitOwner, keys: Sequence[SessionKey]
     ) -> None:
-        """Let replicas confirm what earlier calls wrote, before an answer that rests on it.
+        """Wait until replicas confirm the earlier writes that an answer rests on.
 
-        :param wait_owner: of an index that tells of an earlier write.
-        :param keys: of sessions of that owner that may have been written, as far as known.
-        :raises DurabilityError: too few replicas confirmed it.
+        :param wait_owner: the owner whose index shows an earlier write.
+        :param keys: keys of that owner's sessions that are known to be involved.
+        :raises DurabilityError: too few replicas confirmed the writes.
         """
 
     @abstractmethod
@@ -420,10 +421,10 @@ class WaitCall(ABC):
     ) -> IndexIntent:
         """Write an index entry before the record, so that each wait has an entry.
 
-        No other caller removes the entry while the call may still run, or until this caller has
-        written or removed the entry.
+        No other caller removes the entry while the call may still run. The protection ends when
+        this caller writes or removes the entry.
 
-        :param ttl_ms: lifetime that the record will have, in milliseconds.
+        :param ttl_ms: lifetime of the future record, in milliseconds.
         """
 
     @abstractmethod
@@ -434,22 +435,22 @@ class WaitCall(ABC):
 
 
 class WaitBackend(ABC):
-    """Makes calls on waits."""
+    """Creates calls on waits."""
 
     @abstractmethod
     def call(self) -> WaitCall:
-        """Begin a call. Its deadline counts from now."""
+        """Begin a call, with a deadline that starts now."""
 
     @abstractmethod
     async def list_keys(
         self, scope: str, position: object | None
     ) -> tuple[Sequence[SessionKey], object | None]:
-        """Return a page of a scope's keys, and the position of the next page, ``None`` after the
-        last one.
+        """Return a page of a scope's keys, and the position of the next page.
 
         Each page has its own deadline.
 
-        :param position: of the page, ``None`` for the first one.
+        :param position: position of the page, ``None`` for the first one.
+        :returns: the keys, and ``None`` in place of the position after the last page.
         """
 
 

@@ -1,4 +1,4 @@
-"""Configurations of backends, and the URLs that stand for them."""
+"""Configurations of backends, and parsers of their URLs."""
 
 from __future__ import annotations
 

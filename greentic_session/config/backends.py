@@ -47,13 +47,15 @@ Address = tuple[str, int]
 
 
 class MemoryConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """The in-process backend.
+    """Configures the in-process backend.
 
-    :ivar max_payload_bytes: limit on one encoded session.
+    Every field whose name ends in ``_secs`` also accepts a ``timedelta``, which becomes seconds.
+
+    :ivar max_payload_bytes: limit on the size of one encoded session, in bytes.
     :ivar verify: as in :class:`AsyncSessionStore`.
-    :ivar sweep_interval_secs: pause between two runs of the background sweeper: seconds, or a
-        ``timedelta``, which becomes seconds. So with every field whose name ends in ``_secs``.
-    :ivar close_secs: how long closing waits for running calls, in seconds. 0 does not wait.
+    :ivar sweep_interval_secs: pause between two runs of the background sweeper, in seconds.
+    :ivar close_secs: limit on the time that closing waits for running calls, in seconds. 0 does not
+        wait.
     """
 
     max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES
@@ -67,7 +69,7 @@ class MemoryConfig(msgspec.Struct, frozen=True, kw_only=True):
     def check(self) -> None:
         """Check every field.
 
-        :raises InvalidInputError: naming the first one at fault.
+        :raises InvalidInputError: a field is invalid. The error names the first one.
         """
         require_int(self.max_payload_bytes, "max_payload_bytes", 1)
         require_bool(self.verify, "verify")
@@ -76,12 +78,12 @@ class MemoryConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TlsConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """How a server's certificate is checked, and our own shown.
+    """Configures TLS: the check of the server's certificate, and the client certificate.
 
-    :ivar ca_file: certificates to trust; ``None`` trusts the system's.
-    :ivar cert_file: our certificate, where the server asks for one.
-    :ivar key_file: its private key.
-    :ivar verify: whether the server's certificate and host name are checked.
+    :ivar ca_file: path of the trusted certificates. ``None`` trusts those of the system.
+    :ivar cert_file: path of the client certificate, if the server requires one.
+    :ivar key_file: path of the private key of the client certificate.
+    :ivar verify: whether to check the server's certificate and host name.
     """
 
     ca_file: str | None = None
@@ -106,21 +108,20 @@ class _HidesPassword(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SentinelConfig(_HidesPassword, frozen=True, kw_only=True):
-    """The sentinels that know which server is the master. ``repr`` hides the password.
+    """Configures the sentinels that name the master. ``repr`` hides the password.
 
-    * List every sentinel, each by its own address. A store asks all of them, and takes the answer
-      with the highest config epoch as soon as a majority of the list has answered.
-    * An answer with a lower config epoch than an earlier one is never accepted, for as long as
-      the store is open. Sentinels that were set up from nothing start at epoch 0: open the stores
-      again then.
-    * If no majority answers, an answer with the highest epoch seen so far, or a higher one, is
-      accepted. A store that has not reached any sentinel before accepts any answer then. Behind a
+    * List every sentinel, each by its own address. A store asks all of them. As soon as a majority
+      of the list has answered, it takes the answer with the highest config epoch.
+    * While the store is open, it never accepts an answer with a lower config epoch than an earlier
+      one. Newly set up sentinels start at epoch 0. Reopen the stores then.
+    * If no majority answers, the store accepts an answer with the highest epoch seen so far, or a
+      higher one. If it has not reached any sentinel before, it accepts any answer. Behind a
       partition, that may be a deposed master: see ``acks`` of :class:`RedisConfig`.
 
-    :ivar addresses: of the sentinels.
-    :ivar master_name: what they call the group of servers.
-    :ivar username: ACL user on the sentinels; ``None`` is their default user.
-    :ivar password: its password there.
+    :ivar addresses: addresses of the sentinels.
+    :ivar master_name: name of the group of servers in the configuration of the sentinels.
+    :ivar username: ACL user on the sentinels. ``None`` is their default user.
+    :ivar password: password of that user on the sentinels.
     """
 
     addresses: tuple[Address, ...]
@@ -130,50 +131,52 @@ class SentinelConfig(_HidesPassword, frozen=True, kw_only=True):
 
 
 class RedisConfig(_HidesPassword, frozen=True, kw_only=True):
-    """Where Redis or Valkey is: one server, what sentinels name, or a cluster. ``repr`` hides the
-    password.
+    """Configures the Redis or Valkey backend: one server, a master behind Sentinel, or a cluster.
 
-    A deposed master behind a partition accepts writes until it learns of its successor.
+    ``repr`` hides the password. A deposed master behind a partition accepts writes until it learns
+    of its successor.
 
-    * With ``acks``, such a write raises :class:`DurabilityError` or is repeated at the successor,
+    * With ``acks``, such a write raises :class:`DurabilityError` or is retried on the successor,
       unless replicas are on the same side of the partition.
-    * With ``min-replicas-to-write`` on all servers, at least ``acks``, a master without replicas
-      refuses writes after ``min-replicas-max-lag`` seconds. A store then looks for the successor.
-    * With several replicas, a failover may promote one that has not confirmed a write. Set ``acks``
-      to the number of replicas if no confirmed write may be lost.
+    * Set ``min-replicas-to-write`` on all servers to at least ``acks``. Then a master without
+      replicas refuses writes after ``min-replicas-max-lag`` seconds, and the store looks for the
+      successor.
+    * With several replicas, a failover may promote one that has not confirmed a write. If no
+      confirmed write may be lost, set ``acks`` to the number of replicas.
 
-    :ivar host: name or address; unused with ``unix_path``, ``sentinel`` or ``cluster``.
+    :ivar host: host name or address, unused with ``unix_path``, ``sentinel`` or ``cluster``.
     :ivar port: TCP port.
     :ivar unix_path: path of a unix socket, instead of host and port.
     :ivar sentinel: the sentinels that name the server, instead of host and port.
     :ivar cluster: addresses of some servers of a cluster, instead of host and port.
-    :ivar db: number of the logical database; a cluster has number 0 only.
-    :ivar username: ACL user; ``None`` is the server's default user.
-    :ivar password: its password.
-    :ivar tls: how to speak TLS; ``None`` speaks plain TCP.
-    :ivar namespace: start of every name in the server; words of ``A-Z a-z 0-9 . _ -`` joined by
-        ``:``. No namespace on one server should be the start of another.
-    :ivar deadline_secs: overall limit on one call, retries included, in seconds.
-    :ivar close_secs: how long closing waits for running calls, in seconds. 0 does not wait.
-    :ivar acks: how many replicas must confirm each write before the call returns. 0 waits for none,
-        and a failover may lose what the master had acknowledged.
+    :ivar db: number of the logical database. A cluster only has number 0.
+    :ivar username: ACL user. ``None`` is the server's default user.
+    :ivar password: password of that user.
+    :ivar tls: the TLS configuration. ``None`` uses plain TCP.
+    :ivar namespace: prefix of every key on the server: words of ``A-Z a-z 0-9 . _ -`` joined by
+        ``:``. On one server, no namespace should be a prefix of another.
+    :ivar deadline_secs: overall limit on one call including retries, in seconds.
+    :ivar close_secs: limit on the time that closing waits for running calls, in seconds. 0 does not
+        wait.
+    :ivar acks: number of replicas that must confirm each write before the call returns. With 0, the
+        call waits for none, and a failover may lose acknowledged writes.
 
-        * An answer that says that a request was fulfilled before is confirmed too: a known event,
-          a removal of something absent. So repeat a call that raised :class:`DurabilityError` until
-          it raises no such error.
-        * A refusal is not confirmed, such as :class:`CasConflictError` or
-          :class:`SessionExistsError`. Its caller wrote nothing. After a :class:`DurabilityError` of
-          ``create`` or ``update_cas``, ``touch`` the session to confirm it.
-        * A grant of a lease is confirmed. A renewal and a release are not, so a holder goes on
-          while all replicas are away. After a failover, the new master may have an older end of the
-          lease. Then another worker may take over before the holder expects it. The fencing token
-          guards against that: the store refuses writes of the stale holder.
-    :ivar max_connections: open connections to one server at most. Further calls wait for one.
-        Requests and replies of more than 64 KiB have up to two more. With ``acks``, writes have as
-        many of their own.
-    :ivar max_payload_bytes: limit on one encoded session.
+        * A result that rests on an earlier write is confirmed too, such as a known event or the
+          removal of an absent session. So repeat a call that raised :class:`DurabilityError` until
+          it no longer raises that error.
+        * A refusal, such as :class:`CasConflictError` or :class:`SessionExistsError`, is not
+          confirmed, because its caller wrote nothing. After a :class:`DurabilityError` of
+          ``create`` or ``update_cas``, confirm the session with ``touch``.
+        * The grant of a lease is confirmed. A renewal and a release are not, so a holder can
+          continue while all replicas are unreachable. After a failover, the new master may have an
+          earlier end of the lease. Then another worker may take over before the holder expects it.
+          The store refuses writes with the fencing token of the stale holder.
+    :ivar max_connections: maximum number of open connections to one server. Further calls wait for
+        one. Requests and replies of more than 64 KiB use up to two more. With ``acks``, writes use
+        the same number of separate connections.
+    :ivar max_payload_bytes: limit on the size of one encoded session, in bytes.
     :ivar verify: as in :class:`AsyncSessionStore`.
-    :ivar protocol: RESP version, 2 or 3; the results are the same.
+    :ivar protocol: version of RESP, 2 or 3. The results are the same.
     """
 
     host: str = "localhost"
@@ -199,9 +202,10 @@ class RedisConfig(_HidesPassword, frozen=True, kw_only=True):
 
     @classmethod
     def from_url(cls, url: str) -> Self:
-        """Return the configuration that a URL stands for.
+        """Return the configuration in a URL.
 
-        :raises InvalidInputError: naming ``url`` or the option at fault.
+        :param url: a URL as :func:`greentic_session.config.urls.parse_url` describes it.
+        :raises InvalidInputError: the URL or an option is invalid. The error names the option.
         """
         config = config_from_url(url)
         if not isinstance(config, cls):
@@ -211,7 +215,7 @@ class RedisConfig(_HidesPassword, frozen=True, kw_only=True):
     def check(self) -> None:
         """Check every field.
 
-        :raises InvalidInputError: naming the first one at fault.
+        :raises InvalidInputError: a field is invalid. The error names the first one.
         """
         require_host(self.host, "host")
         require_int(self.port, "port", 1, 65_535)
@@ -251,22 +255,28 @@ class RedisConfig(_HidesPassword, frozen=True, kw_only=True):
         _check_addresses(self.cluster, "cluster")
         places = (self.unix_path, sentinel, self.cluster or None)
         if sum(place is not None for place in places) > 1:
-            raise InvalidInputError("unix_path, sentinel, cluster", "are given together")
+            raise InvalidInputError("unix_path, sentinel, cluster", "expected at most one of them")
         if self.cluster and self.db:
-            raise InvalidInputError("db", "a cluster has number 0 only")
+            raise InvalidInputError("db", "a cluster only has number 0")
 
 
 class EmbeddedConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """A private Valkey in a folder of this machine. The rest is as in :class:`RedisConfig`.
+    """Configures a private Valkey server in a local folder.
 
-    The process that opens the folder first settles ``fsync``.
+    The other fields are as in :class:`RedisConfig`. The first process that opens the folder
+    determines ``fsync``.
 
-    :ivar path: of the folder, absolute; made if only the folder itself is missing.
-    :ivar fsync: when a write is on the disk: ``always``, before it is acknowledged; ``everysec``,
-        within a second or two; ``no``, when the system likes. ``always`` and ``no`` lose no
-        acknowledged write when a process is killed, ``always`` none when the power fails.
-    :ivar start_secs: limit in seconds on the start of the server, its reading of its file included,
-        when the store is entered.
+    :ivar path: absolute path of the folder. It is created if only the folder itself is missing.
+    :ivar fsync: when a write reaches the disk.
+
+        * ``always``: before it is acknowledged.
+        * ``everysec``: within a second or two.
+        * ``no``: when the operating system writes it.
+
+        ``always`` and ``no`` lose no acknowledged write when a process is killed. ``always`` loses
+        none when the power fails.
+    :ivar start_secs: limit on the start of the server when the store is entered, in seconds. It
+        includes the time that the server takes to load its file.
     """
 
     path: str
@@ -284,9 +294,9 @@ class EmbeddedConfig(msgspec.Struct, frozen=True, kw_only=True):
         timedeltas_to_secs(self, "start_secs", "deadline_secs", "close_secs")
 
     def check(self) -> None:
-        """Check every field; no I/O.
+        """Check every field without I/O.
 
-        :raises InvalidInputError: naming the first one at fault.
+        :raises InvalidInputError: a field is invalid. The error names the first one.
         """
         if not require_str(self.path, "path").startswith("/") or not self.path.strip("/"):
             raise InvalidInputError("path", "expected the absolute path of a folder")
@@ -296,9 +306,9 @@ class EmbeddedConfig(msgspec.Struct, frozen=True, kw_only=True):
         self.server(self.path).check()
 
     def server(self, unix_path: str) -> RedisConfig:
-        """Return the configuration of a client of the folder's server.
+        """Return the configuration for a client of the folder's server.
 
-        :param unix_path: of the server's socket.
+        :param unix_path: path of the server's socket.
         """
         names = RedisConfig.__struct_fields__
         same = {name: getattr(self, name) for name in self.__struct_fields__ if name in names}
@@ -306,14 +316,14 @@ class EmbeddedConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 SessionBackendConfig = MemoryConfig | RedisConfig | EmbeddedConfig
-"""Any backend's configuration."""
+"""The configuration of any backend."""
 
 
 def config_from_url(url: str) -> SessionBackendConfig:
-    """Return the checked configuration that a URL stands for.
+    """Return the checked configuration in a URL.
 
-    :param url: as :func:`greentic_session.config.urls.parse_url` describes it.
-    :raises InvalidInputError: naming ``url`` or the option at fault.
+    :param url: a URL as :func:`greentic_session.config.urls.parse_url` describes it.
+    :raises InvalidInputError: the URL or an option is invalid. The error names the option.
     """
     backend, fields = parse_url(url)
     if "tls" in fields:
@@ -345,5 +355,5 @@ def _check_tls(tls: object) -> None:
     for name in ("ca_file", "cert_file", "key_file"):
         path = getattr(tls, name)
         if path is not None and not Path(require_str(path, name)).is_file():
-            raise InvalidInputError(name, "is no file")
+            raise InvalidInputError(name, "is not a file")
     require_bool(tls.verify, "verify")

@@ -22,10 +22,10 @@ _SERVER_SCHEMES: Final = tuple(
     for name in ("redis", "rediss", "valkey", "valkeys")
 )
 _KNOWN_SCHEMES: Final = ("memory", *_SERVER_SCHEMES, "unix", "embedded")
-# RFC 3986, appendix B; several hosts are more than the standard library's parser takes.
+# RFC 3986, appendix B. The standard library's parser does not accept several hosts.
 _URL: Final = re.compile(r"([^:/?#]*)://([^/?#]*)([^?#]*)(?:\?([^#]*))?(?:#(.*))?", re.DOTALL)
 _HOST_PORT: Final = re.compile(r"(?:\[([^][]*)\]|([^][:]*))(?::([0-9]*))?")
-# What `float` takes, without its underscores, spaces and digits of other scripts.
+# The texts that `float` accepts, except underscores, spaces and digits of other scripts.
 _SECS: Final = re.compile(
     r"[+-]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?|nan|inf)", re.IGNORECASE
 )
@@ -33,10 +33,11 @@ _SENTINEL_PORT: Final = 26_379
 
 
 class ParsedUrl(NamedTuple):
-    """A URL in parts.
+    """The parts of a URL.
 
-    :ivar backend: which backend it names.
-    :ivar fields: of that backend's configuration; ``sentinel`` and ``tls`` hold fields in turn.
+    :ivar backend: the backend that the URL names.
+    :ivar fields: fields of that backend's configuration. ``sentinel`` and ``tls`` are dicts of
+        fields.
     """
 
     backend: Literal["memory", "redis", "embedded"]
@@ -44,21 +45,21 @@ class ParsedUrl(NamedTuple):
 
 
 def parse_url(url: str) -> ParsedUrl:
-    """Return the fields of the configuration that a URL stands for.
+    """Return the fields of the configuration in a URL.
 
     * ``memory://``
     * ``embedded:///path/of/a/folder``
-    * ``redis://[user:password@]host[:port][/db]``; ``rediss://…`` for TLS
+    * ``redis://[user:password@]host[:port][/db]``, or ``rediss://…`` for TLS
     * ``unix://[user:password@]/path[?db=n]``
-    * ``redis+sentinel://[user:password@]host[:port],host[:port],…/master_name[/db]``; ``user`` and
-      ``password`` are the master's
+    * ``redis+sentinel://[user:password@]host[:port],host[:port],…/master_name[/db]``, where
+      ``user`` and ``password`` are those of the master
     * ``redis+cluster://[user:password@]host[:port],host[:port],…``
 
-    ``valkey`` may stand for ``redis``, and ``valkeys`` for ``rediss``, in each of them. Options
-    follow as a query; an unknown one is refused with a list of the known ones.
+    Each of them accepts ``valkey`` in place of ``redis``, and ``valkeys`` in place of ``rediss``.
+    Options follow as a query. The error for an unknown option lists the known ones.
 
-    :raises InvalidInputError: naming ``url`` or the option at fault; never quoting the URL, which
-        may hold a password.
+    :raises InvalidInputError: the URL or an option is invalid. The error names the option. It never
+        quotes the URL, which may hold a password.
     """
     if not isinstance(cast("object", url), str):
         raise InvalidInputError("url", f"expected str, got {type(url).__name__}")
@@ -66,14 +67,15 @@ def parse_url(url: str) -> ParsedUrl:
     scheme = parts[1].lower() if parts else ""
     if parts is None or scheme not in _KNOWN_SCHEMES:
         known = ", ".join(f"{name}://" for name in _KNOWN_SCHEMES)
-        raise InvalidInputError("url", f"unknown scheme; known are {known}")
+        raise InvalidInputError("url", f"unknown scheme: expected one of {known}")
     if parts[5]:
-        raise InvalidInputError("url", "has a #fragment; write %23 for # in a password")
+        raise InvalidInputError("url", "has a #fragment: write %23 for # in a password")
     query = parts[4] or ""
     if scheme == "memory":
         return _in_memory(parts[2], parts[3], query)
     account, _, places = parts[2].rpartition("@")
-    # An account before each of several hosts would make all but the last a part of the password.
+    # With an account before each of several hosts, all hosts but the last would become a part of
+    # the password.
     if "," in account and ("+" in scheme or "@" in account):
         raise InvalidInputError("url", "write %2C for a comma in a password, and the account once")
     username, _, password = (_plain(part) for part in account.partition(":"))
@@ -110,10 +112,11 @@ def parse_url(url: str) -> ParsedUrl:
 
 
 def public_part(url: str) -> str:
-    """Return scheme and place of a URL that :func:`parse_url` takes, without possible secrets.
+    """Return the scheme and the address in a URL that :func:`parse_url` accepts, without secrets.
 
-    Left out are account, options, database and a master's name: after a ``/`` in a password, which
-    should have been ``%2F``, these hold the rest of it.
+    The account, the options and a master's name are omitted. With several hosts, the database is
+    omitted as well. If a password has a ``/`` instead of ``%2F``, the omitted parts may hold its
+    rest.
     """
     backend, fields = parse_url(url)
     scheme = url.partition(":")[0].lower()
@@ -145,7 +148,7 @@ def _embedded(places: str, path: str, query: str) -> ParsedUrl:
 
 
 def _server_address(fields: dict[str, Any], places: str, path: str, scheme: str) -> str:
-    """Enter where the servers are, and return what is left of the path."""
+    """Add the addresses of the servers to the fields, and return the rest of the path."""
     many = scheme.partition("+")[2]
     if not many:
         fields["host"], fields["port"] = _address(places, many)
@@ -162,14 +165,14 @@ def _server_address(fields: dict[str, Any], places: str, path: str, scheme: str)
 
 
 def _taken(options: dict[str, Any], known: Mapping[str, _Option]) -> dict[str, Any]:
-    """Take the options of a part of the configuration out."""
+    """Remove the options of a part of the configuration, and return them as its fields."""
     fields = (field for field, _ in known.values() if field in options)
     return {field.split()[-1]: options.pop(field) for field in fields}
 
 
 def _address(place: str, many: str) -> tuple[str, int]:
     if "," in place:
-        raise InvalidInputError("url", "names several hosts: use +sentinel:// or +cluster://")
+        raise InvalidInputError("url", "has several hosts: use +sentinel:// or +cluster://")
     found = _HOST_PORT.fullmatch(place)
     if found is None:
         raise _unparsable()
@@ -187,7 +190,7 @@ def _address(place: str, many: str) -> tuple[str, int]:
 
 
 def _plain(quoted: str) -> str:
-    # Ours is raised after the other error is gone: that one quotes what may be a password.
+    # The other error may quote a password, so this one is raised outside of its handler.
     with suppress(ValueError):
         return unquote(quoted, errors="strict")
     raise _unparsable()
@@ -202,9 +205,9 @@ def _options(query: str, known: Mapping[str, _Option]) -> dict[str, Any]:
     for name, text in parse_qsl(query, keep_blank_values=True):
         if name not in known:
             listed = ", ".join(sorted(known))
-            # Only a plain word is repeated: the rest of a password with a ? in it may stand here.
+            # Only a plain word is quoted, because the rest of a password with a ? may follow here.
             given = f" {name}" if re.fullmatch("[a-z_]{1,32}", name) else ""
-            raise InvalidInputError("url", f"unknown option{given}; known are {listed}")
+            raise InvalidInputError("url", f"unknown option{given}: expected one of {listed}")
         field, parse = known[name]
         if field in options:
             raise InvalidInputError(name, "is given twice")

@@ -1,4 +1,4 @@
-"""The backend within one process."""
+"""The in-process backend."""
 
 from __future__ import annotations
 

@@ -33,9 +33,12 @@ _PAGE: Final = 512
 
 
 class _Member(msgspec.Struct, frozen=True, gc=False):
-    """A member.
+    """A member of a group.
 
-    :ivar due: when the expiry index looks at it.
+    :ivar attempt: text that identifies the membership.
+    :ivar fence: fencing token of the membership.
+    :ivar ends_ms: when the lease ends, in milliseconds since the epoch.
+    :ivar due: when the expiry index checks the member.
     """
 
     attempt: str
@@ -49,9 +52,9 @@ class _Placement(msgspec.Struct, frozen=True, gc=False):
 
     :ivar worker: the worker that the key was assigned to last, empty for none.
     :ivar pin: the worker that the key is pinned to, empty for none.
-    :ivar ttl_ms: its lifetime in milliseconds, which restarts at each use.
-    :ivar expires_ms: when it expires, in milliseconds since the epoch.
-    :ivar due: when the expiry index checks it.
+    :ivar ttl_ms: lifetime in milliseconds, which restarts at each use.
+    :ivar expires_ms: when the placement expires, in milliseconds since the epoch.
+    :ivar due: when the expiry index checks the placement.
     """
 
     worker: str
@@ -63,9 +66,9 @@ class _Placement(msgspec.Struct, frozen=True, gc=False):
 
 @final
 class MemoryAffinity(AffinityBackend):
-    """The steps of affinity. None of them waits for anything.
+    """The steps of affinity. No step waits for I/O.
 
-    :param clock: tells the time.
+    :param clock: the clock of the store.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -78,7 +81,7 @@ class MemoryAffinity(AffinityBackend):
         self._fencing: Final = FencingCounter()
 
     def sizes(self) -> dict[str, int]:
-        """Return how many members and placements there are."""
+        """Return the numbers of members and placements."""
         return {
             "members": sum(map(len, self._members.values())),
             "placements": sum(map(len, self._placements.values())),
@@ -205,7 +208,7 @@ class MemoryAffinity(AffinityBackend):
             keys, start = list(self._placements.get(group, ())), 0
         else:
             keys, start = cast("tuple[list[str], int]", position)
-            await checkpoint()  # a list of many lets others run
+            await checkpoint()  # a long list lets other tasks run
         now_ms = self._now_ms()
         end = start + _PAGE
         found = [
@@ -226,9 +229,9 @@ class MemoryAffinity(AffinityBackend):
         return now_ms
 
     def _move_back(self, back_ms: int, now_ms: int) -> None:
-        """Let memberships end earlier, by as much as the clock was set back.
+        """Move the ends of all memberships back by the time that the clock was set back.
 
-        So a dead member ends within the length of its lease.
+        So a dead member's lease ends within its length.
         """
         for group, members in self._members.items():
             for worker, member in [*members.items()]:
@@ -297,7 +300,7 @@ class MemoryAffinity(AffinityBackend):
     ) -> int:
         if due:
             if due <= ends_ms:
-                return due  # the index looks no later than needed: leave it where it is
+                return due  # the index checks it early enough
             expiry.discard(name, due)
         return expiry.add(name, ends_ms, now_ms)
 

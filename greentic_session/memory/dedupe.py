@@ -1,7 +1,7 @@
-"""Event ids that are known for a while, by name, in two windows with different eviction.
+"""Two memories of event ids by name, with different eviction.
 
-Both forget a name as a whole, when its newest event is old enough. They differ in the order in
-which a name's events leave: :class:`EventLog` by the time of the event, :class:`DedupeWindow` by
+Both forget a name as a whole, when its newest event is old enough. If a name is full,
+:class:`EventLog` evicts the event with the oldest time, and :class:`DedupeWindow` evicts the first
 arrival.
 """
 
@@ -24,23 +24,23 @@ __all__ = ["DedupeWindow", "EventLog"]
 
 
 class _KnownEvents:
-    """Event ids by name, with the time of each, and when to forget the name."""
+    """Stores event ids by name, the time of each event, and when to forget the name."""
 
     def __init__(self) -> None:
         self._seen: Final[dict[Name, dict[str, int]]] = {}
-        self._ends: Final[dict[Name, tuple[int, int]]] = {}  # and its time in the expiry index
+        self._ends: Final[dict[Name, tuple[int, int]]] = {}  # end, and due time in the expiry index
         self._expiry: Final = ExpiryIndex()
 
     def __len__(self) -> int:
         return len(self._seen)
 
     def knows(self, name: Name, event_id: str, memory: EventMemory, now_ms: int) -> bool:
-        """Return whether the event happened within the memory's time."""
+        """Return whether the event happened within the memory's retention."""
         at_ms = self._seen.get(name, {}).get(event_id)
         return at_ms is not None and now_ms < at_ms + memory.ttl_ms
 
     def pop_due(self, now_ms: int) -> bool:
-        """Check one name whose newest event may be old enough.
+        """Check one name that may have to be forgotten.
 
         :returns: ``False`` if nothing is due.
         """
@@ -63,11 +63,11 @@ class _KnownEvents:
 
 @final
 class EventLog(_KnownEvents):
-    """Completed events. Of a full name, the event with the oldest time leaves first."""
+    """Stores completed events. If a name is full, evicts the event with the oldest time."""
 
     @override
     def knows(self, name: Name, event_id: str, memory: EventMemory, now_ms: int) -> bool:
-        """Return whether the event was completed within the memory's time."""
+        """Return whether the event was completed within the memory's retention."""
         return super().knows(name, event_id, memory, now_ms) and now_ms < self._ends[name][0]
 
     def of(self, name: Name, now_ms: int) -> list[SeenEvent]:
@@ -79,13 +79,13 @@ class EventLog(_KnownEvents):
     def add(
         self, name: Name, events: Iterable[SeenEvent], memory: EventMemory, now_ms: int
     ) -> None:
-        """Add events under a name, and forget the old ones there."""
+        """Add events to a name, and evict its old ones."""
         known = dict(self.of(name, now_ms))
         for digest, at_ms in events:
             known.pop(digest, None)
             known[digest] = at_ms
         fresh = [event for event in known.items() if now_ms < event[1] + memory.ttl_ms]
-        # Of those of one millisecond the last is the newest: sorting keeps their order.
+        # The sort is stable, so the last of several events of one millisecond counts as the newest.
         kept = sorted(fresh, key=itemgetter(1))[-memory.most :]
         self.discard(name)
         if kept:
@@ -101,10 +101,10 @@ class EventLog(_KnownEvents):
 
 @final
 class DedupeWindow(_KnownEvents):
-    """Event ids of messages. Of a full name, the first arrival leaves first."""
+    """Stores event ids of messages. If a name is full, evicts the first arrival."""
 
     def add(self, name: Name, event_id: str, memory: EventMemory, now_ms: int) -> None:
-        """Add an id, and forget as many old ones there as came, so that none piles up."""
+        """Add an id to a name, and evict its old ones."""
         ends_ms = now_ms + memory.ttl_ms
         seen = self._seen.get(name)
         if seen is None:
@@ -115,6 +115,6 @@ class DedupeWindow(_KnownEvents):
         seen.pop(event_id, None)
         seen[event_id] = now_ms
         self._ends[name] = ends_ms, due
-        # A clock may be set back. So the first arrival goes first, whatever its time.
+        # The clock may be set back. So the first arrival is evicted first, whatever its time.
         while len(seen) > memory.most or now_ms >= next(iter(seen.values())) + memory.ttl_ms:
             del seen[next(iter(seen))]

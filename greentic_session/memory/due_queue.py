@@ -1,4 +1,4 @@
-"""A queue of an inbox's sessions, ordered by the time at which they are due."""
+"""The queue of an inbox's sessions, ordered by the time at which they are due."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["DueQueue"]
 
 @final
 class DueQueue:
-    """Sessions by the time at which they are due, and then by arrival."""
+    """Orders sessions by the time at which they are due, and then by arrival."""
 
     __slots__ = ("_due", "_entered", "_heap")
 
@@ -29,7 +29,7 @@ class DueQueue:
         return mailbox in self._due
 
     def move(self, mailbox: MailboxRef, at_ms: int) -> None:
-        """Add a session, or change when it is due. It comes after all others of that time."""
+        """Add a session, or change when it is due. It comes after all others with that time."""
         self._entered += 1
         self._due[mailbox] = at_ms, self._entered
         heapq.heappush(self._heap, (at_ms, self._entered, mailbox))
@@ -38,7 +38,7 @@ class DueQueue:
             heapq.heapify(self._heap)
 
     def move_all(self, by_ms: int) -> None:
-        """Change when each session is due, by the same time. Their order stays."""
+        """Move the due time of each session by the same number of milliseconds. The order stays."""
         for mailbox, (at_ms, entered) in self._due.items():
             self._due[mailbox] = at_ms + by_ms, entered
         self._heap = [(at, entered, one) for one, (at, entered) in self._due.items()]
@@ -51,9 +51,9 @@ class DueQueue:
             self._heap.clear()
 
     def first(self) -> tuple[int, MailboxRef] | None:
-        """Return the time of the first session that becomes due, and the session.
+        """Return the due time of the first session, and the session.
 
-        :returns: ``None`` if there is none.
+        :returns: ``None`` if the queue is empty.
         """
         while self._heap:
             at_ms, entered, mailbox = self._heap[0]
@@ -63,5 +63,5 @@ class DueQueue:
         return None
 
     def due(self, now_ms: int) -> int:
-        """Return how many are due."""
+        """Return the number of due sessions."""
         return sum(at_ms <= now_ms for at_ms, _ in self._due.values())

@@ -21,13 +21,13 @@ T = TypeVar("T")
 
 @final
 class ExpiringLists(Generic[K, T]):
-    """Values by name and key, in the order of arrival. Each expires at its own time.
+    """Stores values by name and key, in the order of arrival. Each expires at its own time.
 
     The cost of a call does not grow with the number of values.
     """
 
     def __init__(self) -> None:
-        # An ordered dict finds its first value at once, also after many were removed before it.
+        # An ordered dict finds its first value fast, even after many were removed before it.
         self._lists: Final[dict[Name, OrderedDict[K, tuple[int, T]]]] = {}
         self._due: Final[dict[Name, int]] = {}
         self._expiry: Final = ExpiryIndex()
@@ -41,7 +41,7 @@ class ExpiringLists(Generic[K, T]):
         return list(self._lists)
 
     def count(self, name: Name) -> int:
-        """Return how many values a name has, those that have expired included."""
+        """Return the number of a name's values, including expired ones."""
         return len(self._lists.get(name, ()))
 
     def get(self, name: Name, key: K, now_ms: int) -> T | None:
@@ -51,7 +51,7 @@ class ExpiringLists(Generic[K, T]):
         return None if entry is None or now_ms >= entry[0] else entry[1]
 
     def page(self, name: Name, start: int, stop: int | None, now_ms: int) -> list[T]:
-        """Return the values of a name at some positions, without those that have expired."""
+        """Return a name's values from ``start`` to ``stop``, without expired ones."""
         entries = self._lists.get(name)
         if entries is None:
             return []
@@ -59,7 +59,7 @@ class ExpiringLists(Generic[K, T]):
         return [value for ends_ms, value in found if now_ms < ends_ms]
 
     def add(self, name: Name, key: K, value: T, ends_ms: int, now_ms: int) -> None:
-        """Append a value to those of a name. It replaces one of the same key."""
+        """Append a value to a name. It replaces a value with the same key."""
         entries = self._lists.get(name)
         if entries is None:
             entries = self._lists[name] = OrderedDict()
@@ -76,11 +76,11 @@ class ExpiringLists(Generic[K, T]):
                 self._forget(name)
 
     def remove_first(self, name: Name) -> None:
-        """Remove the oldest value of a name that has any."""
+        """Remove the oldest value of a name. The name must have one."""
         self.remove(name, next(iter(self._lists[name])))
 
     def remove_expired_first(self, name: Name, most: int, now_ms: int) -> None:
-        """Remove up to ``most`` of the oldest values of a name, while they have expired."""
+        """Remove up to ``most`` expired values from the start of a name's list."""
         for _ in range(most):
             entries = self._lists.get(name)
             if entries is None or now_ms < next(iter(entries.values()))[0]:
@@ -95,8 +95,8 @@ class ExpiringLists(Generic[K, T]):
         name = self._expiry.pop_due(now_ms)
         if name is None:
             return False
-        # Values arrive in the order of their ends, unless the clock was set back. So the first
-        # value decides. Another one that has expired earlier is absent for every reader.
+        # Values arrive in the order of their ends, unless the clock was set back. So only the first
+        # value is checked. Every read skips another value that has expired earlier.
         entries = self._lists[name]
         key, (ends_ms, _) = next(iter(entries.items()))
         if now_ms >= ends_ms:

@@ -14,12 +14,12 @@ Name = tuple[str, str]
 """Scope and key of a record."""
 
 _SPAN_MS: Final = 1024
-"""Width of a coarse bucket: a power of two of about a second."""
+"""Width of a coarse bucket in milliseconds: a power of two, about a second."""
 
 
 @final
 class _Bucket(set[Name]):
-    """Records that the index looks at together; each of them keeps this one ``due``."""
+    """Records that the index checks together. All of them store the same ``due`` object."""
 
     __slots__ = ("due",)
 
@@ -31,11 +31,13 @@ class _Bucket(set[Name]):
 class ExpiryIndex:
     """A two-level timing wheel over a heap of bucket times.
 
-    A record stands in one bucket, whose time (*due*) is never after the record's expiry: first
-    that of its coarse bucket, later, when that has come due, the exact millisecond. So a record is
-    visited at most twice in its life, entering costs one set insertion, and the heap holds one
-    number per bucket, not per record. A life that is extended leaves the record where it is; the
-    visit finds the new expiry and moves it on, so a touch costs nothing here.
+    Each record is in one bucket, whose time (*due*) is never after the record's expiry. At first
+    that is a coarse bucket. When the coarse bucket is due, the record moves to the bucket of its
+    exact millisecond. So the index checks a record at most twice in its lifetime. An addition costs
+    one set insertion, and the heap holds one number per bucket instead of per record.
+
+    A touch costs nothing here, because the record stays in its bucket. The next check finds the new
+    expiry, and moves the record to a later bucket.
     """
 
     __slots__ = ("_buckets", "_times")
@@ -49,14 +51,14 @@ class ExpiryIndex:
 
     @property
     def times(self) -> Sequence[int]:
-        """When the index looks at its records, the earliest time first: always the same list."""
+        """The times at which the index checks records, the earliest first. Always the same list."""
         return self._times
 
     def add(self, name: Name, expires_ms: int, now_ms: int) -> int:
-        """Enter a record.
+        """Add a record.
 
-        :param expires_ms: when it expires, milliseconds since the epoch.
-        :returns: its due time, to be given back to :meth:`discard`.
+        :param expires_ms: when the record expires, in milliseconds since the epoch.
+        :returns: the due time of the record, which :meth:`discard` needs.
         """
         due = expires_ms & -_SPAN_MS
         if due <= now_ms:
@@ -69,14 +71,15 @@ class ExpiryIndex:
         return bucket.due
 
     def discard(self, name: Name, due: int) -> None:
-        """Take a record out of the bucket that :meth:`add` returned."""
+        """Remove a record from the bucket with the due time that :meth:`add` returned."""
         bucket = self._buckets.get(due)
         if bucket is None:
             return
         bucket.discard(name)
         if not bucket:
             del self._buckets[due]
-            # Its time stays in the heap until it comes up or most of the heap is such times.
+            # The bucket's time stays in the heap until it is due, or until most of the heap
+            # consists of such times.
             if not self._buckets:
                 self._times.clear()
             elif len(self._times) > 2 * len(self._buckets) + 64:
@@ -84,9 +87,10 @@ class ExpiryIndex:
                 heapq.heapify(self._times)
 
     def pop_due(self, now_ms: int) -> Name | None:
-        """Take out one record that may have expired, or return ``None`` if nothing is due.
+        """Remove and return one record that may have expired, ``None`` if nothing is due.
 
-        The caller looks at the record's expiry, and enters the record again if it lies ahead.
+        The caller checks the record's expiry. If the record has not expired, the caller adds it
+        again.
         """
         while self._times and self._times[0] <= now_ms:
             due = self._times[0]
@@ -101,6 +105,6 @@ class ExpiryIndex:
         return None
 
     def clear(self) -> None:
-        """Forget every record."""
+        """Remove every record."""
         self._buckets.clear()
         self._times.clear()

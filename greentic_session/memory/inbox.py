@@ -48,19 +48,19 @@ if TYPE_CHECKING:
 __all__ = ["MemoryInbox"]
 
 _EXPIRED_PER_CALL: Final = 8
-"""How many expired early events a call removes. It adds one at most."""
+"""Limit on the expired early events that a call removes. A call adds at most one."""
 _EARLY_PAGE: Final = 16
 _DEAD_PAGE: Final = 64
 
 
 @final
 class MemoryInbox(InboxBackend, InboxCall):
-    """The steps of inboxes. No step waits for anything, so a call needs no deadline.
+    """The steps of inboxes. No step waits for I/O, so a call needs no deadline.
 
-    :param records: of the store.
-    :param waits: of the store.
-    :param notifications: of the store.
-    :param check_open: raises once the store is closed.
+    :param records: the records of the store.
+    :param waits: the waits of the store.
+    :param notifications: the notifications of the store.
+    :param check_open: the function that raises an error if the store was closed.
     """
 
     def __init__(
@@ -79,10 +79,10 @@ class MemoryInbox(InboxBackend, InboxCall):
         self._seen: Final = DedupeWindow()
         self._dead: Final[ExpiringLists[StoredDeadLetter, InboxDeadLetter]] = ExpiringLists()
         self._early: Final[ExpiringLists[str, EarlyEvent]] = ExpiringLists()
-        # Held turns without messages. No other worker takes them if their worker has died.
+        # Held turns without messages. If their worker dies, no other worker takes them.
         self._lapses: Final = ExpiryIndex()
         self._fencing: Final = FencingCounter()
-        self._dropped = 0  # dead letters, by the take that runs now
+        self._dropped = 0  # dead letters that the current take dropped
         self._latest_ms = 0
 
     def sizes(self) -> dict[str, int]:
@@ -96,11 +96,11 @@ class MemoryInbox(InboxBackend, InboxCall):
 
     @property
     def remembered(self) -> int:
-        """How many sessions have known event ids."""
+        """Number of sessions with remembered event ids."""
         return len(self._seen)
 
     def is_held(self, lease: LeaseRef) -> bool:
-        """Tell whether a turn is held."""
+        """Return whether a turn is held."""
         mailbox = self._mailboxes.get(MailboxRef(lease.scope, lease.key))
         return (
             mailbox is not None
@@ -213,7 +213,7 @@ class MemoryInbox(InboxBackend, InboxCall):
             mailbox.done = handled
             mailbox.tries = 1 if result.in_hand and not ends else 0
         elif ends:
-            # The head is left, so this was not an attempt at it.
+            # The head was not handled, so this was not an attempt at it.
             mailbox.tries = max(0, mailbox.tries - 1)
         if ends:
             self._release(ref, mailbox, now_ms)
@@ -336,7 +336,7 @@ class MemoryInbox(InboxBackend, InboxCall):
         return now_ms
 
     def _move_back(self, back_ms: int, now_ms: int) -> None:
-        """Let turns and pauses end earlier, by as much as the clock was set back.
+        """Move the ends of leases and backoffs back by the time that the clock was set back.
 
         So a dead worker's turn ends within the length of its lease.
         """
@@ -360,8 +360,7 @@ class MemoryInbox(InboxBackend, InboxCall):
             self._notifications.notify(_topic(inbox))
 
     def _try_head(self, request: TakeRequest, mailbox: Mailbox, now_ms: int) -> bool:
-        """Count an attempt at the head, after moving messages that may not be tried to the dead
-        letters.
+        """Make dead letters of messages that may not be tried, and count an attempt at the head.
 
         :returns: ``False`` if no message is left.
         """
@@ -393,7 +392,7 @@ class MemoryInbox(InboxBackend, InboxCall):
         first = mailbox.mail[0].owner
 
         def follows(message: StoredMessage) -> bool:
-            # Without a session its future owner is unknown. So a turn has messages of one owner.
+            # Without a session, its future owner is unknown. So a turn has messages of one owner.
             return message.owner == first or (live is not None and _is_for(live, message))
 
         messages = islice(mailbox.mail, request.most if mailbox.tries == 1 else 1)

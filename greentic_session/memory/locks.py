@@ -30,9 +30,9 @@ __all__ = ["MemoryLocks"]
 class _Lock:
     """A lock that is held or has waiters, with the fields of ``redis/lua/lib/lock.lua``.
 
-    :ivar waiters: the token of each waiter, and when its queue position lapses, in their order.
+    :ivar waiters: tokens of the waiters in order, and when each queue position lapses.
     :ivar start_ms: when the lease was granted or renewed last, or the lock was released.
-    :ivar due: when the expiry index checks it.
+    :ivar due: when the expiry index checks the lock.
     """
 
     __slots__ = ("by", "due", "fence", "lease_ms", "name", "start_ms", "waiters")
@@ -48,14 +48,14 @@ class _Lock:
 
     @property
     def ends_ms(self) -> int:
-        """When the lease and the last queue position have ended."""
+        """The end of the lease or of the last queue position, whichever is later."""
         return max(self.lease_ms, *self.waiters.values()) if self.waiters else self.lease_ms
 
     def follow_clock(self, now_ms: int) -> None:
-        """Move every end back by as much as the clock was set back.
+        """Move every end back by the time that the clock was set back.
 
-        A start in the future shows by how much. So a dead holder's lease ends within its own
-        length, and a released lock stays free.
+        A start in the future shows that time. So a dead holder's lease ends within its own length,
+        and a released lock stays free.
         """
         back_ms = self.start_ms - now_ms
         if back_ms > 0:
@@ -65,7 +65,7 @@ class _Lock:
                 self.waiters[waiter] = ends - back_ms
 
     def look_at(self, now_ms: int, token: str) -> None:
-        """Remove the lapsed queue positions, except the token's."""
+        """Remove the lapsed queue positions, except that of the token."""
         lapsed = [
             waiter for waiter, ends in self.waiters.items() if now_ms >= ends and waiter != token
         ]
@@ -75,11 +75,11 @@ class _Lock:
 
 @final
 class MemoryLocks(LockBackend, LockCall):
-    """The steps on locks. No step waits for anything, so a call needs no deadline.
+    """The steps on locks. No step waits for I/O, so a call needs no deadline.
 
-    :param clock: of the store.
-    :param notifications: of the store.
-    :param check_open: raises once the store is closed.
+    :param clock: the clock of the store.
+    :param notifications: the notifications of the store.
+    :param check_open: the function that raises an error if the store was closed.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class MemoryLocks(LockBackend, LockCall):
         return len(self._entries)
 
     def is_held(self, lease: LeaseRef) -> bool:
-        """Tell whether a lease holds."""
+        """Return whether a lease is held."""
         entry = self._entries.get((lease.scope, lease.key))
         return (
             entry is not None
@@ -106,9 +106,9 @@ class MemoryLocks(LockBackend, LockCall):
         )
 
     def pop_due(self, now_ms: int) -> bool:
-        """Check one entry that may have ended.
+        """Check one lock that may have ended.
 
-        :returns: ``False`` if none is due.
+        :returns: ``False`` if nothing is due.
         """
         name = self._expiry.pop_due(now_ms)
         if name is None:
@@ -198,7 +198,7 @@ class MemoryLocks(LockBackend, LockCall):
     # --- shared steps ------------------------------------------------------------------------
 
     def _keep(self, name: Name, entry: _Lock, now_ms: int) -> None:
-        """Store the entry, and let the index check it no later than it ends."""
+        """Store the lock, and make the index check it when it ends, or before."""
         self._entries[name] = entry
         ends_ms = entry.ends_ms
         if entry.due and entry.due > ends_ms:
@@ -208,7 +208,7 @@ class MemoryLocks(LockBackend, LockCall):
             entry.due = self._expiry.add(name, ends_ms, now_ms)
 
     def _schedule_expiry(self, name: Name, entry: _Lock, now_ms: int) -> None:
-        """Remove the entry if the lock is free and has no waiters."""
+        """Schedule the next check of the lock, or remove it if it is free and has no waiters."""
         if entry.ends_ms > now_ms:
             self._keep(name, entry, now_ms)
             return

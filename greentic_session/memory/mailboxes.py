@@ -16,14 +16,14 @@ __all__ = ["EarlyEvent", "InboxDeadLetter", "Mailbox"]
 class Mailbox:
     """A mailbox that has messages, or whose turn is held.
 
-    :ivar ref: names it.
-    :ivar mail: its messages, in order.
+    :ivar ref: reference to the mailbox.
+    :ivar mail: messages in order.
     :ivar fence: fencing token of the newest turn.
     :ivar lease_ms: when the lease of the turn ends, 0 after a release.
-    :ivar worker: the worker that took the turn.
-    :ivar tries: attempts at the head, including that of a held turn.
-    :ivar backoff_ms: when the head may be tried again.
-    :ivar done: how many messages of the newest turn were removed.
+    :ivar worker: the worker that holds the turn, empty for none.
+    :ivar tries: number of attempts at the head, including that of a held turn.
+    :ivar backoff_ms: time of the next attempt at the head, in milliseconds since the epoch.
+    :ivar done: number of messages of the newest turn that were removed.
     """
 
     __slots__ = ("backoff_ms", "done", "fence", "lease_ms", "mail", "ref", "tries", "worker")
@@ -44,7 +44,7 @@ class EarlyEvent:
     """An early event.
 
     :ivar message: the event.
-    :ivar key: of the session that it is assigned to, ``None`` before.
+    :ivar key: key of the session that the event is assigned to, ``None`` before that.
     """
 
     __slots__ = ("key", "message")

@@ -31,7 +31,7 @@ class MemoryNotifications(SupportsNotifications):
         """As :meth:`SupportsNotifications.subscribe`."""
         listeners = self._topics.setdefault(topic, Subscribers())
         try:
-            # It starts notified, because work may have arrived before.
+            # The subscription starts notified, because work may have arrived before.
             with listeners.subscribed(is_notified=True) as subscription:
                 yield subscription
         finally:
@@ -44,6 +44,6 @@ class MemoryNotifications(SupportsNotifications):
             self._topics[topic].notify()
 
     def notify_all(self) -> None:
-        """Wake all subscribers of all topics, because the store closes."""
+        """Wake all subscribers of all topics when the store closes."""
         for listeners in self._topics.values():
             listeners.notify_all()

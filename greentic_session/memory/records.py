@@ -1,4 +1,4 @@
-"""The records, the lookup and the expiry index of one process. Each change of them is one step."""
+"""The records, the lookup and the expiry index of a memory store."""
 
 from __future__ import annotations
 
@@ -19,19 +19,21 @@ if TYPE_CHECKING:
 __all__ = ["Records", "StoredRecord", "WaitState"]
 
 _FREED_BYTES: Final = 8 << 20
-"""Up to what size a tenant's empty table is freed at once: to give back that of a million sessions
-holds the loop for milliseconds, so that one stays for those to come."""
+"""Maximum size of a tenant's empty table that is freed, in bytes.
+
+Freeing the table of a million sessions blocks the loop for milliseconds. So such a table stays for
+later sessions."""
 
 
 class WaitState(msgspec.Struct, frozen=True, gc=False):
-    """What a record says about its wait and the claim on it.
+    """The wait and the claim in a record.
 
-    :ivar scope_hash: where the session waits; empty if it does not.
-    :ivar since_us: when it was registered there.
-    :ivar fence: number of the newest claim; stays when the claim ends.
-    :ivar attempt: names the attempt that holds the claim; empty without one.
-    :ivar lease_ms: when the claim's lease ends; 0 without a claim.
-    :ivar start_ms: when the lease was granted or renewed last.
+    :ivar scope_hash: hash of the reply scope where the session waits, empty if it does not wait.
+    :ivar since_us: when the wait was registered, in microseconds since the epoch.
+    :ivar fence: fencing token of the newest claim. It stays when the claim ends.
+    :ivar attempt: the attempt that holds the claim, empty without a claim.
+    :ivar lease_ms: when the claim's lease ends, in milliseconds since the epoch. 0 without a claim.
+    :ivar start_ms: when the lease was granted or renewed last, in milliseconds since the epoch.
     """
 
     scope_hash: str = ""
@@ -42,10 +44,9 @@ class WaitState(msgspec.Struct, frozen=True, gc=False):
     start_ms: int = 0
 
     def following_clock(self, now_ms: int) -> WaitState:
-        """Return the wait with a lease end that is earlier by as much as the clock was set back.
+        """Return the wait with its lease end moved back by the time that the clock was set back.
 
-        A start in the future shows by how much. So a dead worker's claim ends within the length of
-        its lease.
+        A start in the future shows that time. So a dead worker's lease ends within its length.
         """
         back_ms = self.start_ms - now_ms
         if back_ms <= 0 or not self.lease_ms:
@@ -54,9 +55,12 @@ class WaitState(msgspec.Struct, frozen=True, gc=False):
 
 
 class StoredRecord(Record, frozen=True, gc=False):
-    """A record, its wait, and the time at which the expiry index looks at it (0: never).
+    """A record with its wait.
 
-    A touch moves ``at_ms`` where it is; all else that changes is another record.
+    A touch changes ``at_ms`` in place. Every other change creates another object.
+
+    :ivar due: when the expiry index checks the record, in milliseconds since the epoch. 0 is never.
+    :ivar wait: the wait and the claim, ``None`` before the session first waits.
     """
 
     due: int = 0
@@ -64,7 +68,10 @@ class StoredRecord(Record, frozen=True, gc=False):
 
     @property
     def expires_ms(self) -> int:
-        """When it expires; 0 is never. While a claim is held, life counts from its lease's end."""
+        """When the record expires, in milliseconds since the epoch. 0 is never.
+
+        While a claim is held, the lifetime counts from the end of the claim's lease.
+        """
         if self.ttl_ms == 0:
             return 0
         begins_ms = self.at_ms if self.wait is None else max(self.at_ms, self.wait.lease_ms)
@@ -73,24 +80,25 @@ class StoredRecord(Record, frozen=True, gc=False):
 
 @final
 class Records:
-    """The records of one store.
+    """Stores the records of one store, with their lookup and expiry. Each change is one step.
 
-    :param clock: tells the time.
-    :ivar due_times: when records may have expired, the earliest time first.
+    :param clock: the clock of the store.
+    :ivar due_times: the times at which records may have expired, the earliest first.
+    :ivar on_forget: called with scope, key and record when a record with a wait is removed or replaced.
     """
 
     def __init__(self, clock: Clock) -> None:
         self.clock: Final = clock
         self._tenants: Final[dict[str, dict[str, StoredRecord]]] = {}
-        # One scope alone, as nearly always, stands there itself. A container for each key would be
-        # another object for each session, and work for the garbage collector.
+        # A key usually has one scope, which is stored directly. A container for each key would be
+        # another object for each session, and more work for the garbage collector.
         self._lookup: Final[dict[str, str | dict[str, None]]] = {}
         self._expiry: Final = ExpiryIndex()
         self.due_times: Final = self._expiry.times
         self.on_forget: Callable[[str, str, StoredRecord], None] | None = None
 
     def sizes(self) -> dict[str, int]:
-        """Return how many sessions, expiring ones, tenants and lookups there are."""
+        """Return the numbers of sessions, sessions that expire, tenants and lookups."""
         return {
             "sessions": sum(map(len, self._tenants.values())),
             "expiring": len(self._expiry),
@@ -99,16 +107,16 @@ class Records:
         }
 
     def live(self, scope: str, key: str, now_ms: int) -> StoredRecord | None:
-        """Return the record unless it is absent or expired."""
+        """Return the record, ``None`` if it is absent or has expired."""
         tenant = self._tenants.get(scope)
         record = None if tenant is None else tenant.get(key)
-        # The index looks at no record after its expiry, so before that it need not be worked out.
+        # `due` is never after the expiry. So before `due`, the expiry need not be computed.
         if record is None or now_ms < record.due or not _expired(record, now_ms):
             return record
         return None
 
     def keys(self, scope: str) -> list[str]:
-        """Return the keys of a scope, those of expired records included."""
+        """Return the keys of a scope, including those of expired records."""
         return list(self._tenants.get(scope, ()))
 
     def holders(self, key: str, now_ms: int) -> Iterator[str]:
@@ -138,7 +146,7 @@ class Records:
             elif others != scope:
                 self._lookup[key] = {others: None, scope: None}
         elif stored.wait is not None and stored.incarnation != incarnation:
-            # Expired, and not swept yet.
+            # The stored record has expired, and was not swept yet.
             self._tell(scope, key, stored)
         ttl_ms = encoded.ttl_ms
         begins_ms = now_ms if wait is None else max(now_ms, wait.lease_ms)
@@ -151,7 +159,7 @@ class Records:
         return Outcome(DONE, value, incarnation, now_ms)
 
     def rewrite(self, encoded: EncodedSession, live: StoredRecord, now_ms: int) -> Outcome:
-        """Write the next version of a live record, whose wait stays."""
+        """Write the next version of a live record. Its wait stays."""
         scope, key, wait, ttl_ms = encoded.scope, encoded.key, live.wait, encoded.ttl_ms
         value, incarnation = live.value + 1, live.incarnation
         begins_ms = now_ms if wait is None or now_ms >= wait.lease_ms else wait.lease_ms
@@ -164,9 +172,10 @@ class Records:
         return Outcome(DONE, value, incarnation, now_ms)
 
     def restamp(self, scope: str, key: str, record: StoredRecord, ttl_ms: int, now_ms: int) -> None:
-        """Start the life of a live record anew."""
+        """Restart the lifetime of a live record."""
         if ttl_ms == record.ttl_ms and record.due <= now_ms + ttl_ms:
-            # The index looks no later than needed, so this is all, and a touch is little else.
+            # The index checks the record early enough, so only the time changes. This is the usual
+            # touch.
             force_setattr(record, "at_ms", now_ms)
             return
         begins_ms = now_ms if record.wait is None else max(now_ms, record.wait.lease_ms)
@@ -175,7 +184,7 @@ class Records:
         self._tenants[scope][key] = changed
 
     def rewait(self, scope: str, key: str, record: StoredRecord, now_ms: int) -> None:
-        """Put a changed copy of a live record in its place."""
+        """Replace a live record with a copy whose wait has changed."""
         due = self._schedule(scope, key, record.due, record.expires_ms, now_ms)
         self._tenants[scope][key] = replace(record, due=due)
 
@@ -185,9 +194,9 @@ class Records:
         self._forget(scope, key)
 
     def pop_due(self, now_ms: int) -> bool | None:
-        """Look at one record that may have expired.
+        """Check one record that may have expired, and remove it if it has.
 
-        :returns: whether it had, and is gone; ``None`` if nothing is due.
+        :returns: whether it was removed. ``None`` if nothing is due.
         """
         due = self._expiry.pop_due(now_ms)
         if due is None:
@@ -197,13 +206,13 @@ class Records:
         if _expired(record, now_ms):
             self._forget(scope, key)
             return True
-        # Touched since it was entered: look again when the new life ends.
+        # The lifetime was extended, so the index checks the record again at its new end.
         again = self._expiry.add(due, record.expires_ms, now_ms)
         self._tenants[scope][key] = replace(record, due=again)
         return False
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Remove everything."""
         self._tenants.clear()
         self._lookup.clear()
         self._expiry.clear()
@@ -211,7 +220,7 @@ class Records:
     def _schedule(self, scope: str, key: str, due: int, expires_ms: int, now_ms: int) -> int:
         if due:
             if due <= expires_ms:
-                return due  # the index looks no later than needed: leave the record where it is
+                return due  # the index checks the record early enough
             self._expiry.discard((scope, key), due)
         return self._expiry.add((scope, key), expires_ms, now_ms) if expires_ms else 0
 
@@ -240,7 +249,7 @@ class Records:
 
 
 def _expired(record: StoredRecord, now_ms: int) -> bool:
-    # The first two decide nearly always.
+    # The first two conditions usually decide, so they come first.
     return (
         record.ttl_ms != 0
         and now_ms >= record.at_ms + record.ttl_ms

@@ -50,13 +50,13 @@ if TYPE_CHECKING:
 __all__ = ["InMemorySessionStore"]
 
 _FREED_PER_CALL: Final = 8
-"""How many things a call on a store without a sweeper looks at: more than it can add."""
+"""Number of entries that a call checks for expiry without a sweeper. A call adds fewer."""
 _LOOK_EVERY_MS: Final = 1000
-"""How often such calls look at things that are not records."""
+"""Interval in milliseconds at which such calls check entries other than records."""
 _MAX_STEP_BYTES: Final = 1 << 20
-"""Bytes that a read of several records decodes before it lets other tasks run."""
+"""Number of bytes that a read of several records returns before other tasks run."""
 _SLICE_SECS: Final = 0.0005
-"""How long a sweep may hold the event loop at a time."""
+"""Time for which a sweep may block the event loop before other tasks run."""
 
 
 @final
@@ -70,17 +70,17 @@ class InMemorySessionStore(
 ):
     """Keeps encoded sessions in dictionaries, under the same rules as a server.
 
-    Runs on asyncio and trio. No verb waits for anything, so each is done or not begun when its
-    task is cancelled. Nothing outlives the process.
+    The store runs on asyncio and trio. No verb waits for I/O. So if its task is cancelled, a verb
+    is either complete or was not begun. No session outlives the process.
 
-    Expired records are absent at once. Their memory is freed by a background task that runs from
-    ``async with`` to its end, by :meth:`sweep`, and by a write over them. Without ``async with``,
-    each later call frees a few of them.
+    Records are absent from the instant they expire. Three things free their memory: a background
+    task that runs during ``async with``, :meth:`sweep`, and a write to the same key. Without
+    ``async with``, each later call frees a few of them.
 
     :param context_type: as in :class:`AsyncSessionStore`.
-    :param config: limits and the sweeper's interval.
+    :param config: the limits and the sweeper's interval.
     :param codec: as in :class:`AsyncSessionStore`.
-    :param clock: tells the time; give a :class:`ManualClock` in tests.
+    :param clock: the clock of the store. Tests can pass a :class:`ManualClock`.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class InMemorySessionStore(
             LeaseKind.INBOX: self._inbox.is_held,
         }
         self._due_times: Final = self._records.due_times
-        # Every verb reads the time once, before anything else.
+        # Every verb calls this once, before anything else.
         self._now_ms: Callable[[], int] = self._free_some
         self._look_at_ms = 0
         self._sweeper: BackgroundTask | None = None
@@ -128,7 +128,7 @@ class InMemorySessionStore(
 
     @override
     async def _aclose(self) -> None:
-        if self._queues:  # else no call waits for anything that it needs the records for
+        if self._queues:  # otherwise no call is waiting that needs the records later
             await wait_until_idle(self._has_waiting_calls, self._close_secs)
         self._records.clear()
         self._waits.forget_all()
@@ -187,9 +187,10 @@ class InMemorySessionStore(
     async def sweep(self) -> int:
         """Remove every expired record.
 
-        Costs in proportion to what expired, and lets other tasks run every half millisecond.
+        The cost is proportional to the number of expired records. Other tasks run every half
+        millisecond.
 
-        :returns: how many were removed.
+        :returns: number of removed records.
         """
         swept = 0
         pause_at = perf_counter() + _SLICE_SECS
@@ -204,9 +205,9 @@ class InMemorySessionStore(
         return swept
 
     def _pop_due(self, now_ms: int) -> bool | None:
-        """Look at one thing that may have expired.
+        """Check one record or other entry that may have expired, and remove it if it has.
 
-        :returns: whether it was a record that is gone now. ``None`` if nothing is due.
+        :returns: whether a record was removed. ``None`` if nothing is due.
         """
         gone = self._records.pop_due(now_ms)
         if gone is not None:
@@ -221,7 +222,7 @@ class InMemorySessionStore(
         return False if is_due else None
 
     def _free_some(self) -> int:
-        """Return the time, after freeing a few things that expired: while no sweeper runs."""
+        """Free a few expired entries, and return the time. It runs while there is no sweeper."""
         now_ms = self._records.clock.now_ms()
         times = self._due_times
         if (times and times[0] <= now_ms) or now_ms >= self._look_at_ms:
@@ -248,7 +249,7 @@ class InMemorySessionStore(
             records.append(record)
             size += 0 if record is None else len(record.body)
             if size > _MAX_STEP_BYTES:
-                await checkpoint()  # a read of many bytes lets others run
+                await checkpoint()  # a read of many bytes lets other tasks run
                 break
         return records
 
@@ -263,7 +264,7 @@ class InMemorySessionStore(
             keys, start = self._records.keys(scope), 0
         else:
             keys, start = cast("tuple[list[str], int]", position)
-            await checkpoint()  # a scan of many sessions lets others run
+            await checkpoint()  # a scan of many sessions lets other tasks run
         now_ms = self._now_ms()
         records: list[tuple[SessionKey, Record]] = []
         size = 0

@@ -18,7 +18,7 @@ _LOGGER: Final = logging.getLogger(__name__)
 
 
 def start_sweeper(sweep: Callable[[], Awaitable[object]], interval_secs: float) -> BackgroundTask:
-    """Start calling ``sweep`` every ``interval_secs`` seconds."""
+    """Start a background task that calls ``sweep`` every ``interval_secs`` seconds."""
 
     async def run() -> None:
         while True:
@@ -26,8 +26,7 @@ def start_sweeper(sweep: Callable[[], Awaitable[object]], interval_secs: float) 
             try:
                 await sweep()
             except Exception:
-                # Only a clock of the caller's can fail here. Expired sessions stay absent
-                # meanwhile.
-                _LOGGER.exception("a sweep of expired sessions failed; the next is due as usual")
+                # Only an application's own clock can fail here. Expired sessions stay absent.
+                _LOGGER.exception("a sweep of expired sessions failed: the next one runs as usual")
 
     return start_background(run, "greentic_session memory sweeper")

@@ -46,11 +46,11 @@ _KEYS_PER_PAGE: Final = 512
 
 @final
 class MemoryWaits(WaitBackend, WaitCall):
-    """The steps of waits. No step waits for anything.
+    """The steps of waits. No step waits for I/O.
 
-    So a verb that takes several steps is one step, and a call needs no deadline.
+    So a verb with several steps is one step for other tasks, and a call needs no deadline.
 
-    :param records: of the store.
+    :param records: the records of the store.
     """
 
     def __init__(self, records: Records) -> None:
@@ -63,7 +63,7 @@ class MemoryWaits(WaitBackend, WaitCall):
         records.on_forget = self._remove_entry_of
 
     def sizes(self) -> dict[str, int]:
-        """Return the numbers of index entries, and of sessions and users with known events."""
+        """Return the number of index entries, and that of sessions and users with known events."""
         entries = sum(len(at) for scopes in self._index.values() for at in scopes.values())
         return {"waits": entries, "events": len(self._events) + len(self._events_of_owners)}
 
@@ -86,7 +86,7 @@ class MemoryWaits(WaitBackend, WaitCall):
         self._events_of_owners.clear()
 
     def forget_events(self, scope: str, key: str) -> None:
-        """Forget the events of a session, because it was deleted."""
+        """Forget the events of a deleted session."""
         self._events.discard((scope, key))
 
     @override
@@ -307,7 +307,7 @@ class MemoryWaits(WaitBackend, WaitCall):
         return self._records.clock.now_ms()
 
     def _next_since(self, now_ms: int, floor_us: int) -> int:
-        # Registrations of one millisecond have their order as well.
+        # Several registrations in one millisecond get ascending numbers.
         self._since_us = max(now_ms * 1000, floor_us + 1, self._since_us + 1)
         return self._since_us
 
@@ -322,7 +322,7 @@ class MemoryWaits(WaitBackend, WaitCall):
         return None, _NOWHERE
 
     def _remove_entry_of(self, scope: str, key: str, held: StoredRecord) -> None:
-        """Remove the index entry of a record that is gone."""
+        """Remove the index entry of a removed record."""
         wait = held.wait
         if wait is not None and wait.scope_hash:
             self._remove(WaitOwner(scope, held.owner), wait.scope_hash, key, wait.since_us)

@@ -1,4 +1,4 @@
-"""The Redis and Valkey backend. Nothing outside this package imports the driver."""
+"""The Redis and Valkey backend. No other package imports the driver."""
 
 from __future__ import annotations
 

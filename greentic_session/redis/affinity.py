@@ -56,11 +56,11 @@ _PAGE: Final = 512
 
 @final
 class RedisAffinity(AffinityBackend):
-    """Runs each step that writes as one script. A group is in one slot.
+    """Runs each affinity step that writes as one script. All keys of a group are in one slot.
 
-    :param client: of the store.
-    :param names: of the store.
-    :param grace_ms: longer than any call may take, in milliseconds.
+    :param client: the client of the store.
+    :param names: the key names of the store.
+    :param grace_ms: a time longer than any call may take, in milliseconds.
     """
 
     def __init__(self, client: RedisClient, names: KeyNames, grace_ms: int) -> None:
@@ -141,7 +141,7 @@ class RedisAffinity(AffinityBackend):
             found = _PLACEMENT.fullmatch(line or b"")
         if found is None:
             return None
-        # These two members alone: a group may be large.
+        # Only these two members are read, because a group may be large.
         workers = list(dict.fromkeys((found[2], found[3])))
         (lines,) = await self._read(group, ("HMGET", self._members(group), *workers))
         with parsing_read_reply():
@@ -155,8 +155,8 @@ class RedisAffinity(AffinityBackend):
 
     @override
     async def page(self, group: str, worker: str, position: object | None) -> PlacementPage:
-        # HSCAN may return a key twice while the server resizes the table. `seen` are the returned
-        # keys.
+        # HSCAN may return a key twice while the server resizes the table. `seen` holds the keys
+        # that were returned.
         cursor, seen = (
             (b"0", set[str]()) if position is None else cast("tuple[bytes, set[str]]", position)
         )
@@ -201,8 +201,8 @@ class RedisAffinity(AffinityBackend):
                 script,
                 self._names.affinity(group),
                 arguments,
-                # If a leave is lost with its server, the lease ends at its time. If a renewal is
-                # lost, it ends earlier.
+                # If a failover loses a leave, the lease ends at its time. If it loses a renewal,
+                # the lease ends earlier.
                 skips_acks=script in (AFFINITY_LEAVE, AFFINITY_RENEW),
                 grants=grants,
                 ends=ends,

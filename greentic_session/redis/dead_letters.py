@@ -1,4 +1,4 @@
-"""Reads of an inbox's dead letters on a Redis or Valkey server."""
+"""Paged reads of an inbox's dead letters on a Redis or Valkey server."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ _FIRST: Final = 2
 
 
 class _Position(NamedTuple):
-    """Where the next page starts.
+    """The position of the next page.
 
-    :ivar start: time of the next entry of the index, in milliseconds.
-    :ivar seen: returned members of the index of that time.
+    :ivar start: time of the next index entry, in milliseconds since the epoch.
+    :ivar seen: the members of the index with that time that were read.
     :ivar is_last: whether the index has no further entries.
-    :ivar mailboxes: sessions of the index of which no dead letter was read.
+    :ivar mailboxes: sessions from the index whose dead letters were not read yet.
     :ivar long: sessions with several dead letters. The first one is next.
-    :ivar offset: how many dead letters of the first long one precede those to return.
-    :ivar returned: hashes of its dead letters that were returned.
+    :ivar offset: number of dead letters of the first long session before the next page.
+    :ivar returned: hashes of the dead letters of that session that were returned.
     """
 
     start: int = 0
@@ -50,10 +50,10 @@ class _Position(NamedTuple):
 async def read_dead_letters(
     client: RedisClient, names: KeyNames, inbox: str, dead_ms: int, position: object | None
 ) -> tuple[Sequence[StoredDeadLetter], object | None]:
-    """Return a page of dead letters, and where the next one starts.
+    """Return a page of dead letters, and the position of the next page.
 
-    :param dead_ms: how long they are kept, in milliseconds.
-    :param position: as returned, ``None`` for the first page.
+    :param dead_ms: retention of dead letters, in milliseconds.
+    :param position: the position that the previous page returned, ``None`` for the first page.
     :raises StoreUnavailableError: the index holds another type of value, or no server answers.
     :raises DecodeError: a dead letter was not written by this library.
     """
@@ -104,8 +104,8 @@ def _ms(time: Reply) -> int:
 
 
 async def _read_index(client: RedisClient, index: str, at: _Position) -> _Position:
-    # A session that gets another dead letter moves to the end of the index. So the next entries
-    # start by time, not by rank.
+    # A session that gets another dead letter moves to the end of the index. So the next page starts
+    # at a time instead of a rank.
     most = len(at.seen) + _SESSIONS
     page = "ZRANGEBYSCORE", index, at.start, "+inf", "WITHSCORES", "LIMIT", 0, most
     try:
@@ -125,9 +125,9 @@ async def _read_index(client: RedisClient, index: str, at: _Position) -> _Positi
 
 
 async def _read_list(client: RedisClient, name: str, at: _Position) -> tuple[list[bytes], int, int]:
-    """Return the next entries of a session, how many precede those after them, and the time."""
-    # Entries are appended, and may leave at any place: the caller may replay each that it gets. So
-    # those that were returned and are left precede the others. Their number is unknown.
+    """Return a session's next entries, the offset after them, and the time in milliseconds."""
+    # Entries are appended at the end and may be removed anywhere, for example by a replay of each
+    # returned entry. So the returned entries that remain precede the others, in unknown number.
     start, stop = max(0, at.offset - 1), at.offset + _LETTERS - 1
     entries: list[bytes] = []
     while True:

@@ -28,10 +28,10 @@ __all__ = ["EarlyEvents"]
 
 
 class EarlyEvents:
-    """Runs the steps on early events for :class:`.RedisInbox`, see :class:`.InboxBackend`.
+    """Runs the steps on early events for :class:`.RedisInbox`. See :class:`.InboxBackend`.
 
-    :param scripts: runs the scripts of inboxes.
-    :param names: of the store.
+    :param scripts: the runner of the inbox scripts.
+    :param names: the key names of the store.
     """
 
     def __init__(self, scripts: InboxScriptRunner, names: KeyNames) -> None:
@@ -57,9 +57,9 @@ class EarlyEvents:
     async def assign(
         self, queue: EarlyEventQueue, key: SessionKey, gone: str, events: EventMemory, position: int
     ) -> EarlyPage:
-        """Assign some events of a queue to a session, and return each with its session."""
+        """Assign a page of a queue's events to a session, and return each with its session."""
         arguments = assign_early_arguments(key, events.ttl_ms, gone, position)
-        # A server that has the messages also has what was written before: the assignment.
+        # A replica that has a message also has the assignment, which was written before it.
         reply = await self._scripts.on_index(
             ASSIGN_EARLY,
             *self._names_of(queue),

@@ -1,15 +1,15 @@
 """Inboxes on a Redis or Valkey server.
 
-A call takes steps in two slots. If the process dies between two steps, an index entry is left:
+A call takes steps in two slots. If the process dies between two steps, an index entry remains:
 
-* To enqueue: add a pending entry that is due soon (``index_add_pending``), admit the message
-  (``admit``), replace the pending entry by an index entry unless a turn is held
+* To enqueue, add a pending entry that is due soon (``index_add_pending``). Then admit the message
+  (``admit``). Then replace the pending entry with an index entry, unless a turn is held
   (``index_set_due``).
-* To take: defer the first due index entry (``index_next_due``), take the turn (``take_turn``). If
-  there is no turn, set when there may be one, or remove the entry unless it was changed since
-  (``index_set_due``).
-* To end a turn: write the session, the messages and the lease (``commit_turn``, ``release_turn``).
-  The entry is due if messages are left. Otherwise it is removed unless it was changed since
+* To take a turn, defer the first due index entry (``index_next_due``), and take the turn
+  (``take_turn``). If there is none, set the time when there may be one, or remove the entry
+  unless it was changed since (``index_set_due``).
+* To end a turn, write the session, the messages and the lease (``commit_turn``, ``release_turn``).
+  If messages are left, make the entry due. Otherwise remove it unless it was changed since
   (``index_set_due``).
 """
 
@@ -81,22 +81,22 @@ __all__ = ["RedisInbox"]
 _DEAD_LETTER: Final = -10
 _UNREADABLE_BACKOFF_MS: Final = 10_000
 _MARGIN_MS: Final = 250
-"""How long a requeue may take to the server. If longer, the deferred entry is due at its time."""
+"""Limit on the time that a requeue takes to the server. After it, the entry stays deferred."""
 _DUE_LATER: Final = (StoreUnavailableError, OutcomeUnknownError)
-"""Errors after which an index entry stays as it was. It is due at its time."""
+"""Errors after which an index entry stays unchanged, and becomes due at its time."""
 
 
 @final
 class RedisInbox(InboxBackend):
-    """Makes calls on the inboxes of a store.
+    """Creates calls on the inboxes of a store.
 
-    :ivar client: of the store.
-    :ivar names: of the store.
-    :param notifications: of the store.
-    :ivar waits: of the store. Its index of waits is updated after a commit.
-    :ivar keep_ms: longer than any call may take, in milliseconds.
-    :ivar grace_ms: how long a caller may take from one of its steps to the next, in milliseconds.
-    :ivar fencing: of the store's turns.
+    :ivar client: the client of the store.
+    :ivar names: the key names of the store.
+    :param notifications: the notifications of the store.
+    :ivar waits: the waits of the store. A commit updates their index.
+    :ivar keep_ms: a time longer than any call may take, in milliseconds.
+    :ivar grace_ms: limit on the time from one step of a call to the next, in milliseconds.
+    :ivar fencing: the fencing counter of the store's turns.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class RedisInbox(InboxBackend):
         self.fencing: Final = FencingCounter()
 
     def scripts(self) -> InboxScriptRunner:
-        """Return a runner of the scripts, whose deadline counts from now."""
+        """Return a runner of the scripts whose deadline starts now."""
         return InboxScriptRunner(self.client, self.names, self.client.deadline())
 
     @override
@@ -140,8 +140,8 @@ class RedisInbox(InboxBackend):
 class RedisInboxCall(InboxCall):
     """Runs each step on an inbox as one script in one slot.
 
-    :param backend: of the store's inboxes.
-    :param scripts: runs the scripts, by the deadline of the call.
+    :param backend: the backend of the store's inboxes.
+    :param scripts: the runner of the scripts, with the deadline of the call.
     """
 
     def __init__(self, backend: RedisInbox, scripts: InboxScriptRunner) -> None:
@@ -177,7 +177,7 @@ class RedisInboxCall(InboxCall):
     async def _enqueue(
         self, script: Script, inbox: str, mailbox: MailboxRef, suffix: str, arguments: Arguments
     ) -> Reply:
-        """Run a script that may enqueue a message, between two writes of its index entry."""
+        """Run a script that may enqueue a message, between the two writes of its index entry."""
         token = secrets.token_hex(8)
         pending = lua.index_add_pending_arguments(
             f"{token}!{member_of(mailbox)}", self._backend.grace_ms
@@ -188,13 +188,13 @@ class RedisInboxCall(InboxCall):
         try:
             reply = await self._scripts.on_mailbox(script, mailbox, suffix, arguments)
         except DurabilityError:
-            # The message is in the mailbox. So the error of this step must not replace that one.
+            # The message is in the mailbox. So an error of `set_due` must not replace this one.
             with suppress(SessionError):  # otherwise the pending entry is due at its time
                 await set_due(0)
             raise
         with parsing_write_reply():
             count, free_ms, worker = reply[1:] if len(reply) > 1 else (b"0", b"", b"")
-        # A worker that has the turn sees the message when the turn ends.
+        # A worker that holds the turn finds the message when it ends the turn.
         delay_ms = "" if count == b"0" or worker else free_ms
         try:
             await set_due(delay_ms)
@@ -212,7 +212,7 @@ class RedisInboxCall(InboxCall):
                 return NothingDue(int(found[1]) / 1000 if len(found) > 1 else None)
             member, score = found[1:]
             mailbox = mailbox_from_member(member)
-        if mailbox is None:  # not an entry of this library
+        if mailbox is None:  # this library did not write the entry
             index = self._names.inbox_index(request.inbox)
             await self._client.read("ZREM", index, member, key=index, until=self._scripts.until)
             return NothingDue(0)
@@ -225,7 +225,7 @@ class RedisInboxCall(InboxCall):
         return NothingDue(0, dropped)
 
     async def _next_due(self, request: TakeRequest, attempt: str) -> Reply:
-        """Defer the session that is due, and return it as ``inbox/index_next_due`` does."""
+        """Defer the first due session, and return the reply of ``inbox/index_next_due``."""
         defer_ms = min(request.lease_ms, self._backend.grace_ms)
         index = self._names.inbox_index(request.inbox)
         asked_at = anyio.current_time()
@@ -256,9 +256,10 @@ class RedisInboxCall(InboxCall):
     async def _take_turn(
         self, request: TakeRequest, mailbox: MailboxRef, score: bytes, attempt: str
     ) -> GrantedTurn | tuple[bytes, int]:
-        """Take the turn, or return in how many ms it may be taken, empty without messages.
+        """Take the turn of a session.
 
-        With it goes how many dead letters were dropped.
+        :returns: the turn. If it cannot be taken, the milliseconds until it may be taken, empty
+            without messages, and the number of dropped dead letters.
         """
         dropped = 0
         arguments = partial(
@@ -287,7 +288,7 @@ class RedisInboxCall(InboxCall):
             reply: Reply = await run(arguments(may_dead_letter=False))
             verdict = _first(reply)
             if verdict == _DEAD_LETTER:
-                # The index first: a dead letter without an index entry would not be found.
+                # The index entry comes first, because a dead letter without one is never found.
                 index = f"{self._names.inbox_index(request.inbox)}:dead"
                 entry = lua.index_dead_letter_arguments(member_of(mailbox), request.dead_ms)
                 await self._scripts.on_index(
@@ -307,8 +308,8 @@ class RedisInboxCall(InboxCall):
         except DecodeError:
             await complete(partial(requeue, backoff_ms=_UNREADABLE_BACKOFF_MS))
             raise
-        except (DurabilityError, anyio.get_cancelled_exc_class()):  # it was taken, or may have been
-            await complete(requeue)  # also if the caller was cancelled
+        except (DurabilityError, anyio.get_cancelled_exc_class()):  # the turn may have been taken
+            await complete(requeue)  # even if the caller was cancelled
             raise
         except OutcomeUnknownError:
             # The turn may have been taken, but the caller does not wait longer.
@@ -353,7 +354,7 @@ class RedisInboxCall(InboxCall):
         shortfall: tuple[int, int] | None = None
         try:
             reply = await self._scripts.on_mailbox(lua.COMMIT_TURN, ref.mailbox, "", arguments)
-        except UnconfirmedError as error:  # it was executed
+        except UnconfirmedError as error:  # the script was executed
             reply, shortfall = error.reply, error.shortfall
         if _first(reply) != Verdict.DONE:
             return outcome_of(key, reply)
@@ -480,5 +481,5 @@ def _first(reply: Reply) -> int:
 def _is_done(reply: Reply) -> bool:
     verdict = _first(reply)
     if verdict == Verdict.UNKNOWN:
-        raise OutcomeUnknownError("the mailbox has seen too much since to tell")
+        raise OutcomeUnknownError("the mailbox's operation log no longer covers this call")
     return verdict == Verdict.DONE

@@ -1,4 +1,4 @@
-"""The runner of the inbox scripts: on mailboxes, on indexes and on early events."""
+"""The runner of the inbox scripts on mailboxes, indexes and early events."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ __all__ = ["InboxScriptRunner", "topic_of"]
 
 
 class InboxScriptRunner:
-    """Runs each script in one slot, by one deadline.
+    """Runs inbox scripts, each in one slot, under one deadline.
 
-    :param client: of the store.
-    :param names: of the store.
-    :ivar until: the deadline.
+    :param client: the client of the store.
+    :param names: the key names of the store.
+    :ivar until: the deadline, on the loop's clock.
     """
 
     def __init__(self, client: RedisClient, names: KeyNames, until: float) -> None:
@@ -55,12 +55,13 @@ class InboxScriptRunner:
         pending_token: str = "",
         notifies: bool = True,
     ) -> None:
-        """Set when a session is due, and notify the waiters. Or remove its index entry.
+        """Set when a session is due and notify the waiters, or remove its index entry.
 
         :param known_score: the score that the caller set last, empty for none.
-        :param delay_ms: milliseconds until it is due. Empty to remove the entry, unless another
-            caller has changed it.
-        :param pending_token: of the caller's pending entry, which is removed.
+        :param delay_ms: milliseconds until the session is due. If empty, the entry is removed
+            unless another caller has changed it.
+        :param pending_token: token of the caller's pending entry, which is removed.
+        :param notifies: whether to notify the waiters.
         """
         is_due = delay_ms not in ("", b"")
         arguments = index_set_due_arguments(
@@ -70,7 +71,7 @@ class InboxScriptRunner:
             channel=self._names.channel(topic_of(inbox)) if notifies and is_due else "",
             pending_token=pending_token,
         )
-        # A server that has the message also has what was written before: the pending entry.
+        # A replica that has the message also has the pending entry, which was written before it.
         skips_acks = not pending_token or not self.confirms_apart
         await self.on_index(
             INDEX_SET_DUE,
@@ -90,7 +91,7 @@ class InboxScriptRunner:
     ) -> Reply:
         """Run a script on an index, or on the early events of a reply scope and their heads.
 
-        :param skips_acks: as are ``grants`` and ``ends``, see :meth:`.RedisClient.run`.
+        :param skips_acks: as in :meth:`.RedisClient.run`, like ``grants`` and ``ends``.
         :raises StoreUnavailableError: the key holds another type of value.
         """
         try:
@@ -120,10 +121,10 @@ class InboxScriptRunner:
     ) -> Reply:
         """Run a script on a mailbox.
 
-        :param suffix: of the script's fifth key, after the mailbox's name, empty for none.
-        :param arguments: after the scope, which is ARGV 3.
+        :param suffix: suffix of the fifth key after the mailbox's name, empty for no fifth key.
+        :param arguments: the arguments after the scope, which is ARGV 3.
         :raises DecodeError: a key holds another type of value.
-        :raises UnconfirmedError: of ``COMMIT_TURN`` alone, in place of :class:`DurabilityError`.
+        :raises UnconfirmedError: only from ``COMMIT_TURN``, in place of :class:`DurabilityError`.
         """
         names = self._names.mailbox_keys(*mailbox)
         if script is TAKE_TURN:
@@ -138,8 +139,8 @@ class InboxScriptRunner:
                 names,
                 (mailbox.scope, *arguments),
                 until=self.until,
-                # If a release is lost with its server, the lease ends at its time. If a renewal is
-                # lost, it ends earlier. The mailbox refuses a stale worker.
+                # If a failover loses a release, the lease ends at its time. If it loses a renewal,
+                # the lease ends earlier. The mailbox refuses a stale worker.
                 skips_acks=script in (RELEASE_TURN, RENEW_TURN),
                 grants=grants,
                 ends=ends,
@@ -153,5 +154,5 @@ class InboxScriptRunner:
 
 
 def topic_of(inbox: str) -> str:
-    """Return the topic of notifications on new messages."""
+    """Return the notification topic of an inbox's new messages."""
     return f"inbox:{inbox}"

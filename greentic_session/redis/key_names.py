@@ -1,9 +1,9 @@
 """Names of the keys and channels on a server.
 
-Every part that comes from outside is percent-encoded unless its alphabet is safe by itself, so no
-part can forge the structure around it. The braces around a session key are a cluster hash tag:
-record and lookup of one session share a slot, and a tenant's sessions spread over all of them
-(Redis cluster specification, "Hash tags").
+Each part from outside is percent-encoded unless its alphabet is safe, so it cannot forge the
+structure of a name. The braces around a session key are a cluster hash tag (Redis cluster
+specification, "Hash tags"). So the record and the lookup of a session share a slot, and a tenant's
+sessions spread over all slots.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from ..model import SessionKey
 
 __all__ = ["KeyNames"]
 
-# All printable ASCII except `%`, which escapes, `:{}`, which structure, and `*?[]\`, which SCAN's
-# MATCH reads as patterns. Letters, digits and `_.-~` are safe and need not be listed here.
+# All printable ASCII except `%` (escapes), `:{}` (structure) and `*?[]\` (patterns of MATCH).
+# `quote` never escapes letters, digits and `_.-~`, so they are not listed.
 _SAFE: Final = " !\"#$&'()+,/;<=>@^`|"
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_.~ !\"#$&'()+,/;<=>@^`|-]*")
 
@@ -32,9 +32,9 @@ def escape(part: str) -> str:
 
 @final
 class KeyNames:
-    """The names of one namespace.
+    """Builds and parses the names of one namespace.
 
-    :param namespace: start of every name, checked by :class:`RedisConfig`.
+    :param namespace: the prefix of every name, checked by :class:`RedisConfig`.
     """
 
     __slots__ = ("_namespace",)
@@ -45,7 +45,7 @@ class KeyNames:
     def record(self, scope: str, key: str) -> str:
         """Return ``{ns}:{env}:{tenant}:{<key>}``.
 
-        :param scope: ``env/tenant``. Neither of the two holds a ``/`` or ``:``.
+        :param scope: ``env/tenant``. Neither part holds a ``/`` or ``:``.
         """
         return f"{self._records(scope)}{escape(key)}}}"
 
@@ -54,11 +54,11 @@ class KeyNames:
         return f"{self._namespace}:lookup:{{{escape(key)}}}"
 
     def session_keys(self, scope: str, key: str) -> tuple[str, ...]:
-        """Return :meth:`record` and :meth:`lookup`."""
+        """Return the names of :meth:`record` and :meth:`lookup`."""
         return _session_keys(self, scope, key)
 
     def wait_index(self, env: str, tenant_id: str, team_id: str | None, user_id: str) -> str:
-        """Return ``{ns}:waits:{<env>:<tenant>:<team>:<user>}``, where an absent team is empty."""
+        """Return ``{ns}:waits:{<env>:<tenant>:<team>:<user>}``. An absent team is empty."""
         owner = ":".join(escape(part) for part in (env, tenant_id, team_id or "", user_id))
         return f"{self._namespace}:waits:{{{owner}}}"
 
@@ -74,13 +74,13 @@ class KeyNames:
         return f"{name}:events"
 
     def lock(self, scope: str, key: str) -> str:
-        """Return ``{ns}:{env}:{tenant}:{<key>}:lock``, or ``{ns}:lock:{<key>}`` for no scope."""
+        """Return ``{ns}:{env}:{tenant}:{<key>}:lock``, or ``{ns}:lock:{<key>}`` without a scope."""
         if scope:
             return f"{self.record(scope, key)}:lock"
         return f"{self._namespace}:lock:{{{escape(key)}}}"
 
     def lock_keys(self, scope: str, key: str) -> tuple[str, str]:
-        """Return :meth:`lock`, and the name of its queue."""
+        """Return the names of :meth:`lock` and of its queue."""
         lock = self.lock(scope, key)
         return lock, f"{lock}:queue"
 
@@ -89,14 +89,12 @@ class KeyNames:
         return f"{self.record(scope, key)}:inbox"
 
     def lease(self, lease: LeaseRef) -> str:
-        """Return the name under which a lease is stored: of a HASH with ``fence``, ``lease``
-        and ``by``.
-        """
+        """Return the name of the hash that stores a lease in ``fence``, ``lease`` and ``by``."""
         name = self.inbox if lease.kind is LeaseKind.INBOX else self.lock
         return name(lease.scope, lease.key)
 
     def mailbox_keys(self, scope: str, key: str) -> tuple[str, ...]:
-        """Return :meth:`record`, :meth:`lookup`, :meth:`inbox` and the name of its messages."""
+        """Return the names of :meth:`record`, :meth:`lookup`, :meth:`inbox` and its messages."""
         return _mailbox_keys(self, scope, key)
 
     def inbox_index(self, inbox: str) -> str:
@@ -114,9 +112,10 @@ class KeyNames:
         return f"{self._namespace}:early:{{{owner}}}:{scope_hash}"
 
     def channel(self, topic: str) -> str:
-        """Return the channel ``{ns}:bell:{topic}``, or the prefix of all channels for no topic.
+        """Return the channel ``{ns}:bell:{topic}``.
 
-        :param topic: made by the library, in printable ASCII.
+        :param topic: a topic of this library in printable ASCII. An empty one returns the prefix
+            of all channels.
         """
         return f"{self._namespace}:bell:{topic}"
 
@@ -125,9 +124,9 @@ class KeyNames:
         return f"{self._records(scope)}*}}"
 
     def key_of(self, scope: str, record: bytes) -> SessionKey:
-        """Return the session key in a record's name.
+        """Return the session key in the name of a record.
 
-        :raises DecodeError: if :meth:`record` never made that name.
+        :raises DecodeError: :meth:`record` does not build that name.
         """
         start = len(self._records(scope))
         try:
@@ -135,7 +134,7 @@ class KeyNames:
         except UnicodeDecodeError:
             key = ""
         if not key or self.record(scope, key).encode() != record:
-            raise DecodeError(key, "a name in the namespace is not of this library's making")
+            raise DecodeError(key, "this library did not write a key in the namespace")
         return SessionKey(key)
 
     def _records(self, scope: str) -> str:
@@ -144,7 +143,7 @@ class KeyNames:
 
 @lru_cache(maxsize=8192)
 def _session_keys(names: KeyNames, scope: str, key: str) -> tuple[str, ...]:
-    # A session that is written once is often written again soon.
+    # Cached, because a session that was written is often written again soon.
     return names.record(scope, key), names.lookup(key)
 
 

@@ -35,11 +35,11 @@ __all__ = ["RedisLocks"]
 
 @final
 class RedisLocks(LockBackend):
-    """Makes calls on the locks of a store.
+    """Creates calls on the locks of a store.
 
-    :param client: of the store.
-    :param names: of the store.
-    :param notifications: of the store.
+    :param client: the client of the store.
+    :param names: the key names of the store.
+    :param notifications: the notifications of the store.
     """
 
     def __init__(
@@ -63,10 +63,10 @@ class RedisLocks(LockBackend):
 class RedisLockCall(LockCall):
     """Runs each step on a lock as one script in the slot of the key's session.
 
-    :param client: of the store.
-    :param names: of the store.
-    :param fencing: of the store's locks.
-    :param until: the deadline of the call.
+    :param client: the client of the store.
+    :param names: the key names of the store.
+    :param fencing: the fencing counter of the store's locks.
+    :param until: the deadline of the call, on the loop's clock.
     """
 
     def __init__(
@@ -142,8 +142,8 @@ class RedisLockCall(LockCall):
                 self._names.lock_keys(ref.scope, ref.key),
                 arguments,
                 until=self._until,
-                # If a release is lost with its server, the lease or the queue position lapses. If
-                # a renewal is lost, the lease ends earlier. Fencing tokens refuse a stale holder.
+                # If a failover loses a release, the lease or the queue position lapses. If it loses
+                # a renewal, the lease ends earlier. Fencing tokens refuse a stale holder.
                 skips_acks=script is not ACQUIRE_LOCK,
                 grants=ref.token if script is ACQUIRE_LOCK else "",
                 ends=ref.token if script is RELEASE_LOCK else "",

@@ -1,4 +1,7 @@
-"""Stored forms of messages and turns: see ``lua/lib/mailbox.lua`` and ``lib/inbox_index.lua``."""
+"""Parsers and writers of stored messages and turns.
+
+``lua/lib/mailbox.lua`` and ``lua/lib/inbox_index.lua`` describe the stored forms.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +23,12 @@ __all__ = [
 
 
 def member_of(mailbox: MailboxRef) -> str:
-    """Return the member of an index for a session."""
+    """Return a session's member of an inbox index."""
     return f"{mailbox.scope}/{mailbox.key}"
 
 
 def mailbox_from_member(member: bytes) -> MailboxRef | None:
-    """Return the session of an index's member, ``None`` if the member has another form."""
+    """Return the session of an index member, ``None`` if the member has another form."""
     try:
         env, tenant_id, key = member.decode().split("/", 2)
     except ValueError:
@@ -53,7 +56,7 @@ def encode(message: StoredMessage) -> bytes:
 def decode(reply: bytes) -> StoredMessage:
     """Parse a stored message.
 
-    :raises ValueError: it has another form.
+    :raises ValueError: the message has another form.
     """
     at_ms, length, rest = reply.split(b":", 2)
     owner, rest = rest[: int(length)].decode(), rest[int(length) :]
@@ -70,7 +73,7 @@ def encode_dead_letter(mail: StoredDeadLetter) -> bytes:
 def decode_dead_letter(mailbox: MailboxRef, entry: bytes) -> StoredDeadLetter:
     """Parse a stored dead letter.
 
-    :raises DecodeError: it has another form.
+    :raises DecodeError: the dead letter has another form.
     """
     try:
         died_ms, attempts, reply = entry.split(b":", 2)
@@ -80,10 +83,11 @@ def decode_dead_letter(mailbox: MailboxRef, entry: bytes) -> StoredDeadLetter:
 
 
 def decode_turn(inbox: str, mailbox: MailboxRef, score: str, reply: list[bytes]) -> GrantedTurn:
-    """Parse the reply of ``lua/inbox/take_turn.lua``, after its verdict.
+    """Parse the parts after the verdict in a reply of ``lua/inbox/take_turn.lua``.
 
-    :param score: of the turn's index entry.
-    :raises DecodeError: a field of the record, or a message, was not written by this library.
+    :param score: the score of the turn's index entry.
+    :param reply: the parts.
+    :raises DecodeError: this library did not write a field of the record or a message.
     """
     try:
         fence, lease, left, attempt, dropped, *rest = reply

@@ -1,8 +1,9 @@
-"""Notifications from a server: one subscribed connection per store, for all waiters in the process.
+"""Notifications from a server over one subscribed connection per store.
 
-A notification is lost with its connection (Redis docs, "Pub/sub: delivery semantics"). So each new
-connection notifies all waiters, and each waiter checks for work itself. A cluster forwards
-notifications between its servers, so any server will do (``PUBLISH`` in the Redis docs).
+If the connection is lost, notifications are lost (Redis docs, "Pub/sub: delivery semantics"). So
+each new connection notifies all waiters, and each waiter checks for work itself. A cluster forwards
+notifications between its servers, so the connection may lead to any of them (``PUBLISH`` in the
+Redis docs).
 """
 
 from __future__ import annotations
@@ -34,9 +35,9 @@ __all__ = ["RedisNotifications"]
 
 _LOG: Final = logging.getLogger("greentic_session")
 _FAILURES: Final = (RedisError, OSError, EOFError, TypeError, ValueError, AttributeError)
-"""The driver raises the last three if the reply to a greeting has another shape."""
+"""The driver raises the last three if a reply during the handshake has an unexpected form."""
 _HEARTBEAT_SECS: Final = 5.0
-"""Interval of the heartbeats of a connection. Without replies, it is closed."""
+"""Interval of a connection's heartbeats. If the server does not reply, the connection is closed."""
 _LINGER_SECS: Final = 10.0
 """How long the connection stays open without subscribers."""
 _FIRST_PAUSE_SECS: Final = 0.02
@@ -59,9 +60,9 @@ class _Topic:
 class _PubSubConnection(asyncio.Protocol):
     """A subscribed connection, taken over from the driver.
 
-    :param on_message: called with each message's kind and channel.
+    :param on_message: called with the kind and the channel of each message.
     :param on_refused: called when the server refuses a command.
-    :ivar lost: is done when the connection has ended.
+    :ivar lost: a future that is done when the connection has ended.
     :ivar heard_at: when the server last sent anything, on the loop's clock.
     """
 
@@ -119,11 +120,11 @@ class _PubSubConnection(asyncio.Protocol):
 
 @final
 class RedisNotifications(SupportsNotifications):
-    """The notifications of one store, within the loop that used them first.
+    """The notifications of one store, within the event loop that uses the store.
 
-    :param client: opens the connections.
-    :param names: of the namespace.
-    :param secs: timeout of opening a connection.
+    :param client: the client that opens the connections.
+    :param names: the key names of the store.
+    :param secs: timeout for opening a connection, in seconds.
     """
 
     def __init__(self, client: RedisClient, names: KeyNames, secs: float) -> None:
@@ -169,7 +170,7 @@ class RedisNotifications(SupportsNotifications):
                     self._connection.send("UNSUBSCRIBE", channel)
 
     async def aclose(self) -> None:
-        """Close the connection, and wake all subscribers a last time."""
+        """Close the connection, and notify all subscribers."""
         self._closed = True
         for topic in self._topics.values():
             topic.subscribers.notify_all()
@@ -209,8 +210,8 @@ class RedisNotifications(SupportsNotifications):
                     return
                 if loop.time() - heard_from > _LAST_PAUSE_SECS:
                     pause_secs = _FIRST_PAUSE_SECS
-            # With a pause, because a proxy may end every connection that subscribes. A random one,
-            # because all processes reconnect at the same time.
+            # The pause limits the rate if a proxy closes every connection that subscribes. It is
+            # random because all processes reconnect at the same time.
             await asyncio.sleep(random.uniform(pause_secs / 2, pause_secs))
             pause_secs = min(2 * pause_secs, _LAST_PAUSE_SECS)
 
@@ -263,6 +264,6 @@ class RedisNotifications(SupportsNotifications):
         if not self._was_refused:
             self._was_refused = True
             _LOG.warning(
-                "the server does not let this account subscribe to channels: whoever waits looks "
-                "now and then instead of being woken"
+                "the server does not let this account subscribe to channels: waiters fall back to "
+                "polling"
             )

@@ -1,4 +1,4 @@
-"""Reads of several records, by bytes: no reply is much larger than a limit."""
+"""Reads of several records with a limit on the bytes of each reply."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ __all__ = ["FIELDS", "LargeNames", "read_some", "record_of"]
 
 FIELDS: Final = ("cas", "inc", "owner", "ttl", "at", "body")
 _MAX_BYTES: Final = 1 << 20
-"""Bytes of bodies per round trip, unless one body is larger."""
+"""Limit on the bytes of the bodies per round trip, unless one body is larger."""
 _FEW: Final = 16
-"""So many records are read without asking for their sizes first."""
+"""Number of records that are read without asking for their sizes first."""
 _MAX_SIZES: Final = 1024
 _MAX_NAMES: Final = 1024
 
 
 @final
 class LargeNames(dict[str, None]):
-    """The names of records whose bodies were large when this process last saw them.
+    """The keys of records whose bodies were large when this process last saw them.
 
-    A read of such a record is expected to have a large reply. A wrong guess costs time only.
+    A read of such a record probably has a large reply. A wrong guess only costs time.
     """
 
     __slots__ = ()
 
     def note(self, name: str, size: int) -> None:
-        """Take note of the size of a record's body, in bytes."""
+        """Record the size of a record's body, in bytes."""
         if size <= LARGE_BYTES:
             self.pop(name, None)
         else:
@@ -55,9 +55,9 @@ async def read_some(
     scope: str,
     keys: Sequence[SessionKey],
 ) -> list[Record | UnreadableRecord | None]:
-    """Return the records of the first keys, at least of one, within one deadline.
+    """Return the records of at least the first key, within one deadline.
 
-    :param large: takes note of large records.
+    :param large: the known large records, which this updates.
     """
     until = client.deadline()
     called = [names.record(scope, key) for key in keys]
@@ -98,7 +98,7 @@ async def _each(
     *,
     is_large: bool = False,
 ) -> list[Reply | DecodeError]:
-    """Run a command for each key. An error stands for a name that holds another type."""
+    """Run a command for each key. If a key holds another type of value, its result is an error."""
     found: list[Reply | DecodeError] = [None] * len(commands)
     left = list(range(len(commands)))
     while left:
@@ -106,7 +106,7 @@ async def _each(
             replies = await client.read_each(
                 [commands[index] for index in left], until=until, is_large=is_large
             )
-        except ForeignValueError as error:  # of one name: the others are read again
+        except ForeignValueError as error:  # of one key, so the others are read again
             index = left.pop(error.index)
             found[index] = wrong_type(keys[index])
             continue
@@ -117,7 +117,7 @@ async def _each(
 
 
 def record_of(key: str, reply: Reply) -> Record | None:
-    """Return the record of a reply with :data:`FIELDS`.
+    """Return the record in a reply with :data:`FIELDS`, ``None`` if it is absent.
 
     :raises DecodeError: a field is missing or cannot be read.
     """

@@ -1,4 +1,4 @@
-"""Parsers of the scripts' replies: see ``lua/lib/record.lua``."""
+"""Parsers of the scripts' replies, which ``lua/lib/record.lua`` describes."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ __all__ = [
 
 
 _WRONG_TYPE: Final = "holds another type of value"
-_LAST_MS: Final = 253_402_300_799_999  # of the year 9999, with which times of Python end
-_VERDICTS: Final = {int(verdict): verdict for verdict in Verdict}  # sooner than calling the class
+_LAST_MS: Final = 253_402_300_799_999  # of the year 9999, the last one of a Python datetime
+_VERDICTS: Final = {int(verdict): verdict for verdict in Verdict}  # faster than a call of the class
 
 
 def outcome_of(key: str, reply: Reply) -> Outcome:
     """Return the verdict and the token in a script's reply.
 
-    :raises DecodeError: if a field of the record is not of its type.
-    :raises OutcomeUnknownError: if no script of this library replies so. The outcome is unknown.
+    :raises DecodeError: a field of the record is not of its type.
+    :raises OutcomeUnknownError: no script of this library sends such a reply.
     """
     try:
         verdict = _VERDICTS[reply[0]]
@@ -54,7 +54,7 @@ def outcome_of(key: str, reply: Reply) -> Outcome:
 def parsing_write_reply() -> Generator[None]:
     """Parse a script's reply in a block.
 
-    :raises OutcomeUnknownError: if no script of this library replies so. The outcome is unknown.
+    :raises OutcomeUnknownError: no script of this library sends such a reply.
     """
     try:
         yield
@@ -64,9 +64,9 @@ def parsing_write_reply() -> Generator[None]:
 
 @contextmanager
 def parsing_read_reply() -> Generator[None]:
-    """Parse the reply to a command that changed nothing in a block.
+    """Parse, in a block, the reply to a command that changed nothing.
 
-    :raises StoreUnavailableError: if no Redis or Valkey replies so.
+    :raises StoreUnavailableError: no Redis or Valkey server sends such a reply.
     """
     try:
         yield
@@ -77,18 +77,19 @@ def parsing_read_reply() -> Generator[None]:
 def clock_ms(text: str | bytes | int) -> int:
     """Return a time by the server's clock, in milliseconds since the epoch.
 
-    :raises ValueError: if it is none, or further away than a :class:`datetime.datetime` can be.
+    :raises ValueError: it is not a number, or later than the last :class:`datetime.datetime`.
     """
     ms = int(text)
     if ms > _LAST_MS:
-        raise ValueError("no time of this library")
+        raise ValueError("time out of range")
     return ms
 
 
 def scored(reply: Reply) -> list[tuple[bytes, int]]:
-    """Return a sorted set's members and scores, which come in pairs (RESP3) or in turn (RESP2).
+    """Return the members and scores of a sorted set.
 
-    :raises TypeError: or :class:`ValueError`, if it is no such answer.
+    :param reply: pairs with RESP3, or a flat list with RESP2.
+    :raises TypeError: the reply has another form. It may be a :class:`ValueError` as well.
     """
     in_pairs = reply and isinstance(reply[0], list)
     pairs = reply if in_pairs else zip(reply[::2], reply[1::2], strict=True)
@@ -96,15 +97,15 @@ def scored(reply: Reply) -> list[tuple[bytes, int]]:
 
 
 def undecodable_record(key: str) -> DecodeError:
-    """Return the error for a record whose fields were not written by this library."""
+    """Return the error for a record with a field that this library did not write."""
     return DecodeError(key, "a field of the stored record is not of its type")
 
 
 def wrong_type(key: str) -> DecodeError:
-    """Return the error for a name of a session, or a field of its record, of another type."""
-    return DecodeError(key, f"a name or a field of the session {_WRONG_TYPE}")
+    """Return the error for a session's key, or a field of its record, of another type."""
+    return DecodeError(key, f"a key or a field of the session {_WRONG_TYPE}")
 
 
 def wrong_type_of(subject: str) -> StoreUnavailableError:
-    """Return the error for the name of another subject that holds another type of value."""
-    return StoreUnavailableError(f"the name of {subject} {_WRONG_TYPE}", code="internal")
+    """Return the error for the key of another subject that holds another type of value."""
+    return StoreUnavailableError(f"the key of {subject} {_WRONG_TYPE}", code="internal")

@@ -1,4 +1,4 @@
-"""Sessions on one Redis or Valkey server."""
+"""The store of sessions on a Redis or Valkey server, behind Sentinel, or on a cluster."""
 
 from __future__ import annotations
 
@@ -70,13 +70,13 @@ if TYPE_CHECKING:
 __all__ = ["RedisSessionStore"]
 
 _LEAST_STEP_SECS: Final = 0.02
-"""A step that begins with less time might be cut off."""
+"""Minimum time left for a step. With less, its outcome might be unknown."""
 _MIN_GRACE_MS: Final = 1000
 _TOKEN_REPLY: Final = 4
-"""Length of a reply that tells of a token only."""
+"""Length of a reply that holds only a token."""
 _LOOKUP_PAGE: Final = 512
 _LOOKUP_STEP: Final = 16
-"""How many fields of a lookup a call reads at a time, and of how many it checks the records."""
+"""Number of fields of a lookup whose records a call checks in one round trip."""
 
 
 @final
@@ -90,15 +90,16 @@ class RedisSessionStore(
 ):
     """Keeps sessions on a Redis (6.2 or later) or Valkey server, shared by any number of workers.
 
-    Runs on asyncio. Connects on first use. Each write is one Lua script on one cluster slot, under
-    an operation id that the record remembers: when a reply is lost, the call is repeated within its
-    deadline, and is answered without being done twice. The server's clock decides on life and time.
+    The store runs on asyncio and connects on first use. Each write is one Lua script in one cluster
+    slot. The record stores the operation id of the call. If a reply is lost, the call retries
+    until its deadline, and the server does not execute the write twice. The server's clock decides
+    when a session expires.
 
-    :param config: where the server is, the namespace and the deadline.
+    :param config: the address of the server, the namespace and the deadline.
     :param context_type: as in :class:`AsyncSessionStore`.
     :param codec: as in :class:`AsyncSessionStore`.
-    :param host: has the server run, if it does not by itself.
-    :raises InvalidInputError: naming the field of ``config`` at fault.
+    :param host: the process of the server, if the store starts the server itself.
+    :raises InvalidInputError: a field of ``config`` is invalid. The error names it.
     """
 
     def __init__(
@@ -121,8 +122,7 @@ class RedisSessionStore(
         self._client: Final = RedisClient(config, host)
         self._names: Final = KeyNames(config.namespace)
         self._large_names: Final = LargeNames()
-        # Longer than an attempt of a call may still be on its way, also from a worker that has
-        # another deadline.
+        # Longer than any attempt may be in flight, even one of a worker with another deadline.
         self._tombstone_ms: Final = log_retention_ms(config.deadline_secs)
         self._waits: Final = RedisWaits(self._client, self._names, self._tombstone_ms)
         self._notifications: Final = RedisNotifications(
@@ -232,7 +232,7 @@ class RedisSessionStore(
             raise wrong_type(key) from None
 
     async def _walk_lookup(self, key: SessionKey, until: float | None) -> list[str]:
-        """Return up to two holders. Some fields of the lookup are of expired records."""
+        """Return up to two holders, although some fields of the lookup are of expired records."""
         lookup = self._names.lookup(key)
         holders: dict[str, None] = {}  # HSCAN may return a field twice
         cursor: bytes = b"0"
@@ -257,7 +257,7 @@ class RedisSessionStore(
                 return list(holders)
 
     async def _live(self, key: SessionKey, scopes: Sequence[str], until: float | None) -> list[str]:
-        """Return the scopes that hold a live record. The records tell, by the server's clock."""
+        """Return the scopes that hold a live record, by the server's clock."""
         alive: list[int] = await self._client.read_many(
             [("HEXISTS", self._names.record(scope, key), "cas") for scope in scopes],
             key=self._names.lookup(key),
@@ -267,8 +267,8 @@ class RedisSessionStore(
 
     @override
     async def _page(self, scope: str, position: object | None, batch_size: int) -> Page:
-        # A name may be given again, while the server's table is resized or the scan begins anew:
-        # `seen` are those given. Of the names found, `ahead` are those to be read next.
+        # A scan may return a key again if the server resizes its table or the scan starts again. So
+        # `seen` holds the keys that were returned. `ahead` holds the found keys to read next.
         at: ScanPosition | None
         seen: set[bytes]
         ahead: list[SessionKey]
@@ -419,7 +419,7 @@ class RedisSessionStore(
             if type(error.reply) is not int:
                 await self._extend_index(script, scope, key, error.reply, until)
             raise error.plain() from None
-        if expected is not None and type(reply) is int:  # the time alone
+        if expected is not None and type(reply) is int:  # only the time of the write
             return Outcome(Verdict.DONE, expected.value + 1, expected.incarnation, reply)
         outcome = outcome_of(key, reply)
         await self._extend_index(script, scope, key, reply, until)

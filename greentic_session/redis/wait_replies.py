@@ -1,4 +1,4 @@
-"""Parsers of what is stored about waits: replies of their scripts, fields, and index entries."""
+"""Parsers of replies of the wait scripts, fields of waits, and index entries."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ __all__ = ["index_entries", "seen_events", "status_of", "written_outcome"]
 
 _ENTRY: Final = re.compile(r"([0-9]+):[0-9,]+:([0-9]+):(.*)", re.ASCII)
 _DEFAULTS: Final = (b"0", b"", b"0", b"0", b"")
-"""Version, incarnation, at, since, scope left: the values that a shorter reply leaves out."""
+"""Defaults for a shorter reply: version, incarnation, at, since, scope that the session left."""
 
 
 def written_outcome(
     key: str, reply: Reply, shortfall: tuple[int, int] | None = None
 ) -> WaitOutcome:
-    """Return the outcome of a script that writes a record: see its header.
+    """Return the outcome in the reply of a script that writes a record.
 
     :param shortfall: as :attr:`Outcome.shortfall`.
     :raises DecodeError: a field of the record is not of its type.
-    :raises OutcomeUnknownError: no script of this library replies so.
+    :raises OutcomeUnknownError: no script of this library sends such a reply.
     """
     with parsing_write_reply():
         verdict = Verdict(reply[0])
@@ -50,7 +50,7 @@ def written_outcome(
 
 
 def status_of(key: str, reply: Reply) -> WaitStatus | None:
-    """Return the wait in the fields of a record, ``None`` if there is no record.
+    """Return the wait of a record from its fields, ``None`` if the record is absent.
 
     :raises DecodeError: a field is not of its type.
     """
@@ -73,7 +73,10 @@ def seen_events(reply: Reply) -> list[SeenEvent]:
 
 
 def index_entries(lines: bytes) -> list[IndexEntry]:
-    """Return the valid entries of one reply scope: see ``lua/lib/wait_index.lua``."""
+    """Return the valid entries of one reply scope.
+
+    ``lua/lib/wait_index.lua`` describes their form.
+    """
     return [
         IndexEntry(SessionKey(found[3]), int(found[1]), int(found[2]))
         for line in lines.decode(errors="replace").split("\n")

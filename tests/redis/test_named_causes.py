@@ -136,7 +136,7 @@ async def test_no_tls_to_a_port_of_tls() -> None:
 @pytest.mark.parametrize(
     ("scheme", "reason"),
     [
-        ("redis", "an HTTP server answers, and no Redis server"),
+        ("redis", "the server is an HTTP server: expected Redis or Valkey"),
         ("rediss", "the server does not speak TLS on this port"),
     ],
 )
@@ -197,4 +197,4 @@ async def test_a_request_on_which_the_server_closes_without_a_word(server: Local
         async with store_at(server.url, max_payload=20_000_000, deadline=1) as store:
             error = await failure_of(store, size=5_000_000)
             assert "on a request of 50" in str(error)
-            assert "may be more than it accepts" in str(error)
+            assert "may be above its limit" in str(error)

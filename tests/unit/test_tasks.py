@@ -107,4 +107,4 @@ async def test_an_error_is_logged_and_ends_it(caplog: pytest.LogCaptureFixture) 
 
     with anyio.fail_after(PATIENCE_SECS):
         await run_to_completion(run, "test of errors", PATIENCE_SECS)
-    assert caplog.messages == ["test of errors ended by an error"]
+    assert caplog.messages == ["test of errors failed"]

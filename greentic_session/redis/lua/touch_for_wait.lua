@@ -1,21 +1,21 @@
--- Write without a change, and then WAIT on this connection covers all writes that the server executed before.
+-- Write without changing a value, so that WAIT on this connection covers all earlier writes of the server.
 --
--- WAIT counts from the last write of its own connection. A call may be answered by an earlier write, of another
--- connection or of an earlier call. Then this connection has written nothing. The replication stream is ordered, so
--- any write here is behind that one.
+-- WAIT covers the writes of its own connection. The reply to a call may rest on an earlier write, by another connection
+-- or by an earlier call. Then this connection may have written nothing. The replication stream is ordered, so a write
+-- on this connection comes after that earlier write.
 --
--- KEYS  1 ...  the keys of the script that was answered. They are the same because a slot that moves then refuses
---              this script whenever it refuses that one
+-- KEYS  1 ...  the keys of the script that replied. With the same keys, a server refuses this script during a move of
+--              the slot whenever it refuses that one
 --
 -- Returns 1 if one of the keys exists, otherwise 0.
 --
--- The script sets the expiry of the first key that exists again. If none exists, it creates and deletes the first key.
--- Nothing is left. Both are executed at maxmemory: PEXPIRE and DEL are allowed, and after a script's first write the
--- server no longer rejects OOM commands.
+-- The script sets the expiry of the first existing key to its current value. If no key exists, it creates and deletes
+-- the first key, so nothing remains. Both work at maxmemory: PEXPIRE and DEL are allowed, and after a script's first
+-- write the server no longer rejects OOM commands.
 --
--- Why atomic: a script runs alone, so nothing changes the expiry between PTTL and PEXPIRE, and no other caller sees
--- the created key. PTTL and PEXPIRE read the clock one after the other, so the server's expiry may become some ms
--- later. The fields of a record still decide when the session expires.
+-- Why atomic: a script runs alone, so no other caller changes the expiry between PTTL and PEXPIRE or sees the created
+-- key. PTTL and PEXPIRE read the clock one after the other, so the server's expiry may move some ms later. The fields
+-- of a record still decide when the session expires.
 
 for _, key in ipairs(KEYS) do
   local left = redis.call('PTTL', key)

@@ -1,4 +1,7 @@
-"""The scripts of affinity, and their arguments after ARGV 2: see ``lua/lib/affinity.lua``."""
+"""The affinity scripts, and functions that build their arguments after ARGV 2.
+
+``lua/lib/affinity.lua`` describes the first two arguments.
+"""
 
 from __future__ import annotations
 
@@ -74,7 +77,7 @@ def affinity_unpin_arguments(grace_ms: int, key: str, ttl_ms: int) -> Arguments:
 def affinity_touch_arguments(grace_ms: int, key: str, ttl_ms: int | None) -> Arguments:
     """Return the arguments of ``lua/affinity/touch.lua``.
 
-    :param ttl_ms: ``None`` keeps the stored lifetime.
+    :param ttl_ms: the new lifetime in milliseconds. ``None`` keeps the stored one.
     """
     return grace_ms, key, "" if ttl_ms is None else ttl_ms
 

@@ -1,7 +1,8 @@
-"""The scripts of inboxes, and their arguments.
+"""The inbox scripts, and functions that build their arguments.
 
-A script on an index or on early events takes them after ARGV 2, and a script on a mailbox after
-ARGV 3: see ``lua/lib/inbox_index.lua``, ``early_event.lua`` and ``mailbox.lua``.
+The arguments start after ARGV 2 in a script on an index or on early events, and after ARGV 3 in a
+script on a mailbox. ``lua/lib/inbox_index.lua``, ``lua/lib/early_event.lua`` and
+``lua/lib/mailbox.lua`` describe the earlier ones.
 """
 
 from __future__ import annotations
@@ -140,7 +141,7 @@ def commit_turn_arguments(
 ) -> Arguments:
     """Return the arguments of ``lua/inbox/commit_turn.lua``.
 
-    :param new_ttl_ms: ``None`` unless the action is to write.
+    :param new_ttl_ms: lifetime in milliseconds, ``None`` unless the action is ``write``.
     """
     return (
         new_owner,
@@ -163,8 +164,9 @@ def release_turn_arguments(
 ) -> Arguments:
     """Return the arguments of ``lua/inbox/release_turn.lua``.
 
-    :param turn_fence: ``None`` if the caller knows the attempt only.
-    :param backoff_ms: ``None`` if this was not an attempt at the head.
+    :param turn_fence: the fencing token, ``None`` if the caller only knows the attempt.
+    :param backoff_ms: milliseconds until the next attempt, ``None`` if this was not an attempt at
+        the head.
     """
     return (
         "" if turn_fence is None else turn_fence,

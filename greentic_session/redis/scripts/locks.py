@@ -1,4 +1,7 @@
-"""The scripts of locks, and their arguments after ARGV 2: see ``lua/lib/lock.lua``."""
+"""The lock scripts, and functions that build their arguments after ARGV 2.
+
+``lua/lib/lock.lua`` describes the first two arguments.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The scripts of sessions: see ``lua/sessions/``. Each has a function that builds its arguments."""
+"""The session scripts of ``lua/sessions/``, and functions that build their arguments."""
 
 from __future__ import annotations
 

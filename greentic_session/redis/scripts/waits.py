@@ -1,4 +1,4 @@
-"""The scripts of waits: see ``lua/waits/``. Each has a function that builds its arguments."""
+"""The wait scripts of ``lua/waits/``, and functions that build their arguments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A call, and its retry state: whether, where and when to retry."""
+"""Calls, and the retry state of each call: whether, where and when to retry."""
 
 from __future__ import annotations
 
@@ -27,32 +27,31 @@ if TYPE_CHECKING:
 
 __all__ = ["Attempts", "Call", "attempt_ends_at", "log_retention_ms"]
 
-# Declared there for tuples of one.
 _LEAST_RETENTION_MS: Final = 10_000
 
 _FIRST_PAUSE_SECS: Final = 0.005
 _LAST_PAUSE_SECS: Final = 0.1
 _LEAST_ATTEMPT_SECS: Final = 0.1
 _FREE_MOVES: Final = 5
-"""So many redirections of one call are followed at once."""
+"""How many redirections of one call are followed without a pause."""
 
 
 @final
 class Call(msgspec.Struct, frozen=True, gc=False):
     """Commands for one server, and the conditions of their attempts.
 
-    :ivar key: a name that selects the server. ``None`` selects any.
-    :ivar commands: the commands, or a function that returns them for a server. The function is also
-        given since when an earlier attempt may have been executed, as scripts take it in ARGV 2.
-    :ivar until: the deadline, on the loop's clock. ``None`` is one that begins now.
+    :ivar key: the key that selects the server. ``None`` selects any server.
+    :ivar commands: the commands, or a function that returns them for a server. The function also
+        gets the time since which an earlier attempt may have been executed, in the form of ARGV 2.
+    :ivar until: the deadline, on the loop's clock. ``None`` starts a new one.
     :ivar script: the script that the commands run, if they write.
     :ivar barrier: the command that covers an earlier write, if replicas must confirm the answer.
-    :ivar grants: a name for the grant that the call may get; empty without one.
+    :ivar grants: the name of the grant that the call may get, empty for none.
     :ivar attempts: earlier attempts at the same grant.
-    :ivar earlier: attempts of another call, which must arrive before this one's, or never.
-    :ivar at: the server, whatever the key.
-    :ivar is_mixed: whether the commands are of several slots.
-    :ivar is_one: whether the result is the first reply, and not a list of all replies.
+    :ivar earlier: attempts of another call, which must arrive before this call or not at all.
+    :ivar at: the server, independent of the key.
+    :ivar is_mixed: whether the commands belong to several slots.
+    :ivar is_one: whether the result is the first reply instead of a list of all replies.
     :ivar is_large: whether a large reply is expected.
     """
 
@@ -74,10 +73,11 @@ class Call(msgspec.Struct, frozen=True, gc=False):
 class Attempts:
     """The failed attempts of one call.
 
-    :param topology: where the call looks for its server.
-    :param script: what it runs, if it writes.
-    :ivar redirected_to: the server that the next attempt asks, for that one attempt.
-    :ivar ambiguous_since: when the first attempt was sent that may have been executed.
+    :param topology: selects the server of the call.
+    :param script: the script that the call runs, if it writes.
+    :ivar redirected_to: the server of the next attempt, after an ASK redirection.
+    :ivar ambiguous_since: when the first attempt that may have been executed was sent, on the
+        loop's clock.
     """
 
     __slots__ = (
@@ -96,8 +96,8 @@ class Attempts:
         self._script: Final = script
         self._failed = 0
         self._named: Failure | None = None  # the last failure that says more than "no answer"
-        self._left: list[Connection] = []  # on which attempts went that may still arrive
-        # When an attempt was sent, by a reading of the server's clock from before.
+        self._left: list[Connection] = []  # connections of attempts that may still arrive
+        # When an attempt was sent, by an earlier reading of the server's clock.
         self._since_ms: float | None = None
         self.redirected_to: Server | None = None
         self.ambiguous_since: float | None = None
@@ -128,8 +128,9 @@ class Attempts:
         return connection in self._left
 
     def _kill_commands(self, connection: Connection) -> list[tuple[str | int, ...]]:
-        """Return commands after which no doubtful attempt can arrive at the connection's server any
-        more: they end the lost connections there.
+        """Return the commands that close the lost connections on the connection's server.
+
+        After these commands, no ambiguous attempt can arrive there.
         """
         here = connection.identity
         lost = (one.identity for one in self._left if one is not connection)
@@ -142,17 +143,17 @@ class Attempts:
     async def rule_out_late(
         self, server: Server, connection: Connection, give_up_at: float, retention_ms: int
     ) -> str:
-        """Make sure that no ambiguous attempt arrives any more.
+        """Make sure that no ambiguous attempt can still arrive.
 
         Asks for the server's time in the same round trip, because the next attempt may be slow.
 
         :param server: the server of the next attempt.
         :param connection: the connection of the next attempt.
-        :param give_up_at: on the loop's clock.
+        :param give_up_at: the end of this attempt, on the loop's clock.
         :param retention_ms: milliseconds for which an operation log outlives its record.
-        :returns: since when an attempt may have been executed, as scripts take it in ARGV 2. The
-            server's clock may have been set between the attempts. So this is the earlier of two
-            times: as told by the time from now, and by a reading from before the attempt.
+        :returns: since when an attempt may have been executed, in the form of ARGV 2. The server's
+            clock may have been set between the attempts. So this is the earlier of two times. One
+            follows from the server's time now, the other from a reading before the attempt.
         """
         loop = asyncio.get_running_loop()
         given: list[Command] = [*self._kill_commands(connection), ("TIME",)]
@@ -162,7 +163,8 @@ class Attempts:
         )
         connection.send(request, packed)
         reply: Reply = await request.future
-        time: Reply = reply if len(given) == 1 else reply[-1]  # whether it may end them, or not
+        # An error reply to CLIENT KILL is ignored: the account may lack the permission.
+        time: Reply = reply if len(given) == 1 else reply[-1]
         if isinstance(time, ResponseError):
             raise time
         now = loop.time()
@@ -177,11 +179,11 @@ class Attempts:
     def record_in_flight(
         self, connection: Connection | None, started_at: float, server: Server | None
     ) -> None:
-        """Take note of an attempt that may still arrive.
+        """Record an attempt that may still arrive.
 
-        :param connection: on which it left, if it did.
-        :param started_at: when it began.
-        :param server: of the connection.
+        :param connection: the connection that the attempt was sent on, if it was sent.
+        :param started_at: when the attempt began, on the loop's clock.
+        :param server: the server of the connection.
         """
         if self.ambiguous_since is None:
             self.ambiguous_since = started_at
@@ -198,11 +200,11 @@ class Attempts:
         started_at: float,
         connection: Connection | None,
     ) -> float:
-        """Take note of a failed attempt, and return how long to wait before the next, in seconds.
+        """Record a failed attempt, and return the pause before the next one, in seconds.
 
-        :param server: the server it was meant for, if that was known.
-        :param started_at: when it began.
-        :param connection: on which it left, if it did.
+        :param server: the server of the attempt, if it was known.
+        :param started_at: when the attempt began, on the loop's clock.
+        :param connection: the connection that the attempt was sent on, if it was sent.
         """
         self._failed += 1
         self.redirected_to = None
@@ -213,14 +215,14 @@ class Attempts:
         if server is None:
             return _pause(self._failed)
         if failure.code_word == TOO_LARGE and connection is not None:
-            connection.close()  # as the server does: what follows there is not executed
+            connection.close()  # the server closes it too, and executes no later command on it
         self._topology.report_failure(server, failure)
         if failure.kind is FailureKind.NO_SCRIPT and self._script is not None:
             server.missing.add(self._script)
             return 0.0
         redirect = failure.redirect
         if redirect is None:
-            # A slot that moves is whole again as soon as a few names have followed.
+            # The rest of a moving slot's keys follow soon, so the pause does not grow.
             moves = failure.code_word == "TRYAGAIN"
             return _pause(1 if moves else self._failed)
         if redirect.is_ask:
@@ -230,13 +232,12 @@ class Attempts:
         return 0.0 if self._failed <= _FREE_MOVES else _pause(self._failed)
 
     def final_error(self, failure: Failure) -> SessionError:
-        """Return what the caller is told when there is no next attempt."""
+        """Return the error to raise when there is no next attempt."""
         if isinstance(failure.error, OutcomeUnknownError):
             return failure.error
         if self._named is not None and failure.is_silence:
             failure = self._named
-        # Out of memory is a script's own answer, given after it looked for an earlier attempt's
-        # trace.
+        # A script checks the operation log for an earlier attempt before it can fail with OOM.
         if self.is_ambiguous and not isinstance(failure.error, StoreFullError):
             return OutcomeUnknownError(failure.reason)
         return failure.error or StoreUnavailableError(failure.reason, code=failure.code)
@@ -245,13 +246,13 @@ class Attempts:
 def log_retention_ms(deadline_secs: float) -> int:
     """Return how long an operation log outlives its record, in milliseconds.
 
-    :param deadline_secs: of a call.
+    :param deadline_secs: deadline of a call, in seconds.
     """
     return max(_LEAST_RETENTION_MS, round(2000 * deadline_secs))
 
 
 def attempt_ends_at(started_at: float, ends_at: float) -> float:
-    """Return when an attempt is given up, so that a dead connection leaves time for a live one."""
+    """Return when an attempt times out, so that time is left for another connection."""
     return min(ends_at, max((started_at + ends_at) / 2, started_at + _LEAST_ATTEMPT_SECS))
 
 

@@ -1,10 +1,13 @@
 """The client that runs a store's commands: attempts, and one deadline per call.
 
-The driver opens connections; it neither pools nor retries here. Its pools raise or starve when
-callers outnumber connections, and its blind retries turn a lost reply to a compare-and-set into a
-false conflict. Concurrent callers share connections instead (:mod:`.connection`,
-:mod:`.server`). The topology selects the server (:mod:`.topology`). What a failure means is decided
-here.
+The driver only opens connections. It neither pools nor retries here:
+
+* Its pools raise or starve when callers outnumber connections. Here concurrent callers share
+  connections (:mod:`.connection`, :mod:`.server`).
+* Its retries repeat a command without checking whether the server executed it. A lost reply to a
+  compare-and-set then becomes a false conflict. Here the client decides what follows a failure.
+
+The topology selects the server (:mod:`.topology`).
 """
 
 from __future__ import annotations
@@ -40,7 +43,7 @@ if TYPE_CHECKING:
 __all__ = ["RedisClient"]
 
 _MAX_RESTARTS: Final = 3
-"""So often a scan starts anew because names may have come to be elsewhere."""
+"""How often a scan starts again because keys may have moved to another server."""
 _MAX_UNANSWERED: Final = 256
 _ASKING: Final[Command] = ("ASKING",)
 _PING: Final[tuple[Command]] = (("PING",),)
@@ -48,10 +51,12 @@ _PING: Final[tuple[Command]] = (("PING",),)
 
 @final
 class RedisClient:
-    """Runs commands and scripts, within one loop. A closed loop gives way to the next one.
+    """Runs commands and scripts, within one event loop at a time.
 
-    :param config: checked configuration.
-    :param host: has the one server run, if it does not by itself.
+    When that loop is closed, another loop may use the client.
+
+    :param config: the checked configuration.
+    :param host: the process of the server, if the store starts the server itself.
     """
 
     def __init__(self, config: RedisConfig, host: ServerProcess | None = None) -> None:
@@ -65,7 +70,7 @@ class RedisClient:
         self._least_secs: Final = min(0.02, config.deadline_secs / 10)
         self._retention_ms: Final = log_retention_ms(config.deadline_secs)
         self._operation = 0
-        # Of calls for a grant that may have been made.
+        # The attempts of calls whose grant may have been made without a reply, by grant name.
         self._unanswered_grants: Final[dict[str, Attempts]] = {}
         self._closed = False
         self.in_flight: int = 0
@@ -85,7 +90,7 @@ class RedisClient:
 
     @property
     def confirms_apart(self) -> bool:
-        """Whether replicas confirm writes, and those of different slots may be other replicas."""
+        """Whether replicas confirm writes, and different slots may have different replicas."""
         return self._config.acks > 0 and bool(self._config.cluster)
 
     def deadline(self) -> float:
@@ -101,10 +106,10 @@ class RedisClient:
     ) -> Coroutine[Any, Any, Reply]:  # Any: what asyncio sends into coroutines
         """Run a command that changes nothing.
 
-        :param key: the name that says which server is asked; any for ``None``.
-        :param until: a :meth:`deadline`; ``None`` is one that begins now.
+        :param key: the key that selects the server. ``None`` selects any server.
+        :param until: the result of :meth:`deadline`. ``None`` starts a new deadline.
         :param is_large: whether a large reply is expected.
-        :raises StoreUnavailableError: by the deadline.
+        :raises StoreUnavailableError: no reply came by the deadline, or the command failed.
         """
         call = Call(key, (command,), until, is_one=True, is_large=is_large)
         return self._run_attempts(call, self._enter_loop())
@@ -116,7 +121,7 @@ class RedisClient:
 
         :param key: as in :meth:`read`.
         :param until: as in :meth:`read`.
-        :raises StoreUnavailableError: by the deadline.
+        :raises StoreUnavailableError: as :meth:`read`.
         """
         call = Call(key, commands, until)
         return await self._run_attempts(call, self._enter_loop()) if commands else []
@@ -124,12 +129,13 @@ class RedisClient:
     async def read_each(
         self, commands: Sequence[Command], *, until: float | None = None, is_large: bool = False
     ) -> list[Reply]:
-        """Run commands that change nothing, each on the server of the name that it begins with, in
-        one round trip to each server.
+        """Run commands that change nothing, in one round trip to each server.
+
+        The first argument of a command is the key that selects its server.
 
         :param until: as in :meth:`read`.
         :param is_large: as in :meth:`read`.
-        :raises StoreUnavailableError: by the deadline.
+        :raises StoreUnavailableError: as :meth:`read`.
         """
         loop = self._enter_loop()
         until = loop.time() + self._config.deadline_secs if until is None else until
@@ -160,13 +166,15 @@ class RedisClient:
     async def scan(
         self, pattern: str, count: int, position: ScanPosition | None
     ) -> tuple[list[bytes], ScanPosition | None]:
-        """Return some names that match, in all each at least once that is there from first to last.
+        """Return a page of matching keys, and the position of the next page.
 
-        Begins anew, a few times at most, when names may have come to be elsewhere meanwhile.
+        Over all pages, each key that exists from the first page to the last is returned at least
+        once. The scan starts again, a few times at most, if keys may have moved to another server.
 
-        :param count: about how many names to look at.
-        :param position: what the call before returned; ``None`` begins.
-        :raises StoreUnavailableError: by the deadline.
+        :param count: about how many keys of the server to check.
+        :param position: the position that the previous page returned. ``None`` starts a scan.
+        :returns: the keys, and ``None`` in place of the position after the last page.
+        :raises StoreUnavailableError: as :meth:`read`.
         """
         loop = self._enter_loop()
         until = loop.time() + self._config.deadline_secs
@@ -199,16 +207,16 @@ class RedisClient:
         return names, position._replace(version=-1) if is_stale else None
 
     async def ping(self) -> None:
-        """Ask every server that holds sessions for a sign of life.
+        """Ping every server that holds sessions.
 
-        :raises StoreUnavailableError: by the deadline.
+        :raises StoreUnavailableError: a server did not reply by the deadline.
         """
         loop = self._enter_loop()
         until = loop.time() + self._config.deadline_secs
         await self._run_attempts(Call(None, _PING, until), loop)
 
         async def ping(server: Server) -> None:
-            with suppress(_MovedOnError):  # it holds none any more
+            with suppress(_MovedOnError):  # it no longer holds sessions
                 await self._run_attempts(Call(None, _PING, until, at=server), loop)
 
         if len(self._topology.servers) > 1:
@@ -225,21 +233,22 @@ class RedisClient:
         grants: str = "",
         ends: str = "",
     ) -> Coroutine[Any, Any, Reply]:  # Any: as above
-        """Run a script that writes, once, however often it takes to hear of it.
+        """Run a script that writes, with retries. The server executes it at most once.
 
-        :param keys: the names it touches, in one slot.
-        :param arguments: what it is given beside the operation's id (ARGV 1) and since when an
-            earlier attempt may have been executed (ARGV 2).
+        :param keys: the keys that the script uses, all in one slot.
+        :param arguments: the arguments after ARGV 2. The client adds the operation id as ARGV 1,
+            and as ARGV 2 the time since which an earlier attempt may have been executed.
         :param until: as in :meth:`read`.
-        :param skips_acks: whether the write may be lost, so that no replica has to confirm it.
-        :param grants: a name of the caller's own for what it is granted. Should nobody hear of the
-            grant, as when the caller was cancelled, it reaches the server before what ends it. A
-            call for the same grant goes on where the last one, of which nobody heard, gave up.
-        :param ends: by that name, what is given back.
-        :raises StoreUnavailableError: by the deadline; nothing was written.
-        :raises OutcomeUnknownError: by the deadline; it may have been executed.
-        :raises UnconfirmedError: it was executed, or had been before, and too few replicas
-            confirmed it. Some time is left until the deadline.
+        :param skips_acks: whether the write may be lost in a failover. Replicas then need not
+            confirm it.
+        :param grants: the caller's name for the grant that the script may make. If the reply is
+            lost, for example because the caller was cancelled, the release of the grant is
+            guaranteed to arrive after it. A later call for the same grant continues the attempts.
+        :param ends: the name of the grant that the script releases.
+        :raises StoreUnavailableError: the deadline has passed, and nothing was written.
+        :raises OutcomeUnknownError: the deadline has passed, and it may have been executed.
+        :raises UnconfirmedError: it was executed, now or before, and too few replicas confirmed it.
+            Some time is left until the deadline.
         """
         loop = self._enter_loop()
         self._operation = (self._operation + 1) & 0xFFFF_FFFF_FFFF_FFFF
@@ -270,18 +279,19 @@ class RedisClient:
         return self._run_attempts(call, loop)
 
     def may_still_arrive(self, granting: str) -> bool:
-        """Tell whether a call that was to grant something, and ended unheard, may have been sent.
+        """Return whether a request for a grant was sent, and ended without a reply.
 
-        :param granting: its name, as in :meth:`run`.
+        :param granting: the name of the grant, as in :meth:`run`.
         """
         return granting in self._unanswered_grants
 
     async def dedicated_connection(self) -> AbstractConnection:
-        """Open a connection to any server, greetings included, for the caller alone.
+        """Open a connection to any server for this caller alone, and complete its handshake.
 
-        Under the caller's limit of time.
+        The caller sets the timeout.
 
-        :raises OSError: nobody knows a server, or it cannot be reached; or an error of the driver.
+        :raises OSError: no server is known, or it cannot be reached. An error of the driver may be
+            raised as well.
         """
         until = self.deadline()
         if self._closed:
@@ -306,12 +316,12 @@ class RedisClient:
         if self._loop is not None and self._process == os.getpid():
             await close_from_any_loop(self._topology, self._loop)
 
-    async def _run_attempts(  # noqa: PLR0915 - each part of its own would cost every call a coroutine
+    async def _run_attempts(  # noqa: PLR0915 - a split would cost each call another coroutine
         self, call: Call, loop: asyncio.AbstractEventLoop
     ) -> Reply:
-        """Attempt a call until it succeeds, fails for good, or its deadline has come.
+        """Attempt a call until it succeeds, fails permanently, or its deadline passes.
 
-        :raises _MovedOnError: ``at`` holds no sessions any more, or mixed commands were redirected.
+        :raises _MovedOnError: ``at`` no longer holds sessions, or mixed commands were redirected.
         """
         until, commands, script, at = call.until, call.commands, call.script, call.at
         wants_acks, attempts, earlier = call.barrier is not None, call.attempts, call.earlier
@@ -336,7 +346,7 @@ class RedisClient:
                     found = asked or at or topology.server_of(call.key)
                     server = found or await topology.locate(call.key, give_up_at)
                     pool = server.ack_pool if wants_acks else server.pool
-                    # Callers that wait for room go first.
+                    # Callers that already wait for a connection go first.
                     connection = None if pool.queue else pool.ready_connection(started_at)
                     if connection is None:
                         connection = await pool.next_connection(give_up_at)
@@ -353,7 +363,7 @@ class RedisClient:
                         )
                     if started_at >= server.clock.refresh_at:
                         server.clock.refresh(connection, give_up_at)
-                    # Only now: time has passed, and another call may have loaded the script.
+                    # Built only now, because another call may have loaded the script meanwhile.
                     given = commands(server, since) if callable(commands) else commands
                     if asked is not None:
                         given = [part for command in given for part in (_ASKING, command)]
@@ -375,7 +385,7 @@ class RedisClient:
                         replies: list[Reply] = [reply]
                     else:
                         replies = reply if asked is None else reply[1::2]
-                        for index, each in enumerate(replies):  # noqa: B007 - told to `classify`
+                        for index, each in enumerate(replies):  # noqa: B007 - used below
                             if isinstance(each, ResponseError):
                                 raise each
                     if wants_acks:
@@ -387,7 +397,7 @@ class RedisClient:
                     sent = request is not None and getattr(error, "sent", True)
                     size = 0 if request is None else request.size
                     failure = classify(error, sent=sent, index=index, size=size)
-                    # A server's own words may quote what it was sent, a password among it.
+                    # The text of a server's error may quote the request, passwords included.
                     cause = None if failure.from_server else error
                 else:
                     if script is not None:
@@ -399,12 +409,13 @@ class RedisClient:
                     failure = failure._replace(reason="the store is closed", code="unavailable")
                 elif call.is_mixed and failure.redirect is not None:
                     raise _MovedOnError
-                # An attempt cut off as it begins would turn a plain refusal into a doubt.
+                # A new attempt that times out at once would turn a known failure into an unknown
+                # outcome.
                 too_late = loop.time() + pause + self._least_secs >= ends_at
                 if failure.error is not None or self._closed or too_late:
                     raise attempts.final_error(failure) from cause
                 await asyncio.sleep(pause)
-                if loop.time() >= ends_at:  # a busy loop woke this call late: send nothing more
+                if loop.time() >= ends_at:  # a busy loop woke this call late, so it sends nothing
                     raise attempts.final_error(failure) from cause
                 self.retries += 1
         except (asyncio.CancelledError, OutcomeUnknownError):
@@ -415,7 +426,7 @@ class RedisClient:
                 if attempts.is_ambiguous:
                     unanswered = self._unanswered_grants
                     unanswered[call.grants] = attempts
-                    if len(unanswered) > _MAX_UNANSWERED:  # the oldest was not given back
+                    if len(unanswered) > _MAX_UNANSWERED:  # the oldest one was never released
                         del unanswered[next(iter(unanswered))]
             raise
         finally:
@@ -426,7 +437,7 @@ class RedisClient:
             await self._topology.refresh(until)
         except TimeoutError:
             raise StoreUnavailableError(
-                "the servers are not known in time", code="timeout"
+                "the servers could not be discovered before the deadline", code="timeout"
             ) from None
 
     async def _scan_at(
@@ -446,26 +457,25 @@ class RedisClient:
         return loop
 
     def _change_loop(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Serve a loop from now on: connections and waiters belong to the loop that made them.
+        """Start with an event loop. Connections and waiters belong to the loop that created them.
 
-        :raises StoreUnavailableError: the store serves another loop, which is not closed.
+        :raises StoreUnavailableError: another loop uses the store, and it is not closed.
         """
-        with self._changing:  # loops of several threads may call at once
+        with self._changing:  # loops of several threads may call at the same time
             before = self._loop
             if before is not None and self._process == os.getpid():
                 if not before.is_closed():
                     raise StoreUnavailableError(
-                        "a store serves one event loop, and another loop uses this store: "
-                        "open a store in each loop"
+                        "another event loop uses this store: open one store in each event loop"
                     )
                 self._topology.discard()
             self._process = os.getpid()
             self._unanswered_grants.clear()
             self._topology = topology_for(self._config, self._host)
-            # Counted on from a random start, and so that a forked process has a start of its own.
+            # Ids count from a random start, and a forked process gets a new start.
             self._operation = int.from_bytes(os.urandom(8))
             self._loop = loop
 
 
 class _MovedOnError(Exception):
-    """What was asked of a server has come to be elsewhere."""
+    """The keys of the request moved to another server."""

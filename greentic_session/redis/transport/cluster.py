@@ -1,9 +1,9 @@
 """The topology of a Redis or Valkey cluster.
 
-After the Redis cluster specification
-(https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/): a map of 16384 slots,
-corrected by each MOVED and read anew after one, and after a failure. Reads and writes go to the
-master of a slot.
+It follows the Redis cluster specification
+(https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/). The client keeps a map
+of 16384 slots. Each MOVED corrects one slot. After a MOVED or a failure, the client reads the map
+again. Reads and writes go to the master of a slot.
 """
 
 from __future__ import annotations
@@ -37,7 +37,10 @@ _Shard = tuple[int, int, "Address"]
 
 @lru_cache(maxsize=8192)
 def slot_of(name: str) -> int:
-    """Return the slot of a name: CRC16 (XMODEM) of what its first braces hold, or of all of it."""
+    """Return the slot of a key: CRC16 (XMODEM) of its hash tag, or of the whole key without one.
+
+    A hash tag is the text in the first braces, if it is not empty.
+    """
     encoded = name.encode()
     start = encoded.find(b"{") + 1
     end = encoded.find(b"}", start) if start else -1
@@ -48,8 +51,8 @@ def slot_of(name: str) -> int:
 class ClusterTopology(DiscoveringTopology):
     """The masters of a cluster.
 
-    :param config: checked configuration.
-    :param seeds: addresses of some of its servers.
+    :param config: the checked configuration.
+    :param seeds: addresses of some servers of the cluster.
     """
 
     def __init__(self, config: RedisConfig, seeds: Sequence[Address]) -> None:
@@ -60,14 +63,14 @@ class ClusterTopology(DiscoveringTopology):
 
     @override
     def server_of(self, key: str | None) -> Server | None:
-        """Return the master of a name's slot."""
+        """Return the master of a key's slot."""
         if key is None:
             return next(iter(self._servers.values()), None)
         return self._slots[slot_of(key)]
 
     @override
     def server_at(self, host: str, port: int, *, reported_by: Server) -> Server:
-        """Return the server at an address; without a host, at that of the server that told."""
+        """Return the server at an address. An empty host is that of the server that reported it."""
         address = (host or cast("Address", reported_by.address)[0], port)
         server = self._servers.get(address)
         if server is None:
@@ -77,20 +80,20 @@ class ClusterTopology(DiscoveringTopology):
     @property
     @override
     def servers(self) -> Sequence[Server]:
-        """Masters, and servers that a redirection named."""
+        """The masters, and the servers that redirections named."""
         return tuple(self._servers.values())
 
     @override
     def report_failure(self, server: Server, failure: Failure) -> None:
-        """As :meth:`Topology.report_failure`; what MOVED says of a slot holds from now on."""
+        """As :meth:`Topology.report_failure`. A MOVED reply changes the slot immediately."""
         redirect = failure.redirect
         if redirect is not None and not redirect.is_ask:
             owner = self.server_at(redirect.host, redirect.port, reported_by=server)
             if self._slots[redirect.slot % _SLOTS] is not owner:
                 self._slots[redirect.slot % _SLOTS] = owner
                 self._version += 1
-                # While slots move one by one, each MOVED mends its own, and the map is not read for
-                # each of them.
+                # While slots move one by one, each MOVED corrects its own slot. So the map need not
+                # be read after each.
                 self._discover_soon()
             return
         super().report_failure(server, failure)
@@ -101,7 +104,7 @@ class ClusterTopology(DiscoveringTopology):
         slots: list[Server | None] = [None] * _SLOTS
         masters: set[Server] = set()
         for first, last, (host, port) in shards:
-            # Null is "where you asked", and so is a name that the cluster was never told.
+            # A null or unknown host means the server that was asked.
             address = (seen[0] if host in ("", "?") else host, port)
             server = self._servers.get(address)
             if server is None:
@@ -114,7 +117,7 @@ class ClusterTopology(DiscoveringTopology):
         if changed or gone:
             for server in gone:
                 del self._servers[cast("Address", server.address)]
-            # They may be about to answer, unless they are why the map was read.
+            # Their replies may still arrive, unless a failure of them caused this discovery.
             self._replace_servers(old=gone, abort=False)
         return changed
 
@@ -125,7 +128,7 @@ class ClusterTopology(DiscoveringTopology):
         return server
 
     async def _shards(self) -> tuple[Address, list[_Shard]]:
-        """Ask some servers at once, and take the first answer."""
+        """Ask several servers concurrently, and return the first answer with its server."""
         known = sorted(self._servers.values(), key=lambda server: -server.answered_at)
         addresses = [cast("Address", server.address) for server in known]
         others = [address for address in self._seeds if address not in addresses]
@@ -146,7 +149,7 @@ class ClusterTopology(DiscoveringTopology):
             reply = await ask_once(self._config, address, "CLUSTER", "SLOTS", secs=secs)
         except ResponseError as error:
             if "cluster support disabled" in str(error):
-                raise UnknownServerError("the server is no part of a cluster") from None
+                raise UnknownServerError("the server is not part of a cluster") from None
             raise
         try:
             shards: list[_Shard] = [
@@ -155,10 +158,10 @@ class ClusterTopology(DiscoveringTopology):
             ]
         except (TypeError, ValueError, IndexError, KeyError, AttributeError):
             raise UnknownServerError(
-                "the answer of a server of the cluster cannot be read"
+                "the reply of a server of the cluster cannot be read"
             ) from None
         if not shards:
             raise UnknownServerError("the cluster has no slots assigned")
         if not all(0 <= first <= last < _SLOTS for first, last, _ in shards):
-            raise UnknownServerError("a server of the cluster tells of slots that there are not")
+            raise UnknownServerError("a server of the cluster reported an invalid slot")
         return address, shards

@@ -1,9 +1,10 @@
-"""A connection that carries the commands of many callers.
+"""Connections that carry the commands of many callers.
 
-Commands that coroutines issue in the same tick of the loop leave in one write and are answered in
-order (RESP is a pipeline by nature: Redis protocol specification, "Request-response model"). The
-driver opens the connection, so TLS, ACL and RESP3 are its business; then this protocol takes its
-transport over, and packing and parsing are hiredis'.
+Commands that coroutines issue in the same tick of the loop are sent in one write. The server
+replies in order, because RESP allows pipelining (Redis protocol specification, "Request-response
+model").
+The driver opens the connection and handles TLS, ACL and RESP3. Then this protocol takes over its
+transport. hiredis packs commands and parses replies.
 """
 
 from __future__ import annotations
@@ -28,32 +29,33 @@ if TYPE_CHECKING:
 
 __all__ = ["Connection", "ConnectionId", "ConnectionLostError", "PendingRequest", "pack"]
 
-# Declared there for tuples of one.
+# hiredis declares its parameter as a tuple of one part.
 pack: Final = cast("Callable[[Command], bytes]", getattr(hiredis, "pack_command"))  # noqa: B009
 
 _EARLY: Final = 8
-"""After the first command of a tick has left, so many more leave together, and then the rest.
+"""How many more commands are collected before an early write within a tick.
 
-Flushing at the tick's end only makes client and server take turns."""
+If no reply is pending, the first command is sent immediately. Then one write of this many follows,
+and the rest at the end of the tick. With one write only, client and server would work in turns."""
 _BUFFER_BYTES: Final = 1 << 20
 """Bytes that may wait for the socket before the connection counts as full."""
 _SILENT_AFTER_SECS: Final = 0.25
 _SILENCE_CHECK_SECS: Final = 0.3
-"""Interval of checks of a connection whose server may have been replaced unnoticed."""
+"""Interval of the checks for a silent server, which may have been replaced."""
 _WAIT_SHARE: Final = 0.8
-"""How much of the time for a confirmation the server may wait; the rest is for its answer."""
+"""Share of a confirmation's time that the server may wait. The rest is for its reply."""
 _WAIT_MS: Final = 25
-"""How long the server may wait at once, because it executes nothing else of the connection then."""
+"""Limit on one wait of the server, in milliseconds. ``WAIT`` blocks the connection's commands."""
 _ANSWER_SECS: Final = 0.05
-"""Time for the server's answer after that."""
+"""Time for the server's reply after that."""
 _NOTHING: Final = object()
 
 
 class ConnectionLostError(OSError):
-    """The connection ended, or did not answer in time.
+    """The connection was lost, or no reply came in time.
 
-    :ivar sent: whether bytes of the command may have left.
-    :ivar is_late: whether it was given up for want of an answer.
+    :ivar sent: whether bytes of the command may have been sent.
+    :ivar is_late: whether the connection timed out.
     """
 
     def __init__(self, *, sent: bool, is_late: bool = False) -> None:
@@ -63,10 +65,10 @@ class ConnectionLostError(OSError):
 
 
 class ConnectionId(NamedTuple):
-    """A connection as its server knows it.
+    """The identity of a connection on its server.
 
-    :ivar run: of the server's process.
-    :ivar number: never given to another connection of that process.
+    :ivar run: the run id of the server's process.
+    :ivar number: the client id, which is unique within that process.
     """
 
     run: str
@@ -77,9 +79,12 @@ class ConnectionId(NamedTuple):
 class PendingRequest:
     """Some commands of one call, and the future of their replies.
 
-    :ivar future: of the one reply, or of the list of them; an error reply is an exception in there.
-    :ivar size: bytes of the commands.
-    :ivar times_out_at: when the connection is closed if there is no reply, on the loop's clock.
+    :ivar future: the future of the reply, or of the list of replies. An error reply is a value.
+    :ivar left: number of replies that are missing.
+    :ivar replies: the replies so far, ``None`` for a single command.
+    :ivar size: size of the commands, in bytes.
+    :ivar sent_at: when the attempt began, on the loop's clock.
+    :ivar times_out_at: when the request times out, on the loop's clock.
     """
 
     __slots__ = ("future", "left", "replies", "sent_at", "size", "times_out_at")
@@ -104,10 +109,10 @@ class PendingRequest:
 class Connection(asyncio.Protocol):
     """A connection taken over from the driver.
 
-    :param connection: connected; it is an empty shell afterwards.
+    :param connection: a connected driver connection, which must not be used afterwards.
     :param on_free: called when in-flight commands were answered, or the connection was lost.
-    :param on_silence: called when somebody has waited for a while and the server has said nothing.
-    :param identity: the connection's, if the server tells.
+    :param on_silence: called when a request has waited for a while and the server sent nothing.
+    :param identity: the identity of the connection, if the server reported one.
     :ivar waiting: the pending requests, the oldest first.
     :ivar heard_at: when the server last sent something, on the loop's clock.
     """
@@ -140,7 +145,7 @@ class Connection(asyncio.Protocol):
         self.is_full: bool = False
         self._stream, early = take_over(connection)
         self._transport: Final = self._stream.transport
-        # An error reply is a value here: those after it are still to be read.
+        # An error reply is a value, because the reader must still parse the replies after it.
         self._reader: Final = hiredis.Reader(
             protocolError=DriverConnectionError,
             replyError=ResponseError,
@@ -153,7 +158,7 @@ class Connection(asyncio.Protocol):
 
     def send(self, request: PendingRequest, packed: bytes) -> None:
         """Send commands, now or with those that follow within the tick."""
-        if self.is_lost:  # since the caller was given it
+        if self.is_lost:  # after the caller had chosen it
             request.future.set_exception(ConnectionLostError(sent=False))
             return
         waiting = self.waiting
@@ -175,14 +180,15 @@ class Connection(asyncio.Protocol):
             self._flush()
 
     def confirmed(self, acks: int, until: float) -> asyncio.Future[int]:
-        """Return the future of how many replicas have all that was written here so far.
+        """Return a future of the number of replicas that have the connection's earlier writes.
 
-        ``WAIT`` speaks of the whole connection. So one is sent for all callers of a tick, and for
-        those that ask while the last one is under way. It ends early while replicas are away, and
-        at the earliest of the callers' times. A caller that has more time asks again.
+        ``WAIT`` covers the whole connection. So one command serves all callers of a tick, and all
+        callers that arrive while the previous one runs. It ends at the earliest of the callers'
+        deadlines, or after a short time if replicas are missing. A caller with time left calls
+        again.
 
-        :param acks: how many are enough.
-        :param until: on the loop's clock.
+        :param acks: number of replicas that is enough.
+        :param until: deadline of the caller, on the loop's clock.
         """
         waiter: asyncio.Future[int] = self._loop.create_future()
         if not self._unconfirmed:
@@ -194,12 +200,12 @@ class Connection(asyncio.Protocol):
         return waiter
 
     def discard(self) -> None:
-        """End the connection after its loop was closed. No caller is left to be told."""
+        """Close the connection after its loop was closed. It has no callers any more."""
         self.is_lost = True
         close_without_loop(self._stream)
 
     def close(self) -> None:
-        """End the connection; whoever waits hears that it is lost."""
+        """Close the connection. Pending requests fail with :class:`ConnectionLostError`."""
         self._transport.abort()
         self._lose(is_late=False)
 
@@ -207,7 +213,7 @@ class Connection(asyncio.Protocol):
 
     @override
     def data_received(self, data: bytes) -> None:
-        """Give each pending request its replies."""
+        """Pass each pending request its replies."""
         self.heard_at = self._loop.time()
         reader = self._reader
         waiting = self.waiting
@@ -229,31 +235,31 @@ class Connection(asyncio.Protocol):
                 future = request.future
                 if not future.done():  # its caller may have been cancelled
                     future.set_result(reply)
-        except (DriverConnectionError, IndexError):  # no RESP, or an answer that nobody asked for
+        except (DriverConnectionError, IndexError):  # not RESP, or a reply without a request
             self.close()
             return
         self._on_free(self)
 
     @override
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the protocol's
-        """Tell the callers that wait."""
+        """Fail the pending requests."""
         self._lose(is_late=False)
         if not self.ended.done():
             self.ended.set_result(None)
 
     @override
     def pause_writing(self) -> None:
-        """Take no more commands: the server does not keep up."""
+        """Accept no more commands, because the server does not keep up."""
         self.is_full = True
 
     @override
     def resume_writing(self) -> None:
-        """Take commands again."""
+        """Accept commands again."""
         self.is_full = False
         self._on_free(self)
 
     def suspect_server(self) -> None:
-        """Let the topology ask whether the server has a successor, as if it were silent."""
+        """Let the topology check whether the server was replaced, as if it were silent."""
         if self._on_silence is not None:
             self._on_silence()
 
@@ -297,7 +303,7 @@ class Connection(asyncio.Protocol):
         now = self._loop.time()
         left_ms = max(1, min(_WAIT_MS, int((self._confirm_by - now) * _WAIT_SHARE * 1000)))
         command = b"WAIT %d %d\r\n" % (acks, left_ms)
-        # A late answer closes the connection, with the calls of others. So it has time to come.
+        # A late reply closes the connection and fails other calls. So the request has extra time.
         give_up_at = max(self._confirm_by, now + left_ms / 1000 + _ANSWER_SECS)
         self.send(PendingRequest(reply, 1, len(command), now, give_up_at), command)
 
@@ -310,7 +316,7 @@ class Connection(asyncio.Protocol):
         self._watch = self._loop.call_at(at, self._check_overdue)
 
     def _check_overdue(self) -> None:
-        """Fail overdue requests, and the connection if the server has been silent for as long."""
+        """Fail overdue requests. Close the connection if the server sent nothing meanwhile."""
         self._watch = None
         if not self.waiting:
             return
@@ -331,7 +337,7 @@ class Connection(asyncio.Protocol):
             if request.future.done():
                 continue
             if request.times_out_at <= now:
-                # Its reply will find nobody.
+                # The request stays in the queue, and its reply will be ignored.
                 request.future.set_exception(ConnectionLostError(sent=True, is_late=True))
             else:
                 look_at = min(look_at, request.times_out_at)

@@ -16,10 +16,10 @@ __all__ = ["topology_for"]
 
 
 def topology_for(config: RedisConfig, host: ServerProcess | None) -> Topology:
-    """Return the topology that a configuration asks for, within the running loop.
+    """Return the topology that a configuration asks for, bound to the running event loop.
 
-    :param config: checked.
-    :param host: has the one server run, if it does not by itself.
+    :param config: the checked configuration.
+    :param host: the process of the server, if the store starts the server itself.
     """
     if config.sentinel is not None:
         return SentinelTopology(config, config.sentinel)

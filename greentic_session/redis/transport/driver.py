@@ -1,4 +1,4 @@
-"""Adapters of the driver: how to open, use and close one of its connections."""
+"""Adapters of the driver, which open, use and close its connections."""
 
 from __future__ import annotations
 
@@ -44,33 +44,33 @@ __all__ = [
 
 
 _HANDSHAKE_SHARE: Final = 0.35
-"""The share of a call's time for a TLS handshake; all of opening a connection has half of it."""
+"""Share of a call's deadline for a TLS handshake. The whole opening gets half of the deadline."""
 
 
 class UnreadableGreetingError(OSError):
-    """The driver cannot read the server's answer to a greeting."""
+    """The driver cannot parse the server's reply during the handshake."""
 
 
 class _TakesSocket:
-    """The part of a connection that takes a socket which is connected to its host.
+    """Lets a connection use a socket that is already connected to its host.
 
-    :ivar opened: the socket, until the connection takes it.
+    :ivar opened: the socket, until the connection uses it.
     """
 
     opened: socket.socket | None = None
 
     def take_socket(self, given: Mapping[str, Any]) -> dict[str, Any]:  # Any: of differing types
-        """Return arguments of ``asyncio.open_connection``, with the socket instead of a host."""
+        """Return the arguments of ``asyncio.open_connection``, with the socket for the host."""
         opened, self.opened = self.opened, None
         if opened is None:
             return dict(given)
         kept = {name: value for name, value in given.items() if name not in ("host", "port")}
         if kept.get("ssl"):
-            kept["server_hostname"] = given["host"]  # the name in its certificate
+            kept["server_hostname"] = given["host"]  # the name in the server's certificate
         return {**kept, "sock": opened}
 
     def close_unused(self) -> None:
-        """Close a socket that the connection has not taken."""
+        """Close the socket if the connection has not used it."""
         if self.opened is not None:
             self.opened.close()
             self.opened = None
@@ -85,9 +85,9 @@ class _NamedConnection(_TakesSocket, Connection):
 
 
 class _TlsConnection(_TakesSocket, SSLConnection):
-    """A connection whose TLS handshake has a limit of its own, so that its failure has a name.
+    """A connection with a separate timeout for the TLS handshake, so that its failure has a name.
 
-    :param handshake_secs: the limit.
+    :param handshake_secs: the timeout, in seconds.
     """
 
     def __init__(self, *, handshake_secs: float, **fields: Any) -> None:  # Any: the driver's
@@ -101,7 +101,7 @@ class _TlsConnection(_TakesSocket, SSLConnection):
 
 
 def _arguments_of(driver: object) -> Mapping[str, Any]:  # Any: as above
-    """Return what the driver's class hands to ``asyncio.open_connection``."""
+    """Return the arguments that the driver's class passes to ``asyncio.open_connection``."""
     return cast("Callable[[], Mapping[str, Any]]", getattr(driver, "_connection_arguments"))()  # noqa: B009
 
 
@@ -110,8 +110,8 @@ def new_connection(
 ) -> AbstractConnection:
     """Return a connection that is not open yet.
 
-    :param config: of the store.
-    :param address: of the server; ``None`` takes that of ``config``.
+    :param config: the configuration of the store.
+    :param address: address of the server. ``None`` takes the address of ``config``.
     :param of: the configuration of the sentinels, if the server is one of them.
     """
     account = config if of is None else of
@@ -120,7 +120,7 @@ def new_connection(
         "username": account.username,
         "password": account.password,
         "protocol": config.protocol,
-        # Attempts, deadlines and time-outs are this package's.
+        # This package handles retries and timeouts.
         "retry": Retry(NoBackoff(), 0),
         "socket_timeout": None,
         "socket_connect_timeout": None,
@@ -138,7 +138,7 @@ def new_connection(
         ssl_ca_certs=tls.ca_file,
         ssl_certfile=tls.cert_file,
         ssl_keyfile=tls.key_file,
-        ssl_cert_reqs="required" if tls.verify else "none",  # older drivers take words only
+        ssl_cert_reqs="required" if tls.verify else "none",  # older drivers accept only texts
         ssl_check_hostname=tls.verify,
         **fields,
     )
@@ -148,7 +148,7 @@ def new_connection(
 def _arguments_of_newer_drivers(connection: type) -> dict[str, Any]:  # Any: as above
     """Return the arguments that only some versions of the driver have.
 
-    :param connection: the driver's class of connections.
+    :param connection: the connection class of the driver.
     """
     if "maint_notifications_config" not in signature(connection).parameters:
         return {}
@@ -157,17 +157,17 @@ def _arguments_of_newer_drivers(connection: type) -> dict[str, Any]:  # Any: as 
 
 
 async def connect(connection: AbstractConnection) -> None:
-    """Open a connection, greetings included.
+    """Open a connection and complete its handshake.
 
-    :raises OSError: the host's name has no address, or no address answers.
-    :raises UnreadableGreetingError: the server's answer has another shape than the driver expects.
-    :raises RuntimeError: the driver keeps its stream elsewhere than :func:`take_over` looks.
+    :raises OSError: the host name has no address, or no address answers.
+    :raises UnreadableGreetingError: the server's reply has a form that the driver does not expect.
+    :raises RuntimeError: this version of the driver does not work with :func:`take_over`.
     """
     try:
         await _open_socket(connection)
         await cast("Callable[[], Awaitable[None]]", connection.connect)()  # untyped there
     except DriverConnectionError as error:
-        # The driver wraps every error that it meets before it has a stream, its own bugs too.
+        # Until the driver has a stream, it wraps every error, even its own bugs.
         bug = error.__cause__
         if bug is None or isinstance(bug, (RedisError, OSError, EOFError, UnicodeError)):
             raise
@@ -175,7 +175,7 @@ async def connect(connection: AbstractConnection) -> None:
     except (TypeError, ValueError, AttributeError) as error:
         if not connection.is_connected:
             raise
-        raise UnreadableGreetingError("the server's answer to a greeting cannot be read") from error
+        raise UnreadableGreetingError("the server's reply to a greeting cannot be read") from error
     finally:
         if isinstance(connection, _TakesSocket):
             connection.close_unused()
@@ -198,27 +198,27 @@ def _check_private_parts(connection: AbstractConnection) -> None:
         and isinstance(reader, asyncio.StreamReader)
         and isinstance(getattr(reader, "_buffer", None), bytearray)
     ):
-        raise RuntimeError(  # noqa: TRY004 - of no use is the driver, and no argument of a caller
-            f"version {version('redis')} of the package redis keeps the streams of a connection "
-            "elsewhere than this release of greentic_session looks: install another version"
+        raise RuntimeError(  # noqa: TRY004 - the driver is wrong, not an argument
+            f"version {version('redis')} of the package redis does not work with this release of "
+            "greentic_session: install another version"
         )
 
 
 async def ask(connection: AbstractConnection, *command: str) -> Any:  # Any: as in `Reply`
-    """Send a command on an open connection of the caller's own, and return the reply.
+    """Send a command on an open connection that only this caller uses, and return the reply.
 
     :raises ResponseError: an error reply.
     """
     send = cast("Callable[..., Awaitable[None]]", connection.send_command)  # untyped there
     await send(*command)
-    reply: Any = await cast("Callable[[], Awaitable[Any]]", connection.read_response)()  # so, too
+    reply: Any = await cast("Callable[[], Awaitable[Any]]", connection.read_response)()  # as above
     return reply
 
 
 async def ask_all(connection: AbstractConnection, *commands: tuple[str, ...]) -> list[Any]:
     """Send several commands in one write, and return the replies. An error reply is a value here.
 
-    A server that gets them in one packet runs them without anything between.
+    A server that receives them in one packet runs no other command between them.
     """
     pack = cast("Callable[..., list[bytes]]", connection.pack_commands)  # untyped there
     await cast("Callable[..., Awaitable[None]]", connection.send_packed_command)(pack(commands))
@@ -232,31 +232,31 @@ async def ask_all(connection: AbstractConnection, *commands: tuple[str, ...]) ->
 
 
 def take_over(connection: AbstractConnection) -> tuple[asyncio.StreamWriter, bytes]:
-    """Take a connection's stream away from the driver, which is left with an empty shell.
+    """Take over a connection's stream from the driver.
 
-    The driver keeps its stream private and offers no other way to its transport. Without it, it
-    takes itself for disconnected, and leaves the transport alone.
+    The driver offers no public access to its stream or transport. Without the stream, the driver's
+    object counts as disconnected, and does not close the transport.
 
-    :returns: the stream, to be kept for as long as its transport, and what came early.
+    :returns: the stream, which must live as long as its transport, and the bytes received so far.
     """
     stream = cast("asyncio.StreamWriter", getattr(connection, "_writer"))  # noqa: B009
     reader: Any = getattr(connection, "_reader")  # noqa: B009 # Any: private parts
     setattr(connection, "_writer", None)  # noqa: B010
     setattr(connection, "_reader", None)  # noqa: B010
-    return stream, bytes(reader._buffer)  # noqa: SLF001 - what came after the handshake
+    return stream, bytes(reader._buffer)  # noqa: SLF001 - bytes after the handshake
 
 
 def close_without_loop(stream: asyncio.StreamWriter) -> None:
-    """Close a stream's socket after its loop was closed, which leaves transports as they are."""
+    """Close a stream's socket after its loop was closed, because that leaves transports open."""
     transport: object = stream.transport
     transport = getattr(getattr(transport, "_ssl_protocol", None), "_transport", transport)
-    opened: object = getattr(transport, "_sock", None)  # loops without one close it themselves
+    opened: object = getattr(transport, "_sock", None)  # other loops close it themselves
     if isinstance(opened, socket.socket):
         opened.close()
 
 
 async def disconnect(connection: AbstractConnection) -> None:
-    """Break a connection off. TLS would wait for the other side to take its leave."""
+    """Close a connection immediately. A regular close of TLS would wait for the other side."""
     stream = cast("asyncio.StreamWriter | None", getattr(connection, "_writer", None))
     if stream is not None:
         stream.transport.abort()
@@ -266,10 +266,10 @@ async def disconnect(connection: AbstractConnection) -> None:
 async def ask_once(
     config: RedisConfig, address: Address | None, *command: str, secs: float
 ) -> Any:  # Any: as in `Reply`
-    """Open a connection for one command.
+    """Open a connection for one command, and return the reply.
 
-    :param secs: limit on all of it.
-    :raises TimeoutError: at the limit.
+    :param secs: timeout in seconds, including the connection.
+    :raises TimeoutError: at that time.
     :raises ResponseError: an error reply.
     """
     (reply,) = await ask_all_once(config, address, command, secs=secs)
@@ -285,11 +285,11 @@ async def ask_all_once(
     secs: float,
     of: SentinelConfig | None = None,
 ) -> list[Any]:  # Any: as in `Reply`
-    """Open a connection for several commands. An error reply is a value here.
+    """Open a connection for several commands, and return the replies. An error reply is a value.
 
-    :param secs: limit on all of it.
+    :param secs: timeout in seconds, including the connection.
     :param of: as in :func:`new_connection`.
-    :raises TimeoutError: at the limit.
+    :raises TimeoutError: at that time.
     """
     connection = new_connection(config, address, of=of)
     try:

@@ -1,8 +1,9 @@
 """Classification of the failures of the driver and the server.
 
-Error classes of the driver are incomplete (BUSY, NOREPLICAS, MISCONF and WRONGTYPE have none), so
-replies are told apart by the word that starts them (https://redis.io/docs/latest/develop/reference/
-protocol-spec/#simple-errors), which Redis 6.2 buries inside a script's own error.
+The driver has no error class for BUSY, NOREPLICAS, MISCONF and WRONGTYPE. So error replies are
+classified by their first word
+(https://redis.io/docs/latest/develop/reference/protocol-spec/#simple-errors). Redis 6.2 puts that
+word inside the error message of a script.
 """
 
 from __future__ import annotations
@@ -44,14 +45,14 @@ __all__ = [
 ]
 
 TOO_LARGE: Final = "TOOLARGE"
-"""The word that stands for a refusal which has none: of a request that is too large."""
-MALFORMED_REPLY: Final = "the server's answer cannot be read"
+"""The library's own code word for a request that is too large. The server sends none for it."""
+MALFORMED_REPLY: Final = "the server's reply cannot be read"
 
 
 class UnknownServerError(OSError):
-    """Nobody could be found who knows which server to ask.
+    """The server of a call is unknown, and no discovery found it.
 
-    :ivar reason: why, in the library's words.
+    :ivar reason: the reason, as a text of this library.
     """
 
     def __init__(self, reason: str) -> None:
@@ -60,12 +61,12 @@ class UnknownServerError(OSError):
 
 
 class Redirect(NamedTuple):
-    """Where a cluster keeps a slot (Redis cluster specification, "MOVED Redirection").
+    """The server of a slot in a cluster (Redis cluster specification, "MOVED Redirection").
 
-    :ivar slot: its number.
-    :ivar host: empty for that of the server that says so.
-    :ivar port: TCP port.
-    :ivar is_ask: whether this is for one command only, while the slot moves.
+    :ivar slot: number of the slot.
+    :ivar host: host of the server, empty for the host of the server that replied.
+    :ivar port: TCP port of the server.
+    :ivar is_ask: whether the redirection is for one command only, while the slot moves.
     """
 
     slot: int
@@ -75,40 +76,42 @@ class Redirect(NamedTuple):
 
 
 class ForeignValueError(SessionError):
-    """A name of ours holds another type of value. Inside this package only: the store says whose.
+    """A key of the store holds another type of value.
 
-    :ivar index: which of the call's commands met it.
+    It does not leave this package. The store raises an error that names the session or subject.
+
+    :ivar index: index of the command that failed within its call.
     """
 
     def __init__(self, index: int) -> None:
         self.index = index
-        super().__init__("a name of this store holds another type of value")
+        super().__init__("a key of this store holds another type of value")
 
 
 class FailureKind(Enum):
-    """What may be done about a fault."""
+    """What follows a failure."""
 
     NOT_EXECUTED = auto()
-    """The server did nothing: try again."""
+    """The server executed nothing. The call retries."""
     NO_SCRIPT = auto()
-    """The server did nothing, for want of the script's text: try again with it."""
+    """The server executed nothing, because it lacks the script. The call retries with its text."""
     AMBIGUOUS = auto()
-    """Bytes had left and no answer came: try again under the same operation id, if there is one."""
+    """Bytes were sent, and no reply came. The call retries with the same operation id, if any."""
     PERMANENT = auto()
-    """The server did nothing and will not: raise."""
+    """A retry would not help. The call raises an error."""
 
 
 class Failure(NamedTuple):
-    """A judged failure.
+    """A classified failure.
 
-    :ivar kind: what may be done.
-    :ivar reason: why, in words that hold nothing of the session.
-    :ivar code: for the error that a caller gets if nothing helps.
-    :ivar error: for ``PERMANENT``, the error to raise.
-    :ivar from_server: whether the server said so itself.
-    :ivar code_word: the word by which it did.
-    :ivar redirect: for MOVED and ASK.
-    :ivar names_cause: whether the reason says more than that there was no answer.
+    :ivar kind: what follows it.
+    :ivar reason: the reason, without any content of a session.
+    :ivar code: code of the error that the caller gets if no retry succeeds.
+    :ivar error: with ``PERMANENT``, the error to raise.
+    :ivar from_server: whether the failure is an error reply of the server.
+    :ivar code_word: the first word of that reply.
+    :ivar redirect: the redirection, with MOVED and ASK.
+    :ivar names_cause: whether the reason says more than that no reply came.
     """
 
     kind: FailureKind
@@ -122,12 +125,12 @@ class Failure(NamedTuple):
 
     @property
     def is_silence(self) -> bool:
-        """Whether nothing is known but that the time for an answer is over."""
+        """Whether the failure is a timeout without a known cause."""
         return self.code == "timeout" and self.error is None and not self.names_cause
 
     @property
     def is_topology_error(self) -> bool:
-        """Whether another server than the one that was asked may know better."""
+        """Whether another server may serve the call."""
         return not self.from_server or self.code_word in _TOPOLOGY_WORDS
 
 
@@ -156,12 +159,12 @@ _NOT_EXECUTED: Final = frozenset(
     )
 )
 _LARGE_BYTES: Final = 1 << 20
-"""The least that a server's ``client-query-buffer-limit`` may be. It closes without a word."""
+"""The minimum of ``client-query-buffer-limit``, in bytes. Above the limit, a server disconnects."""
 _NO_TLS: Final = frozenset(
     ("HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE", "WRONG_VERSION_NUMBER")
 )
 _OTHER_PROTOCOLS: Final = {
-    "H": "an HTTP server answers, and no Redis server",
+    "H": "the server is an HTTP server: expected Redis or Valkey",
     r"\x15": "the server speaks TLS on this port: use rediss://",
 }
 _FIRST_BYTE: Final = re.compile(r'got "(.*?)" as reply type byte')
@@ -171,12 +174,12 @@ _WORD_IN_SCRIPT_ERROR: Final = re.compile(r"-([A-Z][A-Z0-9]+) ")
 
 
 def classify(error: BaseException, *, sent: bool, index: int = 0, size: int = 0) -> Failure:
-    """Judge a failure.
+    """Classify a failure.
 
-    :param error: what the driver, the socket or the timeout raised.
-    :param sent: whether bytes of the command may have left.
-    :param index: which of the call's commands failed.
-    :param size: bytes of the request that was sent.
+    :param error: the exception of the driver, the socket or the timeout.
+    :param sent: whether bytes of the command may have been sent.
+    :param index: index of the command that failed within its call.
+    :param size: size of the request that was sent, in bytes.
     """
     if isinstance(error, UnknownServerError):
         return Failure(FailureKind.NOT_EXECUTED, error.reason)
@@ -184,11 +187,11 @@ def classify(error: BaseException, *, sent: bool, index: int = 0, size: int = 0)
         return Failure(FailureKind.NOT_EXECUTED, str(error))
     word = _word(error)
     if word is None and not sent:
-        # While it connects, the driver wraps the server's refusal in an error of its own.
+        # While connecting, the driver wraps the server's error reply in another exception.
         words = (_word(inner) for inner in _behind(error))
         word = next((inner for inner in words if inner is not None), None)
     if word is not None:
-        in_script = "script" in str(error)  # as each engine says where it was
+        in_script = "script" in str(error)  # each engine names the script in such an error
         failure = _judge_reply(word, index, in_script=in_script)
         return failure._replace(
             from_server=True, code_word=word, redirect=_redirect(word, str(error))
@@ -199,7 +202,7 @@ def classify(error: BaseException, *, sent: bool, index: int = 0, size: int = 0)
             return named
     what = "did not answer in time" if _is_timeout(error) else "closed the connection"
     if sent and size > _LARGE_BYTES and not _is_timeout(error):
-        what = f"{what} on a request of {size} bytes, which may be more than it accepts"
+        what = f"{what} on a request of {size} bytes, which may be above its limit"
         return Failure(FailureKind.AMBIGUOUS, f"the server {what}", names_cause=True)
     if sent:
         return Failure(FailureKind.AMBIGUOUS, f"the server {what}", _code(error))
@@ -208,9 +211,9 @@ def classify(error: BaseException, *, sent: bool, index: int = 0, size: int = 0)
 
 def _judge_reply(word: str, index: int, *, in_script: bool) -> Failure:
     if word == "NOSCRIPT":
-        return Failure(FailureKind.NO_SCRIPT, "the server has lost the script")
+        return Failure(FailureKind.NO_SCRIPT, "script not cached on the server (NOSCRIPT)")
     if word in _NOT_EXECUTED:
-        where = ", as one of a cluster does" if word == "MOVED" else ""
+        where = ": it is part of a cluster" if word == "MOVED" else ""
         return Failure(FailureKind.NOT_EXECUTED, f"the server answered {word}{where}")
     if word == "MAXCLIENTS":
         return Failure(FailureKind.NOT_EXECUTED, "the server has too many clients")
@@ -221,9 +224,9 @@ def _judge_reply(word: str, index: int, *, in_script: bool) -> Failure:
     reason = f"the server refused the command: {word}"
     error: SessionError
     if in_script and word not in ("OOM", "WRONGTYPE"):
-        # The scripts look before they write, but no look tells what an account may do.
+        # The scripts check before they write, but they cannot check the account's permissions.
         may_not = word == "NOPERM"
-        reason = "the account may not run all of its commands" if may_not else "a script failed"
+        reason = "the account lacks permissions for a script" if may_not else "a script failed"
         error = OutcomeUnknownError(f"{reason} on the server")
         return Failure(FailureKind.PERMANENT, reason, error.code, error)
     if word == "OOM":
@@ -232,7 +235,7 @@ def _judge_reply(word: str, index: int, *, in_script: bool) -> Failure:
         error = ForeignValueError(index)
     elif word == "NOPERM":
         error = StoreUnavailableError(
-            "the server's account may not do this", code="permission_denied"
+            "the account lacks permission for a command", code="permission_denied"
         )
     elif word in ("NOAUTH", "WRONGPASS"):
         error = StoreUnavailableError("the server refused the password", code="unauthenticated")
@@ -249,7 +252,7 @@ def _redirect(word: str, text: str) -> Redirect | None:
 
 
 def _word(error: BaseException) -> str | None:
-    """Return the word that starts the server's error reply; ``None`` if there was no reply."""
+    """Return the first word of the server's error reply, ``None`` if there was no reply."""
     for cls, word in _WORD_OF_CLASS:
         if isinstance(error, cls):
             return word
@@ -258,7 +261,7 @@ def _word(error: BaseException) -> str | None:
         return "MAXCLIENTS"
     if not isinstance(error, ResponseError):
         return None
-    named = getattr(error, "status_code", None)  # newer drivers cut the word off and keep it here
+    named = getattr(error, "status_code", None)  # newer drivers store the word here
     match = _WORD.match(text)
     word = named if isinstance(named, str) else match[0] if match else "ERR"
     if word == "ERR":
@@ -283,17 +286,17 @@ def _is_timeout(error: BaseException) -> bool:
 
 
 def _named_cause(error: BaseException) -> Failure | None:
-    """Return the failure for an error that says why a connection cannot be opened."""
+    """Return the failure for an error with a known cause, ``None`` for any other error."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return _unauthenticated("the server's certificate is not trusted")
     if isinstance(error, ssl.SSLError):
         return _tls_failure(getattr(error, "reason", None) or "")
     if isinstance(error, ConnectionAbortedError) and "SSL handshake" in str(error):
-        # Redis waits for the end of a line, which a TLS handshake never has.
+        # A plain Redis waits for the end of a line, which a TLS handshake does not contain.
         return _unavailable("the server does not answer the TLS handshake: does it speak TLS?")
     if isinstance(error, InvalidResponse):
         first = _FIRST_BYTE.search(str(error))
-        answers = _OTHER_PROTOCOLS.get(first[1] if first else "", "what answers is no Redis server")
+        answers = _OTHER_PROTOCOLS.get(first[1] if first else "", "the server does not speak RESP")
         return _unavailable(answers)
     if isinstance(error, ConnectionResetError) or "closed by server" in str(error):
         return _unavailable("the server closed the connection before it answered")
@@ -301,12 +304,12 @@ def _named_cause(error: BaseException) -> Failure | None:
 
 
 def _tls_failure(reason: str) -> Failure:
-    """Return the failure for what OpenSSL calls the reason of an error."""
+    """Return the failure for the ``reason`` of an OpenSSL error."""
     if "CERTIFICATE_REQUIRED" in reason:
-        return _unauthenticated("the server wants a client certificate")
-    if "ALERT_HANDSHAKE_FAILURE" in reason:  # what TLS 1.2 says of a missing certificate, too
+        return _unauthenticated("the server requires a client certificate")
+    if "ALERT_HANDSHAKE_FAILURE" in reason:  # with TLS 1.2, also for a missing certificate
         return _unauthenticated(
-            "the server refused the TLS handshake: it may want a client certificate"
+            "the server refused the TLS handshake: it may require a client certificate"
         )
     if "ALERT" in reason and ("CERTIFICATE" in reason or "UNKNOWN_CA" in reason):
         return _unauthenticated("the server refused the client certificate")
@@ -326,7 +329,7 @@ def _unavailable(reason: str) -> Failure:
 
 
 def _behind(error: BaseException) -> list[BaseException]:
-    """Return an error and what it was raised from or while handling, down to the first."""
+    """Return the chain of an error: the error, its cause or context, and so on."""
     chain = [error]
     while (inner := chain[-1].__cause__ or chain[-1].__context__) is not None:
         chain.append(inner)
@@ -338,5 +341,5 @@ def _code(error: BaseException) -> ErrorCode:
 
 
 def malformed_reply() -> StoreUnavailableError:
-    """Return the error for an answer to a read that no Redis or Valkey gives."""
+    """Return the error for a reply to a read that no Redis or Valkey server sends."""
     return StoreUnavailableError(MALFORMED_REPLY, code="internal")

@@ -9,4 +9,4 @@ __all__ = ["Argument", "Arguments", "Command", "Reply"]
 Argument = str | bytes | int
 Command = tuple[Argument, ...]
 Arguments = tuple[Argument, ...]
-Reply = Any  # Any: whatever RESP carries; each caller knows the type of its command's reply
+Reply = Any  # Any: each caller knows the type of its command's reply

@@ -1,7 +1,8 @@
-"""Name lookups that take one thread per name, and TCP connections to what they return.
+"""Name lookups that use one thread per name, and TCP connections to the addresses.
 
-``loop.getaddrinfo`` runs in the loop's default executor. A name server that hangs holds a thread
-there for each attempt to connect, until ``asyncio.to_thread`` of the application waits as well.
+``loop.getaddrinfo`` runs in the loop's default executor. If a name server hangs, each attempt to
+connect blocks one thread there. With all threads blocked, ``asyncio.to_thread`` of the application
+blocks as well.
 """
 
 from __future__ import annotations
@@ -17,15 +18,15 @@ from typing import Any, Final, final
 __all__ = ["Endpoint", "is_literal", "open_socket", "resolve"]
 
 _NEXT_ADDRESS_SECS: Final = 0.25
-"""The delay before the next address is tried as well (RFC 8305, "Connection Attempt Delay")."""
+"""Delay before the next address is tried in parallel (RFC 8305, "Connection Attempt Delay")."""
 
-Endpoint = tuple[int, tuple[Any, ...]]  # Any: host, port and for IPv6 two numbers more
+Endpoint = tuple[int, tuple[Any, ...]]  # Any: host, port, and for IPv6 two more numbers
 """Address family and socket address."""
 
 
 @final
 class _Lookup:
-    """A lookup that runs, and the futures of its callers, of any loop.
+    """A running lookup, and the futures of its callers, which may belong to several loops.
 
     :param name: host and port.
     """
@@ -35,18 +36,18 @@ class _Lookup:
         self._waiters: Final[set[asyncio.Future[list[Endpoint]]]] = set()
 
     def add(self, waiter: asyncio.Future[list[Endpoint]]) -> None:
-        """Let a future have the result. The caller holds the lock."""
+        """Add a future that gets the result. The caller holds the lock."""
         self._waiters.add(waiter)
 
     def remove(self, waiter: asyncio.Future[list[Endpoint]]) -> None:
-        """Forget a future: its caller has gone or has the result."""
+        """Remove a future, because its caller has the result or was cancelled."""
         with _LOOKUPS.lock:
             self._waiters.discard(waiter)
 
     def start(self) -> None:
         """Look the name up in a daemon thread.
 
-        :raises OSError: no thread can be started. Those that wait are told as well.
+        :raises OSError: no thread can be started. The other callers get the error as well.
         """
         thread = threading.Thread(target=self._run, name="greentic_session resolver", daemon=True)
         try:
@@ -74,13 +75,13 @@ class _Lookup:
             _LOOKUPS.running.pop(self._name, None)
             waiters = [*self._waiters]
         for waiter in waiters:
-            with suppress(RuntimeError):  # its loop was closed
+            with suppress(RuntimeError):  # the loop was closed
                 waiter.get_loop().call_soon_threadsafe(_settle, waiter, found, failure)
 
 
 @final
 class _Lookups:
-    """The lookups of this process that run, by host and port.
+    """The running lookups of this process, by host and port.
 
     :ivar lock: guards the lookups and their waiters.
     """
@@ -90,7 +91,7 @@ class _Lookups:
         self.running: Final[dict[tuple[str, int], _Lookup]] = {}
 
     def forget(self) -> None:
-        """Start without lookups after a fork, which copies no threads but locks that they hold."""
+        """Start without lookups after a fork. It copies held locks, but not the threads."""
         self.lock = threading.Lock()
         self.running.clear()
 
@@ -123,9 +124,9 @@ def is_literal(host: str) -> bool:
 async def resolve(host: str, port: int) -> list[Endpoint]:
     """Return the addresses of a name, in the order of preference.
 
-    A lookup of the same host and port that runs is shared, by the threads and loops of the process.
-    It runs in a daemon thread, which neither a caller's cancellation nor the end of the process
-    waits for. A loop with a resolver of its own is asked instead.
+    All threads and loops of the process share a running lookup of the same host and port. It runs
+    in a daemon thread. So neither a caller's cancellation nor the end of the process waits for it.
+    If the application gave the loop another resolver, that one is used.
 
     :raises OSError: the name has no address.
     """
@@ -152,7 +153,7 @@ async def resolve(host: str, port: int) -> list[Endpoint]:
 def _has_own_resolver(loop: asyncio.AbstractEventLoop) -> bool:
     """Return whether an application has given a loop another resolver.
 
-    Loops that are compiled, such as uvloop's, have none. They only use threads of their own.
+    A compiled loop, such as that of uvloop, counts as one without another resolver.
     """
     if "getaddrinfo" in getattr(loop, "__dict__", {}):
         return True
@@ -161,10 +162,10 @@ def _has_own_resolver(loop: asyncio.AbstractEventLoop) -> bool:
 
 
 async def open_socket(host: str, port: int) -> socket.socket:
-    """Return a socket that is connected to a name, at the first of its addresses that answers.
+    """Return a socket that is connected to the first address of a name that answers.
 
-    The families of the addresses alternate, and an address that does not answer delays the next one
-    by a quarter of a second (RFC 8305, "Happy Eyeballs").
+    The address families alternate. If an address does not answer, the next one is tried in parallel
+    after a quarter of a second (RFC 8305, "Happy Eyeballs").
 
     :raises OSError: the name has no address, or none of them answers.
     """
@@ -212,7 +213,7 @@ async def _connect(endpoint: Endpoint) -> socket.socket:
 
 
 def _alternating(endpoints: list[Endpoint]) -> list[Endpoint]:
-    """Return endpoints with the families in turn, that of the first one first."""
+    """Return the endpoints with alternating families, starting with that of the first one."""
     first = [one for one in endpoints if one[0] == endpoints[0][0]]
     others = [one for one in endpoints if one[0] != endpoints[0][0]]
     both = zip(first, others, strict=False)

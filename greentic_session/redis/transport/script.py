@@ -1,4 +1,4 @@
-"""A Lua script and the digest by which a server knows it."""
+"""Lua scripts and the digests by which a server knows them."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def _text(name: str) -> str:
 class Script:
     """A script and the digest by which a server knows it.
 
-    :param name: of its entry file under ``lua/``, without the suffix. A line ``--@include lib/x``
-        includes the text of ``lua/lib/x.lua``.
-    :param rests_on: the verdict, next to ``DONE``, that rests on an earlier write: the request was
-        fulfilled before. Replicas confirm it as they confirm ``DONE``.
-    :param always_writes: whether the first attempt that returns ``DONE`` has written something.
+    :param name: name of the entry file under ``lua/``, without the suffix. A line
+        ``--@include lib/x`` includes the text of ``lua/lib/x.lua``.
+    :param rests_on: the verdict, other than ``DONE``, that means that an earlier write fulfilled
+        the request. Replicas confirm it as they confirm ``DONE``.
+    :param always_writes: whether a first attempt that returns ``DONE`` always writes.
     """
 
     __slots__ = ("_rests_on", "always_writes", "name", "sha1", "source")
@@ -48,10 +48,10 @@ class Script:
         self.sha1: Final = hashlib.sha1(self.source, usedforsecurity=False).hexdigest()
 
     def is_done(self, reply: Reply) -> bool:
-        """Tell whether the reply says that the request was fulfilled by this call."""
-        # A script's shortest answer is a number: that it is done, and when.
+        """Return whether the reply says that this call fulfilled the request."""
+        # The shortest reply of a script is the time of its write, which implies DONE.
         return isinstance(reply, int) or reply[0] == 1
 
     def rests_on_earlier(self, reply: Reply) -> bool:
-        """Tell whether the reply says that the request was fulfilled before this call."""
+        """Return whether the reply says that an earlier call fulfilled the request."""
         return self._rests_on != 1 and reply[0] == self._rests_on

@@ -1,10 +1,12 @@
 """The topology of a master that Redis Sentinel names.
 
-After "Guidelines for Redis clients with support for Redis Sentinel"
-(https://redis.io/docs/latest/develop/reference/sentinel-clients/), with two differences. A client
-asks all configured sentinels and not the first that answers. It compares config epochs, by which
-the sentinels themselves order their failovers
-(https://redis.io/docs/latest/operate/oss_and_stack/management/sentinel/, "Configuration epochs").
+It follows "Guidelines for Redis clients with support for Redis Sentinel"
+(https://redis.io/docs/latest/develop/reference/sentinel-clients/), with two differences:
+
+* A client asks all configured sentinels instead of the first that answers.
+* A client compares config epochs, because the sentinels order their failovers by them
+  (https://redis.io/docs/latest/operate/oss_and_stack/management/sentinel/, "Configuration epochs").
+
 Each new connection asks the server for its role.
 """
 
@@ -32,16 +34,16 @@ if TYPE_CHECKING:
 __all__ = ["UNKNOWN_EPOCH", "MasterReport", "SentinelTopology", "choose_master"]
 
 UNKNOWN_EPOCH: Final = -1
-"""Of a sentinel whose account may not run SENTINEL MASTER. It is lower than every epoch."""
+"""The epoch if the account may not run SENTINEL MASTER. It is lower than every known epoch."""
 _GRACE_SECS: Final = 0.05
-"""How long the sentinels that have not answered may still do so after a majority has."""
+"""How long to wait for the other sentinels after a majority has answered."""
 
 
 class MasterReport(NamedTuple):
     """The answer of one sentinel.
 
     :ivar epoch: the config epoch of the master's last failover.
-    :ivar address: of the master.
+    :ivar address: the address of the master.
     """
 
     epoch: int
@@ -51,20 +53,21 @@ class MasterReport(NamedTuple):
 def choose_master(
     reports: Sequence[MasterReport], *, configured: int, known: MasterReport | None
 ) -> MasterReport | None:
-    """Return the report to follow, or ``None`` if none is as new as what is known.
+    """Return the report to follow, ``None`` if every report is older than the known one.
 
-    * The highest epoch wins, at a tie the address that more sentinels name.
+    * The report with the highest epoch wins. At a tie, the address with more reports wins.
     * An epoch below the known one is never accepted.
-    * The known epoch with another address needs a majority of the configured sentinels that name
-      it. One epoch has one master, except while operators rename servers or set sentinels up.
+    * Another address with the known epoch is accepted only if a majority of the configured
+      sentinels reports it. One epoch has one master, except while operators rename servers or set
+      up sentinels.
 
-    The rule for the epoch is the same whether a majority has answered or not. A minority that knows
-    a newer epoch is right: a failover needs the votes of a majority. A client that knows nothing
-    yet and reaches only a minority follows it, which may lead to a deposed master.
+    The rule for the epoch does not depend on a majority. A newer epoch from a minority is right,
+    because a failover needs the votes of a majority. A client without a known epoch that reaches
+    only a minority follows it, and so may use a deposed master.
 
-    :param reports: of the sentinels that answered.
-    :param configured: how many sentinels the configuration names.
-    :param known: the highest epoch seen, and the address that is in use.
+    :param reports: the answers of the sentinels.
+    :param configured: number of configured sentinels.
+    :param known: the highest epoch seen, and the address in use.
     """
     if not reports:
         return None
@@ -78,10 +81,10 @@ def choose_master(
 
 @final
 class SentinelTopology(DiscoveringTopology):
-    """One server at a time, by the word of its sentinels.
+    """The master that the sentinels name. It is one server at a time.
 
-    :param config: checked configuration.
-    :param sentinel: the part of it that names the sentinels.
+    :param config: the checked configuration.
+    :param sentinel: the configuration of the sentinels.
     """
 
     def __init__(self, config: RedisConfig, sentinel: SentinelConfig) -> None:
@@ -94,18 +97,18 @@ class SentinelTopology(DiscoveringTopology):
 
     @override
     def server_of(self, key: str | None) -> Server | None:
-        """Return the master, as far as known."""
+        """Return the master, ``None`` if it is not known yet."""
         return self._server
 
     @override
     def server_at(self, host: str, port: int, *, reported_by: Server) -> Server:
-        """Return the server that told: behind Sentinel there is no cluster."""
+        """Return the server that reported, because Sentinel does not manage clusters."""
         return reported_by
 
     @property
     @override
     def servers(self) -> Sequence[Server]:
-        """The master, as far as known."""
+        """The master, if it is known."""
         return () if self._server is None else (self._server,)
 
     @override
@@ -119,19 +122,21 @@ class SentinelTopology(DiscoveringTopology):
         if old is not None and old.address == chosen.address:
             return False
         self._server = Server(self._config, chosen.address, _require_master, self._check_silent)
-        # What was under way at the old one is told so, and repeated at the new one.
+        # Calls in flight on the old master fail now, and retry on the new one.
         self._replace_servers(old=() if old is None else (old,), abort=True)
         return True
 
     async def _reports(self) -> list[MasterReport]:
-        """Ask all sentinels at once, and return the answers of a majority and of those in time.
+        """Ask all sentinels concurrently, and return the answers.
+
+        Waits for a majority, and then a short time for the others.
 
         :raises OSError: no sentinel answered.
         """
         reports: list[MasterReport] = []
         failure: BaseException | None = None
         pending = {self._loop.create_task(self._ask(address)) for address in self._addresses}
-        patience: float | None = None  # the limit of each question is enough before a majority
+        patience: float | None = None  # until a majority, each question has its own timeout
         try:
             while pending:
                 left = None if patience is None else patience - self._loop.time()
@@ -158,9 +163,9 @@ class SentinelTopology(DiscoveringTopology):
 
     async def _ask(self, sentinel: Address) -> MasterReport:
         name = self._sentinel.master_name
-        # SENTINEL MASTER gives the epoch, but names the old master until a failover has ended,
-        # when it gives the new epoch already. The epoch comes first: a failover between the two
-        # commands yields the new address with the old epoch, and never the reverse.
+        # During a failover, SENTINEL MASTER returns the new epoch, but still the old master. So the
+        # address is asked for separately, after the epoch. A failover between the two commands then
+        # yields the new address with the old epoch, and never the reverse.
         state, found = await ask_all_once(
             self._config,
             sentinel,
@@ -179,16 +184,16 @@ class SentinelTopology(DiscoveringTopology):
             host, port = found
             return MasterReport(_epoch_in(state), (host.decode(), int(port)))
         except (TypeError, ValueError, AttributeError, KeyError):
-            raise UnknownServerError("a sentinel's answer cannot be read") from None
+            raise UnknownServerError("a sentinel's reply cannot be read") from None
 
 
 def _epoch_in(state: Any) -> int:  # Any: as in `Reply`
-    """Return the config epoch in an answer to SENTINEL MASTER.
+    """Return the config epoch in a reply to SENTINEL MASTER.
 
-    :param state: a map with RESP3, a flat list with RESP2, or an error.
+    :param state: the reply: a map with RESP3, a flat list with RESP2, or an error.
     """
     if isinstance(state, ResponseError):
-        return UNKNOWN_EPOCH  # older documents asked for the right to the other command only
+        return UNKNOWN_EPOCH  # earlier guides asked only for the permission of the other command
     if not isinstance(state, dict):
         state = dict(zip(state[::2], state[1::2], strict=True))
     fields = cast("Mapping[bytes, bytes]", state)
@@ -199,8 +204,8 @@ async def _require_master(connection: AbstractConnection) -> None:
     try:
         role, *_ = await ask(connection, "ROLE")
     except NoPermissionError:
-        return  # a replica refuses writes, and is left then
+        return  # if it is a replica, it refuses writes, and the client reconnects then
     except (TypeError, ValueError):
-        raise UnknownServerError("the server's answer to a greeting cannot be read") from None
+        raise UnknownServerError("the server's reply to a greeting cannot be read") from None
     if role != b"master":
-        raise UnknownServerError("the server that the sentinels name is no master yet")
+        raise UnknownServerError("the server that the sentinels name is not a master yet")

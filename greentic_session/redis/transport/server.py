@@ -1,4 +1,4 @@
-"""A server and its pools of connections, which callers share and wait for."""
+"""Servers, and their pools of connections that callers share."""
 
 from __future__ import annotations
 
@@ -28,18 +28,19 @@ __all__ = ["LARGE_BYTES", "ClosedError", "ConnectionPool", "Server"]
 _LOG: Final = logging.getLogger("greentic_session")
 
 LARGE_BYTES: Final = 64 << 10
-"""Requests with more bytes, and those for such replies, have connections of their own.
+"""Size in bytes above which a request or reply is large. Large requests have separate connections.
 
 On a shared connection, small requests would wait until the large ones were transferred."""
 _LARGE_CONNECTIONS: Final = 2
-"""So many large requests are in flight at most, one on each connection. Each keeps the server and
-the event loop busy for a while, and small requests have their turn in between."""
+"""Maximum number of connections for large requests, each with one request in flight.
+
+A large request keeps the server and the event loop busy. Small requests run between them."""
 _MOST_IN_FLIGHT: Final = 4096
 """Requests in flight on one connection before another is opened, or a caller waits."""
 _MOST_BYTES_IN_FLIGHT: Final = 8 << 20
 _SPARE_CONNECTIONS: Final = 4
 _STALLED_SECS: Final = 0.025
-"""A connection whose oldest request has waited longer is passed over for one of a few others."""
+"""If a connection's oldest request has waited longer, another connection is preferred."""
 _RENEW_SECS: Final = 0.05
 _POLICY: Final = re.compile(r"maxmemory_policy:([a-z-]+)")
 _RUN: Final = re.compile(r"run_id:([0-9a-f]+)")
@@ -51,21 +52,21 @@ class ClosedError(OSError):
 
 @final
 class Server:
-    """One server, and the connections to it, within one loop.
+    """One server, and the connections to it, within one event loop.
 
-    :param config: checked configuration.
-    :param address: of the server. ``None`` takes that of ``config``.
+    :param config: the checked configuration.
+    :param address: address of the server. ``None`` takes the address of ``config``.
     :param greet: runs on each new connection before callers use it. It may raise.
-    :param on_silence: called now and then while callers wait and the server sends nothing.
-    :param host: starts the server.
+    :param on_silence: called repeatedly while callers wait and the server sends nothing.
+    :param host: the process of the server, if the store starts the server itself.
     :ivar pool: the connections.
     :ivar ack_pool: the connections for writes that replicas confirm. ``WAIT`` blocks everything
         that follows it on its connection, reads included.
     :ivar clock: the server's clock.
-    :ivar missing: scripts that the server does not have, as far as known.
+    :ivar missing: scripts that are known to be missing on the server.
     :ivar answered_at: when the server last sent something, on the loop's clock.
     :ivar losses: number of lost connections.
-    :ivar closed: whether the server takes no more calls.
+    :ivar closed: whether the server accepts no more calls.
     """
 
     def __init__(
@@ -106,13 +107,13 @@ class Server:
         """Drain all connections and open new ones for later callers."""
         now = self._loop.time()
         if now - self._renewed_at < _RENEW_SECS:
-            return  # many callers may ask for it at once
+            return  # many callers may request it at the same time
         self._renewed_at = now
         self.pool.drain()
         self.ack_pool.drain()
 
     def drain(self) -> None:
-        """Take no more calls, and close each connection when its calls have been answered."""
+        """Accept no more calls, and close each connection when its calls have been answered."""
         self.closed = True
         for pool in (self.pool, self.ack_pool):
             pool.refuse()
@@ -148,8 +149,8 @@ class Server:
         policy = _POLICY.search(_text_of(more[0])) if more else None
         if policy is not None and policy[1] != "noeviction":
             _LOG.warning(
-                "the server's maxmemory-policy is %s: when its memory is full it drops sessions "
-                "without an error; set it to noeviction",
+                "the server may evict sessions without an error when its memory is full: "
+                "maxmemory-policy is %s, expected noeviction",
                 policy[1],
             )
         run = _RUN.search(_text_of(server))
@@ -158,11 +159,11 @@ class Server:
 
 @final
 class ConnectionPool:
-    """Connections to one server that callers share, and the callers that wait for one.
+    """Holds the shared connections to one server, and the callers that wait for one.
 
     :param server: the server.
-    :param is_large: whether it is a pool for large requests: a few connections, with one request
-        in flight on each.
+    :param is_large: whether the pool is for large requests. Such a pool has a few connections, with
+        one request in flight on each.
     :ivar queue: the callers that wait, the oldest first.
     """
 
@@ -186,13 +187,13 @@ class ConnectionPool:
         return sum(not connection.is_lost for connection in connections) + more
 
     def has(self, connection: Connection) -> bool:
-        """Return whether a connection is one of the pool, or one of it for large requests."""
+        """Return whether a connection belongs to the pool, including those for large requests."""
         if connection in self._connections or connection in self._draining:
             return True
         return self._large is not None and self._large.has(connection)
 
     def ready_connection(self, now: float) -> Connection | None:
-        """Return a connection that takes a request at once."""
+        """Return a connection that accepts a request immediately, ``None`` if there is none."""
         stalled: Connection | None = None
         for connection in self._connections:
             waiting = connection.waiting
@@ -213,16 +214,16 @@ class ConnectionPool:
         return stalled
 
     async def large_connection(self, give_up_at: float) -> Connection:
-        """Wait for a connection for a large request: as :meth:`next_connection`."""
+        """Wait for a connection for a large request, as :meth:`next_connection` does."""
         pool = self if self._large is None else self._large
-        # Callers that wait go first.
+        # Callers that already wait go first.
         connection = None if pool.queue else pool.ready_connection(self._loop.time())
         return connection or await pool.next_connection(give_up_at)
 
     async def next_connection(self, give_up_at: float) -> Connection:
-        """Wait for a new connection, or for room on one if no more may be opened.
+        """Wait for a new connection. At the limit of connections, wait for room on an open one.
 
-        :param give_up_at: on the loop's clock.
+        :param give_up_at: the end of the wait, on the loop's clock.
         :raises TimeoutError: at that time.
         :raises ClosedError: the server was closed.
         """
@@ -255,7 +256,10 @@ class ConnectionPool:
             self._large.drain()
 
     def refuse(self) -> list[asyncio.Future[None]]:
-        """Open no connection, and wake the callers that wait. Return the ends of openings."""
+        """Stop opening connections, and wake the callers that wait.
+
+        :returns: the future of the end of an opening that is in progress.
+        """
         ends: list[asyncio.Future[None]] = [] if self._large is None else self._large.refuse()
         if self._opening is not None:
             self._opening.cancel()
@@ -309,7 +313,7 @@ class ConnectionPool:
             self._draining.discard(connection)
             with suppress(ValueError):
                 self._connections.remove(connection)
-            self._wake(len(self.queue))  # to open another
+            self._wake(len(self.queue))  # a caller opens another connection
             return
         server.answered_at = connection.heard_at
         if self._draining and connection in self._draining:
@@ -333,7 +337,7 @@ class ConnectionPool:
 
 
 def _text_of(reply: object) -> str:
-    """Return what INFO says; nothing if the account may not ask."""
+    """Return the text of a reply to INFO, empty if the account may not run it."""
     if isinstance(reply, bytes):
         return reply.decode(errors="replace")
     return reply if isinstance(reply, str) else ""

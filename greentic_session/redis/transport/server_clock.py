@@ -1,4 +1,4 @@
-"""A server's clock, as its replies to ``TIME`` tell it."""
+"""The clock of a server, from its replies to ``TIME``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["ServerClock", "server_ms_of"]
 
 _TIME: Final = b"*1\r\n$4\r\nTIME\r\n"
 _REFRESH_SECS: Final = 60.0
-"""A reading that is older tells of a clock that may have drifted."""
+"""Maximum age of a reading. The clock may drift, so an older one is replaced."""
 _SPACING_SECS: Final = 1.0
 _KEPT: Final = 64
 
@@ -25,7 +25,8 @@ _KEPT: Final = 64
 def server_ms_of(reply: Reply) -> float:
     """Return the milliseconds since the epoch in a reply to ``TIME``.
 
-    :raises TypeError: it has another form. :class:`ValueError` and :class:`IndexError` as well.
+    :raises TypeError: the reply has another form. It may be a :class:`ValueError` or an
+        :class:`IndexError` as well.
     """
     return int(reply[0]) * 1000 + int(reply[1]) / 1000
 
@@ -34,8 +35,8 @@ def server_ms_of(reply: Reply) -> float:
 class ServerClock:
     """Relates the clock of a server to the clock of the loop.
 
-    A server's clock may be set forward or back between two attempts of a call. So the time at which
-    an attempt was sent is told by a reading from before that attempt as well.
+    A server's clock may be set forward or back between two attempts of a call. So a reading from
+    before an attempt also tells when that attempt was sent.
 
     :ivar refresh_at: when the last reading is too old, on the loop's clock.
     """
@@ -49,10 +50,10 @@ class ServerClock:
     def learn(self, reply: Reply, heard_at: float) -> None:
         """Remember a reading.
 
-        A reading right after another is not needed: that one serves later attempts as well.
+        A reading soon after another one is ignored, because the earlier one serves as well.
 
-        :param reply: to ``TIME``. Another reply is ignored.
-        :param heard_at: when it came, on the loop's clock.
+        :param reply: the reply to ``TIME``. A reply of another form is ignored.
+        :param heard_at: when the reply came, on the loop's clock.
         """
         self.refresh_at = heard_at + _REFRESH_SECS
         if self._readings and heard_at < self._readings[-1][0] + _SPACING_SECS:
@@ -73,10 +74,10 @@ class ServerClock:
         connection.send(request, _TIME)
 
     def time_at(self, moment: float) -> float | None:
-        """Return the server's time at a moment, as told by the last reading before it.
+        """Return the server's time at a moment, by the last reading before that moment.
 
-        :param moment: on the loop's clock.
-        :returns: milliseconds since the epoch. ``None`` if the server never told its time.
+        :param moment: the moment, on the loop's clock.
+        :returns: milliseconds since the epoch, ``None`` without any reading.
         """
         if not self._readings:
             return None

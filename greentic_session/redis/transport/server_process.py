@@ -1,4 +1,4 @@
-"""The interface to the process of a server that the store starts itself."""
+"""The interface of a server process that the store starts itself."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ __all__ = ["ServerProcess"]
 
 
 class ServerProcess(ABC):
-    """Has the store's server run for as long as the store is open."""
+    """Runs the store's server while the store is open."""
 
     @abstractmethod
     async def start(self) -> None:
-        """Have the server answer. Awaited when the store is entered.
+        """Start the server and wait until it replies. Awaited when the store is entered.
 
-        :raises StoreUnavailableError: it cannot be had.
+        :raises StoreUnavailableError: the server cannot be started.
         """
 
     @abstractmethod
     async def ensure_running(self) -> None:
-        """Have the server listen. Awaited before each connection, within the limit of that.
+        """Make sure that the server listens. Awaited before each connection, within its timeout.
 
-        :raises OSError: it cannot be had: the call tries again until its deadline.
+        :raises OSError: the server cannot be started. The call retries until its deadline.
         """
 
     @abstractmethod
     async def aclose(self) -> None:
-        """Need the server no longer. Awaited once, after the connections were closed."""
+        """Release the server. Awaited once, after the connections were closed."""

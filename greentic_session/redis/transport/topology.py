@@ -33,58 +33,63 @@ __all__ = [
 
 _T = TypeVar("_T")
 FAILURES: Final = (RedisError, OSError, EOFError)
-"""What driver and socket raise; ``TimeoutError`` is an ``OSError``."""
+"""The errors of the driver and of sockets. ``TimeoutError`` is an ``OSError``."""
 _CLOSE_SECS: Final = 1.0
-"""How long closing waits for the sockets to be closed, which takes the loop a tick or two."""
+"""How long closing waits for the sockets. They close within a few ticks of the loop."""
 _DISCOVERY_PAUSE_SECS: Final = 0.1
 _MAX_DISCOVERIES: Final = 100
 _MIN_DISCOVERY_SECS: Final = 1.0
 
 
 class Topology(ABC):
-    """The servers that a store speaks to, within one loop."""
+    """Selects the servers of a store, within one event loop."""
 
     @abstractmethod
     def server_of(self, key: str | None) -> Server | None:
-        """Return the server of a name, or any for ``None``; ``None`` if it has to be looked up."""
+        """Return the server of a key, ``None`` if it has to be looked up.
+
+        :param key: the key. ``None`` selects any server.
+        """
 
     @abstractmethod
     async def locate(self, key: str | None, give_up_at: float) -> Server:
-        """Look up the server of a name.
+        """Look up the server of a key.
 
-        :param give_up_at: on the loop's clock.
+        :param key: as in :meth:`server_of`.
+        :param give_up_at: the end of the lookup, on the loop's clock.
         :raises TimeoutError: at that time.
-        :raises OSError: nobody knows.
+        :raises OSError: no server of the topology knows.
         """
 
     @abstractmethod
     async def refresh(self, give_up_at: float) -> None:
-        """Make sure of what is known, as far as anybody answers.
+        """Update the known servers, if a server of the topology answers.
 
-        :param give_up_at: on the loop's clock.
+        :param give_up_at: the end of the update, on the loop's clock.
+        :raises TimeoutError: at that time.
         """
 
     @abstractmethod
     def report_failure(self, server: Server, failure: Failure) -> None:
-        """Hear what happened at a server: another may have taken its place."""
+        """Report a failure of a server. This may start a discovery of its successor."""
 
     @abstractmethod
     def server_at(self, host: str, port: int, *, reported_by: Server) -> Server:
-        """Return the server at an address that another server gave."""
+        """Return the server at an address that another server reported."""
 
     @property
     @abstractmethod
     def servers(self) -> Sequence[Server]:
-        """Those that hold sessions, as far as known."""
+        """The known servers that hold sessions."""
 
     @property
     @abstractmethod
     def version(self) -> int:
-        """A number that changes when names may have come to be elsewhere."""
+        """A number that changes when keys may have moved to another server."""
 
     @abstractmethod
     def close(self) -> list[asyncio.Future[None]]:
-        """Close every connection; return what ends when they have ended."""
+        """Close every connection, and return the futures of their ends."""
 
     def discard(self) -> None:
         """Close every connection after their loop was closed."""
@@ -93,12 +98,12 @@ class Topology(ABC):
 
 
 class ScanPosition(NamedTuple):
-    """Where a scan goes on.
+    """The position of a scan's next page.
 
-    :ivar version: of the topology when it began.
-    :ivar starts: how often it began.
-    :ivar ahead: servers not yet done, the one under way first.
-    :ivar cursor: of that one.
+    :ivar version: the topology's version when the scan started.
+    :ivar starts: how often the scan has started.
+    :ivar ahead: the servers that are not finished. The first one is in progress.
+    :ivar cursor: the cursor on the first server.
     """
 
     version: int
@@ -111,8 +116,8 @@ class ScanPosition(NamedTuple):
 class Standalone(Topology):
     """One server at one address.
 
-    :param config: checked configuration.
-    :param host: has the server run.
+    :param config: the checked configuration.
+    :param host: the process of the server, if the store starts the server itself.
     """
 
     def __init__(self, config: RedisConfig, host: ServerProcess | None = None) -> None:
@@ -120,39 +125,42 @@ class Standalone(Topology):
 
     @override
     def server_of(self, key: str | None) -> Server:
-        """Return the one."""
+        """Return the only server."""
         return self._server
 
     @override
     async def locate(self, key: str | None, give_up_at: float) -> Server:
-        """Return the one."""
+        """Return the only server."""
         return self._server
 
     @override
     async def refresh(self, give_up_at: float) -> None:
-        """Do nothing: there is no other."""
+        """Do nothing, because there is no other server."""
 
     @override
     def report_failure(self, server: Server, failure: Failure) -> None:
-        """Connect anew to a server that became a replica: its name may lead to another by now."""
+        """Reconnect if the server became a replica, because its name may have a new address."""
         if failure.code_word == "READONLY":
             server.reconnect()
 
     @override
     def server_at(self, host: str, port: int, *, reported_by: Server) -> Server:
-        """Return the one: a URL of a cluster would lead further."""
+        """Return the only server. To follow redirections, a store needs the URL of a cluster."""
         return self._server
 
     @property
     @override
     def servers(self) -> Sequence[Server]:
-        """The one."""
+        """The only server."""
         return (self._server,)
 
     @property
     @override
     def version(self) -> int:
-        """Connections lost: the server behind a new one may be another, or started anew."""
+        """The number of lost connections.
+
+        A new connection may lead to another server, or to one that was restarted.
+        """
         return self._server.losses
 
     @override
@@ -162,12 +170,12 @@ class Standalone(Topology):
 
 
 class DiscoveringTopology(Topology):
-    """Knows its servers by asking; asks again when one of them fails.
+    """Discovers its servers, and discovers them again when one of them fails.
 
-    One task asks for everybody. After a failure it goes on asking until the answer is another one,
-    or the server that failed has answered a caller again.
+    One task runs discoveries for all callers. After a failure it repeats them until the answer
+    changes, or until the failed server answers a caller again.
 
-    :param config: checked configuration.
+    :param config: the checked configuration.
     """
 
     def __init__(self, config: RedisConfig) -> None:
@@ -182,25 +190,25 @@ class DiscoveringTopology(Topology):
 
     @abstractmethod
     async def _discover(self) -> bool:
-        """Ask once, and tell whether the answer differs from what was known.
+        """Run one discovery, and return whether the servers changed.
 
-        :raises OSError: nobody answered, or knew.
+        :raises OSError: no server answered, or none knew.
         """
 
     @override
     async def locate(self, key: str | None, give_up_at: float) -> Server:
-        """Wait for an answer."""
+        """Wait for a discovery."""
         async with asyncio.timeout_at(give_up_at):
             while (server := self.server_of(key)) is None:
                 task = self._start(None, 0)
-                await asyncio.wait((task,))  # which a caller's cancellation leaves running
+                await asyncio.wait((task,))  # a cancelled caller leaves the task running
                 if self.server_of(key) is None:
                     raise self._why or UnknownServerError("the servers are not known yet")
         return server
 
     @override
     async def refresh(self, give_up_at: float) -> None:
-        """Ask once more, after what may be under way."""
+        """Run another discovery, after the one that may be in progress."""
         asked_at = self._loop.time()
         async with asyncio.timeout_at(give_up_at):
             while self._began_at < asked_at:
@@ -208,18 +216,18 @@ class DiscoveringTopology(Topology):
 
     @override
     def report_failure(self, server: Server, failure: Failure) -> None:
-        """Ask whether another server has taken this one's place."""
+        """Discover whether another server has replaced this one."""
         if failure.is_topology_error:
             self._start(server, self._loop.time())
         if failure.code_word == "READONLY":
             server.reconnect()
-        elif failure.code_word == "NOREPLICAS":  # it was deposed, or its replicas are away
+        elif failure.code_word == "NOREPLICAS":  # it was deposed, or its replicas are unreachable
             self._discover_soon()
 
     @property
     @override
     def version(self) -> int:
-        """Answers that differed, and connections lost."""
+        """The number of changes of the servers, plus the number of lost connections."""
         return self._version + sum(server.losses for server in self.servers)
 
     @override
@@ -240,14 +248,17 @@ class DiscoveringTopology(Topology):
             server.discard()
 
     def _check_silent(self, server: Server) -> None:
-        """Ask about a server that is silent, before the callers that wait for it give up.
+        """Discover whether a silent server was replaced, before the callers that wait time out.
 
-        Also about a server whose replicas do not confirm: it may have been deposed.
+        A server whose replicas do not confirm is checked as well, because it may have been deposed.
         """
         self._start(server, self._loop.time())
 
     def _discover_soon(self) -> None:
-        """Ask, but not more often than once a second: also after the last of many reasons to."""
+        """Run a discovery, at most once a second.
+
+        One still follows the last report of several, so no report is ignored.
+        """
         if self._later is None:
             at = max(self._loop.time(), self._looked_at + _MIN_DISCOVERY_SECS)
             self._later = self._loop.call_at(at, self._discover_now)
@@ -276,7 +287,7 @@ class DiscoveringTopology(Topology):
                 self._why = error
             self._looked_at, self._began_at = self._loop.time(), began_at
             if suspect is not None and suspect not in self.servers:
-                suspect.close()  # whoever waits for its answers asks another
+                suspect.close()  # the callers that wait for its replies retry on another server
                 return
             if suspect is None or changed or suspect.answered_at > since:
                 return
@@ -285,9 +296,10 @@ class DiscoveringTopology(Topology):
                 return
 
     def _replace_servers(self, *, old: Sequence[Server], abort: bool) -> None:
-        """Part with servers.
+        """Disconnect from servers that left the topology.
 
-        :param abort: whether callers who wait for their answers are told at once that none comes.
+        :param old: the servers.
+        :param abort: whether the callers that wait for their replies fail immediately.
         """
         self._version += 1 + sum(server.losses for server in old)
         self._retired = [server for server in self._retired if server.connections]
@@ -300,13 +312,14 @@ class DiscoveringTopology(Topology):
 
 
 async def close_from_any_loop(topology: Topology, loop: asyncio.AbstractEventLoop) -> None:
-    """Close every connection of a topology, also after its loop was closed or while another runs.
+    """Close every connection of a topology, even if its loop was closed or another loop runs.
 
-    :param loop: that of the topology.
+    :param topology: the topology.
+    :param loop: the event loop of the topology.
     """
     try:
         running = asyncio.get_running_loop()
-    except RuntimeError:  # not one of asyncio
+    except RuntimeError:  # no loop of asyncio runs
         running = None
     if loop is running:
         if ends := topology.close():
@@ -314,14 +327,15 @@ async def close_from_any_loop(topology: Topology, loop: asyncio.AbstractEventLoo
     elif loop.is_closed():
         topology.discard()
     else:
-        with suppress(RuntimeError):  # it was closed meanwhile
+        with suppress(RuntimeError):  # the loop was closed meanwhile
             loop.call_soon_threadsafe(topology.close)
 
 
 async def first_answer(asked: Iterable[Coroutine[Any, Any, _T]]) -> _T:
-    """Ask several at once, take the first answer, and leave the others alone.
+    """Run several coroutines concurrently, return the first result, and cancel the others.
 
-    :raises OSError: none answered, with what the last one failed by.
+    :param asked: the coroutines.
+    :raises OSError: all of them failed. It is the error of the last one.
     """
     loop = asyncio.get_running_loop()
     tasks = [loop.create_task(one) for one in asked]
@@ -342,7 +356,7 @@ async def first_answer(asked: Iterable[Coroutine[Any, Any, _T]]) -> _T:
 async def run_concurrently(
     step: Callable[[_T], Coroutine[Any, Any, None]], over: Iterable[_T]
 ) -> None:
-    """Take a step for each, and raise the first error as it is."""
+    """Run a step for each item concurrently, and raise the first error without a group."""
     try:
         async with asyncio.TaskGroup() as tasks:
             for each in over:

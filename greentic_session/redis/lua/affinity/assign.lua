@@ -10,8 +10,8 @@
 --       5 ttl_ms    lifetime in ms of a placement that was absent
 -- Returns {1, worker, 1 if pinned else 0, expiry in ms}, or {0}.
 -- Verdicts: 1 done   0 no member is live
--- The order of preference: the worker that the key is pinned to, if it is live. The worker that was assigned
--- last, if it is live. A member by rendezvous hashing, which is then assigned.
+-- The chosen worker is the first of these: the worker that the key is pinned to, if it is live. The worker that the
+-- key was assigned to last, if it is live. A member by rendezvous hashing, which is then assigned.
 -- A repeated call finds its earlier assignment.
 -- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back.
 
@@ -20,7 +20,7 @@ local key, ttl_ms = ARGV[4], ARGV[5]
 --@include lib/affinity
 --@include lib/assignments
 
--- Lua compares texts by the server's locale. Bytes are the same on every server.
+-- Lua compares texts by the server's locale. A comparison of bytes is the same on every server.
 local function is_after(one, other)
   for i = 1, math.min(#one, #other) do
     local left, right = string.byte(one, i), string.byte(other, i)
@@ -29,7 +29,7 @@ local function is_after(one, other)
   return #one > #other
 end
 
--- The same result as rendezvous() in abc/affinity.py.
+-- Returns the same worker as rendezvous() in abc/affinity.py.
 local function rendezvous()
   local best, highest = nil, ''
   local all = call('HGETALL', KEYS[2])

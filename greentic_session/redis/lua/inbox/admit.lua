@@ -9,10 +9,10 @@
 -- ARGV  4 exact_owner      owner whose live session may get the message: the caller's own
 --       5 shared_owner     another owner whose session may get it: the caller's team without a user
 --       6 event_id         id of the event
---       7 message          without its time, of the owner in ARGV 4: see lib/mailbox
+--       7 message          the message without its time, with the owner in ARGV 4: see lib/mailbox
 --       8 message_limit    how many messages the mailbox may hold
 --       9 event_limit      how many event ids to remember
---      10 event_memory_ms  ms to remember them
+--      10 event_memory_ms  ms for which event ids are remembered
 --      11 keep_ms          ms to keep the operation logs of an empty mailbox
 -- Returns {verdict, message count, ms until a turn may be taken, worker or ''}, or {-3}, or {-5}.
 -- Verdicts: 1 done   -3 mismatch   -5 unknown   -7 event seen   -9 full
@@ -32,14 +32,14 @@ if find_earlier_attempt(message_log) then return mailbox_reply(1) end
 if live and owner ~= exact_owner and owner ~= shared_owner then return {-3} end
 local seen_at = call('ZSCORE', KEYS[5], event_id)
 if seen_at and now < seen_at + event_memory_ms then
-  -- Perhaps seen by an earlier attempt of this call whose log entry is gone.
+  -- An earlier attempt of this call may have recorded the event, and its log entry may be gone.
   if log_overrun(message_log) then return {-5} end
   return mailbox_reply(-7)
 end
--- An earlier attempt may have been executed, and its event id forgotten since.
+-- An earlier attempt may have been executed, and its event id may have expired since.
 if may_have_expired(event_memory_ms) then return {-5} end
 if message_count >= tonumber(message_limit) then return mailbox_reply(-9) end
--- The first write, because the server rejects it when it is out of memory.
+-- RPUSH is the first write, because the server rejects it when memory is full.
 call('RPUSH', KEYS[4], text(now) .. ':' .. message)
 message_count = message_count + 1
 call('HSET', KEYS[3], 'posts', append_to_log(message_log, '0'))

@@ -1,13 +1,14 @@
--- Assign some of the stored events to a session, except those that are assigned to another one.
+-- Assign a page of the stored events to a session, except events that are assigned to another session.
 --
 -- KEYS  1 early    LIST  see lib/early_event
 --       2 heads    ZSET  see lib/early_event
 -- ARGV 1-2: see lib/early_event.
--- ARGV  3 key           of the session
---       4 retention_ms  ms to store events
---       5 gone_key      key of a session that is gone: its events are reassigned, '' for none
---       6 position      of the first event in the list, from 0
--- Returns {1, position of the next event or '', key, event, key, event, ...} in order, the events without the keys.
+-- ARGV  3 key           key of the session
+--       4 retention_ms  ms for which events are stored
+--       5 gone_key      key of a session that is gone, '' for none. Its events are reassigned
+--       6 position      position of the first event of the page in the list, from 0
+-- Returns {1, position of the next event or '', key, event, key, event, ...}. The events are in order, and do not
+-- contain the keys.
 -- Verdicts: 1 done
 -- A repeated call is idempotent.
 -- Why atomic: a script runs alone.

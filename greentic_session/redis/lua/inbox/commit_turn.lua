@@ -1,10 +1,10 @@
--- Write or remove the session, remove the handled messages, and end the turn or continue it.
+-- Write or remove the session, remove the handled messages, and end or continue the turn.
 --
 -- KEYS  1 record    HASH  see lib/record
 --       2 lookup    HASH  see lib/record
 --       3 mailbox   HASH  see lib/mailbox
 --       4 messages  LIST  see lib/mailbox
---       5 events    ZSET  the completed events that the session remembers, removed with it
+--       5 events    ZSET  the completed events of the session, which are removed with it
 -- ARGV 1-3: see lib/record.
 -- ARGV  4 new_owner             team/user, '' unless it writes
 --       5 new_ttl_ms            lifetime in ms, 0 never expires, '' unless it writes
@@ -13,14 +13,15 @@
 --       8 expected_version      version expected, '0' for an absent record
 --       9 turn_fence            fencing token of the caller's turn
 --      10 action                write, remove or leave
---      11 handled_count         how many of the turn's messages are handled, counted from the start of the
+--      11 handled_count         number of the turn's messages that are handled, counted from the start of the
 --                               turn. An earlier call with an unknown outcome may have removed some of them
---      12 remaining_count       how many of the turn's messages are left
+--      12 remaining_count       number of the turn's messages that are left
 --      13 ends_turn             1 if the turn ends, otherwise ''
 --      14 new_incarnation       incarnation of a new record
 --      15 keep_ms               ms to keep the operation logs of a removed record and of an empty mailbox
--- Returns {1, version, incarnation, at, message count}. For a session that waits also its reply scope, its owner, and
--- its expiry, or since when it waited if it was removed. Otherwise {-2, version, incarnation} or {verdict}.
+-- Returns {1, version, incarnation, at, message count}, {-2, version, incarnation}, or {verdict}. If the session waits,
+-- its reply scope, its owner and its expiry follow the message count. If it was removed, the start of the wait follows
+-- in place of the expiry.
 -- Verdicts: 1 done   -2 conflict (with the stored token)   -3 mismatch   -5 unknown   -8 turn lost
 -- A repeated call finds its operation id in the log ops of the mailbox.
 -- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back.
@@ -37,7 +38,7 @@ local LOG_FIELD = 'ops'
 --@include lib/operation_log
 --@include lib/mailbox
 
--- A result in an operation log is the version that the call made, d for a delete, or 0 for neither.
+-- A result in an operation log is the version that the call wrote, d for a delete, or 0 for neither.
 local earlier_result, earlier_at = find_earlier_attempt(turn_log)
 if earlier_result then
   local reply_version, reply_inc = earlier_result, earlier_result == '1' and new_incarnation or expected_incarnation
@@ -71,7 +72,7 @@ if removals > 0 then
   attempts = ends_turn == '' and remaining_count ~= '0' and 1 or 0
   call('HSET', KEYS[3], 'done', handled_count)
 elseif ends_turn ~= '' then
-  attempts = math.max(0, attempts - 1)  -- the head is left, so this was not an attempt at it
+  attempts = math.max(0, attempts - 1)  -- the head was not handled, so this was not an attempt at it
 end
 if action == 'write' then
   next_version, next_incarnation = text(expected_version + 1), live and incarnation or new_incarnation

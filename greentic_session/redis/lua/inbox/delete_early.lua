@@ -3,8 +3,8 @@
 -- KEYS  1 early    LIST  see lib/early_event
 --       2 heads    ZSET  see lib/early_event
 -- ARGV 1-2: see lib/early_event.
--- ARGV  3 key    of the session
---       4 event  as inbox/assign_early returns it
+-- ARGV  3 key    key of the session
+--       4 event  the event as inbox/assign_early returns it
 -- Returns {1}.
 -- Verdicts: 1 done
 -- A repeated call is idempotent.
@@ -16,7 +16,7 @@ local key, event = ARGV[3], ARGV[4]
 
 local at, _, rest = parse_event(event)
 redis.call('ZCARD', KEYS[2])  -- fails before the first write if the key holds another type of value
--- LREM ends at the first match. That is at the start of the list, unless the mailbox of another session is full.
+-- LREM stops at the first match. It is near the start of the list, unless the mailbox of another session is full.
 if redis.call('LREM', KEYS[1], '1', assigned_event(at, key, rest)) > 0 then
   redis.call('ZREM', KEYS[2], head_of(rest))
 end

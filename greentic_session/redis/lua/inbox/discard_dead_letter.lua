@@ -21,7 +21,7 @@ local LOG_FIELD = 'ops'
 --@include lib/mailbox
 
 if find_earlier_attempt(message_log) then return {1} end
--- A dead letter is mostly one of the oldest or newest. The list has a limit, so the search from the start is bounded.
+-- A dead letter is usually one of the oldest or newest. The list has a limit, so the search is bounded.
 local is_new = call('LPOS', KEYS[5], entry, 'RANK', '-1', 'MAXLEN', '64')
 if call('LREM', KEYS[5], is_new and '-1' or '1', entry) == 0 then return {log_overrun(message_log) and -5 or 0} end
 call('HSET', KEYS[3], 'posts', append_to_log(message_log, '0'))

@@ -1,4 +1,4 @@
--- Add a pending entry to the index before a message, because each message needs an entry.
+-- Add a pending entry to the index before the message is enqueued, because each message needs an entry.
 --
 -- KEYS  1 index    ZSET  see lib/inbox_index
 -- ARGV 1-2: see lib/inbox_index.

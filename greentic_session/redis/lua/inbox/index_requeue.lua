@@ -1,14 +1,14 @@
--- Make sessions due again that were deferred for a caller that was cancelled, and notify the waiters.
+-- Requeue the sessions that were deferred for a cancelled caller, and notify the waiters.
 --
 -- KEYS  1 index    ZSET  see lib/inbox_index
 -- ARGV 1-2: see lib/inbox_index.
--- ARGV  3 defer_ms  ms by which they were deferred, as in inbox/index_next_due
---       4 age_ms    ms since the caller asked, or more
---       5 channel   where to notify
+-- ARGV  3 defer_ms  ms by which the sessions were deferred, as in inbox/index_next_due
+--       4 age_ms    ms since the caller's request, or more
+--       5 channel   channel of the notification
 -- Returns {1}.
 -- Verdicts: 1 done
--- The caller does not know which session it got. So the last few that were deferred since it asked are due.
--- A repeated call is harmless: at worst a worker finds a held turn.
+-- The caller does not know which session it got. So the last 32 sessions deferred since its request become due.
+-- A repeated call is harmless. At worst, a worker finds a held turn.
 -- Why atomic: a script runs alone.
 
 local defer_ms, age_ms, channel = ARGV[3], ARGV[4], ARGV[5]

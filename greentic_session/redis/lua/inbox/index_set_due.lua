@@ -4,13 +4,13 @@
 -- ARGV 1-2: see lib/inbox_index.
 -- ARGV  3 member         the session, env/tenant/key
 --       4 known_score    the score that the caller set last, '' for none
---       5 delay_ms       ms until the session is due, '' if it need not be
---       6 channel        where to notify, '' for none
---       7 pending_token  of the caller's pending entry, which is removed, '' for none
+--       5 delay_ms       ms until the session is due, '' to remove its entry
+--       6 channel        channel of the notification, '' for none
+--       7 pending_token  token of the caller's pending entry, which is removed, '' for none
 -- Returns {1}.
 -- Verdicts: 1 done
--- If the score is not the known one, another caller has changed the entry. Then the entry is not removed, and
--- is due no later than before.
+-- If the stored score is not the known one, another caller has changed the entry. Then this script does not remove
+-- the entry, and does not make it due later than before.
 -- A repeated call is idempotent, or makes the session due once more.
 -- Why atomic: a script runs alone.
 
@@ -26,7 +26,7 @@ if delay_ms == '' then
   return {1}
 end
 local due_at = now + delay_ms
--- Less than the stored score, because another worker that looks at the session must see a change.
+-- The new score is below the stored one, because another worker that looks at the session must see a change.
 if stored_score and not is_unchanged then due_at = math.min(due_at, stored_score - 0.001) end
 -- ZREM is allowed at maxmemory, and after a script's first write the server no longer rejects OOM commands.
 -- So this also works when memory is full.

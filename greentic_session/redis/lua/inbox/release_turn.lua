@@ -7,7 +7,7 @@
 -- ARGV 1-3: see lib/record.
 -- ARGV  4 turn_fence      fencing token of the caller's turn, '' if the caller does not know it
 --       5 taking_attempt  the attempt that took the turn, '' if the caller knows the fencing token
---       6 backoff_ms      ms until the head may be tried again, '' if this was not an attempt at it
+--       6 backoff_ms      ms until the next attempt at the head, '' if this was not an attempt
 --       7 keep_ms         ms to keep the operation logs of an empty mailbox
 -- Returns {1, message count}, or {verdict}.
 -- Verdicts: 1 done   -5 unknown   -8 turn lost

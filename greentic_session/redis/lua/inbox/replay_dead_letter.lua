@@ -26,13 +26,13 @@ local LOG_FIELD = 'ops'
 --@include lib/mailbox
 
 if find_earlier_attempt(message_log) then return mailbox_reply(1) end
--- A dead letter is mostly one of the oldest or newest. The list has a limit, so the search from the start is bounded.
+-- A dead letter is usually one of the oldest or newest. The list has a limit, so the search is bounded.
 local is_new = call('LPOS', KEYS[5], entry, 'RANK', '-1', 'MAXLEN', '64')
 if now >= died_ms + retention_ms or not (is_new or call('LPOS', KEYS[5], entry)) then
   return {log_overrun(message_log) and -5 or 0}
 end
 if message_count >= tonumber(message_limit) then return mailbox_reply(-9) end
--- The first write, because the server rejects it when it is out of memory.
+-- RPUSH is the first write, because the server rejects it when memory is full.
 call('RPUSH', KEYS[4], text(now) .. ':' .. message)
 call('LREM', KEYS[5], is_new and '-1' or '1', entry)
 message_count = message_count + 1

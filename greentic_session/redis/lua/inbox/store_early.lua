@@ -1,12 +1,12 @@
--- Store an event for a session that will wait for it.
+-- Store an event until a session waits for it.
 --
 -- KEYS  1 early    LIST  see lib/early_event
 --       2 heads    ZSET  see lib/early_event
 -- ARGV 1-2: see lib/early_event.
 -- ARGV  3 event_head    `length:owner length:id` of the event, without the blank
 --       4 payload       opaque bytes
---       5 limit         how many events may be stored
---       6 retention_ms  ms to store them
+--       5 limit         maximum number of stored events
+--       6 retention_ms  ms for which events are stored
 -- Returns {verdict}.
 -- Verdicts: 1 done   -7 the event is stored already   -9 full
 -- A repeated call may return -7, because its earlier attempt has stored the event.
@@ -16,12 +16,12 @@ local event_head, payload, limit, retention_ms = ARGV[3], ARGV[4], ARGV[5], ARGV
 
 --@include lib/early_event
 
-local EXPIRED = 8  -- how many expired events a call removes. It adds one at most
+local EXPIRED = 8  -- limit on the expired events that a call removes. A call adds at most one
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local size = redis.call('LLEN', KEYS[1])
 if redis.call('ZCARD', KEYS[2]) ~= size then
-  -- A worker of an earlier release has changed the list. Only then are all events read.
+  -- A worker of an earlier release has changed the list. This is the only case that reads all events.
   redis.call('DEL', KEYS[2])
   for _, event in ipairs(redis.call('LRANGE', KEYS[1], '0', '-1')) do
     local at, _, rest = parse_event(event)
@@ -32,7 +32,7 @@ if redis.call('ZCARD', KEYS[2]) ~= size then
 end
 local stored_at = redis.call('ZSCORE', KEYS[2], event_head)
 if stored_at and now < stored_at + retention_ms then return {-7} end
--- Only at the head of the list: if the clock was set back, an expired event may follow one that is not.
+-- Events are removed at the head of the list only. If the clock was set back, expired ones may follow others.
 local expired_heads = {}
 for i = 0, math.min(size, EXPIRED) - 1 do
   local at, _, rest = parse_event(redis.call('LINDEX', KEYS[1], i .. ''))

@@ -1,30 +1,30 @@
--- Take the turn of a session: its messages and its state.
+-- Take the turn of a session, and return its messages and its state.
 --
 -- KEYS  1 record    HASH  see lib/record
 --       2 lookup    HASH  see lib/record
 --       3 mailbox   HASH  see lib/mailbox
 --       4 messages  LIST  see lib/mailbox
 --       5 dead      LIST  dead letters: `died:tries:` and the message. died is ms since the epoch
---       6 token     HASH  fence, the fencing token of the newest turn, is kept for longer than the mailbox: see
+--       6 token     HASH  fence, the fencing token of the newest turn. It is kept longer than the mailbox: see
 --                   lib/fencing_retention
 -- ARGV 1-3: see lib/record.
 -- ARGV  4 taking_attempt   names this attempt to take the turn
 --       5 worker           name of the worker
 --       6 lease_ms         length of the lease in ms
---       7 batch_limit      how many messages to return. Only the head if it was tried before, and none behind
---                          a message that is not for the session
---       8 attempt_limit    how often a head may be tried
---       9 may_dead_letter  1 if a head that was tried as often, or is not for the session, may become a dead
---                          letter, because the index of dead letters has an entry for it. Otherwise ''
---      10 retention_ms     ms to keep dead letters
+--       7 batch_limit      maximum number of messages to return. If the head was tried before, only the head is
+--                          returned. No message after one that fails the access check is returned
+--       8 attempt_limit    maximum number of attempts at a head
+--       9 may_dead_letter  1 if the index of dead letters has an entry for the session, otherwise ''. With 1, a head
+--                          that exhausted its attempts or fails the access check becomes a dead letter
+--      10 retention_ms     ms for which dead letters are kept
 --      11 keep_ms          ms to keep the operation logs of an empty mailbox
---      12 fence_floor      us: the new fencing token is higher
---      13 dead_limit       how many dead letters to keep. The oldest ones above it are dropped
+--      12 fence_floor      in us. The new fencing token is higher
+--      13 dead_limit       maximum number of dead letters. The oldest ones above it are dropped
 -- Returns {1, fencing token, lease end in ms, ms left, attempts, dropped dead letters, version, incarnation, owner,
--- ttl, at, body, message, ...}, the six parts of the session '' if it is absent. Or {-6, ms until a turn may be taken},
--- {0, dropped dead letters}, or {-10, dropped dead letters}.
--- Verdicts: 1 done   0 no messages   -6 held, or in backoff   -10 the head has to become a dead letter, call again
--- A repeated call finds its own attempt, and returns the same turn.
+-- ttl, at, body, message, ...}, {-6, ms until a turn may be taken}, {0, dropped dead letters}, or
+-- {-10, dropped dead letters}. If the session is absent, its six parts are ''.
+-- Verdicts: 1 done   0 no messages   -6 held, or in backoff   -10 the head must become a dead letter, call again
+-- A repeated call finds its own attempt and returns the same turn.
 -- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back.
 
 local taking_attempt, worker, lease_ms, batch_limit = ARGV[4], ARGV[5], ARGV[6], ARGV[7]
@@ -37,20 +37,20 @@ local LOG_FIELD = 'ops'
 --@include lib/mailbox
 --@include lib/fencing_retention
 
--- The owner that admitted a message, nil for a message of another form.
+-- Returns the owner that admitted a message, nil for a message of another form.
 local function owner_of(message)
   local _, last, length = string.find(message, '^%d+:(%d+):')
   return last and string.sub(message, last + 1, last + length)
 end
 
--- The access check of inbox/admit, for a session that was created later: see _core/tenancy.py.
+-- The access check of inbox/admit, repeated because the session may have been created later: see _core/tenancy.py.
 local function is_allowed(admitting_owner)
   return not live or not admitting_owner or owner == admitting_owner
     or owner == string.match(admitting_owner, '^[^/]*/')
 end
 
-local MOVED = 64  -- messages that a call makes dead letters
-local TRIMMED = 8  -- dead letters that a call removes for each that it adds, because they are too old or too many
+local MOVED = 64  -- limit on the messages that become dead letters in a call
+local TRIMMED = 8  -- limit on the old or surplus dead letters that a call removes for each one that it adds
 local dropped, moved = 0, 0
 if not (is_held and turn_attempt == taking_attempt) then
   if is_held then return {-6, text(lease_end - now)} end
@@ -67,7 +67,7 @@ if not (is_held and turn_attempt == taking_attempt) then
     local message = call('LPOP', KEYS[4])
     local dead_count = call('RPUSH', KEYS[5], text(now) .. ':' .. text(attempts) .. ':' .. message)
     call('PEXPIREAT', KEYS[5], text(now + retention_ms - 1))
-    for _ = 1, TRIMMED do  -- ends at the latest with the dead letter of now
+    for _ = 1, TRIMMED do  -- stops at the new dead letter at the latest
       if now < string.match(call('LINDEX', KEYS[5], '0'), '^%d+') + retention_ms then break end
       call('LPOP', KEYS[5])
       dead_count = dead_count - 1
@@ -113,7 +113,7 @@ local messages = call('LRANGE', KEYS[4], '0', attempts > 1 and '0' or text(batch
 local head_owner = owner_of(messages[1] or '')
 for _, message in ipairs(messages) do
   local message_owner = owner_of(message)
-  -- Without a session its future owner is unknown. So a turn returns messages of one owner only.
+  -- Without a session, its future owner is unknown. So a turn only returns messages of one owner.
   if message_owner ~= head_owner and (not live or not is_allowed(message_owner)) then break end
   turn[#turn + 1] = message
 end

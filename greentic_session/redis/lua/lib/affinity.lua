@@ -1,8 +1,8 @@
--- Start of the scripts on the members of a group and the placements among them.
+-- Start of the scripts on the members and the placements of a group.
 --
 -- KEYS  1 ops      ZSET  operation id -> when that call was done (ms since the epoch)
---       2 members  HASH  worker -> `ends:fence:attempt:start`, and newline fence -> the highest fencing token, which
---                        is kept for longer than the members: see lib/fencing_retention
+--       2 members  HASH  worker -> `ends:fence:attempt:start`. Also newline fence -> the highest fencing token. It is
+--                        kept longer than the members: see lib/fencing_retention
 --       3 places   HASH  key -> `expires:ttl:worker` newline `pin`
 --       4 ends     ZSET  key -> expires
 -- ARGV  1 operation_id     16 hex digits that name this call, the same on each retry
@@ -10,12 +10,12 @@
 --       3 grace_ms         ms for which done calls are remembered, longer than any call takes
 --
 --    ends     ms since the epoch: when the member's lease ends. The member is live while now < ends
---    fence    fencing token of the membership: the time of the join in us since the epoch, and higher than
---             that of every earlier membership under the same name
+--    fence    fencing token of the membership: at least the time of the join in us since the epoch, and higher than
+--             the token of every earlier membership under the same name
 --    attempt  names the membership
---    start    ms since the epoch: when the lease was granted or renewed last. The member of a worker of an earlier
---             version has none, and no colon before it. If the start is in the future, the clock was set back. Then the
---             lease ends earlier by as much
+--    start    ms since the epoch: when the lease was granted or renewed last. A worker of an earlier version writes
+--             neither start nor the colon before it. If the start is in the future, the clock was set back. Then the
+--             lease ends earlier by the same time
 --    key      an affinity key: a key, or env/tenant, newline, key
 --    expires  ms since the epoch: the placement is present while now < expires
 --    ttl      lifetime of the placement in ms, which restarts at each use
@@ -23,15 +23,15 @@
 --    pin      the worker that the key is pinned to, '' without a pin
 --
 -- Reads: KEYS 1-4, ARGV 1-3.
--- Sets: KEYS ARGV call operation_id grace_ms time now, is_done (this call was done by an earlier attempt), is_forgotten
---    (it may have been, and ops no longer tells).
+-- Sets: KEYS ARGV call operation_id grace_ms time now, is_done (an earlier attempt has done this call), is_forgotten
+--    (an earlier attempt may have done this call, and its entry in ops has expired).
 -- Functions: whole, last_ms, begin_at_maxmemory, remember, parse_member, find_member, is_live.
 --
--- A value of another form counts as absent, and is overwritten.
+-- A value of another form counts as absent, and a write replaces it.
 --
--- A repeated call: some calls change what decides their reply (leave, pin, unpin, touch, forget). They leave
--- their operation id in ops, and a repeat returns done. The others (join, renew, assign) are idempotent: join and renew
--- compare the attempt, and assign finds its earlier assignment.
+-- Repeated calls: leave, pin, unpin, touch and forget change the values that decide their reply. So they record their
+-- operation id in ops, and a repeated call returns done. The others are idempotent: join and renew compare the attempt,
+-- and assign finds its earlier assignment.
 --
 -- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back. All keys
 -- of a group have the group's name in braces, so they are in one slot.
@@ -47,7 +47,7 @@ call('HLEN', KEYS[2])
 call('HLEN', KEYS[3])
 call('ZCARD', KEYS[4])
 
--- Numbers of us have more digits than Lua writes by default (LUA_NUMBER_FMT is %.14g).
+-- A time in us has more digits than Lua writes by default (LUA_NUMBER_FMT is %.14g).
 local function whole(number)
   return string.format('%.0f', number)
 end
@@ -71,8 +71,8 @@ local function remember()
   call('PEXPIRE', KEYS[1], grace_ms)
 end
 
--- The lease end, fencing token and attempt in a member's value, nil if it has another form. If the clock was set back,
--- the member is written with its new end.
+-- Returns the lease end, fencing token and attempt in a member's value, nil if it has another form. If the clock was
+-- set back, writes the member with its new end.
 local function parse_member(worker, line)
   local lease_end, fencing_token, stored_attempt, start = string.match(line, '^(%d+):(%d+):(.*):(%d+)$')
   if not lease_end then

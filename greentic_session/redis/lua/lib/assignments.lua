@@ -3,16 +3,16 @@
 -- Reads: KEYS call now whole last_ms of lib/affinity.
 -- Functions: find_placement, sweep_placements, write_placement, remove_placement.
 
-local SWEEP_LIMIT = '8'  -- expired placements that each change removes, which adds at most one
+local SWEEP_LIMIT = '8'  -- limit on the expired placements that a change removes. A change adds at most one
 
--- A placement's worker, pin and ttl, nil if it is absent.
+-- Returns the worker, pin and ttl of a placement, nil if it is absent.
 local function find_placement(key)
   local line = call('HGET', KEYS[3], key) or ''
   local expires, ttl, worker, pin = string.match(line, '^(%d+):(%d+):([^\n]*)\n([^\n]*)$')
   if expires and now < tonumber(expires) then return worker, pin, ttl end
 end
 
--- Remove some expired placements, and let the keys live as long as the longest placement.
+-- Removes some expired placements, and lets the keys live as long as the longest placement.
 local function sweep_placements()
   for _, key in ipairs(call('ZRANGEBYSCORE', KEYS[4], '-inf', whole(now), 'LIMIT', '0', SWEEP_LIMIT)) do
     call('HDEL', KEYS[3], key)
@@ -25,7 +25,7 @@ local function sweep_placements()
   end
 end
 
--- Write a placement whose lifetime starts now, and return when it expires.
+-- Writes a placement whose lifetime starts now, and returns when it expires.
 local function write_placement(key, worker, pin, ttl)
   local expires = whole(now + ttl)
   call('HSET', KEYS[3], key, expires .. ':' .. ttl .. ':' .. worker .. '\n' .. pin)

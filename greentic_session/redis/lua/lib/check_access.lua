@@ -1,9 +1,9 @@
 -- The access check of a script that acts on any live record. Include it after lib/record.
 --
 -- Reads: KEYS 2, exact_owner, shared_owner (of the script), and the locals of lib/record.
--- Sets: refusal (the verdict against the call, nil if it may act).
+-- Sets: refusal (the verdict of a refused call, nil if the call may act).
 --
--- A call without a caller has '' for both owners. It passes the check of the owner. It is refused as ambiguous if
+-- A call without a caller has '' for both owners, and skips the check of the owner. It is refused as ambiguous if
 -- the session key exists in several tenants.
 
 local refusal
@@ -12,8 +12,8 @@ if not live then
 elseif exact_owner ~= '' then
   if owner ~= exact_owner and owner ~= shared_owner then refusal = -3 end
 elseif call('HLEN', KEYS[2]) > 1 then
-  -- Up to 64 fields at a time, because one live record of another tenant decides. A field of an expired record is
-  -- removed, so each costs one call only.
+  -- This reads up to 64 fields at a time, because one live record of another tenant decides. It removes the fields of
+  -- expired records, so each of them costs one call only.
   local SAMPLE = 64
   repeat
     local fields, removed = call('HRANDFIELD', KEYS[2], SAMPLE .. '', 'WITHVALUES'), 0

@@ -2,8 +2,8 @@
 --
 -- KEYS  3 grant   HASH  fence   number of the newest grant
 --                       lease   when its lease ends (ms since the epoch)
---                       by      token of the holder. A release removes it, and then a clock that is set back
---                               does not make the lease valid again
+--                       by      token of the holder. A release removes it. So the lease does not become valid again
+--                               if the clock is set back
 --
 -- Reads: KEYS 3, now, fencing_token (of the script).
 -- Sets: is_held (whether the caller's lease is valid).

@@ -1,5 +1,5 @@
--- Delete the record and its field in the lookup if the script has set `deletes`. It has checked the type of the
--- lookup's key before. A tombstone stays: a retry of this call finds its result there, and does not delete a record
+-- Delete the record and its field in the lookup if the script has set `deletes`. The script has checked the type of the
+-- lookup's key before. A tombstone stays. A retry of this call finds its result there, so it does not delete a record
 -- that was created under the key since.
 --
 -- Reads: KEYS 1-2, deletes, tombstone_ms (of the script: how long the tombstone stays), and the locals of lib/record

@@ -1,12 +1,13 @@
--- Delete a record of which a field is missing or not of its type: see lib/record. Include it before lib/record, which
--- refuses such a record.
+-- Delete a record with a field that is missing or has the wrong type: see lib/record. Include it before lib/record,
+-- which refuses such a record.
 --
 -- KEYS 1-3, ARGV 1-3: see sessions/delete.
 -- Reads: exact_owner, shared_owner, expected_incarnation, expected_version, tombstone_ms (of the script).
--- Returns as sessions/delete does, with version '0' and incarnation ''. Continues if the record is absent or readable.
+-- Returns as sessions/delete does, with version '0' and incarnation ''. If the record is absent or readable, the script
+-- continues.
 --
--- Whether the record has expired is unknown, so it counts as live. The owner must be readable and pass the access
--- check, so a call without a caller gets the error of lib/record.
+-- It is unknown whether the record has expired, so it counts as live. The owner must be readable and pass the access
+-- check. So a call without a caller gets the error of lib/record.
 
 local unread = redis.call('HMGET', KEYS[1], 'cas', 'inc', 'owner', 'ttl', 'at', 'lease', 'wait', 'since', 'ops')
 local unread_at, unread_ttl, unread_owner = tonumber(unread[5]), tonumber(unread[4]), unread[3]

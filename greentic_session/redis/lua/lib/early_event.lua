@@ -1,11 +1,11 @@
 -- Start of the scripts on early events.
 --
--- KEYS  1 early    LIST  events, the oldest first: as the messages in lib/mailbox. An event that is assigned
+-- KEYS  1 early    LIST  events in the form of the messages in lib/mailbox, the oldest first. An event that is assigned
 --                        to a session has `!length:key` after the time. Its session does not change later,
 --                        unless that session is gone
 --       2 heads    ZSET  event head, `length:owner length:id` without the blank -> time of the event. A worker of an
 --                        earlier release does not write it: see inbox/store_early
--- ARGV  1 operation_id     as for other scripts. Not used here: a repeated call is idempotent
+-- ARGV  1 operation_id     as for other scripts. Not used here, because a repeated call is idempotent
 --       2 ambiguous_since  as for other scripts. Not used here
 --
 -- Reads: nothing. Sets: nothing.
@@ -13,7 +13,7 @@
 --
 -- Why atomic: a script runs alone.
 
--- The time of an event, the key of its session if it is assigned, and the rest.
+-- Returns the time of an event, the key of its session if it is assigned, and the rest.
 local function parse_event(event)
   local at, after = string.match(event, '^(%d+)()')
   local length, start = string.match(event, '^!(%d+):()', after)
@@ -21,12 +21,12 @@ local function parse_event(event)
   return at, string.sub(event, start, start + length - 1), string.sub(event, start + length)
 end
 
--- An event with its session, as stored.
+-- Returns an event with its session, as stored.
 local function assigned_event(at, key, rest)
   return at .. '!' .. #key .. ':' .. key .. rest
 end
 
--- The head of an event, from the rest that parse_event returns.
+-- Returns the head of an event, from the rest that parse_event returns.
 local function head_of(rest)
   local length, owner = string.match(rest, '^:(%d+):()')
   local id_length, id = string.match(rest, '^(%d+):()', owner + length)

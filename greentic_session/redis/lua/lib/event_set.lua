@@ -3,8 +3,8 @@
 -- Reads: now.
 -- Functions: trim_events.
 
--- Remove events older than `ttl_ms`, and the oldest ones above `limit`. The newest event stays: if two events have
--- the same ms, the sorted set orders them by digest.
+-- Removes events older than `ttl_ms`, and the oldest ones above `limit`. Keeps the event `newest`, because the sorted
+-- set orders events of the same ms by digest.
 local function trim_events(name, newest, limit, ttl_ms)
   redis.call('ZREMRANGEBYSCORE', name, '-inf', string.format('%.0f', now - ttl_ms))
   local surplus = redis.call('ZCARD', name) - limit

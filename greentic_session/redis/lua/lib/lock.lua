@@ -2,20 +2,20 @@
 -- lib/fencing_retention.
 --
 -- KEYS  1 lock    HASH  fence      fencing token of the newest grant, at least the time in us
---                       lease      when its lease ends (ms since the epoch): from then on the lock is free. After
---                                  a release with waiters, the time of the release
---                       start      when the lease was granted or renewed last (ms since the epoch). The lease of a
---                                  worker of an earlier version has none
+--                       lease      when its lease ends (ms since the epoch). From then on the lock is free. After
+--                                  a release with waiters, this is the time of the release
+--                       start      when the lease was granted or renewed last (ms since the epoch). A worker of an
+--                                  earlier version does not write it
 --                       by         token of the holder, absent after a release
 --                       name       name of the holder, for people, absent after a release
---                       kept       when the last queue position lapses (ms since the epoch), present
+--                       kept       when the last queue position lapses (ms since the epoch). Present
 --                                  while the queue has waiters
 --                       w:<token>  when the queue position of this waiter lapses (ms since the epoch)
 --       2 queue   ZSET  token of a waiter -> ticket, higher for a later waiter
--- ARGV  1 operation_id     names this call. Not used here, because the token names it as well
+-- ARGV  1 operation_id     names this call. Not used here, because the token identifies the call as well
 --       2 ambiguous_since  since when an earlier attempt may have been executed (ms since the epoch on
 --                          this server's clock, with a fraction), '' if there was none
---       3 token            of the caller
+--       3 token            token of the caller
 --
 -- Reads: KEYS 1-2, ARGV 2-3.
 -- Sets: KEYS ARGV call ambiguous_since token time now, stored (fields fence lease by kept start), fencing_token,
@@ -23,14 +23,16 @@
 -- Functions: whole, remove_waiter, remove_lapsed_waiters, last_ms, set_expiry.
 -- Verdicts: 1 done   -6 claimed   -8 lease lost
 --
--- A lock without an entry, or with only a fencing token, is free. The queue ends with the last lease and the last queue
--- position, or earlier if both were released. The entry keeps its fencing token for longer: see lib/fencing_retention.
--- A free lock with waiters is reserved for each waiter in turn, for a quarter of the position time. This skips dead
--- waiters, and their positions are removed when they lapse.
+-- A lock without an entry, or with only a fencing token, is free. The queue lives as long as the last lease and the
+-- last queue position, or shorter if both were released. The entry keeps its fencing token longer: see
+-- lib/fencing_retention.
 --
--- A clock that is set back: a lease that starts in the future, or was released in the future, shows by how much. All
--- ends of the lock are moved back by as much. So a dead holder's lease ends within its own length from the moment that
--- a script notices. A live holder renews in that time.
+-- A free lock with waiters is reserved for each waiter in turn, for a quarter of the position time. So dead waiters are
+-- skipped, and their positions are removed when they lapse.
+--
+-- If a lease started or was released in the future, the clock was set back. Then all ends of the lock are moved back by
+-- the difference. So a dead holder's lease ends at most one length after a script notices. A live holder renews in that
+-- time.
 --
 -- Why atomic: a script runs alone. A repeated call finds the grant to its token and returns it again.
 
@@ -44,7 +46,7 @@ local fencing_token, lease_end = tonumber(stored[1]) or 0, tonumber(stored[2]) o
 local queue_end = tonumber(stored[4]) or 0
 local waiter_count = call('ZCARD', KEYS[2])  -- fails before the first write if the key holds another type of value
 
--- Numbers of us have more digits than Lua writes by default (LUA_NUMBER_FMT is %.14g).
+-- A time in us has more digits than Lua writes by default (LUA_NUMBER_FMT is %.14g).
 local function whole(number)
   return string.format('%.0f', number)
 end
@@ -71,7 +73,7 @@ local function remove_waiter(waiter)
   waiter_count = waiter_count - 1
 end
 
--- Remove every queue position if all have lapsed. The server may have removed the queue before.
+-- Removes every queue position if all have lapsed. The server may have removed the queue already.
 local function remove_lapsed_queue()
   if not stored[4] or now < queue_end then return end
   local all = call('HGETALL', KEYS[1])
@@ -82,7 +84,7 @@ local function remove_lapsed_queue()
   waiter_count = 0
 end
 
--- Remove the lapsed queue positions among the first 64, except the caller's.
+-- Removes the lapsed queue positions among the first 64, except the caller's.
 local function remove_lapsed_waiters()
   remove_lapsed_queue()
   if waiter_count == 0 then return end
@@ -99,8 +101,8 @@ local function last_ms(end_ms)
   return whole(math.max(end_ms - 1, now + 1))
 end
 
--- Set when the keys expire: the queue with the last lease or queue position, and the lock not before its fencing
--- token. If there is neither lease nor queue position, only the fencing token stays.
+-- Sets when the keys expire. The queue expires with the last lease or queue position, and the lock not before its
+-- fencing token. Without a lease and without a queue position, only the fencing token stays.
 local function set_expiry()
   if waiter_count == 0 then
     queue_end = 0

@@ -2,31 +2,30 @@
 --
 -- KEYS  1 record, 2 lookup: see lib/record
 --       3 mailbox   HASH  fence lease start by worker tries rest done ops posts
---       4 messages  LIST  the head first: `at:length:owner length:id payload` without the blanks. at is ms since
+--       4 messages  LIST  `at:length:owner length:id payload` without the blanks, the head first. at is ms since
 --                         the epoch, owner the team/user of the admitting caller. A length counts the bytes of
---                         the part that follows
+--                         the next part
 --       5           depends on the script
 -- ARGV 1-3: see lib/record.
 --
 -- Fields of the mailbox:
---    fence    fencing token of the newest turn. At least the time in us, so it also grows if the mailbox is
+--    fence    fencing token of the newest turn. It is at least the time in us, so it also grows if the mailbox is
 --             gone, or if the server lost its data
 --    lease    ms since the epoch: when the turn's lease ends, present while a turn is held
 --    start    ms since the epoch: when the lease was granted or renewed last, or the rest was written. A worker of an
---             earlier version writes none
+--             earlier version does not write it
 --    by       names the attempt that took the turn
---    worker   name of the worker that has the turn, for people
+--    worker   name of the worker that holds the turn, for people
 --    tries    attempts at the head, including the turn that is held
---    rest     ms since the epoch: the head is not tried earlier, present after a failure
---    done     how many messages of the newest turn were removed, absent for 0
---    ops      operation log of the steps of the worker with the turn: see lib/record
+--    rest     ms since the epoch: the time of the next attempt at the head, present after a failure
+--    done     number of removed messages of the newest turn, absent for 0
+--    ops      operation log of the steps of the worker that holds the turn: see lib/record
 --    posts    operation log of the other steps: see lib/record
--- A clock that is set back: a start in the future shows by how much. Then lease and rest are moved back by as much. So
--- a dead worker's turn ends within the length of its lease from the moment that a script notices. A live worker renews
--- in that time.
+-- If start is in the future, the clock was set back. Then lease and rest are moved back by the difference. So a dead
+-- worker's turn ends at most one lease length after a script notices. A live worker renews in that time.
 --
--- A mailbox without messages and lease keeps its operation logs for a while, because a later attempt of a call
--- finds its reply there. Then it expires.
+-- A mailbox without messages and lease keeps its operation logs for a while, because a retry finds its reply there.
+-- Then the mailbox expires.
 --
 -- Reads: KEYS 3-4, call ambiguous_since now of lib/record, text log_overrun of lib/operation_log.
 -- Sets: stored_mailbox (the fields above), fencing_token, lease_end, turn_attempt, turn_worker, attempts,
@@ -66,18 +65,17 @@ local function holds_turn(token)
   return is_held and fencing_token == token
 end
 
--- The reply to a call whose turn is not held. An earlier attempt may have ended the turn, and its log entry may
+-- Returns the reply to a call whose turn is not held. An earlier attempt may have ended the turn, and its log entry may
 -- be gone.
 local function lost_reply()
   return {ambiguous_since ~= '' and (not stored_mailbox[1] or log_overrun(turn_log)) and -5 or -8}
 end
 
--- Let the mailbox expire, `log_ms` after the last message and lease. Call it after the other changes of the
--- mailbox.
+-- Lets the mailbox expire `log_ms` after the last message and lease. Call it after all other changes of the mailbox.
 local function set_mailbox_expiry(log_ms)
   if message_count > 0 then
     call('PERSIST', KEYS[3])
-  elseif is_held then  -- if the worker dies, no other worker comes
+  elseif is_held then  -- if the worker dies, no other worker takes this turn
     call('PEXPIREAT', KEYS[3], text(lease_end + log_ms))
   else
     call('HDEL', KEYS[3], 'lease', 'start', 'by', 'worker', 'tries', 'rest', 'done')
@@ -85,8 +83,8 @@ local function set_mailbox_expiry(log_ms)
   end
 end
 
--- The reply after an enqueue, which the index needs: how many messages there are, in how many ms a turn may be
--- taken, and the worker that has the turn.
+-- Returns the reply after an enqueue, with the parts that the index needs: the number of messages, the ms until a turn
+-- may be taken, and the worker that holds the turn.
 local function mailbox_reply(verdict)
   local free_ms = math.max(0, (is_held and lease_end or retry_at) - now)
   return {verdict, text(message_count), text(free_ms), is_held and turn_worker or ''}

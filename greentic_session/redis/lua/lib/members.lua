@@ -5,10 +5,10 @@
 
 local TOKEN_FIELD = '\nfence'  -- no worker's name has a newline
 
--- Remove members whose lease has ended, and let the key live at least until `kept_ms`, the end of the caller's lease (0
--- if it leaves), and as long as the highest fencing token is kept. The cost does not grow with the group: up to 64
--- fields, all are read, and the key lives as long as the longest lease. With more, 4 random ones are read, and the
--- lifetime only grows.
+-- Removes members whose lease has ended. Lets the key live at least until `kept_ms`, the end of the caller's lease (0
+-- if it leaves), and as long as the highest fencing token is kept. The cost does not grow with the group. Up to 64
+-- fields, this reads all of them, and the key lives as long as the longest lease. With more fields, this reads 4 random
+-- ones, and the lifetime only grows.
 local function sweep_members(kept_ms)
   local MANY, SAMPLE = 64, '4'
   local last_end = kept_ms
@@ -40,7 +40,7 @@ local function sweep_members(kept_ms)
   if last_end > 0 then call('PEXPIREAT', KEYS[2], last_ms(left and last_end + 2 * MARGIN or last_end)) end
 end
 
--- Write a member, and return the reply of join and renew.
+-- Writes a member, and returns the reply of join and renew.
 local function write_member(worker, fencing_token, attempt, lease_end)
   call('HSET', KEYS[2], worker, whole(lease_end) .. ':' .. fencing_token .. ':' .. attempt .. ':' .. whole(now))
   sweep_members(lease_end)

@@ -1,5 +1,5 @@
--- Merge op0-op7 into the operation log when the script deletes the record, or replaces one that has expired. The
--- newest entry comes first.
+-- Merge op0-op7 into the operation log if the script deletes the record or replaces an expired one. The newest entry
+-- comes first.
 --
 -- Reads: KEYS 1, deletes, and the locals of lib/record.
 -- Sets: log.

@@ -1,11 +1,11 @@
--- Decide a put: return a reply without a write, or set the token to write. Include it after lib/operation_log.
+-- Decide a put. Return a reply without a write, or set the token to write. Include it after lib/operation_log.
 --
 -- Reads: new_owner, new_ttl_ms, new_incarnation (of the script), and the locals of lib/record and lib/operation_log.
 -- Sets: next_version, next_incarnation.
 
 local result, done_at, done_incarnation = find_earlier_attempt(log, live and incarnation)
 if result then
-  -- With version 1 this call created the record. Another version's incarnation is known only while the record
+  -- With version 1, this call created the record. The incarnation of another version is known only while the record
   -- lives.
   if result == '1' then done_incarnation = new_incarnation end
   if not done_incarnation then return {-5} end

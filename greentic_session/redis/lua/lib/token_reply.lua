@@ -1,4 +1,4 @@
--- Return the new token: the end of create and put.
+-- Return the new token. create and put end with this text.
 --
 -- Reads: next_version, next_incarnation, expires, text, and the locals of lib/record.
 

@@ -1,4 +1,4 @@
--- Decide an update_cas: set the token to write if the stored token is the expected one. Include it after lib/record.
+-- Decide an update_cas. Set the token to write if the stored token is the expected one. Include it after lib/record.
 --
 -- Reads: new_owner, expected_incarnation, expected_version, following_version (of the script), and the locals of
 --    lib/record.

@@ -5,11 +5,11 @@
 --
 -- The cost does not grow with the number of tenants:
 --    * A write that prolongs the record prolongs the lookup, and reads no other field.
---    * Up to 64 fields, any other write reads all of them, removes those of expired records, and sets the exact lifetime.
---      Before Redis 7.0, which has no GT for PEXPIREAT, also a write that prolongs the record.
---    * With more fields, the lifetime of the lookup only grows. Because a bounded number of reads cannot find the next
---      longest lifetime. A write that adds or removes a field removes the expired ones among 4 random fields. So about
---      a quarter of the fields at most are of expired records while records come and go.
+--    * Up to 64 fields, any other write reads all of them, removes those of expired records, sets the exact lifetime.
+--      Before Redis 7.0, PEXPIREAT has no GT, so a write that prolongs the record does the same.
+--    * With more fields, the lifetime of the lookup only grows, because a bounded number of reads cannot find the next
+--      longest lifetime. A write that adds or removes a field removes the expired ones among 4 random fields. So while
+--      records come and go, at most about a quarter of the fields are of expired records.
 
 if added == 0 and live and expires == 0 then
   if stored_expires ~= 0 then call('PERSIST', KEYS[2]) end
@@ -40,7 +40,7 @@ elseif added then
   end
   local longest
   for i = 1, #fields, 2 do
-    local ends = tonumber(fields[i + 1]) or 1  -- a value that is no number counts as expired
+    local ends = tonumber(fields[i + 1]) or 1  -- a value that is not a number counts as expired
     if ends ~= 0 and ends < now then
       call('HDEL', KEYS[2], fields[i])
     elseif ends == 0 or (longest ~= 0 and (not longest or ends > longest)) then

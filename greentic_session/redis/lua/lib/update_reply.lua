@@ -1,5 +1,5 @@
--- Return the new token of a session that waits, the result of an earlier attempt, or the conflict: the end of
--- update_cas. A write to a session that does not wait has returned before.
+-- Return the new token of a session that waits, the result of an earlier attempt, or the conflict. update_cas ends with
+-- this text. A write to a session that does not wait has returned before.
 --
 -- Reads: KEYS 1, expected_incarnation (of the script), next_version and next_incarnation of lib/update_cas_verdict,
 --    expires of lib/write_record, and the locals of lib/record, lib/operation_log and lib/conflict. Here `log` is the

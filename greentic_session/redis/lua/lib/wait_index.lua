@@ -1,4 +1,4 @@
--- Read and write a user's index of waits: the start of every script on one.
+-- Read and write a user's index of waits. Every script on such an index starts with this text.
 --
 -- KEYS  1 index    HASH  reply scope (a hash) -> index entries: lines of `since:intents:expires:key`
 --       2 events   ZSET  digest -> when the event was completed (ms since the epoch)
@@ -11,7 +11,7 @@
 --    key      the session key, which has no newline
 --
 -- Why atomic: a script runs alone. An index entry may be stale, because the record decides. The index lives at least as
--- long as its entry that lives longest: see waits/update_index.
+-- long as its longest-lived entry: see waits/update_index.
 --
 -- Reads: KEYS 1, ARGV 3.
 -- Sets: time now_us now existed.
@@ -56,7 +56,7 @@ local function find_entry(entries, session)
   end
 end
 
--- Let the index live until `end_ms` (ms since the epoch, 0 never expires), if it would expire earlier.
+-- Lets the index live at least until `end_ms` (ms since the epoch, 0 never expires).
 local function prolong_index(end_ms)
   local left = redis.call('PTTL', KEYS[1])
   if existed and left == -1 then return end
@@ -68,7 +68,7 @@ local function prolong_index(end_ms)
   existed = true
 end
 
--- The open intents that still protect the entry, except the caller's own.
+-- Returns the open intents that still protect the entry, except the caller's own.
 local function other_intents(entry, own)
   local intents = {}
   for intent in string.gmatch(entry.intents, '%d+') do

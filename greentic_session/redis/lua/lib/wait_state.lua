@@ -6,8 +6,8 @@
 --    wait     reply scope, as a hash. Present while the session waits
 --    since    us since the epoch: when the wait was registered. It grows with every registration on a reply scope
 --    lease    ms since the epoch: when the claim's lease ends. Present while a claim is held
---    start    ms since the epoch: when the lease was granted or renewed last. A claim of a worker of an earlier version
---             has none
+--    start    ms since the epoch: when the lease was granted or renewed last. A worker of an earlier version does not
+--             write it
 --    attempt  names the attempt that claimed
 --    fence    fencing token of the newest claim. Never less than the time in us, so it grows even if the server
 --             loses its data. It stays when the claim ends. The key token of waits/claim outlives the record
@@ -15,9 +15,8 @@
 -- A claim is held until it is ended, released, or superseded by a later claim or registration. After the end of its
 -- lease it is still held, but another attempt can claim the wait.
 --
--- A clock that is set back: a start in the future shows by how much. Then the lease ends earlier by as much. So a dead
--- worker's claim ends within the length of its lease from the moment that a script notices. A live worker renews in
--- that time.
+-- If start is in the future, the clock was set back. Then the lease end is moved back by the difference. So a dead
+-- worker's lease ends at most one lease length after a script notices. A live worker renews in that time.
 --
 -- Reads: KEYS 1 and 3, and the locals of lib/record, lib/operation_log and lib/event_set.
 -- Sets: since fence attempt lease_start.
@@ -40,29 +39,30 @@ if lease_start > now and lease_start < lease + 0 then
   lease_start = now
 end
 
--- Numbers of us have more digits than text() writes.
+-- A time in us has more digits than text() writes.
 local function whole(number)
   return string.format('%.0f', number)
 end
 
--- The time in us, or the next number if it is not higher than both.
+-- Returns the time in us, but at least one more than both numbers.
 local function later_than(previous, floor)
   return whole(math.max(time[1] * 1000000 + time[2], previous + 1, floor + 1))
 end
 
--- Whether the caller's claim is held. Call find_earlier_attempt first: an earlier attempt may have ended the claim.
+-- Returns whether the caller's claim is held. Call find_earlier_attempt before, because an earlier attempt may have
+-- ended the claim.
 local function holds_claim(fencing_token)
   return live and lease and fence == fencing_token
 end
 
--- The reply to a call whose claim is not held.
+-- Returns the reply to a call whose claim is not held.
 local function claim_lost_reply()
   -- An earlier attempt may have ended the claim, and its entry in the log may be gone with the record.
   if ambiguous_since ~= '' and (not live or log_overrun(log)) then return {-5} end
   return {-8}
 end
 
--- The reply, and what the index of waits needs to know. The index lives elsewhere, and as long as the record.
+-- Adds to a reply the parts that the index of waits needs. The index lives in another slot, as long as the record.
 local function with_index_update(answer, expires_ms)
   answer[#answer + 1] = since
   answer[#answer + 1] = live and waits_on or ''  -- an expired record that the server has not removed does not wait

@@ -14,15 +14,15 @@ if next_version then
     if live and lease and lease + new_ttl_ms > expires then expires = lease + new_ttl_ms end
     last_ms = (expires - 1) .. ''
   end
-  -- The first write, except in commit_turn and some modes of end_claim. Because the server refuses it when memory is
-  -- full, or when the lookup's key holds another type of value.
+  -- This is the first write, except in commit_turn and some modes of end_claim. The server rejects it when memory is
+  -- full, or when the lookup's key holds another type of value, so nothing else is written then.
   added = call('HSET', KEYS[2], lookup_field, last_ms)
   if live then
     call('HSET', KEYS[1], 'cas', next_version, 'ttl', new_ttl_ms, 'at', now, 'body', new_body, LOG_FIELD, entry)
   else
     call('HSET', KEYS[1], 'cas', next_version, 'inc', next_incarnation, 'owner', new_owner, 'ttl', new_ttl_ms,
       'at', now, 'body', new_body, LOG_FIELD, entry)
-    if version then  -- the session has expired, and the server has not removed it
+    if version then  -- the stored session has expired, and the server has not removed it
       call('HDEL', KEYS[1], 'wait', 'since', 'fence', 'lease', 'start', 'attempt',
         'op0', 'op1', 'op2', 'op3', 'op4', 'op5', 'op6', 'op7')
     end

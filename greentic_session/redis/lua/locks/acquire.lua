@@ -3,14 +3,14 @@
 -- KEYS  1 lock     HASH  see lib/lock
 --       2 queue    ZSET  see lib/lock
 -- ARGV 1-2: see lib/lock.
--- ARGV  3 token        of the caller
---       4 name         of the caller, for people
+-- ARGV  3 token        token of the caller
+--       4 name         name of the caller, for people
 --       5 lease_ms     length of the lease in ms
 --       6 position_ms  ms for which a waiter keeps its queue position
---       7 queues       1 to keep a queue position if the lock is not available, else 0
---       8 fence_floor  us: the new fencing token is higher
--- Returns {1, fencing token, lease end in ms, ms left}, or {-6, lease end in ms, ms until the next try is
--- useful}.
+--       7 queues       1 to keep a queue position if the lock is not available, otherwise 0
+--       8 fence_floor  in us. The new fencing token is higher
+-- Returns {1, fencing token, lease end in ms, ms left}, or {-6, lease end in ms, ms until the next attempt can
+-- succeed}.
 -- Verdicts: 1 done   -6 claimed
 -- A token that holds the lock gets the same grant again. A token in the queue keeps its position.
 -- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back.

@@ -3,14 +3,13 @@
 -- KEYS  1 lock     HASH  see lib/lock
 --       2 queue    ZSET  see lib/lock
 -- ARGV 1-2: see lib/lock.
--- ARGV  3 token            of the caller
---       4 known_lease_end  when the token's lease ends as far as the caller knows (ms since the epoch), 0 if
---                          it has none
---       5 channel_prefix   of the channels of tokens
+-- ARGV  3 token            token of the caller
+--       4 known_lease_end  the end of the token's lease that the caller knows (ms since the epoch), 0 if it has none
+--       5 channel_prefix   prefix of the channels of tokens
 -- Returns {verdict}.
 -- Verdicts: 1 done   -8 the token did not hold the lock
--- A repeated call finds nothing. It returns 1 if the lease still ran when the first attempt was sent, because
--- only that attempt can have ended it.
+-- A repeated call finds nothing. It returns 1 if the lease had not ended when the first attempt was sent. In that case,
+-- only that attempt can have ended the lease.
 -- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back.
 
 local known_lease_end, channel_prefix = ARGV[4], ARGV[5]

@@ -3,7 +3,7 @@
 -- KEYS  1 lock     HASH  see lib/lock
 --       2 queue    ZSET  see lib/lock
 -- ARGV 1-2: see lib/lock.
--- ARGV  3 token     of the caller
+-- ARGV  3 token     token of the caller
 --       4 lease_ms  ms from now
 -- Returns {1, lease end in ms, ms left}, or {-8}.
 -- Verdicts: 1 done   -8 lease lost

@@ -6,7 +6,7 @@
 -- ARGV  4 new_owner        team/user
 --       5 new_ttl_ms       lifetime in ms, 0 never expires
 --       6 new_body         opaque bytes
---       7 new_incarnation  of the record
+--       7 new_incarnation  incarnation of the record
 -- Returns {1, version, incarnation, at}, or {verdict}.
 -- Verdicts: 1 done   -1 exists   -3 mismatch   -5 unknown
 -- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back.

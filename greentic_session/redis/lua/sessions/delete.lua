@@ -6,11 +6,11 @@
 -- ARGV 1-3: see lib/record.
 -- ARGV  4 exact_owner           owner whose record may be deleted: the caller's own, '' for a call without a caller
 --       5 shared_owner          owner whose record may also be deleted: the caller's team without a user
---       6 expected_incarnation  of the expected token, '' for any token
---       7 expected_version      of the expected token, '' for any token
+--       6 expected_incarnation  incarnation of the expected token, '' for any token
+--       7 expected_version      version of the expected token, '' for any token
 --       8 tombstone_ms          how long the tombstone stays: see lib/delete_record
 -- Returns {1, version, incarnation, at} of the deleted record, {-2, version, incarnation} with the stored token, or
--- {verdict}. If the session waited, its reply scope, its owner and since when it waited follow.
+-- {verdict}. If the session waited, its reply scope, its owner and the start of its wait follow.
 -- Verdicts: 1 done   0 absent   -2 conflict   -3 mismatch   -4 ambiguous   -5 unknown
 -- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back.
 

@@ -1,4 +1,4 @@
--- Write a record: over a live one of the same owner as its next version, otherwise as a new one.
+-- Write a record. If a record of the same owner is live, write its next version, otherwise a new record.
 --
 -- KEYS  1 record   HASH  see lib/record
 --       2 lookup   HASH  see lib/record
@@ -6,7 +6,7 @@
 -- ARGV  4 new_owner        team/user
 --       5 new_ttl_ms       lifetime in ms, 0 never expires
 --       6 new_body         opaque bytes
---       7 new_incarnation  of the record if it is a new one
+--       7 new_incarnation  incarnation of a new record
 -- Returns {1, version, incarnation, at}, or {verdict}. If the session waits, its reply scope, its owner and its expiry
 -- follow.
 -- Verdicts: 1 done   -3 mismatch   -5 unknown

@@ -7,12 +7,12 @@
 -- ARGV  4 new_owner        team/user
 --       5 new_ttl_ms       lifetime in ms, 0 never expires
 --       6 new_body         opaque bytes
---       7 new_incarnation  of the record if it is a new one
---       8 fencing_token    of the caller's lease
+--       7 new_incarnation  incarnation of a new record
+--       8 fencing_token    fencing token of the caller's lease
 -- Returns {1, version, incarnation, at}, or {verdict}. If the session waits, its reply scope, its owner and its expiry
 -- follow.
 -- Verdicts: 1 done   -3 mismatch   -5 unknown   -8 lease lost
--- An earlier attempt that was executed while the lease was valid returns its result, also after the lease.
+-- If an earlier attempt was executed while the lease was valid, its result is returned even after the lease.
 -- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back.
 
 local new_owner, new_ttl_ms, new_body, new_incarnation = ARGV[4], ARGV[5], ARGV[6], ARGV[7]

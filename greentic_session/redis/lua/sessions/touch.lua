@@ -21,7 +21,7 @@ local LOG_FIELD = 'ops'
 local result, at = find_earlier_attempt(log)
 if not result then
   if refusal == 0 and may_have_expired(new_ttl_ms) then
-    return {-5}  -- an earlier attempt may have given the record a short lifetime, and it has expired
+    return {-5}  -- an earlier attempt may have set a short lifetime that has expired
   end
   if log_overrun(log) then return {-5} end
   if refusal then return {refusal} end
@@ -34,7 +34,7 @@ if not result then
   -- So this also works when memory is full.
   expire_record(last_ms)
   if call('HSET', KEYS[1], 'ttl', new_ttl_ms, 'at', at, 'ops', append_to_log(log, '0')) > 1 then
-    -- The new time had passed. The server removed the record, and HSET created a hash without an expiry.
+    -- The new expiry had passed, so the server removed the record. Then HSET created a hash without an expiry.
     expire_record(last_ms)
   end
   added = call('HSET', KEYS[2], lookup_field, last_ms)

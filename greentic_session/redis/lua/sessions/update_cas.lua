@@ -6,14 +6,14 @@
 -- ARGV  4 new_owner             team/user
 --       5 new_ttl_ms            lifetime in ms, 0 never expires
 --       6 new_body              opaque bytes
---       7 expected_incarnation  of the expected token
---       8 expected_version      of the expected token
+--       7 expected_incarnation  incarnation of the expected token
+--       8 expected_version      version of the expected token
 --       9 following_version     the version after the expected one
 --      10 log_field             op0 ... op7: the field of the operation log for the following version
--- Returns `at` alone, as an integer, after a write to a session that does not wait. Because a list costs 0.8 us, and
--- the caller knows the rest. Otherwise {1, version, incarnation, at}, {-2, version, incarnation} with the stored
+-- Returns only `at`, as an integer, after a write to a session that does not wait. A list would cost 0.8 us, and the
+-- caller knows the rest. Otherwise returns {1, version, incarnation, at}, {-2, version, incarnation} with the stored
 -- token, {-2, '0', ''} if the record is absent, or {verdict}. If the session waits, its reply scope, its owner and its
--- expiry follow the 1, version, incarnation and at.
+-- expiry follow `at`.
 -- Verdicts: 1 done   -2 conflict   -3 mismatch   -5 unknown
 -- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back.
 

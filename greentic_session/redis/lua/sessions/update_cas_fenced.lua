@@ -7,14 +7,14 @@
 -- ARGV  4 new_owner             team/user
 --       5 new_ttl_ms            lifetime in ms, 0 never expires
 --       6 new_body              opaque bytes
---       7 expected_incarnation  of the expected token
---       8 expected_version      of the expected token
+--       7 expected_incarnation  incarnation of the expected token
+--       8 expected_version      version of the expected token
 --       9 following_version     the version after the expected one
 --      10 log_field             op0 ... op7: the field of the operation log for the following version
---      11 fencing_token         of the caller's lease
+--      11 fencing_token         fencing token of the caller's lease
 -- Returns as sessions/update_cas does.
 -- Verdicts: 1 done   -2 conflict   -3 mismatch   -5 unknown   -8 lease lost
--- An earlier attempt that was executed while the lease was valid returns its result, also after the lease.
+-- If an earlier attempt was executed while the lease was valid, its result is returned even after the lease.
 -- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back.
 
 local new_owner, new_ttl_ms, new_body = ARGV[4], ARGV[5], ARGV[6]

@@ -3,7 +3,7 @@
 -- KEYS  1 record   HASH  see lib/record
 --       2 lookup   HASH  see lib/record
 --       3 events   ZSET  see lib/wait_state
---       4 token    HASH  fence, the fencing token of the newest claim, is kept for longer than the record: see
+--       4 token    HASH  fence, the fencing token of the newest claim. It is kept longer than the record: see
 --                  lib/fencing_retention
 -- ARGV 1-3: see lib/record.
 -- ARGV  4 expected_owner  team/user
@@ -11,8 +11,8 @@
 --       6 claim_attempt   names the attempt
 --       7 event           digest of the event, '' for none
 --       8 lease_ms        length of the lease in ms
---       9 event_ttl_ms    ms for which completed events are known
---      10 fencing_floor   us: the new fencing token is higher
+--       9 event_ttl_ms    ms for which completed events are remembered
+--      10 fencing_floor   in us. The new fencing token is higher
 -- Returns {1, version, incarnation, at, ttl, body, fencing token, lease end in ms, ms left, since, scope, expiry},
 -- {-6, lease end in ms}, or {verdict}.
 -- Verdicts: 1 done   0 absent   -6 claimed   -7 event seen
@@ -31,7 +31,7 @@ local LOG_FIELD = 'ops'
 
 if is_seen(event, event_ttl_ms) then return {-7} end
 if not live or owner ~= expected_owner or waits_on ~= scope_hash then return {0} end
--- The claim of an earlier attempt, or of one that arrived late, has ended since.
+-- An earlier attempt was executed, or this one arrived late, and its claim has ended since.
 if find_earlier_attempt(log) and not (lease and attempt == claim_attempt) then return {0} end
 local lease_end, at, new_log, is_new = now + lease_ms, text(now), log, true
 if lease and now < tonumber(lease) then

@@ -7,22 +7,22 @@
 -- ARGV  4 new_owner             team/user
 --       5 new_ttl_ms            lifetime in ms, 0 never expires ('' with finish)
 --       6 new_body              opaque bytes ('' with finish)
---       7 expected_incarnation  of the expected token
---       8 expected_version      of the expected token
---       9 fencing_token         of the claim
+--       7 expected_incarnation  incarnation of the expected token
+--       8 expected_version      version of the expected token
+--       9 fencing_token         fencing token of the claim
 --      10 mode                  complete, wait, save or finish
 --      11 scope_hash            with wait: reply scope, as a hash
---      12 since_floor           with wait: us, the new since is higher
+--      12 since_floor           with wait: in us. The new since is higher
 --      13 event                 digest of the event, '' for none
---      14 event_limit           how many events to remember
---      15 event_ttl_ms          ms to remember them
+--      14 event_limit           maximum number of remembered events
+--      15 event_ttl_ms          ms for which completed events are remembered
 --      16 tombstone_ms          with finish: how long the tombstone stays (see lib/delete_record)
--- Returns {1, version, incarnation, at, since}, {-2, version, incarnation} with the stored token, or {verdict}. The
--- since is that of the wait that ended, or that starts. With save {1, version, incarnation, at, since, scope or '',
--- expiry}. With finish the version is '0' and the incarnation ''.
+-- Returns {1, version, incarnation, at, since}, {-2, version, incarnation} with the stored token, or {verdict}. since
+-- belongs to the wait that ended or that starts. With save, returns {1, version, incarnation, at, since, scope or '',
+-- expiry}. With finish, the version is '0' and the incarnation ''.
 -- Verdicts: 1 done   -2 conflict   -3 mismatch   -5 unknown   -8 claim lost
--- A repeated call returns the version and time of its earlier attempt, and the expected incarnation, also with finish.
--- Its since is the stored one, '0' if the wait or the record is gone.
+-- A repeated call returns the version and time of its earlier attempt, and the expected incarnation, even with finish.
+-- It returns the stored since, '0' if the wait or the record is gone.
 -- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back.
 
 local new_owner, new_ttl_ms, new_body = ARGV[4], ARGV[5], ARGV[6]
@@ -47,8 +47,8 @@ if not holds_claim(fencing_token) then
   return claim_lost_reply()
 end
 if version ~= expected_version or incarnation ~= expected_incarnation then return conflict_reply(log) end
--- These reads fail before the first write if a key holds another type of value. With save, the first write is that of
--- the lookup in lib/write_record, and fails by itself.
+-- These reads fail before the first write if a key holds another type of value. With save, the first write is to the
+-- lookup in lib/write_record, and it fails in that case.
 if event ~= '' then call('ZCARD', KEYS[3]) end
 if mode ~= 'save' then call('HLEN', KEYS[2]) end
 local found_wait = waits_on
@@ -73,7 +73,7 @@ end
 if mode == 'wait' then
   since = later_than(since, since_floor)
   call('HSET', KEYS[1], 'wait', scope_hash, 'since', since)
-  expire_record(last_ms)  -- if the new time had passed, HSET created a hash without an expiry
+  expire_record(last_ms)  -- if the new expiry had passed, HSET created a hash without an expiry
 end
 if mode == 'save' then
   waits_on = found_wait

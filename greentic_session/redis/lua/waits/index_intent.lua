@@ -1,13 +1,13 @@
--- Write an index intent before the record is written.
+-- Write an index intent, before the record is written.
 --
 -- KEYS  1 index    HASH  see lib/wait_index
 --       2 events   ZSET  see lib/wait_index
 -- ARGV 1-3: see lib/wait_index.
 -- ARGV  4 scope_hash  reply scope, as a hash
 --       5 key         the session key
---       6 ttl_ms      lifetime that the record will have in ms, 0 never expires
--- Returns {intent, 1 if the index entry is new, otherwise 0, since, key, since, key, ...}: the number of this intent,
--- and the other index entries of the reply scope.
+--       6 ttl_ms      lifetime of the future record in ms, 0 never expires
+-- Returns {intent, 1 if the index entry is new, otherwise 0, since, key, since, key, ...}. intent is the number of this
+-- intent. Pairs of since and key follow for the other index entries of the reply scope.
 -- A repeated call has the same effect.
 -- Why atomic: a script runs alone.
 

@@ -7,14 +7,14 @@
 -- ARGV  4 new_owner             team/user
 --       5 new_ttl_ms            lifetime in ms, 0 never expires
 --       6 new_body              opaque bytes
---       7 expected_incarnation  of the expected token
---       8 expected_version      of the expected token, '0' for an absent record, '' for any
---       9 new_incarnation       of the record if it is a new one
+--       7 expected_incarnation  incarnation of the expected token
+--       8 expected_version      version of the expected token, '0' for an absent record, '' for any token
+--       9 new_incarnation       incarnation of a new record
 --      10 scope_hash            reply scope, as a hash
---      11 since_floor           us: the new since is higher
---      12 event                 digest of the event that this completes, '' for none
---      13 event_limit           how many events to remember
---      14 event_ttl_ms          ms to remember them
+--      11 since_floor           in us. The new since is higher
+--      12 event                 digest of the event that the registration completes, '' for none
+--      13 event_limit           maximum number of remembered events
+--      14 event_ttl_ms          ms for which completed events are remembered
 -- Returns {1, version, incarnation, at, since, scope that the session left or ''}, {-2, version, incarnation} with the
 -- stored token, or {verdict}.
 -- Verdicts: 1 done   -2 conflict   -3 mismatch   -5 unknown   -7 event seen
@@ -70,6 +70,6 @@ end
 
 if had_claim then remove_claim() end
 call('HSET', KEYS[1], 'wait', scope_hash, 'since', new_since)
-expire_record(last_ms)  -- if the new time had passed, HSET created a hash without an expiry
+expire_record(last_ms)  -- if the new expiry had passed, HSET created a hash without an expiry
 remember_event(event, event_limit, event_ttl_ms)
 return {1, next_version, next_incarnation, text(now), new_since, left_scope}

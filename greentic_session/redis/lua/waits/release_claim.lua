@@ -4,8 +4,8 @@
 --       2 lookup   HASH  see lib/record
 --       3 events   ZSET  see lib/wait_state
 -- ARGV 1-3: see lib/record.
--- ARGV  4 fencing_token  of the claim, or
---       5 claim_attempt  the attempt that holds it, if the caller does not know the fencing token, otherwise ''
+-- ARGV  4 fencing_token  fencing token of the claim
+--       5 claim_attempt  attempt that holds the claim, if the caller does not know the fencing token, otherwise ''
 -- Returns {1, version, incarnation, at, since, scope or '', expiry}, or {verdict}.
 -- Verdicts: 1 done   -5 unknown   -8 claim lost
 -- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back.

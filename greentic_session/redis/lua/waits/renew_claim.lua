@@ -4,7 +4,7 @@
 --       2 lookup   HASH  see lib/record
 --       3 events   ZSET  see lib/wait_state
 -- ARGV 1-3: see lib/record.
--- ARGV  4 fencing_token  of the claim
+-- ARGV  4 fencing_token  fencing token of the claim
 --       5 lease_ms       length of the lease in ms, from now
 -- Returns {1, lease end in ms, ms left, since, scope or '', expiry}, or {verdict}.
 -- Verdicts: 1 done   -8 claim lost

@@ -1,4 +1,4 @@
--- End the wait of a session under a reply scope, if it was registered exactly at `expected_since`. A claim on the
+-- End a session's wait under a reply scope, if the wait was registered at exactly `expected_since`. A claim on the
 -- record stays held.
 --
 -- KEYS  1 record   HASH  see lib/record
@@ -8,8 +8,8 @@
 -- ARGV  4 scope_hash      reply scope, as a hash
 --       5 expected_since  us since the epoch
 -- Returns {verdict}.
--- Verdicts: 1 done   0 the session does not wait so
--- A repeated call finds nothing to do.
+-- Verdicts: 1 done   0 no such wait
+-- A repeated call finds no such wait.
 -- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back.
 
 local scope_hash, expected_since = ARGV[4], ARGV[5]

@@ -3,16 +3,16 @@
 -- KEYS  1 index    HASH  see lib/wait_index
 --       2 events   ZSET  see lib/wait_index
 -- ARGV 1-3: see lib/wait_index.
--- ARGV  4 event_limit   how many events to remember
---       5 event_ttl_ms  ms to remember them
+-- ARGV  4 event_limit   maximum number of remembered events
+--       5 event_ttl_ms  ms for which completed events are remembered
 --       6 scope_hash    reply scope of the entry to write, '' for none
---       7 key           its session key
---       8 since_us      us, as in the record, 0 to create nothing, but prolong the entry if there is one
---       9 expires_ms    ms since the epoch, 0 never
---      10 intent        the caller's own intent for it, '' for none
---      11 removals      how many index entries to remove. Four each follow: scope, key, since, own intent or ''. The
---                       since is in us and names the last registration to remove. -1 removes an entry that has only
---                       an intent. -2 ends the own intent and leaves the entry
+--       7 key           session key of that entry
+--       8 since_us      since of that entry in us, as in the record. 0 creates no entry, but prolongs an existing one
+--       9 expires_ms    when the record expires, in ms since the epoch, 0 never
+--      10 intent        the caller's own intent for that entry, '' for none
+--      11 removals      number of index entries to remove. Four arguments each follow: scope, key, since, own intent or
+--                       ''. since is the last registration to remove, in us. -1 removes an entry that has only an
+--                       intent. -2 ends the own intent and keeps the entry
 --     ... events        pairs of the digest and the ms of an event, the newest last
 -- Returns {1}.
 -- A repeated call has the same effect.
@@ -62,10 +62,12 @@ if scope_hash ~= '' then
     prolong_index(tonumber(expires_ms))
   end
 end
--- Remove entries of expired sessions, at a cost that does not grow with the index. Up to 64 reply scopes, this reads all
--- of them, and sets the exact lifetime of the index. But only if the index may live too long, or has many. With more,
--- each registration reads 4 random ones, so the index shrinks while it has many expired entries. Its lifetime only
--- grows, because a bounded number of reads cannot find the entry that lives longest.
+-- Remove entries of expired sessions, at a cost that does not grow with the index:
+--
+--    * Up to 64 reply scopes, this reads all of them and sets the exact lifetime of the index. It does so only if the
+--      index may live too long, or if it has about 64.
+--    * With more, each registration reads 4 random ones. So the index shrinks while it has many expired entries. Its
+--      lifetime only grows, because a bounded number of reads cannot find the longest-lived entry.
 local MANY, SAMPLE = 64, '4'
 local size = redis.call('HLEN', KEYS[1])
 local fields = {}
