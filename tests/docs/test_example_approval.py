@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 ROUNDS = 6
 EXPECTED = f"""\
 Ada and Grace press at the same moment: {ROUNDS} requests, {ROUNDS} approved once, \
-{ROUNDS} told so, {ROUNDS} told who was first
+{ROUNDS} answered approved, {ROUNDS} answered already approved
 Grace presses during Ada's turn: {ROUNDS} requests, {ROUNDS} approved once, \
-{ROUNDS} told so, {ROUNDS} told who was first
+{ROUNDS} answered approved, {ROUNDS} answered already approved
 Grace presses after Ada's turn: {ROUNDS} requests, {ROUNDS} approved once, \
-{ROUNDS} told so, {ROUNDS} told who was first
+{ROUNDS} answered approved, {ROUNDS} answered already approved
 Ada's press comes twice at the same moment: {ROUNDS} requests, {ROUNDS} approved once, \
-{2 * ROUNDS} told so
+{2 * ROUNDS} answered approved
 Ada's press comes again after her turn: {ROUNDS} requests, {ROUNDS} approved once, \
-{2 * ROUNDS} told so
-Nobody presses in time: then Ada is told too late
+{2 * ROUNDS} answered approved
+No press in time: Ada's press is answered too late
 """
 
 
