@@ -89,8 +89,9 @@ class Ending(Enum):
     FAILED = "failed"
     """The call was not executed and never will be."""
     UNKNOWN = "unknown"
-    """The call takes effect at any time after its invocation, or never. The store reported an
-    unknown outcome, the caller was cancelled, or its process was killed.
+    """The call takes effect at any time after its invocation, or never.
+
+    The store reported an unknown outcome, the caller was cancelled, or its process was killed.
     """
 
 

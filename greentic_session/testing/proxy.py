@@ -368,7 +368,7 @@ class FaultProxy:
                 way.sever()
                 return
             if Fate.CUT in fates:
-                way.client.transport.set_write_buffer_limits(0)  # so that no data stays in the buffer
+                way.client.transport.set_write_buffer_limits(0)  # send all of it now
                 way.client.write(reply[: len(reply) // 2])
                 await way.client.drain()
                 way.sever()

@@ -177,8 +177,7 @@ class LocalServer:
         self.start()
 
     def kill(self) -> None:
-        """Kill the process with SIGKILL. :meth:`start` starts it again on the same socket and port.
-        """
+        """Kill the process with SIGKILL. :meth:`start` starts it again, on the same socket."""
         if self._process is not None:
             self._process.kill()
             self._process.wait(_STOP_SECS)
