@@ -1,4 +1,4 @@
-"""What ``scripts/demo`` shows once the environment is there."""
+"""The program of ``scripts/demo``, run in the prepared environment."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from greentic_session.testing.servers import LocalServer, valkey_binary
 EXAMPLES = Path(__file__).parent.parent / "examples"
 PROCESSES = 3
 DIE_AT = "20"
-"""The message after which the process that sent it is killed."""
+"""The number of the message whose sender is killed after it."""
 
 
 def run(title: str, name: str, *args: str) -> tuple[str, str]:
-    """Run an example, show what it prints, and return that: its output, and what it noted aside."""
+    """Run an example, show its output, and return its standard output and standard error."""
     print(f"\n=== {title}", flush=True)
-    # The demonstration chooses its stores by itself.
+    # The demonstration chooses its stores itself.
     hidden = ("GREENTIC_SESSION_URL", "REDIS_URL")
     environ = {name: value for name, value in os.environ.items() if name not in hidden}
     command = [sys.executable, str(EXAMPLES / name), *args]

@@ -1,4 +1,4 @@
-"""``scripts/bench [subject...]``: measure, keep, draw."""
+"""``scripts/bench [subject...]``: measure, store and plot."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ QUICK = Plan(rounds=1, callers=(1, 16), operations=32, records=2000)
 
 
 def arguments() -> argparse.Namespace:
-    """Return what the command line says."""
+    """Return the parsed command line."""
     listed = "\n".join(f"  {name:<10}{what}" for name, what in SUBJECTS.items())
     parser = argparse.ArgumentParser(
         prog="scripts/bench",
@@ -51,7 +51,7 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Do what the command line says."""
+    """Run the command line."""
     given = arguments()
     out = given.out or (None if given.quick else RESULTS)
     if given.check:

@@ -1,4 +1,4 @@
-"""What can be measured. A subject is a module with ``measure(plan) -> Finding``."""
+"""The subjects of measurements. A subject is a module with ``measure(plan) -> Finding``."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ SUBJECTS: Final = {
     "ordering": "locks beside redis.asyncio's, and a message through an inbox",
     "peers": "other libraries that keep conversation state",
 }
-"""By module, in the order in which they run and stand in the results."""
+"""Subjects by module name, in the order of their runs and of the results."""
 
 
 def measure(subject: str, plan: Plan) -> Finding:
-    """Run one subject. It is imported now: each brings what the others do not need."""
+    """Run one subject. It is imported late, because each needs other distributions."""
     module = import_module(f".{subject}", __package__)
     return cast("Callable[[Plan], Finding]", module.measure)(plan)
