@@ -1,4 +1,4 @@
-"""The approval example: as a program, and with more people and a worker that dies."""
+"""Tests of the approval example: as a program, with more people, and with a worker that dies."""
 
 from __future__ import annotations
 
@@ -89,7 +89,8 @@ def test_worker_dies_while_it_looks(approval: ModuleType, url: str) -> None:
                 lease=0.03,
             )
             assert not dead.ended
-            # She is the second for whom the dead worker had the flow; Ada's press is repeated.
+            # The dead worker claimed the flow for Ada's press. Grace presses second, and Ada's
+            # press is repeated.
             return await worker.press(request, "Grace"), await worker.press(request, "Ada")
 
     assert anyio.run(press) == ("approved", "already approved by Grace")
