@@ -49,9 +49,9 @@ def main() -> None:
         )
     killed = aside.count("ended with -9")
     if told != expected or killed != 1:
-        raise SystemExit("the processes told their users something else, or none was killed")
+        raise SystemExit("the processes sent other messages, or none was killed")
     print(f"\n{killed} of {PROCESSES} processes killed, and the same messages as in memory:")
-    print("nobody was asked twice, nobody was forgotten.")
+    print("no user was asked twice, and none was forgotten.")
 
 
 if __name__ == "__main__":

@@ -227,7 +227,7 @@ class ContainerServer:
                 break
             time.sleep(0.01)  # the server does not announce its start, so poll
         log = b"".join(container.get_logs()).decode(errors="replace")[-2000:]
-        raise RuntimeError(f"no answer from a container of {self.image}; its log:\n{log}")
+        raise RuntimeError(f"no answer from a container of {self.image}, with the log:\n{log}")
 
 
 @contextmanager

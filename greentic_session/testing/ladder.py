@@ -63,7 +63,7 @@ def climb(names: Sequence[str] | None = None) -> Generator[FoundServer]:
             else:
                 yield found
                 return
-    raise ServerNotFoundError(f"no server to test on; {'; '.join(reasons)}")
+    raise ServerNotFoundError(f"no server to test on: {'; '.join(reasons)}")
 
 
 def rungs() -> list[str]:

@@ -27,26 +27,26 @@ class Flaw(Enum):
     """The fault of a store."""
 
     LOST_WRITE = "a write was reported and not made"
-    STALE_READ = "a read saw what had been replaced before it began"
+    STALE_READ = "a read saw a version that was replaced before it began"
     DOUBLED_WRITE = "one write made two versions"
     FALSE_CONFLICT = "a write over the current token was refused"
-    CONFLICT_OF_ITS_OWN = "a write was made, and refused for what it had made itself"
+    CONFLICT_OF_ITS_OWN = "a write was made, and refused because of its own version"
     FALSE_SUCCESS = "a write over an old token was reported as made"
     LOST_UPDATE = "two changes were made to the same version"
     SWAPPED_VERSIONS = "a later write got the lower version"
     CROSSED_REPLIES = "two calls got each other's replies"
     FOREIGN_REPLY = "a read got the reply to a read of another key"
-    RESURRECTED = "what was deleted was there again"
+    RESURRECTED = "a deleted session was there again"
     VANISHED = "a session was absent that no client had deleted"
     FAILED_YET_MADE = "a write was reported as not executed and made"
     REFUSED_YET_MADE = "a create was refused and made"
-    BEFORE_ITS_TIME = "a read saw what was written after it"
+    BEFORE_ITS_TIME = "a read saw a later write"
     SKIPPED_VERSION = "a version that no client wrote"
     OLD_INCARNATION = "a new session got the incarnation of one that was deleted"
     UNBORN = "a first version other than 1"
-    EXISTS_BEFORE_ITS_TIME = "a create was refused before there was anything"
+    EXISTS_BEFORE_ITS_TIME = "a create was refused before any session existed"
     SECOND_BIRTH = "a session was created over one that was there"
-    REPEATED_TOKEN = "two writes were told the same token"  # noqa: S105 - a sentence
+    REPEATED_TOKEN = "two writes got the same token"  # noqa: S105 - a sentence
     LATE_REPEAT = "a write whose outcome was unknown was made twice"
 
 

@@ -91,7 +91,7 @@ async def faults(report: Report) -> None:
                         found = await direct.get(writer.key, ctx=CTX)
                         writer.cas = found.cas if found else None
                     except (AssertionError, SessionError) as error:
-                        report.losses.append(f"{writer.key}: told what was not so: {error!r}")
+                        report.losses.append(f"{writer.key}: false result: {error!r}")
                         return
                     report.count = report.faults = proxy.faults
 

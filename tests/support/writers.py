@@ -196,7 +196,7 @@ class Fleet:
         return (
             f"{len(self.stopwatch.took)} writes, {self.store.statistics().retries} retries, "
             f"{self.lost} lost, p50 {p50:.1f} ms, p99 {p99:.1f} ms, longest {longest:.0f} ms, "
-            f"told {dict(self.told)}"
+            f"results {dict(self.told)}"
         )
 
     def quantile_secs(self, share: float) -> float:

@@ -97,7 +97,7 @@ class Field:
             assert turns[0][1] >= max(fences, default=0)
         print(  # noqa: T201 - pytest shows it with a failure
             f"GREENTIC_SESSION_TEST_SEED={SEED}: {len(self.waits)} waits,",
-            f"{race.completed.total()} completions told,",
+            f"{race.completed.total()} completions reported,",
             ", ".join(f"{count} {what}" for what, count in sorted(race.tally.items())),
         )
         await self.assert_quiet()

@@ -108,7 +108,7 @@ class ClusterRig(Rig):
         for member in await self._members(self._anyone()):
             if member.owns(slot):
                 return self._at(member.port)
-        raise RuntimeError(f"nobody owns slot {slot}")
+        raise RuntimeError(f"no node owns slot {slot}")
 
     async def replicas_of(self, master: Node) -> tuple[Node, ...]:
         """Return the live replicas of a master, which itself may be down.
@@ -177,7 +177,7 @@ class ClusterRig(Rig):
 
         :raises RuntimeError: if this is not so within 40 s.
         """
-        state = "nobody was asked"
+        state = "no node has replied"
 
         async def is_ok() -> bool:
             nonlocal state

@@ -280,7 +280,7 @@ class LockWaitingContract:
         async def wait() -> None:
             try:
                 async with at.locks.hold(KEY):
-                    raise AssertionError("nobody gave the lock back")
+                    raise AssertionError("the lock was never released")
             except StoreUnavailableError as error:
                 ends.append(error.reason)
 
