@@ -1,15 +1,16 @@
-"""An approval: two people press the button at the same moment; one wins, the other is told.
+"""An approval: two people press a button at the same moment, and only one press counts.
 
-A request pauses its flow under the :class:`ReplyScope` of its message, until somebody presses or
-its time is up. A wait belongs to one user. Here that is nobody who presses but the desk, a service
-user of the team: each press resumes the desk's flow, on whichever worker takes it::
+A request pauses its flow under the :class:`ReplyScope` of its message. The flow stays paused until
+a press arrives or the wait expires. A wait belongs to one user. Here that user is the desk, a
+service user of the team, and not the person that presses. Each press resumes the desk's flow, on
+any worker::
 
     python examples/approval.py
     python examples/approval.py --url redis://localhost --rounds 100
 
-Who comes while another's press is looked into meets :class:`WaitClaimedError`, who comes later
-:class:`WaitNotFoundError`, and a press that comes again :class:`DuplicateEventError`. From then on
-the session itself says who approved.
+A press during another press's turn gets :class:`WaitClaimedError`. A press after that turn gets
+:class:`WaitNotFoundError`, and a repeated press gets :class:`DuplicateEventError`. After the turn,
+the session itself stores the name of the approver.
 """
 
 from __future__ import annotations
@@ -47,14 +48,14 @@ LOOK_AGAIN_SECS: Final = 0.01
 
 
 class Deployment(msgspec.Struct, frozen=True):
-    """What is to be approved; the session's context."""
+    """The session's context: a deployment that needs approval."""
 
     service: str
     approved_by: str = ""
 
 
 class Worker:
-    """Puts requests to the channel and takes presses, beside any number of others on a store."""
+    """Sends requests to the channel and handles presses. Any number of workers share a store."""
 
     def __init__(self, store: AsyncSessionStore[Deployment]) -> None:
         self.decided = 0
@@ -62,7 +63,7 @@ class Worker:
         self._waits = WaitRegistry(store)
 
     async def ask(self, service: str, ttl_secs: float = TTL_SECS) -> SessionKey:
-        """Pause a flow until somebody approves; when nobody does in time, it is gone."""
+        """Pause a flow until a press approves it. The session expires if there is none in time."""
         request = new_session_key()
         session = Session(
             key=request,
@@ -76,11 +77,11 @@ class Worker:
     async def press(
         self, request: SessionKey, person: str, looking: anyio.Event | None = None
     ) -> str:
-        """Take a press on the button; return what the person is told.
+        """Handle a press on the button and return the answer for the person.
 
-        :param looking: set when this worker has the flow.
+        :param looking: set when this worker has claimed the flow.
         """
-        press_id = f"press of {person}"  # the channel names a press, and may deliver it twice
+        press_id = f"press of {person}"  # the press's id in the channel, which may deliver it twice
         while True:
             try:
                 async with self._waits.resume(
@@ -88,13 +89,13 @@ class Worker:
                 ) as turn:
                     if looking is not None:
                         looking.set()
-                    await anyio.sleep(0.005)  # is this person allowed to?
+                    await anyio.sleep(0.005)  # stands for a permission check
                     deployment = replace(turn.session.context, approved_by=person)
                     await turn.complete(replace(turn.session.advance("deploy"), context=deployment))
                     self.decided += 1
                     return "approved"
             except (WaitClaimedError, LeaseLostError, OutcomeUnknownError):
-                # Another worker has the flow, or what this one did is not known: look again.
+                # Another worker has the flow, or the outcome of this one's write is unknown. Retry.
                 await anyio.sleep(LOOK_AGAIN_SECS)
             except (WaitNotFoundError, DuplicateEventError):
                 found = await self._store.get(request, ctx=DESK)
@@ -105,12 +106,12 @@ class Worker:
 
 
 def scope_of(request: SessionKey) -> ReplyScope:
-    """Return where answers to a request are anchored: at its message in the channel."""
+    """Return where replies to a request are anchored: at its message in the channel."""
     return ReplyScope(conversation="#deployments", reply_to=request)
 
 
 async def play(store: AsyncSessionStore[Deployment], second: str, when: str) -> Counter[str]:
-    """Let Ada press, and somebody else or her again, on two workers; count what comes of it."""
+    """Let Ada and a second person (or Ada again) press on two workers, and count the answers."""
     one, other = Worker(store), Worker(store)
     request = await one.ask("billing 4.2")
     looking, told = anyio.Event(), anyio.Event()
@@ -130,14 +131,14 @@ async def play(store: AsyncSessionStore[Deployment], second: str, when: str) -> 
     return Counter(
         {
             "approved once": one.decided + other.decided == 1,
-            "told so": answers["approved"],
-            "told who was first": answers[f"already approved by {winner}"],
+            "answered approved": answers["approved"],
+            "answered already approved": answers[f"already approved by {winner}"],
         }
     )
 
 
 async def run(store: AsyncSessionStore[Deployment], rounds: int) -> str:
-    """Play every case; return what became of the requests, which is the same for every run."""
+    """Play every case and return a summary, which is the same for every run."""
     cases = {
         "Ada and Grace press at the same moment": ("Grace", "at once"),
         "Grace presses during Ada's turn": ("Grace", "during"),
@@ -155,13 +156,13 @@ async def run(store: AsyncSessionStore[Deployment], rounds: int) -> str:
     worker = Worker(store)
     request = await worker.ask("search 1.0", ttl_secs=0.05)
     await anyio.sleep(0.06)
-    lines.append(f"Nobody presses in time: then Ada is told {await worker.press(request, 'Ada')}")
+    lines.append(f"No press in time: Ada's press is answered {await worker.press(request, 'Ada')}")
     return "\n".join(lines)
 
 
 async def main() -> None:
     """Run from the command line."""
-    parser = argparse.ArgumentParser(description="Approvals by whoever presses first.")
+    parser = argparse.ArgumentParser(description="Approvals: the first press counts.")
     parser.add_argument("--url", default="memory://", help="session store (%(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="of each case (%(default)s)")
     args = parser.parse_args()

@@ -1,7 +1,7 @@
 """Which messages wait for one another: orders of a shop, devices in the field, pull requests.
 
-Each message is given a key. Those of one key are handled in their order, those of different keys at
-once, and one without a key waits for nobody. Nothing is sent anywhere::
+Each message gets a key. Messages with the same key are handled in order. Messages with different
+keys run concurrently, and a message without a key waits for no other. The program sends nothing::
 
     python examples/orders.py
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class OrderEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """Something happens in the shop; not every event has come as far as an order."""
+    """An event in the shop. Not every event has an order yet."""
 
     what: str
     customer_id: str
@@ -43,14 +43,15 @@ class OrderEvent(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class Telemetry:
-    """A device reports; a heartbeat says nothing that could come too early."""
+    """A report of a device. The order of heartbeats does not matter."""
 
     site: str
     device_id: str
     what: str
 
 
-# The finest key that the event has: an item's events wait for one another, not for the order's.
+# The most specific key of the event. Events of an item wait for one another, but not for those of
+# its order.
 BY_ORDER: Final = FallbackStrategy(
     [
         SingleFieldStrategy("line_item_id", "item"),
@@ -67,7 +68,7 @@ ORDERS: Final = [
     OrderEvent(what="packed", customer_id="ann", order_id=12345, line_item_id="a7"),
 ]
 
-# A device never stops: its session is a new one every six hours.
+# A device reports without end. It gets a new session every six hours.
 CLOCK: Final = ManualClock(1_709_207_940_000)  # 2024-02-29T11:59:00Z
 BY_DEVICE: Final = TimePartitionedStrategy(
     CompositeKeyStrategy(["site", "device_id"], "/"), hours=6, clock=CLOCK
@@ -75,7 +76,7 @@ BY_DEVICE: Final = TimePartitionedStrategy(
 
 
 def by_kind(telemetry: SessionKeyExtractor) -> KeyStrategy:
-    """Order what a device measured; let heartbeats pass."""
+    """Order measurements by device, and leave heartbeats unordered."""
     heartbeat = telemetry.get_metadata("what") == "heartbeat"
     return NoOrderingStrategy() if heartbeat else BY_DEVICE
 
@@ -87,7 +88,7 @@ TELEMETRY: Final = [
     Telemetry("us-west-2", "pump-1", "leaking"),
 ]
 
-# Webhooks as they come, in JSON: of a pull request, else of its repository.
+# Webhooks in JSON. The key is the pull request, or the repository if there is none.
 BY_PULL_REQUEST: Final = FallbackStrategy(
     [
         CompositeKeyStrategy(["repository.full_name", "pull_request.number"], "#"),
@@ -104,7 +105,7 @@ WEBHOOKS: Final = [
 
 
 def show(title: str, strategy: KeyStrategy, messages: Iterable[tuple[str, object]]) -> None:
-    """Print what each key's messages are, in their order."""
+    """Print the messages of each key in their order."""
     lanes: dict[str | None, list[str]] = defaultdict(list)
     for name, message in messages:
         lanes[strategy.key_of(message)].append(name)

@@ -1,7 +1,7 @@
-"""The life of one session: made, read, changed under compare-and-set, refreshed, deleted.
+"""The life of one session: created, read, changed under compare-and-set, refreshed, deleted.
 
-Runs in memory first; then the same steps, unchanged, on the server that ``GREENTIC_SESSION_URL``
-(else ``REDIS_URL``) names::
+Runs in memory first. Then it repeats the same steps on the server that ``GREENTIC_SESSION_URL``
+names, or ``REDIS_URL`` if that is unset::
 
     python examples/quickstart.py
     REDIS_URL=redis://localhost:6379 python examples/quickstart.py
@@ -28,14 +28,14 @@ from greentic_session.keys import telegram_update_to_session_key
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
-    """What the bot knows so far: the type of ``session.context`` everywhere below."""
+    """The bot's knowledge so far. It is the type of ``session.context`` everywhere below."""
 
     pizza: str
     size: str = "medium"
 
 
 async def walk(store: AsyncSessionStore[Order]) -> None:
-    """Take one session through its life, one printed line per fact."""
+    """Take one session through its life, and print one line per fact."""
     key = telegram_update_to_session_key(bot_id=7012345678, chat_id=5550001, user_id=5550001)
     print(f"1. key     {key[:16]}…, the same on every machine")
 
@@ -50,7 +50,7 @@ async def walk(store: AsyncSessionStore[Order]) -> None:
     created = await store.put(session)
     print(f"2. put     version {created.value}, waiting at {session.cursor.node_id}")
 
-    mine = store.scoped(ctx)  # what a connector holds: every call is fenced by its caller
+    mine = store.scoped(ctx)  # for a connector: checks the caller's access on every call
     found = await mine.get(key)
     assert found is not None  # noqa: S101 - it was just written
     session, cas = found
@@ -71,7 +71,7 @@ async def walk(store: AsyncSessionStore[Order]) -> None:
 
 
 async def main() -> None:
-    """Walk in memory, then wherever the environment points."""
+    """Run in memory, then on the server that the environment names."""
     async with create_session_store("memory://", context_type=Order) as store:
         await walk(store)
     if not (os.environ.get("GREENTIC_SESSION_URL") or os.environ.get("REDIS_URL")):

@@ -1,28 +1,27 @@
-"""An onboarding bot: what people say is mail for their conversations, and any worker takes it up.
+"""An onboarding bot: updates become messages in an inbox, and any worker handles them.
 
 Reads Telegram ``Update`` objects, one a line, as a webhook gets them: some twice, some out of
-order, many people at once. Asks each person for a name, an e-mail address and a plan. Here::
+order, many people at once. Asks each person for a name, an e-mail address and a plan. To run it::
 
     python telegram_worker.py
     python telegram_worker.py --url redis://localhost --sent /tmp/1 --pace 20
     python telegram_worker.py --url redis://localhost/1 --sent /tmp/3 --processes 3 --die-at 20
 
-Kill the second at any moment and start it again. The third loses one of its three processes, each
-with four workers, in the middle of a turn. In the end all print the same.
+The second command may be killed at any moment and started again. The third runs three processes
+with four workers each, and one process is killed in the middle of a turn. All three print the same.
 
-* Exactly once: an update that was admitted to its conversation's mail is known for two days; should
-  it come again, by whichever process, it is a repeat. One worker at a time has a turn of the
-  conversation. It saves the next state together with the update's number, and ends its turn in one
-  step: the conversation waits for the next answer, or is gone, and the update is out of the mail.
-* In order: the mail is handed out in the order in which it was admitted, each update when the one
-  before is done. If a process is killed in its turn, the update stays where it is, ahead of all
-  that came later, and is handed to another worker when the dead one's lease ends.
-* At least once: a reply goes out after it was saved with the state (``pending``) and before the
-  turn ends. Whoever is killed in between leaves a reply that was sent or was not, and the next
-  worker sends it again, before all else. No store can close this gap, only the receiver, by
-  refusing what it has. :class:`Gateway` does, by session key, step and SHA-256 of the reply (the
-  step's outbox entry), so here each arrives exactly once. Telegram's ``sendMessage`` takes no such
-  name: straight to Telegram it is at least once.
+* Exactly once: the inbox remembers the id of an admitted update for two days. If any process admits
+  it again, the repeat is dropped. One worker at a time has the turn of a conversation. In one step,
+  it saves the next state, removes the update and ends its turn.
+* In order: a conversation's updates are handed out in the order of admission, one at a time. If a
+  process is killed in its turn, its update stays at the head. Another worker gets it when the lease
+  expires.
+* At least once: a reply is sent after it was saved with the state (``pending``) and before the turn
+  ends. If a worker is killed in between, it is unknown whether the reply was sent. The next worker
+  sends it again before anything else. No store can close this gap. Only the receiver can, by
+  refusing replies that it already has. :class:`Gateway` does so, by session key, step and SHA-256
+  of the reply (the step's outbox entry), so each reply arrives exactly once here. Telegram's
+  ``sendMessage`` takes no such name, so direct delivery to Telegram is at least once.
 """
 
 from __future__ import annotations
@@ -69,31 +68,31 @@ if TYPE_CHECKING:
 BOT_ID: Final = 7012345678
 BOT_NAME: Final = "acme_welcome_bot"
 TENANT: Final = TenantCtx(tenant_id="acme")
-LOOK_AHEAD: Final = 8  # how many early updates may wait for a late one
-LOOK_AGAIN_SECS: Final = 0.05  # at mail that is not done yet
-# Telegram repeats an update for a day, so admitted ones must be known for longer; and after a week
-# without updates it numbers them anew, so by then no conversation may be left.
+LOOK_AHEAD: Final = 8  # early updates that may wait for a late one
+LOOK_AGAIN_SECS: Final = 0.05  # poll interval for mailboxes that still have messages
+# Telegram repeats an update for a day, so the inbox has to remember ids for longer. After a week
+# without updates Telegram restarts their numbers at random, so sessions must expire before that.
 TTL_SECS: Final = 2 * 24 * 3600
 EMAIL: Final = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s.]{2,}")
 PLANS: Final = ("basic", "pro")
 
 
 class User(msgspec.Struct, frozen=True):
-    """Who wrote. This and the next four: the part of the Bot API that is used here."""
+    """The sender. This and the next four are the part of the Bot API that is used here."""
 
     id: int
     first_name: str
 
 
 class Chat(msgspec.Struct, frozen=True):
-    """Where it was written; only groups have a title."""
+    """The chat of a message. Only groups have a title."""
 
     id: int
     title: str = "private chat"
 
 
 class Message(msgspec.Struct, frozen=True, rename={"sender": "from"}):
-    """A message; a sticker or a photo has no text."""
+    """A message. A sticker or a photo has no text."""
 
     chat: Chat
     sender: User | None = None
@@ -101,7 +100,7 @@ class Message(msgspec.Struct, frozen=True, rename={"sender": "from"}):
 
 
 class CallbackQuery(msgspec.Struct, frozen=True, rename={"sender": "from"}):
-    """A button under an earlier message was pressed."""
+    """A press on a button under an earlier message."""
 
     sender: User
     message: Message | None = None
@@ -109,7 +108,7 @@ class CallbackQuery(msgspec.Struct, frozen=True, rename={"sender": "from"}):
 
 
 class Update(msgspec.Struct, frozen=True):
-    """What Telegram delivers; of the kinds that are not for the flow only the number is read."""
+    """An update. Of kinds that the flow does not use, only the number is read."""
 
     update_id: int
     message: Message | None = None
@@ -117,7 +116,7 @@ class Update(msgspec.Struct, frozen=True):
 
 
 class Said(msgspec.Struct, frozen=True):
-    """What a person said to this bot: the mail."""
+    """Text that a person sent to this bot: the inbox message."""
 
     update_id: int
     chat: Chat
@@ -131,12 +130,12 @@ class Said(msgspec.Struct, frozen=True):
 
     @property
     def owner(self) -> TenantCtx:
-        """Whose session that is."""
+        """The owner of that session."""
         return TenantCtx(tenant_id=TENANT.tenant_id, user_id=str(self.user.id))
 
 
 class Onboarding(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The session's context; the node is in its cursor."""
+    """The session's context. The flow's node is in the session's cursor."""
 
     last_update_id: int = 0
     name: str = ""
@@ -145,7 +144,7 @@ class Onboarding(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Sent(msgspec.Struct, frozen=True):
-    """A reply as the gateway gets it, named by session key, step and SHA-256."""
+    """A reply to the gateway, named by session key, step and SHA-256."""
 
     name: tuple[SessionKey, int, str]
     chat_id: int
@@ -153,11 +152,11 @@ class Sent(msgspec.Struct, frozen=True):
 
 
 class Gateway:
-    """Stands in for Telegram, with a memory: takes each reply once.
+    """Stands in for Telegram and deduplicates: accepts each reply once.
 
-    :param log: append-only file of what was sent, which outlives the process and may be shared by
-        several (POSIX only); ``None`` keeps it in memory.
-    :param die_at: the numbers of messages in the log whose sender is killed with SIGKILL.
+    :param log: append-only file of sent replies. It outlives the process, and several processes may
+        share it (POSIX only). ``None`` keeps the replies in memory.
+    :param die_at: numbers of log lines. The process that writes one of them is killed with SIGKILL.
     """
 
     def __init__(self, log: Path | None = None, die_at: Sequence[int] = ()) -> None:
@@ -167,34 +166,34 @@ class Gateway:
         self._die_at = die_at
 
     def send(self, *replies: Sent) -> None:
-        """Send those that nobody sent before; without any, only read what others sent."""
+        """Send the replies that are not in the log. Without replies, only read the log."""
         if self._log is None:
             self._note(replies)
             return
         import fcntl  # noqa: PLC0415 - not everywhere, and not needed without a file
 
         with self._log.open("a+b", buffering=0) as log:  # unbuffered: a reply is one write(2)
-            fcntl.flock(log, fcntl.LOCK_EX)  # until closed, be it by a kill
+            fcntl.flock(log, fcntl.LOCK_EX)  # until the file is closed, which a kill does too
             log.seek(self._read_to)
             whole, newline, torn = log.read().rpartition(b"\n")
             self._read_to += len(whole + newline)
-            if torn:  # its writer was killed half way: not sent
+            if torn:  # its writer was killed half way, so it does not count as sent
                 log.truncate(self._read_to)
             self._note(msgspec.json.Decoder(Sent).decode_lines(whole))
             for reply in self._note(replies):
                 line = msgspec.json.encode(reply) + b"\n"
                 if log.write(line) != len(line):
-                    raise OSError(f"no room for a whole line in {self._log}")
+                    raise OSError(f"short write, a line does not fit in {self._log}")
                 if len(self.sent) in self._die_at:  # sent, and the turn is not over
                     os.kill(os.getpid(), signal.SIGKILL)
 
     def _note(self, replies: Iterable[Sent]) -> list[Sent]:
-        """Return those that are new."""
+        """Record replies and return those that are new."""
         return [reply for reply in replies if self.sent.setdefault(reply.name, reply) is reply]
 
 
 def said_in(update: Update) -> Said | None:
-    """Return what was said to this bot, by text or button; ``None`` for all other updates."""
+    """Return the text that this bot was sent, typed or by button. Other updates give ``None``."""
     message, pressed = update.message, update.callback_query
     if pressed is not None and pressed.message is not None:
         message = replace(pressed.message, sender=pressed.sender, text=pressed.data)
@@ -209,7 +208,7 @@ def said_in(update: Update) -> Said | None:
 
 
 def respond(node: str, known: Onboarding, said: Said) -> tuple[str, Onboarding, str]:
-    """Return the next node, what is known there, and the reply. A function, so without effects."""
+    """Return the next node, the new context, and the reply. Has no side effects."""
     text = said.text
     if text == "/start":
         return "name", Onboarding(), f"Hi {said.user.first_name}! What shall we call you?"
@@ -232,11 +231,11 @@ def respond(node: str, known: Onboarding, said: Said) -> tuple[str, Onboarding, 
 
 
 def step(session: Session[Onboarding], said: Said) -> Session[Onboarding]:
-    """Return the session with an update taken in and its reply pending."""
+    """Return the session after an update, with its reply pending."""
     node, known, reply = respond(session.cursor.node_id, session.context, said)
     if reply:
-        # The entry names the reply: with its update, for the same words may go out at the same
-        # step of a later session. Older entries were sent and need no place any more.
+        # The entry's hash names the reply. It includes the update's id, because a later session may
+        # send the same words at the same step. Older entries were sent, so they are dropped.
         payload = f"{said.update_id} {reply}".encode()
         session, _ = session.without_outbox(session.cursor.outbox_seq).with_outbox(payload)
         session = session.advance(node)
@@ -244,35 +243,35 @@ def step(session: Session[Onboarding], said: Said) -> Session[Onboarding]:
 
 
 class Bot(NamedTuple):
-    """Takes any conversation's mail, beside any number of others on the same store."""
+    """Takes turns of any conversation. Any number of bots run on the same store."""
 
     inbox: SessionInbox[Onboarding]
     gateway: Gateway
 
     @asynccontextmanager
     async def working(self, workers: int) -> AsyncGenerator[None]:
-        """Have so many workers take turns while the block runs."""
+        """Run that many workers while the block runs."""
         async with anyio.create_task_group() as tasks:
             for number in range(workers):
                 tasks.start_soon(self._work, f"{os.getpid()}-{number}")
             yield
-            tasks.cancel_scope.cancel()  # a turn that is under way is given back
+            tasks.cancel_scope.cancel()  # a turn in progress is released
 
     async def _work(self, name: str) -> None:
         while True:
-            with suppress(LeaseLostError, OutcomeUnknownError):  # what is not done comes again
-                # One update a turn, so that the turn's end is that update's: removing the session
-                # removes no /start behind it.
+            with suppress(LeaseLostError, OutcomeUnknownError):  # messages come again
+                # One update a turn, so that removing the session at its end drops no /start behind
+                # it.
                 async with self.inbox.take(name, most=1) as turn:
                     await self.handle(turn)
 
     async def handle(self, turn: InboxTurn[Onboarding]) -> None:
-        """See an update through, and end the turn."""
+        """Handle one update and end the turn."""
         said = msgspec.json.decode(turn.mail[0].payload, type=Said)
         session = turn.session
         if session is None:
             if said.text != "/start":
-                await turn.finish()  # nobody asked for it
+                await turn.finish()  # no conversation, and the update does not start one
                 return
             session = Session(
                 key=said.key,
@@ -282,7 +281,7 @@ class Bot(NamedTuple):
                 ttl_secs=TTL_SECS,
             )
         session = self._send_pending(session, said.chat)  # left by a worker that was killed
-        if session.context.last_update_id < said.update_id:  # not saved by it, nor too old
+        if session.context.last_update_id < said.update_id:  # not saved by it and not too old
             session = step(session, said)
             await turn.commit(session, handled=0)
             session = self._send_pending(session, said.chat)
@@ -300,12 +299,15 @@ class Bot(NamedTuple):
 
 
 def in_sequence(updates: Iterable[Update]) -> Iterator[Update]:
-    """Yield the updates in order as far as ``LOOK_AHEAD`` allows; repeats and late ones at once."""
+    """Yield updates in order as far as ``LOOK_AHEAD`` allows.
+
+    Repeats and late updates are yielded at once.
+    """
     early: list[tuple[int, int, Update]] = []
     following = 0
     for count, update in enumerate(updates):
         heapq.heappush(early, (update.update_id, count, update))
-        # Which number is the very first is not known, so at the start the buffer fills.
+        # The very first number is unknown, so the buffer fills up first.
         while early and (early[0][0] <= following or len(early) > LOOK_AHEAD):
             number, _, ready = heapq.heappop(early)
             following = max(following, number + 1)
@@ -314,7 +316,7 @@ def in_sequence(updates: Iterable[Update]) -> Iterator[Update]:
 
 
 async def admit(inbox: SessionInbox[Onboarding], said: Said) -> Admitted:
-    """Put an update into its conversation's mail, once; it may be confirmed when this returned."""
+    """Put an update into its conversation's mailbox, once. Afterwards it may be confirmed."""
     mail = msgspec.json.encode(said)
     return await inbox.admit(said.key, str(said.update_id), mail, ctx=said.owner)
 
@@ -322,18 +324,21 @@ async def admit(inbox: SessionInbox[Onboarding], said: Said) -> Admitted:
 async def run(
     inbox: SessionInbox[Onboarding], gateway: Gateway, updates: Sequence[Update], pace: float = 0
 ) -> str:
-    """Deliver all updates, see them done, and return who was sent what: the same for every run."""
+    """Deliver all updates, wait until they are handled, and return all replies sent.
+
+    The result is the same for every run.
+    """
     people: dict[tuple[int, int], Said] = {}
     for said in filter(None, map(said_in, in_sequence(updates))):
         people[said.chat.id, said.user.id] = said
         await admit(inbox, said)
         await anyio.sleep(pace)
     for said in people.values():
-        # It is known by now, so this only tells how much mail its conversation still has.
-        while (await admit(inbox, said)).waiting:  # noqa: ASYNC110 - done by any process
+        # The inbox knows this id, so the repeat only reports how many messages are left.
+        while (await admit(inbox, said)).waiting:  # noqa: ASYNC110 - handled by any process
             await anyio.sleep(LOOK_AGAIN_SECS)
     async for letter in inbox.dead_letters():
-        print(f"given up: {letter}", file=sys.stderr, flush=True)
+        print(f"dead letter: {letter}", file=sys.stderr, flush=True)
     gateway.send()
     lines: list[str] = []
     for _, said in sorted(people.items()):
@@ -348,14 +353,14 @@ async def run(
 
 @asynccontextmanager
 async def worker_processes(command: Sequence[str], count: int) -> AsyncGenerator[None]:
-    """Have worker processes take turns; they end when this block does, or this process."""
+    """Run worker processes that take turns. They end with this block, or with this process."""
     living = count
 
     async def watch(process: anyio.abc.Process) -> None:
         nonlocal living
-        end = f"ended with {await process.wait()}, its turns are taken again after their leases"
+        end = f"ended with {await process.wait()}, its turns return when their leases expire"
         living -= 1
-        print(f"a process {end}: {living} of {count} go on", file=sys.stderr, flush=True)
+        print(f"a process {end}: {living} of {count} are left", file=sys.stderr, flush=True)
         if not living:
             raise RuntimeError("no worker is left")
 
@@ -383,7 +388,7 @@ async def main() -> None:
     option("--sent", type=Path, help="log of sent messages, kept between runs")
     option("--workers", type=int, choices=range(1, 65), default=4, metavar="N", help="per process")
     option("--processes", type=int, choices=range(1, 65), default=1, metavar="M")
-    option("--lease", type=float, default=3, help="life of a dead worker's turn, in s")
+    option("--lease", type=float, default=3, help="lease of a turn, in s")
     option("--die-at", type=int, nargs="+", default=(), metavar="N", help="--sent lines to die at")
     option("--pace", type=float, default=0, help="pause between updates, in ms")
     option("--work", action="store_true", help=argparse.SUPPRESS)  # as one of the processes
@@ -397,14 +402,14 @@ async def main() -> None:
         bot = Bot(SessionInbox(store, TENANT, lease=args.lease, limits=limits), gateway)
         if args.work:
             async with release_on_sigterm(), bot.working(args.workers):
-                await anyio.wait_readable(sys.stdin)  # its end is that of who started this process
+                await anyio.wait_readable(sys.stdin)  # closed when the parent process ends
             return
         taking_turns = (
             bot.working(args.workers)
             if args.processes == 1
             else worker_processes((sys.executable, *sys.argv, "--work"), args.processes)
         )
-        # Innermost: on SIGTERM the updates end first, and then the workers give their turns back.
+        # Innermost. On SIGTERM, admission ends first, and then the workers release their turns.
         async with taking_turns, release_on_sigterm() as termination:
             print(await run(bot.inbox, gateway, updates, args.pace / 1000))
     if termination.signal is not None:

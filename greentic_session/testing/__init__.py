@@ -1,15 +1,15 @@
-"""What tests of this library, of other backends and of applications share. Extra: ``[testing]``.
+"""Tools for tests of this library, other backends and applications. Extra: ``[testing]``.
 
 * :mod:`greentic_session.testing.servers`: real servers on loopback, without root or Docker.
 * :mod:`greentic_session.testing.topologies`: one server, Sentinel, Cluster, and their faults.
-* :mod:`greentic_session.testing.harness`: what a backend shows to the contract suite.
-* :mod:`greentic_session.testing.contract`: the suite; a backend's tests inherit it.
+* :mod:`greentic_session.testing.harness`: the interface of a backend for the contract suite.
+* :mod:`greentic_session.testing.contract`: the contract suite, which a backend's tests inherit.
 * :mod:`greentic_session.testing.fixtures`: pytest fixtures: a server, a fresh namespace.
-* :mod:`greentic_session.testing.ladder`: where that server comes from.
-* :mod:`greentic_session.testing.containers`: the same in containers (``[testing-containers]``).
-* :mod:`greentic_session.testing.proxy`: a line that loses, cuts, delays and swallows by schedule.
-* :mod:`greentic_session.testing.history`: records what concurrent clients do and are told.
-* :mod:`greentic_session.testing.linearizability`: searches an order that explains a history.
+* :mod:`greentic_session.testing.ladder`: finds that server.
+* :mod:`greentic_session.testing.containers`: servers in containers (``[testing-containers]``).
+* :mod:`greentic_session.testing.proxy`: a TCP proxy that loses, cuts, delays and drops by schedule.
+* :mod:`greentic_session.testing.history`: records the calls of concurrent clients and the answers.
+* :mod:`greentic_session.testing.linearizability`: searches for an order that explains a history.
 * :mod:`greentic_session.testing.version_order`: checks the tokens of a history too long to search.
-* :mod:`greentic_session.testing.planting`: right histories and wrong ones, to test a checker.
+* :mod:`greentic_session.testing.planting`: correct histories and wrong ones, to test a checker.
 """

@@ -1,8 +1,8 @@
 """Valkey and Redis in containers, by testcontainers. Extra: ``[testing-containers]``.
 
-Containers go with the process that started them: at the end of its ``with``, by our reaper if it is
-killed, and by the next run on this machine if the reaper is killed too. So testcontainers' own
-reaper, which is an image of a registry, is not needed.
+A container is removed at the end of its ``with`` block. If the process is killed, our reaper
+removes the container. If the reaper is killed too, the next run on this machine removes it.
+Testcontainers' own reaper is a registry image, and it is not needed.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _PID: Final = f"{_LABEL}.pid"
 _STARTED: Final = f"{_LABEL}.started"
 
 _PORT: Final = 6379
-# Understood by the entry points of the official images of Valkey and Redis, and by our own.
+# The entry points of the official images of Valkey and Redis accept it, and so does our own.
 _COMMAND: Final = ["--save", "", "--appendonly", "no", "--protected-mode", "no"]
 _UNASKED_PULL_SECS: Final = 30.0
 _ASKED_PULL_SECS: Final = 300.0
@@ -55,16 +55,18 @@ _LOOPBACK: Final = "127.0.0.1"
 
 
 def find_image(official: str = OFFICIAL_IMAGE) -> str:
-    """Return the image to test on, which the engine then has.
+    """Return an image for the tests that the engine has.
 
-    * The one that ``GREENTIC_SESSION_TEST_IMAGE`` names, and no other.
-    * Else what is there: the official image, or the one that ``scripts/test-image`` builds.
-    * Else the official one, if it can be pulled within half a minute.
-    * Else that of ``scripts/test-image``, built here and now.
+    The order of preference:
+
+    * The image that ``GREENTIC_SESSION_TEST_IMAGE`` names, and no other.
+    * A local image: the official one, or the one that ``scripts/test-image`` builds.
+    * The official image, if it can be pulled within half a minute.
+    * The image of ``scripts/test-image``, built now.
 
     :param official: the image to prefer if none is named.
-    :raises ServerNotFoundError: if no engine answers, or there is no way to an image.
-    :raises RuntimeError: if the image that was asked for is not to be had.
+    :raises ServerNotFoundError: if no engine answers, or no image is available.
+    :raises RuntimeError: if the named image is not available.
     """
     named = os.environ.get(IMAGE_VARIABLE)
     with docker_engine() as client, _as_not_found():
@@ -90,13 +92,13 @@ def find_image(official: str = OFFICIAL_IMAGE) -> str:
 
 
 def remove_strays() -> int:
-    """Remove the containers of processes of this machine that are gone, and count them."""
+    """Remove the containers of ended processes of this machine, and return their number."""
     removed = 0
     with docker_engine() as client, _as_not_found():
         for found in client.api.containers(all=True, filters={"label": _LABEL}):
             labels: dict[str, str] = found["Labels"]
             if labels.get(_HOST) == _this_host() and not _is_alive(labels):
-                # Another run may be removing the same one.
+                # Another run may remove the same container.
                 with contextlib.suppress(DockerException):
                     client.api.remove_container(found["Id"], v=True, force=True)
                     removed += 1
@@ -105,11 +107,11 @@ def remove_strays() -> int:
 
 @final
 class ContainerServer:
-    """A server in a container of one's own. Use with ``with``.
+    """A server in a container. Use with ``with``.
 
-    Nothing is persisted. On a local engine it is published on 127.0.0.1 only.
+    Nothing is persisted. On a local engine the server is published on 127.0.0.1 only.
 
-    :param image: of Valkey or Redis; the engine has it, see :func:`find_image`.
+    :param image: an image of Valkey or Redis that the engine has, see :func:`find_image`.
     """
 
     def __init__(self, image: str) -> None:
@@ -133,15 +135,16 @@ class ContainerServer:
 
     @property
     def container_id(self) -> str:
-        """The engine's name for it."""
+        """Id of the container at the engine."""
         assert self._container is not None, "the server is not started"
         return self._container.get_container_id()
 
     def start(self) -> None:
-        """Start the container and wait until the server in it answers.
+        """Start the container and wait until its server answers.
 
         :raises ServerNotFoundError: if no engine answers.
-        :raises RuntimeError: with the end of its log, if it does not within 20 s.
+        :raises RuntimeError: if the server does not answer within 20 s. The message has the end of
+            its log.
         """
         remove_strays()
         try:
@@ -151,20 +154,20 @@ class ContainerServer:
             raise
 
     def _start(self) -> None:
-        # Before the container: whenever this process is killed, somebody knows what it started.
+        # Start the reaper first. If this process is killed, the reaper knows the container.
         self._reaper = subprocess.Popen(  # noqa: S603 - our own module
             [sys.executable, container_reaper.__file__, f"{_RUN}={self._run}"],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             text=True,
-            start_new_session=True,  # a Ctrl-C in the terminal is not for it
+            start_new_session=True,  # not stopped by Ctrl-C in the terminal
         )
         container = DockerContainer(self.image, docker_client_kw={"timeout": _START_SECS})
         self._container = container
-        container.image = self.image  # as found, whatever prefix testcontainers puts before names
+        container.image = self.image  # without the prefix that testcontainers adds to names
         container.with_command(_COMMAND).with_kwargs(labels=self._labels())
-        ports: dict[str, Any] = container.ports  # Any: the SDK takes addresses as well
+        ports: dict[str, Any] = container.ports  # Any: the SDK also accepts addresses
         ports[f"{_PORT}/tcp"] = (_LOOPBACK, None) if _is_local(container) else None
         try:
             with _without_reaper():
@@ -174,9 +177,9 @@ class ContainerServer:
         self.url = self._reached(container)
 
     def stop(self) -> None:
-        """Remove the container. Stopping twice is fine.
+        """Remove the container. Repeated calls do nothing.
 
-        :raises RuntimeError: if the engine refuses; the reaper has then tried as well.
+        :raises RuntimeError: if the engine refuses. The reaper has then tried as well.
         """
         container, self._container = self._container, None
         guard, self._reaper = self._reaper, None
@@ -185,7 +188,7 @@ class ContainerServer:
             try:
                 container.stop()
             except NotFound:
-                pass  # somebody else has removed it
+                pass  # already removed
             except ENGINE_ERRORS as error:
                 refusal = error
             finally:
@@ -209,7 +212,7 @@ class ContainerServer:
         }
 
     def _reached(self, container: DockerContainer) -> str:
-        """Wait until the server answers; return the URL at which it does."""
+        """Wait until the server answers, and return its URL."""
         ends_at = time.monotonic() + _START_SECS
         settles_at = ends_at
         while time.monotonic() < ends_at:
@@ -218,18 +221,18 @@ class ContainerServer:
                 if _answers(host, port):
                     if rank == 0 or time.monotonic() > settles_at:
                         return f"redis://{host}:{port}"
-                    # The server is up: the port that leads to it is now, or will never be.
+                    # The server is up. Its published port works by now or never will.
                     settles_at = min(settles_at, time.monotonic() + _PUBLISH_SECS)
             if details["State"]["Status"] in ("exited", "dead"):
                 break
-            time.sleep(0.01)  # a server that has come up tells nobody: it has to be asked again
+            time.sleep(0.01)  # the server does not announce its start, so poll
         log = b"".join(container.get_logs()).decode(errors="replace")[-2000:]
-        raise RuntimeError(f"no answer from a container of {self.image}; its log:\n{log}")
+        raise RuntimeError(f"no answer from a container of {self.image}, with the log:\n{log}")
 
 
 @contextmanager
 def _as_not_found() -> Generator[None]:
-    """Count an engine that fails at a simple question among those that do not answer."""
+    """Report an engine that fails at a simple query as not found."""
     try:
         yield
     except ENGINE_ERRORS as error:
@@ -238,7 +241,7 @@ def _as_not_found() -> Generator[None]:
 
 @contextmanager
 def _without_reaper() -> Generator[None]:
-    """Keep testcontainers from pulling its reaper, without changing that for other containers."""
+    """Keep testcontainers from pulling its reaper, without a change for other containers."""
     before = testcontainers_config.ryuk_disabled
     testcontainers_config.ryuk_disabled = True
     try:
@@ -248,7 +251,7 @@ def _without_reaper() -> Generator[None]:
 
 
 def _is_local(container: DockerContainer) -> bool:
-    """Tell whether the engine publishes ports on this machine's loopback."""
+    """Return whether the engine publishes ports on this machine's loopback."""
     engine = urlsplit(container.get_docker_client().client.api.base_url)
     by_socket = engine.scheme == "http+docker" and engine.netloc != "ssh"
     elsewhere = testcontainers_config.tc_host_override is not None
@@ -262,9 +265,9 @@ def _details(container: DockerContainer) -> dict[str, Any]:
 
 
 def _addresses(container: DockerContainer, details: dict[str, Any]) -> Iterator[tuple[str, int]]:
-    """Yield where the server may be reached: by the published port, then by its own address.
+    """Yield the server's addresses: the published port, then the container's own address.
 
-    The latter is for tests that themselves run in a container, beside the one they started.
+    The second one is for tests that run in a container on the same network.
     """
     host = _LOOPBACK if _is_local(container) else container.get_container_host_ip()
     networks = details["NetworkSettings"]
@@ -285,7 +288,7 @@ def _answers(host: str, port: int) -> bool:
 
 
 def _this_host() -> str:
-    """Return what tells this machine, and the world of process ids we are in, from others."""
+    """Return an id of this machine and its process-id namespace."""
     try:
         world = Path("/proc/self/ns/pid").readlink().name
     except OSError:
@@ -294,9 +297,10 @@ def _this_host() -> str:
 
 
 def _started_at(pid: int) -> str:
-    """Return what tells a process from a later one of the same id; empty if there is none.
+    """Return an id of a process that no later process with the same pid has.
 
-    :returns: the boot and the ticks since, from :manpage:`proc(5)`; ``?`` where there is no /proc.
+    :returns: boot id and start time in ticks, from :manpage:`proc(5)`. ``?`` if there is no /proc,
+        and ``""`` if there is no such process.
     """
     if not Path("/proc/self/stat").exists():
         try:
@@ -304,10 +308,10 @@ def _started_at(pid: int) -> str:
         except ProcessLookupError:
             return ""
         except PermissionError:
-            pass  # somebody else's, and alive
+            pass  # alive, with another owner
         return "?"
     try:
-        # The command's name may hold anything, but ends at the last parenthesis.
+        # The command's name may contain any character, but ends at the last parenthesis.
         after_name = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2]
         boot = Path("/proc/sys/kernel/random/boot_id").read_text("utf-8").strip()
     except OSError:

@@ -1,4 +1,4 @@
-"""A Docker engine, where one answers. Extra: ``[testing-containers]``."""
+"""A Docker engine, if one answers. Extra: ``[testing-containers]``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ENGINE_ERRORS", "docker_engine", "has_image", "pull"]
 
-# Time-outs and lost connections reach us as `OSError`: the SDK lets those of `requests` through.
+# Timeouts and lost connections raise `OSError`, because the SDK passes on the errors of `requests`.
 ENGINE_ERRORS: Final[tuple[type[Exception], ...]] = (DockerException, OSError)
 
 _ANSWER_SECS: Final = 10.0
@@ -29,10 +29,10 @@ _ANSWER_SECS: Final = 10.0
 def docker_engine(*, timeout: float = _ANSWER_SECS) -> Generator[Any]:
     """Yield a ``docker.DockerClient`` of the engine that testcontainers would use.
 
-    That is the one of ``DOCKER_HOST``, of the current Docker context, or of the usual socket.
+    It is the engine of ``DOCKER_HOST``, of the current Docker context, or of the usual socket.
 
-    :param timeout: seconds for each answer; an engine that hangs is one that does not answer.
-    :raises ServerNotFoundError: if none answers.
+    :param timeout: limit in seconds for each answer. An engine that hangs counts as absent.
+    :raises ServerNotFoundError: if no engine answers.
     """
     client = _connected(timeout)
     try:
@@ -43,7 +43,7 @@ def docker_engine(*, timeout: float = _ANSWER_SECS) -> Generator[Any]:
 
 def _connected(timeout: float) -> Any:  # Any: the SDK has no types
     with warnings.catch_warnings():
-        # The SDK leaves the socket of a failed attempt to the garbage collector, which complains.
+        # The SDK leaves the socket of a failed attempt to the garbage collector, which then warns.
         warnings.simplefilter("ignore", ResourceWarning)
         try:
             return DockerClient(timeout=timeout).client
@@ -54,7 +54,7 @@ def _connected(timeout: float) -> Any:  # Any: the SDK has no types
 
 
 def has_image(client: Any, image: str) -> bool:
-    """Tell whether the engine has an image already."""
+    """Return whether the engine has an image."""
     try:
         client.images.get(image)
     except ImageNotFound:
@@ -63,10 +63,10 @@ def has_image(client: Any, image: str) -> bool:
 
 
 def pull(image: str, *, timeout: float) -> None:
-    """Let the engine fetch an image from its registry.
+    """Pull an image from its registry.
 
-    :param timeout: seconds for all of it; a pull that takes longer goes on in the engine.
-    :raises ServerNotFoundError: if it cannot, or not in that time.
+    :param timeout: limit in seconds for the whole pull. A slower pull continues in the engine.
+    :raises ServerNotFoundError: if the pull fails or is too slow.
     """
     failures: list[str] = []
 
@@ -79,7 +79,7 @@ def pull(image: str, *, timeout: float) -> None:
         except ENGINE_ERRORS as error:
             failures.append(_first_line(error))
 
-    # The SDK waits for a registry without end: only a thread that is left behind sets a limit.
+    # The SDK has no timeout for a registry. Only an abandoned thread sets a limit.
     fetching = threading.Thread(target=fetch, name=f"pull {image}", daemon=True)
     started_at = time.monotonic()
     fetching.start()

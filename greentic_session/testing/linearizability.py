@@ -1,15 +1,17 @@
-"""Whether a history has an order: a sequence of its operations, each at one instant between its
-invocation and its return, in which every one is told what a single session would have said.
+"""Checks whether a history is linearizable.
+
+A linearizable history has an order of its operations. Each operation takes effect at one instant
+between its invocation and its return. In that order, each answer is the answer of a single session.
 
 The search is that of Wing and Gong ("Testing and verifying concurrent objects", 1993) with the
-memory of Lowe ("Testing for linearizability", 2017): what was tried is a set of operations and the
-state that they lead to, and is tried once. Keys are independent and searched one by one, since a
-history is linearizable if each object's is (Herlihy and Wing, 1990).
+memory of Lowe ("Testing for linearizability", 2017). A set of operations and the state after them
+is tried only once. Keys are searched one by one, because a history is linearizable if the history
+of each object is (Herlihy and Wing, 1990).
 
-The model: a session is absent, or has an incarnation, a value and the mark of who wrote it last.
-A record that comes into being has an incarnation that no other had, which the history may tell
-only later; each write adds one to the value. An operation of unknown outcome takes effect at any
-time after its invocation, or never.
+In the model, a session is absent, or it has an incarnation, a value and the mark of its last
+writer. A new record has an incarnation that no other record had. The history may reveal it only
+later. Each write adds one to the value. An operation of unknown outcome takes effect at any time
+after its invocation, or never.
 """
 
 from __future__ import annotations
@@ -30,14 +32,15 @@ if TYPE_CHECKING:
 __all__ = ["DEFAULT_STEPS", "check_history", "check_key"]
 
 DEFAULT_STEPS: Final = 2_000_000
-"""Placements that a search tries before it gives up: some seconds."""
+"""Placements that a search tries before it gives up. They take some seconds."""
 
 
 def check_history(operations: Iterable[Operation], *, max_steps: int = DEFAULT_STEPS) -> Verdict:
-    """Search an order for each key.
+    """Search for an order of each key.
 
-    :param max_steps: per key.
-    :returns: the first violation; else the first key that is undecided; else that it holds.
+    :param max_steps: placements to try per key.
+    :returns: the first violation, otherwise the first undecided key, otherwise that the history
+        holds.
     """
     undecided: Verdict | None = None
     steps = 0
@@ -52,7 +55,7 @@ def check_history(operations: Iterable[Operation], *, max_steps: int = DEFAULT_S
 
 
 def check_key(operations: Sequence[Operation], *, max_steps: int = DEFAULT_STEPS) -> Verdict:
-    """Search an order for the operations of one key, which begins absent.
+    """Search for an order of one key's operations. The key is absent at first.
 
     :param max_steps: placements to try at most.
     """
@@ -62,11 +65,11 @@ def check_key(operations: Sequence[Operation], *, max_steps: int = DEFAULT_STEPS
 # --- the model ------------------------------------------------------------------------------------
 
 _State = tuple[str, int, str] | None
-"""Incarnation (``""`` while no operation has told it), value and mark; ``None`` is absent."""
+"""Incarnation (``""`` while no operation has revealed it), value and mark. ``None`` is absent."""
 
 _EVER: Final = float("inf")
 _UNSEEN: Final = "?"
-"""Stands for the marks that no operation saw: states that differ in them only are the same."""
+"""Replaces the marks that no operation saw. States that differ only in such marks are equal."""
 
 
 class _Impossible(Enum):
@@ -75,7 +78,7 @@ class _Impossible(Enum):
 
 @final
 class _Move:
-    """An operation, as the search needs it."""
+    """An operation with the fields that the search needs."""
 
     def __init__(self, operation: Operation, bit: int) -> None:
         self.operation: Final = operation
@@ -86,12 +89,12 @@ class _Move:
         self.is_refused: Final = operation.ending is Ending.REFUSED
         self.token: Final = operation.token
         self.prior = 0
-        """The bit of an operation of unknown outcome that does the same and goes first."""
+        """The bit of an equal operation of unknown outcome that must be placed first."""
 
 
 @final
 class _Search:
-    """The operations of one key, and what all of them together say of its tokens."""
+    """The operations of one key, and the knowledge about its tokens from all of them."""
 
     def __init__(self, operations: Sequence[Operation]) -> None:
         self._key: Final = operations[0].key if operations else ""
@@ -99,12 +102,12 @@ class _Search:
             _Move(operation, bit) for bit, operation in enumerate(_told_something(operations))
         ]
         self._steps = 0
-        # A version is made once: whose it is, any operation that was told of it tells all.
+        # A version has one writer, so one operation that saw the version fixes the mark for all.
         self._owner: Final[dict[tuple[str, int], str]] = {}
         self._clash: Verdict | None = None
-        # Which operations were told of an incarnation.
+        # The operations that saw an incarnation.
         self._tellers: Final[defaultdict[str, int]] = defaultdict(int)
-        # Of those that must be placed, who was told of a version, and of any before it.
+        # The operations that must be placed and saw a version, and those that saw an earlier one.
         self._waiting: Final[defaultdict[str, list[tuple[int, int]]]] = defaultdict(list)
         self._before: Final[dict[tuple[str, float], int]] = {}
         seen: set[str] = set()
@@ -113,7 +116,7 @@ class _Search:
             seen.add(operation.before)
             token, expected = operation.token, operation.expected
             if expected is not None and not move.is_refused and operation.found:
-                self._tellers[expected.incarnation] |= move.bit  # where it is placed, it is right
+                self._tellers[expected.incarnation] |= move.bit  # a delete over it
                 if not move.is_unknown:
                     self._waiting[expected.incarnation].append((expected.value, move.bit))
             if token is None or not token.value:
@@ -135,7 +138,7 @@ class _Search:
             )
 
     def _prune(self, seen: set[str]) -> None:
-        """Let writes that nobody saw, and that do the same, go in the order they were invoked."""
+        """Fix the order of equal writes that no operation saw: the order of their invocations."""
         last: dict[tuple[Verb, str, Cas | None], int] = {}
         for move in self._moves:
             if not move.is_unknown or move.mark in seen:
@@ -183,7 +186,7 @@ class _Search:
                         continue
                 entry = line.after[entry]
                 continue
-            # A return that nothing led up to: what was placed last goes elsewhere.
+            # No placement allows this return. Take the last operation back and try another one.
             at = moves[entry - size].operation.returned_at or 0
             if at > furthest[0] or (at == furthest[0] and len(stack) > len(furthest[1])):
                 furthest = (at, [one for one, _ in stack], state, entry - size)
@@ -196,7 +199,7 @@ class _Search:
         return Verdict(ruling=Ruling.HOLDS, steps=steps)
 
     def _apply(self, move: _Move, state: _State, placed: int) -> _State | _Impossible:
-        """Return the state after the move, if it can be made in this one."""
+        """Return the state after the move, if the move is possible in this state."""
         if move.is_unknown:
             if move.prior and not placed & move.prior:
                 return _Impossible.HERE
@@ -243,7 +246,10 @@ class _Search:
         return _Impossible.HERE if bound is None else bound
 
     def _apply_unknown(self, move: _Move, state: _State, placed: int) -> _State | _Impossible:
-        """As :meth:`_apply`; an effect that changes nothing is none, and need not be placed."""
+        """Return the state after a move of unknown outcome, if the move is possible.
+
+        An operation that changes nothing need not be placed.
+        """
         verb, operation = move.verb, move.operation
         if state is None:
             born = verb is Verb.CREATE or verb is Verb.PUT
@@ -263,18 +269,18 @@ class _Search:
 
     def _apply_refused(self, move: _Move, state: _State, placed: int) -> _State | _Impossible:
         token, expected = move.token, move.operation.expected
-        if token is None:  # the session exists, or (of `mutate`) does not
+        if token is None:  # the session exists, or for `mutate` is absent
             is_right = (state is not None) is (move.verb is Verb.CREATE)
             return state if is_right else _Impossible.HERE
         if state is None or not token.value:
-            # A delete of what is absent is no conflict.
+            # A delete of an absent session is no conflict.
             is_right = state is None and not token.value and move.verb is not Verb.DELETE
             return None if is_right else _Impossible.HERE
         bound = self._told(token, state, placed)
         return _Impossible.HERE if bound is None or token == expected else bound
 
     def _fits(self, expected: Cas | None, state: tuple[str, int, str], placed: int) -> bool:
-        """Whether a write over a token, if it names one, may be a write over this state."""
+        """Return whether the presented token, if there is one, can be that of this state."""
         if expected is None:
             return True
         incarnation, value, _ = state
@@ -283,7 +289,7 @@ class _Search:
         return value == expected.value and not placed & self._tellers[expected.incarnation]
 
     def _told(self, token: Cas, state: tuple[str, int, str], placed: int) -> _State:
-        """Return the state, of which an operation tells the token; ``None`` if it has another."""
+        """Return the state with the token that an operation saw. ``None`` if they contradict."""
         incarnation, value, mark = state
         if value != token.value:
             return None
@@ -296,7 +302,7 @@ class _Search:
         return token.incarnation, value, mark
 
     def _strands(self, state: _State, after: _State, placed: int) -> bool:
-        """Whether somebody who must be placed was told of what is left behind for good."""
+        """Return whether an operation that must still be placed saw a state that is now past."""
         if state is not None and after is None:
             return bool(self._told_before(state[0], _EVER) & ~placed)
         if after is None or after is state or not after[0]:
@@ -312,10 +318,10 @@ class _Search:
             self._before[incarnation, value] = known
         return known
 
-    # --- what is said ------------------------------------------------------------------------
+    # --- reports -----------------------------------------------------------------------------
 
     def _undecided(self, steps: int) -> Verdict:
-        explanation = f"{self._key}: no order found in {steps - 1} steps, and not all were tried"
+        explanation = f"{self._key}: no order found in {steps - 1} steps, search incomplete"
         return Verdict(ruling=Ruling.UNDECIDED, explanation=explanation, steps=steps - 1)
 
     def _violated(self, order: list[int], state: _State, stuck: int, steps: int) -> Verdict:
@@ -339,16 +345,16 @@ class _Search:
         ]
         was = "absent"
         if state is not None:
-            was = f"version {state[1]} of {state[0] or 'an incarnation untold'}, mark {state[2]}"
+            was = f"version {state[1]} of {state[0] or 'an unknown incarnation'}, mark {state[2]}"
         lines = [
             f"{self._key}: no order explains this operation:",
             f"  {operation}",
-            f"An order that comes so far has {len(order)} operations, leaves the session {was},",
+            f"The longest order before it has {len(order)} operations, leaves the session {was},",
             "and ends with:",
             *(f"  {one}" for one in tail),
         ]
         if older:
-            lines += ["Not in it, and told of what was before:", *(f"  {one}" for one in older[:4])]
+            lines += ["Not in it, and saw an earlier state:", *(f"  {one}" for one in older[:4])]
         if beside:
             lines += [
                 "Not in it, and invoked before this one returned:",
@@ -363,7 +369,7 @@ class _Search:
 
 
 def _told_something(operations: Sequence[Operation]) -> list[Operation]:
-    """Leave out what neither changed nor told anything: the search need not place it."""
+    """Leave out operations that neither changed nor revealed anything."""
     return [
         operation
         for operation in sorted(operations, key=lambda one: (one.invoked_at, one.number))

@@ -1,8 +1,8 @@
-"""Histories made to order, to test a checker: right ones, and wrong ones of every kind.
+"""Generated histories to test a checker: correct ones, and wrong ones of every kind.
 
-A :class:`Flaw` is a fault that a simulated store commits once, where it is sure to be one: the
-tokens and marks that clients are told afterwards contradict one another in every order. A client
-of its own, the *witness*, calls and reads where that takes a call or a reading.
+A :class:`Flaw` is a fault that a simulated store commits once. It is planted where it is certainly
+a fault: the later tokens and marks contradict one another in every order. The *witness*, a separate
+client, makes the calls and reads that this needs.
 """
 
 from __future__ import annotations
@@ -24,29 +24,29 @@ __all__ = ["Flaw", "simulate"]
 
 
 class Flaw(Enum):
-    """What is wrong with a store."""
+    """The fault of a store."""
 
     LOST_WRITE = "a write was reported and not made"
-    STALE_READ = "a read saw what had been replaced before it began"
+    STALE_READ = "a read saw a version that was replaced before it began"
     DOUBLED_WRITE = "one write made two versions"
     FALSE_CONFLICT = "a write over the current token was refused"
-    CONFLICT_OF_ITS_OWN = "a write was made, and refused for what it had made itself"
+    CONFLICT_OF_ITS_OWN = "a write was made, and refused because of its own version"
     FALSE_SUCCESS = "a write over an old token was reported as made"
     LOST_UPDATE = "two changes were made to the same version"
     SWAPPED_VERSIONS = "a later write got the lower version"
     CROSSED_REPLIES = "two calls got each other's replies"
     FOREIGN_REPLY = "a read got the reply to a read of another key"
-    RESURRECTED = "what was deleted was there again"
-    VANISHED = "a session was absent that nobody had deleted"
+    RESURRECTED = "a deleted session was there again"
+    VANISHED = "a session was absent that no client had deleted"
     FAILED_YET_MADE = "a write was reported as not executed and made"
     REFUSED_YET_MADE = "a create was refused and made"
-    BEFORE_ITS_TIME = "a read saw what was written after it"
-    SKIPPED_VERSION = "a version that nobody wrote"
+    BEFORE_ITS_TIME = "a read saw a later write"
+    SKIPPED_VERSION = "a version that no client wrote"
     OLD_INCARNATION = "a new session got the incarnation of one that was deleted"
     UNBORN = "a first version other than 1"
-    EXISTS_BEFORE_ITS_TIME = "a create was refused before there was anything"
+    EXISTS_BEFORE_ITS_TIME = "a create was refused before any session existed"
     SECOND_BIRTH = "a session was created over one that was there"
-    REPEATED_TOKEN = "two writes were told the same token"  # noqa: S105 - a sentence
+    REPEATED_TOKEN = "two writes got the same token"  # noqa: S105 - a sentence
     LATE_REPEAT = "a write whose outcome was unknown was made twice"
 
 
@@ -60,14 +60,15 @@ def simulate(
 ) -> list[Operation] | None:
     """Return a history of one key.
 
-    :param operations: how many calls are made; a flaw may add two or three.
-    :param clients: how many make them.
-    :param unknown: how likely a call's outcome stays unknown, 0 to 1.
-    :param flaw: what the store does wrong, once; ``None`` for a right one.
-    :returns: ``None`` if the run gave no occasion for the flaw: try again with other dice.
+    :param operations: number of calls. A flaw may add two or three.
+    :param clients: number of clients.
+    :param unknown: probability that a call's outcome stays unknown, 0 to 1.
+    :param flaw: the fault of the store, planted once. ``None`` means a correct store.
+    :returns: the history, or ``None`` if the run had no occasion for the flaw. Then retry with
+        other dice.
     """
     if flaw is Flaw.SKIPPED_VERSION:
-        unknown = 0.0  # or a write of unknown outcome might explain it
+        unknown = 0.0  # a write of unknown outcome could explain the version
     simulation = Simulation(dice, clients=clients, unknown=unknown)
     plant = _PLANTERS[flaw] if flaw else _nothing
     plant_at = 0 if flaw is Flaw.EXISTS_BEFORE_ITS_TIME else dice.randrange(operations)
@@ -106,7 +107,7 @@ def _doubled_write(run: Simulation) -> bool:
 
 def _late_repeat(run: Simulation) -> bool:
     run.present()
-    call = run.invoke("witness", Verb.PUT)  # which never returns
+    call = run.invoke("witness", Verb.PUT)  # never returns
     for _ in range(2):
         run.make(call)
         run.read()  # one mark, two tokens
@@ -117,7 +118,7 @@ def _late_repeat(run: Simulation) -> bool:
 def _false_conflict(run: Simulation) -> bool:
     current = run.present().token
     run.read()
-    # Whatever it is told: nobody has written, and the token is still the same afterwards.
+    # Any answer is wrong: no client wrote, and the token stays the same.
     told = run.dice.choice((current, Cas.none()))
     run.answered(Verb.UPDATE_CAS, current, ending=Ending.REFUSED, token=told)
     run.read()
@@ -159,7 +160,7 @@ def _crossed_replies(run: Simulation) -> bool:
     run.present()
     one, other = run.invoke("witness", Verb.PUT), run.invoke("second witness", Verb.PUT)
     one, other = run.make(one), run.make(other)
-    run.read()  # whose the newer token is
+    run.read()  # reveals the writer of the newer token
     run.finish(msgspec.structs.replace(one, token=other.token))
     run.finish(msgspec.structs.replace(other, token=one.token))
     return True

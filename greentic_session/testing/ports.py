@@ -1,4 +1,4 @@
-"""Ports of loopback that several test processes do not take from one another."""
+"""Loopback ports that several test processes do not take from one another."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from typing import Final, final
 __all__ = ["BUS_OFFSET", "PortClaim"]
 
 BUS_OFFSET: Final = 10_000
-"""A cluster node's bus listens this far above its port."""
+"""Distance of a cluster node's bus port from its port."""
 
-# Both are below what systems hand out for outgoing connections (32768 and up on Linux), so that
-# the port of a killed server is still free when it is started again.
+# Both are below the range that systems use for outgoing connections (32768 and up on Linux). The
+# port of a killed server is still free when it starts again.
 _FIRST: Final = 12_000
 _LAST: Final = 21_999
 _DRAWS: Final = 200
-_RANDOM: Final = random.Random()  # of its own: processes with one seed must not draw the same
+_RANDOM: Final = random.Random()  # not seeded, so that processes differ
 
 
 @final
 class PortClaim:
-    """A port of 127.0.0.1, and the one of its bus, claimed until :meth:`release`.
+    """A port on 127.0.0.1 with its bus port, claimed until :meth:`release`.
 
-    The claim is the UDP port of the same number, which no server here uses: it is exclusive
-    between processes, leaves nothing behind, and ends with the process that made it.
+    The claim is the UDP port of the same number, which no server here uses. It is exclusive between
+    processes, leaves nothing behind, and ends with its process.
 
     :ivar port: the TCP port.
     """
@@ -44,7 +44,7 @@ class PortClaim:
             claim.bind(("127.0.0.1", port))
             for used in (port, port + BUS_OFFSET):
                 with socket.socket() as probe:
-                    # What a server does, so that connections that linger do not count as a clash.
+                    # As a server does, so that lingering connections do not count as a clash.
                     probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                     probe.bind(("127.0.0.1", used))
         except OSError:
@@ -54,5 +54,5 @@ class PortClaim:
         return True
 
     def release(self) -> None:
-        """Give the port back. Twice is fine."""
+        """Release the port. Repeated calls do nothing."""
         self._claim.close()

@@ -1,4 +1,4 @@
-"""A bad line: a TCP proxy on loopback that loses, cuts, delays and swallows what passes.
+"""A faulty connection: a TCP proxy on loopback that loses, cuts, delays and drops requests.
 
 .. code-block:: python
 
@@ -7,10 +7,10 @@
             ...
     assert proxy.met[Fate.LOSE] > 0
 
-It understands nothing of what it carries, so any client of any server can be put behind it. What
-it judges is a *request*: the bytes that the client's side of a connection had sent when the proxy
-read it. A client that sends commands together, as this library does, has them judged together:
-one fate of the proxy may be met by many calls.
+The proxy does not parse the traffic, so it works for any client and any server. Its unit is the
+*request*: all bytes that the proxy reads at once from the client's side of a connection. A client
+may send several commands together, as this library does. They are one request, so one fault can
+affect many calls.
 """
 
 from __future__ import annotations
@@ -43,48 +43,48 @@ _CHUNK_BYTES: Final = 1 << 20
 
 
 class Fate(Enum):
-    """What becomes of a request."""
+    """The fault that the proxy applies to a request."""
 
     PASS = auto()
     REFUSE = auto()
-    """The connection breaks before the server has the request."""
+    """The connection breaks before the server gets the request."""
     SWALLOW = auto()
-    """The server never gets it, and the connection stays."""
+    """The server never gets the request, and the connection stays."""
     LOSE = auto()
-    """The server executes it; the connection breaks before the reply."""
+    """The server executes the request. The connection breaks before the reply."""
     CUT = auto()
-    """The server executes it; the connection breaks in the middle of the reply."""
+    """The server executes the request. The connection breaks in the middle of the reply."""
     SILENCE = auto()
-    """The server executes it, and the connection stays without a reply."""
+    """The server executes the request, and the connection stays without a reply."""
     LATE = auto()
-    """The server executes it; the reply comes when the delay is over."""
+    """The server executes the request. The reply arrives after the delay."""
     DELAY = auto()
-    """The server gets it when the delay is over, and the connection ends without a reply."""
+    """The server gets the request after the delay, and the connection ends without a reply."""
     HOLD = auto()
-    """The server gets it when the delay is over. Nothing else is wrong."""
+    """The server gets the request after the delay. There is no other fault."""
 
 
 BREAKS: Final = (Fate.REFUSE, Fate.LOSE, Fate.CUT)
 """The fates that end the connection at once."""
 LOSSES: Final = (Fate.REFUSE, Fate.SWALLOW, Fate.LOSE, Fate.CUT, Fate.SILENCE)
-"""The fates after which no whole reply comes."""
+"""The fates that leave the request without a whole reply."""
 
 Schedule = Callable[[bytes], Fate]
-"""Chooses the fate of a request. Called in the order in which requests arrive."""
+"""Chooses the fate of a request. It is called in the order in which requests arrive."""
 
 
 def always(fate: Fate) -> Schedule:
-    """Return a schedule that chooses the same for every request."""
+    """Return a schedule that applies one fate to every request."""
     return lambda _request: fate
 
 
 def at_random(seed: int, chance: float, fates: Sequence[Fate] = BREAKS) -> Schedule:
-    """Return a schedule that lets requests meet fates at random.
+    """Return a schedule that applies fates at random.
 
-    :param seed: of the dice. The same seed makes the same choices in the same order; which request
-        meets which of them is also up to the machine.
-    :param chance: that a request does not pass, 0 to 1.
-    :param fates: from which then to choose, each as likely as the others.
+    :param seed: seed of the random choices. The same seed makes the same choices in the same order.
+        Which request gets which choice also depends on timing.
+    :param chance: probability that a request does not pass, 0 to 1.
+    :param fates: fates to choose from, all equally likely.
     """
     dice = random.Random(seed)
 
@@ -95,10 +95,11 @@ def at_random(seed: int, chance: float, fates: Sequence[Fate] = BREAKS) -> Sched
 
 
 def first_of_each(pattern: str | bytes, fate: Fate) -> Schedule:
-    """Return a schedule for the first request that says something, for each thing said.
+    """Return a schedule that applies a fate once per distinct match of a pattern.
 
-    :param pattern: a regular expression. For ``key-[0-9]+``, the first request that names ``key-1``
-        meets the fate, and so does the first that names ``key-2``.
+    :param pattern: a regular expression. For ``key-[0-9]+``, the fate applies to the first request
+        that names ``key-1``, and to the first that names ``key-2``.
+    :param fate: the fate of these requests. All others pass.
     """
     sought = re.compile(pattern.encode() if isinstance(pattern, str) else pattern)
     seen: set[bytes] = set()
@@ -115,11 +116,11 @@ def first_of_each(pattern: str | bytes, fate: Fate) -> Schedule:
 
 @final
 class Line:
-    """A schedule that lets one request meet a fate, of those that come while it is :meth:`broken`.
+    """A schedule that applies a fate to one of the requests that arrive within :meth:`broken`.
 
-    :param fate: what it meets.
-    :param at: the request's number, from 0; or what it says, for the first that does.
-    :ivar seen: how many requests have come while the line was broken.
+    :param fate: the fate of that request.
+    :param at: the request's number, from 0. A string selects the first request that contains it.
+    :ivar seen: number of requests that arrived within :meth:`broken` blocks.
     """
 
     def __init__(self, fate: Fate, at: int | str) -> None:
@@ -130,7 +131,7 @@ class Line:
         self.seen: int = 0
 
     def __call__(self, request: bytes) -> Fate:
-        """Choose, as a :data:`Schedule`."""
+        """Choose a fate, as a :data:`Schedule` does."""
         if not self._is_broken:
             return Fate.PASS
         number, self.seen = self.seen, self.seen + 1
@@ -143,7 +144,7 @@ class Line:
 
     @contextmanager
     def broken(self) -> Generator[None]:
-        """Count requests, and let the one meet its fate, within the block."""
+        """Count requests within the block, and apply the fate to the selected one."""
         self._is_broken = True
         try:
             yield
@@ -152,7 +153,7 @@ class Line:
 
 
 class _Way:
-    """One connection through the proxy: the client's end, the server's, and what befell it."""
+    """A connection through the proxy: the client's end, the server's end, and its faults."""
 
     def __init__(self, client: asyncio.StreamWriter, server: asyncio.StreamWriter) -> None:
         self.client: Final = client
@@ -162,12 +163,12 @@ class _Way:
         self.tasks: set[asyncio.Task[None]] = set()
 
     def sever(self) -> None:
-        """Break both ends; what has not been sent is lost."""
+        """Break both ends. Unsent data is lost."""
         self.client.transport.abort()
         self.server.transport.abort()
 
     async def aclose(self) -> None:
-        """End the connection at both ends, once they have what was sent to them."""
+        """Close both ends after their pending data is sent."""
         self.client.close()
         self.server.close()
         await asyncio.gather(self.client.wait_closed(), self.server.wait_closed())
@@ -175,20 +176,22 @@ class _Way:
 
 @final
 class FaultProxy:
-    """Stands between clients and one server. Use with ``async with``, on asyncio.
+    """Proxies connections from clients to one server. Use with ``async with``, on asyncio.
 
-    :param port: the server's.
+    :param port: port of the server.
     :param schedule: chooses the fate of each request.
-    :param host: the server's.
-    :param delay_secs: for :attr:`Fate.LATE`, :attr:`Fate.DELAY` and :attr:`Fate.HOLD`, in seconds.
-    :ivar url: ``redis://`` and where the proxy listens, while it does.
-    :ivar port: where on 127.0.0.1 the proxy listens, while it does.
-    :ivar met: how many requests have met each fate.
-    :ivar before_loss: awaited before a connection breaks by :attr:`Fate.LOSE`: what happens on
-        the server between a lost reply and the client's next attempt.
-    :ivar executed_late: how many replies have come back to requests that were delayed.
-    :ivar never_executed: how many connections the server ended before a delayed request came.
-    :ivar accepted: how many connections clients have made.
+    :param host: host of the server.
+    :param delay_secs: delay for :attr:`Fate.LATE`, :attr:`Fate.DELAY` and :attr:`Fate.HOLD`, in
+        seconds.
+    :ivar url: ``redis://`` URL at which the proxy listens while it is open.
+    :ivar port: port on 127.0.0.1 at which the proxy listens while it is open.
+    :ivar met: number of requests for each fate.
+    :ivar before_loss: callback, awaited before :attr:`Fate.LOSE` breaks a connection. It runs
+        between a lost reply and the client's next attempt.
+    :ivar executed_late: number of replies to delayed requests.
+    :ivar never_executed: number of connections that the server closed before a delayed request
+        arrived.
+    :ivar accepted: number of connections that clients have made.
     """
 
     def __init__(
@@ -217,12 +220,12 @@ class FaultProxy:
 
     @property
     def faults(self) -> int:
-        """How many requests have met another fate than to pass."""
+        """Number of requests that did not pass."""
         return sum(self.met.values()) - self.met[Fate.PASS]
 
     @property
     def connections(self) -> int:
-        """How many connections are open through the proxy."""
+        """Number of open connections through the proxy."""
         return len(self._ways)
 
     async def __aenter__(self) -> Self:
@@ -246,25 +249,25 @@ class FaultProxy:
         await self._server.wait_closed()
 
     def black_hole(self) -> None:
-        """Carry nothing in either direction, until :meth:`heal`.
+        """Forward nothing in either direction until :meth:`heal`.
 
-        Connections stay, and new ones are accepted; nobody is told of anything. What was sent
-        meanwhile arrives when the line has healed, as TCP's retransmissions would make it: also
-        what its sender has given up since.
+        Connections stay open, the proxy accepts new ones, and no end gets an error. Data sent
+        meanwhile arrives after :meth:`heal`, as with TCP's retransmissions. That includes requests
+        that the sender has given up.
         """
         self._is_open.clear()
 
     def heal(self) -> None:
-        """End a :meth:`black_hole`. Connections that are half open stay so."""
+        """End a :meth:`black_hole`. Half-open connections stay half open."""
         self._is_open.set()
 
     def half_open(self) -> int:
-        """Let the server's ends of all connections vanish, without a word to the clients.
+        """Drop the server's ends of all connections without notice to the clients.
 
-        As when the server's machine lost its power, or a firewall forgot the connection. What a
-        client sends on such a connection goes nowhere; a new connection is a sound one.
+        This happens when the server's machine loses power or a firewall forgets the connection.
+        Data that a client sends on such a connection is lost. New connections work.
 
-        :returns: how many connections that were.
+        :returns: the number of connections that became half open.
         """
         sound = [way for way in self._ways if not way.is_half_open]
         for way in sound:
@@ -273,32 +276,32 @@ class FaultProxy:
         return len(sound)
 
     def sever(self) -> int:
-        """Break all connections, at both ends; what the proxy still held is lost.
+        """Break all connections at both ends. Data in the proxy is lost.
 
-        :returns: how many that were.
+        :returns: the number of connections.
         """
         ways = [*self._ways]
         for way in ways:
             way.sever()
         return len(ways)
 
-    # --- what becomes of a connection --------------------------------------------------------
+    # --- the life of a connection ------------------------------------------------------------
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._server is not None and not self._server.is_serving():
-            writer.transport.abort()  # came while the proxy was leaving
+            writer.transport.abort()  # arrived while the proxy was closing
             return
         self.accepted += 1
         task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
         self._serving.add(task)
         task.add_done_callback(self._serving.discard)
-        # Not in `_serve`, which may be cancelled before it begins. A client that does not read must
-        # not keep the proxy: from Python 3.12.1 on, a server's end waits for its connections'.
+        # Not in `_serve`, which may be cancelled before it begins. Without it, a client that does
+        # not read blocks the close: from Python 3.12.1 on, a server waits for its connections.
         task.add_done_callback(lambda _: writer.transport.abort())
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await self._is_open.wait()
-        with suppress(OSError):  # a server that is gone, a client that left: it breaks
+        with suppress(OSError):  # the server or the client is gone, so the connection breaks
             behind, ahead = await asyncio.open_connection(*self._upstream)
             way = _Way(writer, ahead)
             self._ways.add(way)
@@ -349,7 +352,7 @@ class FaultProxy:
         fates = way.fates
         while reply := await behind.read(_CHUNK_BYTES):
             await self._is_open.wait()
-            # Once silent, silent for ever: a later reply would be taken for the one kept back.
+            # Drop all later replies too, or the client takes one for the reply that was dropped.
             if Fate.SILENCE in fates or Fate.SWALLOW in fates:
                 continue
             if Fate.DELAY in fates:
@@ -357,7 +360,7 @@ class FaultProxy:
                 way.sever()
                 return
             if Fate.LATE in fates:
-                fates.discard(Fate.LATE)  # what comes after it waits for it, and is late no more
+                fates.discard(Fate.LATE)  # one delay covers the replies behind it
                 await asyncio.sleep(self._delay_secs)  # this is the fault
             if Fate.LOSE in fates:
                 if self.before_loss is not None:
@@ -365,7 +368,7 @@ class FaultProxy:
                 way.sever()
                 return
             if Fate.CUT in fates:
-                way.client.transport.set_write_buffer_limits(0)  # so that nothing is left to send
+                way.client.transport.set_write_buffer_limits(0)  # send all of it now
                 way.client.write(reply[: len(reply) // 2])
                 await way.client.drain()
                 way.sever()

@@ -39,19 +39,18 @@ def redis_binary() -> Path:
 
 @final
 class LocalServer:
-    """A server process of one's own, on a unix socket and, if asked, a port of loopback.
+    """A server process on a unix socket and, optionally, on a loopback port.
 
-    Use with ``with``. The folder goes with the server; what is in it outlives :meth:`kill`.
+    Use with ``with``. The end of the block removes the server's folder. Its files survive
+    :meth:`kill`.
 
     :param binary: ``valkey-server`` or ``redis-server``.
     :param options: further command-line options, e.g. ``("--maxmemory", "50mb")``.
     :param tcp: whether to listen on a free port of 127.0.0.1 as well.
-    :param durable: whether each write is in an append-only file before it is acknowledged, so
-        that a server which was killed and started again has it. Otherwise nothing is persisted.
-    :param config: text of a configuration file, which Sentinel cannot do without; ``None`` has
-        none.
-    :ivar port: the port of 127.0.0.1, the same after a restart; set it before the start to have
-        a certain one.
+    :param durable: whether each write is in an append-only file before it is acknowledged. A killed
+        server then has all acknowledged writes after a restart. Otherwise nothing is persisted.
+    :param config: text of a configuration file, which Sentinel requires. ``None`` means no file.
+    :ivar port: port on 127.0.0.1. A restart keeps it. Set it before the start to choose it.
     """
 
     def __init__(
@@ -75,7 +74,7 @@ class LocalServer:
 
     @property
     def folder(self) -> Path:
-        """Where socket and log are."""
+        """Folder of the socket and the log."""
         assert self._folder is not None, "the server is not started"
         return Path(self._folder.name)
 
@@ -110,13 +109,13 @@ class LocalServer:
 
     @property
     def is_running(self) -> bool:
-        """Whether there is a process, be it paused."""
+        """Whether the process exists. It may be paused."""
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
         """Start the server and wait until it answers.
 
-        :raises RuntimeError: with the end of its log, if it does not within 20 s.
+        :raises RuntimeError: if it does not answer within 20 s. The message has the end of its log.
         """
         for draw in range(1, _DRAWS + 1):
             self.launch()
@@ -124,19 +123,20 @@ class LocalServer:
             while not self._answers():
                 if not self.is_running or time.monotonic() > ends_at:
                     break
-                time.sleep(0.01)  # a server that has come up tells nobody: it has to be asked again
+                time.sleep(0.01)  # the server does not announce its start, so poll
             else:
                 return
             tail, has_claim = self.log_tail(), self._claim is not None
             self.stop()
-            # Somebody who makes no claims was faster: try elsewhere.
+            # Another process took the port first. Try another one.
             if draw == _DRAWS or not has_claim or _CLASH not in tail:
                 raise RuntimeError(f"{self._binary.name} did not start:\n{tail}")
 
     def launch(self) -> None:
-        """Start the process, and do not wait for it to answer."""
+        """Start the process without waiting for an answer."""
         if self._folder is None:
-            # Not below the test runner's folder: a socket's path is limited to about 100 bytes.
+            # Not in the test runner's folder, because a socket's path is limited to about 100
+            # bytes.
             self._folder = tempfile.TemporaryDirectory(prefix="gsrv-", dir=_short_folder())
             if self._config is not None:
                 (self.folder / "server.conf").write_text(self._config, "utf-8")
@@ -161,30 +161,30 @@ class LocalServer:
         return log.read_text(errors="replace")[-2000:] if log.exists() else "no log"
 
     def pause(self) -> None:
-        """Stop the process with SIGSTOP: it keeps its connections and answers nobody."""
+        """Stop the process with SIGSTOP. It keeps its connections and does not answer."""
         os.kill(self.pid, signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let a paused process go on."""
+        """Continue a paused process."""
         os.kill(self.pid, signal.SIGCONT)
 
     def restart(self) -> None:
-        """Kill the process and start it again at the same place.
+        """Kill the process and start it again on the same socket and port.
 
-        :raises RuntimeError: as :meth:`start`.
+        :raises RuntimeError: as for :meth:`start`.
         """
         self.kill()
         self.start()
 
     def kill(self) -> None:
-        """End the process with SIGKILL; :meth:`start` starts it again at the same place."""
+        """Kill the process with SIGKILL. :meth:`start` starts it again, on the same socket."""
         if self._process is not None:
             self._process.kill()
             self._process.wait(_STOP_SECS)
             self._process = None
 
     def stop(self) -> None:
-        """End the process and remove its folder. Stopping twice is fine."""
+        """End the process and remove its folder. Repeated calls do nothing."""
         if self._process is not None:
             self._process.terminate()
             try:

@@ -1,7 +1,7 @@
-"""A simulated store and its clients: histories that are right because of how they came about.
+"""A simulated store with clients, which produces histories that are correct by construction.
 
-Calls overlap as the dice will have it, and some are never heard of. Each takes effect at one
-instant between its invocation and its return (or, unheard of, later or never).
+Calls overlap at random, and some have an unknown outcome. Each call takes effect at one instant
+between its invocation and its return. A call of unknown outcome takes effect later or never.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _VERBS: Final = {
     Verb.TOUCH: 5,
     Verb.DELETE: 10,
 }
-"""What clients do, and how often out of a hundred."""
+"""The verbs that clients call, with weights in percent."""
 
 
 class State(NamedTuple):
-    """What is stored."""
+    """The stored session."""
 
     incarnation: str
     value: int
@@ -42,13 +42,13 @@ class State(NamedTuple):
 
     @property
     def token(self) -> Cas:
-        """Its token."""
+        """The session's token."""
         return Cas(value=self.value, incarnation=self.incarnation)
 
 
 @final
 class _Client:
-    """One who calls, one call at a time."""
+    """A client that makes one call at a time."""
 
     def __init__(self, name: str) -> None:
         self.name: Final = name
@@ -60,13 +60,13 @@ class _Client:
 
 @final
 class Simulation:
-    """A store, its clients, and what these record of each other's calls.
+    """A store and its clients, which record their calls.
 
-    :param dice: decide everything.
-    :param clients: how many call.
-    :param unknown: how likely a call's outcome stays unknown, 0 to 1.
-    :ivar state: what is stored.
-    :ivar history: what was recorded.
+    :param dice: source of all random choices.
+    :param clients: number of clients.
+    :param unknown: probability that a call's outcome stays unknown, 0 to 1.
+    :ivar state: the stored session, or ``None``.
+    :ivar history: the recorded operations.
     """
 
     def __init__(self, dice: random.Random, *, clients: int, unknown: float) -> None:
@@ -82,12 +82,12 @@ class Simulation:
     # --- the run -----------------------------------------------------------------------------
 
     def run(self, operations: int, plant: Callable[[Simulation], bool], plant_at: int) -> bool:
-        """Let clients call, and read in the end.
+        """Let clients make calls, with a read at the end.
 
-        :param operations: how many calls they make.
-        :param plant: called once so many calls have begun, and again until it returns true.
-        :param plant_at: how many.
-        :returns: whether ``plant`` ever did.
+        :param operations: number of calls.
+        :param plant: called after ``plant_at`` calls have begun, and again until it returns true.
+        :param plant_at: number of calls before the first call of ``plant``.
+        :returns: whether ``plant`` ever returned true.
         """
         begun = 0
         is_planted = False
@@ -115,7 +115,7 @@ class Simulation:
         if verb is Verb.UPDATE_CAS or (verb is Verb.DELETE and self.dice.random() < 0.5):
             expected = client.expected
             if self.state is not None and self.dice.random() < 0.5:
-                # What a client knows from elsewhere; it was told to somebody before.
+                # A token from elsewhere: another client has seen it.
                 expected = self._known_token() or expected
             if not expected.value:
                 verb, expected = Verb.GET, None
@@ -129,14 +129,15 @@ class Simulation:
             if self.dice.random() < self._unknown:
                 if self.dice.random() < 0.7:
                     self._loose.append(call)
-                client.call = None  # never heard of
+                client.call = None  # outcome unknown
                 return
             client.answer = self.make(call)
             client.is_made = True
             return
         assert client.answer is not None
         if self.dice.random() < self._unknown:
-            # Made, and never heard of; what a change was made to is known to who made it.
+            # It took effect, but the outcome stays unknown. The client still knows what it
+            # replaced.
             self.replace(msgspec.structs.replace(call, before=client.answer.before))
             client.call = None
             return
@@ -151,7 +152,7 @@ class Simulation:
         if call.verb is Verb.MUTATE and made.ending is Ending.DONE:
             self.replace(msgspec.structs.replace(call, mark=made.mark, before=made.before))
 
-    # --- what clients and the store do -------------------------------------------------------
+    # --- calls and their effects -------------------------------------------------------------
 
     def invoke(self, client: str, verb: Verb, expected: Cas | None = None) -> Operation:
         """Record an invocation."""
@@ -160,7 +161,7 @@ class Simulation:
             mark = f"m{next(self._marks)}"
         before = ""
         if verb is Verb.MUTATE and self.state is not None:
-            before = self.state.mark  # it has read, and is about to write over that
+            before = self.state.mark  # it has read this mark and is about to replace it
         operation = Operation(
             number=len(self.history),
             client=client,
@@ -175,7 +176,7 @@ class Simulation:
         return operation
 
     def replace(self, operation: Operation) -> Operation:
-        """Record what is known of an operation now."""
+        """Record the current state of an operation."""
         self.history[operation.number] = operation
         return operation
 
@@ -184,7 +185,7 @@ class Simulation:
         return self.replace(msgspec.structs.replace(answer, returned_at=next(self._stamps)))
 
     def make(self, call: Operation) -> Operation:
-        """Let a call take effect, and return it with its answer."""
+        """Apply a call to the store and return it with its answer."""
         state, verb = self.state, call.verb
         if verb is Verb.GET:
             if state is None:
@@ -212,25 +213,25 @@ class Simulation:
         return ended(call, token=self.state.token)
 
     def next_state(self, mark: str) -> State:
-        """Return what is stored after a write."""
+        """Return the stored session after a write."""
         if self.state is None:
             return State(f"{self.dice.getrandbits(128):032x}", 1, mark)
         return State(self.state.incarnation, self.state.value + 1, mark)
 
     def read(self) -> Operation:
-        """Let the witness read."""
+        """Read as the witness."""
         return self.call(Verb.GET)
 
     def call(self, verb: Verb, expected: Cas | None = None) -> Operation:
-        """Let the witness call, and return before anything else happens."""
+        """Make a call as the witness and return before any other call takes effect."""
         return self.finish(self.make(self.invoke("witness", verb, expected)))
 
     def answered(self, verb: Verb, expected: Cas | None = None, **answer: object) -> Operation:
-        """Let the witness call, and be told something without the store's doing."""
+        """Record a call of the witness with a given answer, without any effect on the store."""
         call = self.invoke("witness", verb, expected)
         return self.finish(msgspec.structs.replace(ended(call), **answer))
 
-    # --- what the planters look for ----------------------------------------------------------
+    # --- for the planters --------------------------------------------------------------------
 
     def _known_token(self) -> Cas | None:
         told = [
@@ -241,14 +242,14 @@ class Simulation:
         return self.dice.choice(told) if told else None
 
     def present(self) -> State:
-        """Return what is stored, after a write of the witness if that is nothing."""
+        """Return the stored session. If there is none, the witness writes one first."""
         if self.state is None:
             self.call(Verb.PUT)
         assert self.state is not None
         return self.state
 
     def absent(self) -> None:
-        """See that nothing is stored."""
+        """Make sure that no session is stored."""
         if self.state is not None:
             self.call(Verb.DELETE)
 

@@ -1,4 +1,4 @@
-"""The order in which operations were invoked and returned, from which a search takes them."""
+"""The invocations and returns of operations in order, for a search."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ __all__ = ["Timeline"]
 
 @final
 class Timeline:
-    """Invocations and returns in their order, linked: what is placed is lifted out, and put back.
+    """Invocations and returns as a linked list. A placed operation is lifted out and put back.
 
-    Entry ``n`` below the number of operations is one's invocation, that number higher its return.
+    Entry ``n`` is the invocation of operation ``n``. Its return is entry ``n`` plus the number of
+    operations.
 
-    :param spans: when each was invoked, and when it returned if it did.
-    :ivar after: the entry that follows each.
-    :ivar open_ends: how many returns there are.
+    :param spans: invocation stamp of each operation, and its return stamp or ``None``.
+    :ivar after: the next entry of each entry.
+    :ivar open_ends: number of returns.
     """
 
     def __init__(self, spans: Sequence[tuple[int, int | None]]) -> None:
@@ -41,7 +42,7 @@ class Timeline:
             last = entry
 
     def first(self) -> int:
-        """Return the first entry that is left."""
+        """Return the first remaining entry."""
         return self.after[-1]
 
     def lift(self, entry: int) -> None:

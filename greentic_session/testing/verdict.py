@@ -1,4 +1,4 @@
-"""What a checker of histories says."""
+"""The result of a history checker."""
 
 from __future__ import annotations
 
@@ -17,22 +17,23 @@ __all__ = ["Ruling", "Verdict", "by_key"]
 
 
 class Ruling(Enum):
-    """What a checker found."""
+    """The finding of a checker."""
 
     HOLDS = "holds"
     VIOLATED = "violated"
     UNDECIDED = "undecided"
-    """The search was longer than allowed."""
+    """The search reached its limit."""
 
 
 @final
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
-    """What a checker says.
+    """The result of a check.
 
-    :ivar ruling: what it found.
-    :ivar explanation: why, naming operations by number, verb and token; never a payload.
-    :ivar operations: numbers of the operations at fault, as far as it can tell.
-    :ivar steps: how much work it was.
+    :ivar ruling: the finding.
+    :ivar explanation: the reason. It names operations by number, verb and token, and has no
+        payload.
+    :ivar operations: numbers of the operations at fault, if known.
+    :ivar steps: amount of work.
     """
 
     ruling: Ruling
@@ -42,12 +43,12 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def holds(self) -> bool:
-        """Whether the history is as it must be. An undecided one does not hold."""
+        """Whether the history is correct. Not true for an undecided one."""
         return self.ruling is Ruling.HOLDS
 
     @property
     def is_violation(self) -> bool:
-        """Whether the history cannot have come about in a store that keeps its promises."""
+        """Whether no correct store can have produced the history."""
         return self.ruling is Ruling.VIOLATED
 
 

@@ -1,21 +1,23 @@
-"""Whether what clients were told of versions agrees: for histories too long to search.
+"""Checks the versions that clients saw, for histories that are too long to search.
 
-Tokens number the versions of an incarnation, so most of an order is told and need not be searched:
-this checker sorts, and looks each operation up. It proves less than :mod:`.linearizability`: it
-never blames a right history, and misses wrong ones whose fault shows in no token, no mark and no
-certain life of an incarnation. It checks, for each key:
+Tokens number the versions of an incarnation, so they give most of the order without a search. This
+checker sorts the operations and looks each one up. It proves less than :mod:`.linearizability`. It
+never rejects a correct history. It misses errors that show in no token, no mark and no proven
+lifetime of an incarnation. It checks, for each key:
 
-* **owners**: a version has one mark and a mark one version; no mark is that of a write which was
-  refused or not executed, nor of none at all; a write over a token or a mark made the next version.
-* **growth**: each version up to the highest that was told was made by a write that was reported, or
-  by one of unknown outcome which can have made it. Successes reported are versions grown.
-* **time**: what began when a version had been told is told that one or a later; a write, a later.
-* **lives**: from when an incarnation was first told until somebody is last told of it, nobody finds
-  the session absent, removes it, or is told of another incarnation.
-* **conflicts**: nobody is refused for a token that was the stored one; with the rules above, this
-  says that no conflict was false.
+* **owners**: a version has one mark, and a mark has one version. No mark belongs to an unknown
+  write, or to a write that was refused or not executed. A write over a token or a mark made the
+  next version.
+* **growth**: a reported write made each version up to the highest one seen. For the others, there
+  are enough writes of unknown outcome. Each reported success is a version.
+* **time**: an operation that begins after a version was seen sees that version or a later one. A
+  write sees a later one.
+* **lives**: an incarnation is alive from its first to its last sighting. In that time no client
+  finds the session absent, removes it, or sees another incarnation.
+* **conflicts**: no call is refused for the token that was stored. With the rules above, this shows
+  that no conflict was false.
 
-End a history with a read of each key: so the last write is checked as well.
+End a history with a read of each key. Otherwise the last write is not checked.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ _WRITES: Final = (Verb.CREATE, Verb.PUT, Verb.UPDATE_CAS, Verb.MUTATE)
 def check_versions(operations: Iterable[Operation]) -> Verdict:
     """Check a history's tokens, in time nearly proportional to its length.
 
-    :returns: the first violation that is found, or that all holds; never undecided.
+    :returns: the first violation found, or that all rules hold. It is never undecided.
     """
     steps = 0
     for each in by_key(operations).values():
@@ -52,7 +54,7 @@ def check_versions(operations: Iterable[Operation]) -> Verdict:
     return Verdict(ruling=Ruling.HOLDS, steps=steps)
 
 
-class _Fault(Exception):  # noqa: N818 - no error: what was looked for
+class _Fault(Exception):  # noqa: N818 - the result of a check, not an error
     def __init__(self, rule: str, *operations: Operation) -> None:
         self.rule = rule
         self.operations = operations
@@ -65,7 +67,7 @@ class _Version(NamedTuple):
 
 
 class _Life(NamedTuple):
-    """From when to when an incarnation lived for certain."""
+    """The span in which an incarnation certainly lived."""
 
     begins: float
     ends: float
@@ -79,7 +81,7 @@ class _KeyCheck:
 
     def __init__(self, operations: Sequence[Operation]) -> None:
         self._all: Final = operations
-        # What a version is of, and which operations were told of it.
+        # Each version that was seen, with the operation that saw it.
         self._told: Final[list[tuple[_Version, Operation]]] = []
         self._owner: Final[dict[_Version, Operation]] = {}
         self._made: Final[dict[str, _Version]] = {}
@@ -89,7 +91,7 @@ class _KeyCheck:
         self._lives: dict[str, _Life] = {}
 
     def fault(self) -> Verdict | None:
-        """Return the first violation, if there is one."""
+        """Return the first violation, or ``None``."""
         try:
             self._check_answers()
             self._check_owners()
@@ -112,7 +114,7 @@ class _KeyCheck:
         for one in self._all:
             token, expected = one.token, one.expected
             if one.ending is Ending.REFUSED and token is not None and token == expected:
-                raise _Fault("refused for the very token that was stored", one)
+                raise _Fault("refused for the token that was stored", one)
             if one.ending is Ending.DONE and one.verb is Verb.CREATE and token is not None:
                 if token.value != 1:
                     raise _Fault("the first version is not 1", one)
@@ -127,7 +129,7 @@ class _KeyCheck:
             if one.verb is Verb.DELETE and one.ending is Ending.DONE and one.found and expected:
                 self._told.append((_Version(expected.incarnation, expected.value), one))
 
-    # --- whose a version is ------------------------------------------------------------------
+    # --- the owner of a version --------------------------------------------------------------
 
     def _check_owners(self) -> None:
         for version, one in self._told:
@@ -145,7 +147,7 @@ class _KeyCheck:
             if write.verb is Verb.CREATE and version.value != 1:
                 raise _Fault(f"a create made version {version.value}", write)
             if write.verb is Verb.MUTATE:
-                # What it replaced was the version before, be that told to nobody else.
+                # It replaced the version before its own, even if no other operation saw that one.
                 before = _Version(version.incarnation, version.value - 1)
                 replaced = self._write_of(write, write.before)
                 if self._made.setdefault(replaced.mark, before) != before:
@@ -156,18 +158,18 @@ class _KeyCheck:
             elif write.verb is Verb.UPDATE_CAS and write.expected is not None:
                 expected = write.expected
                 if version != (expected.incarnation, expected.value + 1):
-                    raise _Fault(f"made version {version.value}, not the one it was to", write)
+                    raise _Fault(f"made version {version.value}, not the next one", write)
 
     def _write_of(self, one: Operation, mark: str) -> Operation:
         write = self._writes.get(mark)
         if write is None:
-            raise _Fault("a mark that nobody wrote under this key", one)
+            raise _Fault("a mark that no operation wrote under this key", one)
         if write.ending in (Ending.FAILED, Ending.REFUSED):
             raise _Fault("a write that was reported as not made was made", write, one)
         return write
 
     def _over(self, write: Operation) -> _Version | None:
-        """Return the version that a write replaced, as far as that is known."""
+        """Return the version that a write replaced, if that is known."""
         if write.verb is Verb.UPDATE_CAS and write.expected is not None:
             return _Version(write.expected.incarnation, write.expected.value)
         if write.verb is Verb.MUTATE:
@@ -177,7 +179,7 @@ class _KeyCheck:
     # --- growth ------------------------------------------------------------------------------
 
     def _check_growth(self) -> None:
-        """Find a write of unknown outcome for each version that no one reported."""
+        """Find a write of unknown outcome for each version that no operation reported."""
         highest: dict[str, int] = {}
         known_by: dict[_Version, tuple[float, Operation]] = {}
         for version, one in self._told:
@@ -199,9 +201,9 @@ class _KeyCheck:
                     gaps.append((by[0], version, by[1]))
         if not gaps:
             return
-        # Made by the time at which it, or a later one, was told. Who writes over a token fits one
-        # gap only, so takes that one; any put fits every gap, and the one that was invoked first
-        # fits the most.
+        # A version was made before it, or a later one, was first seen. A write over a token fits
+        # one gap only, so it gets that gap. A put fits every gap, and the put invoked first fits
+        # the most.
         over: set[_Version] = set()
         anyone: list[float] = []
         creators: list[float] = []
@@ -220,7 +222,7 @@ class _KeyCheck:
                 if replaced is not None:
                     over.add(_Version(replaced.incarnation, replaced.value + 1))
                 elif one.before in self._writes:
-                    anyone.append(one.invoked_at)  # over a version that nobody was told of
+                    anyone.append(one.invoked_at)  # over a version that no operation saw
         self._fill(gaps, over, anyone, creators)
 
     def _fill(
@@ -240,14 +242,14 @@ class _KeyCheck:
             elif anyone and anyone[-1] < by:
                 anyone.pop()
             else:
-                raise _Fault(f"version {version.value} was written by nobody", teller)
+                raise _Fault(f"no operation can have written version {version.value}", teller)
 
     # --- time --------------------------------------------------------------------------------
 
     def _check_time(self) -> None:
-        """Follow the stamps: no one is told of an older version than somebody before them."""
+        """Check by the stamps that no operation sees an older version than an earlier operation."""
         told = [(version, one, one.invoked_at, False) for version, one in self._told]
-        told += [  # that it was made, somebody else was told
+        told += [  # a write counts as a sighting of its version, by another operation
             (self._made[write.mark], write, write.invoked_at, True)
             for write in self._owner.values()
         ]
@@ -292,7 +294,7 @@ class _KeyCheck:
             if index < 0 or _end(one) == _NEVER:
                 continue
             life, incarnation = lives[index]
-            # The life began by a return before it was invoked, and went on after it returned.
+            # The life began before the invocation and continued after the return.
             if not life.begins < one.invoked_at or not _end(one) < life.ends:
                 continue
             if _says_absent(one):
@@ -306,7 +308,7 @@ class _KeyCheck:
         self._check_beginning()
 
     def _check_beginning(self) -> None:
-        """See that nobody met a session before the first write was invoked."""
+        """Check that no operation saw a session before the first write was invoked."""
         writes = [
             one.invoked_at
             for one in self._all
@@ -315,7 +317,7 @@ class _KeyCheck:
         first = min(writes, default=_NEVER)
         for one in self._all:
             if _end(one) < first and not _says_absent(one) and one.ending is not Ending.FAILED:
-                raise _Fault("met a session before the first was written", one)
+                raise _Fault("saw a session before the first write", one)
 
 
 def _end(one: Operation) -> float:

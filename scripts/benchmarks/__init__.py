@@ -1,6 +1,6 @@
-"""Benchmarks: how fast the library is beside others on the same machine, in the same minutes.
+"""Benchmarks: this library and others, measured together on the same machine.
 
-``scripts/bench`` runs them. Each subject is a module named in :mod:`.subjects`; it measures, and
-hands back a :class:`~.findings.Finding`. Findings are kept as JSON in ``results``; tables, plots
-and the README's section are drawn from those.
+``scripts/bench`` runs them. Each subject is a module named in :mod:`.subjects` that returns a
+:class:`~.findings.Finding`. Findings are stored as JSON in ``results``. Tables, plots and the
+README's section are generated from them.
 """

@@ -1,4 +1,4 @@
-"""``scripts/bench [subject...]``: measure, keep, draw."""
+"""``scripts/bench [subject...]``: measure, store and plot."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ QUICK = Plan(rounds=1, callers=(1, 16), operations=32, records=2000)
 
 
 def arguments() -> argparse.Namespace:
-    """Return what the command line says."""
+    """Return the parsed command line."""
     listed = "\n".join(f"  {name:<10}{what}" for name, what in SUBJECTS.items())
     parser = argparse.ArgumentParser(
         prog="scripts/bench",
@@ -30,33 +30,37 @@ def arguments() -> argparse.Namespace:
         "--operations",
         type=int,
         default=Plan().operations,
-        help="of one contender in one round; fewer for a hurried run on a busy machine",
+        help="of one contender in one round (fewer for a short run on a busy machine)",
     )
     parser.add_argument(
-        "--quick", action="store_true", help="a few operations only, to see that it runs"
+        "--quick", action="store_true", help="a few operations only, to check that it runs"
     )
     parser.add_argument(
-        "--out", type=Path, help="folder to write to; with --quick nothing is written without it"
+        "--out", type=Path, help="folder for the results (without it, --quick writes nothing)"
     )
     only = parser.add_mutually_exclusive_group()
-    only.add_argument("--render", action="store_true", help="draw what was found before, anew")
-    only.add_argument("--check", action="store_true", help="fail if a page is not what was found")
+    only.add_argument("--render", action="store_true", help="plot the stored findings again")
+    only.add_argument(
+        "--check", action="store_true", help="fail if a page differs from the findings"
+    )
     given = parser.parse_args()
     unknown = [name for name in given.subjects if name not in SUBJECTS]
     if unknown:
-        parser.error(f"unknown subject {unknown[0]}; known are {', '.join(SUBJECTS)}")
+        parser.error(f"unknown subject {unknown[0]}: expected one of {', '.join(SUBJECTS)}")
     if given.rounds < 1 or given.operations < 1:
         parser.error("at least one round of one operation is needed")
     return given
 
 
 def main() -> None:
-    """Do what the command line says."""
+    """Run the command line."""
     given = arguments()
     out = given.out or (None if given.quick else RESULTS)
     if given.check:
         if wrong := stale(out or RESULTS):
-            raise SystemExit(f"not what was found: {', '.join(wrong)}; run scripts/bench --render")
+            raise SystemExit(
+                f"pages differ from the findings: {', '.join(wrong)} (run scripts/bench --render)"
+            )
         return
     subjects = () if given.render else given.subjects or SUBJECTS
     plan = QUICK if given.quick else Plan(rounds=given.rounds, operations=given.operations)

@@ -1,4 +1,4 @@
-"""What the library's own script and read are given, for those who send them by hand."""
+"""Arguments of the library's own script and read, for clients that send them by hand."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ if TYPE_CHECKING:
 __all__ = ["FIELDS", "is_done", "update_arguments"]
 
 FIELDS: Final = ("cas", "inc", "owner", "ttl", "at", "body")
-"""What ``get`` reads of a record."""
+"""The fields of a record that ``get`` reads."""
 
 
 def update_arguments(
     operation: str, encoded: EncodedSession, body: bytes, incarnation: str, version: int
 ) -> tuple[str | bytes, ...]:
-    """Return the ARGV of UPDATE_CAS, as text, since not every client takes numbers.
+    """Return the ARGV of UPDATE_CAS as text, because not every client accepts numbers.
 
-    :param operation: 16 hex digits of its own for each call.
-    :param version: the one that is expected.
+    :param operation: 16 hex digits, different for each call.
+    :param version: the expected version.
     """
     following = version + 1
     return (
@@ -29,5 +29,5 @@ def update_arguments(
 
 
 def is_done(reply: Any) -> bool:
-    """Return whether the script says that it wrote: a verdict of 1, or only a time."""
+    """Return whether the script reports a write: a verdict of 1, or only a time."""
     return type(reply) is int or reply[0] == 1

@@ -1,4 +1,4 @@
-"""The same job through this library and through other clients, with ever more callers at once."""
+"""The same job through this library and through other clients, with a rising number of callers."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _PLAIN: Final = PlainPool.name
 
 
 class Level(NamedTuple):
-    """What was measured of one verb at one number of callers, by contender."""
+    """The figures of one verb at one number of callers, by contender."""
 
     rounds: dict[str, list[Round]]
     latencies: dict[str, list[float]]
 
 
 def measure(plan: Plan) -> Finding:
-    """Race the clients, each verb at each number of callers."""
+    """Race the clients, for each verb and each number of callers."""
     recorder = Recorder()
     levels: dict[str, dict[int, Level]] = {verb: {} for verb in VERBS}
     missing: dict[str, str] = {}
@@ -133,7 +133,7 @@ def _everybody(
 def _level(racing: Sequence[Contender], verb: str, callers: int, plan: Plan) -> Level:
     entries = {each.name: (each.runner, _everybody(each, verb, callers)) for each in racing}
     rounds = race(entries, plan.rounds, plan.each(callers))
-    # Looking at the clock before and after each operation costs some: latencies are taken apart.
+    # Two clock reads around each operation have a cost, so latencies are measured separately.
     latencies: dict[str, list[float]] = {each.name: [] for each in racing}
     entries = {
         each.name: (each.runner, _everybody(each, verb, callers, latencies[each.name]))

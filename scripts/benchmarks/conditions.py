@@ -1,4 +1,4 @@
-"""What the figures depend on: machine, versions, load."""
+"""The conditions of a run: machine, versions, load."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _ALWAYS = ("greentic_session", "redis", "hiredis", "msgspec")
 
 
 def progress(text: str) -> None:
-    """Tell whoever waits how far it is."""
+    """Print the progress."""
     print(f"  {text}", file=sys.stderr, flush=True)
 
 
 def cores() -> int:
-    """Return how many cores this process may use."""
+    """Return the number of cores that this process may use."""
     if sys.platform == "linux":
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -46,7 +46,7 @@ def installed(name: str) -> str | None:
 
 @final
 class Recorder:
-    """Notes the conditions of one subject's run, from its start on."""
+    """Records the conditions of one subject's run, from its start."""
 
     def __init__(self) -> None:
         self._load = os.getloadavg()[0]
@@ -54,20 +54,20 @@ class Recorder:
         self._engines: list[str] = []
 
     def versions(self, contenders: Iterable[Contender]) -> None:
-        """Note what contenders are made of."""
+        """Record the versions of the contenders' distributions."""
         self.packages(each.version_of for each in contenders)
 
     def packages(self, names: Iterable[str]) -> None:
-        """Note the versions of distributions."""
+        """Record the versions of distributions."""
         for name in names:
             self._versions[name] = installed(name) or "?"
 
     def note(self, name: str, version: str) -> None:
-        """Note the version of a program."""
+        """Record the version of a program."""
         self._versions[name] = version
 
     def engine(self, server: LocalServer) -> None:
-        """Note which server it is."""
+        """Record the server and its version."""
         with redis.Redis(port=server.port) as client:
             told = client.info("server")
         name = str(told.get("server_name", "redis")).capitalize()
@@ -76,12 +76,12 @@ class Recorder:
             self._engines.append(engine)
 
     def is_busy(self) -> bool:
-        """Return whether the machine had more to do than this, before or after."""
-        # A run itself keeps a client and a server going.
+        """Return whether other work loaded the machine before or after the run."""
+        # The run itself keeps a client and a server busy.
         return self._load > cores() + 1 or os.getloadavg()[0] > cores() + 2
 
     def conditions(self, plan: Plan) -> dict[str, str]:
-        """Return them, at the end of the run."""
+        """Return the conditions at the end of the run."""
         return {
             "measured": datetime.now(UTC).strftime("%Y-%m-%d"),
             "rounds": f"{plan.rounds} of {plan.operations} operations",

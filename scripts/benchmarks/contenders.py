@@ -1,8 +1,8 @@
-"""Who does the same job: this library, and the same script sent by hand through other clients.
+"""The contenders: this library, and the same script sent by hand through other clients.
 
-By hand means what an application would do without the library: encode the session with msgspec,
-send the library's own Lua script (or HMGET), decode the reply. So the server does the same work for
-everybody, and what differs is the client.
+By hand means the work of an application without the library: encode the session with msgspec, send
+the library's own Lua script (or HMGET), decode the reply. The server does the same work for all
+contenders, so only the clients differ.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ _NAMESPACES: Final = count()
 
 
 class Contender(ABC):
-    """Someone who stores sessions on the server.
+    """A client that stores sessions on the server.
 
-    :param url: of the server's port; everybody takes the same.
-    :cvar name: as tables show it.
+    :param url: URL of the server's port, the same for all.
+    :cvar name: name in the tables.
     :cvar version_of: the distribution whose version belongs to the figures.
     """
 
@@ -49,7 +49,7 @@ class Contender(ABC):
 
     def __init__(self, url: str) -> None:
         self.url: Final = url
-        self.namespace: Final = f"bench:{next(_NAMESPACES)}"  # nobody writes another's sessions
+        self.namespace: Final = f"bench:{next(_NAMESPACES)}"  # no shared sessions
         self.runner: Final = self._runner()
 
     def _runner(self) -> asyncio.Runner:
@@ -57,11 +57,11 @@ class Contender(ABC):
 
     @abstractmethod
     async def open(self, callers: int) -> None:
-        """Connect as is best for so many callers, and store a session for each."""
+        """Connect in the best way for this number of callers, and store a session for each."""
 
     @abstractmethod
     def operation(self, verb: str, number: int) -> Operation:
-        """Return what one caller does: ``get`` or ``update_cas`` of a session of its own."""
+        """Return the operation of one caller: ``get`` or ``update_cas`` of a session of its own."""
 
     @abstractmethod
     async def aclose(self) -> None:
@@ -87,12 +87,12 @@ class Ours(Contender):
     version_of = "greentic_session"
 
     async def open(self, callers: int) -> None:
-        """As :meth:`Contender.open`."""
+        """Connect, as :meth:`Contender.open`."""
         self._store: AsyncSessionStore = self.store()
         self._sessions = await stored(self._store, callers)
 
     def operation(self, verb: str, number: int) -> Operation:
-        """As :meth:`Contender.operation`."""
+        """Return the operation, as :meth:`Contender.operation`."""
         store = self._store
         mine, cas = self._sessions[number]
         key = mine.key
@@ -109,7 +109,7 @@ class Ours(Contender):
         return get if verb == "get" else update_cas
 
     async def aclose(self) -> None:
-        """As :meth:`Contender.aclose`."""
+        """Disconnect, as :meth:`Contender.aclose`."""
         await self._store.aclose()
 
 
@@ -129,7 +129,7 @@ class ByHand(Contender):
     """The library's own script and commands, sent through another client."""
 
     async def open(self, callers: int) -> None:
-        """As :meth:`Contender.open`."""
+        """Connect, as :meth:`Contender.open`."""
         async with self.store() as store:
             self._sessions = await stored(store, callers)
             self._drafts = [store.encoder.encode(each) for each, _ in self._sessions]
@@ -140,7 +140,7 @@ class ByHand(Contender):
 
     @abstractmethod
     async def connect(self, callers: int) -> None:
-        """Connect, and make the script known if the client wants it so."""
+        """Connect, and load the script if the client requires it."""
 
     @abstractmethod
     def evalsha(self, keys: Sequence[str], arguments: Sequence[str | bytes]) -> Awaitable[Any]:
@@ -151,7 +151,7 @@ class ByHand(Contender):
         """Read :data:`FIELDS` of a hash."""
 
     def operation(self, verb: str, number: int) -> Operation:
-        """As :meth:`Contender.operation`."""
+        """Return the operation, as :meth:`Contender.operation`."""
         mine, cas = self._sessions[number]
         encoded = self._drafts[number]
         codec = JsonCodec(dict)
@@ -185,7 +185,7 @@ class ByHand(Contender):
 class PlainPool(ByHand):
     """``redis.asyncio`` with a connection pool.
 
-    :param size: connections at most; callers beyond them wait their turn.
+    :param size: maximum number of connections. Further callers wait for one.
     """
 
     name = "redis.asyncio"
@@ -196,7 +196,7 @@ class PlainPool(ByHand):
         self._size: Final = size
 
     async def connect(self, callers: int) -> None:
-        """As :meth:`ByHand.connect`."""
+        """Connect, as :meth:`ByHand.connect`."""
         pool = redis.asyncio.BlockingConnectionPool.from_url(
             self.url,
             max_connections=min(self._size, callers),
@@ -208,20 +208,20 @@ class PlainPool(ByHand):
         await self.client.script_load(UPDATE_CAS.source)
 
     def evalsha(self, keys: Sequence[str], arguments: Sequence[str | bytes]) -> Awaitable[Any]:
-        """As :meth:`ByHand.evalsha`."""
+        """Run the script, as :meth:`ByHand.evalsha`."""
         return self.client.evalsha(UPDATE_CAS.sha1, len(keys), *keys, *arguments)
 
     def hmget(self, name: str) -> Awaitable[Any]:
-        """As :meth:`ByHand.hmget`."""
+        """Read the fields, as :meth:`ByHand.hmget`."""
         return self.client.hmget(name, FIELDS)
 
     async def aclose(self) -> None:
-        """As :meth:`Contender.aclose`."""
+        """Disconnect, as :meth:`Contender.aclose`."""
         await self.client.aclose(close_connection_pool=True)
 
 
 class PerTick(PlainPool):
-    """``redis.asyncio`` with the commands of one loop tick gathered into a ``Pipeline`` by hand."""
+    """``redis.asyncio`` with the commands of one loop tick in a ``Pipeline``, by hand."""
 
     name = "redis.asyncio, a Pipeline per tick"
 
@@ -229,17 +229,17 @@ class PerTick(PlainPool):
         super().__init__(url, 4)
 
     async def connect(self, callers: int) -> None:
-        """As :meth:`ByHand.connect`."""
+        """Connect, as :meth:`ByHand.connect`."""
         await super().connect(callers)
         self._gathered: list[tuple[asyncio.Future[Any], tuple[Any, ...]]] = []
         self._leaving: set[asyncio.Task[None]] = set()
 
     def evalsha(self, keys: Sequence[str], arguments: Sequence[str | bytes]) -> Awaitable[Any]:
-        """As :meth:`ByHand.evalsha`."""
+        """Run the script, as :meth:`ByHand.evalsha`."""
         return self._later("EVALSHA", UPDATE_CAS.sha1, len(keys), *keys, *arguments)
 
     def hmget(self, name: str) -> Awaitable[Any]:
-        """As :meth:`ByHand.hmget`."""
+        """Read the fields, as :meth:`ByHand.hmget`."""
         return self._later("HMGET", name, *FIELDS)
 
     def _later(self, *command: Any) -> asyncio.Future[Any]:
@@ -265,9 +265,9 @@ class PerTick(PlainPool):
 
 
 def opened(make: Callable[[], Contender], callers: int) -> Contender:
-    """Return a contender that is connected and has its sessions stored.
+    """Return a connected contender with stored sessions.
 
-    :raises ImportError: if what it needs is not installed.
+    :raises ImportError: if a distribution that it needs is not installed.
     """
     contender = make()
     contender.runner.run(contender.open(callers))

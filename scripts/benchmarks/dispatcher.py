@@ -1,8 +1,8 @@
 """The dispatcher against a bare ``asyncio.Queue`` and one consuming task per key.
 
 Both get the same messages in the same order on the same event loop, and both run the same handler
-for each. The bare queues have neither limit nor turns, count nothing, and never let go of a key:
-what is measured is what all of that costs. Time is the thread's own.
+for each. The bare queues have no limits and no turns, count nothing, and never drop a key. The
+difference is the cost of these features. Time is the thread's CPU time.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ __all__ = ["measure"]
 
 KEYS: Final = 500
 _TICK: Final = 50
-"""Messages that arrive together, between two turns of the loop."""
+"""Messages that arrive together, between two iterations of the loop."""
 _MOST_RATIO: Final = 2.0
 
 
 class Load(NamedTuple):
-    """How messages come, and what is done with them.
+    """A pattern of arrival, and the work per message.
 
-    :ivar name: for the table.
-    :ivar burst: messages that arrive before the loop has its turn.
-    :ivar waits: whether the handler waits for a tick of the loop, as one that does I/O.
+    :ivar name: name in the table.
+    :ivar burst: messages that arrive before the loop runs.
+    :ivar waits: whether the handler waits for an iteration of the loop, as one with I/O does.
     """
 
     name: str
@@ -56,7 +56,7 @@ LOADS: Final = (
 
 
 class Cost(NamedTuple):
-    """Microseconds per message in one round, ours and the bare queues'."""
+    """Microseconds per message in one round, of the dispatcher and of the bare queues."""
 
     ours_us: float
     bare_us: float

@@ -1,4 +1,4 @@
-"""What a subject found, as it is kept, and as Markdown."""
+"""The findings of a subject, as stored, and as Markdown."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Curve", "Finding", "Goal", "Point", "Table", "headlines", "markdown"
 class Table(msgspec.Struct, frozen=True, kw_only=True):
     """A table of finished text.
 
-    :ivar notes: sentences below it.
+    :ivar notes: sentences below the table.
     """
 
     title: str
@@ -27,10 +27,10 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Goal(msgspec.Struct, frozen=True, kw_only=True):
-    """A figure that the library promises something about.
+    """A figure for which the library promises a bound.
 
-    :ivar bound: what it should be.
-    :ivar at_least: whether more is better.
+    :ivar bound: the promised bound.
+    :ivar at_least: whether a larger figure is better.
     """
 
     what: str
@@ -41,12 +41,12 @@ class Goal(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_met(self) -> bool:
-        """Whether the median keeps the promise."""
+        """Whether the median is within the bound."""
         median = self.measured.median
         return median >= self.bound if self.at_least else median <= self.bound
 
     def row(self) -> tuple[str, ...]:
-        """Return it as a row of the summary."""
+        """Return the goal as a row of the summary."""
         sign = "at least" if self.at_least else "at most"
         return (
             self.what,
@@ -64,9 +64,9 @@ class Point(msgspec.Struct, frozen=True):
 
 
 class Curve(msgspec.Struct, frozen=True, kw_only=True):
-    """How one contender fares with more callers.
+    """The figures of one contender by the number of callers.
 
-    :ivar panel: title of the plot it is in.
+    :ivar panel: title of its plot.
     """
 
     panel: str
@@ -75,10 +75,10 @@ class Curve(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything one subject found in one run.
+    """All findings of one subject in one run.
 
-    :ivar conditions: machine, versions, load: what the figures depend on.
-    :ivar busy: whether the machine had other work meanwhile, which makes the figures rough.
+    :ivar conditions: machine, versions and load during the run.
+    :ivar busy: whether the machine had other work, which makes the figures rough.
     """
 
     subject: str
@@ -131,9 +131,9 @@ _HEADLINES: Final = {
 
 
 def headlines(findings: Sequence[Finding]) -> str:
-    """Return the lines that the README shows: five figures, and how many goals were met.
+    """Return the README's lines: five figures, and the number of goals that were met.
 
-    :raises LookupError: a figure was not measured.
+    :raises LookupError: if a figure was not measured.
     """
     goals = [goal for found in findings for goal in found.goals]
     measured = {goal.what: goal for goal in goals}
@@ -155,7 +155,7 @@ def summary(findings: Sequence[Finding]) -> str:
 
 
 def markdown(findings: Sequence[Finding]) -> str:
-    """Return everything that was found, as a page."""
+    """Return all findings as a page."""
     parts = [
         "# Speed",
         _PREFACE,

@@ -1,6 +1,6 @@
-"""What may be stored in numbers: fills each kind directly, and calls the verbs that meet it.
+"""Items that may be stored in large numbers, each with a direct fill and the verbs on it.
 
-A verb here is one public call, or a few that leave as much stored as before.
+A verb here is one public call, or a few calls that leave the same number of items.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ _HEAD: Final = f"{len(_OWNER)}:{_OWNER}"
 
 
 class Subject(ABC):
-    """A kind of thing that is stored in numbers.
+    """A kind of item that is stored in large numbers.
 
-    :ivar title: of the table.
+    :ivar title: title of the table.
     """
 
     title: str
@@ -66,13 +66,13 @@ class Subject(ABC):
         return f"fresh-{self._calls}"
 
     def fill(self, count: int) -> None:
-        """Store as many as ``count`` in all."""
+        """Store items until there are ``count``."""
         self.line.run(self.commands(range(self.count, count)))
         self.count = count
 
     @abstractmethod
     def commands(self, numbers: Sequence[int]) -> list[Call]:
-        """Return the commands that store some of them."""
+        """Return the commands that store some of the items."""
 
     @abstractmethod
     def verbs(self) -> Mapping[str, Callable[[], Awaitable[object]]]:
@@ -92,7 +92,7 @@ class Sessions(Subject):
         self.count = count
 
     def commands(self, numbers: Sequence[int]) -> list[Call]:
-        """Return none: :meth:`fill` does not ask."""
+        """Return no commands, because :meth:`fill` does not use them."""
         del numbers
         return []
 
@@ -442,4 +442,4 @@ PARTS: Final = (
     Placements,
     Members,
 )
-"""What belongs to one session, user, lock, inbox or group."""
+"""The items of one session, user, lock, inbox or group."""

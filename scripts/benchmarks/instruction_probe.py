@@ -6,13 +6,13 @@ The package may be that of any revision, so only its public API is used.
 
 Arguments: ``FOLDER SOCKET NAMESPACE CALLERS MOST VERB OPERATIONS``
 
-* FOLDER: the package must come from there.
+* FOLDER: the folder from which the package must be imported.
 * SOCKET: path of the server's socket, or ``-`` for the memory backend.
-* NAMESPACE: of the sessions on the server. Each run has one of its own, of the same length.
-* CALLERS: how many callers there are. They start each step together.
+* NAMESPACE: namespace of the sessions on the server. Each run has its own, of the same length.
+* CALLERS: number of callers. They start each step together.
 * MOST: the largest OPERATIONS of the runs that are compared. Each run makes sessions for as many.
 * VERB: the verb that is counted.
-* OPERATIONS: of all callers together, after the warm-up.
+* OPERATIONS: operations of all callers together, after the warm-up.
 """
 
 from __future__ import annotations
@@ -49,10 +49,13 @@ VERBS: Final = ("get", "put", "create", "update_cas", "touch", "wait", "turn", "
 a wait, ``admit``, ``take`` and ``finish`` of a turn, ``hold`` and release of a lock."""
 _LEASE_SECS: Final = 3600.0
 _WARM_UP: Final = 128
-"""Operations of each verb before the counted ones, of all callers together. Afterwards the
-interpreter has specialized the code, and a record's operation log has its full length."""
+"""Operations of each verb before the counted ones, of all callers together.
+
+Afterwards the interpreter has specialized the code, and a record's operation log has its full
+length.
+"""
 _UNTIMED_SECS: Final = 3600.0
-"""valgrind makes the client 20 to 50 times slower: no timer may fire because of that."""
+"""Timeout that never fires. valgrind makes the client 20 to 50 times slower."""
 _FAR: Final = 1_000_000
 
 
@@ -72,7 +75,7 @@ def _store(socket: str, namespace: str) -> Store:
     """Return a store without timers, on one connection."""
     if socket == "-":
         return create_session_store(MemoryConfig(sweep_interval_secs=_UNTIMED_SECS))
-    # A store opens further connections when one seems to stall, which a slow client's does.
+    # A store opens further connections when one seems to stall, as with a slow client.
     return create_session_store(
         RedisConfig(
             unix_path=socket, namespace=namespace, deadline_secs=_UNTIMED_SECS, max_connections=1
@@ -81,14 +84,14 @@ def _store(socket: str, namespace: str) -> Store:
 
 
 async def _operations(store: Store, number: int, most: int) -> dict[str, Operation]:
-    """Return what one caller does, by verb.
+    """Return the operation of one caller, by verb.
 
-    :param number: of the caller, which has a session of its own.
-    :param most: how often a verb may be called.
+    :param number: number of the caller, which has a session of its own.
+    :param most: maximum number of calls of a verb.
     """
     own, own_key = session(number), key(number)
     await store.put(own)
-    changed = session(_FAR + number)  # not the record that `put` writes: its token would move
+    changed = session(_FAR + number)  # not the record that `put` writes, because its token changes
     cas = await store.put(changed)
     changed_state = session(number)
     unused = [session((number + 3) * _FAR + count) for count in range(most)]
@@ -133,7 +136,7 @@ async def _operations(store: Store, number: int, most: int) -> dict[str, Operati
 
 
 async def _repeat(operations: list[Operation], steps: int) -> None:
-    """Let every caller do its operation once in each step, and wait for all before the next."""
+    """Let all callers do one operation per step, and wait for all of them before the next."""
     if len(operations) == 1:
         (operate,) = operations
         for _ in range(steps):
@@ -150,7 +153,7 @@ async def _run(given: Arguments) -> None:
         callers = [await _operations(store, number, most) for number in range(given.callers)]
         for verb in VERBS:
             await _repeat([operations[verb] for operations in callers], warm_up)
-        # A collection's cost depends on how many objects there are, not on the verb.
+        # The cost of a collection depends on the number of objects, not on the verb.
         gc.collect()
         gc.freeze()
         gc.disable()
@@ -158,7 +161,7 @@ async def _run(given: Arguments) -> None:
 
 
 def main() -> None:
-    """Do what the command line says."""
+    """Run the command line."""
     folder, socket, namespace, callers, most, verb, operations = sys.argv[1:]
     given = Arguments(
         Path(folder), socket, namespace, int(callers), int(most), verb, int(operations)

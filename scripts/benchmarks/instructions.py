@@ -49,22 +49,22 @@ _PACKAGE: Final = "greentic_session"
 _PROBE_FILES: Final = ("__init__.py", "instruction_probe.py", "sessions.py")
 _PROBE_SECS: Final = 900.0
 _REVISIONS: Final = ("ref", "new")
-"""Folders of the two, named at the same length: REF first, then the working tree."""
+"""Folders of the two revisions, with names of the same length: REF first, then the working tree."""
 _CALLERS: Final = {"memory": 1, "server": 1, "server x16": 16}
 """Callers, by backend."""
 
 
 class CannotMeasureError(Exception):
-    """The gate has no result: a tool is missing, the revision is unknown, a probe failed."""
+    """The gate has no result: a tool is missing, the revision is unknown, or a probe failed."""
 
 
 class Figure(NamedTuple):
     """The instructions of one operation.
 
-    :ivar verb: of the store.
+    :ivar verb: verb of the store.
     :ivar backend: ``memory``, ``server`` or ``server x16``.
-    :ivar before: at REF.
-    :ivar after: in the working tree.
+    :ivar before: instructions at REF.
+    :ivar after: instructions in the working tree.
     """
 
     verb: str
@@ -81,11 +81,11 @@ class Figure(NamedTuple):
 class Plan(NamedTuple):
     """The extent of one measurement.
 
-    :ivar verbs: some of the probe's.
+    :ivar verbs: verbs to count.
     :ivar backends: some of ``memory``, ``server`` and ``server x16``.
-    :ivar operations: of the longer run, all callers together.
-    :ivar rounds: how often each run is repeated.
-    :ivar jobs: runs at the same time.
+    :ivar operations: operations of the longer run, of all callers together.
+    :ivar rounds: repetitions of each run.
+    :ivar jobs: number of runs at the same time.
     """
 
     verbs: tuple[str, ...] = VERBS
@@ -156,7 +156,7 @@ def _tool(name: str, package: str) -> str:
 
 def commit_of(ref: str) -> str:
     git = _tool("git", "git")
-    # The option's end, or a REF such as `--all` would be an option.
+    # Ends the options. Without it, a REF such as `--all` would be an option.
     command = [git, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref}^{{commit}}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode != 0:
@@ -169,7 +169,7 @@ def commit_of(ref: str) -> str:
 class Workshop:
     """A temporary folder with both revisions and the probe, and a server.
 
-    :param folder: empty.
+    :param folder: an empty folder.
     :param socket: path of the server's socket, or ``-`` without a server.
     :param plan: the extent of the measurement.
     """
@@ -308,7 +308,7 @@ def _names(known: Sequence[str], text: str) -> tuple[str, ...]:
 
 
 def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
-    """Return what the command line says."""
+    """Return the parsed command line."""
     parser = argparse.ArgumentParser(
         prog="scripts/bench instructions",
         description="Compare the instructions of each verb with those of a git revision.",
@@ -340,7 +340,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main() -> int:
-    """Do what the command line says, and return the exit code."""
+    """Run the command line and return the exit code."""
     given = arguments()
     plan = Plan(given.verbs, given.backends, given.operations, given.rounds, given.jobs)
     if given.quick:

@@ -1,4 +1,4 @@
-"""Libraries that keep conversation state: how each saves and loads one.
+"""Other libraries for conversation state, each with its save and load.
 
 Each is imported when it is opened, so that one that is not installed is left out.
 """
@@ -25,15 +25,15 @@ _BLIND: Final = "the driver repeats it, perhaps over a newer write"
 
 
 class NotHereError(Exception):
-    """It is installed, and cannot do the job on this server; the message says why."""
+    """The library is installed but cannot do the job on this server. The message has the reason."""
 
 
 class Keeper(ABC):
     """A library.
 
-    :cvar name: as tables show it.
+    :cvar name: name in the tables.
     :cvar version_of: its distribution.
-    :cvar promises: compare-and-set, life, tenant fence, a lost reply.
+    :cvar promises: compare-and-set, expiry, access check by tenant, safety after a lost reply.
     """
 
     name: ClassVar[str]
@@ -49,7 +49,7 @@ class Keeper(ABC):
 
     @abstractmethod
     async def operation(self, number: int) -> Operation:
-        """Return what one caller does: save its state, and load it."""
+        """Return the operation of one caller: save its state and load it."""
 
     @abstractmethod
     async def aclose(self) -> None:
@@ -69,11 +69,11 @@ class Ours(Keeper):
     promises = ("yes", "yes", "yes", "the call is repeated, and done once")
 
     async def open(self, url: str | None) -> None:
-        """As :meth:`Keeper.open`."""
+        """Open it, as :meth:`Keeper.open`."""
         self._store = create_session_store("memory://" if url is None else f"{url}?deadline=20")
 
     async def operation(self, number: int) -> Operation:
-        """As :meth:`Keeper.operation`."""
+        """Return the operation, as :meth:`Keeper.operation`."""
         mine = session(number)
         cas = await self._store.put(mine)
 
@@ -86,7 +86,7 @@ class Ours(Keeper):
         return save_and_load
 
     async def aclose(self) -> None:
-        """As :meth:`Keeper.aclose`."""
+        """Close it, as :meth:`Keeper.aclose`."""
         await self._store.aclose()
 
 
@@ -98,7 +98,7 @@ class Aiogram(Keeper):
     promises = ("no, the last writer wins", "on a server", "no", _BLIND)
 
     async def open(self, url: str | None) -> None:
-        """As :meth:`Keeper.open`."""
+        """Open it, as :meth:`Keeper.open`."""
         from aiogram.fsm.storage.base import StorageKey  # noqa: PLC0415 - see above
         from aiogram.fsm.storage.memory import MemoryStorage  # noqa: PLC0415
         from aiogram.fsm.storage.redis import RedisStorage  # noqa: PLC0415
@@ -109,7 +109,7 @@ class Aiogram(Keeper):
         )
 
     async def operation(self, number: int) -> Operation:
-        """As :meth:`Keeper.operation`."""
+        """Return the operation, as :meth:`Keeper.operation`."""
         key = self._key(bot_id=7012345678, chat_id=number, user_id=number)
         storage = self._storage
 
@@ -121,7 +121,7 @@ class Aiogram(Keeper):
         return save_and_load
 
     async def aclose(self) -> None:
-        """As :meth:`Keeper.aclose`."""
+        """Close it, as :meth:`Keeper.aclose`."""
         await self._storage.close()
 
 
@@ -133,7 +133,7 @@ class Starsessions(Keeper):
     promises = ("no, the last writer wins", "on a server", "no", _BLIND)
 
     async def open(self, url: str | None) -> None:
-        """As :meth:`Keeper.open`."""
+        """Open it, as :meth:`Keeper.open`."""
         from starsessions import InMemoryStore, JsonSerializer  # noqa: PLC0415 - see above
         from starsessions.stores.redis import RedisStore  # noqa: PLC0415
 
@@ -142,7 +142,7 @@ class Starsessions(Keeper):
         self._store = InMemoryStore() if url is None else RedisStore(connection=self._client)
 
     async def operation(self, number: int) -> Operation:
-        """As :meth:`Keeper.operation`."""
+        """Return the operation, as :meth:`Keeper.operation`."""
         store, serializer, name = self._store, self._serializer, f"session-{number}"
 
         async def save_and_load() -> None:
@@ -153,7 +153,7 @@ class Starsessions(Keeper):
         return save_and_load
 
     async def aclose(self) -> None:
-        """As :meth:`Keeper.aclose`."""
+        """Close it, as :meth:`Keeper.aclose`."""
         if self._client is not None:
             await self._client.aclose(close_connection_pool=True)
 
@@ -166,7 +166,7 @@ class Langgraph(Keeper):
     promises = ("no, each save is a new checkpoint", "on a server", "no", _BLIND)
 
     async def open(self, url: str | None) -> None:
-        """As :meth:`Keeper.open`."""
+        """Open it, as :meth:`Keeper.open`."""
         from langgraph.checkpoint.base import empty_checkpoint  # noqa: PLC0415 - see above
         from langgraph.checkpoint.memory import InMemorySaver  # noqa: PLC0415
 
@@ -182,14 +182,14 @@ class Langgraph(Keeper):
         self._saver = AsyncRedisSaver(redis_client=self._client)
         try:
             await self._saver.asetup()
-        except Exception as error:  # whatever it wraps the server's answer in
+        except Exception as error:  # the server's error may be wrapped
             await self.aclose()
             known = "unknown command" in str(error).lower()
             reason = "it needs the modules RediSearch and RedisJSON, which this server lacks"
             raise NotHereError(reason if known else f"{type(error).__name__}: {error}") from error
 
     async def operation(self, number: int) -> Operation:
-        """As :meth:`Keeper.operation`."""
+        """Return the operation, as :meth:`Keeper.operation`."""
         del number
         saver, empty, versions = self._saver, self._empty, count(1)
         place = {
@@ -210,7 +210,7 @@ class Langgraph(Keeper):
         return save_and_load
 
     async def aclose(self) -> None:
-        """As :meth:`Keeper.aclose`."""
+        """Close it, as :meth:`Keeper.aclose`."""
         if self._client is not None:
             await self._client.aclose(close_connection_pool=True)
 

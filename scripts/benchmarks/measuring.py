@@ -1,7 +1,7 @@
-"""Interleaved rounds: every contender does the same work in turn, and only ratios are compared.
+"""Interleaved rounds: all contenders do the same work in turn, and only ratios are compared.
 
-A machine is never as fast in one minute as in the next. So no two figures are compared that were
-not taken in the same round, side by side; a figure is the median over rounds, with its spread.
+A machine's speed varies from minute to minute. Figures are therefore compared only within a round.
+A figure is the median over the rounds, with its spread.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ __all__ = [
 _TURNS = 8
 
 Operation = Callable[[], Awaitable[object]]
-"""What one caller does once."""
+"""One operation of one caller."""
 Preparation = Callable[[], Awaitable[Sequence[Operation]]]
-"""Makes ready, outside the clock, what the callers of one round do: one operation per caller."""
+"""Prepares the operations of one round outside the measured time, one per caller."""
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """How much to measure.
+    """The extent of a measurement.
 
-    :ivar rounds: how often each contender has its turn.
-    :ivar callers: how many callers there are at once, one level after the other.
-    :ivar operations: of one contender in one round, all callers together.
-    :ivar records: how many sessions the subjects hold that need many.
+    :ivar rounds: number of turns of each contender.
+    :ivar callers: numbers of concurrent callers, one level after the other.
+    :ivar operations: operations of one contender in one round, of all callers together.
+    :ivar records: number of sessions for subjects that need many.
     """
 
     rounds: int = 5
@@ -56,12 +56,12 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     records: int = 1_000_000
 
     def each(self, callers: int) -> int:
-        """Return how many operations one caller does in a round."""
+        """Return the number of operations of one caller in a round."""
         return max(1, self.operations // callers)
 
 
 class Spread(msgspec.Struct, frozen=True):
-    """The median of several rounds, and the least and the most of them."""
+    """The median of several rounds, with the minimum and the maximum."""
 
     median: float
     least: float
@@ -83,11 +83,11 @@ def short(value: float) -> str:
 
 
 class Round(NamedTuple):
-    """What one turn took.
+    """The cost of one turn.
 
-    :ivar count: operations done.
-    :ivar secs: on the clock.
-    :ivar cpu_secs: of this process, all threads.
+    :ivar count: number of operations.
+    :ivar secs: wall-clock time in seconds.
+    :ivar cpu_secs: CPU time of this process in seconds, all threads.
     """
 
     count: int
@@ -107,7 +107,7 @@ class Round(NamedTuple):
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Collect garbage first, so that nobody pays for what another left."""
+    """Collect garbage first, so that no contender pays for another one's."""
     gc.collect()
     gc.freeze()
     try:
@@ -117,7 +117,7 @@ def quiet() -> Iterator[None]:
 
 
 async def drive(operations: Sequence[Operation], each: int) -> Round:
-    """Let every caller do its operation ``each`` times, one as soon as the last is answered."""
+    """Let every caller do its operation ``each`` times, one after the other."""
 
     async def call(operation: Operation) -> None:
         for _ in range(each):
@@ -130,7 +130,7 @@ async def drive(operations: Sequence[Operation], each: int) -> Round:
 
 
 def timed(operation: Operation, into: list[float]) -> Operation:
-    """Return the operation with its latency, in seconds, added to a list."""
+    """Return the operation, which also adds its latency in seconds to a list."""
 
     async def operate() -> None:
         started_at = time.perf_counter()
@@ -145,10 +145,10 @@ def race(
 ) -> dict[str, list[Round]]:
     """Run a warm-up of every entry, then the rounds.
 
-    A round is dealt out in short turns, one of each entry after the other, so that what disturbs
-    the machine for a moment disturbs them all.
+    A round consists of short turns of all entries. A short disturbance of the machine then affects
+    all of them.
 
-    :param entries: by name, the loop it runs on and what its callers do.
+    :param entries: by name, the loop of an entry and the operations of its callers.
     :param each: operations of one caller in one round.
     """
     taken: dict[str, list[Round]] = {name: [] for name in entries}
@@ -162,7 +162,7 @@ def race(
             for count in _shares(each):
                 for name in names:
                     turns[name].append(entries[name][0].run(drive(operations[name], count)))
-                names.reverse()  # whoever ran after a slow one runs before it now
+                names.reverse()  # not always after the same entry
         if number:
             for name, some in turns.items():
                 taken[name].append(Round(*map(sum, zip(*some, strict=True))))
@@ -170,7 +170,7 @@ def race(
 
 
 def _shares(each: int) -> list[int]:
-    """Return how many operations of a caller belong to each turn of a round."""
+    """Return the number of operations of a caller in each turn of a round."""
     turns = min(_TURNS, each)
     return [each // turns + (number < each % turns) for number in range(turns)]
 
@@ -180,7 +180,7 @@ async def _ready(prepare: Preparation) -> Sequence[Operation]:
 
 
 def ratios(ours: Sequence[Round], theirs: Sequence[Round]) -> Spread:
-    """Return how often faster ours was, round by round."""
+    """Return the speed of this library relative to another, round by round."""
     return Spread.of([a.rate / b.rate for a, b in zip(ours, theirs, strict=True)])
 
 

@@ -1,9 +1,9 @@
-"""The memory backend against the bare sum of what it cannot do without.
+"""The memory backend against the bare minimum of the same work.
 
-The bare sum is one awaited coroutine, one access of a dictionary, and one call of the codec on the
-same session (``touch``: no codec), in the same event loop, over the same sessions, in turn with the
-verb. Time is the thread's own, so that what else runs on the machine counts little. A figure is the
-median over the rounds, and so is a ratio: of the ratios of each round.
+The bare minimum is one awaited coroutine, one dictionary access, and one codec call on the same
+session (``touch``: no codec). It runs in the same event loop, over the same sessions, in turn with
+the verb. Time is the thread's CPU time, so other load on the machine counts little. A figure is the
+median over the rounds. A ratio is the median of the rounds' ratios.
 """
 
 from __future__ import annotations
@@ -41,22 +41,23 @@ _MOST_RATIO: Final = 1.6
 
 
 class Keeping(NamedTuple):
-    """A way of keeping sessions.
+    """A configuration of the store.
 
-    :ivar name: for the table.
-    :ivar context_type: of the store.
-    :ivar codec: of the store.
-    :ivar verify: of the store; the bare sum of a write then has a decoding as well.
+    :ivar name: name in the table.
+    :ivar context_type: context type of the store.
+    :ivar codec: codec of the store.
+    :ivar verify: whether the store verifies writes. The bare minimum of a write then includes a
+        decoding.
     """
 
     name: str
-    context_type: Any  # Any: a type that the codec takes
+    context_type: Any  # Any: a type that the codec supports
     codec: Any
     verify: bool
 
     @property
     def reads_back(self) -> bool:
-        """Whether a write decodes what it encoded."""
+        """Whether a write decodes its encoded session."""
         return self.verify and self.context_type is not dict
 
 
@@ -69,14 +70,14 @@ WAYS: Final = (
 
 
 class Cost(NamedTuple):
-    """Microseconds of a verb and of its bare sum in one round."""
+    """Microseconds of a verb and of its bare minimum in one round."""
 
     verb_us: float
     bare_us: float
 
 
 def measure(plan: Plan) -> Finding:
-    """Time the verbs; then, in a fresh process, a sweep and what live sessions weigh."""
+    """Time the verbs. Then measure a sweep and the memory of sessions in a fresh process."""
     recorder = Recorder()
     rows: list[tuple[str, ...]] = []
     goals: list[Goal] = []
@@ -158,7 +159,7 @@ def _sweep_table(plan: Plan, taken: list[dict[str, float]]) -> Table:
 
 
 def _apart(name: str, count: int) -> dict[str, float]:
-    """Run a part of :mod:`.weights` in a process of its own, whose memory is fresh."""
+    """Run a part of :mod:`.weights` in a process of its own, with fresh memory."""
     told = subprocess.run(
         [sys.executable, "-m", f"{__package__}.weights", name, str(count)],
         capture_output=True,
@@ -172,14 +173,14 @@ def _apart(name: str, count: int) -> dict[str, float]:
 
 
 async def _rounds(way: Keeping, plan: Plan) -> dict[str, list[Cost]]:
-    """Return what each verb cost in each round."""
+    """Return the cost of each verb in each round."""
     store: InMemorySessionStore[Any] = InMemorySessionStore(
         way.context_type, codec=way.codec, config=MemoryConfig(verify=way.verify)
     )
     codec = way.codec(way.context_type)
     known = orders(way.context_type)
-    # What a read gave is what is written back, as in a worker: so each value is an object of its
-    # own, as decoded ones are.
+    # Write back the sessions that were read, as a worker does. Each value is then an object of its
+    # own, as decoded values are.
     for number, (ctx, session) in enumerate(known):
         await store.put(session)
         found = await store.get(session.key, ctx=ctx)
@@ -251,7 +252,7 @@ async def _rounds(way: Keeping, plan: Plan) -> dict[str, list[Cost]]:
     with quiet():
         for _ in range(plan.rounds):
             for verb in VERBS:
-                if verb == "update_cas":  # the puts have moved the tokens
+                if verb == "update_cas":  # the puts have changed the tokens
                     for _, session in known:
                         tokens[session.key] = await store.put(session)
                 spent = await _turns(pairs[verb], passes)
@@ -261,7 +262,7 @@ async def _rounds(way: Keeping, plan: Plan) -> dict[str, list[Cost]]:
 
 
 async def _turns(pair: tuple[Callable[[], Awaitable[None]], ...], passes: int) -> list[float]:
-    # Short turns, one after the other: what else runs here meets both alike.
+    # Short turns in alternation, so that other load affects both alike.
     spent = [0.0 for _ in pair]
     for _ in range(passes):
         for side, turn in enumerate(pair):

@@ -3,8 +3,8 @@
 Usage: ``python -m benchmarks.neighbour_probe URL CASE CALLS``. Prints the median and the longest
 time of the neighbour's ``get``, and the time of the burst, in milliseconds.
 
-The neighbour's reads are due at a fixed rate, and their times count from then. A blocked event loop
-would otherwise delay the reads that should notice it.
+The neighbour's reads are due at a fixed rate, and their times count from then. Otherwise a blocked
+event loop would delay the very reads that should detect it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``scripts/bench neighbours --against REF``: how long one tenant's bytes hold up another tenant.
+"""``scripts/bench neighbours --against REF``: the delay that one tenant's bytes cause another.
 
 While one tenant writes or reads many sessions of 1 MiB, another tenant reads a small one through
 the same store. Runs of the working tree and of a git revision alternate, each in a process of its
@@ -31,7 +31,7 @@ _RUN_SECS: Final = 300.0
 
 
 def _probe(package: Path, url: str, case: str, calls: int) -> list[float]:
-    """Return the median and the longest time of a neighbour's read, and the burst's, in ms."""
+    """Return the median and the longest time of a neighbour's read, and the burst's time, in ms."""
     done = subprocess.run(
         [sys.executable, "-P", "-m", "benchmarks.neighbour_probe", url, case, str(calls)],
         env={**os.environ, "PYTHONPATH": f"{package}{os.pathsep}{ROOT / 'scripts'}"},
@@ -65,7 +65,7 @@ def table(ref: str, rows: Sequence[tuple[str, list[list[float]], list[list[float
 
 
 def main() -> None:
-    """Do what the command line says."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(
         prog="scripts/bench neighbours",
         description="Measure a small read during a burst of large calls of another tenant.",

@@ -1,4 +1,4 @@
-"""Locks against those of ``redis.asyncio``, and what a message through an inbox costs."""
+"""Locks against those of ``redis.asyncio``, and the cost of a message through an inbox."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _BUSY_LOOP: Final = "redis.asyncio, asking each millisecond"
 
 
 def measure(plan: Plan) -> Finding:
-    """Race the locks, free and contended, then send messages to ever more takers."""
+    """Race the locks, free and contended. Then send messages to a rising number of takers."""
     recorder = Recorder()
     rows: list[tuple[str, ...]] = []
     goals: list[Goal] = []
@@ -154,7 +154,7 @@ def _raced(
 
 
 class Operations(NamedTuple):
-    """What the callers do, and how the connections are closed."""
+    """The operations of the callers, and the closing of their connections."""
 
     operations: Sequence[Operation]
     aclose: Callable[[], Awaitable[None]]
@@ -198,7 +198,7 @@ def _theirs(url: str, prefix: str, keys: Sequence[str], sleep_secs: float) -> Op
 
 
 class Cost(NamedTuple):
-    """What one message took: scripts, the server's CPU, and this process's."""
+    """The cost of one message: scripts, CPU of the server, and CPU of this process."""
 
     scripts: float
     server_us: float
@@ -232,7 +232,7 @@ async def _rounded(server: LocalServer, takers: int, messages: int) -> Cost:
         with quiet(), redis.Redis(port=server.port) as client:
             before = _spent(client)
             for number in range(messages + 1):
-                if number == 1:  # with the first, the scripts are known and everybody waits
+                if number == 1:  # after the first, scripts are loaded and all takers wait
                     await _until_asleep(store)
                     before = _spent(client)
                 await inbox.admit(SessionKey(f"k{number % 50}"), f"e{number}", b"hello")
@@ -250,14 +250,14 @@ def _fresh(key: SessionKey) -> Session:
 
 
 async def _until_asleep(store: AsyncSessionStore) -> None:
-    for _ in range(3):  # whoever has just been answered may be about to look again
+    for _ in range(3):  # a taker that just got a reply may be about to look again
         await asyncio.sleep(0.02)
-        while store.statistics().in_flight:  # noqa: ASYNC110 - nobody tells when it is over
+        while store.statistics().in_flight:  # noqa: ASYNC110 - there is no notification
             await asyncio.sleep(0.001)
 
 
 def _spent(client: redis.Redis) -> tuple[float, float, float]:
-    """Return scripts run so far, and the server's and this process's CPU in microseconds."""
+    """Return the number of scripts so far, and the CPU of server and process in microseconds."""
     cpu, commands = client.info("cpu"), client.info("commandstats")
     scripts = sum(stat["calls"] for name, stat in commands.items() if "eval" in name)
     server_secs = cpu["used_cpu_user"] + cpu["used_cpu_sys"]

@@ -12,7 +12,7 @@ from greentic_session.keys import telegram_update_to_session_key
 __all__ = ["Order", "order_of", "orders"]
 
 _SESSIONS: Final = 256
-"""Different ones, each with its own key, user and objects: none is met again at once."""
+"""Distinct sessions, each with its own key, user and objects. None is used twice in a row."""
 
 
 class Item(msgspec.Struct, frozen=True):
@@ -24,7 +24,7 @@ class Item(msgspec.Struct, frozen=True):
 
 
 class Order(msgspec.Struct, frozen=True):
-    """A typed context: the state of a flow that takes a return."""
+    """A typed context: the state of a flow that handles a return."""
 
     language: str
     step: int
@@ -37,13 +37,13 @@ class Order(msgspec.Struct, frozen=True):
 def orders(context_type: Any) -> list[tuple[TenantCtx, Session[Any]]]:
     """Return callers and their sessions.
 
-    :param context_type: ``Order``, or ``dict`` for the same as a plain dict.
+    :param context_type: ``Order``, or ``dict`` for a plain dict with the same content.
     """
     return [order_of(number, context_type) for number in range(_SESSIONS)]
 
 
 def order_of(number: int, context_type: Any) -> tuple[TenantCtx, Session[Any]]:
-    """Return one of them."""
+    """Return one order."""
     ctx = TenantCtx(tenant_id="acme", env="prod", team_id="support", user_id=f"user-{number}")
     answers = (
         ("name", f"Ann Example the {number}th"),

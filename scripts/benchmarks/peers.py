@@ -1,4 +1,4 @@
-"""Other libraries that keep conversation state, on the same job: save one state and load it."""
+"""Other libraries for conversation state on the same job: save one state and load it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _LEVELS: Final = (1, 64)
 
 
 class Place(NamedTuple):
-    """Where state is kept: its name, and the server's URL unless it is memory."""
+    """A storage: its name, and the server's URL unless it is memory."""
 
     name: str
     url: str | None
@@ -38,7 +38,7 @@ MEMORY: Final = Place("memory", None)
 
 
 def measure(plan: Plan) -> Finding:
-    """Race them, in memory and on a server."""
+    """Race the libraries, in memory and on a server."""
     recorder = Recorder()
     plan = msgspec.structs.replace(plan, operations=max(8, plan.operations // 4))
     levels = [level for level in plan.callers if level in _LEVELS] or [plan.callers[0]]

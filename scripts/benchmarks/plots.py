@@ -12,20 +12,20 @@ if TYPE_CHECKING:
 
 __all__ = ["plot"]
 
-# Okabe and Ito's palette, which the colour-blind can tell apart.
+# Okabe and Ito's palette, which is safe for colour-blind readers.
 _COLOURS: Final = ("#0072B2", "#7F7F7F", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#E69F00")
 _MARKS: Final = "osD^vPX"
 
 
 def plot(found: Finding, folder: Path) -> str | None:
-    """Draw a finding's curves, one panel beside the other.
+    """Draw a finding's curves, one panel next to the other.
 
-    :returns: why nothing was drawn, or ``None``.
+    :returns: the reason why nothing was drawn, or ``None``.
     """
     if not found.curves:
         return None
     try:
-        import matplotlib as mpl  # noqa: PLC0415 - large, and only the bench extra brings it
+        import matplotlib as mpl  # noqa: PLC0415 - large, and only in the bench extra
     except ModuleNotFoundError:
         return "no plot: matplotlib is not installed"
     mpl.use("agg")
@@ -47,7 +47,7 @@ def plot(found: Finding, folder: Path) -> str | None:
         for panel, ax in zip(panels, axes[0], strict=True):
             _draw(ax, panel, [c for c in found.curves if c.panel == panel], names)
         highest = max(point.ratio.median for curve in found.curves for point in curve.points)
-        axes[0][0].set_ylim(0, 1.15 * highest)  # a single round's outlier may lie beyond
+        axes[0][0].set_ylim(0, 1.15 * highest)  # an outlier of one round may lie outside
         axes[0][0].set_ylabel("throughput, redis.asyncio on a pool = 1")
         handles, labels = axes[0][0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="lower center", ncols=3, frameon=False)
@@ -59,12 +59,12 @@ def plot(found: Finding, folder: Path) -> str | None:
 
 
 def _draw(ax: Any, panel: str, curves: Sequence[Curve], names: Sequence[str]) -> None:
-    # Any: matplotlib's axes, whose types only the bench extra knows
+    # Any: matplotlib's axes, whose types are only in the bench extra
     for curve in curves:
         number = names.index(curve.name)
         callers = [point.callers for point in curve.points]
         colour = _COLOURS[number % len(_COLOURS)]
-        if number == 0:  # the spread of the others stands in the tables
+        if number == 0:  # the tables have the spread of the others
             ax.fill_between(
                 callers,
                 [point.ratio.least for point in curve.points],

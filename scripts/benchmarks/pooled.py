@@ -1,6 +1,6 @@
-"""The Redis store on ``redis.asyncio``'s own pool, instead of on the connections it shares.
+"""The Redis store on ``redis.asyncio``'s own pool, instead of its shared connections.
 
-Everything else stays as it is, so what differs is the client alone.
+Everything else is the same, so the comparison is of the clients alone.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _POOL = 64
 
 
 class PooledClient:
-    """Has the methods of the store's client, and hands each command to the driver.
+    """Has the methods of the store's client, and passes each command to the driver.
 
-    Neither repeats nor gives up: it is there to be measured.
+    It neither retries nor times out, because it is only for measurements.
     """
 
     in_flight = 0
@@ -49,7 +49,7 @@ class PooledClient:
         self._operation = 0
 
     def deadline(self) -> float:
-        """Return a deadline, which nobody looks at."""
+        """Return a deadline, which has no effect here."""
         return 0.0
 
     async def read(
@@ -59,7 +59,7 @@ class PooledClient:
         until: float | None = None,
         is_large: bool = False,
     ) -> Any:
-        """As the store's client."""
+        """Read one record, as the store's client does."""
         del key, until, is_large
         return await self._client.execute_command(*command)
 
@@ -71,7 +71,7 @@ class PooledClient:
         until: float | None = None,
         is_large: bool = False,
     ) -> list[Any]:
-        """As the store's client."""
+        """Read records, as the store's client does."""
         del key, until, is_large
         pipeline = self._client.pipeline(transaction=False)
         for command in commands:
@@ -91,7 +91,7 @@ class PooledClient:
         grants: str = "",
         ends: str = "",
     ) -> Any:
-        """As the store's client."""
+        """Run a script, as the store's client does."""
         del until, skips_acks, grants, ends
         self._operation += 1
         operation = f"{self._operation:016x}"
@@ -99,11 +99,11 @@ class PooledClient:
         return await self._client.evalsha(script.sha1, len(keys), *given)
 
     async def aclose(self) -> None:
-        """As the store's client."""
+        """Close the pool, as the store's client does."""
         await self._client.aclose(close_connection_pool=True)
 
     async def load(self) -> None:
-        """Make every script known to the server."""
+        """Load every script into the server."""
         for name in scripts.__all__:
             script = getattr(scripts, name)
             if isinstance(script, Script):

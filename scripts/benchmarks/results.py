@@ -1,4 +1,4 @@
-"""Where findings are kept, and what is drawn from them."""
+"""Storage of findings, and the pages generated from them."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ __all__ = ["README", "RESULTS", "findings", "keep", "render", "stale"]
 RESULTS: Final = Path(__file__).parent / "results"
 README: Final = Path(__file__).parent.parent.parent / "README.md"
 _MARKS: Final = ("<!-- scripts/bench -->\n\n", "\n<!-- /scripts/bench -->")
-"""Between these, the README shows the headlines."""
+"""The README shows the headlines between these marks."""
 
 
 def findings(folder: Path) -> list[Finding]:
-    """Return what was found so far, in the order of the subjects."""
+    """Return the stored findings, in the order of the subjects."""
     files = [folder / f"{subject}.json" for subject in SUBJECTS]
     return [msgspec.json.decode(file.read_bytes(), type=Finding) for file in files if file.exists()]
 
 
 def keep(found: Finding, folder: Path) -> None:
-    """Keep a finding, in place of the last one of its subject."""
+    """Store a finding in place of the earlier one of its subject."""
     folder.mkdir(parents=True, exist_ok=True)
     raw = msgspec.json.format(msgspec.json.encode(found), indent=1)
     (folder / f"{found.subject}.json").write_bytes(raw + b"\n")
@@ -46,13 +46,13 @@ def _pages(found: Sequence[Finding], folder: Path) -> dict[Path, str]:
 
 
 def render(folder: Path) -> None:
-    """Write the pages anew, and in the case of the kept results the README's section."""
+    """Write the pages again. For the stored results, also write the README's section."""
     for path, text in _pages(findings(folder), folder).items():
         path.write_text(text, "utf-8")
 
 
 def stale(folder: Path) -> list[str]:
-    """Return the names of the pages that say something else than the findings."""
+    """Return the names of the pages that differ from the findings."""
     return [
         path.name
         for path, text in _pages(findings(folder), folder).items()

@@ -1,4 +1,4 @@
-"""Other clients of Redis and Valkey, each imported only when it is measured."""
+"""Other clients of Redis and Valkey, each imported only for its measurement."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ __all__ = ["Coredis", "Glide"]
 
 
 class Glide(ByHand):
-    """``valkey-glide``: a client whose core is Rust; one connection that everybody shares."""
+    """``valkey-glide``: a client with a core in Rust and one connection for all callers."""
 
     name = "valkey-glide"
     version_of = "valkey-glide"
 
     async def connect(self, callers: int) -> None:
-        """As :meth:`ByHand.connect`."""
+        """Connect, as :meth:`ByHand.connect`."""
         import glide  # noqa: PLC0415 - a contender that is not installed is left out
 
         place = urlsplit(self.url)
@@ -38,15 +38,15 @@ class Glide(ByHand):
         )
 
     def evalsha(self, keys: Sequence[str], arguments: Sequence[str | bytes]) -> Awaitable[Any]:
-        """As :meth:`ByHand.evalsha`."""
+        """Run the script, as :meth:`ByHand.evalsha`."""
         return self._client.invoke_script(self._script, keys=list(keys), args=list(arguments))
 
     def hmget(self, name: str) -> Awaitable[Any]:
-        """As :meth:`ByHand.hmget`."""
+        """Read the fields, as :meth:`ByHand.hmget`."""
         return self._client.hmget(name, list(FIELDS))
 
     async def aclose(self) -> None:
-        """As :meth:`Contender.aclose`."""
+        """Disconnect, as :meth:`Contender.aclose`."""
         await self._client.close()
 
 
@@ -57,7 +57,7 @@ class Coredis(ByHand):
     version_of = "coredis"
 
     async def connect(self, callers: int) -> None:
-        """As :meth:`ByHand.connect`."""
+        """Connect, as :meth:`ByHand.connect`."""
         import coredis  # noqa: PLC0415 - a contender that is not installed is left out
 
         place = urlsplit(self.url)
@@ -70,20 +70,20 @@ class Coredis(ByHand):
         await self._client.script_load(UPDATE_CAS.source)
 
     async def _hold(self) -> None:
-        # Its context has to be left by the task that entered it.
+        # The task that entered its context must leave it.
         async with self._client:
             self._ready.set()
             await self._leave.wait()
 
     def evalsha(self, keys: Sequence[str], arguments: Sequence[str | bytes]) -> Awaitable[Any]:
-        """As :meth:`ByHand.evalsha`."""
+        """Run the script, as :meth:`ByHand.evalsha`."""
         return self._client.evalsha(UPDATE_CAS.sha1, list(keys), list(arguments))
 
     def hmget(self, name: str) -> Awaitable[Any]:
-        """As :meth:`ByHand.hmget`."""
+        """Read the fields, as :meth:`ByHand.hmget`."""
         return self._client.hmget(name, FIELDS)
 
     async def aclose(self) -> None:
-        """As :meth:`Contender.aclose`."""
+        """Disconnect, as :meth:`Contender.aclose`."""
         self._leave.set()
         await self._held

@@ -1,4 +1,4 @@
-"""What the server itself spends on a write, and how much of a server one process fills."""
+"""The server's own cost of a write, and the share of a server that one process uses."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ __all__ = ["measure"]
 _BENCHMARK_SECS: Final = 120.0
 _CALLERS: Final = 256
 _EVERY: Final = "000000000000"
-"""What redis-benchmark puts for ``__rand_int__``: twelve digits."""
+"""The text that redis-benchmark replaces ``__rand_int__`` with: twelve digits."""
 
 _BARE_NOTE: Final = (
     "The bare script compares one hash field, writes the fields, and sets the expiry of two keys: "
@@ -51,7 +51,7 @@ _FILL_NOTE: Final = (
 
 
 def measure(plan: Plan) -> Finding:
-    """Measure each engine that is here, then fill one."""
+    """Measure each installed engine, then load one."""
     recorder = Recorder()
     tables: list[Table] = []
     goals: list[Goal] = []
@@ -93,7 +93,7 @@ def measure(plan: Plan) -> Finding:
     )
 
 
-# --- how much of a server one process fills ------------------------------------------------------
+# --- the share of a server that one process uses -------------------------------------------------
 
 
 def _fill(plan: Plan, recorder: Recorder, goals: list[Goal]) -> Table:
@@ -158,7 +158,7 @@ def _benchmark(
 ) -> float:
     """Return the operations per second that redis-benchmark reaches."""
     how = ("-p", str(port), "-c", "50", "-P", "16", "-n", str(operations), "-r", str(records))
-    # Bounded, because it tries for ever to reach a server that is not there.
+    # Bounded, because it retries without end if the server is not there.
     told = subprocess.run(
         [program, *how, "--csv", *command],
         capture_output=True,
@@ -166,14 +166,14 @@ def _benchmark(
         check=True,
         timeout=_BENCHMARK_SECS,
     )
-    # The last line: the command, which may hold anything, then rps and six latencies.
+    # The last line has the command, which may contain anything, then rps and six latencies.
     return float(told.stdout.splitlines()[-1].split('","')[-7])
 
 
 def _fresh(
     store: AsyncSessionStore, keys: Sequence[str], callers: int, verb: str
 ) -> list[Operation]:
-    """Return callers who each do the verb on sessions of their own, one after the other."""
+    """Return callers that each do the verb on sessions of their own, one after the other."""
     sample = session(0)
     token = Cas(value=1, incarnation=INCARNATION)
 

@@ -1,4 +1,4 @@
-"""What a write costs the server itself, as the server counts it."""
+"""The cost of a write on the server, as the server counts it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ redis.call('PEXPIRE', KEYS[1], ARGV[3])
 redis.call('PEXPIRE', KEYS[2], ARGV[3])
 return 1
 """
-"""The least that a compare-and-set with a life can be: it writes the same fields, and no more."""
+"""The minimum of a compare-and-set with an expiry: it writes the same fields and no more."""
 
 _LOG: Final = "f" * 380
 _AT_MS: Final = "1763650000000"
@@ -51,7 +51,7 @@ Call = tuple[str | bytes | int, ...]
 class Line:
     """A connection without a client: packs, sends, reads.
 
-    :param port: of the server, on loopback.
+    :param port: port of the server, on loopback.
     """
 
     def __init__(self, port: int) -> None:
@@ -66,7 +66,7 @@ class Line:
     def run(self, calls: Sequence[Call]) -> list[Any]:
         """Send commands, a hundred at a time, and return the replies.
 
-        :raises hiredis.ReplyError: if one failed.
+        :raises hiredis.ReplyError: if a command failed.
         """
         replies: list[Any] = []
         for start in range(0, len(calls), _BATCH):
@@ -84,9 +84,9 @@ class Line:
         return replies
 
     def cost_us(self, calls: Sequence[Call]) -> float:
-        """Run commands, and return what the server says one took, in microseconds.
+        """Run commands and return the server's time per command, in microseconds.
 
-        :raises RuntimeError: if a script refused.
+        :raises RuntimeError: if a script refused the call.
         """
         self.run([("CONFIG", "RESETSTAT")])
         replies = self.run(calls)
@@ -198,17 +198,17 @@ class Writes:
 
 
 def costs(binary: Path, plan: Plan, recorder: Recorder) -> dict[str, list[float]]:
-    """Return µs per call of each verb's script and of the bare one, one figure for each round."""
+    """Return µs per call of each verb's script and of the bare one, one figure per round."""
     keys = [f"{number}" for number in range(max(1, min(_KEYS, plan.operations // 4)))]
     taken: dict[str, list[float]] = {}
     with LocalServer(binary, tcp=True) as server:
         recorder.engine(server)
         line = Line(server.port)
         writes = Writes(line, keys)
-        for _ in range(_CHUNKS):  # until what a record remembers is as long as it gets
+        for _ in range(_CHUNKS):  # until each record's operation log has its full length
             writes.costs()
         for _ in range(plan.rounds):
-            # Short turns: what disturbs, disturbs everybody.
+            # Short turns, so that a disturbance affects all of them.
             chunks = [writes.costs() for _ in range(_CHUNKS)]
             for name in chunks[0]:
                 middle = statistics.median(chunk[name] for chunk in chunks)

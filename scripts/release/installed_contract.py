@@ -1,4 +1,4 @@
-"""A test module as another project has it: the shipped contract, and the fixtures of a server."""
+"""A test module as in another project: the shipped contract, and the server fixtures."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytest_plugins = ["greentic_session.testing.fixtures"]
 
 
 class TestMemory(SessionStoreContract, WaitContract, LockContract, AffinityContract, InboxContract):
-    """Every promise of a store, on memory."""
+    """The contract of a store, on memory."""
 
     @pytest.fixture(params=["asyncio", "trio"])
     def anyio_backend(self, request: pytest.FixtureRequest) -> str:
@@ -39,7 +39,7 @@ class TestMemory(SessionStoreContract, WaitContract, LockContract, AffinityContr
 
 
 def test_the_fixtures_reach_a_server(session_store_url: str) -> None:
-    """Read from the server of the fixtures, where the platform has one."""
+    """Read from the fixtures' server, if it supports the platform."""
 
     async def read() -> object:
         async with create_session_store(session_store_url) as store:

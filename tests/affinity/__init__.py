@@ -1,1 +1,1 @@
-"""Affinity of keys to workers."""
+"""Tests of affinity of keys to workers."""

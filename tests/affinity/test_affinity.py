@@ -1,4 +1,4 @@
-"""Affinity: the published hash, even loads, few moves, and what the memory backend keeps."""
+"""Tests of affinity: the published hash, even loads, few moves, and the memory backend's data."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ async def test_ten_thousand_keys_over_ten_workers(harness: StoreHarness) -> None
 
 
 class Rig:
-    """Affinity in memory, by a clock that is set by hand."""
+    """Affinity in memory, with a manual clock."""
 
     def __init__(self) -> None:
         self.clock = ManualClock()

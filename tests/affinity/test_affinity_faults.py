@@ -1,4 +1,4 @@
-"""Affinity on a bad line, and on a server that is full: what is told is what was done."""
+"""Tests of affinity on a faulty connection and on a full server: reports are true."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ RUNS: Final = 8
 
 
 class ScriptRunner:
-    """Runs the scripts by hand: the operation's id is the test's to choose."""
+    """Runs the scripts by hand. The test chooses the operation's id."""
 
     def __init__(self, harness: RedisHarness) -> None:
         self.client = harness.client
@@ -62,10 +62,10 @@ class ScriptRunner:
         return reply
 
     async def left(self, script: Script, *arguments: object) -> int:
-        """Return how many names of the group are there in the instant in which a script has run.
+        """Return how many keys of the group exist at the end of a script.
 
-        The most of several runs. Redis 7.0 measures expiry by its clock, not by the start of the
-        script: a busy machine that pauses it for a millisecond ends a life of a millisecond.
+        It is the maximum of several runs. Redis 7.0 measures expiry by its clock, not by the start
+        of the script. A pause of a millisecond on a busy machine ends a lifetime of a millisecond.
         """
         source = and_what_is_left(script)
         most = 0
@@ -126,7 +126,7 @@ async def test_a_repeated_call_is_answered_and_changes_nothing(
     before = await scripted.everything()
     assert await scripted.run(script, *arguments, op="the call") == [1]
     assert await scripted.everything() == before
-    # Though others came between who changed the same.
+    # Although other workers made changes between them.
     await scripted.run(scripts.AFFINITY_FORGET, "placed")
     await scripted.run(scripts.AFFINITY_PIN, "pinned", "w2", 1000_000)
     await scripted.run(scripts.AFFINITY_PIN, "new", "w1", 1000_000)
@@ -155,7 +155,7 @@ async def test_what_is_for_a_millisecond_is_there_meanwhile(scripted: ScriptRunn
     await scripted.run(scripts.AFFINITY_FORGET, "placed")
     await scripted.run(scripts.AFFINITY_FORGET, "pinned")
     ops = await scripted.everything()
-    assert len(ops) == 2  # and the members, of whom the fencing token is kept
+    assert len(ops) == 2  # and the members, of which only the fencing token is kept
     assert await scripted.left(scripts.AFFINITY_JOIN, "w1", "a", 1, 0) == len(ops)
     assert await scripted.left(scripts.AFFINITY_PIN, "k", "w1", 1) >= 2 + len(ops)
 
@@ -171,7 +171,7 @@ async def test_calls_that_change_nothing_write_nothing(scripted: ScriptRunner) -
     assert await scripted.everything() == before
 
 
-# --- a bad line -----------------------------------------------------------------------------------
+# --- a faulty connection --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("chance", [0.0, 0.25], ids=["good", "bad"])
@@ -239,7 +239,7 @@ async def test_joining_that_is_cancelled_leaves_no_member(tcp_server_url: str) -
 
     async with (
         RedisHarness(tcp_server_url) as harness,
-        # Long enough to see the member and cancel its joining, however busy the machine.
+        # Long enough to see the member and cancel its join, even on a busy machine.
         Proxy(harness.config.port, delay, delay_secs=3) as proxy,
         store_at(proxy.url, namespace=harness.config.namespace) as store,
     ):
@@ -259,7 +259,7 @@ async def test_joining_that_is_cancelled_leaves_no_member(tcp_server_url: str) -
 
 
 async def test_leaving_waits_for_no_replicas(tcp_server_url: str) -> None:
-    """What is lost with the server, the end of the lease does."""
+    """If the server loses the leave, the lease still ends."""
     async with (
         RedisHarness(tcp_server_url) as harness,
         store_at(tcp_server_url, namespace=harness.config.namespace, deadline=1, acks=1) as store,

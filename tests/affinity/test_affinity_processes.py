@@ -1,4 +1,4 @@
-"""Affinity among processes: they agree, and outlive each other's deaths."""
+"""Tests of affinity among processes: they agree, and survive the deaths of others."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.anyio
 
 LONG_SECS: Final = 60
 SHORT_SECS: Final = 3
-"""A lease of those that are to die: survived by whoever has a third of it to renew in."""
+"""Lease in seconds of the workers that die. The others need a third of it to renew."""
 
 
 class Worker:
@@ -81,7 +81,7 @@ async def hired(harness: RedisHarness, name: str, lease: float) -> AsyncIterator
 
 
 async def all_asked(workers: list[Worker], seed: int) -> dict[str, str]:
-    """Let the workers ask at once: what all of them were told."""
+    """Let the workers ask at the same time, and return the answers of all."""
     told = await asyncio.gather(
         *(worker.ask(seed * 100 + number) for number, worker in enumerate(workers))
     )
@@ -112,7 +112,7 @@ async def test_processes_agree_and_only_the_keys_of_the_dead_move(valkey_url: st
         assert before == {key: rendezvous(places[key], leases) for key in KEYS}
         assert set(before.values()) == set(leases)
 
-        # One is killed, which the others learn when its lease has ended.
+        # One is killed, and the others notice at the end of its lease.
         workers["killed"].process.send_signal(signal.SIGKILL)
         assert await workers["killed"].process.wait() == -signal.SIGKILL
 
@@ -128,7 +128,7 @@ async def test_processes_agree_and_only_the_keys_of_the_dead_move(valkey_url: st
             for key, worker in before.items()
         }
 
-        # One is stopped past its lease, and another has its name when it goes on.
+        # One is paused past its lease, and another has its name when it continues.
         workers["stopped"].process.send_signal(signal.SIGSTOP)
         await until_async(lambda: is_gone("stopped"))
         async with affinity.member("stopped", lease=LONG_SECS) as successor:
@@ -136,11 +136,11 @@ async def test_processes_agree_and_only_the_keys_of_the_dead_move(valkey_url: st
             workers["stopped"].process.send_signal(signal.SIGCONT)
             assert await workers["stopped"].hear("lost") == {"cancellations": 1}
             assert not await is_gone("stopped")
-            # The name is back before anybody asked, so nothing moves.
+            # The name is back before any request, so nothing moves.
             assert await all_asked(survivors, SEED + 2) == after
             assert await asked(affinity, SEED) == after
 
-        # Those that leave give their keys up at once.
+        # Workers that leave give their keys up at once.
         told = await all_asked(survivors, SEED + 3)
         assert told == {
             key: rendezvous(places[key], ["one", "two"]) if worker == "stopped" else worker

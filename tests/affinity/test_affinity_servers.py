@@ -1,4 +1,4 @@
-"""Affinity on every server and protocol that the package supports: the same results."""
+"""Tests of affinity on every supported server and protocol: the same results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What affinity leaves in Redis, byte by byte, and what it makes of what others left there."""
+"""Tests of the stored form of affinity in Redis, byte by byte, and of other clients' data."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ async def test_members(rig: Rig) -> None:
         assert int(found[1]) == round(membership.lease_until.timestamp() * 1000)
         assert int(found[2]) == membership.fence
         assert int(found[3]) == int(found[1]) - 30_000
-        # The server removes a key when now > its time. A token is kept for an hour.
+        # The server removes a key when now > its expiry. A token is kept for an hour.
         kept_until = membership.fence // 1000 + 3_600_000
         assert await rig.expires_ms(MEMBERS) == kept_until - 1
         longest = await rig.join("w2", 7_200_000)
@@ -129,7 +129,7 @@ async def test_places(rig: Rig) -> None:
     assert at == pinned - 200_000
     for name in (PLACES, ENDS):
         assert await rig.expires_ms(name) == pinned - 1
-    # The life of the whole follows that of its longest part, in both directions.
+    # The whole key expires with its longest part, in both directions.
     assert await rig.affinity.forget(KEY) is True
     for name in (PLACES, ENDS):
         assert await rig.expires_ms(name) == expires - 1
@@ -178,7 +178,7 @@ async def test_dead_members_go_when_another_joins_renews_or_leaves(rig: Rig) -> 
         assert set(await rig.hash(MEMBERS)) == {"w1", TOKEN}
 
 
-# --- what others left there -----------------------------------------------------------------------
+# --- other clients' data --------------------------------------------------------------------------
 
 VERBS: Final[dict[str, Callable[[Rig], Awaitable[object]]]] = {
     "join": lambda rig: rig.affinity.member("w2").__aenter__(),
@@ -242,7 +242,7 @@ async def test_times_beyond_all_time_are_told(rig: Rig, end: str) -> None:
     await rig.join("w1")
     await rig.call("HSET", PLACES, KEY, f"{end}:1000:w1\n")
     for name in ("placement", "keys_of", "worker_for"):
-        if name == "worker_for":  # it is in use, so its life begins anew
+        if name == "worker_for":  # it is in use, so its lifetime restarts
             await VERBS[name](rig)
             continue
         with pytest.raises(StoreUnavailableError, match="cannot be read") as caught:

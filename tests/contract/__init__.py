@@ -1,1 +1,1 @@
-"""The contract on every backend, and what holds for the package as a whole."""
+"""Tests of the contract on every backend, and of the package as a whole."""

@@ -28,7 +28,7 @@ from greentic_session.testing.servers import ServerNotFoundError, redis_binary
 
 from ..conftest import CONTAINER_VARIABLE, NO_CONTAINER_VARIABLE
 
-if sys.platform != "win32":  # which lacks the locks of the folder
+if sys.platform != "win32":  # which lacks the folder's locks
     from ..support.embedded import EmbeddedHarness, worker
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class TestValkeyResp2(Contract):
 
 @pytest.fixture(scope="session")
 def embedded_url() -> Iterator[str]:
-    """URL of a folder that another process holds open."""
+    """URL of a folder that another process keeps open."""
     with tempfile.TemporaryDirectory(prefix="gemb-", dir="/tmp") as parent:
         url = f"embedded://{parent}/state?deadline=20&fsync=no"
         with worker(url) as holder:
@@ -101,8 +101,9 @@ class TestEmbedded(
     ClosingContract,
     LockWaitingContract,
 ):
-    """The server of a folder: what opening, closing and cancellation could spoil. The rest is the
-    server's, as above.
+    """The server of a folder: the rules that opening, closing and cancellation could break.
+
+    The other rules are the server's, as above.
     """
 
     @pytest.fixture
@@ -112,7 +113,7 @@ class TestEmbedded(
 
 
 class TestSentinel(Contract):
-    """What a master writes is confirmed by a replica."""
+    """A replica confirms the master's writes."""
 
     @pytest.fixture
     async def harness(self, sentinel_url: str) -> AsyncIterator[RedisHarness]:
@@ -127,7 +128,7 @@ class TestCluster(Contract):
             yield harness
 
 
-# A backend that this machine lacks is one skipped test that names it and says why, not a thousand.
+# A missing backend is one skipped test with the reason, not a thousand.
 if NO_REDIS is None:
 
     class TestRedisServer(Contract):
@@ -137,7 +138,7 @@ if NO_REDIS is None:
                 yield harness
 
 else:
-    # Because Redis itself is a second engine that a newcomer need not have.
+    # Because Redis is an optional second engine.
     @pytest.mark.skip(reason=f"backend redis-server: {NO_REDIS}")  # not installed here
     def test_redis_server() -> None: ...
 
@@ -151,7 +152,7 @@ if CONTAINER_URL:
                 yield harness
 
 else:
-    # Because a Docker engine is more than a newcomer need have.
+    # Because a Docker engine is optional.
     @pytest.mark.skip(reason=f"backend container: {NO_CONTAINER}")  # no engine answers here
     def test_container() -> None: ...
 
@@ -165,6 +166,6 @@ if GIVEN_URL:
                 yield harness
 
 else:
-    # Because only a person can know of another server that may be written to.
+    # Because only a person can name another server that may be written to.
     @pytest.mark.skip(reason=f"backend {URL_VARIABLE}: not set")  # nobody named a server
     def test_given_url() -> None: ...

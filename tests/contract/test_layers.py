@@ -1,4 +1,4 @@
-"""Imports point down the floors, and no modules import each other in a cycle."""
+"""Tests that imports point down the floors, and that no modules import each other in a cycle."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ FLOORS: dict[str, int] = {
     "model": 0,
     "schema": 0,
     "statistics": 0,
-    # What a backend implements.
+    # The interfaces of a backend.
     "abc": 1,
-    # Machinery that the store, the services and the backends share.
+    # Tools that the store, the services and the backends share.
     "_core": 2,
     "scoped": 3,
     "store": 3,
@@ -41,17 +41,17 @@ FLOORS: dict[str, int] = {
     # Backends never import each other.
     "memory": 4,
     "redis": 4,
-    # Wiring: these name the backends.
+    # Wiring, which names the backends.
     "embedded": 5,
     "factory": 5,
-    # Services are handed a store.
+    # Services get a store.
     "ordering": 6,
     "waits": 6,
-    # Nothing imports these.
+    # No other module imports these.
     "__init__": 8,
     "testing": 8,
 }
-"""By path prefix; the longest that fits counts."""
+"""Floors by path prefix. The longest match counts."""
 
 REACH: dict[str, frozenset[str]] = {
     "redis.transport": frozenset(
@@ -61,7 +61,7 @@ REACH: dict[str, frozenset[str]] = {
     "ordering": frozenset({*(name for name, floor in FLOORS.items() if floor <= 3), "waits"}),
     "waits": frozenset(name for name, floor in FLOORS.items() if floor <= 3),
 }
-"""Rooms that may import less than their floor allows."""
+"""Folders that may import less than their floor allows."""
 
 OUTSIDE: dict[int, frozenset[str]] = {
     0: frozenset({"msgspec", "typing_extensions"}),
@@ -80,10 +80,10 @@ OUTSIDE: dict[int, frozenset[str]] = {
 DRIVER: dict[str, frozenset[str]] = {
     "redis.transport": frozenset({"redis", "hiredis"}),
     "redis.notifications": frozenset({"redis", "hiredis"}),
-    # The test servers are driven without the client that they are there to test.
+    # The test servers work without the client that they test.
     "testing": frozenset({"hiredis"}),
 }
-"""The only rooms that import the driver."""
+"""The only folders that import the driver."""
 
 CYCLES: dict[frozenset[str], str] = {
     frozenset({"errors", "model", "_validation"}): "CasConflictError carries a Cas",
@@ -93,7 +93,7 @@ CYCLES: dict[frozenset[str], str] = {
 
 
 class Import(NamedTuple):
-    """An import statement's one target: a module of this package, or one outside."""
+    """The target of an import statement: a module of this package, or one outside."""
 
     line: int
     target: str
@@ -143,7 +143,7 @@ def _imports(path: Path) -> list[Import]:
 
 
 def _prefix(module: str, table: Mapping[str, object]) -> str:
-    """Return the longest entry of a table that the module is, or lies in; empty for none."""
+    """Return the longest entry of a table that is the module or contains it. Empty for none."""
     fits = [name for name in table if module == name or module.startswith(f"{name}.")]
     return max(fits, key=len, default="")
 
@@ -153,7 +153,7 @@ def _floor(module: str) -> int:
 
 
 def offences(path: Path) -> list[str]:
-    """Return each import of a module that its floor, or its room, may not have."""
+    """Return each import of a module that its floor, or its folder, does not allow."""
     module = _module(path)
     room, floor = _prefix(module, FLOORS), _floor(module)
     drivers = DRIVER.get(_prefix(module, DRIVER), frozenset())

@@ -1,4 +1,4 @@
-"""What users import, call and have pickled stays what it is."""
+"""Tests that public imports, signatures and pickled forms do not change."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STORED: dict[str, str] = json.loads(PICKLES.read_bytes())
 
 
 def test_public_names_and_signatures_are_those_of_the_golden_list() -> None:
-    # A change that is meant: run `python -m tests.support.public_api` and review the difference.
+    # For an intended change: run `python -m tests.support.public_api` and review the difference.
     assert surface().splitlines() == GOLDEN.read_text("utf-8").splitlines()
 
 
@@ -84,7 +84,7 @@ def test_every_public_error_and_struct_has_a_sample_and_a_stored_pickle() -> Non
 def _facts(value: object) -> Any:
     if isinstance(value, Exception):
         return type(value), str(value), value.args, vars(value)
-    if isinstance(value, greentic_session.UnreadableSession):  # errors are equal to themselves only
+    if isinstance(value, greentic_session.UnreadableSession):  # errors only equal themselves
         return type(value), value.key, _facts(value.error)
     return type(value), value
 
@@ -102,6 +102,6 @@ def test_a_new_pickle_names_the_public_path_and_loads(name: str) -> None:
     assert _facts(found) == _facts(SAMPLES[name])
     texts = [arg for op, arg, _ in pickletools.genops(data) if op.name.endswith("UNICODE")]
     modules = {text for text in texts if str(text).startswith("greentic_session")}
-    # The function that rebuilds an error stands beside the errors, in a public module.
+    # The function that rebuilds an error is in the same public module as the errors.
     modules -= {"greentic_session.errors"} if "_rebuild" in texts else set()
     assert modules <= {"greentic_session", "greentic_session.ordering"}

@@ -1,7 +1,8 @@
-"""Races between two processes on one server, with exact numbers of winners.
+"""Tests of races between two processes on one server, with exact numbers of winners.
 
-The test process prepares the records and checks the end; the workers are this file run as a
-script. They start together, on a line of standard input, and print what they won as JSON.
+The test process prepares the records and checks the result. The workers are this file, run as a
+script. They start together, on a line of standard input, and print the tokens that they won as
+JSON.
 """
 
 from __future__ import annotations
@@ -35,10 +36,10 @@ INCREMENTS: Final = 40
 ROUNDS: Final = 50
 
 Wins = dict[str, list[str]]
-"""Key to the tokens that were won (for a delete: the one that was expected)."""
+"""The tokens won per key (for a delete: the expected token)."""
 
 
-# --- what a worker does ---------------------------------------------------------------------------
+# --- the worker's side ----------------------------------------------------------------------------
 
 
 async def race_create(store: AsyncSessionStore[Any], wins: Wins, _tokens: list[Cas]) -> None:
@@ -55,7 +56,7 @@ async def race_update(store: AsyncSessionStore[Any], wins: Wins, tokens: list[Ca
         try:
             cas = await store.update_cas(session(key), expected)
         except CasConflictError as conflict:
-            # The loser is told who won: the next version of the same incarnation.
+            # The loser gets the winner's token: the next version of the same incarnation.
             if conflict.current != next_of(expected):
                 raise
             continue
@@ -89,7 +90,7 @@ async def race_put(store: AsyncSessionStore[Any], wins: Wins, _tokens: list[Cas]
 
 
 async def race_rounds(store: AsyncSessionStore[Any], wins: Wins, _tokens: list[Cas]) -> None:
-    """One token after the other: everybody goes for the one that is stored."""
+    """Race for one token after the other, always for the stored one."""
     while True:
         found = await store.get(COUNTED, ctx=ctx())
         assert found is not None
@@ -136,7 +137,7 @@ async def work(url: str, name: str) -> None:
     wins: Wins = {}
     async with create_session_store(url) as store:
         await asyncio.gather(*(store.ping() for _ in range(TASKS)))  # connected before the start
-        print("ready", flush=True)  # noqa: T201 - this is how a worker talks
+        print("ready", flush=True)  # noqa: T201 - the worker's output
         tokens = [Cas.parse(text) for text in json.loads(sys.stdin.readline())]
         await asyncio.gather(*(race(store, wins, tokens) for _ in range(TASKS)))
     print(json.dumps(wins))  # noqa: T201 - as above
@@ -146,7 +147,7 @@ if __name__ == "__main__":
     asyncio.run(work(*sys.argv[1:]))
 
 
-# --- what the test does ---------------------------------------------------------------------------
+# --- the test's side ------------------------------------------------------------------------------
 
 
 def run_workers(url: str, name: str, tokens: list[Cas]) -> list[Wins]:
@@ -178,10 +179,10 @@ def run_workers(url: str, name: str, tokens: list[Cas]) -> list[Wins]:
 
 
 async def race(harness: RedisHarness, name: str, tokens: list[Cas] | None = None) -> Wins:
-    """Run a race, and return what all workers together won."""
+    """Run a race, and return the tokens that all workers won."""
     assert harness.config.unix_path is not None
     url = f"unix://{harness.config.unix_path}?namespace={harness.config.namespace}&deadline=20"
-    # In a thread: the harness's connections stay on this loop.
+    # In a thread, because the harness's connections stay on this loop.
     won = await asyncio.to_thread(run_workers, url, name, tokens or [])
     wins: Wins = {}
     for part in won:
@@ -261,7 +262,7 @@ class TestRaces:
         first = await store.create(session(COUNTED))
         wins = await race(harness, "race_rounds")
         won = [Cas.parse(cas) for cas in wins[COUNTED]]
-        # One winner in each round, and no round without one.
+        # One winner in each round.
         assert Counter(cas.value for cas in won) == Counter(range(2, ROUNDS + 2))
         assert {cas.incarnation for cas in won} == {first.incarnation}
         final = Cas.parse((await stored(store, [COUNTED]))[COUNTED])

@@ -1,4 +1,4 @@
-"""The default run keeps every test of the contract on every leg, and leaves out cases only."""
+"""Tests of the default run: it keeps every test of the contract on every leg, with fewer cases."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from ..conftest import CONTAINER_VARIABLE, pytest_collection_modifyitems
 from ..support.selection import CONTRACT, THINNED_LEGS, left_out, leg_and_test
 from .test_contract import NO_REDIS
 
-# Redis itself is a second engine that need not be here.
+# Redis is an optional second engine.
 LEGS: Final = THINNED_LEGS.keys() - ({"TestRedisServer"} if NO_REDIS else set())
 
-# With every other leg, and without a server: nothing is run here.
+# With every other leg, and without a server, because no test runs here.
 _ENVIRONMENT: Final = {
     **os.environ,
     LADDER_VARIABLE: "wheel",
@@ -41,7 +41,7 @@ sys.exit(pytest.main(options, plugins=[Deselected()]))
 """
 
 
-# Pytest collects most of the contract, beside other tests.
+# Pytest collects most of the contract, with other tests.
 pytestmark = pytest.mark.timeout(180)
 
 
@@ -54,7 +54,7 @@ class Collection(NamedTuple):
 
 @pytest.fixture(scope="module")
 def default() -> Collection:
-    """The cases of the thinned legs in a default run."""
+    """Return the cases of the thinned legs in a default run."""
     done = subprocess.run(
         [sys.executable, "-c", _COLLECT, *(f"{CONTRACT}::{leg}" for leg in sorted(LEGS))],
         env=_ENVIRONMENT,

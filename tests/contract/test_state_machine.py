@@ -1,4 +1,4 @@
-"""The state machine on every backend; and does it notice a wrong one?"""
+"""Tests of the state machine on every backend, and of its ability to detect a wrong one."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ def test_every_backend_does_what_the_model_does(valkey_url: str) -> None:
     drive(valkey_url, examples=150, phases=[Phase.generate, Phase.shrink])
 
 
-# --- does it notice? -----------------------------------------------------------------------------
+# --- detection -----------------------------------------------------------------------------------
 
 
 def plant(patch: pytest.MonkeyPatch, name: str, primitive: Callable[..., Awaitable[Any]]) -> None:
-    """Put a wrong primitive in the place of the memory backend's, which it gets to call."""
+    """Replace a primitive of the memory backend by a wrong one, which gets the original."""
     primitive_there = getattr(InMemorySessionStore, name)
 
     async def right(self: Store, *args: Any) -> Any:
@@ -63,7 +63,7 @@ def late_expiry(patch: pytest.MonkeyPatch) -> None:
         return held.ttl_ms != 0 and bool(now_ms > held.at_ms + held.ttl_ms)
 
     def popped(self: ExpiryIndex, now_ms: int) -> Name | None:
-        return pop_due(self, now_ms - 1)  # or a sweep would visit such a record for ever
+        return pop_due(self, now_ms - 1)  # otherwise a sweep would visit such a record without end
 
     patch.setattr(memory_records, "_expired", expired)
     patch.setattr(ExpiryIndex, "pop_due", popped)

@@ -1,4 +1,4 @@
-"""The published transition table, row by row, on memory and on a server."""
+"""Tests of the published transition table, row by row, on memory and on a server."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def session(key: SessionKey, by: str, ttl_secs: float = 0) -> Session[dict[str, 
 
 
 class Play:
-    """Brings mine into a state, plays a verb, and looks what became of it."""
+    """Brings the session into a state, plays a verb, and reads the result."""
 
     def __init__(self, harness: StoreHarness) -> None:
         self.harness = harness
@@ -77,7 +77,7 @@ class Play:
         self.own = await self._claim("a")
         self.twin = await self._claim("a")
         if state in ("waiting", "displaced", "expired"):
-            await self._register(MINE, ttl)  # pushes own aside
+            await self._register(MINE, ttl)  # supersedes the own session
         if state in ("lease run out", "claimed (other)"):
             await self.harness.advance(LATER)
         if state == "claimed (other)":
@@ -168,9 +168,9 @@ class Play:
         return "claim"
 
     async def record(self, *, ask_holder: bool) -> str:
-        """Tell how mine looks.
+        """Return the state of the session.
 
-        Whoever asks the holder changes what a claimer would meet, so one look does one of both.
+        A query of the holder changes the result of a claim, so one call makes only one of the two.
         """
         if await self.store.get(MINE, ctx=OWNER) is None:
             assert await self._where() is None
@@ -234,7 +234,7 @@ async def _check(play: Play, row: Transition, *, ask_holder: bool) -> None:
     else:
         assert before is not None
         assert after.session.context == {"by": "setting"}
-        # Only a claim moves the token without writing the state.
+        # Only a claim changes the token without a write of the state.
         moved = row.result == "claim"
         assert after.cas.value == before.cas.value + moved
         assert after.cas.incarnation == before.cas.incarnation

@@ -1,1 +1,1 @@
-"""The dispatcher."""
+"""Tests of the dispatcher."""

@@ -1,4 +1,4 @@
-"""Order and turns of a dispatcher, in every host."""
+"""Tests of the order and the turns of a dispatcher, in every event loop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a dispatcher refuses: bad arguments, and functions of the wrong kind."""
+"""Tests of invalid arguments to a dispatcher, and of functions of the wrong kind."""
 
 from __future__ import annotations
 

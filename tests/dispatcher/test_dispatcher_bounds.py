@@ -1,4 +1,4 @@
-"""What happens where a dispatcher has no room, from within a handler too, and at length."""
+"""Tests of a full dispatcher, from within a handler too, and of long runs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def test_reject_refuses_what_is_over_the_limit(limit: str) -> None:
         dispatcher.submit_nowait("a", 0)
         await until(lambda: len(desk.begun) == 1)
         await dispatcher.submit("a", 1)
-        await dispatcher.submit("a", 2)  # exactly full: the one in hand does not count
+        await dispatcher.submit("a", 2)  # exactly full, because the running message does not count
         for submitted in (dispatcher.submit("a", 3), dispatcher.submit("a", 4)):
             with pytest.raises(DispatcherFullError) as refused:
                 await submitted
@@ -71,7 +71,7 @@ async def test_wait_lets_submitters_wait_in_order() -> None:
             told = dispatcher.statistics()
             assert (told.waiting, told.blocked, told.accepted) == (2, 3, 3)
             with pytest.raises(DispatcherFullError):
-                dispatcher.submit_nowait("a", 99)  # no way past those who wait
+                dispatcher.submit_nowait("a", 99)  # no message overtakes the waiting ones
             await dispatcher.submit("b", 50)
             desk.let_go(0)
             await until(lambda: len(submitted) == 4)
@@ -143,9 +143,9 @@ async def test_drop_oldest_of_all_where_all_are_full() -> None:
             dispatcher.submit_nowait(key, place + 1)
             assert dispatcher.statistics().waiting == min(place + 1, 3)
         assert [m for _, m, _ in desk.discards] == [1, 2, 3, 4]
-        assert dispatcher.statistics().lanes == 4  # x in hand, None, c and d
+        assert dispatcher.statistics().lanes == 4  # x is running, then None, c and d
         desk.let_all_go()
-    # Where one of its messages waits throughout, a lane keeps its turn.
+    # While one of its messages waits, a lane keeps its turn.
     assert desk.done == [("x", 0), ("c", 6), (None, 5), ("d", 7)]
     check_empty(dispatcher)
 
@@ -278,7 +278,7 @@ async def test_20_000_messages_over_500_keys(overflow: Overflow) -> None:
         on_error=on_error,
         on_discard=on_discard,
     )
-    # Keys belong to producers: who submits the messages of a key from one task knows their order.
+    # Keys belong to producers: a task that submits all messages of a key knows their order.
     shares: list[list[tuple[str | None, int]]] = [[] for _ in range(40)]
     for key, number in lots:
         shares[hash_of(key) % 40].append((key, number))

@@ -1,4 +1,4 @@
-"""What cancelled submitters and handlers leave behind: nothing."""
+"""Tests that cancelled submitters and handlers leave nothing behind."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ async def test_a_submitter_that_is_cancelled_leaves_nothing_behind(why: str) -> 
     ("anyio_backend", "native"), [("asyncio", False), ("asyncio", True), ("trio", False)]
 )
 async def test_a_submitter_cancelled_as_it_gets_room(native: bool) -> None:
-    """Who is told that it was cancelled has submitted nothing, and its room goes to the next."""
+    """A cancelled submitter has submitted nothing, and its room goes to the next."""
     desk = Desk()
     dispatcher = SessionDispatcher(desk.handle, concurrency=1, per_key=1)
     accepted: list[int] = []
@@ -95,7 +95,7 @@ async def test_a_submitter_cancelled_as_it_gets_room(native: bool) -> None:
         for number in range(2, 6):
             group.start_soon(submit, number)
             await until(lambda: dispatcher.statistics().blocked == number - 1)  # noqa: B023
-        # The message in hand ends; message 1 is taken, and number 2 has room: cancelled there.
+        # The running message ends, message 1 is taken, and number 2 has room. Cancel it there.
         desk.let_go(0)
         while dispatcher.statistics().blocked == 4:
             await checkpoint()
@@ -105,13 +105,13 @@ async def test_a_submitter_cancelled_as_it_gets_room(native: bool) -> None:
     assert sorted(accepted + cancelled) == [2, 3, 4, 5]
     assert [m for _, m in desk.done] == [0, 1, *accepted]
     if native:
-        assert cancelled == [2]  # cancelled after it had room, before it knew
+        assert cancelled == [2]  # cancelled after it had room, but before it ran
     check_empty(dispatcher)
 
 
 @both
 async def test_cancellations_at_any_step_lose_nothing_and_double_nothing() -> None:
-    """Seeded: submitters give up after any number of steps, with everything bounded tightly."""
+    """Submitters are cancelled after a random number of steps (seeded), with tight bounds."""
     rng = random.Random(11)
     for _ in range(60):
         desk = Desk()
@@ -148,7 +148,7 @@ async def test_cancellations_at_any_step_lose_nothing_and_double_nothing() -> No
 
 
 async def test_what_stands_behind_a_submitter_that_gives_up_has_its_turn() -> None:
-    """Steps by hand: the second is back before the first, who has room as well, gives up."""
+    """The second submitter returns before the first, which also has room, is cancelled."""
     desk = Desk()
     dispatcher = SessionDispatcher(desk.handle, per_key=2)
     dispatcher.submit_nowait("a", 0)

@@ -1,4 +1,4 @@
-"""Whose context a handler runs in, and that what one sets there reaches no other."""
+"""Tests of a handler's context: which one it runs in, and that its changes reach no other."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ async def test_what_a_handler_sets_reaches_no_other(concurrency: int) -> None:
 
 
 class Odd:
-    """Values of which a comparison says nothing, as those of numeric libraries."""
+    """Values without a truth value for comparisons, as in numeric libraries."""
 
     def __eq__(self, other: object) -> bool:
         raise TypeError("the truth of this is ambiguous")
@@ -125,11 +125,11 @@ def test_eager_tasks_that_set_something_do_not_nest() -> None:
             await checkpoint()
 
     async def main() -> None:
-        # As a newer Python has it.
+        # As in a newer Python.
         eager = getattr(asyncio, "eager_task_factory")  # noqa: B009
         asyncio.get_running_loop().set_task_factory(eager)
         async with SessionDispatcher(handle, concurrency=1) as dispatcher:
-            for number in range(3000):  # the first of which lets the others be submitted
+            for number in range(3000):  # the first of them lets the others be submitted
                 dispatcher.submit_nowait(f"k{number % 7}", number)
         assert dispatcher.statistics().handled == 3000
         check_empty(dispatcher)

@@ -1,4 +1,4 @@
-"""Draining a dispatcher, and ending it at once."""
+"""Tests of draining a dispatcher, and of ending it at once."""
 
 from __future__ import annotations
 
@@ -240,7 +240,7 @@ async def test_join_waits_for_those_who_wait_for_room_too() -> None:
         await dispatcher.join()
         joined.append(len(desk.done))
 
-    await dispatcher.join()  # at once, where there is nothing
+    await dispatcher.join()  # at once, because it is empty
     async with anyio.create_task_group() as group:
         dispatcher.submit_nowait("a", 0)
         await until(lambda: len(desk.begun) == 1)

@@ -1,4 +1,4 @@
-"""What becomes of errors, of handlers and of those who are told of them, whatever their kind."""
+"""Tests of errors of any kind, in handlers and in error callbacks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.anyio
 
 
 class OddError(BaseException):
-    """What is no ``Exception``."""
+    """An error that is no ``Exception``."""
 
 
 # --- exceptions -----------------------------------------------------------------------------------
@@ -94,7 +94,7 @@ async def test_error_and_discard_handlers_that_fail_stop_nothing(
     check_empty(dispatcher)
 
 
-# --- what is no Exception -------------------------------------------------------------------------
+# --- errors that are no Exception -----------------------------------------------------------------
 
 
 async def _go_on_after(error: BaseException) -> None:
@@ -170,10 +170,10 @@ def test_on_asyncio_two_leave_the_loop_and_the_rest_stays_in_order(
             runner.run(main())
         assert (told, desk.done) == ([kind], [])
         assert dispatcher.statistics().running == 0
-        runner.run(dispatcher.aclose())  # who goes on with the loop finds the rest to be handled
+        runner.run(dispatcher.aclose())  # if the loop continues, the rest can be handled
     assert desk.done == [("a", 1), ("a", 2)]
     check_empty(dispatcher)
-    gc.collect()  # asyncio logs then that nobody asked the task, not in a test to come
+    gc.collect()  # asyncio then logs that the task's error was not read, and not in a later test
 
 
 @both
@@ -208,7 +208,7 @@ async def test_what_is_no_exception_stops_nothing_in_those_who_are_told(
 
 @both
 async def test_a_handler_that_fails_while_it_is_cancelled_has_failed() -> None:
-    """On trio what it lets out may hold cancellations beside the failure."""
+    """On trio its error may contain cancellations in addition to the failure."""
     desk = Desk()
 
     async def fail_late() -> None:
@@ -239,7 +239,7 @@ async def test_a_handler_that_fails_while_it_is_cancelled_has_failed() -> None:
 
 
 async def test_a_task_that_is_let_go_of_asks_for_nothing_more() -> None:
-    """A loop that was closed early leaves its tasks behind; they are closed where nothing runs."""
+    """A loop that was closed early leaves its tasks behind. They are closed without a loop."""
     desk = Desk()
     dispatcher = SessionDispatcher(
         desk.handle, on_error=desk.note_error, on_discard=desk.note_discard

@@ -1,1 +1,1 @@
-"""README, examples and benchmarks run."""
+"""Tests of the README, the guides, the examples and the benchmarks."""

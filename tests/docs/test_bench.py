@@ -1,4 +1,4 @@
-"""``scripts/bench`` runs, and the README shows what it found."""
+"""Tests of ``scripts/bench`` and of its results in the README."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _bench(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def room(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Import a module of the benchmarks, which are scripts and no package of ours."""
+    """Import a module of the benchmarks, which are outside the package."""
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     return lambda name: importlib.import_module(f"benchmarks.{name}")
 

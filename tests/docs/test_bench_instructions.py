@@ -48,7 +48,7 @@ def _require(*tools: str) -> None:
         pytest.skip("the source tree is no git repository with a commit of the package")
 
 
-@pytest.mark.timeout(180)  # six seconds on an idle machine; valgrind on a busy one takes long
+@pytest.mark.timeout(180)  # six seconds on an idle machine, but valgrind is slow on a busy one
 def test_a_working_tree_is_compared_with_a_revision() -> None:
     _require("git", "tar", "valgrind")
     done = _run("--against", "HEAD", "--quick", "--limit", "1000")

@@ -1,4 +1,4 @@
-"""The approval example: as a program, and with more people and a worker that dies."""
+"""Tests of the approval example: as a program, with more people, and with a worker that dies."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 ROUNDS = 6
 EXPECTED = f"""\
 Ada and Grace press at the same moment: {ROUNDS} requests, {ROUNDS} approved once, \
-{ROUNDS} told so, {ROUNDS} told who was first
+{ROUNDS} answered approved, {ROUNDS} answered already approved
 Grace presses during Ada's turn: {ROUNDS} requests, {ROUNDS} approved once, \
-{ROUNDS} told so, {ROUNDS} told who was first
+{ROUNDS} answered approved, {ROUNDS} answered already approved
 Grace presses after Ada's turn: {ROUNDS} requests, {ROUNDS} approved once, \
-{ROUNDS} told so, {ROUNDS} told who was first
+{ROUNDS} answered approved, {ROUNDS} answered already approved
 Ada's press comes twice at the same moment: {ROUNDS} requests, {ROUNDS} approved once, \
-{2 * ROUNDS} told so
+{2 * ROUNDS} answered approved
 Ada's press comes again after her turn: {ROUNDS} requests, {ROUNDS} approved once, \
-{2 * ROUNDS} told so
-Nobody presses in time: then Ada is told too late
+{2 * ROUNDS} answered approved
+No press in time: Ada's press is answered too late
 """
 
 
@@ -89,7 +89,8 @@ def test_worker_dies_while_it_looks(approval: ModuleType, url: str) -> None:
                 lease=0.03,
             )
             assert not dead.ended
-            # She is the second for whom the dead worker had the flow; Ada's press is repeated.
+            # The dead worker claimed the flow for Ada's press. Grace presses second, and Ada's
+            # press is repeated.
             return await worker.press(request, "Grace"), await worker.press(request, "Ada")
 
     assert anyio.run(press) == ("approved", "already approved by Grace")

@@ -1,4 +1,4 @@
-"""The Telegram example in one process: stopped at every point that matters, update by update."""
+"""Tests of the Telegram example in one process, stopped at every relevant point of each update."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def server(valkey_url: str) -> str:
-    """A namespace of its own on the server."""
+    """Yield a fresh namespace on the server."""
     return f"{valkey_url}?deadline=20&namespace=test:{uuid4().hex}"
 
 
@@ -37,15 +37,18 @@ def worker() -> Iterator[ModuleType]:
 
 
 class PowerCutError(BaseException):
-    """Stands for a kill at one exact point: an attempt at the mail in hand, as any kill is."""
+    """Stands for a kill at one exact point. It counts as an attempt at the turn's message."""
 
 
 class FailureError(Exception):
-    """Stands for a failure, after which the mail in hand rests."""
+    """Stands for a failure, after which the turn's message is delayed by the backoff."""
 
 
 class MortalGateway:
-    """Lets each life send one new reply: the cut comes right after it, or before the next one."""
+    """Lets each life of the process send one new reply.
+
+    The cut is right after it or before the next one.
+    """
 
     def __init__(
         self, gateway: Any, *, after_sending: bool, cut: type[BaseException] = PowerCutError
@@ -94,7 +97,7 @@ async def run(worker: ModuleType, bot: Any, updates: list[Any]) -> str:
 
 
 async def hear(worker: ModuleType, bot: Any, *conversation: Any) -> None:
-    """Admit what was said, and take turns until all of it is done."""
+    """Admit an update, and take turns until all messages are handled."""
     for said in conversation:
         await worker.admit(bot.inbox, said)
     while (await worker.admit(bot.inbox, conversation[0])).waiting:
@@ -120,7 +123,7 @@ def test_worker_stopped_at_every_reply(worker: ModuleType, after_sending: bool) 
 
     assert anyio.run(live_again_until_done) == expected.rstrip("\n")
     assert gateway.lives == MESSAGES + after_sending
-    # What a gateway without a memory would have sent: each at least once, some again.
+    # The messages that a gateway without deduplication would have sent: each at least once.
     assert len(set(gateway.attempts)) == MESSAGES
     if after_sending:
         assert len(gateway.attempts) >= 2 * MESSAGES
@@ -138,12 +141,12 @@ def test_same_words_in_a_later_session_are_another_reply(worker: ModuleType) -> 
     for count, batch in enumerate((updates, later), start=1):
         anyio.run(run_in_new_sessions, batch)
         assert len(gateway.sent) == count * MESSAGES
-    anyio.run(run_in_new_sessions, updates)  # after the sessions are gone: still repeats
+    anyio.run(run_in_new_sessions, updates)  # still repeats after the sessions are gone
     assert len(gateway.sent) == 2 * MESSAGES
 
 
 class TestOneConversation:
-    """Update by update, on a store in memory and on a server."""
+    """Tests update by update, on a store in memory and on a server."""
 
     @pytest.fixture(params=["memory", "valkey"])
     def url(self, request: pytest.FixtureRequest) -> str:
@@ -174,7 +177,7 @@ class TestOneConversation:
     def test_reply_of_a_dead_worker_goes_out_first(
         self, worker: ModuleType, url: str, attempts: int, after_sending: bool
     ) -> None:
-        """Even if its update was given up, and comes again after the next: what was told counts."""
+        """Even if its update became a dead letter and is replayed after the next one."""
         gateway = worker.Gateway()
         mortal = MortalGateway(gateway, after_sending=after_sending, cut=FailureError)
         start, answer, next_answer = (
@@ -203,7 +206,7 @@ class TestOneConversation:
         ]
 
     def test_start_behind_the_end_begins_anew(self, worker: ModuleType, url: str) -> None:
-        """Also if both were there when the turn was taken: the end takes no other mail with it."""
+        """The end of one flow removes no message of the next, which was already there."""
         attempts: list[Any] = []
 
         class CountingGateway(worker.Gateway):  # type: ignore[misc, name-defined]
@@ -227,7 +230,7 @@ class TestOneConversation:
             "Hi Ana! What shall we call you?",
             "Hello Bea. What is your e-mail address?",
         ]
-        assert len(attempts) == len(texts)  # nobody died, so nothing is sent again
+        assert len(attempts) == len(texts)  # no worker died, so nothing is sent again
 
     def test_start_meets_itself(self, worker: ModuleType, url: str) -> None:
         gateway = worker.Gateway()
@@ -251,7 +254,7 @@ class TestOneConversation:
 
 
 def test_repeat_mends_a_lost_index(worker: ModuleType, server: str) -> None:
-    """Mail that no index leads to is found again when anything of its conversation comes."""
+    """A message that is missing from the index is found when its conversation gets another one."""
     gateway = worker.Gateway()
     socket, options = server.removeprefix("unix://").split("?")
     namespace = options.rpartition("=")[2]
@@ -297,7 +300,7 @@ def test_look_ahead_is_bounded(worker: ModuleType) -> None:
         return [update.update_id for update in worker.in_sequence(updates)]
 
     assert sequence(3, 1, 2, 2, 5, 4, 1) == [1, 1, 2, 2, 3, 4, 5]
-    assert sequence(1, 2, *range(10, 18), 3) == [1, 2, 3, *range(10, 18)]  # 4 to 9 never come
+    assert sequence(1, 2, *range(10, 18), 3) == [1, 2, 3, *range(10, 18)]  # 4 to 9 never arrive
     assert sequence(*range(1, 10), *range(11, 19), 10, 19) == [*range(1, 20)]
     assert sequence(*range(1, 10), *range(11, 20), 10) == [*range(1, 10), *range(11, 20), 10]
-    assert sequence(*range(1, 12), 3, 12) == [*range(1, 12), 3, 12]  # a repeat, as it comes
+    assert sequence(*range(1, 12), 3, 12) == [*range(1, 12), 3, 12]  # a repeat, at once

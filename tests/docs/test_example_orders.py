@@ -1,4 +1,4 @@
-"""The example of the key strategies, run as a reader runs it."""
+"""Tests of the example of key strategies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The examples, run as a reader runs them: as programs, killed half way, and several at once."""
+"""Tests of the examples as programs: killed half way, and several at once."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ QUICKSTART = """\
 """
 MESSAGES = 54
 FLOWS = 10  # of nine conversations: one person onboards twice
-# The example as a program whose processes die, or are stopped, at chosen moments: each line of the
-# plan, `moment turn signal`, hits the first of them that comes to that moment from that turn of all
-# on; the file system sees to it that it hits no other. Without a plan each conversation goes round
-# the processes: who had one of its last two turns gives it back.
+# The example as a program whose processes are killed or stopped at chosen moments. Each line of the
+# plan is `moment turn signal`. It applies to the first process that reaches that moment in that
+# turn or a later one. A file makes sure that it applies once. Without a plan, each conversation
+# rotates among the processes: a process that had one of the last two turns releases the turn.
 DOOMED = """\
 import importlib.util, os, sys
 from contextlib import suppress
@@ -105,7 +105,7 @@ def program(name: str | Path, *args: object, **variables: str) -> tuple[list[str
         for name, value in os.environ.items()
         if name not in ("GREENTIC_SESSION_URL", "REDIS_URL")
     }
-    # Warnings are errors there too, in every process: an example leaves nothing open.
+    # Warnings are errors in every process too. An example must leave nothing open.
     environment |= {"PYTHONIOENCODING": "utf-8", "PYTHONWARNINGS": "error", **variables}
     return [sys.executable, str(EXAMPLES / name), *map(str, args)], environment
 
@@ -139,11 +139,11 @@ def wait_for_lines(log: Path, lines: int, process: subprocess.Popen[str]) -> Non
     while not log.exists() or log.read_bytes().count(b"\n") < lines:
         assert process.poll() is None, "it ended before it could be killed"
         assert time.monotonic() < deadline
-        time.sleep(0.001)  # the other process tells how far it is by its log alone
+        time.sleep(0.001)  # the log is the only sign of the other process's progress
 
 
 def assert_each_once_in_order(log: Path) -> None:
-    """Every flow's steps stand in the log from 0 on, each once."""
+    """Check that the log has every flow's steps from 0 on, each once."""
     steps: dict[str, list[int]] = defaultdict(list)
     for line in log.read_text(encoding="utf-8").splitlines():
         message: dict[str, Any] = json.loads(line)
@@ -162,7 +162,7 @@ def imported(name: str) -> Iterator[ModuleType]:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # its structs look their annotations up there
+    sys.modules[spec.name] = module  # its structs look up their annotations there
     spec.loader.exec_module(module)
     yield module
     del sys.modules[spec.name]
@@ -176,7 +176,7 @@ def recorded_updates(worker: ModuleType) -> list[Any]:
 
 @pytest.fixture
 def server(valkey_url: str) -> str:
-    """A namespace of its own on the server."""
+    """Yield a fresh namespace on the server."""
     return f"{valkey_url}?deadline=20&namespace=test:{uuid4().hex}"
 
 
@@ -252,7 +252,7 @@ def test_worker_ended_by_sigterm_leaves_no_lease(
     server: str, tmp_path: Path, processes: int, expected: str
 ) -> None:
     log = tmp_path / "sent.jsonl"
-    # A lease that stayed would hold up the second run for longer than a test may take.
+    # A lease that remained would delay the second run beyond the test's timeout.
     args = ("--url", server, "--sent", log, "--lease", 3600, "--processes", processes)
     with started("telegram_worker.py", *args, "--pace", 10) as worker:
         wait_for_lines(log, 9, worker)
@@ -278,7 +278,7 @@ def test_two_programs_share_the_work(server: str, tmp_path: Path, expected: str)
 
 
 def doomed(folder: Path, *plan: str) -> dict[str, str]:
-    """Write the program whose processes meet their plan; return the variables that it wants."""
+    """Write the program with its plan, and return its environment variables."""
     (folder / "plan").write_text("\n".join(plan))
     (folder / "doomed.py").write_text(DOOMED)
     return {"EXAMPLE": str(EXAMPLES / "telegram_worker.py")}
@@ -294,7 +294,7 @@ def run_doomed(folder: Path, server: str, *plan: str) -> subprocess.CompletedPro
 
 
 async def assert_nothing_left(url: str, example: ModuleType) -> None:
-    """No session, no mail, none given up: every conversation came to its end."""
+    """Check that no session, message or dead letter is left."""
     async with create_session_store(url, context_type=example.Onboarding) as store:
         assert [found async for found in store.scan(TenantCtx(tenant_id="acme"))] == []
         inbox = SessionInbox(store, example.TENANT)
@@ -318,7 +318,10 @@ def test_processes_share_each_conversation(
 
 
 def deaths() -> list[tuple[str, str]]:
-    """Two processes die in each run: at every moment of a turn, in turns drawn with the seed."""
+    """Return plans in which two processes die per run.
+
+    They cover every moment of a turn, in turns that the seed chooses.
+    """
     draw = random.Random(os.environ["GREENTIC_SESSION_TEST_SEED"])
     moments = ["taken", "saved", "sent", "ended"] * 3
     draw.shuffle(moments)
@@ -370,7 +373,7 @@ def test_reader_killed_and_run_again(
 def test_process_stopped_past_its_lease(
     server: str, tmp_path: Path, moment: str, expected: str, worker: ModuleType
 ) -> None:
-    """Others end the turns that it has; when it goes on, it neither tells nor changes anything."""
+    """Others end its turns. When it continues, it neither sends nor changes anything."""
     variables = doomed(tmp_path, f"{moment} 10 {signal.SIGSTOP:d}")
     log = tmp_path / "sent.jsonl"
     args = ("--url", server, "--sent", log, "--processes", 3, "--lease", 0.3)

@@ -1,4 +1,4 @@
-"""Every Python block of every Markdown page runs, in memory and on a server."""
+"""Tests of every Python block of every Markdown page, in memory and on a server."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ with_programs = pytest.mark.parametrize(
 )
 
 UNUSED = ("-p", "no:hypothesispytest", "-p", "no:timeout", "-p", "no:cacheprovider")
-"""Plugins that take longer to import than the tests to run."""
+"""Plugins whose import takes longer than the tests."""
 A_FEW_OF_THE_CONTRACT = "race or conflict or owner or expire or scan or lookup or residue or outbox"
 
 
@@ -87,7 +87,7 @@ def test_snippets_of_a_page_continue_one_another(page: Page, valkey_url: str) ->
     [
         pytest.param(page, id=page.name)
         for page in pages()
-        # A clock of the test's own is for memory only.
+        # A clock that the test controls works in memory only.
         if any(MEMORY_URL in code for code, _ in page.snippets)
         and not any("clock=clock) as store" in code for code, _ in page.snippets)
     ],
@@ -218,7 +218,7 @@ def links_of(page: Page) -> list[str]:
 
 
 def anchors_of(path: Path) -> set[str]:
-    """Return the anchors that GitHub makes of the headings."""
+    """Return the anchors that GitHub creates from the headings."""
     text = re.sub(r"^```.*?^```$", "", path.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
     titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}

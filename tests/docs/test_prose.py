@@ -1,8 +1,9 @@
-"""The prose follows the language rules: counts per folder, and limits that only go down.
+"""Tests of the language rules: counts per folder, with limits that only decrease.
 
-Per 1,000 words of Markdown, docstrings and Lua headers there is at most 0.1 "who / whoever /
-nobody" and 1 semicolon, and no banned word without a listed reason. A folder that is not there yet
-has limits of its own in ``tests/vectors/prose.json``. No new folder may get one.
+Per 1,000 words of Markdown, docstrings and Lua headers there is at most 0.1 "``who``",
+"``whoever``" or "``nobody``", and 1 semicolon. A banned word needs a listed reason. A folder that
+does not meet the rules yet has its own limits in ``tests/vectors/prose.json``. No new folder may
+get such limits.
 """
 
 from __future__ import annotations

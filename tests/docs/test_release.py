@@ -1,4 +1,4 @@
-"""The tag of a version: what is refused, what is pushed, and what is left alone."""
+"""Tests of version tags: which are refused, pushed, or left alone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WORKFLOWS: Final = ROOT / ".github" / "workflows"
 class Repository:
     """A clone with the script and one version, and the bare repository that it pushes to.
 
-    :ivar started: what the stand-in for ``gh`` was called with, a line for each call.
+    :ivar started: arguments of each call of the stand-in for ``gh``, one line each.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -1,1 +1,1 @@
-"""The embedded server."""
+"""Tests of the embedded server."""

@@ -1,4 +1,4 @@
-"""A private server in a folder: who starts it, who ends it, and what survives."""
+"""Tests of a private server in a folder: its start, its end, and the data that survives."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ __all__ = ["folder"]
 
 pytestmark = [
     pytest.mark.anyio,
-    # Processes are started and waited for, twenty times over.
+    # Processes are started and awaited, twenty times.
     pytest.mark.timeout(180),
 ]
 
 
-# --- living and ending ---------------------------------------------------------------------------
+# --- start and end -------------------------------------------------------------------------------
 
 
 async def test_sessions_outlive_the_server(folder: Path) -> None:
@@ -86,12 +86,12 @@ async def test_closing_the_last_store_leaves_no_process_and_no_socket(folder: Pa
         supervisor = supervisor_of(server)
         async with store_in(folder):
             assert server_of(folder) == server
-        assert not is_gone(server)  # the other one's closing was not the last
+        assert not is_gone(server)  # the other process has not closed yet
         await store.ping()
     assert is_gone(server)
     assert is_gone(supervisor)
     assert not (folder / "server.sock").exists()
-    shutil.rmtree(folder)  # nobody writes there any more
+    shutil.rmtree(folder)  # no process writes there any more
 
 
 async def test_two_processes_share_one_server(folder: Path) -> None:
@@ -160,7 +160,7 @@ async def test_who_comes_while_the_last_one_leaves_is_served(folder: Path) -> No
         assert cas.value == turn + 1
         users = folder / "users.lock"
         assert is_locked(users)
-        assert not is_locked(users, fcntl.LOCK_SH)  # held as a user holds it
+        assert not is_locked(users, fcntl.LOCK_SH)  # locked as a user locks it
         assert await coming.get(SessionKey(f"turn {turn}"), ctx=CTX)
         await coming.aclose()
 
@@ -180,7 +180,7 @@ async def test_no_store_enters_while_the_supervisor_ends(
     monkeypatch.setattr(Folder, "open", noted)
     store = store_in(folder)
     with (folder / "users.lock").open("rb") as leaving:
-        fcntl.flock(leaving, fcntl.LOCK_EX)  # as a supervisor does from its last user on
+        fcntl.flock(leaving, fcntl.LOCK_EX)  # locked as a supervisor does from its last user on
         coming = asyncio.create_task(store.put(session()))
         await until(lambda: len(opened) >= 3)
         assert set(opened) == {"users.lock"}  # no supervisor was started
@@ -193,7 +193,7 @@ async def test_no_store_enters_while_the_supervisor_ends(
 
 
 class Writer:
-    """Counts a session of its own up, and knows what has to be in it."""
+    """Counts up a session of its own, and knows the required contents."""
 
     def __init__(self, store: AsyncSessionStore[Any], number: int) -> None:
         self.store = store
@@ -250,7 +250,7 @@ async def test_no_acknowledged_write_is_lost_when_the_server_is_killed(folder: P
                 writer.stopped = True
         for writer in writers:
             assert await writer.count() == writer.acknowledged > 60
-            # One version for each write: none was done twice.
+            # One version per write, so none was applied twice.
             found = await writer.store.get(writer.key, ctx=CTX)
             assert found is not None
             assert found.cas.value == writer.acknowledged + 1
@@ -271,12 +271,12 @@ async def test_a_server_that_is_killed_is_started_again_by_its_supervisor(folder
 
 
 async def test_a_server_without_a_supervisor_is_succeeded(folder: Path) -> None:
-    """Where the kernel does not tell a server that its supervisor was killed, the next one does."""
+    """If the kernel does not tell a server that its supervisor was killed, the next one does."""
     async with store_in(folder) as store:
         await store.put(session(count=1))
     with (folder / "server.lock").open("rb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        orphan = subprocess.Popen(  # noqa: ASYNC220 - it inherits the lock within a moment
+        orphan = subprocess.Popen(  # noqa: ASYNC220 - it inherits the lock at once
             [
                 *(str(valkey_binary()), "--port", "0", "--unixsocket", "server.sock"),
                 *("--save", "", "--appendonly", "yes", "--appendfsync", "always"),
@@ -361,7 +361,7 @@ async def test_a_start_that_is_cancelled_leaves_nothing(folder: Path) -> None:
         task = asyncio.create_task(store_in(folder).__aenter__())
         for _ in range(steps):
             await asyncio.sleep(0)
-        await asyncio.sleep(0.002 * steps)  # into the start, some way
+        await asyncio.sleep(0.002 * steps)  # some way into the start
         if task.done():
             await (await task).aclose()
             continue

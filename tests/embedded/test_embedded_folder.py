@@ -1,4 +1,4 @@
-"""Which folders an embedded store takes, how it reaches them, and how it is configured."""
+"""Tests of an embedded store's folder: valid folders, paths to the socket, configuration."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ __all__ = ["folder"]
 
 pytestmark = [
     pytest.mark.anyio,
-    # Processes are started and waited for, twenty times over.
+    # Processes are started and awaited, twenty times.
     pytest.mark.timeout(180),
 ]
 
@@ -60,7 +60,7 @@ async def test_a_long_path_is_reached_by_a_short_one(folder: Path) -> None:
         assert link.readlink() == long
         assert link.parent.stat().st_mode & 0o077 == 0
         server = server_of(long)
-        link.unlink()  # as a tidy system does with old files there
+        link.unlink()  # as cleanup services do with old files there
         os.kill(server, signal.SIGKILL)
         assert await store.get(KEY, ctx=CTX)
         assert link.readlink() == long
@@ -126,7 +126,7 @@ async def test_a_folder_in_a_world_writable_one_is_refused(folder: Path, *, is_t
 
 
 async def test_a_folder_in_a_world_writable_one_with_the_sticky_bit_is_taken(folder: Path) -> None:
-    # As in /tmp: other users cannot rename the user's folder.
+    # As in /tmp, where other users cannot rename the user's folder.
     folder.parent.chmod(0o1777)
     Folder(str(folder)).close()
 
@@ -158,7 +158,10 @@ def contents(folder: Path) -> list[tuple[str, bytes]]:
 
 
 async def refused(folder: Path) -> str:
-    """Why a folder is refused: on entering at once, in a call by its deadline; nothing changes."""
+    """Return the reason why a folder is refused.
+
+    Entering fails at once, and a call fails by its deadline. Nothing changes.
+    """
     before = contents(folder), oct(folder.stat().st_mode) if folder.exists() else ""
     with pytest.raises(StoreUnavailableError) as entering:
         async with store_in(folder):
@@ -223,7 +226,7 @@ async def test_a_folder_that_may_not_be_written_is_refused(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder.mkdir(0o700)
-    # By a stand-in: root, whom tests may run as, may write everywhere.
+    # With a stand-in, because root may write everywhere and may run the tests.
     monkeypatch.setattr(os, "access", lambda *_args, **_options: False)
     assert "may not be entered or written" in await refused(folder)
 

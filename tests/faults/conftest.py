@@ -1,4 +1,4 @@
-"""The servers that go wrong."""
+"""Servers for tests with faults."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 async def standalone() -> AsyncIterator[StandaloneRig]:
-    """One Valkey that keeps nothing when it is killed."""
+    """Yield a Valkey without persistence."""
     async with StandaloneRig(valkey_binary(), options=("--lua-time-limit", "50")) as rig:
         yield rig
 
 
 @pytest.fixture
 async def durable() -> AsyncIterator[StandaloneRig]:
-    """One Valkey that has written down what it acknowledged."""
+    """Yield a Valkey that persists each write before its acknowledgement."""
     async with StandaloneRig(valkey_binary(), durable=True) as rig:
         yield rig
 
 
 @pytest.fixture
 async def sentinels() -> AsyncIterator[SentinelRig]:
-    """A master with two replicas, by the word of three sentinels."""
+    """Yield a master with two replicas and three sentinels."""
     async with SentinelRig(valkey_binary()) as rig:
         yield rig
 
 
 @pytest.fixture
 async def cluster() -> AsyncIterator[ClusterRig]:
-    """Three masters with a replica each."""
+    """Yield three masters with a replica each."""
     async with ClusterRig(valkey_binary()) as rig:
         yield rig

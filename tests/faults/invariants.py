@@ -1,13 +1,13 @@
-"""What holds whatever goes wrong, and who sees to it: writers, and workers with waits to resume.
+"""Invariants under every fault, with the clients that check them: writers, and workers with waits.
 
-* **I1** the history of each key is linearizable, by the search and by the order of versions;
-* **I2** successes reported are versions grown (one of the rules of the latter);
-* **I3** no acknowledged write is lost at the durability that was promised;
-* **I4** a wait has one turn;
-* **I5** fences never decrease;
-* **I6** no connection, task or lease is left;
-* **I7** every call ends by its deadline and a tenth more;
-* **I8** nobody meets an exception that is not documented: it fails the test as it is.
+* **I1** the history of each key is linearizable, by the search and by the order of versions.
+* **I2** each reported success is a version (one of the rules of the order of versions).
+* **I3** no acknowledged write is lost at the promised durability.
+* **I4** a wait has one turn.
+* **I5** fencing tokens never decrease.
+* **I6** no connection, task or lease is left.
+* **I7** every call ends by its deadline and a tenth more.
+* **I8** no client gets an undocumented exception. Such an exception fails the test.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ PAUSE_SECS: Final = 0.003
 
 
 class Company:
-    """Eight clients of each of two sessions, who meet one another, and workers with waits.
+    """Eight clients that share two sessions, and workers with waits.
 
-    :ivar clients: the former. Their stores are those at the lines that go bad.
-    :ivar waits: the latter.
+    :ivar clients: the clients. Their stores use the faulty connections.
+    :ivar waits: the workers.
     """
 
     def __init__(self, stores: Sequence[Store], calm: Store, **how: Any) -> None:
@@ -58,7 +58,7 @@ class Company:
         return sum(store.statistics().retries for store in self.stores)
 
     def assert_unseen(self) -> None:
-        """Nobody was told anything but what rivals tell one another."""
+        """Check that no client saw a fault. Conflicts between clients are normal."""
         met = self.clients.met
         assert not met["StoreUnavailableError"], met
         assert not met["OutcomeUnknownError"], met
@@ -79,11 +79,11 @@ async def at_work(
 ) -> AsyncIterator[Company]:
     """Let a company work from before the block until after it, and check the invariants.
 
-    :param url: what goes bad.
-    :param calm_url: the same server, by a way that nothing befalls; by default ``url``.
-    :param nodes: the servers, which are to have no connection left when all is over.
-    :param waits: whether there are workers with waits besides.
-    :param how: the clients work, as :class:`Clients` knows it.
+    :param url: URL with the faults.
+    :param calm_url: URL of the same server without faults. The default is ``url``.
+    :param nodes: the servers, which must have no connection left at the end.
+    :param waits: whether there are also workers with waits.
+    :param how: options of the clients, as for :class:`Clients`.
     """
     print(f"GREENTIC_SESSION_TEST_SEED={SEED}")  # noqa: T201 - pytest shows it with a failure
     namespace = namespace or f"test:{uuid4().hex}"
@@ -113,16 +113,17 @@ async def at_work(
 async def fleet_at_work(
     url: str, nodes: Sequence[Node] = (), *, waits: bool = True, **options: object
 ) -> AsyncIterator[tuple[Fleet, Waiting]]:
-    """As :func:`at_work`, of eight writers that are alone with their session each.
+    """Do the same as :func:`at_work`, with eight writers that each have a session of their own.
 
-    What is read from a master and has no confirmation yet may be gone with it, so that others who
-    read it have no linearizable history over a failover, be it or not that no write was lost:
-    https://redis.io/docs/latest/commands/wait/. Who reads what was acknowledged to itself has.
+    A failover may lose unconfirmed writes that other clients have read from the old master. Their
+    histories are then not linearizable, whether or not an acknowledged write was lost:
+    https://redis.io/docs/latest/commands/wait/. A client that reads only its own acknowledged
+    writes has a linearizable one.
 
-    :param waits: whether there are workers with waits besides.
-    :param options: of the store.
-    :returns: the writers and the waits. Which writer may have lost something, the test has to say:
-        the histories of the others are checked.
+    :param waits: whether there are also workers with waits.
+    :param options: options of the store.
+    :returns: the writers and the waits. The test must name the writers that may have lost writes.
+        The histories of the others are checked.
     """
     namespace = f"test:{uuid4().hex}"
     history = History()
@@ -144,7 +145,7 @@ async def fleet_at_work(
 
 
 def assert_orderly(operations: Sequence[Operation]) -> None:
-    """I1 to I3."""
+    """Check I1 to I3."""
     for check in (check_versions, check_history):
         verdict = check(operations)
         assert verdict.holds, verdict.explanation
@@ -152,7 +153,7 @@ def assert_orderly(operations: Sequence[Operation]) -> None:
 
 @asynccontextmanager
 async def nothing_left(nodes: Iterable[Node]) -> AsyncIterator[None]:
-    """I6: whoever works within the block leaves no task here, and no connection at the servers."""
+    """Check I6: the block leaves no task here and no connection at the servers."""
     before = asyncio.all_tasks()
     yield
     await until(lambda: asyncio.all_tasks() <= before)
@@ -163,12 +164,15 @@ async def nothing_left(nodes: Iterable[Node]) -> AsyncIterator[None]:
 
 
 async def is_left_alone(node: Node) -> bool:
-    """Tell whether no store is connected: sentinels, other servers and who asks do not count."""
+    """Return whether no store is connected.
+
+    Sentinels, other servers and this query do not count.
+    """
     told: bytes = await node.ask("CLIENT", "LIST")
     return b"lib-name=redis-py" not in told
 
 
 async def assert_connected(nodes: Iterable[Node]) -> None:
-    """Else it would say nothing that no connection is left."""
+    """Check that stores are connected. Otherwise the check for left connections proves nothing."""
     told = [await is_left_alone(node) for node in nodes if node.is_live]
     assert not told or not all(told)

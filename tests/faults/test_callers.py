@@ -1,4 +1,4 @@
-"""Callers that are cancelled, or too many."""
+"""Tests of callers that are cancelled, or too many."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ pytestmark = [pytest.mark.anyio, pytest.mark.timeout(150)]
 
 
 async def cancelled_after(call: Callable[[], Awaitable[object]], steps: int) -> bool:
-    """Cancel a call after so many steps of the loop, and tell whether it was still running."""
+    """Cancel a call after some steps of the loop, and return whether it was still running."""
     task = asyncio.ensure_future(call())
     for _ in range(steps):
         await asyncio.sleep(0)
     was_running = task.cancel()
     await asyncio.wait([task])
-    # Never swallowed, and never turned into something else.
+    # Never swallowed, and never turned into another error.
     assert task.cancelled() is was_running
     if not was_running:
         task.result()
@@ -73,7 +73,7 @@ async def test_cancellation_at_every_await(server: LocalServer) -> None:
         assert seen.connections <= 2
 
         async def closed_what_was_left() -> bool:
-            # The store's own two and the test's: the server needs a moment to notice.
+            # The two of the store and the one of the test. The server needs a moment to notice.
             return len((await client.read("CLIENT", "LIST")).splitlines()) <= 3
 
         await until_async(closed_what_was_left)
@@ -81,7 +81,7 @@ async def test_cancellation_at_every_await(server: LocalServer) -> None:
 
 
 async def test_cancellation_at_every_await_of_clients_who_write(standalone: StandaloneRig) -> None:
-    """A write that was cancelled is done or not; others meet one of the two."""
+    """A cancelled write has happened or not, and other clients see one of the two."""
     async with at_work(standalone.url, nodes=standalone.nodes, cancels=0.3) as company:
         await company.clients.has_done(1500)
     assert company.clients.tally["cancelled"] > 200
@@ -107,7 +107,7 @@ async def test_cancellation_at_every_await_by_a_failing_task_group(
         for steps in range(120):
             with pytest.raises(ExceptionGroup) as caught:
                 await together([*crowd.calls, partial(fail, steps % 24)])
-            # The failure alone comes through: nobody turned the end of the others into another.
+            # Only the failure is raised, and the cancellation of the others is no other error.
             assert [type(error) for error in caught.value.exceptions] == [ZeroDivisionError]
             await crowd.get()
         assert store.statistics().in_flight == 0
@@ -143,7 +143,7 @@ async def test_pool_exhausted_maxclients_more_callers_than_connections(server: L
 
 
 async def test_pool_exhausted_maxclients_of_the_server(standalone: StandaloneRig) -> None:
-    """Who comes waits for a place, or is told by the deadline that there is none."""
+    """A caller waits for a connection, or gets an error by the deadline."""
     namespace = f"test:{uuid4().hex}"
     async with (
         at_work(standalone.url, nodes=standalone.nodes, deadline_secs=0.5) as company,
@@ -151,7 +151,7 @@ async def test_pool_exhausted_maxclients_of_the_server(standalone: StandaloneRig
         control(standalone.node.server) as client,
     ):
         await client.read("CONFIG", "SET", "maxclients", 1)
-        # Who has a connection keeps it. Who loses it has to wait like everybody else.
+        # A caller with a connection keeps it. A caller that loses it waits like all others.
         await company.clients.has_done(50)
         call = asyncio.create_task(patient.put(session()))
         await until(lambda: patient.statistics().retries > 0)

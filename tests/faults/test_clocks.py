@@ -1,4 +1,4 @@
-"""Clocks that are wrong: a client's moves nothing, a server's moves lifetimes and nothing else."""
+"""Tests of wrong clocks: a client's has no effect, and a server's only moves lifetimes."""
 
 from __future__ import annotations
 
@@ -119,8 +119,7 @@ async def only_lifetimes_move(store: Store, jump: Callable[[], Awaitable[None]],
         with pytest.raises(WaitClaimedError):
             await waits.claim(ACME, USER, chat("jump"))
     await turn.complete(answered(turn.session, "a turn"))
-    # What comes into being now has a higher fence than all that was before, and lives as long
-    # as it is to.
+    # A new grant has a higher token than all earlier ones, and its full lifetime.
     await waits.register_wait(ACME, USER, chat("jump"), paused("jump"))
     assert (await waits.claim(ACME, USER, chat("jump"))).fence > turn.fence
     await store.put(session(FOR_A_WHILE, ttl_secs=LIFE_SECS))

@@ -1,4 +1,4 @@
-"""Servers that are killed: with what they had written down, and without."""
+"""Tests of killed servers, with and without persistence."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ async def test_kill_9_while_writing_aof_on_restart(durable: StandaloneRig) -> No
         await durable.kill(durable.node)
         await durable.restart(durable.node)
         await company.clients.has_done(50)
-    # Repeated under their operations' ids; that nothing acknowledged is lost, the histories say.
+    # Retried under their operation ids. The histories show that no acknowledged write is lost.
     assert company.retries > 0
     assert not company.clients.met["StoreUnavailableError"]
 
 
 async def test_kill_9_while_writing_without_persistence(standalone: StandaloneRig) -> None:
-    """What was before the kill and what is after it each has an order; the two have none."""
+    """The histories before and after the kill each have an order, but not the two together."""
     key = SessionKey("before the kill")
     namespace = f"test:{uuid4().hex}"
     async with (
@@ -57,7 +57,7 @@ async def test_kill_9_while_writing_without_persistence(standalone: StandaloneRi
         company.clients.parts = lambda whole: halves(whole, killed_at)
         await standalone.restart(standalone.node)
         await company.clients.has_done(100)
-        # Nobody is misled by what is gone: to go on from it is refused, by a token of nothing.
+        # The loss misleads no client: a write over a lost version is refused, with an absent token.
         with pytest.raises(CasConflictError) as conflict:
             await store.update_cas(session(key), token)
         assert conflict.value.current == Cas.none()
@@ -65,8 +65,9 @@ async def test_kill_9_while_writing_without_persistence(standalone: StandaloneRi
 
 
 def halves(operations: list[Operation], parted_at: int) -> tuple[list[Operation], list[Operation]]:
-    """A history's operations before and after a time. Those that were under way at it are in both,
-    as of unknown outcome: nobody knows which server did them.
+    """Split a history at a time. Calls in progress then are in both halves.
+
+    Their outcome is unknown, because either server may have executed them.
     """
     before: list[Operation] = []
     after: list[Operation] = []

@@ -1,4 +1,4 @@
-"""Masters that change, replicas that lag, slots that move."""
+"""Tests of new masters, lagging replicas and moving slots."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(150)]
 
 DOWN_AFTER_SECS: Final = 0.5
-"""Of the rig: the silence after which a sentinel takes a server for dead."""
+"""Silence in milliseconds after which a sentinel considers a server down."""
 
 
 def assert_unseen(fleet: Fleet) -> None:
@@ -39,8 +39,8 @@ def assert_unseen(fleet: Fleet) -> None:
 
 
 async def test_sentinel_failover_graceful_and_kill_9_graceful(sentinels: SentinelRig) -> None:
-    # The old master goes on until it is told, and so does the replica that is not promoted: only
-    # what every replica has is sure to be had by the one that is.
+    # The old master continues until it learns of the new one, and so does the other replica. Only
+    # data on every replica is certainly on the promoted one.
     async with fleet_at_work(sentinels.url, sentinels.nodes, acks=2) as (fleet, waits):
         old = await sentinels.master()
         assert await sentinels.failover() is not old
@@ -49,8 +49,7 @@ async def test_sentinel_failover_graceful_and_kill_9_graceful(sentinels: Sentine
 
 
 async def test_sentinel_failover_graceful_and_kill_9_killed() -> None:
-    # A machine with other things to do makes a failover slower and never faster, so that one of a
-    # few tells how long it takes.
+    # Other load makes a failover slower and never faster, so the fastest of a few gives the time.
     outages: list[float] = []
     while len(outages) < 3 and min(outages, default=9) > DOWN_AFTER_SECS + 2:
         outages.append(await outage_secs())
@@ -59,7 +58,7 @@ async def test_sentinel_failover_graceful_and_kill_9_killed() -> None:
 
 
 async def outage_secs() -> float:
-    """How long the longest write took of those that met the death of a master."""
+    """Return the duration of the longest write during the failure of a master."""
     async with SentinelRig(valkey_binary()) as rig:
         async with fleet_at_work(rig.url, rig.nodes, acks=1) as (fleet, waits):
             old = await rig.kill_master()
@@ -87,7 +86,7 @@ async def test_sentinel_failover_graceful_and_kill_9_stopped(sentinels: Sentinel
 async def test_failover_with_a_lagging_replica(
     sentinels: SentinelRig, acks: int, lagging: int
 ) -> None:
-    """Replicas stand still while the master goes on; then it dies, and one takes over."""
+    """Replicas are paused while the master continues. Then it dies, and one takes over."""
     namespace = f"test:{uuid4().hex}"
     async with (
         store_of(sentinels, namespace=namespace, acks=2) as sure,
@@ -97,8 +96,8 @@ async def test_failover_with_a_lagging_replica(
         master, replicas = await sentinels.master(), await sentinels.replicas()
         for replica in replicas[:lagging]:
             sentinels.pause(replica)
-        # Else what the master sends would wait for them in the sockets, and outlive it. Who does
-        # not stand still comes back.
+        # Otherwise the master's data would wait in the sockets and outlive it. A replica that is
+        # not paused reconnects.
         await master.ask("CLIENT", "KILL", "TYPE", "replica")
         acknowledged: dict[SessionKey, Cas] = {}
         unconfirmed: list[DurabilityError] = []
@@ -124,7 +123,7 @@ async def test_failover_with_a_lagging_replica(
             if found.cas == cas:
                 continue
             lost += 1
-            # Lost, and detected: who goes on from it is told.
+            # Lost and detected: the next write of the client is refused.
             with pytest.raises(CasConflictError) as conflict:
                 await store.update_cas(numbered(key, 3), cas)
             assert conflict.value.current == before[key]
@@ -164,7 +163,7 @@ async def test_moved_ask_tryagain_during_a_live_slot_move_master_killed_slot_mov
         for key in KEYS:
             await move(cluster, key, look_around)
         await waits.has_completed(5)
-        # They did move, and callers met it.
+        # They did move, and callers were affected.
         assert fleet.store.statistics().retries > len(KEYS)
     assert_unseen(fleet)
     assert fleet.quantile_secs(0.99) < 0.1
@@ -173,7 +172,7 @@ async def test_moved_ask_tryagain_during_a_live_slot_move_master_killed_slot_mov
 async def test_moved_ask_tryagain_during_a_live_slot_move_master_killed_at_each_step_of_a_move(
     cluster: ClusterRig,
 ) -> None:
-    """Each verb, at each step of a slot's move, on a session that is there and one that is not."""
+    """Test each verb, at each step of a slot's move, on an existing and an absent session."""
     key = KEYS[0]
     met: list[str] = []
     async with store_of(cluster) as store:
@@ -199,10 +198,10 @@ async def test_moved_ask_tryagain_during_a_live_slot_move_master_killed_at_each_
                 cas = await store.update_cas(numbered(key, 2), cas)
                 assert await store.touch(key, ctx=CTX)
             elif not moving:
-                # Some of its names have moved and some do not exist: to be tried again until all
-                # have. The caller waits, and the move goes on.
+                # Some of its keys have moved and some do not exist, so it must be retried until all
+                # have moved. The caller waits, and the move continues.
                 moving.append(asyncio.create_task(store.create(numbered(with_same_slot, 1))))
-                await asyncio.sleep(0)  # lets it begin
+                await asyncio.sleep(0)  # lets the move begin
 
         await cluster.move_slot(slot, await other_master(cluster, key), between)
         assert {"importing", "migrating", "key moved", "given"} <= set(met)
@@ -221,11 +220,11 @@ async def test_moved_ask_tryagain_during_a_live_slot_move_master_killed_killed(
         sure = [key for key in KEYS if await cluster.master_of(slot_of(key)) is not master]
         await cluster.kill(master)
         await until_async(lambda: leads(replica), secs=40)
-        await cluster.restart(master)  # to confirm what its replica writes from now on
+        await cluster.restart(master)  # confirms its replica's writes from now on
         await cluster.until_ok()
     if acks:
         assert_unseen(fleet)
-    # Without, the master may take with it what it acknowledged; others lose nothing.
+    # Without acks, the master may lose acknowledged writes. The other histories lose nothing.
     assert set(fleet.told) <= {"conflict"}
     assert sum(writer.lost for writer in fleet.writers if writer.key in sure) == 0
 

@@ -1,4 +1,4 @@
-"""Bad lines: requests and replies that are lost, cut or late, and servers that say nothing."""
+"""Tests of faulty connections: requests and replies lost, cut or late, and silent servers."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ CASES: Final = {
 async def test_request_lost_reply_lost_reply_cut_in_the_middle_reply_later_than_the_timeout(
     standalone: StandaloneRig, fate: Fate
 ) -> None:
-    """That reported is actual and no conflict false, is what the histories say."""
+    """The histories show that reports are true and no conflict is false."""
     line = at_random(SEED, 0.05, [fate])
     delay_secs = 1.5 * DEADLINE_SECS
     async with FaultProxy(standalone.node.port, line, delay_secs=delay_secs) as proxy:
@@ -76,7 +76,7 @@ async def test_half_open_connection_black_hole_sigstop_of_the_server_silent_to_a
         finally:
             end()
         await company.clients.has_done(50)
-        # Only a write that was under way when the silence began leaves its caller in doubt.
+        # Only a write in progress at the start of the silence has an unknown outcome.
         told = company.clients.met - before
         assert 0 < told["OutcomeUnknownError"] <= 2 * len(company.stores) < proxy.accepted
         assert proxy.accepted > accepted
@@ -94,12 +94,12 @@ async def test_half_open_connection_black_hole_sigstop_of_the_server_forgotten_b
         await until_all_are_connected(company)
         accepted = proxy.accepted
         assert proxy.half_open() >= len(company.stores)
-        # A call that is left without an answer ends the connection, and its next attempt goes on
-        # another: that leaves time for both.
+        # A call without a reply ends the connection, and its next attempt uses another. This leaves
+        # time for both.
         for _ in range(20):
             await company.clients.has_done(100)
             if proxy.accepted >= accepted + len(company.stores):
-                break  # each store has met it by now
+                break  # each store has noticed it by now
         assert proxy.accepted >= accepted + len(company.stores)
     assert company.retries > 0
 

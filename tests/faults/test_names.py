@@ -1,4 +1,4 @@
-"""Ids that somebody made up to be taken for others, or for part of a name."""
+"""Tests of ids that are made up to be confused with others, or with parts of names."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def made_by(tenant: str, user: str, key: str, mark: str = "") -> Session[dict[st
 @settings(max_examples=30)
 @given(st.lists(st.tuples(PLAIN, HOSTILE, HOSTILE), min_size=2, max_size=8, unique=True))
 def test_hostile_ids_do_not_collide(valkey_url: str, several: list[tuple[str, str, str]]) -> None:
-    """Sessions of as many tenants, users and keys: each is its own, and so is each wait."""
+    """Sessions of as many tenants, users and keys are all separate, and so are their waits."""
 
     async def on_both() -> None:
         async with MemoryHarness() as memory:
@@ -74,7 +74,7 @@ def test_hostile_ids_do_not_collide(valkey_url: str, several: list[tuple[str, st
 async def keep_apart(harness: StoreHarness, several: list[tuple[str, str, str]]) -> None:
     store = await harness.open()
     waits: Registry = WaitRegistry(store)
-    # A tenant has one session under a key, whoever's it is.
+    # A tenant has one session under a key, for any user.
     owners = {(tenant, key): user for tenant, user, key in several}
     for (tenant, key), user in owners.items():
         await store.create(made_by(tenant, user, key, f"{tenant} {user} {key}"))
@@ -140,7 +140,7 @@ CALLS: Final[dict[str, Callable[[Store, str], Awaitable[object]]]] = {
 @pytest.mark.anyio
 @pytest.mark.parametrize("unfit", UNFIT.values(), ids=UNFIT)
 async def test_hostile_ids_are_refused_before_any_io(unfit: str) -> None:
-    # Whoever got as far as to ask for a server would be told that there is none.
+    # A call that reached a server would fail, because there is none.
     async with create_session_store("redis://127.0.0.1:1?deadline=0.2") as store:
         for name, call in CALLS.items():
             with pytest.raises(InvalidInputError) as caught:

@@ -1,4 +1,4 @@
-"""Servers that answer, but by an error; and those that take no more clients."""
+"""Tests of servers that reply with errors, or accept no more clients."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ async def test_script_flush_storm(standalone: StandaloneRig) -> None:
     company.assert_unseen()
 
 
-# --- no room --------------------------------------------------------------------------------------
+# --- out of memory --------------------------------------------------------------------------------
 
 
 async def test_oom_with_noeviction(standalone: StandaloneRig) -> None:
@@ -103,12 +103,12 @@ async def test_oom_with_noeviction(standalone: StandaloneRig) -> None:
         await company.clients.has_met("StoreFullError", 30)
         await node.ask("CONFIG", "SET", "maxmemory", "0")
         assert (await store.create(session())).value == 1
-    # Those who work on are told the same, and nothing is unknown about it.
+    # The working clients get this error, and no outcome is unknown.
     assert not company.clients.met["OutcomeUnknownError"]
     assert not company.clients.met["StoreUnavailableError"]
 
 
-# --- not now --------------------------------------------------------------------------------------
+# --- temporary errors -----------------------------------------------------------------------------
 
 
 @asynccontextmanager
@@ -127,7 +127,7 @@ async def noreplicas(node: Node) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def misconf(node: Node) -> AsyncIterator[None]:
-    # Where the snapshot's file would go, there is a folder.
+    # There is a folder at the path of the snapshot's file.
     (node.server.folder / "dump.rdb" / "in the way").mkdir(parents=True)
     await node.ask("BGSAVE")
 
@@ -167,7 +167,7 @@ async def loading(node: Node) -> AsyncIterator[None]:
         told = await node.info("persistence")
         return told["aof_rewrite_in_progress"] == told["aof_rewrite_scheduled"] == "0"
 
-    # A snapshot, which is read key by key; what follows it is read command by command.
+    # A snapshot, which is read key by key. The commands after it are read one by one.
     await node.ask("DEBUG", "POPULATE", 400)
     await node.ask("BGREWRITEAOF")
     await until_async(is_written)
@@ -187,7 +187,7 @@ async def loading(node: Node) -> AsyncIterator[None]:
     yield
 
     async def is_loaded() -> bool:
-        with suppress(RefusedError, OSError):  # slow with its answer, too
+        with suppress(RefusedError, OSError):  # slow with its reply, too
             return bool(await node.ask("PING") == b"PONG")
         return False
 
@@ -208,7 +208,7 @@ SLOW_START: Final = (
 async def test_loading_busy_readonly_misconf_noreplicas(
     refusal: Callable[[Node], Any],
 ) -> None:
-    """Whoever has time left for it sees nothing; whoever has not is told by the deadline."""
+    """A caller with enough time sees no error. Another caller gets it by the deadline."""
     async with StandaloneRig(valkey_binary(), durable=True, options=SLOW_START) as rig:
         namespace = f"test:{uuid4().hex}"
         async with (
@@ -220,19 +220,19 @@ async def test_loading_busy_readonly_misconf_noreplicas(
                 retries = company.retries
                 key = await refused(hasty)
                 await until(lambda: company.retries > retries)
-            # As it said, it was not written.
+            # The error is true: nothing was written.
             assert await company.stores[0].get(key, ctx=CTX) is None
             await company.clients.has_done(100)
         assert not company.clients.met["StoreUnavailableError"]
-        if refusal is not loading:  # which begins by a kill: see that row
+        if refusal is not loading:  # it begins with a kill, see that row
             company.assert_unseen()
 
 
 async def refused(store: Store) -> SessionKey:
-    """Return what the store could not write, and says so.
+    """Return the error of a write that was refused.
 
-    An attempt that the deadline cuts off is one whose outcome nobody knows; a busy machine may do
-    that, but not again and again.
+    An attempt that the deadline interrupts has an unknown outcome. A busy machine may cause that,
+    but not repeatedly.
     """
     for number in range(9):
         key = SessionKey(f"hasty {number}")
@@ -243,7 +243,7 @@ async def refused(store: Store) -> SessionKey:
     pytest.fail("the caller was left to wonder whether its write had happened")
 
 
-# --- not at all -----------------------------------------------------------------------------------
+# --- permanent errors -----------------------------------------------------------------------------
 
 
 async def test_noperm_wrongtype_a_squatted_key_noperm(standalone: StandaloneRig) -> None:
@@ -263,7 +263,7 @@ async def test_noperm_wrongtype_a_squatted_key_noperm(standalone: StandaloneRig)
             assert caught.value.code == "permission_denied"
             assert await owner.get(SessionKey(f"squat {number}"), ctx=CTX) is None
         await company.clients.has_met("StoreUnavailableError", 30)
-        assert company.retries == retries  # it is of no use to ask again
+        assert company.retries == retries  # a retry is of no use
         await node.ask("ACL", "SETUSER", "ann", "+@all")
         await company.clients.has_done(50)
     assert not company.clients.met["OutcomeUnknownError"]
@@ -310,7 +310,7 @@ async def test_noperm_wrongtype_a_squatted_key_wrongtype(
             assert isinstance(outcome, DecodeError), (verb, outcome)
             assert outcome.key == KEY
             assert await snapshot(client, namespace) == before, verb
-        # And where there is no record yet.
+        # The same without a record.
         if squatted == "lookup":
             await client.read("DEL", f"{namespace}:default:acme:{{{KEY}}}")
             before = await snapshot(client, namespace)

@@ -1,4 +1,4 @@
-"""Every fault that a caller is promised something about has its tests, which are named after it."""
+"""Tests that every documented fault has its tests, which are named after it."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ ROWS: Final = {
     "hostile ids: `:` `{` `}` `*` NUL, 64 KB, surrogates": "hostile_ids",
     "RESP2 and RESP3, Redis 6.2, 7, Valkey 9": "resp2_and_resp3_redis_6_2_7_valkey_9",
 }
-"""The faults, in words, and how the names of their tests begin."""
+"""The faults in words, and the prefixes of their tests' names."""
 
 _FOLDER: Final = Path(__file__).parent
 
 
 def test_each_row_has_its_tests_and_each_test_its_row() -> None:
-    # Files and not their folder: for that, the suite would start a container.
+    # Files and not their folder, because the suite would start a container for the folder.
     files = sorted(str(file) for file in _FOLDER.glob("test_*.py") if file != Path(__file__))
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", *files],

@@ -1,4 +1,4 @@
-"""A worker that gets SIGTERM releases what it holds, if it asked for that."""
+"""Tests of a worker that gets SIGTERM and releases its leases, if configured."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ async def test_a_worker_that_gets_sigterm_gives_its_leases_to_others(
                 worker.kill()
                 await worker.wait()
         members = await SessionAffinity(store).members()
-        if way == "plain":  # the leases go on for ten minutes
+        if way == "plain":  # the leases last ten minutes
             assert worker.returncode == -signal.SIGTERM
             assert [member.worker for member in members] == ["worker"]
             async with SessionLocks(store).try_hold(LOCKED, ctx=CTX) as lease:

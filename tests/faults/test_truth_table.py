@@ -1,4 +1,4 @@
-"""What each verb that writes returns and stores, with a replica that confirms it or does not."""
+"""Tests of each writing verb's result and effect, with and without a replica's confirmation."""
 
 from __future__ import annotations
 
@@ -60,12 +60,12 @@ async def test_each_verb_returns_and_stores_what_the_table_says(rig: ReplicatedR
 
 
 def lost_after_failover(run: Column) -> dict[str, tuple[str, str]]:
-    """What the promoted replica lacks of what was acknowledged."""
+    """Return the acknowledged writes that the promoted replica lacks."""
     lost = {}
     for name, (script, _) in CASES.items():
         seen, stored = run.rows[name][-1]
         if seen.startswith("**") and "DuplicateEvent" not in seen:
-            continue  # refused, or said to be in doubt
+            continue  # refused, or of unknown outcome
         if script in UNCONFIRMED or name == "resume":  # leaving its block releases the claim
             continue
         if essentials(stored) != essentials(run.promoted[name]):
@@ -96,7 +96,7 @@ async def test_the_barrier_is_replicated_and_changes_nothing(
     for names in (["absent"], ["absent", "other"], ["absent", "permanent"], ["expiring"]):
         before = await offset(rig.master)
         await ask("EVAL", TOUCH_FOR_WAIT.source, len(names), *names)
-        # A ping of the master alone is shorter.
+        # A ping of the master alone takes less time.
         assert await offset(rig.master) > before + 40, names
     assert set(await ask("KEYS", "*")) == {b"permanent", b"expiring"}
     assert await ask("PTTL", "permanent") == -1
@@ -154,7 +154,7 @@ async def bench_on(
 async def test_a_write_is_executed_while_an_earlier_one_waits_for_replicas(
     rig: ReplicatedRig,
 ) -> None:
-    """WAIT holds up its connection, so the server waits in short turns."""
+    """WAIT blocks its connection, so the server waits in short turns."""
     async with AsyncExitStack() as stack:
         namespace = f"test:{uuid4().hex}"
         url = f"redis://{rig.master.address}?namespace={namespace}&acks=1"
@@ -184,7 +184,7 @@ async def test_a_write_is_executed_while_an_earlier_one_waits_for_replicas(
 async def test_a_renewal_that_no_replica_confirms_keeps_the_holder_going(
     rig: ReplicatedRig,
 ) -> None:
-    """Lock, claim, turn and membership, with the replica away for more than a lease."""
+    """Test a lock, claim, turn and membership, with the replica away for more than a lease."""
     lease_secs = 0.9
     async with AsyncExitStack() as stack:
         bench, _ = await bench_on(rig, stack, deadline=0.5)

@@ -1,4 +1,4 @@
-"""Both protocols, on every server that the package supports: the same results."""
+"""Tests of both protocols on every supported server: the same results."""
 
 from __future__ import annotations
 
@@ -61,12 +61,12 @@ def binary_of(name: str) -> Path:
     except ServerNotFoundError as error:
         if name == "valkey-9":
             raise
-        pytest.skip(str(error))  # because a second engine is more than a newcomer need have
+        pytest.skip(str(error))  # because a second engine is optional
     said = subprocess.run([binary, "--version"], check=True, capture_output=True, text=True).stdout
     version = re.search(r"v=([0-9.]+)", said)
     assert version is not None
     if not version[1].startswith(name.rpartition("-")[2]):
-        pytest.skip(f"{binary} is {version[1]}")  # because PATH has what a machine happens to have
+        pytest.skip(f"{binary} is {version[1]}")  # PATH varies between machines
     return binary
 
 
@@ -88,13 +88,13 @@ async def test_resp2_and_resp3_redis_6_2_7_valkey_9(name: str, protocol: int) ->
 
 
 async def told(store: Store) -> list[str]:
-    """What a caller is told who makes the same calls everywhere."""
+    """Return the results of a caller that makes the same calls everywhere."""
     caller = Caller(store)
     return [await caller.call() for _ in range(CALLS)]
 
 
 class Caller:
-    """Makes calls at random, of a seed, and puts what it is told in words."""
+    """Makes random calls from a seed, and returns their results as text."""
 
     def __init__(self, store: Store) -> None:
         self._store = store

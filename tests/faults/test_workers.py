@@ -1,4 +1,4 @@
-"""Workers that stand still past their lease, or die in their turns."""
+"""Tests of workers that are paused past their lease, or die in their turns."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ async def harness(standalone: StandaloneRig) -> AsyncIterator[RedisHarness]:
 async def turns_taken(
     harness: RedisHarness, waits: Registry
 ) -> AsyncIterator[tuple[Worker, list[dict[str, Any]]]]:
-    """A worker process that has taken turns, and what it said of each."""
+    """Return a worker process that has taken turns, and its report of each."""
     for verb in (*ENDINGS, *BLOCKS):
         await waits.register_wait(CTX, USER, chat(verb), paused(verb))
     async with hired(harness, "stale") as worker:
@@ -62,7 +62,7 @@ async def turns_taken(
 async def wake_too_late(
     harness: RedisHarness, store: Store
 ) -> tuple[dict[str, dict[str, Any]], dict[str, Cas]]:
-    """What a worker says that was stopped in its turns while others took them, and their tokens."""
+    """Return the report of a worker paused while others took its turns, and their tokens."""
     waits: Registry = WaitRegistry(store)
     async with turns_taken(harness, waits) as (worker, claims):
         worker.send(signal.SIGSTOP)
@@ -70,7 +70,7 @@ async def wake_too_late(
             said["verb"]: await complete_when_open(waits, said["verb"], said["fence"])
             for said in claims
         }
-        worker.send(signal.SIGUSR1)  # which it meets when it wakes
+        worker.send(signal.SIGUSR1)  # found after it continues
         worker.send(signal.SIGCONT)
         told = [await worker.hear() for _ in tokens]
         assert await worker.ended() == 0
@@ -137,7 +137,7 @@ async def test_worker_killed_between_claim_and_complete(
         won: Counter[str] = Counter()
 
         async def rival(verb: str, fence: int) -> None:
-            with suppress(DuplicateEventError):  # another was first
+            with suppress(DuplicateEventError):  # another worker was first
                 await complete_when_open(waits, verb, fence)
                 won[verb] += 1
 

@@ -1,4 +1,4 @@
-"""Waits that come into being one after the other, and workers that race to resume them."""
+"""Waits that are registered one after the other, and workers that race to resume them."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ if TYPE_CHECKING:
 WORKERS: Final = 3
 USERS: Final = 5
 LEASE_SECS: Final = 1.0
-"""So that a claim whose answer was lost is open to others soon."""
+"""Lease in seconds, short so that a claim without a reply is soon open to others."""
 _PAUSE_SECS: Final = 0.02
 FAILED: Final = (StoreUnavailableError, OutcomeUnknownError, DurabilityError)
 
 
 class Won(NamedTuple):
-    """A claim that was answered.
+    """A claim that got its reply.
 
-    :ivar asked_at: on the loop's clock, like ``told_at``.
+    :ivar asked_at: time of the request on the loop's clock, like ``told_at`` for the reply.
     """
 
     asked_at: float
@@ -56,10 +56,10 @@ class Won(NamedTuple):
 class Waiting:
     """Workers with waits to resume.
 
-    :param stores: which workers, and who registers the waits, take in turn.
-    :param calm: a store that nothing befalls, for the look at the end.
-    :param stopwatch: for their calls.
-    :ivar told: what they met.
+    :param stores: stores that the workers and the registrar use in turn.
+    :param calm: a store without faults, for the check at the end.
+    :param stopwatch: stopwatch for their calls.
+    :ivar told: counts of their results.
     """
 
     def __init__(self, stores: Sequence[Store], calm: Store, stopwatch: Stopwatch) -> None:
@@ -77,7 +77,7 @@ class Waiting:
 
     @asynccontextmanager
     async def at_work(self) -> AsyncIterator[None]:
-        """Let new waits come until the block ends, and resume them all."""
+        """Register new waits until the block ends, and resume them all."""
         async with asyncio.timeout(100), asyncio.TaskGroup() as tasks:
             registrar = tasks.create_task(self._register())
             registrar.add_done_callback(lambda _: self._all_are_here.set())
@@ -91,10 +91,10 @@ class Waiting:
                 self._leave.set()
 
     async def has_completed(self, more: int) -> None:
-        """Wait until so many turns more were completed."""
+        """Wait until this number of further turns was completed."""
         goal = self.told["completed"] + more
         async with asyncio.timeout(40):
-            while self.told["completed"] < goal:  # noqa: ASYNC110 - nobody tells
+            while self.told["completed"] < goal:  # noqa: ASYNC110 - there is no notification
                 await asyncio.sleep(0.005)
 
     async def _register(self) -> None:
@@ -114,7 +114,7 @@ class Waiting:
                     self._doubtful.add(number)
             self._open.add(number)
             number += 1
-            await asyncio.sleep(_PAUSE_SECS)  # so that a laptop can keep up
+            await asyncio.sleep(_PAUSE_SECS)  # limits the load on a laptop
 
     async def _work(self, worker: int) -> None:
         dice = random.Random(f"{SEED} {worker}")
@@ -124,10 +124,10 @@ class Waiting:
                 number = dice.choice(sorted(self._open))
                 if await self._resume(registry, number, worker):
                     self._open.discard(number)
-            await asyncio.sleep(0.002)  # nobody tells when a claim ends, or a wait begins
+            await asyncio.sleep(0.002)  # there is no notification
 
     async def _resume(self, registry: Registry, number: int, worker: int) -> bool:
-        """Tell whether the wait is over."""
+        """Return whether the wait has ended."""
         wait = Wait.of(number, USERS)
         loop = asyncio.get_running_loop()
         asked_at = loop.time()
@@ -155,7 +155,7 @@ class Waiting:
     # --- afterwards --------------------------------------------------------------------------
 
     async def assert_each_once(self) -> None:
-        """I4 and I5; and no lease is left."""
+        """Check I4 and I5, and that no lease is left."""
         waits: Registry = WaitRegistry(self._calm)
         for number in sorted(self._registered | self._doubtful):
             wait = Wait.of(number, USERS)
@@ -164,7 +164,7 @@ class Waiting:
             assert found is not None or not is_sure, f"{wait.key} was lost"
             turns = await wait.turns(self._calm) if found else []
             assert len(turns) == 1 or (not is_sure and not turns), f"{wait.key} had {turns}"
-            # A completion of unknown outcome may have been made; one that was told has.
+            # A completion of unknown outcome may have happened. A reported one has.
             told = self._completed[number]
             assert told in ([], [turn[1] for turn in turns])
             self._assert_growing(number)

@@ -1,1 +1,1 @@
-"""Inboxes under races, crashes, faults and cancellation."""
+"""Tests of inboxes under races, crashes, faults and cancellation."""

@@ -1,4 +1,4 @@
-"""Inboxes on bad lines, and servers that forget or restart: in order, each message once."""
+"""Tests of inboxes on faulty connections and restarted servers: in order, each message once."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ async def harness(tcp_server_url: str) -> AsyncIterator[RedisHarness]:
 
 
 class Office:
-    """The only ones who admit and take: so they know what each call must answer.
+    """The only client that admits and takes, so it knows the result that each call must have.
 
-    Whatever else a call answers or raises fails the test: a message that was known though nobody
-    had admitted it, a conflict, a lost lease.
+    Any other result or error fails the test. Examples are a known message that was never admitted,
+    a conflict, or a lost lease.
     """
 
     def __init__(self, store: Store, keys: int = KEYS, messages: int = MESSAGES) -> None:
@@ -93,19 +93,19 @@ class Office:
             context: dict[str, Any] = found.session.context
             assert (context["next"], context["strays"]) == (self._messages, [])
             assert context["commits"] == found.cas.value
-            # An answer may come after that to a later turn.
+            # A later turn may get a reply after that.
             assert sorted(self.versions[key_of(number)]) == [*range(1, found.cas.value + 1)]
         async with self._inbox.take("auditor", wait=0) as turn:
             assert turn is None
 
 
-@pytest.mark.timeout(90)  # seconds; about three are needed where nothing else runs
+@pytest.mark.timeout(90)  # seconds; about three are needed on an idle machine
 async def test_reported_is_actual_over_a_bad_line(
     harness: RedisHarness, tcp_server_url: str
 ) -> None:
     port = int(tcp_server_url.rpartition(":")[2])
     namespace = harness.config.namespace
-    # Breaks only: what is swallowed without a word takes a caller its patience.
+    # Breaks only, because a dropped request costs a caller its whole timeout.
     async with Proxy(port, at_random(0.1)) as proxy:
         async with store_at(proxy.url, namespace=namespace) as store:
             office = Office(store)
@@ -134,7 +134,7 @@ async def test_a_slow_line_is_no_bar_to_a_turn_behind_many_hints_that_lead_to_no
         await harness.client.read("ZADD", index, 1, f"default/acme/gone {number}", key=index)
     await inbox_on(await harness.open()).admit(key_of(0), "event 0", b"0")
     port = int(tcp_server_url.rpartition(":")[2])
-    # All looks together take longer than a call may; each by itself takes a small part of that.
+    # All lookups together take longer than a call may. Each alone takes a small part of that.
     async with (
         Proxy(port, always(Fate.HOLD), delay_secs=0.015) as proxy,
         store_at(proxy.url, namespace=harness.config.namespace, deadline=1) as store,
@@ -190,7 +190,7 @@ async def test_a_server_that_is_killed_and_restarted_with_its_file_loses_nothing
 
 
 async def test_takers_that_wait_leave_the_server_alone() -> None:
-    # A server of its own, since all of its commands are counted.
+    # A server of its own, because all its commands are counted.
     with LocalServer(valkey_binary()) as server:
         async with RedisHarness(server.url) as harness:
             stores = [await harness.open() for _ in range(2)]
@@ -211,7 +211,7 @@ async def test_takers_that_wait_leave_the_server_alone() -> None:
                 before = -1
                 while (now := await commands()) > before + 2:
                     before = now
-                    await asyncio.sleep(0.2)  # what is awaited is that nothing happens
+                    await asyncio.sleep(0.2)  # the test waits for the absence of calls
                 return now
 
             async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
@@ -219,8 +219,8 @@ async def test_takers_that_wait_leave_the_server_alone() -> None:
                     tasks.create_task(wait(number))
                 before = await settled()
                 assert before > 20
-                await asyncio.sleep(2)  # in which nothing is to happen
-                # The two counts, and a heartbeat on the connection of each store's notifications.
+                await asyncio.sleep(2)  # in which no call is made
+                # The two queries, and a heartbeat on each store's connection for notifications.
                 assert await commands() - before <= 8
                 inbox = inbox_on(stores[0])
                 for number in range(20):

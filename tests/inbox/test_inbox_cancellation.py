@@ -1,4 +1,4 @@
-"""Callers of an inbox that are cancelled at any step: the step is done or not, nothing is left."""
+"""Tests of inbox calls that are cancelled at any step: done or not, and nothing is left."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def test_a_caller_may_be_cancelled_at_any_step(name: str, way: Way, valkey
             await act.prepare(sound)
             desk = await desk_for(harness, act)
             was_cancelled = await way(lambda desk=desk: act.act(desk), at)  # type: ignore[misc]
-            # What it held was given back at once, and was no attempt.
+            # Its turn was released at once, and did not count as an attempt.
             async with sound.take() as turn:
                 if turn is not None and name not in ("fail", "bury"):
                     assert turn.mail[0].attempt == 1
@@ -44,7 +44,7 @@ async def test_a_caller_may_be_cancelled_at_any_step(name: str, way: Way, valkey
 
 
 @pytest.mark.parametrize("wait", [None, 20.0])
-@pytest.mark.parametrize("at", range(4))  # it looks, listens, looks again and sleeps
+@pytest.mark.parametrize("at", range(4))  # it looks, subscribes, looks again and sleeps
 async def test_a_taker_that_sleeps_may_be_cancelled(
     valkey_url: str, wait: float | None, at: int
 ) -> None:

@@ -1,4 +1,4 @@
-"""Processes that die between any two steps: whatever they did, no mail is lost or doubled."""
+"""Tests of processes that die between any two steps: no message is lost or doubled."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ pytestmark = pytest.mark.anyio
 
 
 class Mortal:
-    """The line of a process that has died after so many scripts: the server hears no more of it.
+    """A connection of a process that dies after some scripts. The server gets no later one.
 
-    :param before: what others do before each of its scripts.
+    :param before: work of other clients before each of its scripts.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ async def test_a_process_may_die_after_any_step(name: str, valkey_url: str) -> N
         if line.taken < steps:
             break
         steps += 1
-    # Each script of the act was the last one once.
+    # Each script of the act was once the last one.
     assert steps == line.taken + 1 >= 2
 
 

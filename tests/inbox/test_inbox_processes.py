@@ -1,4 +1,4 @@
-"""Messages of many sessions and workers that are killed: per session in order, each once."""
+"""Tests of messages of many sessions with killed workers: in order and once per session."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ async def harness(valkey_url: str) -> AsyncIterator[RedisHarness]:
         yield harness
 
 
-@pytest.mark.timeout(180)  # seconds; about fifteen are needed where nothing else runs
+@pytest.mark.timeout(180)  # seconds; about fifteen are needed on an idle machine
 async def test_20_000_messages_are_handled_in_order_once_each_by_workers_that_are_killed(
     harness: RedisHarness,
 ) -> None:

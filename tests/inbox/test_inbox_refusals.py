@@ -1,4 +1,4 @@
-"""Servers that are full, or where something else stands under a name: nothing is spoilt."""
+"""Tests of full servers, and of keys with another type of value: nothing is damaged."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ OTHERS: Final[dict[str, Verb]] = {
 
 
 async def prepared(harness: RedisHarness) -> InboxHarness:
-    """A session with mail and a dead letter, and an early event."""
+    """Prepare a session with messages and a dead letter, and an early event."""
     at = await desk(harness, attempts=1)
     await at.admit("e1", "e2", "e3")
     await at.fail()
@@ -115,7 +115,7 @@ async def test_mail_is_handled_when_the_server_is_full(harness: RedisHarness, na
     assert (await at.drain())[-1] == (KEY, ["e9"])
 
 
-# --- something else stands under a name -----------------------------------------------------------
+# --- another type of value under a key ------------------------------------------------------------
 
 
 def names(harness: RedisHarness) -> dict[str, str]:
@@ -170,7 +170,7 @@ async def test_a_name_that_holds_something_else_is_left_alone(
             if after != before:
                 failures.append(f"{name} did not leave it alone")
     assert not failures, "\n".join(failures)
-    # Some of them have nothing to do with that name.
+    # Some of them do not use that key.
     assert told & {"DecodeError", "StoreUnavailableError"}, told
 
 
@@ -203,7 +203,7 @@ async def test_a_hint_that_is_not_ours_is_taken_out(harness: RedisHarness) -> No
     assert (await at.inbox.depth()).sessions == 0
 
 
-# --- something else answers -----------------------------------------------------------------------
+# --- another program answers ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The scripts of inboxes by themselves: what a repeated call is told, and what it leaves alone."""
+"""Tests of the inbox scripts alone: the replies to retries, and the absence of side effects."""
 
 from __future__ import annotations
 
@@ -106,14 +106,14 @@ class InboxScriptRunner(ScriptRunner):
         return await self.client.read("EVAL", script.source, len(names), *names, *parts)
 
     async def turn(self) -> bytes:
-        """Take the turn, and return its fence."""
+        """Take the turn, and return its fencing token."""
         taken = await self.take()
         assert taken[0] == 1
         fence: bytes = taken[1]
         return fence
 
     async def event_ids(self) -> list[bytes]:
-        """The ids of the events in the mailbox."""
+        """Return the ids of the events in the mailbox."""
         messages: list[bytes] = await self.client.read("LRANGE", f"{self.mailbox}:mail", 0, -1)
         return [message.split(b":", 3)[3].removesuffix(b"hello") for message in messages]
 
@@ -184,7 +184,7 @@ async def test_a_repeated_step_is_answered_and_not_done_again(
     assert first[0] == 1
     before = await runner.everything()
     again = await step(op="x", age=5)
-    if prepare is taken:  # the time that is left of a lease has passed meanwhile
+    if prepare is taken:  # the rest of the lease has become shorter meanwhile
         first[3] = again[3] = b""
     assert again == first
     assert await runner.everything() == before
@@ -197,7 +197,7 @@ async def test_a_step_repeated_after_others_have_come_is_answered(
 ) -> None:
     step = await prepare(runner)
     first = await step(op="x")
-    for number in range(20):  # which are more than an operation log holds
+    for number in range(20):  # more than the operation log holds
         await runner.post(f"later {number}")
     again = await step(op="x", age=5)
     if prepare is not given_back:
@@ -214,7 +214,7 @@ async def test_a_repeated_post_that_cannot_be_told_from_another_is_unknown(
         await runner.post(f"later {number}")
     assert await runner.post(op="x", age=1000) == [-5]
     assert len(await runner.event_ids()) == 21
-    # Another call that brings the event was not the one that brought it.
+    # Another call with the event did not admit it.
     assert (await runner.post(op="y"))[0] == -7
 
 
@@ -237,7 +237,7 @@ async def test_a_turn_whose_lease_has_ended_is_lost_though_nobody_took_it(
     assert await runner.prolong(fence) == [-8]
     assert await runner.commit(fence, age=5) == [-8]
     await runner.client.read("DEL", runner.mailbox)
-    # An earlier attempt may have ended the turn, and its trace be gone.
+    # An earlier attempt may have ended the turn, and its trace may be gone.
     assert await runner.commit(fence, age=5) == [-5]
     assert await runner.commit(fence) == [-8]
 
@@ -304,7 +304,7 @@ async def test_an_entry_is_due_no_later_than_other_callers_have_set(
     assert 0 < int((await runner.due())[1]) <= 1000
     await runner.set_due(delay=0)
     _, _, score = await runner.due()
-    await runner.set_due(score, delay=9000)  # unless the caller knows the score
+    await runner.set_due(score, delay=9000)  # unless the caller has read the score
     assert 5000 < int((await runner.due())[1]) <= 9000
 
 
@@ -337,6 +337,6 @@ async def test_a_repeated_look_finds_again_what_the_first_was_given(
     given = [(await runner.due())[1] for _ in range(2)]
     again = [(await runner.due(age=1000))[1], (await runner.due())[1]]
     assert sorted(again) == sorted(given)
-    # What was put off before the doubt stays so.
+    # A message that was delayed before the unknown outcome stays delayed.
     await runner.age()
     assert (await runner.due(age=0))[0] == 0

@@ -1,4 +1,4 @@
-"""Endings whose answer was lost for good: what is done after them drops no mail twice."""
+"""Tests of endings whose reply was lost for good: later calls drop no message twice."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def at(valkey_url: str) -> AsyncIterator[InboxHarness]:
 
 
 class Deaf(Mortal):
-    """The line of a process that has its steps done, and hears of none."""
+    """A connection of a process that executes its steps and gets no reply."""
 
     async def run(self, *arguments: Any, **options: Any) -> Any:
         await super().run(*arguments, **options)
@@ -76,7 +76,7 @@ async def test_a_commit_may_be_repeated(at: InboxHarness) -> None:
 async def test_what_was_taken_unheard_is_given_back_and_was_no_attempt(
     at: InboxHarness,
 ) -> None:
-    """Not by who asked, whose time is up: beside it."""
+    """The caller's deadline has passed, so a background task releases the turn."""
     backend: Any = at.inbox._backend
     line = backend.client
     await at.admit("e1")
@@ -84,7 +84,7 @@ async def test_what_was_taken_unheard_is_given_back_and_was_no_attempt(
     class HearsWhatIsDue(Deaf):
         async def run(self, script: Any, *arguments: Any, **options: Any) -> Any:
             if script is TAKE_TURN:
-                backend.client = line  # from now on it hears all
+                backend.client = line  # from now on it gets all replies
                 return await super().run(script, *arguments, **options)
             return await line.run(script, *arguments, **options)
 

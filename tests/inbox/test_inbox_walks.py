@@ -1,4 +1,4 @@
-"""The same walk at random through all that an inbox can do, in memory and on a server."""
+"""Tests of one random walk through all operations of an inbox, in memory and on a server."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ TIMES: Final = (0.5, 5.0, REST, 2 * REST, 2 * LEASE)
 
 
 class Walker:
-    """Takes one walk on one backend, and tells what it saw."""
+    """Takes one walk on one backend, and returns what it saw."""
 
     def __init__(self, at: InboxHarness, seed: int) -> None:
         self._at = at
@@ -51,7 +51,7 @@ class Walker:
 
     async def _admit(self) -> None:
         key = self._dice.choice(KEYS)
-        self._admitted += self._dice.random() < 0.8  # else the last one again, there or elsewhere
+        self._admitted += self._dice.random() < 0.8  # or the last one again
         try:
             told = await self._at.admit(f"e{self._admitted}", key=key)
         except InboxFullError as error:
@@ -72,7 +72,7 @@ class Walker:
             self.seen.append(("full for", letter.event_id))
 
     async def _work(self) -> None:
-        """Take the turn of each session that has one, in whatever order, and end it somehow."""
+        """Take the turn of each session that has one, in any order, and end it in a random way."""
         ways = {key: self._dice.choice(ENDS) for key in KEYS}
         most = self._dice.choice((1, 2, 100))
         turns: dict[str, object] = {}
@@ -82,7 +82,7 @@ class Walker:
                 turn = await taken.__aenter__()
                 if turn is None:
                     break
-                if turn.key in turns:  # it is due again, and kept in hand until all had their turn
+                if turn.key in turns:  # it is due again, and held until all had their turn
                     again.push_async_exit(taken)
                     continue
                 way = ways[turn.key]
@@ -109,7 +109,7 @@ class Walker:
 
     async def _leave(self, taken: Any, turn: Turn, way: str) -> None:
         if way.endswith("die"):
-            # Nothing is heard of it any more: its own end gives nothing back.
+            # The worker makes no more calls, so its own end releases nothing.
             turn._renewer.ended = True
         error = RuntimeError("failed") if way.endswith("fail") else None
         try:

@@ -1,4 +1,4 @@
-"""What inboxes leave in Redis, byte by byte: a change here breaks running deployments."""
+"""Tests of the stored form of inboxes in Redis, byte by byte. Changes break deployments."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ async def test_a_letter_that_waits(rig: Rig) -> None:
     ((member, due_at),) = await rig.read("ZRANGE", INDEX, 0, -1, "WITHSCORES")
     assert member == MEMBER
     assert before <= due_at <= after + 1
-    for name in (BOX, f"{BOX}:mail", INDEX):  # mail waits as long as it has to
+    for name in (BOX, f"{BOX}:mail", INDEX):  # messages have no expiry
         assert await rig.read("PTTL", name) == -1
 
 
@@ -125,7 +125,7 @@ async def test_a_session_at_rest_and_a_dead_letter(rig: Rig) -> None:
         async with rig.inbox.take("worker-1"):
             fail()
     mailbox = await rig.hash(BOX)
-    assert list(mailbox) == ["posts", "fence", "tries", "ops"]  # no rest: it was the last attempt
+    assert list(mailbox) == ["posts", "fence", "tries", "ops"]  # no backoff after the last attempt
     before = await rig.now_ms()
     async with rig.inbox.take("worker-1", wait=0) as turn:
         assert turn is None
@@ -159,7 +159,7 @@ async def test_an_event_that_came_early(rig: Rig) -> None:
 
 
 async def test_early_events_of_an_earlier_release_are_known(rig: Rig) -> None:
-    """That release reads and writes the list alone."""
+    """That release only reads and writes the list."""
     await rig.inbox.deliver(ANN, "Ann:{1}", CHAT, "event:1", b"hello")
     name = f"early:{{prod:acme:support:Ann%3A%7B1%7D}}:{CHAT_HASH}"
     now_ms = await rig.now_ms()
@@ -178,7 +178,7 @@ async def test_early_events_of_an_earlier_release_are_known(rig: Rig) -> None:
 async def test_fences_of_turns_grow_though_the_clock_is_set_back(rig: Rig) -> None:
     ahead = 1000 * (await rig.now_ms() + 3_600_000)
     await rig.admit()
-    # As of a turn from before the clock was set back by an hour.
+    # As after a turn from before the clock was set back by an hour.
     await rig.read("HSET", BOX, "fence", ahead)
     async with rig.inbox.take("worker") as turn:
         assert turn.fence == ahead + 1

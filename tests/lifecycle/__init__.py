@@ -1,1 +1,1 @@
-"""The lifecycle of sessions."""
+"""Tests of the lifecycle of sessions."""

@@ -1,4 +1,4 @@
-"""When sessions are due, and what is called then."""
+"""Tests of when sessions are due, and of the hooks called then."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ async def test_a_hook_may_stop_what_stalls() -> None:
     clock.advance(7200)
     assert await lifecycle.close_due() == []
     assert lifecycle.metrics().closed == {"stopped": 1}
-    lifecycle.end_work(A)  # the work hears of it later, and may say so
+    lifecycle.end_work(A)  # the work learns of it later, and may raise
 
 
 @both

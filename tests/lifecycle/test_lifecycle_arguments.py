@@ -1,4 +1,4 @@
-"""What a lifecycle refuses, before anything changes."""
+"""Tests of invalid arguments to a lifecycle, which are refused before any change."""
 
 from __future__ import annotations
 

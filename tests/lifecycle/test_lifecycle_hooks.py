@@ -1,4 +1,4 @@
-"""What is called when something happens to a session, and that it is, to the end."""
+"""Tests of a session's hooks: which are called, and that each runs to completion."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ async def test_what_becomes_active_while_others_are_closed_stays() -> None:
 
 
 class Slow:
-    """Hooks that take their time, and note that they have ended."""
+    """Hooks that take time, and record their ends."""
 
     def __init__(self) -> None:
         self.begun: list[str] = []
@@ -172,7 +172,7 @@ async def _cancel_by_task(call: Call, slow: Slow) -> None:
 
 
 async def _cancel_by_task_again(call: Call, slow: Slow) -> None:
-    """Who is cancelled again waits no longer; the hooks go on."""
+    """A caller that is cancelled again no longer waits, but the hooks continue."""
     task = asyncio.ensure_future(call())
     await until(lambda: len(slow.begun) == 1)
     while not task.done():
@@ -266,11 +266,11 @@ async def test_a_hook_that_does_not_end_is_cancelled_in_the_end(
     assert "cancelled" in logged.getMessage()
 
 
-# --- whatever a hook raises -----------------------------------------------------------------------
+# --- errors of hooks ------------------------------------------------------------------------------
 
 
 class OddError(BaseException):
-    """What is no ``Exception``."""
+    """An error that is no ``Exception``."""
 
 
 @both

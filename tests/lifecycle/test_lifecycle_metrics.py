@@ -1,4 +1,4 @@
-"""What a lifecycle counts, and what it costs."""
+"""Tests of a lifecycle's counts, and of its cost."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.anyio
 
 
-# --- books ----------------------------------------------------------------------------------------
+# --- counts ---------------------------------------------------------------------------------------
 
 
 @both
@@ -58,11 +58,11 @@ async def test_a_life_is_started_once_and_gone_when_it_ends() -> None:
 
 @both
 async def test_the_books_agree_with_a_plain_count() -> None:
-    """Seeded: after every step, who is due is who a look at every session finds."""
+    """After every random step (seeded), the due sessions are those that a full search finds."""
     rng = random.Random(9)
     lifecycle, clock = make(duration_secs=30, messages=5, idle_secs=10, stalled_secs=4)
     names = [SessionKey(f"k{number}") for number in range(30)]
-    known: dict[SessionKey, list[int]] = {}  # started, active, messages, work in hand
+    known: dict[SessionKey, list[int]] = {}  # started, active, messages, running work
     closed: Counter[str] = Counter()
     for _ in range(6000):
         key, now_ms = rng.choice(names), clock.now_ms()
@@ -155,7 +155,7 @@ async def test_a_look_costs_what_is_due() -> None:
     clock.advance(900)
     assert len(lifecycle.due()) == 10
     first = counting.count
-    assert first <= 5000 + 10  # each was looked at once, and entered anew
+    assert first <= 5000 + 10  # each was visited once, and entered again
     for _ in range(3):
         assert len(lifecycle.due()) == 10
     assert counting.count == first + 30
@@ -203,7 +203,7 @@ async def test_metrics_are_of_one_moment() -> None:
     lifecycle = SessionLifecycle(LifecycleLimits(idle_secs=2), clock=Running())
     await lifecycle.start(A)
     lifecycle.record_message(A)
-    told = lifecycle.metrics()  # the fourth that it is asked for the time
+    told = lifecycle.metrics()  # its fourth query of the time
     assert (told.due, told.messages_per_sec) == (0, 1 / 3)
 
 

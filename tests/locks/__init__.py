@@ -1,1 +1,1 @@
-"""Locks under contention, faults and cancellation."""
+"""Tests of locks under contention, faults and cancellation."""

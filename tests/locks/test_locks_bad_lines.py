@@ -1,4 +1,4 @@
-"""Waiters of a lock behind a connection that carries no notifications."""
+"""Tests of waiters of a lock on a connection without notifications."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.anyio
 
 PATIENCE_SECS = 15
-"""For what must come, however busy the machine; less than the deadline of :func:`store_at`."""
+"""Limit in seconds for an expected event, less than the deadline of :func:`store_at`."""
 
 
 def deaf(request: bytes) -> Fate:

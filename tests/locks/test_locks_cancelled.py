@@ -1,4 +1,4 @@
-"""Callers of locks that are cancelled at any step: nothing is held, waited for, or left running."""
+"""Tests of lock calls that are cancelled at any step: nothing is held, queued or left running."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     Store = AsyncSessionStore[Any]
     Call = Callable[[], Awaitable[object]]
     Play = AsyncGenerator[Call, bool]
-    """Yields a call, is told whether it was cancelled, and checks what it left."""
+    """Yields a call, gets whether it was cancelled, and checks its effects."""
 
 pytestmark = pytest.mark.anyio
 
@@ -43,7 +43,7 @@ async def harness(request: pytest.FixtureRequest, valkey_url: str) -> AsyncItera
 
 
 class Scene:
-    """A lock, who asks for it from afar, and who looks from near."""
+    """A lock, its remote client with faults, and a local observer."""
 
     def __init__(self, near: Store, far: Store) -> None:
         self.far_store = far
@@ -79,7 +79,7 @@ async def working(scene: Scene) -> Play:
 async def releasing(scene: Scene) -> Play:
     async with scene.far.hold(KEY) as lease:
         yield lease.release
-        # Who did not hear the answer is told when asking again.
+        # A caller that missed the reply gets it on a retry.
         assert lease.ended or await lease.release() is True
 
 
@@ -103,7 +103,7 @@ async def waiting_in_vain(scene: Scene) -> Play:
                     raise AssertionError("two hold the lock")
 
         yield turn
-        assert await lease.release()  # and nobody is left to whom it would go
+        assert await lease.release()  # and no waiter is left to get it
 
 
 async def waiting_with_success(scene: Scene) -> Play:
@@ -166,7 +166,7 @@ async def play_until_it_ends(
             was_cancelled = await way(call, at)
             with suppress(StopAsyncIteration):
                 await play.asend(was_cancelled)
-            # What a cancelled caller no longer waits for goes on for a moment.
+            # The work of a cancelled caller continues for a moment in the background.
             await until(partial(no_more_than, tasks))
             assert scene.near.held() == scene.far.held() == ()
             await until_async(partial(_is_free, harness))

@@ -1,4 +1,4 @@
-"""Many who want one lock: one is inside at a time, whatever happens to them and to the server."""
+"""Tests of many workers on one lock: one holder at a time, under faults of workers and server."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ async def harness(valkey_url: str) -> AsyncIterator[RedisHarness]:
 
 
 async def hear_out(worker: Worker, turns: list[Turn], lost: list[int]) -> None:
-    """Follow a worker to its end."""
+    """Read a worker's reports to its end."""
     while (word := (said := await worker.hear()).pop("word", "died")) != "over":
         assert word != "died"
         if word == "lost":
@@ -66,12 +66,12 @@ async def hear_out(worker: Worker, turns: list[Turn], lost: list[int]) -> None:
 
 @asynccontextmanager
 async def scripts_flushed(client: RedisClient) -> AsyncIterator[None]:
-    """The server forgets its scripts again and again."""
+    """Let the server lose its scripts repeatedly."""
 
     async def storm() -> None:
         while True:
             await client.read("SCRIPT", "FLUSH")
-            await asyncio.sleep(0.005)  # between two of them something is to be done
+            await asyncio.sleep(0.005)  # a pause between two of them
 
     storming = asyncio.create_task(storm())
     try:
@@ -104,12 +104,12 @@ async def station(harness: RedisHarness, number: int, turns: list[Turn], lost: l
 
 
 async def nothing_is_left(harness: RedisHarness) -> bool:
-    # A delete leaves a trace for as long as an attempt at it may still be on its way.
+    # A delete leaves a trace for as long as an attempt at it may still arrive.
     return not [name for name in await harness.residue() if "lock" in name]
 
 
 async def test_a_worker_that_stands_still_past_its_lease(harness: RedisHarness) -> None:
-    """Its intervals by the clock may overlap with others': what it writes may not."""
+    """Its turns may overlap with others' by the clock, but its writes may not."""
     turns: list[Turn] = []
     stopped: list[Turn] = []
     lost: list[int] = []
@@ -126,11 +126,11 @@ async def test_a_worker_that_stands_still_past_its_lease(harness: RedisHarness) 
                 for _ in range(3):
                     for heard in workers.values():
                         wanted = len(heard) + 5
-                        while len(heard) < wanted:  # noqa: ASYNC110 - of a list that tells nobody
+                        while len(heard) < wanted:  # noqa: ASYNC110 - a list does not notify
                             await asyncio.sleep(0.002)
                     await asyncio.sleep(dice.uniform(0, 0.02))  # anywhere in a turn, or between two
                     victim.send(signal.SIGSTOP)
-                    await asyncio.sleep(2 * STALE_LEASE_SECS)  # a lease runs out by time alone
+                    await asyncio.sleep(2 * STALE_LEASE_SECS)  # a lease expires by time alone
                     victim.send(signal.SIGCONT)
                 for worker in workers:
                     worker.send(signal.SIGUSR1)
@@ -159,7 +159,7 @@ async def test_a_holder_that_comes_back_too_late(harness: RedisHarness) -> None:
                 assert said["word"] == "holding"
                 fences[said["key"]] = said["fence"]
             worker.send(signal.SIGSTOP)
-            for key in keys:  # succeeded when the lease has run out
+            for key in keys:  # succeeded although the lease had expired
                 async with locks.hold(key) as lease:
                     assert lease.fence > fences[key]
                     await store.put(session(key), fence=lease)
@@ -207,7 +207,7 @@ async def test_a_waiter_that_is_killed_costs_a_while_and_no_order(harness: Redis
             doomed.kill()
             await doomed.ended()
     assert sorted(served) == [0, 1, 2, 3]
-    # Each looks once in a fifth of its place's time, and has a fourth of it before the next.
+    # Each polls once in a fifth of its position's lifetime, and has a fourth of it before the next.
     if pulse.longest_secs < SHORT_PLACE_SECS / 20:
         assert served == [0, 1, 2, 3]
     await harness.advance(SHORT_PLACE_SECS)
@@ -220,8 +220,8 @@ async def test_a_waiter_that_is_killed_costs_a_while_and_no_order(harness: Redis
 class Contention:
     """Tasks of several stores that take turns until they are told to end.
 
-    :ivar turns: those that ended well, in the order in which they did.
-    :ivar lost: how many found their lease lost.
+    :ivar turns: the turns that ended well, in order.
+    :ivar lost: number of lost leases.
     """
 
     def __init__(self, stores: list[Store], contenders: int) -> None:
@@ -243,9 +243,9 @@ class Contention:
                 self._ends = True
 
     async def has_taken(self, turns: int) -> None:
-        """Wait until so many more turns have been taken."""
+        """Wait until this number of further turns has been taken."""
         wanted = len(self.turns) + turns
-        while len(self.turns) < wanted:  # noqa: ASYNC110 - of tasks that tell nobody
+        while len(self.turns) < wanted:  # noqa: ASYNC110 - tasks do not notify
             await asyncio.sleep(0.002)
 
     async def _work(self, store: Store) -> None:
@@ -268,7 +268,7 @@ async def test_fences_grow_though_the_server_loses_its_data() -> None:
                 for _ in range(3):
                     await at_work.has_taken(20)
                     server.restart()
-            # By when they began: who was inside as the server went may have left after others came.
+            # By their start: a holder during the crash may have left after others came.
             turns = sorted(at_work.turns, key=lambda turn: turn.entered_ns)
             fences = [turn.fence for turn in turns]
             assert len(fences) >= 60
@@ -281,7 +281,7 @@ async def test_fences_grow_though_the_server_loses_its_data() -> None:
 
 @pytest.mark.timeout(100)
 async def test_a_failover_leaves_the_lock_to_its_holder() -> None:
-    """What a replica has confirmed is known to the master that takes over."""
+    """The promoted master knows everything that a replica has confirmed."""
     with anyio.fail_after(90):
         async with SentinelRig(valkey_binary()) as rig:
             url = f"{rig.url}?acks=1&namespace=n"
@@ -300,11 +300,11 @@ def sentinel_store(url: str) -> Store:
     return create_session_store(f"{url}&deadline=30")
 
 
-# --- what is left ---------------------------------------------------------------------------------
+# --- leaks ----------------------------------------------------------------------------------------
 
 
 async def lock_each(store: Store, count: int) -> int:
-    """Lock many keys, many at a time; return how many were held at once at most."""
+    """Lock many keys concurrently, and return how many were held at the same time at most."""
     locks = SessionLocks(store)
     limit = asyncio.Semaphore(500)
     most = 0

@@ -1,6 +1,6 @@
-"""Who waits for a lock while the store is away: it bears what its place bears, and no more.
+"""Tests of waiting for a lock while the store is unreachable: as long as the queue position lasts.
 
-On trio with a clock that jumps to whatever comes next, so that times are exact.
+The tests run on trio with a clock that jumps to the next event, so times are exact.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.anyio
 
 PLACE_SECS: Final = 10.0
 CALL_SECS: Final = 2.0
-"""For how long a store that is away keeps who asks it."""
+"""Time in seconds after which an unreachable store fails a call."""
 FOREVER_MS: Final = 10**9
 PASSING: Final[dict[str, Callable[[], SessionError]]] = {
     "away": lambda: StoreUnavailableError("away"),
@@ -55,14 +55,14 @@ def anyio_backend() -> object:
 
 
 class LoopClock:
-    """The loop's time, as that of a store."""
+    """The loop's time as the store's clock."""
 
     def now_ms(self) -> int:
         return round(anyio.current_time() * 1000)
 
 
 class Rig:
-    """A lock that is held, on a store that may be away."""
+    """A held lock, on a store that may be unreachable."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.store: InMemorySessionStore[dict[str, Any]] = InMemorySessionStore(clock=LoopClock())
@@ -84,7 +84,7 @@ class Rig:
 
     @property
     def secs(self) -> float:
-        """For how long it has been running."""
+        """Return the time since its start, in seconds."""
         return anyio.current_time() - self.began_at
 
     async def ask(self, token: str) -> LockOutcome:
@@ -134,7 +134,7 @@ async def test_it_gives_up_when_its_place_may_have_lapsed(
         tasks.start_soon(rig.fail_from, 3, PASSING[error])
         with pytest.raises(type(PASSING[error]())):
             await rig.locks.hold(KEY).__aenter__()
-    # It had an answer after a fifth of the time of its place.
+    # It had a reply after a fifth of its position's lifetime.
     assert rig.failed == pytest.approx([6, 10, 14])
 
 
@@ -188,7 +188,7 @@ async def test_a_store_that_closes_does_not_pass(
         tasks.start_soon(rig.fail_from, 1, PASSING[error])
 
         async def close() -> None:
-            await anyio.sleep(3)  # a call is under way
+            await anyio.sleep(3)  # a call is in progress
             await rig.store.aclose()
 
         tasks.start_soon(close)

@@ -1,4 +1,4 @@
-"""Locks on a server that refuses, is silent, or does not notify."""
+"""Tests of locks on a server that refuses, is silent, or does not notify."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def harness(server: LocalServer) -> AsyncIterator[RedisHarness]:
 
 
 def waiting(client: RedisClient, namespace: str, count: int = 1) -> Callable[[], Awaitable[bool]]:
-    """What tells whether so many wait for the lock."""
+    """Return a condition that this number of callers waits for the lock."""
 
     async def is_so() -> bool:
         found: int = await client.read("ZCARD", f"{namespace}:lock:{{{KEY}}}:queue")
@@ -82,14 +82,14 @@ async def test_a_full_server_gives_no_lock_and_leaves_those_who_have_one(
                 await store.put(session(), fence=lease)
             assert await lease.renew() == lease.until
             assert await harness.residue() == before
-            await asyncio.sleep(PLACE_SECS / 2)  # for who waits to have asked again
+            await asyncio.sleep(PLACE_SECS / 2)  # until the waiter has retried
         assert served
         assert await harness.residue() == []
         await harness.client.read("CONFIG", "SET", "maxmemory", "0")
 
 
 async def assert_free(client: RedisClient, pattern: str = "n:*") -> None:
-    """Check that of each lock only its fencing token is left."""
+    """Check that only the fencing token of each lock is left."""
     for name in await client.read("KEYS", pattern):
         assert b"lock" not in name or await client.read("HKEYS", name) == [b"fence"]
 
@@ -123,7 +123,7 @@ async def all_served(
     namespace: str,
     meanwhile: Callable[[], Awaitable[None]] | None = None,
 ) -> None:
-    """Have three wait, and check that each is served.
+    """Have three waiters, and check that each is served.
 
     The order is free, because a waiter without a notification may poll too late on a busy machine.
     """
@@ -144,7 +144,7 @@ async def all_served(
 
 
 async def test_a_silent_server_ends_the_block_with_its_lease() -> None:
-    """Nobody can say that the lease was renewed, so it is over when its time is."""
+    """A renewal without a reply is not known, so the lease ends at its time."""
     cancelled = 0
     with LocalServer(valkey_binary()) as server:
         async with store_at(server.url, deadline=1) as store:
@@ -185,7 +185,7 @@ async def test_a_server_that_is_silent_for_less_than_the_lease_is_not_felt(
             finally:
                 server.resume()
             with anyio.fail_after(20):
-                while lease.until <= until:  # noqa: ASYNC110 - nobody tells that it is renewed
+                while lease.until <= until:  # noqa: ASYNC110 - renewals are not notified
                     await asyncio.sleep(0.01)
             assert not lease.ended
         await assert_free(client, "*")

@@ -1,4 +1,4 @@
-"""Steps on locks that are repeated, since nobody heard their answer: done once, told right."""
+"""Tests of lock steps that are retried after a lost reply: done once, reported correctly."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ FOREVER: Final = 600_000
 
 
 class ScriptRunner:
-    """Runs the scripts by hand: the operation's id and age are the test's to choose."""
+    """Runs the scripts by hand. The test chooses the operation's id and age."""
 
     def __init__(self, harness: RedisHarness) -> None:
         self.harness = harness
@@ -65,7 +65,7 @@ class ScriptRunner:
         doubt = f"{await self.now_ms() - float(str(age)):.3f}" if age != "" else ""
         parts = *names, operation, doubt, *map(str, arguments)
         reply = await self.client.read("EVAL", script.source, len(names), *parts)
-        if type(reply) is int:  # of a fenced update_cas: the time alone
+        if type(reply) is int:  # for a fenced update_cas: only the time
             return [1]
         assert type(reply[0]) is int
         assert all(type(part) is bytes for part in reply[1:])
@@ -144,9 +144,9 @@ async def test_a_lock_that_was_given_back_is_told_so_again(runner: ScriptRunner)
     await runner.take("b")
     assert await runner.leave(lease=lease, op="op", age=5) == [1]
     assert (await runner.renew("b"))[0] == 1
-    # Who asks anew, and not again, is told the truth.
+    # A new request gets the true state.
     assert await runner.leave(lease=lease) == LOST
-    # So is who asks again when the lease had run out before.
+    # So does a retry if the lease had expired before.
     assert await runner.leave(lease=int(await runner.now_ms()) - 10, age=5) == LOST
 
 
@@ -169,8 +169,8 @@ async def test_what_is_for_a_millisecond_is_there_meanwhile(runner: ScriptRunner
     names = (runner.lock, f"{runner.lock}:queue")
 
     async def left(*arguments: object, holder: str = "") -> int:
-        # The most of several runs: Redis 7.0 measures expiry by its clock, not by the start of the
-        # script, and a busy machine may pause it for a millisecond.
+        # The maximum of several runs. Redis 7.0 measures expiry by its clock, not by the start of
+        # the script. A busy machine may pause the script for a millisecond.
         most = 0
         for _ in range(8):
             await runner.client.read("DEL", *names)
@@ -192,7 +192,7 @@ async def test_a_fenced_put_is_done_once(runner: ScriptRunner) -> None:
     first = await runner.put(fence, op="op")
     assert first[:2] == [1, b"1"]
     await runner.leave()
-    # It was done while the lease ran, whatever became of that since.
+    # It was done while the lease ran, whatever happened to the lease since.
     assert await runner.put(fence, op="op", age=5) == first
     assert await runner.put(fence, op="late", age=5) == LOST
     assert await runner.put(fence) == LOST
@@ -223,7 +223,7 @@ async def test_a_fenced_write_is_unknown_where_its_trace_may_be_gone(runner: Scr
     age = await runner.now_ms() - started_ms + 5
     assert await runner.put(fence, op="put", age=age) == UNKNOWN
     assert await runner.update(1, fence, op="update", age=age) == UNKNOWN
-    assert await runner.update(13, fence, op="update", age=age) == LOST  # the next is not made yet
+    assert await runner.update(13, fence, op="update", age=age) == LOST  # no later version
 
 
 async def test_a_fenced_write_is_unknown_where_its_record_may_have_ended(
@@ -257,7 +257,7 @@ async def test_a_lock_that_was_given_back_guards_nothing_though_the_clock_is_set
     await runner.put()
     await runner.take("b")
     await runner.leave()
-    # As if by a clock that was set back since: the end of the lease is to come again.
+    # As after a clock was set back: the end of the lease is in the future again.
     await runner.client.read("HSET", runner.lock, "lease", int(await runner.now_ms()) + 5000)
     assert await runner.put(fence) == LOST
     assert await runner.update(1, fence) == LOST
@@ -276,11 +276,11 @@ async def test_a_lock_that_was_given_back_is_open_though_the_clock_is_set_back(
     assert (await runner.take("b"))[0] == 1
 
 
-# --- over a bad line ------------------------------------------------------------------------------
+# --- over a faulty connection ---------------------------------------------------------------------
 
 
 def nth_script(fate: Fate, number: int) -> Callable[[bytes], Fate]:
-    """Lets something happen to one of the requests that run a script."""
+    """Applies a fate to one of the requests that run a script."""
     seen = 0
 
     def choose(request: bytes) -> Fate:
@@ -299,7 +299,7 @@ async def test_a_turn_over_a_line_that_loses_one_request_or_reply(
 ) -> None:
     namespace = f"test:{uuid4().hex}"
     async with control(server) as client, store_at(server.url, namespace=namespace) as near:
-        # The server knows every script, so that each request is one that runs.
+        # The server has every script, so that each request executes one.
         await one_turn(near, KEY)
 
         async def disturbed(number: int) -> list[int]:
@@ -319,7 +319,7 @@ async def test_a_turn_over_a_line_that_loses_one_request_or_reply(
 
 
 async def one_turn(store: Any, key: SessionKey) -> list[int]:
-    """Five scripts: take the lock, write, renew, write, and give it back."""
+    """Run five scripts: take the lock, write, renew, write, and release it."""
     async with SessionLocks(store).hold(key) as lease:
         one = await store.put(session(key), fence=lease)
         await lease.renew()
@@ -353,7 +353,7 @@ async def test_memory_and_server_do_the_same(name: str) -> None:
                 await side.end()
 
 
-# Seconds, so that no two sums of them are close: the server's clock runs on meanwhile.
+# Whole seconds, so that no two sums of them are close. The server's clock runs meanwhile.
 MOVES: Final[list[tuple[Any, ...]]] = [
     *[("ask", True)] * 6,
     ("ask", False),
@@ -410,7 +410,7 @@ class Side:
         await self._harness.advance(secs)
 
     async def end(self) -> None:
-        """Check that nothing is left when everything has ended."""
+        """Check that nothing is left when every lease has ended."""
         await self._store.delete(KEY)
         await self._harness.advance(1000)
         assert await self._harness.residue() == []
@@ -421,7 +421,7 @@ class Side:
 
 
 class Held(NamedTuple):
-    """A lease by its number alone."""
+    """A lease with only its fencing token."""
 
     fence: int
 

@@ -1,4 +1,4 @@
-"""What locks leave in Redis, byte by byte, and what they do where something else stands."""
+"""Tests of the stored form of locks in Redis, byte by byte, and of keys with other values."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Rig:
         self.locks = SessionLocks(store, name="worker 1")
 
     async def ask(self, token: str, *, scope: str = "") -> int:
-        """Ask for the lock for 30 s, keeping a place for 50 s; return the fence."""
+        """Request the lock for 30 s, with a queue position for 50 s. Return the fencing token."""
         bid = LockRequest(LockRef(scope, KEY, token), token, 30_000, 50_000, queues=True)
         return (await self.backend.call().acquire(bid)).fence
 
@@ -67,7 +67,7 @@ async def rig(valkey_url: str) -> AsyncIterator[Rig]:
 
 
 def kept_until_ms(fence: int) -> int:
-    """The last millisecond of a fencing token: one hour past its own time."""
+    """Return the last millisecond of a fencing token: one hour past its own time."""
     return fence // 1000 + 3_600_000 - 1
 
 
@@ -170,7 +170,7 @@ async def test_a_squatted_lock_guards_nothing(rig: Rig) -> None:
         assert found is not None
         assert found.cas == cas
         await rig.read("DEL", EVERYBODYS)
-        await rig.read("HSET", EVERYBODYS, "by", lease.guard.fence)  # no lease of ours
+        await rig.read("HSET", EVERYBODYS, "by", lease.guard.fence)  # not one of our leases
         assert await rig.locks.holder(KEY) is None
 
 

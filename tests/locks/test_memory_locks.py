@@ -1,4 +1,4 @@
-"""Locks in memory: a clock that is set back, and a loop that others need, too."""
+"""Tests of locks in memory: a clock that is set back, and a fair share of the event loop."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ POSITION_MS: Final = 400_000
 
 
 class Rig:
-    """Locks in memory, by a clock that is set by hand."""
+    """Locks in memory, with a manual clock."""
 
     def __init__(self) -> None:
         self.clock = ManualClock()

@@ -1,1 +1,1 @@
-"""The Redis backend: scripts, stored format, transport."""
+"""Tests of the Redis backend: scripts, stored format, transport."""

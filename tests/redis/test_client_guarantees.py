@@ -1,4 +1,4 @@
-"""What a caller may rely on when the server is strict, slow, or left in the middle of a call."""
+"""Tests of guarantees to callers when the server is strict, slow, or abandoned during a call."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ async def test_closing_ends_calls_in_flight_and_leaves_no_connection(valkey_url:
     store = create_session_store(url)
     await store.ping()
     calls = [asyncio.create_task(store.put(make(ttl_secs=5))) for _ in range(100)]
-    while store.statistics().in_flight < 100:  # noqa: ASYNC110 - statistics tell nobody
+    while store.statistics().in_flight < 100:  # noqa: ASYNC110 - statistics do not notify
         await asyncio.sleep(0)
     await store.aclose()
     ends = await asyncio.gather(*calls, return_exceptions=True)
@@ -91,7 +91,7 @@ async def test_closing_ends_calls_in_flight_and_leaves_no_connection(valkey_url:
 
 @asynccontextmanager
 async def slow_replies(socket_url: str, delay_secs: float) -> AsyncIterator[str]:
-    """Pass bytes on to a server, and its replies back after a while."""
+    """Forward bytes to a server, and its replies with a delay."""
     tasks: list[asyncio.Task[None]] = []
     writers: list[asyncio.StreamWriter] = []
 
@@ -128,7 +128,7 @@ async def test_a_verb_of_several_steps_has_one_deadline(valkey_url: str) -> None
             slow_replies(valkey_url, 0.045) as url,
             create_session_store(f"{url}?{namespace}&deadline=1&protocol=2") as store,
         ):
-            assert await store.get(session.key) is not None  # connects; two steps in the time
+            assert await store.get(session.key) is not None  # the connect takes two steps
         async with (
             slow_replies(valkey_url, 0.4) as url,
             create_session_store(f"{url}?{namespace}&deadline=1&protocol=2") as store,
@@ -170,7 +170,7 @@ GUIDE = Path(__file__).parents[2] / "greentic_session" / "redis" / "README.md"
 
 
 def account_of_the_guide(*setups: str) -> list[str]:
-    """Return the ACL line of the guide after the user's name, and the rights of some setups."""
+    """Return the guide's ACL line after the user's name, and the rights of some setups."""
     text = GUIDE.read_text("utf-8")
     line = re.search(r"^ACL SETUSER bots (on >secret .+)$", text, re.MULTILINE)
     assert line is not None
@@ -256,7 +256,7 @@ async def test_the_account_of_the_guide_can_run_every_verb(protocol: int) -> Non
                 await _wait(store)
                 await _order(store)
             log = cast("list[dict[bytes, bytes]]", await admin.client.read("ACL", "LOG"))
-            # The driver tells its name. Servers before Redis 7.2 know no such right.
+            # The driver sends its name. Servers before Redis 7.2 have no such right.
             assert {entry[b"object"] for entry in log} <= {b"client|setinfo"}
 
 
@@ -280,7 +280,7 @@ async def test_the_account_of_the_guide_reaches_no_other_keys(command: tuple[str
 
 
 async def _wait(store: AsyncSessionStore[dict[str, Any]]) -> None:
-    """Go through every step of waits."""
+    """Run every step of waits."""
     waits, ann = WaitRegistry(store, max_events=1), TenantCtx(tenant_id="acme", user_id="ann")
     here, there = ReplyScope(conversation="here"), ReplyScope(conversation="there")
     first, second = (
@@ -306,7 +306,7 @@ async def _wait(store: AsyncSessionStore[dict[str, Any]]) -> None:
 
 
 async def _order(store: AsyncSessionStore[dict[str, Any]]) -> None:
-    """Go through every step of locks, affinity and inboxes."""
+    """Run every step of locks, affinity and inboxes."""
     key, session = new_session_key(), make(ttl_secs=9)
     locks, affinity = SessionLocks(store), SessionAffinity(store)
     async with locks.hold(key, ctx=CTX) as lease:

@@ -1,4 +1,4 @@
-"""Servers whose clock is set forward or back, or that take over and are behind."""
+"""Tests of servers whose clock is set forward or back, or whose successor is behind."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ async def test_a_fencing_token_does_not_go_back_with_the_clock(
 ) -> None:
     namespace = f"test:{uuid4().hex}"
     tokens = []
-    # The operation logs of ended things are gone by then: a token has an expiry of its own.
+    # The operation logs are gone by then, and a token has an expiry of its own.
     for ahead in (0, 60, 60 - NEARLY_AN_HOUR, 0, -HOUR // 2):
         await steered.set_ahead(ahead)
         async with store_at(steered.server.url, namespace=namespace) as store:
@@ -120,7 +120,7 @@ async def test_a_fencing_token_does_not_go_back_when_a_server_that_is_behind_tak
             await until_async(is_linked)
             async with store_at(steered.server.tcp_url, namespace=namespace, acks=1) as store:
                 first = await GRANTS[grant](store)
-                await store.put(session(SessionKey("last")))  # confirmed, with what came before
+                await store.put(session(SessionKey("last")))  # confirmed, with the writes before
             await replica.read("REPLICAOF", "NO", "ONE")
         async with store_at(other.server.url, namespace=namespace) as store:
             assert await GRANTS[grant](store) > first
@@ -146,7 +146,7 @@ async def test_a_fencing_token_is_forgotten_when_the_clock_is_past_it_by_two_hou
 
 async def _until_granted(take: Callable[[], Awaitable[bool]]) -> None:
     with anyio.fail_after(PATIENCE_SECS):
-        while not await take():  # noqa: ASYNC110 - nobody tells that a lease has ended
+        while not await take():  # noqa: ASYNC110 - the end of a lease is not notified
             await anyio.sleep(0.05)
 
 
@@ -190,7 +190,7 @@ STEPS: Final = (-86_400, -HOUR, -30, -5, 0, 5, 30, HOUR, 86_400)
 
 
 def losing_once(key: str) -> Callable[[bytes], Fate]:
-    """Lose the reply to the first script that names the key."""
+    """Return a schedule that loses the reply to the first script that names the key."""
     left = [Fate.LOSE]
 
     def choose(request: bytes) -> Fate:

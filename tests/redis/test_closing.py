@@ -1,4 +1,4 @@
-"""A store that closes: running calls have a while to end, and later calls are refused."""
+"""Tests of a store that closes: running calls may end, and later calls are refused."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def test_running_writes_get_their_answers_before_the_store_closes(
         server.pause()
         try:
             puts = [asyncio.create_task(store.put(session(f"k{n}"))) for n in range(CALLERS)]
-            # At first one attempts and meets no conflict, and the others queue up.
+            # One attempts first and has no conflict, and the others queue up.
             mutates = [
                 asyncio.create_task(store.mutate(KEY, counted, ctx=CTX)) for _ in range(CALLERS)
             ]

@@ -1,4 +1,4 @@
-"""A cluster: slots that move, masters that go, and calls that span its servers."""
+"""Tests of a cluster: moving slots, lost masters, and calls that span its servers."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ async def _counted(store: Store) -> AsyncIterator[tuple[int, SessionKey]]:
 
 
 async def test_a_slot_that_moves_behind_the_scan_hides_nothing(rig: ClusterRig) -> None:
-    """From a master that was not scanned yet to one that was; the scanner does nothing else."""
+    """From a master that was not yet scanned to one that was. The scanner makes no other call."""
     namespace = f"test:{uuid4().hex}"
     async with (
         store_of(rig, namespace=namespace) as writer,
@@ -153,7 +153,7 @@ async def test_mail_is_as_durable_as_what_leads_to_it(rig: ClusterRig) -> None:
                 raise ZeroDivisionError
         rig.pause(replica)
         try:
-            # The replica that would take over knows of no mail, and of no dead letter.
+            # The replica that would take over has no message and no dead letter.
             with pytest.raises(DurabilityError):
                 await inbox.admit(keys[1], "e1", b"")
             with pytest.raises(DurabilityError):

@@ -1,4 +1,4 @@
-"""One connection for many callers: what leaves together, who gets which reply, and how it ends."""
+"""Tests of one connection for many callers: batches, the order of replies, and its end."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _fields(config: RedisConfig) -> dict[str, Any]:
 
 
 class Server:
-    """Speaks RESP by hand: answers each chunk of bytes as the test says."""
+    """Speaks RESP by hand. The test chooses the answer to each chunk of bytes."""
 
     def __init__(self, answer: Callable[[bytes], Awaitable[bytes | None]]) -> None:
         self._answer = answer
@@ -66,7 +66,7 @@ class Server:
         self._writers.append(writer)
         self.connections += 1
         try:
-            with suppress(ConnectionError):  # as the client may end it
+            with suppress(ConnectionError):  # the client may end it
                 while chunk := await reader.read(1 << 20):
                     if b"CLIENT" in chunk and b"SETINFO" in chunk:  # the driver's greeting
                         writer.write(b"+OK\r\n" * chunk.count(b"SETINFO"))
@@ -94,7 +94,7 @@ async def echoed(chunk: bytes) -> bytes:
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine that stands still for a moment is taken for no stall of the server."""
+    """Do not take a short pause of the machine for a stall of the server."""
     monkeypatch.setattr(server_module, "_STALLED_SECS", 60.0)
 
 
@@ -107,7 +107,7 @@ async def test_commands_of_one_tick_leave_together_and_are_answered_in_order() -
         replies = await asyncio.gather(*(client.read("ECHO", word) for word in words))
         assert [reply.decode() for reply in replies] == words
         assert b"".join(server.chunks).count(b"ECHO") == 500
-        # The first at once, the next eight, the rest: what TCP makes of three writes.
+        # The first at once, the next eight, and the rest: TCP's result of three writes.
         assert len(server.chunks) <= 12
         assert server.connections == client.connections == 1
 
@@ -216,7 +216,7 @@ async def test_a_wire_that_stalls_is_passed_over() -> None:
         await client.read("ECHO", "first")
         slow = asyncio.ensure_future(client.read("ECHO", "slow"))
         await until(lambda: len(pool_of(client)._connections[0].waiting) == 1)
-        # Whoever calls before the stall is noticed waits; the next have another connection.
+        # A call from before the detection of the stall waits. Later ones have another connection.
         first = asyncio.ensure_future(client.read("ECHO", "quick"))
         await until(lambda: client.connections == 2 or _asked(client))
         assert await client.read("ECHO", "overtakes") == b"overtakes"

@@ -1,4 +1,4 @@
-"""The driver: several versions of it open connections, and its bugs are told as bugs."""
+"""Tests of the driver: several versions open connections, and its bugs raise the right error."""
 
 from __future__ import annotations
 

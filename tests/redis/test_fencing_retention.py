@@ -1,4 +1,4 @@
-"""A fencing token that was kept is exceeded by the next grant, whatever the clock tells."""
+"""Tests that the next grant exceeds every stored fencing token, whatever the clock's time."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ async def test_a_squatted_token_is_told_and_left(harness: RedisHarness, grant: s
 
 
 async def test_leases_of_an_earlier_version_are_left_as_they_are(harness: RedisHarness) -> None:
-    """They have no start. So nothing tells that the clock was set back."""
+    """They have no start, so nothing shows that the clock was set back."""
     store = await harness.open()
     secs, _ = await harness.client.read("TIME")
     ends = (int(secs) + 7200) * 1000

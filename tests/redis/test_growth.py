@@ -1,4 +1,4 @@
-"""What a verb costs the server does not grow with what is stored."""
+"""Tests that the server's cost of a verb does not grow with the stored data."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ KINDS: Final = (
 )
 FEW, MANY = 100, 10_000
 CALLS: Final = 3
-"""Calls in a batch. The least of the batches counts, because the machine is busy now and then."""
+"""Calls in a batch. The fastest batch counts, because the machine is busy at times."""
 BATCHES: Final = 12
 ATTEMPTS: Final = 4
 
@@ -52,7 +52,7 @@ async def test_no_verb_costs_the_server_twice_as_much_for_ten_thousand_as_for_a_
 
 
 async def grows(at: Any, verb: Any, few: Any) -> str | None:
-    """Return how a verb grows, ``None`` if it does not."""
+    """Return the growth of a verb's cost. ``None`` if it does not grow."""
     found = ""
     for _ in range(ATTEMPTS):
         many = await at.spent(verb, CALLS, BATCHES)

@@ -1,4 +1,4 @@
-"""Names in Redis: no two owners share one, none can be forged, each is read back."""
+"""Tests of key names in Redis: unique per owner, unforgeable, and parseable."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ whose = st.tuples(identifier, identifier, team, user, key)
 
 
 def _names(who: Whose) -> tuple[str, str, str]:
-    """Everything that tells one (env, tenant, team, user, key) from another, as stored."""
+    """Return the stored parts that separate one (env, tenant, team, user, key) from another."""
     env, tenant, team_id, user_id, session_key = who
     meta = SessionMeta(env=env, tenant_id=tenant, team_id=team_id, user_id=user_id)
     whose = owner_of(meta)
@@ -80,7 +80,7 @@ def test_a_waits_name_differs_for_an_absent_team_and_every_named_one(
 
 
 def test_the_pattern_matches_no_other_scope() -> None:
-    # No character that MATCH reads as a pattern survives escaping, so `*` is ours alone.
+    # Escaping leaves no character of MATCH patterns, so the only `*` is ours.
     assert NAMES.pattern("default/acme") == "greentic:session:default:acme:{*}"
     assert not NAMES.events(NAMES.record("default/acme", "k")).endswith("}")
     assert not set("*?[]\\") & set(NAMES.record("e/t", "*?[]\\"))

@@ -1,4 +1,4 @@
-"""Every key that a verb leaves is listed, and has the lifetime that the list says."""
+"""Tests that the table lists every key that a verb leaves, with its lifetime."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ DEADLINE: Final = 20.0
 KEPT: Final = max(10, 2 * DEADLINE)
 DAY: Final = 86_400.0
 FENCED: Final = 3600.0
-"""How long a fencing token may be kept after the end of its lease."""
+"""Longest time for which a fencing token is kept after the end of its lease, in seconds."""
 LEASE: Final = 30.0
 SCOPE: Final = ReplyScope(conversation="chat")
 
@@ -69,7 +69,7 @@ LIMITS: Final = {
     "{ns}:affinity:{<group>}:ends": 3600.0,
     "{ns}:affinity:{<group>}:ops": KEPT,
 }
-"""Seconds to live at most, by the first name of each row. 0: an expiry is never set."""
+"""Longest lifetime in seconds, by the first name of each row. With 0, there is no expiry."""
 MAY_BE_KEPT: Final = {"<record>:lock", "<record>:inbox", "{ns}:affinity:{<group>}:members"}
 """Rows whose key may stay for its fencing token."""
 RECORD: Final = r"[\w.-]+:[\w.-]+:\{[^}]*\}"
@@ -88,7 +88,7 @@ def rows() -> dict[str, Row]:
 
 
 def pattern_of(name: str) -> re.Pattern[str]:
-    """Return the pattern of a name of the table, without the namespace."""
+    """Return the pattern of a name in the table, without the namespace."""
     pattern = re.escape(name.removeprefix("{ns}:"))
     parts = {"<record>": RECORD, "<scope>": "[0-9a-f]{64}"}
     return re.compile(re.sub(r"<\w+>", lambda found: parts.get(found[0], "[^}]*"), pattern))
@@ -110,7 +110,7 @@ class Scene:
         self.rows = rows()
 
     async def kept(self) -> dict[str, int]:
-        """Return the milliseconds that each row's key lives, -1 without an expiry. Check each."""
+        """Check each key's lifetime, and return it per row in ms, -1 without an expiry."""
         found: dict[str, int] = {}
         start = len(self.harness.config.namespace) + 1
         for name in await self.harness.residue():

@@ -1,4 +1,4 @@
-"""Large requests and replies: what they may hold up, and how much is asked for at a time."""
+"""Tests of large requests and replies: the delays that they may cause, and their batches."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ async def test_a_retry_of_a_large_write_follows_it_on_its_connection() -> None:
     async def answer(chunk: bytes) -> bytes:
         nonlocal attempts
         reply = await echoed(chunk)
-        if b"TIME" in chunk and attempts:  # first, the rest of the late answer to the first attempt
+        if b"TIME" in chunk and attempts:  # first, the rest of the late reply to the first attempt
             reply += b"1\r\n" + TIME_REPLY
         if b"END" in chunk:
             attempts += 1
@@ -79,8 +79,8 @@ async def test_a_retry_of_a_large_write_follows_it_on_its_connection() -> None:
 
     async with Server(answer) as server, client_of(server.url, deadline_secs=2) as client:
         await client.read("ECHO", "first")
-        # The first attempt is given up after half the deadline. A part of its answer has arrived,
-        # so its connection is alive.
+        # The first attempt ends after half the deadline. A part of its reply has arrived, so its
+        # connection is alive.
         assert await client.run(Script("sessions/put"), ("name",), (LARGE, "END")) == 2
         assert attempts == 2
         assert server.connections == 2
@@ -141,13 +141,13 @@ async def test_a_record_that_was_large_is_read_apart_from_small_ones(
     async with store_at(server.url, namespace="test:large") as store:
         url = f"{server.url}?namespace=test:large&deadline=20"
         async with create_session_store(url) as other:
-            await store.put(session("script"))  # else the first large one is sent twice
+            await store.put(session("script"))  # otherwise the first large one is sent twice
             assert await calls_of(lambda: store.put(session(text=LARGE))) == 1
             assert await calls_of(lambda: store.get(KEY, ctx=CTX)) == 1
-            assert await calls_of(lambda: other.get(KEY, ctx=CTX)) == 0  # not known yet
+            assert await calls_of(lambda: other.get(KEY, ctx=CTX)) == 0  # no size is known yet
             assert await calls_of(lambda: other.get(KEY, ctx=CTX)) == 1
             assert await calls_of(lambda: store.put(session(text=""))) == 0
-            assert await calls_of(lambda: other.get(KEY, ctx=CTX)) == 1  # not known yet
+            assert await calls_of(lambda: other.get(KEY, ctx=CTX)) == 1  # no size is known yet
             assert await calls_of(lambda: other.get(KEY, ctx=CTX)) == 0
             assert await store.delete(KEY, ctx=CTX)
 
@@ -190,7 +190,7 @@ async def test_large_writes_of_one_moment_are_encoded_one_at_a_time(server: Loca
             ends = await asyncio.gather(*calls, return_exceptions=True)
             assert not any(isinstance(end, Exception) for end in ends)
             assert max(encoded.values()) == 1
-            # They are running calls, which a store lets end before it closes.
+            # They are running calls, and a store lets these end before it closes.
             calls = [
                 asyncio.ensure_future(store.put(session(f"k{number}", text=LARGE)))
                 for number in range(8)

@@ -1,4 +1,4 @@
-"""The lookup of a key that many tenants hold: exact after every write, and not read on each."""
+"""Tests of the lookup of a key with many tenants: exact after every write, and not read on each."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ pytestmark = pytest.mark.anyio
 
 LIVES_MS: Final = (0, 400_000, 500_000, 600_000, 700_000)
 EXACT: Final = 64
-"""Up to this many tenants, the lookup ends with the longest-lived record, not later."""
+"""Up to this many tenants, the lookup expires with the longest-lived record, not later."""
 WHO: Final = (OWNER, "red/")
 
 
 class Tenants(ScriptRunner):
-    """Runs the scripts as any of several tenants.
+    """Runs the scripts as one of several tenants.
 
-    :param is_old: leave out what Redis 6.2 does not have.
+    :param is_old: whether to leave out commands that Redis 6.2 lacks.
     """
 
     def __init__(self, harness: RedisHarness, *, is_old: bool = False) -> None:
@@ -73,7 +73,7 @@ class Tenants(ScriptRunner):
         await self.call(scripts.DELETE, tenant, *WHO, "", "", 60_000)
 
     async def check(self, tenants: set[str]) -> None:
-        """Compare lookup and records, each with the life that the server has of it."""
+        """Compare lookup and records, each with its expiry on the server."""
         fields: dict[bytes, bytes] = await self.client.read("HGETALL", self.lookup)
         assert fields.keys() == {f"default/{tenant}".encode() for tenant in tenants}
         if not tenants:

@@ -1,4 +1,4 @@
-"""A store and several event loops: it serves one of them, and leaves no socket behind."""
+"""Tests of a store and several event loops: it serves one of them, and leaves no socket behind."""
 
 from __future__ import annotations
 

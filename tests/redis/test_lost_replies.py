@@ -1,4 +1,4 @@
-"""Requests and replies that are lost on the way: reported is actual."""
+"""Tests of lost requests and replies: the reported outcome is the actual one."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ class TestLostReplies:
         ):
 
             async def own() -> Store:
-                # Calls that share a store leave together, and would be lost together.
+                # Calls of one store are sent together, and would be lost together.
                 store = store_at(proxy.url, namespace=namespace, deadline=5)
                 return await stores.enter_async_context(store)
 
             tokens = {}
             for verb in ("put", "update_cas", "mutate", "touch", "delete", "expected"):
                 tokens[verb] = await direct.create(session(f"victim-{verb}"))
-            # The server knows every script, so that the first request is the one that runs.
+            # The server has every script, so that the first request executes one.
             await direct.put(session())
             await direct.touch(KEY, ctx=CTX)
             await direct.mutate(KEY, counted)
@@ -121,7 +121,7 @@ class TestLostReplies:
 
             proxy.before_loss = make_again
             token = await direct.create(session("victim-again"))
-            await direct.delete(KEY, ctx=CTX)  # the server knows the script
+            await direct.delete(KEY, ctx=CTX)  # the server has the script
             assert await store.delete(SessionKey("victim-again"), ctx=CTX, expected=token)
             found = await direct.get(SessionKey("victim-again"), ctx=CTX)
             assert found is not None
@@ -142,7 +142,7 @@ class TestLostReplies:
                 assert await direct.delete(key, ctx=CTX)
 
             proxy.before_loss = remove
-            await direct.create(session())  # the server knows the script
+            await direct.create(session())  # the server has the script
             assert (await store.create(session(key))).value == 1
             assert await direct.get(key, ctx=CTX) is None
 
@@ -161,7 +161,7 @@ class TestLostReplies:
 
             async def remove() -> None:
                 assert await patiently(lambda: hasty.delete(key, ctx=CTX))
-                # Longer than the deleter's own attempts may take, shorter than the creator's.
+                # Longer than the deleter's own attempts, and shorter than the creator's.
                 ends_at = loop.time() + 3 * SHORT_SECS
 
                 async def is_forgotten() -> bool:
@@ -171,7 +171,7 @@ class TestLostReplies:
 
             proxy.before_loss = remove
             await client.read("SCRIPT", "LOAD", CREATE.source)
-            with suppress(OutcomeUnknownError):  # or it is answered: 1, and gone since
+            with suppress(OutcomeUnknownError):  # or it had the reply 1
                 assert (await patient.create(session(key))).value == 1
             assert await patient.get(key, ctx=CTX) is None
 
@@ -183,7 +183,8 @@ class TestLostReplies:
             store_at(proxy.url, namespace=namespace, max_connections=8) as store,
         ):
             writers = [Writer(store, number) for number in range(8)]
-            # Calls that leave together meet one fate, so that their number says little of the line.
+            # Calls that are sent together have one fate, so their number says little about the
+            # connection.
             for _ in range(20):
                 async with asyncio.TaskGroup() as tasks:
                     for writer in writers:
@@ -223,7 +224,8 @@ class TestLostReplies:
                         assert_moved_on(conflict, found.cas)
                         refused.append(mark)
                     except OutcomeUnknownError:
-                        # The rivals wrote more than the record remembers. Honest, if not helpful.
+                        # The rivals wrote more than the operation log holds. The error is true, if
+                        # not helpful.
                         unknown.append(mark)
                     else:
                         assert cas == next_of(found.cas)
@@ -249,7 +251,7 @@ def assert_moved_on(conflict: CasConflictError, expected: Cas) -> None:
 
 
 class Writer:
-    """The only writer of its key: so it knows what each call must answer."""
+    """The only writer of its key, so it knows the result that each call must have."""
 
     def __init__(self, store: Store, number: int) -> None:
         self._store = store

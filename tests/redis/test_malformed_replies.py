@@ -1,4 +1,4 @@
-"""A port behind which something else answers: every call ends with an error of this library."""
+"""Tests of a port with another program: every call ends with an error of this library."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.anyio
 
 @asynccontextmanager
 async def answering(answer: bytes) -> AsyncIterator[str]:
-    """URL of a server that says the same to whatever is asked of it."""
+    """Yield the URL of a server that sends the same reply to every command."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         commands = hiredis.Reader()
@@ -46,7 +46,7 @@ async def answering(answer: bytes) -> AsyncIterator[str]:
                 while (command := commands.gets()) is not False:
                     writer.write(greeting_of(command) or answer)
         except ConnectionError:
-            pass  # the client has left
+            pass  # the client has disconnected
         finally:
             writer.close()
 
@@ -85,7 +85,7 @@ async def test_an_answer_of_another_shape(answer: bytes) -> None:
         assert error.__cause__ is None
     for name, error in writes.items():
         if answer == b":1\r\n" and "update_cas" in name:
-            continue  # that is the answer to it
+            continue  # the right reply to it
         assert isinstance(error, OutcomeUnknownError | DecodeError), name
 
 
@@ -163,7 +163,7 @@ SERVICES: dict[str, Call] = {
 )
 @pytest.mark.parametrize("name", SERVICES)
 async def test_an_answer_of_another_shape_to_a_service(name: str, answer: bytes) -> None:
-    """Nothing but an error of this library, or a result of sorts."""
+    """The result is an error of this library, or some result."""
     async with answering(answer) as url, store_at(url, deadline=0.5) as store:
         with suppress(SessionError):
             await SERVICES[name](store)

@@ -1,4 +1,4 @@
-"""Host names: a name server that hangs costs one thread, and addresses are tried in turn."""
+"""Tests of host names: a hanging name server costs one thread, and addresses are tried in turn."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def release(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
 
 @contextmanager
 def addresses(monkeypatch: pytest.MonkeyPatch, *found: tuple[Any, str, int]) -> Iterator[None]:
-    """The name ``many.example`` has these addresses: family, host and port."""
+    """Give the name ``many.example`` these addresses: family, host and port."""
 
     def look_up(host: Any, *args: Any, **kwargs: Any) -> Any:
         if host != "many.example":
@@ -134,7 +134,7 @@ async def test_an_address_that_is_silent_does_not_hold_up_the_next(
 
     async def sock_connect(opened: socket.socket, address: Any) -> None:
         asked.append(address[0])
-        if address[0] == "192.0.2.1":  # RFC 5737: leads nowhere
+        if address[0] == "192.0.2.1":  # RFC 5737: leads to no host
             await asyncio.Event().wait()
         await connect_there(opened, address)
 

@@ -1,4 +1,4 @@
-"""A server that cannot be used says why: the error has the cause and a code, and no secret."""
+"""Tests of an unusable server: the error has the cause and a code, and no secret."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def failure_of(store: Store, *, size: int = 10) -> SessionError:
 
 @contextmanager
 def tls_server(context: ssl.SSLContext) -> Iterator[int]:
-    """End TLS as OpenSSL does, alerts included: the loop's own servers send none."""
+    """Yield a TLS endpoint of OpenSSL, alerts included. The loop's own servers send none."""
     listener = socket.create_server(("127.0.0.1", 0))
 
     def serve() -> None:
@@ -57,7 +57,7 @@ def tls_server(context: ssl.SSLContext) -> Iterator[int]:
                         connection.recv(1)
                 except OSError:
                     while plain.fileno() >= 0 and plain.recv(1 << 16):
-                        pass  # else the alert would be lost with the connection
+                        pass  # otherwise the alert would be lost with the connection
 
     thread = threading.Thread(target=serve, daemon=True)
     thread.start()
@@ -125,7 +125,7 @@ async def test_no_tls_to_a_port_of_tls() -> None:
     with tls_server(server_context(trustme.CA(), wants_certificate=False)) as port:
         async with store_at(f"redis://{LOGIN}@127.0.0.1:{port}", deadline=2) as store:
             error = await failure_of(store)
-    # It sends an alert, or just ends the connection, as its library pleases.
+    # It sends an alert or just ends the connection, depending on its library.
     assert str(error) in (
         "the server speaks TLS on this port: use rediss://",
         "the server closed the connection before it answered",
@@ -147,7 +147,7 @@ async def test_an_http_server(scheme: str, reason: str, protocol: int) -> None:
             writer.write(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
             await reader.read(1 << 16)
         except OSError:
-            pass  # the client may go first
+            pass  # the client may disconnect first
         finally:
             writer.close()
 

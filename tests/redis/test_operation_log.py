@@ -1,4 +1,4 @@
-"""What update_cas remembers in fields of its own is found wherever it has gone."""
+"""Tests of the operation log: entries that update_cas stores in separate fields are found later."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ async def runner(request: pytest.FixtureRequest) -> AsyncIterator[WaitScriptRunn
 
 
 async def expire(runner: WaitScriptRunner) -> None:
-    """Let the record's life end, though the server still has it."""
+    """Let the record expire, although the server still has it."""
     await runner.pretend(at=1, ttl=5000)
     await runner.client.read("PERSIST", runner.record)
 
@@ -66,7 +66,7 @@ async def test_an_earlier_record_is_no_witness(runner: WaitScriptRunner, end: st
     assert not any(field[:2] == b"op" and field != b"ops" for field in await runner.fields())
     for _ in range(3):
         await runner.put()
-    await runner.client.read("HSET", runner.record, "ops", "")  # who made its versions is forgotten
+    await runner.client.read("HSET", runner.record, "ops", "")  # the log has lost its entries
     assert await runner.update(2, inc="n", age=50) == [-5]
     assert await runner.update(2, inc="n") == [-2, b"4", b"n" * 32]
 
@@ -76,7 +76,7 @@ async def test_a_rival_known_by_its_log_field_is_a_conflict_to_others(
 ) -> None:
     await runner.create()
     assert (await runner.update(1))[0] == 1
-    await runner.others(12)  # which push the rest out of the operation log
+    await runner.others(12)  # these push the rest out of the operation log
     token = [b"14", b"a" * 32]
     assert await runner.update(1, age=50) == [-2, *token]
     assert await runner.pause(1, age=50) == [-2, *token]
@@ -93,7 +93,7 @@ async def test_a_late_first_attempt_is_answered_like_its_retry(runner: WaitScrip
 
 
 GONE: Final = "+1700000000000.000"
-"""Since when an attempt may have been executed, when tombstones of then have expired."""
+"""Time since which an attempt may have been executed. Tombstones from then have expired."""
 
 
 @pytest.mark.parametrize("state", ["nothing", "session", "waiting"])
@@ -119,7 +119,7 @@ async def test_a_repeat_after_its_tombstone_has_expired_is_unknown_and_changes_n
             reply = await runner.clear(**call)
     assert reply == [-5]
     assert await runner.everything() == before
-    if state == "session":  # the version tells for certain that no attempt was executed
+    if state == "session":  # the version proves that no attempt was executed
         assert (await runner.update(at.version, **call))[0] == 1
 
 
@@ -134,7 +134,7 @@ async def test_a_repeat_that_finds_its_attempt_returns_its_result_however_long_a
 async def test_a_repeat_on_an_expired_record_names_no_scope_and_no_expiry(
     runner: WaitScriptRunner, step: str
 ) -> None:
-    """Its caller would enter it into the index for ever."""
+    """Otherwise its caller would add it to the index without an expiry."""
     at = await runner.arrange("claimed", ttl=5000)
 
     async def repeat(**call: Any) -> Any:

@@ -1,4 +1,4 @@
-"""A server that answers, but with an error: what a caller meets, and what is left behind."""
+"""Tests of a server that replies with errors: the caller's error, and the state left."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class TestServerRefuses:
             await client.read("ACL", "SETUSER", "ann", *rules)
             url = server.url.replace("://", "://ann:s3cret@")
             async with store_at(url) as store:
-                # From inside a script; it could have been from half-way through another one.
+                # From inside a script. It could have come from half-way through another one.
                 with pytest.raises(OutcomeUnknownError):
                     await store.put(session())
             assert await client.read("DBSIZE") == 0
@@ -141,7 +141,7 @@ class TestServerRefuses:
             await patient.put(session())
             if word == "MISCONF":
                 await fail_to_save(server, client)
-                # Else the server would try once more when it is told to end, and refuse to.
+                # Otherwise the server would try to save at its end again, and refuse to end.
                 afterwards.push_async_callback(client.read, *command(end))
             await client.read(*command(begin))
             before = await snapshot(client, namespace)
@@ -159,7 +159,7 @@ class TestServerRefuses:
     async def test_no_attempt_begins_after_the_deadline(
         self, server: LocalServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        # Attempts at 0, 0.1, 0.2, 0.3 and 0.4 s, of which the loop is too busy to begin the last.
+        # Attempts at 0, 0.1, 0.2, 0.3 and 0.4 s. The loop is too busy to begin the last one.
         monkeypatch.setattr(
             "greentic_session.redis.transport.attempts._pause", lambda _attempt: 0.1
         )
@@ -168,7 +168,7 @@ class TestServerRefuses:
             await warmed_up(store)
             puts = {f"put {number}": WRITES["put"] for number in range(8)}
             call_later = asyncio.get_running_loop().call_later
-            # Refused each time, and not sent once more for the caller to wonder about.
+            # Refused each time, and not sent once more with an unknown outcome.
             await refused_for_certain(
                 store, puts, "NOREPLICAS", before=lambda: call_later(0.39, time.sleep, 0.07)
             )
@@ -181,7 +181,7 @@ class TestServerRefuses:
             await quick.put(session())
             endless = asyncio.create_task(hog.read("EVAL", "while true do end", 0))
             try:
-                while True:  # until a call hangs: the server is at it
+                while True:  # until a call hangs, so the server is executing it
                     call = asyncio.create_task(patient.put(session()))
                     if not (await asyncio.wait([call], timeout=0.05))[0]:
                         break
@@ -203,10 +203,10 @@ class TestServerRefuses:
 async def refused_for_certain(
     store: Store, calls: dict[str, Call], word: str, before: Callable[[], object] = bool
 ) -> None:
-    """Check that writes to a server that answers ``word`` fail, and that callers know they did.
+    """Check that writes to a server that replies ``word`` fail with a certain outcome.
 
-    An attempt that the deadline cuts off is one whose outcome nobody knows; a busy machine may do
-    that to all of them at once, but not again and again.
+    An attempt that the deadline interrupts has an unknown outcome. A busy machine may cause that
+    for all of them at once, but not repeatedly.
     """
     for _ in range(5):
         before()
@@ -220,7 +220,7 @@ async def refused_for_certain(
 
 
 async def fail_to_save(server: LocalServer, client: RedisClient) -> None:
-    """Make the last snapshot a failed one: where its file would go, there is a folder."""
+    """Make the last snapshot fail: there is a folder at the path of its file."""
     (server.folder / "dump.rdb" / "in the way").mkdir(parents=True)
     await client.read("BGSAVE")
     await until_async(lambda: saving_failed(client))

@@ -1,4 +1,4 @@
-"""Attempts at one call that are far apart: others wrote between them, or the first is the last."""
+"""Tests of attempts of one call with a long gap: other writes between them, or only one."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ async def test_a_create_that_was_refused_is_not_made_by_its_first_attempt(
     namespace = f"test:{uuid4().hex}"
     deadline = 1.5
     async with (
-        # It arrives when the call is over: an attempt has half of the deadline, the next the rest.
+        # It arrives after the call's end: an attempt has half of the deadline, the next the rest.
         FaultProxy(server.port, in_turn(Fate.DELAY), delay_secs=deadline) as proxy,
         store_at(server.url, namespace=namespace) as direct,
         store_at(proxy.url, namespace=namespace, deadline=deadline) as store,

@@ -1,6 +1,7 @@
-"""What a cancelled caller had asked for, and comes late: it is given back all the same.
+"""Tests of a cancelled caller's late grant: it is released all the same.
 
-By another connection, that might come first; and what was granted would be nobody's for a lease.
+On another connection the release might arrive first. The grant would then have no holder for a
+whole lease.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ pytestmark = pytest.mark.anyio
 ANN: Final = TenantCtx(tenant_id="acme", user_id="ann")
 DELAY_SECS: Final = 0.3
 STALLED_SECS: Final = 0.03
-"""After so long without an answer, a connection is passed over for another."""
+"""Time in seconds without a reply after which a connection is replaced by another."""
 
 
 async def hold(store: AsyncSessionStore[Any], name: str) -> None:
@@ -99,7 +100,7 @@ async def test_what_comes_late_is_given_back(server: LocalServer, prepare: Act, 
         store_at(proxy.url, namespace=namespace) as far,
     ):
         await prepare(near, "other")
-        await grant(near, "other")  # so that the server knows the scripts
+        await grant(near, "other")  # so that the server has the scripts
         while proxy.connections < 2:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(far.get(SessionKey(next(names)), ctx=CTX))
@@ -113,9 +114,9 @@ async def test_what_comes_late_is_given_back(server: LocalServer, prepare: Act, 
             await asyncio.sleep(STALLED_SECS)
             asking.cancel()
             await asyncio.wait((asking,))
-            if asking.cancelled():  # else the machine was too slow to do so in time
+            if asking.cancelled():  # otherwise the machine was too slow
                 break
-        await asyncio.sleep(1.2 * DELAY_SECS)  # it comes no later
+        await asyncio.sleep(1.2 * DELAY_SECS)  # it does not arrive later
         async with asyncio.timeout(10):
             await grant(near, name)
 
@@ -134,12 +135,12 @@ async def test_what_was_asked_for_twice_and_comes_late_is_given_back(server: Loc
         Proxy(server.port, late, delay_secs=4 * SHORT_SECS) as proxy,
         store_at(proxy.url, namespace=namespace, deadline=SHORT_SECS) as far,
     ):
-        await hold(near, "other")  # so that the server knows the scripts
+        await hold(near, "other")  # so that the server has the scripts
         assert isinstance(far, SupportsLocks)
         locks = far.lock_backend()
         for _ in range(2):
             with pytest.raises(OutcomeUnknownError):
                 await locks.call().acquire(bid)
         assert await locks.call().release(bid.ref, 0) is False
-        await asyncio.sleep(4.5 * SHORT_SECS)  # it comes no later
+        await asyncio.sleep(4.5 * SHORT_SECS)  # it does not arrive later
         assert await SessionLocks(near).holder(KEY) is None

@@ -1,4 +1,4 @@
-"""A script's header, the function that builds its arguments and the locals it binds agree."""
+"""Tests that a script's header, its argument function and the locals that it binds agree."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _BOUND: Final = re.compile(r"^local ([\w, ]+) = ((?:ARGV\[\d+\](?:, )?)+)$", re.
 
 
 class Header(NamedTuple):
-    """What the header of an entry file says of ARGV.
+    """The ARGV section of an entry file's header.
 
-    :ivar first: the first number that is the script's own. Those before are the same for all
-        scripts of a subject, and the code that runs them adds these.
-    :ivar names: in order.
-    :ivar rest: names of what follows the numbered ones, any number of times.
+    :ivar first: the first number that is the script's own. The earlier numbers are the same for all
+        scripts of a subject, and the code that runs the scripts adds them.
+    :ivar names: names of the numbered arguments, in order.
+    :ivar rest: names of the arguments after the numbered ones, repeated any number of times.
     """
 
     first: int
@@ -68,7 +68,7 @@ def header_of(entry: str) -> Header:
 def bound(source: str, first: int) -> list[str]:
     """Return the names of the locals that a script binds to its own part of ARGV, in order.
 
-    :raises ValueError: if one is bound twice, or left out.
+    :raises ValueError: if a number is bound twice or left out.
     """
     pairs = [
         (int(number), name)
@@ -84,7 +84,7 @@ def bound(source: str, first: int) -> list[str]:
 
 
 def disagreements(entry: str, source: str, parameters: list[str]) -> list[str]:
-    """Say where an entry file, the script with its library texts, and the parameters differ."""
+    """Return the differences of an entry file, its complete script, and the parameters."""
     header = header_of(entry)
     locals_ = bound(source, header.first)
     found = []

@@ -1,4 +1,4 @@
-"""The master that Sentinel names: failovers, and what they cost at each durability."""
+"""Tests of the master that Sentinel names: failovers, and their effect at each durability."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ async def test_what_the_sentinels_do_not_know_is_said(
 
 
 async def test_a_write_whose_reply_was_lost_is_confirmed_too(rig: SentinelRig) -> None:
-    """WAIT covers its own connection's writes. So a retry answered from the log writes as well."""
+    """WAIT covers its own connection's writes, so a retry answered from the log writes as well."""
     namespace = f"test:{uuid4().hex}"
     master, replicas = await rig.master(), await rig.replicas()
     query = f"namespace={namespace}&acks=2"
@@ -125,7 +125,7 @@ async def test_a_write_whose_reply_was_lost_is_confirmed_too(rig: SentinelRig) -
         create_session_store(f"{proxy.url}?{query}&deadline=1.5") as hasty,
         store_of(rig, namespace=namespace) as direct,
     ):
-        await direct.create(numbered(SessionKey("other"), 1))  # the server knows the script
+        await direct.create(numbered(SessionKey("other"), 1))  # the server has the script
         cas = await lossy.create(numbered(SessionKey("victim-confirmed"), 1))
         assert cas.value == 1
         assert lossy.statistics().retries == 1
@@ -143,7 +143,7 @@ async def test_a_write_whose_reply_was_lost_is_confirmed_too(rig: SentinelRig) -
 
 
 async def test_reads_do_not_wait_for_replicas(rig: SentinelRig) -> None:
-    """WAIT holds up its connection: so it has one of its own."""
+    """WAIT blocks its connection, so it has a separate one."""
     async with store_of(rig, acks=1, deadline=8, max_connections=1) as store:
         key, other = SessionKey("read"), SessionKey("written")
         await store.create(numbered(key, 1))
@@ -175,7 +175,7 @@ async def test_a_full_master_does_not_turn_a_confirmed_retry_into_a_refusal(
             key = SessionKey(f"victim-{ttl}")
             session = msgspec.structs.replace(numbered(key, 1), ttl_secs=ttl)
             await direct.create(session)
-            await direct.put(session)  # the server knows the script
+            await direct.put(session)  # the server has the script
 
             async def fill() -> None:
                 await master.ask("CONFIG", "SET", "maxmemory", "1")

@@ -1,4 +1,4 @@
-"""The master that a store follows when its sentinels disagree, are behind, or do not answer."""
+"""Tests of the master that a store follows when sentinels disagree, are behind, or are silent."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.timeout(150)]
 OLD: Final = ("127.0.0.1", 1001)
 NEW: Final = ("127.0.0.1", 1002)
 LONG_SECS: Final = 60.0
-"""A deadline whose quarter, the limit of one question, is longer than the tests wait."""
+"""Deadline in seconds. Its quarter, the limit of one query, is longer than the tests wait."""
 PATIENCE_SECS: Final = 10.0
 STORES: Final = 40
 
@@ -76,14 +76,14 @@ async def test_the_report_to_follow(
 
 
 class Trial:
-    """A topology with fake sentinels, asked without a server that they name."""
+    """A topology with fake sentinels, queried without a server that they name."""
 
     def __init__(self, topology: SentinelTopology, fakes: list[FakeSentinel]) -> None:
         self.fakes: Final = fakes
         self._topology: Final = topology
 
     async def master(self) -> Any:
-        """Ask the sentinels, and return the address of the master."""
+        """Query the sentinels, and return the address of the master."""
         loop = asyncio.get_running_loop()
         await self._topology.refresh(loop.time() + PATIENCE_SECS)
         server = await self._topology.locate(None, loop.time() + PATIENCE_SECS)
@@ -206,7 +206,7 @@ async def ask_deposed(node: Node, *command: str) -> Any:
 async def depose(rig: SentinelRig) -> Node:
     """Cut the master off from sentinels and replicas, and wait until there is another.
 
-    It goes on to serve the account of the stores, as behind a partition.
+    It still serves the account of the stores, as behind a partition.
     """
     before = await rig.master()
     await before.ask("ACL", "SETUSER", "default", "off")
@@ -230,7 +230,7 @@ async def deposed() -> AsyncIterator[tuple[SentinelRig, Node, FakeSentinel]]:
 
 
 def url_of(rig: SentinelRig, ports: list[int], **options: object) -> str:
-    """The address of a rig, with sentinels at these ports."""
+    """Return the URL of a rig, with sentinels at these ports."""
     hosts = ",".join(f"127.0.0.1:{port}" for port in ports)
     query = "&".join(f"{name}={value}" for name, value in options.items())
     return f"redis+sentinel://app:pw@{hosts}/{rig.NAME}?{query}"
@@ -258,7 +258,7 @@ async def test_stores_that_open_after_a_failover_do_not_write_to_the_deposed_mas
         assert await ask_deposed(before, "KEYS", f"{namespace}:*") == []
         master = await rig.master()
         assert len(await master.ask("KEYS", f"{namespace}:*")) >= STORES
-        assert behind.asked >= STORES  # it was heard, and not followed
+        assert behind.asked >= STORES  # its reply was read but not followed
 
 
 async def test_a_pause_of_the_new_master_does_not_lead_a_store_back_to_the_deposed_one() -> None:
@@ -267,7 +267,7 @@ async def test_a_pause_of_the_new_master_does_not_lead_a_store_back_to_the_depos
         url = url_of(rig, ports, namespace=f"test:{uuid4().hex}", deadline=8)
         async with create_session_store(url) as store:
             cas = await store.create(numbered(SessionKey("kept"), 1))
-            # The partition grows: only the sentinel that is behind it answers.
+            # The partition grows, and only the sentinel that is behind it answers.
             paused = [await rig.master(), *rig.sentinels]
             for node in paused:
                 rig.pause(node)
@@ -298,5 +298,5 @@ async def test_a_master_that_has_lost_its_replicas_is_left_for_its_successor(
             await store.create(numbered(SessionKey("before"), 1))
             before = await depose(rig)
             await store.create(numbered(SessionKey("after"), 1))
-            assert await ask_deposed(before, "ROLE")  # which is there and would answer reads
+            assert await ask_deposed(before, "ROLE")  # it is up and would answer reads
             assert await store.get(SessionKey("after"), ctx=CTX) is not None

@@ -1,4 +1,4 @@
-"""A server that is killed, stopped or not there, and loops that end before the store does."""
+"""Tests of a server that is killed, paused or absent, and of loops that end before the store."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class TestServerGone:
         async with store_at(server.url, deadline=SHORT_SECS) as store:
             await warmed_up(store)
             server.kill()
-            for _ in range(2):  # on connections that are dead, then on none
+            for _ in range(2):  # on dead connections first, then on none
                 for name, error in (await ended(store, READS, deadline=SHORT_SECS)).items():
                     assert type(error) is StoreUnavailableError, name
                 for name, error in (await ended(store, WRITES, deadline=SHORT_SECS)).items():
@@ -79,7 +79,7 @@ class TestServerGone:
             crowd = Crowd(hasty, random.Random(SEED))
             await Crowd(calm, random.Random(SEED)).arrive()
             first = await calm.put(session())
-            # A stopped server accepts connections and says nothing on them.
+            # A paused server accepts connections and sends nothing on them.
             with stopped(server):
                 for name, error in (await ended(hasty, READS, deadline=SHORT_SECS)).items():
                     assert type(error) is StoreUnavailableError, name
@@ -92,7 +92,7 @@ class TestServerGone:
                 assert error.code == "timeout"
             for _ in range(20):
                 await asyncio.gather(patiently(crowd.get), patiently(crowd.get_many))
-            # Each attempt at the put may have reached the server: together they did it once.
+            # Each attempt at the put may have reached the server. Together they did it once.
             found = await calm.get(KEY)
             assert found is not None
             assert found.cas in (first, next_of(first))
@@ -112,8 +112,8 @@ assert store.statistics().connections == 0
 
 
 def test_a_store_that_outlives_its_loop_works_and_closes_in_the_next(valkey_url: str) -> None:
-    # In a process of its own: what the first loop left open is nobody's to close any more, and
-    # Python's warnings of it would come up in some later test.
+    # In a process of its own, because no code can close the first loop's sockets any more. Python's
+    # warnings about them would appear in a later test.
     subprocess.run([sys.executable, "-c", THREE_LOOPS, valkey_url], check=True)
 
 

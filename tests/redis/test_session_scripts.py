@@ -1,4 +1,4 @@
-"""The scripts by themselves: a call made again under its operation id is answered, not repeated."""
+"""Tests of the session scripts alone: a retry under its operation id is answered, not repeated."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def runner(request: pytest.FixtureRequest) -> AsyncIterator[WaitScriptRunn
 
 class TestScripts:
     async def prepared(self, runner: ScriptRunner, name: str) -> Callable[..., Awaitable[Any]]:
-        """The call of that name, on a record if it needs one."""
+        """Return the call of that name, on a record if it needs one."""
         if name not in ("create", "put over nothing"):
             assert (await runner.create(inc="a"))[0] == 1
         verb = REPEATED[name.removesuffix(" over nothing")]
@@ -53,7 +53,7 @@ class TestScripts:
         assert first[0] == 1
         before = await runner.everything()
         again = await call(age=age)
-        # A delete keeps no token to answer with, and nobody asks for one.
+        # A delete keeps no token to return, and no caller needs one.
         assert (again[0], again[3]) == (1, first[3]) if name[:6] == "delete" else again == first
         assert await runner.everything() == before
 
@@ -78,7 +78,7 @@ class TestScripts:
     ) -> None:
         call = await self.prepared(runner, name)
         assert (await call())[0] == 1
-        if name == "update_cas":  # which only its like push out
+        if name == "update_cas":  # only entries of the same kind push it out
             for version in range(2, 14):
                 assert (await runner.update(version))[0] == 1
         else:
@@ -94,7 +94,7 @@ class TestScripts:
         call = await self.prepared(runner, name)
         await runner.others(12)
         await runner.age()
-        # All entries of the log are older than the first attempt, so that one never arrived.
+        # All entries of the log are older than the first attempt, so that attempt never arrived.
         assert (await call(age=5))[0] == 1
 
     async def test_a_refusal_is_certain_while_the_operation_log_would_know(
@@ -112,7 +112,7 @@ class TestScripts:
         await runner.others(12)
         before = await runner.everything()
         assert await runner.update(2, age=50) == [-2, b"15", b"a" * 32]
-        # Who made version 4 nobody remembers: it may have been the first attempt.
+        # The log no longer shows which call made version 4. It may have been the first attempt.
         assert await runner.update(3) == [-2, b"15", b"a" * 32]
         assert await runner.update(3, age=50) == [-5]
         assert await runner.everything() == before
@@ -122,7 +122,7 @@ class TestScripts:
     ) -> None:
         assert await runner.update(1) == [-2, b"0", b""]
         assert (await runner.update(1, age=50))[0] == -5
-        # Had it been created by the earlier attempt, it could have lived and died since.
+        # A session created by the earlier attempt could have expired since.
         assert await runner.create(ttl=50, age=50) == [-5]
         assert await runner.put(ttl=49, age=50) == [-5]
         assert await runner.everything() == {}
@@ -162,7 +162,7 @@ class TestScripts:
         assert over[:3] == [1, b"2", b"b" * 32]
         await runner.delete()
         assert await runner.put(inc="b", op="born", age=50) == born
-        # The record it wrote to is gone, and with it the incarnation.
+        # The record that it wrote to is gone, and so is the incarnation.
         assert await runner.put(inc="x", op="over", age=50) == [-5]
         await runner.create(inc="n")
         before = await runner.everything()
@@ -198,7 +198,7 @@ class TestScripts:
         assert await runner.touch(5000, ANYBODY) == [-4]
         assert await runner.delete(who=ANYBODY) == [-4]
         assert await runner.everything() == before
-        # The other tenant's record has expired: its field is no more than a trace.
+        # The other tenant's record has expired, so its field is only a trace.
         await runner.client.read("HSET", runner.lookup, "default/globex", "1")
         assert (await runner.touch(5000, ANYBODY))[0] == 1
         assert await runner.client.read("HKEYS", runner.lookup) == [FIELD.encode()]
@@ -245,7 +245,7 @@ class TestScripts:
 
 
 class TestSessionsThatWait:
-    """What the plain scripts do to a wait and a claim, and what becomes of a claimed record."""
+    """The effect of the plain scripts on waits, claims and claimed records."""
 
     @pytest.mark.parametrize("name", ["put", "update_cas", "touch"])
     async def test_a_write_tells_where_the_session_waits_and_leaves_it_there(
@@ -328,7 +328,7 @@ class TestSessionsThatWait:
         await runner.pretend(at=1)
         await runner.run_out()
         await runner.client.read("PERSIST", runner.record)
-        # Its life is over as well, though the server still has it.
+        # It has expired as well, although the server still has it.
         before = await runner.everything()
         assert await runner.claim("second") == [0]
         assert await runner.clear() == [0]
@@ -385,7 +385,7 @@ class TestSessionsThatWait:
 
 
 async def expires_ms(runner: ScriptRunner) -> int:
-    """When the record expires, as the server, the lookup and the lookup's own life have it."""
+    """Return the record's expiry, as the server, the lookup and the lookup's own expiry have it."""
     field = int(await runner.client.read("HGET", runner.lookup, FIELD))
     for name in (runner.record, runner.lookup):
         at_ms = int(await runner.client.read("PEXPIRETIME", name))

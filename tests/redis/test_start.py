@@ -1,4 +1,4 @@
-"""A server that starts: it reads what it kept, and is asked how it treats sessions."""
+"""Tests of a server that starts: it loads its data, and reports its settings for sessions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 def slow_starter() -> Iterator[LocalServer]:
-    """A server that keeps what it was told, and takes 10 ms to read each record of it."""
+    """Yield a server that keeps its data, and takes 10 ms to load each record of it."""
     options = ("--key-load-delay", "10000", "--loading-process-events-interval-bytes", "1024")
     with LocalServer(valkey_binary(), options, durable=True) as server:
         yield server
@@ -47,7 +47,7 @@ async def test_a_server_that_is_loading_is_waited_for(slow_starter: LocalServer)
         store_at(slow_starter.url, namespace=namespace, deadline=0.1) as hasty,
     ):
         tokens = await asyncio.gather(*(patient.create(session(key)) for key in keys))
-        # A snapshot, which is read key by key; what follows it is read command by command.
+        # A snapshot, which is read key by key. The commands after it are read one by one.
         async with control(slow_starter) as client:
             await client.read("BGREWRITEAOF")
 

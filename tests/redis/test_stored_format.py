@@ -1,4 +1,4 @@
-"""What stands in Redis, byte by byte: a change here breaks running deployments."""
+"""Tests of the stored format in Redis, byte by byte. A change breaks running deployments."""
 
 from __future__ import annotations
 
@@ -66,12 +66,12 @@ async def harness(valkey_url: str) -> AsyncIterator[RedisHarness]:
 
 
 def _marks(ring: bytes) -> list[str]:
-    """The marks of a ring's entries, the newest first, but for one that was cut off."""
+    """Return the operation ids of a log, the newest first, without one that was cut off."""
     return [entry.split(":")[3] for entry in ring.decode().split(";")[:-1]]
 
 
 class Raw:
-    """Reads the namespace as ``redis-cli`` would."""
+    """Reads the namespace as ``redis-cli`` does."""
 
     def __init__(self, harness: RedisHarness) -> None:
         self.harness = harness
@@ -122,7 +122,7 @@ async def test_what_an_earlier_release_wrote_is_read(harness: RedisHarness) -> N
     assert found is not None
     assert (found.cas.value, found.session.cursor) == (7, BARE.cursor)
     assert found.session.updated_at == datetime.fromtimestamp(1_700_000_000, UTC)
-    # A record without a ring, as another writer may have left it, is written over all the same.
+    # A record without an operation log, as of another writer, can be overwritten all the same.
     assert (await store.update_cas(BARE, found.cas)).value == 8
 
 
@@ -252,7 +252,7 @@ async def test_the_lookup_follows_the_tenant_that_stays(harness: RedisHarness, g
         assert 0 < await raw.ttl_ms("lookup:{k}") <= 100_000
         return
     await harness.advance(100)
-    # Fields of expired records go when another comes or goes, or its life is cut short.
+    # Fields of expired records are removed with another write, or when its lifetime is shortened.
     await store.touch(BARE.key, 150, ctx=TenantCtx(tenant_id="globex"))
     assert set(await raw.hash("lookup:{k}")) == {"default/globex"}
     await harness.advance(150)

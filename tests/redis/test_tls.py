@@ -1,4 +1,4 @@
-"""``rediss://``: certificates are checked, unless told otherwise."""
+"""Tests of ``rediss://``: certificates are verified, unless configured otherwise."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @asynccontextmanager
 async def tls_in_front_of(socket_url: str, authority: trustme.CA) -> AsyncIterator[int]:
-    """End TLS on a port of loopback and pass the bytes on to a unix socket."""
+    """Terminate TLS on a loopback port and forward the bytes to a unix socket."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("localhost").configure_cert(context)
 
@@ -29,7 +29,7 @@ async def tls_in_front_of(socket_url: str, authority: trustme.CA) -> AsyncIterat
                 writer.write(data)
                 await writer.drain()
         except OSError:
-            pass  # either side may go first
+            pass  # either side may disconnect first
         finally:
             writer.close()
 

@@ -1,4 +1,4 @@
-"""A record of which a field is not of its type: each verb says so, and a delete removes it."""
+"""Tests of a record with a field of the wrong type: verbs report it, a delete removes it."""
 
 from __future__ import annotations
 
@@ -79,9 +79,9 @@ async def test_an_unreadable_record_is_named_by_each_verb_and_stays_as_it_is(
         "touch by lookup": lambda store: store.touch(KEY),
         "delete by lookup": lambda store: store.delete(KEY),
     }
-    if field != "cas":  # which says nothing about whether there is a session
+    if field != "cas":  # the reply does not show whether there is a session
         calls["create"] = lambda store: store.create(session())
-    if field != "lease":  # which says nothing about the session
+    if field != "lease":  # the reply shows nothing about the session
         calls |= {
             "get": lambda store: store.get(KEY, ctx=CTX),
             "get_many": lambda store: store.get_many([KEY], ctx=CTX),

@@ -1,4 +1,4 @@
-"""What ``scripts/soak`` runs: the suite's own machinery, for as long as a night allows.
+"""The runs of ``scripts/soak``: the suite's own tools, for many hours.
 
-A module per subject, with coroutines of the kind ``report.Soak``, which ``catalogue`` lists.
+A module per subject has coroutines of the kind ``report.Soak``, which ``catalogue`` lists.
 """

@@ -1,4 +1,4 @@
-"""The runs of the soak, by name, and how much each does in a night."""
+"""The runs of the soak by name, with the amount of work of each per night."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ __all__ = ["RUNS", "Run"]
 class Run(NamedTuple):
     """One of the runs.
 
-    :ivar nightly: how many units a whole night does.
-    :ivar unit: of what.
-    :ivar soak: does them.
+    :ivar nightly: number of units in a whole night.
+    :ivar unit: name of the unit.
+    :ivar soak: coroutine of the run.
     """
 
     nightly: int

@@ -1,4 +1,4 @@
-"""Servers and workers that are killed: what was acknowledged stays, and waits resume once."""
+"""Kills of servers and workers: acknowledged writes stay, and waits resume once."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 DURABLE: Final = ("--appendonly", "yes", "--appendfsync", "always")
 WRITERS: Final = 8
 KEYS: Final = [SessionKey(f"key-{number}") for number in range(16)]
-"""So many that no key is written more often than its record remembers while a call is repeated."""
+"""Limit that keeps a key's writes within its operation log while a call is retried."""
 WAITS: Final = 2000
 WORKERS: Final = 8
 KILLS: Final = 16
@@ -51,7 +51,7 @@ async def restarts(report: Report) -> None:
 
 
 async def _restarted(server: LocalServer, report: Report) -> History:
-    """What the writers on a server were told that was killed in their midst."""
+    """Return the results of the writers on a server that is killed meanwhile."""
     history = History()
     over = asyncio.Event()
     namespace = f"soak:{uuid4().hex}"
@@ -67,7 +67,7 @@ async def _restarted(server: LocalServer, report: Report) -> History:
             for number in range(WRITERS)
         ]
         try:
-            await asyncio.sleep(report.dice(report.count).uniform(0.005, 0.06))  # in their midst
+            await asyncio.sleep(report.dice(report.count).uniform(0.005, 0.06))  # while they write
             server.kill()
             killed_at = len(history.operations())
             await asyncio.to_thread(server.start)
@@ -97,7 +97,7 @@ async def _write(
 
 
 async def resumes(report: Report) -> None:
-    """Let workers race for waits, and kill them in their turns: each wait has one turn."""
+    """Let workers race for waits, and kill them in their turns. Each wait has one turn."""
     with LocalServer(valkey_binary()) as server:
         while not report.is_over:
             waits = min(WAITS, report.wanted - report.count)
@@ -111,7 +111,7 @@ async def resumes(report: Report) -> None:
                 race = Race(harness, orders, kills=min(KILLS, max(1, waits // 100)))
                 await race.run(workers=WORKERS)
                 try:
-                    with redirect_stdout(io.StringIO()):  # what it prints is told below
+                    with redirect_stdout(io.StringIO()):  # its output is reported below
                         await field.assert_resumed_once_each(race)
                 except AssertionError as error:
                     report.losses.append(f"seed {seed}: {error}")

@@ -1,4 +1,4 @@
-"""Messages of many sessions, under workers that are killed: per session in order, each once."""
+"""Messages of many sessions, with killed workers: in order and once per session."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 SESSIONS: Final = 500
 MOST: Final = 1_000_000
-"""In one piece, as far as a night's count goes."""
+"""In one piece, up to the count of a night."""
 
 
 async def fifo(report: Report) -> None:

@@ -1,4 +1,4 @@
-"""Histories of many clients have an order; and the checkers that say so see what is wrong."""
+"""Histories of many clients have an order, and the checkers detect planted flaws."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ FATES: Final = tuple(fate for fate in Fate if fate is not Fate.PASS)
 
 
 async def in_memory(report: Report) -> None:
-    """Histories in memory, with cancelled clients."""
+    """Check histories in memory, with cancelled clients."""
     async with create_session_store("memory://") as store:
         await _play(report, Clients([store], store, cancels=0.1))
 
 
 async def on_valkey(report: Report) -> None:
-    """Histories over bad lines to a server, with cancelled clients."""
+    """Check histories over faulty connections to a server, with cancelled clients."""
     schedule = at_random(report.seed, 0.06, FATES)
     namespace = f"soak:{uuid4().hex}"
     with LocalServer(valkey_binary(), tcp=True) as server:
@@ -68,7 +68,7 @@ async def _play(report: Report, clients: Clients) -> None:
 
 
 async def of_checkers(report: Report) -> None:
-    """Planted violations, and as many right histories: each checker must tell them apart."""
+    """Check planted violations and as many correct histories. Each checker must tell them apart."""
     dice = report.dice()
     for flaw in cycle(Flaw):
         if report.is_over:

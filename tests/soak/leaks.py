@@ -1,4 +1,4 @@
-"""Sessions and waits that end by their lives or are removed: nothing is left of them."""
+"""Sessions and waits that expire or are removed leave nothing behind."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 AT_ONCE: Final = 250
 LIFE_SECS: Final = 3600.0
 LONGER_THAN_ANY_MEMORY_SECS: Final = 3 * 86_400.0
-"""Completed events are known for a day, at least for as long as their session lives."""
+"""Completed events are known for a day, and at least for the lifetime of their session."""
 
 
 async def in_memory(report: Report) -> None:
-    """Lives that end, in memory."""
+    """Let sessions expire, in memory."""
     while not report.is_over:
         async with MemoryHarness() as harness:
             await _live_and_end(report, harness)
 
 
 async def on_valkey(report: Report) -> None:
-    """Lives that end, on a server."""
+    """Let sessions expire, on a server."""
     with LocalServer(valkey_binary()) as server:
         while not report.is_over:
             async with RedisHarness(server.url) as harness:

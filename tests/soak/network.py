@@ -1,4 +1,4 @@
-"""Callers that are cancelled, and lines that break: no reply is crossed, no conflict is false."""
+"""Cancelled callers and broken connections: no reply is crossed, no conflict is false."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 CALLERS: Final = 64
 WRITERS: Final = 64
-"""Each with a store and a line of its own, so that a fault is met by one call."""
+"""Each has a store and a connection of its own, so that a fault affects one call."""
 
 
 async def cancellations(report: Report) -> None:
-    """Cancel callers at every step; each of the others gets its own reply and nothing is left."""
+    """Cancel callers at every step. All others get their own replies, and nothing is left."""
     with LocalServer(valkey_binary()) as server:
         async with (
             store_at(server.url, namespace=f"soak:{uuid4().hex}", max_connections=2) as store,
@@ -55,14 +55,14 @@ async def cancellations(report: Report) -> None:
             report.expect(seen.connections <= 2, f"{seen.connections} connections are open")
 
             async def closed_what_was_left() -> bool:
-                # The store's own two and this one's: the server needs a moment to notice.
+                # The two of the store and the one of this run. The server needs a moment to notice.
                 return len((await client.read("CLIENT", "LIST")).splitlines()) <= 3
 
             await until_async(closed_what_was_left)
 
 
 async def faults(report: Report) -> None:
-    """Break lines; lone writers, who know what each call must answer, are told just that."""
+    """Break connections of single writers, and check that each call gets its one correct result."""
     namespace = f"soak:{uuid4().hex}"
     with LocalServer(valkey_binary(), tcp=True) as server:
         async with (
@@ -85,12 +85,13 @@ async def faults(report: Report) -> None:
                     try:
                         await writer.write(1)
                     except (OutcomeUnknownError, StoreUnavailableError) as error:
-                        # Honest: on a slow machine, no attempt came through before the deadline.
+                        # A true report: on a slow machine, no attempt succeeded before the
+                        # deadline.
                         report.tally[type(error).__name__] += 1
                         found = await direct.get(writer.key, ctx=CTX)
                         writer.cas = found.cas if found else None
                     except (AssertionError, SessionError) as error:
-                        report.losses.append(f"{writer.key}: told what was not so: {error!r}")
+                        report.losses.append(f"{writer.key}: false result: {error!r}")
                         return
                     report.count = report.faults = proxy.faults
 

@@ -1,4 +1,4 @@
-"""What a run of the soak is told, and what it tells."""
+"""The input and the report of a soak run."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any, Final, final
 
 @final
 class Report:
-    """What has come of a run so far; it is printed also if the run is interrupted.
+    """The results of a run so far. They are printed even if the run is interrupted.
 
-    :param seed: of the whole soak.
-    :param wanted: how many of its units the run is to do.
-    :ivar count: how many it has done.
-    :ivar faults: how many faults it has met.
-    :ivar losses: violations and losses, in words; a run without any has passed.
-    :ivar tally: whatever else is worth knowing.
+    :param seed: seed of the whole soak.
+    :param wanted: number of units that the run must do.
+    :ivar count: number of units done.
+    :ivar faults: number of faults so far.
+    :ivar losses: texts about violations and losses. A run without any has passed.
+    :ivar tally: other counts of interest.
     """
 
     def __init__(self, seed: int, wanted: int) -> None:
@@ -29,7 +29,7 @@ class Report:
         self.tally: Counter[str] = Counter()
 
     def dice(self, name: object = "") -> random.Random:
-        """Dice of this seed; those of different names fall differently."""
+        """Return random choices for this seed and name. Different names give different choices."""
         return random.Random(f"{self.seed} {name}")
 
     @property
@@ -43,4 +43,4 @@ class Report:
 
 
 Soak = Callable[[Report], Coroutine[Any, Any, None]]
-"""Does ``report.wanted`` of something, and says in the report what came of it."""
+"""Does ``report.wanted`` units, and records the results in the report."""

@@ -1,4 +1,4 @@
-"""The soak does what it says, at a tiny share; and says so when something is lost."""
+"""Tests of the soak with a tiny share, and of its report of a loss."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 SCRIPT = Path(__file__).parents[2] / "scripts" / "soak.py"
 LINE = re.compile(r"^([a-z-]+): ([0-9,]+) .+, ([0-9,]+) faults met, 0 violations or losses, .* s")
 OWN_TESTS = ("histories-valkey", "resumes", "failovers-sentinel", "failovers-cluster")
-"""Runs that take too long together. Histories over bad lines and waits are tested elsewhere."""
+"""Runs that take too long together.
+
+Other tests cover histories over faulty connections, and waits.
+"""
 GATES = {
     "cancellations": 20_000,
     "wire-faults": 2_000,
@@ -33,7 +36,7 @@ GATES = {
     "leftovers-memory": 2_000,
     "leftovers-valkey": 2_000,
 }
-"""How much each change has to pass; histories, checkers and waits have tests of their own."""
+"""Share for each change. Histories, checkers and waits have tests of their own."""
 
 
 def command(*arguments: object) -> list[str]:
@@ -60,7 +63,7 @@ def test_every_run_does_its_share() -> None:
         assert int(line[3].replace(",", "")) > 0 or line[1].startswith(("leftovers", "histories"))
 
 
-@pytest.mark.timeout(240)  # seconds; a tenth of that is needed where nothing else runs
+@pytest.mark.timeout(240)  # seconds, ten times what an idle machine needs
 @pytest.mark.anyio
 @pytest.mark.parametrize("name", GATES)
 async def test_the_gate_of_every_change(name: str) -> None:
@@ -72,7 +75,7 @@ async def test_the_gate_of_every_change(name: str) -> None:
 
 
 def be_interrupted() -> None:
-    """Undo what a shell does to those it has in the background, and to all that they start."""
+    """Undo a shell's signal settings for background processes and their children."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 

@@ -1,7 +1,7 @@
 """Writers, admitters, workers and registrars that remember what a store acknowledged to them.
 
-Each thing has one writer, which counts upwards. So what is stored may be newer than what was
-acknowledged, and never older.
+Each record has one writer, which counts upwards. A stored value may be newer than the acknowledged
+one, but never older.
 """
 
 from __future__ import annotations
@@ -46,21 +46,21 @@ REGISTRARS: Final = 2
 TRIES: Final = 6
 AT_ONCE: Final = 32
 LEASE_SECS: Final = 2.0
-"""Of a turn whose grant was lost: others get its messages after that time."""
+"""Lease in seconds. If a grant's reply is lost, other workers get the messages after it."""
 PATIENCE_SECS: Final = 40.0
 _PAUSE_SECS: Final = 0.004
 
 
 class Acknowledged:
-    """Those that use a store, and what it acknowledged.
+    """The clients of a store, and the writes that it acknowledged.
 
-    :param store: which half of them use.
-    :param hasty: which the others use. It has a short deadline, so they retry within an outage.
-    :param dice: choose verbs.
-    :param rests: whether messages are not taken now.
-    :ivar stage: what happens to the servers now, for the words of a loss.
-    :ivar losses: what was acknowledged and is not there, in words.
-    :ivar told: errors and successes by kind.
+    :param store: the store that half of the clients use.
+    :param hasty: the store of the others. It has a short deadline, so they retry within an outage.
+    :param dice: random choice of verbs.
+    :param rests: whether messages are not taken at present.
+    :ivar stage: the current state of the servers, for the text of a loss.
+    :ivar losses: texts about acknowledged writes that are missing.
+    :ivar told: counts of errors and successes by kind.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Acknowledged:
 
     @asynccontextmanager
     async def at_work(self) -> AsyncIterator[None]:
-        """Let all work from before the block until after it, and look whether all is there."""
+        """Run all clients from before the block until after it, then check for losses."""
         async with asyncio.TaskGroup() as workers:
             handling = [
                 workers.create_task(self._handle(f"worker-{number}")) for number in range(WORKERS)
@@ -113,10 +113,10 @@ class Acknowledged:
         goals = {kind: self.told[kind] + 3 for kind in kinds}
         async with asyncio.timeout(PATIENCE_SECS):
             while any(self.told[kind] < goal for kind, goal in goals.items()):  # noqa: ASYNC110
-                await asyncio.sleep(0.005)  # nobody tells
+                await asyncio.sleep(0.005)  # no notification
 
     async def check(self) -> None:
-        """Look whether sessions and waits are there, while no server fails."""
+        """Check sessions and waits while no server fails."""
         for key, (number, how) in [*self._numbers.items()]:
             found = await self._read(lambda key=key: self._store.get(key, ctx=CTX))  # type: ignore[misc]
             there = found.session.context["number"] if found else 0
@@ -139,10 +139,10 @@ class Acknowledged:
             self._tell("clear_wait", error)
 
     async def _look_for(self, user: str, scope: ReplyScope, key: SessionKey, how: str) -> None:
-        """Look for a wait that the index does not know.
+        """Look for a wait that is missing from the index.
 
-        In a cluster, the index of a user is on another server than most of the sessions. ``acks``
-        are of the sessions, from which operators rebuild an index.
+        In a cluster, a user's index is on another server than most of the sessions. ``acks``
+        applies to the sessions, from which operators rebuild an index.
         """
         await self._waits.rebuild_index(CTX)
         if await self._read(lambda: self._waits.find_wait_by_scope(CTX, user, scope)) == key:
@@ -153,10 +153,10 @@ class Acknowledged:
         self.losses.append(f"the wait {key} is not found, {there}, after {how}")
 
     async def _check_messages(self) -> None:
-        """Wait until all messages were handled. What is missing after that is lost."""
+        """Wait until all messages are handled. Those missing after that are lost."""
         with suppress(TimeoutError):
             async with asyncio.timeout(PATIENCE_SECS):
-                while self._unhandled:  # noqa: ASYNC110 - nobody tells
+                while self._unhandled:  # noqa: ASYNC110 - there is no notification
                     await asyncio.sleep(0.01)
         for event_id in self._unhandled:
             key = SessionKey(event_id.rpartition("-")[0])
@@ -169,7 +169,7 @@ class Acknowledged:
 
     @property
     def _unhandled(self) -> set[str]:
-        """The messages that were acknowledged, and certainly not handled."""
+        """Return the acknowledged messages that were certainly not handled."""
         return self._admitted.keys() - self._handled.keys() - self._doubtful
 
     async def _read(self, read: Callable[[], Awaitable[Any]]) -> Any:
@@ -212,7 +212,7 @@ class Acknowledged:
             self.told[verb] += 1
             self._numbers[key] = (number, f"{verb} during {stage}")
             verb = self._dice.choice(("put", "update_cas", "mutate"))
-            await asyncio.sleep(_PAUSE_SECS)  # so that a laptop can keep up
+            await asyncio.sleep(_PAUSE_SECS)  # limits the load on a laptop
 
     async def _mutate(self, store: Store, key: SessionKey, number: int) -> Cas:
         acknowledged, how = self._numbers[key]
@@ -239,7 +239,7 @@ class Acknowledged:
                 except FAILED as error:
                     self._tell("admit", error)
                 except InboxFullError:
-                    await asyncio.sleep(0.05)  # nobody tells
+                    await asyncio.sleep(0.05)  # no notification
                 else:
                     self.told["admit"] += 1
                     how = f"{'admit' if answer.is_new else 'repeated admit'} {attempt + 1}"

@@ -1,4 +1,4 @@
-"""Calls on affinity at random, of a seed, that come to the same wherever they are made."""
+"""Random calls on affinity from a seed, with the same results on every store."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ CTX: Final = TenantCtx(tenant_id="acme")
 
 
 class Caller:
-    """Makes calls on the affinity of a group, and says what they answer.
+    """Makes calls on the affinity of a group, and returns their results.
 
-    What it says is the same on every store.
+    The results are the same on every store.
     """
 
     def __init__(self, store: Any, group: str) -> None:
@@ -32,7 +32,7 @@ class Caller:
         self.affinity = SessionAffinity(store, group)
 
     async def told(self, step: Step) -> object:
-        """What a step answers, times and fences left out."""
+        """Return the result of a step, without times and fencing tokens."""
         verb, name, worker = step
         key = SessionKey(name)
         match verb:
@@ -70,7 +70,7 @@ VERBS: Final = (
 
 
 def steps(seed: int, count: int) -> Iterator[Step]:
-    """So many calls, by the dice of a seed."""
+    """Return this number of calls, chosen by a seed."""
     dice = random.Random(seed)
     for _ in range(count):
         yield dice.choice(VERBS), dice.choice("abcd"), dice.choice(WORKERS)

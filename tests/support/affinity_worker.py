@@ -2,8 +2,8 @@
 
 Usage: ``python -m tests.support.affinity_worker URL NAME LEASE``.
 
-It is a member under its name, says so, and answers each line of standard input (a seed) by whom it
-was told to serve each key, until its input ends or its lease is lost. What it says are lines of
+It joins under its name and reports that. Each line of its standard input is a seed. It replies with
+the worker that serves each key, until its input ends or its lease is lost. Its output is lines of
 JSON.
 """
 
@@ -24,12 +24,12 @@ CTX: Final = TenantCtx(tenant_id="acme")
 
 
 def say(word: str, **told: object) -> None:
-    # One write per line: a kill leaves no half of one.
+    # One write per line, so that a kill leaves no partial line.
     os.write(1, json.dumps({"word": word, **told}).encode() + b"\n")
 
 
 async def asked(affinity: SessionAffinity, seed: int) -> dict[str, str | None]:
-    """Ask for every key, in an order of the seed's, several at a time."""
+    """Ask for every key, in an order that the seed gives, several at a time."""
     left = random.Random(seed).sample(KEYS, len(KEYS))
     answers: dict[str, str | None] = {}
 

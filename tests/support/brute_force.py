@@ -1,7 +1,7 @@
-"""Every order of a tiny history, one after the other: what the checkers are checked against.
+"""Every order of a tiny history, one after the other, to test the checkers.
 
-Written apart from them, and without their cleverness: incarnations are numbered as they are born,
-and what clients call them is found out by comparing.
+It is independent of the checkers and has none of their optimizations. Incarnations are numbered in
+order of creation. A comparison finds the clients' names for them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class World(NamedTuple):
-    """A session, and the names by which incarnations go."""
+    """A session, and the names of its incarnations."""
 
     born: int = 0
     incarnation: int = 0

@@ -1,4 +1,4 @@
-"""What the tests of dispatchers have in common."""
+"""Handlers and checks for the tests of dispatchers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ both = pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
 
 @final
 class Desk:
-    """A handler whose messages stay in hand until they are let go, and that notes what happens."""
+    """A handler that holds its messages until they are released, and records events."""
 
     def __init__(self) -> None:
         self.begun: list[tuple[str | None, int]] = []
@@ -59,14 +59,14 @@ class Desk:
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    """Wait until something holds."""
+    """Wait until a condition holds."""
     with anyio.fail_after(20):
         while not holds():
             await checkpoint()
 
 
 def check_empty(dispatcher: SessionDispatcher[int]) -> None:
-    """Nothing is left of any message: no lane, no task, no submitter."""
+    """Check that no lane, task or submitter is left of any message."""
     told = dispatcher.statistics()
     assert (told.lanes, told.waiting, told.running, told.blocked, told.workers) == (0, 0, 0, 0, 0)
     ended = told.handled + told.failed + told.dropped + told.cancelled + told.closed

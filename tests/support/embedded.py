@@ -1,4 +1,4 @@
-"""What the tests of an embedded store have in common."""
+"""Folders, processes and a harness for the tests of embedded stores."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ ROOT: Final = Path(__file__).parents[2]
 @pytest.fixture
 def folder() -> Iterator[Path]:
     """A folder that does not exist yet, with a path short enough for a socket."""
-    # Not below the test runner's folder: a socket's path is limited to about 100 bytes.
+    # Not in the test runner's folder, because a socket's path is limited to about 100 bytes.
     with tempfile.TemporaryDirectory(prefix="gemb-", dir="/tmp") as parent:
         yield Path(parent) / "state"
-        # Of workers that were killed, the server is about to go.
+        # After workers were killed, the server is still about to stop.
         wait_ends_at = time.monotonic() + 10
         locks = [*Path(parent).rglob("*.lock")]
         while any(map(is_locked, locks)) and time.monotonic() < wait_ends_at:
-            time.sleep(0.005)  # a lock tells only who asks
+            time.sleep(0.005)  # a lock gives no notification
 
 
 def is_locked(path: Path, how: int = fcntl.LOCK_EX) -> bool:
@@ -73,7 +73,7 @@ def store_in(folder: Path, **options: object) -> AsyncSessionStore[Any]:
 
 
 def server_of(folder: Path) -> int:
-    """The pid of the folder's server, by its own word."""
+    """Return the pid of the folder's server, as the server reports it."""
     with socket.socket(socket.AF_UNIX) as client:
         client.settimeout(5)
         client.connect(socket_path(str(folder)))
@@ -95,7 +95,7 @@ def ps(pid: int, field: str) -> str:
 
 
 def is_gone(pid: int) -> bool:
-    # One that has ended and that nobody has asked about yet counts as gone.
+    # An ended process that is not yet reaped counts as gone.
     return ps(pid, "stat")[:1] in ("", "Z")
 
 
@@ -140,9 +140,9 @@ class Worker:
 
 
 class EmbeddedHarness(AsyncExitStack):
-    """Harness of embedded stores: the server is looked into as any other is.
+    """Harness of embedded stores. It reads the server like any other.
 
-    :param url: of the folder, without a namespace; another process holds it.
+    :param url: URL of the folder, without a namespace. Another process holds the folder.
     """
 
     def __init__(self, url: str) -> None:
@@ -158,7 +158,7 @@ class EmbeddedHarness(AsyncExitStack):
 
     async def __aenter__(self) -> Self:
         await super().__aenter__()
-        # The first to be entered is the last to be left, and empties the namespace.
+        # The store that is entered first is left last, and empties the namespace.
         await self.enter_async_context(self._server)
         return self
 

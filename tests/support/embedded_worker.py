@@ -1,6 +1,7 @@
-"""A process that does as it is told, for tests of an embedded store.
+"""A process that runs commands, for tests of an embedded store.
 
-``python -m tests.support.embedded_worker URL``; one command per line on its input, one answer each.
+``python -m tests.support.embedded_worker URL`` reads one command per line and writes one answer
+each.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ CTX = TenantCtx(tenant_id="acme")
 
 
 async def obey(store: AsyncSessionStore[Any], command: str, key: str) -> object:
-    """Do one thing and return what to answer."""
+    """Run a command and return its answer."""
     if command == "open":
         await store.__aenter__()
         return "open"
@@ -46,7 +47,7 @@ def answer(text: object) -> None:
 
 
 def fork(store: AsyncSessionStore[Any], command: str) -> str:
-    """Let a forked process do one thing and end, or stay until its parent has ended."""
+    """Run a command in a forked process, which then ends or stays until its parent ends."""
     lasting, held = os.pipe()
     ready, tell = os.pipe()
     pid = os.fork()
@@ -59,7 +60,7 @@ def fork(store: AsyncSessionStore[Any], command: str) -> str:
             answer(asyncio.run(obey(store, command, "forked")))
         os._exit(0)
     os.close(lasting)
-    os.read(ready, 1)  # until it is a process of its own it holds what its parent holds
+    os.read(ready, 1)  # until it is a process of its own, it holds its parent's descriptors
     if command == "stay":
         return str(pid)
     os.close(held)

@@ -1,4 +1,4 @@
-"""Clients that do this and that to keys, and what they are told: for tests and for the soak."""
+"""Clients with random calls on keys, and their recorded histories: for tests and for the soak."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ DOCUMENTED: Final = (
     *(CasConflictError, SessionExistsError, SessionNotFoundError),
     *(StoreUnavailableError, OutcomeUnknownError),
 )
-"""What a permanent session's own caller may meet. Anything else fails the run as it is."""
+"""The errors that the caller of a permanent session may get. Any other fails the run."""
 
 WEIGHTS: Final = {
     Verb.GET: 22,
@@ -62,15 +62,16 @@ WEIGHTS: Final = {
 class Clients:
     """Plays histories of one key each.
 
-    :param stores: which the clients of a key take in turn.
-    :param reader: a store that nothing befalls, for the read at the end.
-    :param cancels: how likely a call is cancelled, 0 to 1.
-    :param deadline_secs: by when every call must end, and a tenth more; ``None`` is not checked.
-    :param pause_secs: how long a client rests after some of its calls.
-    :param prefix: what the keys begin with, which a number ends.
-    :ivar clock: gives the stamps of the histories of :meth:`at_work`.
-    :ivar parts: what to check of each of them, one by one.
-    :ivar met: what calls have come to so far: ``done``, or the name of what they raised.
+    :param stores: stores that the clients of a key use in turn.
+    :param reader: a store without faults, for the read at the end.
+    :param cancels: probability that a call is cancelled, 0 to 1.
+    :param deadline_secs: deadline of every call in seconds. A tenth more is allowed. ``None``
+        disables the check.
+    :param pause_secs: pause of a client after some of its calls, in seconds.
+    :param prefix: prefix of the keys, before a number.
+    :ivar clock: source of the stamps in histories of :meth:`at_work`.
+    :ivar parts: parts of each history to check one by one.
+    :ivar met: counts of call results: ``done``, or the name of the exception.
     """
 
     def __init__(
@@ -99,7 +100,7 @@ class Clients:
     async def play(self, histories: range, seed: int, *, at_once: int = 40) -> None:
         """Play some histories at the same time, check them, and then the next ones.
 
-        :param histories: their numbers.
+        :param histories: numbers of the histories.
         """
         for start in histories[::at_once]:
             numbers = range(start, min(start + at_once, histories.stop))
@@ -112,9 +113,9 @@ class Clients:
 
     @asynccontextmanager
     async def at_work(self, seed: int, *, lanes: int = 2) -> AsyncIterator[None]:
-        """Play one history after the other, from before the block until after it; then check them.
+        """Play histories one after the other while the block runs, then check them.
 
-        :param lanes: how many at the same time.
+        :param lanes: number of histories at the same time.
         """
         leave = asyncio.Event()
         played: dict[int, History] = {}
@@ -140,14 +141,14 @@ class Clients:
                 self._check(part)
 
     async def has_done(self, more: int) -> None:
-        """Wait until so many calls more have returned."""
+        """Wait until this number of further calls has returned."""
         await self.has_met("done", more)
 
     async def has_met(self, what: str, more: int) -> None:
-        """Wait until so many calls more have come to that: see :attr:`met`."""
+        """Wait until this number of further calls has had a result, see :attr:`met`."""
         goal = self.met[what] + more
         async with asyncio.timeout(40):
-            while self.met[what] < goal:  # noqa: ASYNC110 - nobody tells
+            while self.met[what] < goal:  # noqa: ASYNC110 - there is no notification
                 await asyncio.sleep(0.005)
 
     def _check(self, operations: list[Operation]) -> None:
@@ -198,7 +199,7 @@ class Clients:
                 with self.stopwatch.timed():
                     if dice.random() < self._cancels:
                         steps = dice.randrange(12)
-                        calls -= steps > 0  # or it is cancelled before it begins
+                        calls -= steps > 0  # otherwise it is cancelled before it begins
                         told = await self._cancelled(call, steps)
                     else:
                         calls -= 1
@@ -234,7 +235,7 @@ class Clients:
         return calls[verb]
 
     async def _cancelled(self, call: Callable[[], Awaitable[object]], steps: int) -> object:
-        """Cancel a call after so many steps of the loop; what it was told if it was faster."""
+        """Cancel a call after some steps of the loop, and return its result if it was faster."""
         task = asyncio.ensure_future(call())
         for _ in range(steps):
             await asyncio.sleep(0)

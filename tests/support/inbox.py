@@ -1,9 +1,9 @@
-"""What the tests of disturbed inboxes have in common, and the workers that they kill.
+"""Workers and checks for the tests of inboxes under faults.
 
-Run as a program (``python -m tests.support.inbox URL``) this is such a worker: it says ``ready``,
-reads its orders from a line of standard input, and says what happens to it in lines of JSON. It
-admits the messages of its own sessions, round by round, takes turns of any session, and ends with
-its standard input.
+Run as a program (``python -m tests.support.inbox URL``), this is a worker. It prints ``ready``,
+reads its orders from a line of standard input, and reports events as lines of JSON. It admits the
+messages of its own sessions, round by round, and takes turns of any session. It ends with its
+standard input.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ CTX: Final = TenantCtx(tenant_id="acme")
 LEASE_SECS: Final = 2.0
 TASKS: Final = 4
 MOST: Final = 10
-"""Messages in a turn: so few that a session with all of its mail has several turns."""
+"""Messages in a turn. They are so few that a full mailbox takes several turns."""
 ROUNDS_AHEAD: Final = 400
-"""So many messages of a session are admitted at most before they are handled."""
+"""Messages of a session that are admitted at most before they are handled."""
 
 
 class FailedError(Exception):
-    """A handler that fails now and then."""
+    """A handler fails now and then."""
 
 
 def fail() -> None:
@@ -74,7 +74,7 @@ def state_of(key: SessionKey, **context: Any) -> Session[dict[str, Any]]:
 
 
 def handled(turn: Turn) -> Session[dict[str, Any]]:
-    """The state after the turn's mail: which message is next, and which came instead of it."""
+    """Return the state after the turn's messages: the next message, and wrong ones."""
     before = turn.session or state_of(turn.key, next=0, commits=0, strays=[])
     following, strays = before.context["next"], list(before.context["strays"])
     for mail in turn.mail:
@@ -87,12 +87,12 @@ def handled(turn: Turn) -> Session[dict[str, Any]]:
 
 
 class Orders(msgspec.Struct, frozen=True, kw_only=True):
-    """What a worker is told.
+    """The orders of a worker.
 
     :ivar keys: the sessions whose messages it admits.
-    :ivar first: the first round that it admits: one message of each of them.
-    :ivar rounds: how many rounds there are.
-    :ivar seed: of its dice.
+    :ivar first: the first round to admit: one message of each session.
+    :ivar rounds: number of rounds.
+    :ivar seed: seed of its random choices.
     """
 
     keys: tuple[int, ...] = ()
@@ -120,14 +120,14 @@ async def admit(inbox: Inbox, orders: Orders) -> None:
             try:
                 told = await inbox.admit(key_of(key), f"event {number}", b"%d" % number)
             except InboxFullError:
-                await asyncio.sleep(0.05)  # nobody tells when there is room
+                await asyncio.sleep(0.05)  # there is no notification of room
                 continue
             if told.waiting > ROUNDS_AHEAD:
                 await asyncio.sleep(0.01)  # as above
             return
 
     for number in range(orders.first, orders.rounds):
-        # The messages of a session one after the other; some of them come twice.
+        # The messages of a session are sequential. Some are admitted twice.
         await asyncio.gather(*(one(key, number) for key in orders.keys))
         again = dice.sample(orders.keys, len(orders.keys) // 20)
         await asyncio.gather(*(one(key, number) for key in again))
@@ -142,7 +142,7 @@ async def take(inbox: Inbox, seed: int, name: str) -> None:
                 say("taken", key=turn.key, fence=turn.fence, mail=len(turn.mail))
                 if dice.random() < 0.01:
                     fail()
-                if dice.random() < 0.1:  # the turn's own work, which a kill is to interrupt
+                if dice.random() < 0.1:  # work of the turn, which a kill interrupts
                     await asyncio.sleep(dice.uniform(0, 0.01))
                 state = handled(turn)
                 cas = await turn.finish(state)
@@ -182,19 +182,19 @@ if __name__ == "__main__":
     asyncio.run(work(*sys.argv[1:]))
 
 
-# --- what a test does with them -------------------------------------------------------------------
+# --- the tests' side ------------------------------------------------------------------------------
 
 
 class Fifo:
-    """Workers that admit and handle the messages of many sessions, some of which are killed.
+    """Workers that admit and handle the messages of many sessions. Some of them are killed.
 
-    :param harness: where.
-    :param keys: how many sessions.
-    :param rounds: how many messages of each.
-    :param processes: how many workers.
-    :param kills: how many of them to kill in turns; one more stands still past its lease.
-    :param seed: of the dice.
-    :ivar tally: what happened how often.
+    :param harness: harness of the store.
+    :param keys: number of sessions.
+    :param rounds: number of messages of each session.
+    :param processes: number of workers.
+    :param kills: number of workers killed in turns. One more is paused past its lease.
+    :param seed: seed of the random choices.
+    :ivar tally: counts of events.
     """
 
     def __init__(
@@ -213,7 +213,7 @@ class Fifo:
         self._processes = processes
         self._seed = seed
         dice = random.Random(seed)
-        # At least so many turns there are, since no turn has more mail.
+        # The minimum number of turns, because no turn has more messages.
         turns = keys * rounds // MOST
         self._moments = set(dice.sample(range(turns // 10, turns * 9 // 10), kills))
         self._halts_at = turns // 3
@@ -224,11 +224,11 @@ class Fifo:
         self.tally: Counter[str] = Counter()
 
     async def run(self, store: Store, patience_secs: float) -> None:
-        """Let them work until all is handled."""
+        """Let them work until all messages are handled."""
         async with asyncio.timeout(patience_secs), asyncio.TaskGroup() as tasks:
             for place in range(self._processes):
                 tasks.create_task(self._station(place))
-            while not await self._is_handled(store):  # noqa: ASYNC110 - a killed worker tells nothing
+            while not await self._is_handled(store):  # noqa: ASYNC110 - none after a kill
                 await asyncio.sleep(0.2)
             self._over.set()
 
@@ -238,7 +238,7 @@ class Fifo:
         return all(one and one.session.context["next"] >= self._rounds for one in found)
 
     async def _station(self, place: int) -> None:
-        """Keep one worker at work."""
+        """Keep one worker running."""
         keys = tuple(range(place, self._keys, self._processes))
         first = 0
         while not self._over.is_set():
@@ -253,7 +253,7 @@ class Fifo:
                 self.tally["kills"] += worker.was_killed
 
     async def _follow(self, worker: Worker, first: int) -> int:
-        """Hear a worker out, and return the round to go on with."""
+        """Read a worker's reports, and return the round with which to continue."""
         ending = asyncio.create_task(self._over.wait())
         ending.add_done_callback(lambda _: worker.end())
         try:
@@ -278,12 +278,12 @@ class Fifo:
             worker.kill()
         elif taken == self._halts_at:
             worker.send(signal.SIGSTOP)
-            await asyncio.sleep(1.2 * LEASE_SECS)  # it has to outlast its leases
+            await asyncio.sleep(1.2 * LEASE_SECS)  # longer than its leases
             worker.send(signal.SIGCONT)
             self.tally["halts"] += 1
 
     async def assert_in_order_once_each(self, store: Store) -> None:
-        """None lost, none doubled, none out of order; and nothing is left to do."""
+        """Check that no message is lost, doubled or out of order, and that none is left."""
         assert self.misled == []
         for number in range(self._keys):
             found = await store.get(key_of(number), ctx=CTX)

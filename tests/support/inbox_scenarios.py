@@ -1,4 +1,4 @@
-"""What is done with an inbox, for tests that disturb it: each act, and what must come of it."""
+"""Acts on an inbox for tests with faults: each act, and its required result."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ async def early(at: InboxHarness) -> None:
 
 
 async def poisoned(at: InboxHarness) -> None:
-    """The head has been tried as often as it may."""
+    """Use up the attempts of the first message."""
     await at.admit("bad", "e1")
     await at.fail_for_good(2)
 
@@ -109,15 +109,15 @@ async def discard(at: InboxHarness) -> None:
 
 
 class Act(NamedTuple):
-    """Something that is done, and may be cut off at any point.
+    """An act that may be interrupted at any point.
 
-    :ivar prepare: before it.
-    :ivar act: what is done.
-    :ivar told: what the session is told in the end, in order, once each.
-    :ivar maybe: what it is told if it came in; done again, it does.
-    :ivar again: the act or a part of it, which is repeated as a caller would.
-    :ivar owner: of the session.
-    :ivar forgets: whether the session may be removed on the way.
+    :ivar prepare: step before the act.
+    :ivar act: the act.
+    :ivar told: event ids that the session must get in the end, in order, once each.
+    :ivar maybe: event ids that it gets if the act took effect. After a repeat it gets them.
+    :ivar again: the act or a part of it, repeated as a caller would.
+    :ivar owner: owner of the session.
+    :ivar forgets: whether the session may be removed meanwhile.
     """
 
     prepare: Step
@@ -171,9 +171,9 @@ def options() -> dict[str, Any]:
 
 
 async def assert_healed(at: InboxHarness, act: Act) -> None:
-    """Nothing is lost, nothing doubled, nothing out of order, and nothing is left."""
+    """Check that no message is lost, doubled or out of order, and that nothing is left."""
     harness = at.harness
-    await harness.advance(LEASE + 100)  # past leases, rests and visits
+    await harness.advance(LEASE + 100)  # past leases, backoffs and visits
     told = await drained_and_told(at, act)
     if not act.forgets:
         news = [one for one in act.maybe if one in told]

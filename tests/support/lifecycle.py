@@ -1,4 +1,4 @@
-"""What the tests of lifecycles have in common."""
+"""Hooks for the tests of lifecycles."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ A, B = SessionKey("a"), SessionKey("b")
 
 
 class Diary:
-    """Hooks that write down what they are told."""
+    """Hooks that record their arguments."""
 
     def __init__(self) -> None:
         self.told: list[tuple[str, SessionMetrics]] = []

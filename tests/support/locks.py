@@ -1,8 +1,7 @@
-"""What the tests of disturbed locks have in common, and the workers that they race, stop and kill.
+"""Workers and checks for the tests of locks under faults.
 
-Run as a program (``python -m tests.support.locks URL JOB``) this is such a worker: it says
-``ready``, reads its orders from a line of standard input, and says what happens to it in lines of
-JSON.
+Run as a program (``python -m tests.support.locks URL JOB``), this is a worker. It prints ``ready``,
+reads its orders from a line of standard input, and reports events as lines of JSON.
 """
 
 from __future__ import annotations
@@ -38,19 +37,22 @@ if TYPE_CHECKING:
     Store = AsyncSessionStore[Any]
 
 CUT_OFF: Final = (LeaseLostError, OutcomeUnknownError)
-"""How a turn ends that was too slow. Unknown is the end of a write whose answer was so late that it
-was asked for again, when many others had written since."""
+"""Errors that end a turn which was too slow.
+
+The outcome is unknown if a write's reply was late, the write was retried, and many other writes
+came between.
+"""
 STALE_LEASE_SECS: Final = 0.4
 SHORT_PLACE_SECS: Final = 4.0
 
 
 class Turn(NamedTuple):
-    """One who was inside.
+    """The record of one holder.
 
-    :ivar fence: of its lease.
-    :ivar entered_ns: when its block began, on a clock that all processes share.
-    :ivar left_ns: when it ended.
-    :ivar versions: of the session, as its writes made them.
+    :ivar fence: fencing token of its lease.
+    :ivar entered_ns: start of its block, on a clock that all processes share.
+    :ivar left_ns: end of its block.
+    :ivar versions: versions of the session that its writes made.
     """
 
     fence: int
@@ -60,12 +62,12 @@ class Turn(NamedTuple):
 
 
 class Orders(msgspec.Struct, frozen=True, kw_only=True):
-    """What a worker is told.
+    """The orders of a worker.
 
-    :ivar contenders: how many tasks ask for the lock.
-    :ivar turns: how often each is to hold it; 0 is until the worker gets SIGUSR1.
-    :ivar lease: of each, in seconds.
-    :ivar seed: of its dice.
+    :ivar contenders: number of tasks that want the lock.
+    :ivar turns: number of times each must hold it. With 0, until the worker gets SIGUSR1.
+    :ivar lease: lease in seconds.
+    :ivar seed: seed of its random choices.
     """
 
     contenders: int = 1
@@ -84,11 +86,11 @@ async def take_turn(store: Store, locks: SessionLocks, dice: random.Random, secs
     return Turn(lease.fence, entered_ns, left_ns, tuple(versions))
 
 
-# --- what a worker does ---------------------------------------------------------------------------
+# --- the worker's side ----------------------------------------------------------------------------
 
 
 async def contend(store: Store, orders: Orders) -> None:
-    """Have many tasks that want the lock."""
+    """Run many tasks that want the lock."""
     locks = SessionLocks(store)
     dice = random.Random(orders.seed)
     told = asyncio.Event()
@@ -112,7 +114,7 @@ async def contend(store: Store, orders: Orders) -> None:
 
 
 async def stale(store: Store, orders: Orders) -> None:
-    """Hold some locks, and go on when told, which is too late."""
+    """Hold some locks, and continue on a signal, after the leases were lost."""
     locks = SessionLocks(store)
     told = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, told.set)
@@ -172,13 +174,13 @@ if __name__ == "__main__":
     asyncio.run(work(*sys.argv[1:]))
 
 
-# --- what a test does with them -------------------------------------------------------------------
+# --- the tests' side ------------------------------------------------------------------------------
 
 
 class Pulse:
-    """Tells for how long the loop stood still at most, on a machine with other things to do.
+    """Measures the longest pause of the event loop on a busy machine.
 
-    :ivar longest_secs: that.
+    :ivar longest_secs: the longest pause, in seconds.
     """
 
     def __init__(self) -> None:
@@ -196,17 +198,17 @@ class Pulse:
         loop = asyncio.get_running_loop()
         while True:
             began_at = loop.time()
-            await asyncio.sleep(0.01)  # any time would do
+            await asyncio.sleep(0.01)  # an arbitrary interval
             self.longest_secs = max(self.longest_secs, loop.time() - began_at)
 
 
 def hired_locker(harness: RedisHarness, job: str) -> AbstractAsyncContextManager[Worker]:
-    """A worker on the harness's namespace. It does not outlive the block."""
+    """Return a worker on the harness's namespace. It does not outlive the block."""
     return hired(harness, job, program="tests.support.locks")
 
 
 def assert_one_at_a_time(turns: Iterable[Turn]) -> None:
-    """Check that nobody was inside while another was, by the clock and by what they wrote."""
+    """Check that no two turns overlap, by the clock and by their writes."""
     ordered = sorted(turns, key=lambda turn: turn.fence)
     fences = [turn.fence for turn in ordered]
     assert len(set(fences)) == len(fences), "a fence was granted twice"
@@ -216,6 +218,6 @@ def assert_one_at_a_time(turns: Iterable[Turn]) -> None:
 
 
 def assert_written_in_turn(turns: Iterable[Turn]) -> None:
-    """Check that nobody wrote after a later holder had."""
+    """Check that no holder wrote after a later holder did."""
     written = [version for turn in sorted(turns) for version in turn.versions]
     assert written == sorted(set(written)), "one wrote while another was inside"

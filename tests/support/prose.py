@@ -29,9 +29,9 @@ _BANNED: Final = re.compile(
     re.IGNORECASE,
 )
 ALLOWED: Final[dict[tuple[str, str], str]] = {}
-"""Banned words that are right where they stand: (file, word) -> the reason."""
+"""Banned words that are right in their place: (file, word) -> the reason."""
 
-# Code is no prose: literals, roles, field names of docstrings, and their literal blocks.
+# Code is not prose: literals, roles, field names of docstrings, and their literal blocks.
 _FENCED: Final = re.compile(r"^ *```.*?^ *```$", re.DOTALL | re.MULTILINE)
 _COMMENT: Final = re.compile(r"<!--.*?-->", re.DOTALL)
 _INLINE: Final = re.compile(r"``.+?``|`[^`\n]+`", re.DOTALL)
@@ -127,7 +127,7 @@ def texts() -> tuple[Text, ...]:
 
 
 def banned_in(text: Text) -> list[str]:
-    """Return the banned words of a text that have no reason to be there."""
+    """Return the banned words of a text that have no listed reason."""
     return [
         word
         for word in (found.lower() for found in _BANNED.findall(text.words))
@@ -137,7 +137,7 @@ def banned_in(text: Text) -> list[str]:
 
 @cache
 def counts() -> dict[str, Counter[str]]:
-    """Return, per folder, how many words there are, and how many of each kind that has a limit."""
+    """Return the number of words and of each limited kind, per folder."""
     found: dict[str, Counter[str]] = {folder: Counter() for folder in folders()}
     for text in texts():
         count = found[folder_of(text.file)]
@@ -149,7 +149,7 @@ def counts() -> dict[str, Counter[str]]:
 
 
 def final_limits(words: int) -> dict[str, int]:
-    """Return what so many words may have at most: the rules of the project."""
+    """Return the limits for a number of words, by the rules of the project."""
     return {"who": words // 10_000, "semicolon": words // 1000, "banned": 0}
 
 

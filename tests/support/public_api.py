@@ -52,7 +52,7 @@ MODULES: Final = (
     "greentic_session.waits",
     "greentic_session.waits.transitions",
 )
-"""Modules whose import path is a promise."""
+"""Modules whose import path must not change."""
 
 MADE_BY_A_SERVICE: Final = (
     g.Claim,
@@ -61,7 +61,7 @@ MADE_BY_A_SERVICE: Final = (
     o.Membership,
     o.SessionLease,
 )
-"""Classes that users are handed: their constructors are private."""
+"""Classes that users get from the library. Their constructors are private."""
 
 
 def surface() -> str:
@@ -95,13 +95,13 @@ def _lines_of(head: str, value: object) -> list[str]:
 
 
 def _members_of(cls: type[Any]) -> list[tuple[str, object]]:
-    """Return what the class and its own bases in this project define, the nearest first."""
+    """Return the members that the class and its own bases in this project define, nearest first."""
     found: dict[str, object] = {}
     for base in cls.__mro__:
         if base.__module__.startswith("greentic_session"):
             for name, member in vars(base).items():
                 found.setdefault(name, member)
-    # A test class is there to be inherited: its tests are not called, so their list may grow.
+    # A test class is inherited. Its tests are not called, so their list may grow.
     return sorted(
         (name, member)
         for name, member in found.items()
@@ -118,7 +118,7 @@ def _member(member: object) -> str:
 
 
 def _signature(value: Any) -> str:
-    """Return names, kinds and defaults of the parameters. Annotations are the type checkers'."""
+    """Return names, kinds and defaults of the parameters, without annotations."""
     if value in MADE_BY_A_SERVICE:
         return "(...)"
     try:
@@ -133,7 +133,7 @@ def _signature(value: Any) -> str:
 
 
 class _Default:
-    """A default value as it is shown: a constant by its ``repr``, another object as ``...``."""
+    """A default value for the list: a constant by its ``repr``, another object as ``...``."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -160,7 +160,7 @@ _CAS: Final = g.Cas(value=3, incarnation="0" * 31 + "1")
 
 
 def _unordered(extractor: o.SessionKeyExtractor) -> None:
-    """Give no message a key."""
+    """Return no key for a message."""
 
 
 def samples() -> dict[str, Any]:

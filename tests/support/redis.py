@@ -1,4 +1,4 @@
-"""What the tests of a disturbed server, and of the scripts alone, have in common."""
+"""Stores, servers and calls for the tests of server faults and of single scripts."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ WRITES: Final[dict[str, Call]] = {
 
 
 def store_at(url: str, *, namespace: str = "", **options: float) -> Store:
-    """A store with a long deadline and a namespace of its own, unless told otherwise."""
+    """Return a store with a long deadline and a namespace of its own, unless given otherwise."""
     given = {"deadline": LONG_SECS, **options}
     query = "".join(f"&{name}={value}" for name, value in given.items())
     return create_session_store(f"{url}?namespace={namespace or f'test:{uuid4().hex}'}{query}")
@@ -110,7 +110,7 @@ def url_of(server: LocalServer, transport: str) -> str:
 
 @asynccontextmanager
 async def control(server: LocalServer) -> AsyncIterator[RedisClient]:
-    """A connection for the test's own commands, open before anything goes wrong."""
+    """Yield a connection for the test's own commands, opened before any fault."""
     client = RedisClient(RedisConfig.from_url(f"{server.url}?deadline={LONG_SECS}"))
     try:
         await client.read("PING")
@@ -120,7 +120,7 @@ async def control(server: LocalServer) -> AsyncIterator[RedisClient]:
 
 
 async def snapshot(client: RedisClient, namespace: str) -> dict[bytes, object]:
-    """Everything under a namespace: bytes and the times at which the server removes them."""
+    """Return everything under a namespace: the bytes, and the expiry on the server."""
     names: list[bytes] = await client.read("KEYS", f"{namespace}:*")
     return {
         name: (await _content(client, name), await client.read("PEXPIRETIME", name))
@@ -130,14 +130,14 @@ async def snapshot(client: RedisClient, namespace: str) -> dict[bytes, object]:
 
 async def _content(client: RedisClient, name: bytes) -> object:
     if await client.read("TYPE", name) == b"hash":
-        # A large hash is dumped in the order of its table, which the server resizes as it likes.
+        # A large hash is dumped in the order of its table, which the server resizes at any time.
         return await client.read("HGETALL", name)
     return await client.read("DUMP", name)
 
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - what is waited for tells nobody
+        while not condition():  # noqa: ASYNC110 - there is no notification
             await asyncio.sleep(0.002)
 
 
@@ -150,10 +150,10 @@ async def until_async(condition: Callable[[], Awaitable[bool]], *, secs: float =
 async def ended(
     store: Store, calls: dict[str, Call], *, deadline: float | None = None
 ) -> dict[str, object]:
-    """What each call answered or raised, all of them at once.
+    """Return the result or error of each call. All calls run concurrently.
 
-    :param deadline: in seconds; a tenth more is promised. What the machine itself took from the
-        loop meanwhile is no fault of the call, and comes on top.
+    :param deadline: deadline of the calls in seconds. A tenth more is allowed. Pauses of the loop
+        that the machine causes are added.
     """
     loop = asyncio.get_running_loop()
     secs: dict[str, float] = {}
@@ -189,7 +189,7 @@ async def ended(
 
 
 async def patiently(call: Callable[[], Awaitable[T]]) -> T:
-    """Repeat a call whose deadline may be too short for a machine with other things to do."""
+    """Repeat a call whose deadline may be too short on a busy machine."""
     async with asyncio.timeout(10):
         while True:
             try:
@@ -219,7 +219,7 @@ def stopped(server: LocalServer) -> Iterator[None]:
 
 
 class Crowd:
-    """Calls on a few keys, each of which knows what only its own reply can hold."""
+    """Calls on a few keys. Each call knows the contents of its own reply."""
 
     def __init__(self, store: Store, dice: random.Random) -> None:
         self._store = store

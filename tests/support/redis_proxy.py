@@ -1,4 +1,4 @@
-"""Bad lines between a store and its server: the package's proxy, with the suite's seed."""
+"""Faulty connections between a store and its server: the package's proxy with the suite's seed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The scripts by themselves, without the store: what each answers and leaves."""
+"""The scripts alone, without the store: their replies and effects."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ MEMORY_MS: Final = 3_600_000
 
 
 def and_what_is_left(script: Script) -> str:
-    """A script that runs one, and returns how many of its names are there in the same instant."""
+    """Return a script that runs another, and returns how many of its keys exist afterwards."""
     return f"(function() {script.source.decode()}\nend)() return redis.call('EXISTS', unpack(KEYS))"
 
 
 def keys_of(script: Script) -> int:
-    """How many keys a script declares: the highest that its text names."""
+    """Return how many keys a script declares: the highest number in its text."""
     return max(int(number) for number in re.findall(rb"KEYS\[(\d)\]", script.source))
 
 
 class ScriptRunner:
-    """Runs the scripts by hand: the operation's id and age are the test's to choose."""
+    """Runs scripts by hand. The test chooses the operation's id and age."""
 
     def __init__(self, harness: RedisHarness) -> None:
         self.client = harness.client
@@ -52,9 +52,9 @@ class ScriptRunner:
     ) -> Any:
         """Call a script.
 
-        :param op: name of the call; every call has its own unless told otherwise.
-        :param age: ms since an earlier attempt, empty if there was none.
-        :param doubt: the same as the script takes it, instead of ``age``.
+        :param op: operation id. By default every call has its own.
+        :param age: milliseconds since an earlier attempt. Empty without one.
+        :param doubt: the script's own form of ``age``, instead of it.
         """
         self._calls += 1
         name = op or f"other {self._calls}"
@@ -64,10 +64,10 @@ class ScriptRunner:
             doubt = f"{await self.now_us() / 1000 - float(str(age)):.3f}"
         parts = *names, operation, *(str(part) for part in (doubt, FIELD, *arguments))
         reply = await self.client.read("EVAL", script.source, len(names), *parts)
-        if script is scripts.UPDATE_CAS and type(reply) is int:  # the time alone
+        if script is scripts.UPDATE_CAS and type(reply) is int:  # only the time
             _owner, _ttl, _body, inc, _version, following, _slot = arguments
             return [1, str(following).encode(), str(inc).encode(), str(reply).encode()]
-        # Integers and bulk strings only: RESP2 and RESP3 carry these alike.
+        # Integers and bulk strings only, because RESP2 and RESP3 encode these alike.
         assert type(reply[0]) is int
         assert all(type(part) is bytes for part in reply[1:])
         return reply
@@ -100,17 +100,17 @@ class ScriptRunner:
         return await self.run(scripts.DELETE, *who, inc * 32, version, 60_000, **call)
 
     async def others(self, count: int) -> None:
-        """Let somebody else write."""
+        """Make a write by another client."""
         for _ in range(count):
             assert (await self.put())[0] == 1
 
     async def now_us(self) -> int:
-        """The server's time."""
+        """Return the server's time."""
         secs, us = await self.client.read("TIME")
         return int(secs) * 1_000_000 + int(us)
 
     async def age(self) -> None:
-        """Let the server's clock move on, so that what was written is older than 5 ms."""
+        """Let the server's clock advance, so that earlier writes are older than 5 ms."""
         then_us = await self.now_us()
 
         async def moved_on() -> bool:
@@ -129,13 +129,13 @@ class ScriptRunner:
         return int(await self.client.read("PTTL", self.record))
 
     async def pretend(self, **fields: object) -> None:
-        """Write fields of the record behind the scripts' back."""
+        """Write fields of the record without a script."""
         pairs = [str(part) for pair in fields.items() for part in pair]
         await self.client.read("HSET", self.record, *pairs)
 
 
 class Turn(NamedTuple):
-    """What the caller of a step knows of the record."""
+    """The knowledge of a step's caller about the record."""
 
     version: int = 0
     fence: int = 0
@@ -212,7 +212,7 @@ class WaitScriptRunner(ScriptRunner):
     async def arrange(self, state: str, ttl: int = 0) -> Turn:
         """Bring the record into a state.
 
-        :param state: nothing, or a session, one that is waiting, one that is claimed.
+        :param state: absent, or a session that is plain, waiting or claimed.
         """
         if state == "nothing":
             return Turn()
@@ -232,5 +232,5 @@ class WaitScriptRunner(ScriptRunner):
         return Turn(int(claim[1]), int(claim[6]), int(claim[9]))
 
     async def run_out(self) -> None:
-        """Let the lease end."""
+        """Let the lease expire."""
         await self.pretend(lease=1)

@@ -1,4 +1,4 @@
-"""Sentinels that say what a test tells them to."""
+"""Fake sentinels with answers that a test chooses."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _GREETING: Final = b"%1\r\n$5\r\nproto\r\n:3\r\n"
 class FakeSentinel:
     """A server on loopback that answers as a sentinel. Use with ``async with``.
 
-    :ivar epoch: the config epoch that it gives; ``None`` refuses SENTINEL MASTER to the account.
-    :ivar master: the master that it names; ``None`` knows no master.
-    :ivar before: what SENTINEL MASTER names, if a failover is under way.
-    :ivar is_silent: whether questions get no answer.
-    :ivar delay_secs: the time before an answer.
-    :ivar asked: how many times the master's address was asked for.
+    :ivar epoch: the config epoch that it reports. ``None`` refuses SENTINEL MASTER to the account.
+    :ivar master: the master that it names. ``None`` means that it knows no master.
+    :ivar before: the reply to SENTINEL MASTER during a failover.
+    :ivar is_silent: whether it leaves commands without a reply.
+    :ivar delay_secs: delay of a reply in seconds.
+    :ivar asked: number of requests for the master's address.
     """
 
     def __init__(self, epoch: int | None, master: Address | None) -> None:
@@ -73,10 +73,10 @@ class FakeSentinel:
                     if words[0] == b"SENTINEL":
                         if self.is_silent:
                             continue
-                        await asyncio.sleep(self.delay_secs)  # a sentinel that is slow
+                        await asyncio.sleep(self.delay_secs)  # a slow sentinel
                     writer.write(self._answer(words, protocol))
         except OSError:
-            pass  # the client has left
+            pass  # the client has disconnected
         finally:
             self._open.discard(writer)
             writer.transport.abort()

@@ -1,4 +1,4 @@
-"""What the suite runs on a platform without a server: what needs neither one nor Unix."""
+"""The part of the suite that runs on a platform without a server and without Unix."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import pytest
 
 IS_SERVERLESS: Final = sys.platform == "win32"
-"""Windows, for which no wheel carries a server."""
+"""Windows, for which no wheel contains a server."""
 
 WHY: Final = "no server on this platform"
 

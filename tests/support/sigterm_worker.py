@@ -2,8 +2,8 @@
 
 Usage: ``python -m tests.support.sigterm_worker URL WAY``.
 
-It holds a lock, a claim, a turn and a membership, says ``held``, and waits for the end. ``WAY`` is
-``released`` or ``plain``, which installs no handler.
+It holds a lock, a claim, a turn and a membership, prints ``held``, and waits for the signal.
+``WAY`` is ``released``, or ``plain`` for no handler.
 """
 
 from __future__ import annotations

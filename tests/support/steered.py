@@ -1,4 +1,4 @@
-"""Servers whose clock a test steers, by libfaketime."""
+"""Servers with a clock that the test sets, by libfaketime."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PLACES: Final = (
 
 
 def faketime_library() -> Path | None:
-    """Return the library of the Debian package ``libfaketime``, ``None`` if it is missing."""
+    """Return the library of the Debian package ``libfaketime``. ``None`` if it is missing."""
     found = (path for place in _PLACES for path in Path("/").glob(place.removeprefix("/")))
     return next(found, None)
 
@@ -33,7 +33,7 @@ def faketime_library() -> Path | None:
 class SteeredServer:
     """A Valkey server with a wall clock of its own. Its monotonic clock is the machine's.
 
-    :param secs: by how much its clock is ahead at first.
+    :param secs: initial offset of its clock in seconds.
     :ivar server: the server.
     """
 
@@ -55,9 +55,9 @@ class SteeredServer:
         self.server: Final = LocalServer(binary, tcp=True)
 
     async def set_ahead(self, secs: int) -> None:
-        """Set the clock to the machine's time and so many seconds, which may be negative.
+        """Set the clock to the machine's time plus an offset in seconds, which may be negative.
 
-        Returns when the server tells that time.
+        Returns when the server reports that time.
         """
         self._write(secs)
         async with control(self.server) as client:
@@ -71,7 +71,7 @@ class SteeredServer:
     def _write(self, secs: int) -> None:
         changed = self._offset.with_suffix(".new")
         changed.write_text(f"{secs:+d}\n")
-        changed.replace(self._offset)  # the server reads it at every look at its clock
+        changed.replace(self._offset)  # the server reads it whenever it reads its clock
 
     def __enter__(self) -> Self:
         self.server.start()

@@ -1,4 +1,4 @@
-"""How long calls take, without what a busy machine takes from the loop meanwhile."""
+"""Measures the duration of calls without the pauses of a busy machine."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ _TICK_SECS: Final = 0.005
 class Stopwatch:
     """Times calls on the loop's clock.
 
-    What the machine takes from the loop is no fault of a call; it is measured by a task that wakes
-    every few milliseconds, while the stopwatch is :meth:`running`.
+    Pauses of the loop that the machine causes do not count. A task that wakes every few
+    milliseconds measures them while the stopwatch is :meth:`running`.
 
-    :param deadline_secs: by when every call is to end, and a tenth more; ``None`` is not checked.
-    :ivar late: the calls that did not, in words.
-    :ivar took: seconds of each call, less what the loop lost.
+    :param deadline_secs: deadline of every call in seconds. A tenth more is allowed. ``None``
+        disables the check.
+    :ivar late: texts about the calls that exceeded it.
+    :ivar took: seconds of each call, without the loop's pauses.
     """
 
     def __init__(self, deadline_secs: float | None = None) -> None:

@@ -1,7 +1,7 @@
-"""A model, the memory backend and a server side by side, driven by random steps.
+"""A model, the memory backend and a server in parallel, driven by random steps.
 
-Time moves by hand in whole steps of 100 s, so that expiry exactly at the boundary happens often,
-and the few seconds that a run takes on a server, whose clock goes on by itself, decide nothing.
+The test moves time in whole steps of 100 s, so that an expiry exactly at the boundary is frequent.
+The server's clock runs too, but the few seconds of a run make no difference.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ SEED: Final = int(os.environ.get("GREENTIC_SESSION_TEST_SEED", "20240229"))
 
 # --- the machine ---------------------------------------------------------------------------------
 
-# A few places come up most, so that steps meet the same record often enough; the second of them
-# shares its key with the first, and only its tenant with the third.
+# A few addresses are frequent, so that steps hit the same record often enough. The second one
+# shares its key with the first, and differs from the third only in the tenant.
 addresses: Final = st.one_of(
     st.just(Address(ENVS[0], TENANTS[0], KEYS[0])),
     st.just(Address(ENVS[0], TENANTS[0], KEYS[0])),
@@ -69,7 +69,7 @@ addresses: Final = st.one_of(
     st.builds(Address, st.sampled_from(ENVS), st.sampled_from(TENANTS), st.sampled_from(KEYS)),
 )
 owners: Final = st.builds(Owner, st.sampled_from(TEAMS), st.sampled_from(USERS))
-# Most steps should pass the fence, and of the others most should fail by the user alone.
+# Most steps must pass the access check. Most of the others must fail only by the user.
 callers: Final = st.builds(
     Caller, owners, st.sampled_from(("owner", "owner", "owner", "teammate", "anybody"))
 )
@@ -112,7 +112,7 @@ class StoreMachine(RuleBasedStateMachine):
         self, expected: object, call: Callable[[Backend], Coroutine[Any, Any, object]]
     ) -> None:
         for backend in self.backends:
-            self.in_order = False  # an exception from here on: nothing more to learn at the end
+            self.in_order = False  # an exception from here on, so the end adds nothing
             got = self.runner.run(told(call(backend)))
             if not backend.matches(expected, got):
                 message = f"{backend.name}: expected {expected!r}, got {got!r}"
@@ -147,11 +147,11 @@ class StoreMachine(RuleBasedStateMachine):
         if kind == "current" and found is not None:
             return found.token
         if kind == "stale" and found is not None:
-            # Before the first version there is none: then the next, which is not given out yet.
+            # The first version has none before it. Then take the next one, which is not in use yet.
             value = found.token.value - 1 or found.token.value + 1
             return Token(value, found.token.incarnation)
         if kind == "reborn":
-            # Of the same version, where there is one: nothing but the incarnation tells them apart.
+            # Of the same version if possible, so that only the incarnation differs.
             gone = [
                 token
                 for token in self.issued.get(address, ())
@@ -341,7 +341,7 @@ class StoreMachine(RuleBasedStateMachine):
             self.runner.close()
 
     async def _ends(self) -> None:
-        """When every life has ended nothing is left."""
+        """Check that nothing is left when every session has ended."""
         for backend in self.backends:
             for address, found in self.model.everything().items():
                 ctx = ctx_of(address.env, address.tenant_id, found.owner)

@@ -1,5 +1,6 @@
-"""What a store must do, as a plain dictionary written from the contract alone, and the words to
-compare it with a real one.
+"""A model of the store as a plain dictionary, and its comparison with a store.
+
+The model is written from the contract alone.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class Owner(NamedTuple):
 
 
 class Caller(NamedTuple):
-    """Who makes a step: the owner of what lives there or a teammate; else, the one drawn."""
+    """The caller of a step: the stored session's owner, a teammate, or the drawn owner."""
 
     drawn: Owner
     role: str
@@ -72,20 +73,20 @@ class Content(NamedTuple):
 
 
 class Token(NamedTuple):
-    """What a ``Cas`` is in the model: the incarnations are numbered."""
+    """A ``Cas`` in the model. Incarnations are numbered."""
 
     value: int
     incarnation: int
 
 
 class Ident(NamedTuple):
-    """What a session's ``id`` is in the model."""
+    """A session's ``id`` in the model."""
 
     incarnation: int
 
 
 class Stamp(NamedTuple):
-    """A time, comparable only where the test owns the clock."""
+    """A time, comparable only if the test controls the clock."""
 
     ms: int | None
 
@@ -107,14 +108,14 @@ class Fields:
         return self.at_ms + self.ttl * 1000 if self.ttl else None
 
 
-class Refused(Exception):  # noqa: N818 - a result of the model, not a fault of the test
+class Refused(Exception):  # noqa: N818 - a result of the model, not an error of the test
     def __init__(self, *outcome: object) -> None:
         self.outcome = outcome
 
 
 @dataclass
 class Model:
-    """What the contract says, in one dictionary."""
+    """The contract in one dictionary."""
 
     now_ms: int
     fields: dict[Address, Fields] = field(default_factory=dict)
@@ -136,7 +137,7 @@ class Model:
         return found
 
     def find(self, address: Address, caller: Owner | None) -> tuple[Address, Fields] | None:
-        """``caller`` None: a call without ctx, which finds the key in whatever tenant has it."""
+        """Return a record. Without a caller, find the key in any tenant."""
         if caller is not None:
             found = self.visible(address, caller)
             return None if found is None else (address, found)
@@ -146,7 +147,10 @@ class Model:
         return holders[0] if holders else None
 
     def write(self, address: Address, new: Fields) -> Token:
-        """``new.token`` is of no account: the record's own grows, or a new one is born."""
+        """Write a record. ``new.token`` is ignored.
+
+        The record's own token increases, or a new one is created.
+        """
         found = self.live(address)
         if found is None:
             self.born += 1
@@ -173,7 +177,7 @@ class Model:
         return self.write(address, new)
 
     def update_cas(self, address: Address, new: Fields, expected: Token | None) -> Token:
-        """``expected`` None: a token that was never given out."""
+        """Write over a token. ``expected`` None is a token that was never issued."""
         found = self.owned(address, new.owner)
         if found is None or found.token != expected:
             current = NO_TOKEN if found is None else found.token
@@ -230,7 +234,7 @@ class Model:
 
 
 def answer(call: Callable[[], object]) -> object:
-    """What the model answers, a refusal as a value like any other."""
+    """Return the model's answer, with a refusal as a value."""
     try:
         return call()
     except Refused as refused:
@@ -246,11 +250,11 @@ def counted(context: dict[str, Any]) -> dict[str, Any]:
     return {**context, "count": context.get("count", 0) + 1}
 
 
-# --- from the model's words to the library's and back --------------------------------------------
+# --- between the model's values and the library's ------------------------------------------------
 
 
 def entry(number: int, position: int) -> OutboxEntry:
-    # The time differs where the pair is the same, so that it shows which of two was kept.
+    # The time differs if the pair is the same, to show which of two was kept.
     at = datetime(2024, 1, 1, tzinfo=UTC) + timedelta(seconds=position)
     return OutboxEntry(
         seq=number % 2, payload_sha256=hashlib.sha256(bytes([number])).digest(), created_at=at
@@ -282,7 +286,7 @@ def ctx_of(env: str, tenant_id: str, caller: Owner) -> TenantCtx:
 
 
 def distinct(numbers: Sequence[int]) -> tuple[OutboxEntry, ...]:
-    """The entries that stay, each with the time of its first appearance."""
+    """Return the entries that stay, each with the time of its first occurrence."""
     return tuple(entry(number, tuple(numbers).index(number)) for number in dict.fromkeys(numbers))
 
 
@@ -325,12 +329,12 @@ def as_returned(versioned: Versioned[Any], *, own_clock: bool) -> tuple[object, 
 
 
 class DisagreementError(AssertionError):
-    """A backend answered what the model does not."""
+    """A backend's answer differs from the model's."""
 
 
 @dataclass
 class Backend:
-    """A store, and which of its random incarnations and ids is which of the model's numbers."""
+    """A store, and the mapping of its random incarnations and ids to the model's numbers."""
 
     name: str
     harness: MemoryHarness | RedisHarness
@@ -347,7 +351,7 @@ class Backend:
         return Cas(value=token.value, incarnation=self.incarnations[token.incarnation])
 
     def matches(self, expected: object, got: object) -> bool:
-        """Compare, learning on the way what an incarnation is called here: one name for each."""
+        """Compare, and learn the backend's name for each incarnation."""
         if isinstance(expected, Token):
             if not isinstance(got, Cas) or got.value != expected.value:
                 return False
@@ -362,7 +366,7 @@ class Backend:
             return len(expected) == len(got) and all(
                 self.matches(one, other) for one, other in zip(expected, got, strict=True)
             )
-        # Types as well: 1 is not 1.0 to an application that stored it.
+        # Types count as well: 1 is not 1.0 to the application that stored it.
         return expected == got and repr(expected) == repr(got)
 
 
@@ -373,7 +377,7 @@ def _same(known: dict[int, Any], number: int, value: Any) -> bool:
 
 
 async def told(call: Awaitable[object]) -> object:
-    """An outcome as a value: what came back, or the error's class and fields."""
+    """Return an outcome as a value: the result, or the error's class and fields."""
     try:
         return await call
     except SessionError as error:

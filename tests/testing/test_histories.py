@@ -1,4 +1,4 @@
-"""Histories of concurrent clients have an order, whatever befalls the clients and their lines."""
+"""Tests that histories of concurrent clients have an order, under all faults."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def assert_orderly(clients: Clients) -> None:
     assert clients.tally["histories"] == HISTORIES
     assert clients.tally["operations"] >= HISTORIES * OPERATIONS
     assert clients.tally["cancelled"] > HISTORIES / 2
-    # They did meet one another, and most of what they did was done.
+    # They did conflict with one another, and most of their calls succeeded.
     assert clients.tally["refused"] > HISTORIES * CLIENTS
     assert clients.tally["done"] > HISTORIES * OPERATIONS / 3
 
@@ -46,18 +46,18 @@ async def test_in_memory_with_cancelled_clients() -> None:
         assert_orderly(clients)
 
 
-@pytest.mark.timeout(180)  # seconds; about twenty are needed where nothing else runs
+@pytest.mark.timeout(180)  # seconds; about twenty are needed on an idle machine
 @pytest.mark.parametrize("server", ["valkey"], indirect=True)
 async def test_over_a_bad_line_with_cancelled_clients(server: LocalServer) -> None:
     namespace = f"test:{uuid4().hex}"
     schedule = at_random(SEED, 0.06, FATES)
-    delay_secs = 0.7 * DEADLINE_SECS  # longer than an attempt may take, which is half
+    delay_secs = 0.7 * DEADLINE_SECS  # longer than the limit of an attempt, which is half
     async with (
         FaultProxy(server.port, schedule, delay_secs=delay_secs) as proxy,
         store_at(server.url, namespace=namespace) as reader,
         AsyncExitStack() as stack,
     ):
-        # Each client of a key has a line of its own, and shares it with those of other keys.
+        # Each client of a key has a connection of its own, and shares it with those of other keys.
         stores = [
             await stack.enter_async_context(
                 store_at(proxy.url, namespace=namespace, deadline=DEADLINE_SECS)

@@ -1,4 +1,4 @@
-"""The recorder: what is written down of each call, also of one that never came to its end."""
+"""Tests of the recorder: the record of each call, even of one that never ended."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ async def test_a_cancelled_call_may_still_happen(store: Store) -> None:
         await client.mutate(KEY, interrupted, ctx=CTX)
     operation = history.operations()[-1]
     assert (operation.ending, operation.returned_at) == (Ending.UNKNOWN, None)
-    assert operation.mark == ""  # it had nothing to write yet
+    assert operation.mark == ""  # it had no mark yet
 
 
 async def test_tenants_are_told_apart(store: Store) -> None:
@@ -224,7 +224,8 @@ def test_journals_of_processes_are_one_history(valkey_url: str, tmp_path: Path) 
     assert [(one.verb, one.client) for one in killed] == [(Verb.MUTATE, "doomed.worker")]
     assert check_history(operations).holds
     assert check_versions(operations).holds
-    # All stamps are of one clock: move those of the process that was first, and there is no order.
+    # All stamps come from one clock: without the shift of the first process's stamps, there is no
+    # order.
     first = next(
         each for each in histories if any(one.token and one.token.value == 1 for one in each)
     )

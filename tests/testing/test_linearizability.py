@@ -1,4 +1,4 @@
-"""The checkers, checked: planted violations are caught, right histories are not blamed."""
+"""Tests of the checkers: they detect planted violations and accept correct histories."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_what_is_planted_is_a_violation_in_every_order(flaw: Flaw) -> None:
 
 
 def garbled(history: list[Operation], dice: random.Random) -> list[Operation]:
-    """Change a thing or two at random, which may make a violation or not."""
+    """Change a few things at random, which may or may not make a violation."""
     history = [*history]
     for _ in range(dice.randint(1, 3)):
         index = dice.randrange(len(history))
@@ -115,7 +115,7 @@ def raised(token: Cas) -> Cas:
 
 
 def is_sensible(one: Operation) -> bool:
-    """Whether a client can have been told so; the checkers are asked about nothing else."""
+    """Return whether a client can have seen this. The checkers only get such histories."""
     told = one.token is not None and one.token.value > 0
     if one.ending is Ending.DONE and one.verb is Verb.GET:
         return told is bool(one.mark)
@@ -169,7 +169,7 @@ def test_concurrent_operations_go_in_the_order_that_explains_them() -> None:
         op(Verb.GET, 2, (4, 12), token=ABSENT),
     ]
     assert check_history(history[:2]).holds
-    assert check_history(history).is_violation  # absent after somebody saw it
+    assert check_history(history).is_violation  # absent after a client saw it
     assert check_versions(history[:2]).holds
 
 

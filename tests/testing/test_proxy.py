@@ -1,4 +1,4 @@
-"""The proxy by itself, between a plain client and a server that repeats what it is told."""
+"""Tests of the proxy between a plain client and an echo server."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.anyio
 
 SHORT_SECS = 0.05
-"""How long a silence is listened to: a test that passes is over sooner if it may be broken."""
+"""Limit of a wait for silence. A passing test ends earlier."""
 
 
 class Echo:
-    """A server that knows what it was told, and says it again."""
+    """A server that stores its input and echoes it."""
 
     def __init__(self) -> None:
         self.told: list[bytes] = []
@@ -55,7 +55,7 @@ class Echo:
                 self.told.append(line)
                 writer.write(line)
         except ConnectionError:
-            pass  # the proxy broke it, as it was told to
+            pass  # the proxy broke it on purpose
         finally:
             self.open -= 1
             writer.close()
@@ -67,7 +67,7 @@ class Client:
         self._writer = writer
 
     async def ask(self, line: bytes) -> bytes:
-        """What comes back: nothing if the connection ends, and what there is of it if it is cut."""
+        """Return the reply. Empty if the connection ends, and partial if the reply is cut."""
         self.say(line)
         return await self.hear()
 
@@ -136,7 +136,7 @@ async def test_a_silent_line_stays_open(fate: Fate, told: list[bytes]) -> None:
         await until(lambda: echo.told == told and proxy.met[fate] == 1)
         assert await client.hears_nothing()
         assert echo.told == told
-        client.say(b"are you there?")  # and silent for ever
+        client.say(b"are you there?")  # and stays silent
         await until(lambda: echo.told == [*told, b"are you there?\n"])
         assert await client.hears_nothing()
         assert proxy.connections == 1
@@ -150,7 +150,7 @@ async def test_a_black_hole_delivers_when_it_has_healed() -> None:
         assert await client.ask(b"before") == b"before\n"
         proxy.black_hole()
         client.say(b"within")
-        newcomer = await connected(proxy)  # is accepted, and not served
+        newcomer = await connected(proxy)  # is accepted but not served
         newcomer.say(b"new")
         assert await client.hears_nothing()
         assert await newcomer.hears_nothing()
@@ -187,14 +187,14 @@ async def test_severed_connections_end_at_both_ends() -> None:
 
 
 LARGE = b"x" * 30_000_000
-"""More than the kernel's buffers on the way take of it."""
+"""More than fits into the kernel's buffers on the way."""
 
 
 @asynccontextmanager
 async def deaf_client(
     schedule: Schedule,
 ) -> AsyncIterator[tuple[FaultProxy, asyncio.StreamReader]]:
-    """One that is told more than it reads: the rest is held by the proxy."""
+    """A client that reads less than it is sent. The proxy holds the rest."""
 
     async def tell(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readline()

@@ -1,4 +1,4 @@
-"""The rigs themselves: what they form, what they survive, and that nothing of them stays."""
+"""Tests of the rigs themselves: their topology, their faults, and their removal."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 pytestmark = [
     pytest.mark.anyio,
-    # A rig waits up to 40 s for its servers, and a test waits for several things.
+    # A rig waits up to 40 s for its servers, and a test waits several times.
     pytest.mark.timeout(180),
 ]
 
@@ -48,7 +48,7 @@ def binary(request: pytest.FixtureRequest) -> Path:
     try:
         return redis_binary()
     except ServerNotFoundError as error:
-        # A second engine that a newcomer need not have; Valkey is never skipped.
+        # A second engine is optional. Valkey is never skipped.
         pytest.skip(f"backend redis-server: {error}")  # because it is not installed here
 
 
@@ -146,7 +146,7 @@ async def test_a_master_fails_over_twice_and_comes_back_as_a_replica(
     assert second is not first
     assert first.is_live
     assert (await first.ask("ROLE"))[0] == b"slave"
-    # A replica of late has nothing, while it gets everything anew.
+    # A replica that started late has no data until its first synchronization.
     await second.ask("SET", "name", "again")
 
     async def have_it() -> bool:
@@ -189,7 +189,7 @@ async def cluster(binary: Path) -> AsyncIterator[ClusterRig]:
 
 
 async def owners(rig: ClusterRig, slot: int) -> set[int]:
-    """The ports to which the live nodes send a caller who asks for a slot."""
+    """Return the ports to which the live nodes redirect requests for a slot."""
     found: set[int] = set()
     for node in rig.live:
         for first, last, master, *_ in await node.ask("CLUSTER", "SLOTS"):
@@ -304,14 +304,14 @@ async def test_slots_are_the_servers() -> None:
             assert slot_of(name.encode()) == slot_of(name) < SLOTS
 
 
-# --- ports, and leaving --------------------------------------------------------------------------
+# --- ports, and removal --------------------------------------------------------------------------
 
 
 def test_a_port_is_claimed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     first = PortClaim()
     draws = iter([first.port, first.port, first.port + 1, first.port + 2])
     with socket.socket() as bus:
-        # Another's server is where the bus of the second draw would be.
+        # Another process's server is at the bus port of the second choice.
         bus.bind(("127.0.0.1", first.port + 1 + BUS_OFFSET))
         monkeypatch.setattr(f"{PortClaim.__module__}._RANDOM.randint", lambda *_: next(draws))
         second = PortClaim()
@@ -351,7 +351,7 @@ async def test_nothing_of_a_rig_stays(rig: type[Rig]) -> None:
         ports = [node.port for node in everything]
         assert len({*pids}) == len({*ports}) == len(pids)
         assert all(exists(pid) for pid in pids)
-        everything[0].pause()  # such a one would not hear of SIGTERM
+        everything[0].pause()  # such a process would not get SIGTERM
     assert not [pid for pid in pids if exists(pid)]
     assert not [folder for folder in folders if folder.exists()]
     for port in ports:

@@ -1,1 +1,1 @@
-"""Units that need no server."""
+"""Unit tests that need no server."""

@@ -1,4 +1,4 @@
-"""What the codecs return, and what they keep."""
+"""Tests of the results and the state of codecs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Zone(tzinfo):
-    """A time zone in Python, as some are: asked while a codec is at work."""
+    """A time zone in Python, which is called while a codec runs."""
 
     def __init__(self, asked: Callable[[], object]) -> None:
         self._asked = asked
@@ -96,7 +96,7 @@ def test_a_codec_may_be_called_while_it_encodes(codec: Codec) -> None:
 def test_threads_may_share_a_codec(codec: Codec) -> None:
     module = msgspec.json if isinstance(codec, JsonCodec) else msgspec.msgpack
     at = datetime(2020, 1, 1, tzinfo=UTC)
-    zone = Zone(lambda: sum(range(50)))  # long enough for another thread to come in
+    zone = Zone(lambda: sum(range(50)))  # long enough for another thread to run
 
     def wrong_of(letter: str) -> int:
         wrong = 0

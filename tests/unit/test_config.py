@@ -1,4 +1,4 @@
-"""URLs, configurations, and which store they make."""
+"""Tests of URLs and configurations, and of the stores that they create."""
 
 from __future__ import annotations
 
@@ -350,7 +350,7 @@ def test_from_env(environ: dict[str, str], backend: str) -> None:
             {"REDIS_URL": f"redis+sentinel://:{SECRET}@a,b/main/1?sentinel_password={SECRET}"},
             "REDIS_URL: redis+sentinel://a:26379,b:26379",
         ),
-        # A slash in the password, which should have been %2F, makes its rest a master's name.
+        # A slash in the password (instead of %2F) turns its rest into a master's name.
         ({"REDIS_URL": f"redis+sentinel://u:12/{SECRET}@h"}, "REDIS_URL: redis+sentinel://u:12"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What a session must be before it is written, where the contract's tests do not ask."""
+"""Tests of sessions before a write, where the contract has none."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ async def test_each_attempt_of_mutate_decodes_what_it_read_and_what_it_writes_on
             decoded = codec.decoded
             rival = store.put(msgspec.structs.replace(session, context=rivals.pop()))
             with pytest.raises(StopIteration):
-                rival.send(None)  # the memory backend waits for nothing
+                rival.send(None)  # the memory backend has no wait
             codec.decoded = decoded
         return msgspec.structs.replace(found, context=Counted(found.context.count + 1))
 
@@ -160,7 +160,7 @@ async def test_a_turn_refuses_a_session_of_another_owner_before_it_decodes_it() 
     ctx, scope = TenantCtx(tenant_id="acme", user_id="ann"), ReplyScope(conversation="c")
     session = msgspec.structs.replace(make(Counted(0)), meta=SessionMeta.of(ctx))
     await waits.register_wait(ctx, "ann", scope, session)
-    unreadable: Any = Counted("text")  # type: ignore[arg-type] # what nobody could decode
+    unreadable: Any = Counted("text")  # type: ignore[arg-type] # cannot be decoded
     other = SessionMeta(tenant_id="acme", user_id="bob")
     async with waits.resume(ctx, "ann", scope) as claim:
         with pytest.raises(TenantMismatchError):

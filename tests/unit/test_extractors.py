@@ -1,4 +1,4 @@
-"""What extractors see in a message: which fields, which texts, and never an error."""
+"""Tests of extractors: the fields and texts that they find in a message, and never an error."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Level(IntEnum):
 
 
 class Seasons(tzinfo):
-    """A zone as the time zone database has them, on machines that have none."""
+    """A zone as in the time zone database, for machines without one."""
 
     def utcoffset(self, when: datetime | None, /) -> timedelta | None:
         return None if when is None else timedelta(hours=1) + self.dst(when)
@@ -103,7 +103,7 @@ class Point(NamedTuple):
 
 
 class OrderEvent(SessionKeyExtractor):
-    """The domain message of the specification, an extractor itself."""
+    """The domain message of the specification, which is an extractor itself."""
 
     def __init__(self, order_id: str | None) -> None:
         self.order_id = order_id
@@ -117,7 +117,7 @@ class OrderEvent(SessionKeyExtractor):
 
 
 class Bare:
-    """A message with the one method that the protocol cannot do without."""
+    """A message with the only required method of the protocol."""
 
     def get_metadata(self, field: str, /) -> str | None:
         return "7" if field == "order_id" else None
@@ -206,9 +206,9 @@ def test_a_message_says_the_same_decoded_and_as_json_left_it(value: object) -> N
         assert extractor_for(as_json).get_metadata("value") == decoded
 
 
-# --- the assertions by their wording ------------------------------------------------------------
+# --- the specification's assertions, in its words ----------------------------------------------
 
-Plain = namedtuple("Plain", ["a", "b"])  # noqa: PYI024 - those without types exist, too
+Plain = namedtuple("Plain", ["a", "b"])  # noqa: PYI024 - untyped ones exist, too
 UPDATE = Update(update_id=9, chat=Chat(id=-42))
 MESSAGES: list[tuple[object, dict[str, str]]] = [
     ({"a": "1", "b": None, 5: "x", "c": 2.5, "d": ["1"], "": "e"}, {"a": "1", "": "e"}),

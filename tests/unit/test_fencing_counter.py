@@ -1,4 +1,4 @@
-"""Fencing tokens grow for one store object, whatever clocks and servers do."""
+"""Tests of fencing tokens: they increase for one store object, whatever clocks and servers do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Session keys: published vectors, independent recomputation, and no collisions."""
+"""Tests of session keys: published vectors, independent recomputation, and no collisions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The books of a dispatcher, step by step, against what is always to hold."""
+"""Tests of a dispatcher's accounting, step by step, against its invariants."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PER_KEY, TOTAL = 2, 6
 
 
 def check(lanes: Lanes[int], in_hand: set[Lane[int]], back_soon: set[Submitter[int]]) -> None:
-    """Everything that the module says always holds."""
+    """Check all invariants that the module states."""
     every = [*lanes._by_key.values(), *lanes._loose]
     assert lanes.waiting == sum(len(lane.messages) for lane in every) <= TOTAL
     assert lanes.blocked == sum(len(lane.submitters or ()) for lane in every)
@@ -47,7 +47,7 @@ def check(lanes: Lanes[int], in_hand: set[Lane[int]], back_soon: set[Submitter[i
 
 
 class Play:
-    """Random steps, and what should have come of them."""
+    """Random steps, and their required results."""
 
     def __init__(self, overflow: Overflow) -> None:
         self.rng = random.Random(3)
@@ -114,7 +114,7 @@ class Play:
             assert submitter.settled.is_set()
             assert not submitter.has_room
             self.lost.add(submitter.message)
-            self.lanes.withdraw(submitter)  # it may be cancelled before it hears of this
+            self.lanes.withdraw(submitter)  # it may be cancelled before it learns of this
         self.blocked.clear()
         assert (self.lanes.waiting, self.lanes.blocked) == (0, 0)
 
@@ -136,7 +136,7 @@ SEEN: dict[Overflow, set[str]] = {
 @both
 @pytest.mark.parametrize("overflow", ["wait", "reject", "drop_oldest"])
 async def test_every_step_keeps_the_books(overflow: Overflow) -> None:
-    """Seeded: any step in any order, among them those that only a race would take."""
+    """Take seeded random steps in any order, including those that only a race would take."""
     play = Play(overflow)
     steps = [play.take, play.put_back, play.come_back, play.withdraw, play.empty]
     for number in range(8000):

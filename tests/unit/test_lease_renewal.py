@@ -1,6 +1,6 @@
-"""A lease that cannot be renewed: its block ends when the lease does, and no later.
+"""Tests of a lease that cannot be renewed: its block ends with the lease, and no later.
 
-On trio with a clock that jumps to whatever comes next, so that times are exact.
+The tests run on trio with a clock that jumps to the next event, so times are exact.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def anyio_backend() -> object:
 
 
 async def cut_off_at(lease_secs: float, renew: Callable[[], Awaitable[object]]) -> float:
-    """Keep a lease that begins now, and return how old it was when its block was cancelled."""
+    """Hold a lease that begins now, and return its age when its block was cancelled."""
     began_at = anyio.current_time()
     renewer = LeaseRenewer(lease_secs, began_at + lease_secs)
     ages: list[float] = []
@@ -122,9 +122,9 @@ async def test_the_store_is_asked_again_after_what_nobody_thought_of() -> None:
 
 
 async def test_a_loop_that_was_held_up_may_still_ask() -> None:
-    """Whoever had not begun to ask in time does so, since the lease may be nobody else's yet."""
+    """A late renewal is still sent, because the lease may still have no other holder."""
     began_at = anyio.current_time()
-    renewer = LeaseRenewer(30, began_at - 1)  # as if the loop had stood still since
+    renewer = LeaseRenewer(30, began_at - 1)  # as if the loop had been blocked since
     asked = anyio.Event()
 
     async def renew() -> None:

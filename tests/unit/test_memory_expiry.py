@@ -1,4 +1,4 @@
-"""The expiry index against a naive one, and what a sweep costs."""
+"""Tests of the expiry index against a naive one, and of the cost of a sweep."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CTX: Final = TenantCtx(tenant_id="acme")
 START_MS: Final = 1_700_000_000_000
 
 names: Final = st.tuples(st.sampled_from(("a/x", "b/x")), st.sampled_from("klmn"))
-# Around the width of a bucket, and its multiples, things are decided.
+# The boundaries are at the width of a bucket and its multiples.
 spans_ms: Final = st.one_of(
     st.integers(1, 5),
     st.integers(1, 5000),
@@ -37,7 +37,7 @@ spans_ms: Final = st.one_of(
 
 
 class IndexMachine(RuleBasedStateMachine):
-    """The index, held as the store holds it, and a dictionary of expiries."""
+    """The index as the store uses it, and a dictionary of expiries."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,10 +66,10 @@ class IndexMachine(RuleBasedStateMachine):
 
     @rule(name=names, span_ms=spans_ms)
     def extend(self, name: Name, span_ms: int) -> None:
-        """A longer life leaves the record where it is: the visit finds the new expiry."""
+        """Extend a lifetime. The record stays in place, and the visit finds the new expiry."""
         if name in self.expiries:
             self.expiries[name] += span_ms
-            # One visit finds the old life, and one the new life's bucket.
+            # One visit finds the old lifetime, and one the bucket of the new one.
             self.visits[name] = 0
 
     @rule(span_ms=spans_ms)
@@ -120,7 +120,7 @@ class IndexMachine(RuleBasedStateMachine):
 
     @invariant()
     def visits_a_life_three_times_at_most(self) -> None:
-        # Its coarse bucket and its millisecond; and once the place that an extended life has left.
+        # Its coarse bucket and its millisecond, and once the place that an extension left.
         assert all(count <= 3 for count in self.visits.values())
 
     @invariant()
@@ -167,13 +167,13 @@ def clock() -> ManualClock:
 
 @pytest.fixture
 def store(clock: ManualClock) -> Store:
-    # Not entered, so that nothing sweeps but the test.
+    # Not entered, so that only the test sweeps.
     return InMemorySessionStore(clock=clock)
 
 
 @pytest.fixture
 def visited(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The keys that sweeps look at, in order."""
+    """Return the keys that sweeps visit, in order."""
     keys: list[str] = []
     pop_due = ExpiryIndex.pop_due
 
@@ -204,7 +204,7 @@ async def fill(store: Store, count: int, ttl_secs: float) -> list[SessionKey]:
 
 
 def sizes(store: Store) -> tuple[int, ...]:
-    """Everything that the store holds, down to the index's heap."""
+    """Return the sizes of everything in the store, down to the index's heap."""
     records, waits = store._records, store._waits
     index = records._expiry
     return (
@@ -225,7 +225,7 @@ class TestSweep:
     @pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
     async def test_lets_other_tasks_run(self, store: Store, clock: ManualClock) -> None:
         count = 200_000
-        # Through the primitive: what is stored is of no account here, and encoding takes long.
+        # By the primitive, because the stored content does not matter and encoding takes long.
         for number in range(count):
             store._put(EncodedSession("default/acme", f"key-{number}", "/", 60_000, b""), None)
         clock.advance(60)
@@ -242,7 +242,8 @@ class TestSweep:
             await checkpoint()
             assert await store.sweep() == count
             over = True
-        # Half a millisecond at a time: hundreds of slices here, tens on the fastest machine.
+        # Half a millisecond at a time gives hundreds of slices here and tens on the fastest
+        # machine.
         midway = {swept for swept in seen if 0 < swept < count}
         assert len(midway) >= 20
         assert not any(sizes(store))
@@ -338,7 +339,7 @@ class TestSweep:
             for key in keys:
                 await store.touch(key)
         assert sizes(store) == before
-        # A life kept up by touches is looked at once per life, not once per touch.
+        # A lifetime that touches extend is visited once per lifetime, not once per touch.
         for _ in range(600):
             clock.advance(1)
             for key in keys:
@@ -399,7 +400,7 @@ class TestSweep:
         clock: ManualClock,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        # Every slice ends at once, so the sweep pauses as often as it can.
+        # Every slice ends at once, so the sweep pauses as often as possible.
         monkeypatch.setattr("greentic_session.memory.store._SLICE_SECS", 0.0)
         keys = await fill(store, 2000, 60)
         clock.advance(60)

@@ -1,4 +1,4 @@
-"""What a verb of the memory store costs does not grow with what is stored."""
+"""Tests that the cost of the memory store's verbs does not grow with the stored data."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ CTX: Final = TenantCtx(tenant_id="acme", user_id="ann")
 CHAT: Final = ReplyScope(conversation="chat")
 KEY: Final = SessionKey("shared")
 CALLS: Final = 20
-"""Calls in a batch. The least of the batches counts, in time of this thread alone."""
+"""Calls in a batch. The fastest batch counts, in CPU time of this thread."""
 BATCHES: Final = 15
 ATTEMPTS: Final = 4
 
 
 class Scene:
-    """A store with a number of things of one kind."""
+    """A store with a number of items of one kind."""
 
     def __init__(self, count: int) -> None:
         self.store: InMemorySessionStore[Any] = InMemorySessionStore(clock=ManualClock())

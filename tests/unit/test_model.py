@@ -1,4 +1,4 @@
-"""The words: tokens, scopes, outbox, life; and the errors' codes and shapes."""
+"""Tests of the model: tokens, scopes, outbox, lifetime, and the errors' codes and shapes."""
 
 from __future__ import annotations
 
@@ -180,10 +180,10 @@ def test_the_newest_entries_are_kept() -> None:
     session, is_new = session.with_outbox(b"128")
     assert is_new
     assert [entry.seq for entry in session.outbox] == [*range(1, 129)]
-    # What is known is known as before, and drops nothing.
+    # A known entry stays known, and drops nothing.
     again, is_new = session.with_outbox(b"128", max_outbox=1)
     assert (again, is_new) == (session, False)
-    # An outbox that an earlier version let grow is cut at the next entry.
+    # An outbox that grew under an earlier version is cut at the next entry.
     grown = make(outbox=tuple(OutboxEntry.for_payload(seq, b"x") for seq in range(9000)))
     cut, _ = grown.with_outbox(b"y")
     assert [entry.seq for entry in cut.outbox] == [*range(9000 - 127, 9000), 0]
@@ -241,7 +241,7 @@ def test_scopes_whose_parts_are_empty_or_absent_are_equal(field: str) -> None:
     assert {empty: 1} == {absent: 1}
     assert getattr(empty, field) is None
     assert msgspec.json.encode(empty) == msgspec.json.encode(absent)
-    # Forms that earlier versions made: a stored one that holds the empty part, and a pickle.
+    # Forms of earlier versions: a stored one with the empty part, and a pickle.
     stored = {"conversation": "c", field: ""}
     assert hash(msgspec.convert(stored, ReplyScope)) == hash(absent)
     assert msgspec.json.decode(msgspec.json.encode(stored), type=ReplyScope) == absent

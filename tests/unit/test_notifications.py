@@ -1,4 +1,4 @@
-"""Notifications wake the waiters of their topic, once each, and waiters of no other topic."""
+"""Tests of notifications: waiters of the topic wake once each, and no others."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.anyio
 
 PATIENCE_SECS = 20
-"""For what must come, however busy the machine."""
+"""Limit in seconds for an expected event, generous because the machine may be busy."""
 A_WHILE_SECS = 0.02
-"""For what must not come."""
+"""Time in seconds to wait for an event that must not occur."""
 
 
 class Tower:
-    """A store's notifications on a server, and a client that publishes and asks the server."""
+    """A store's notifications on a server, and a client that publishes and queries the server."""
 
     def __init__(self, url: str) -> None:
         self.config = msgspec.structs.replace(
@@ -115,7 +115,7 @@ async def test_whoever_goes_has_the_first_of_the_others_woken() -> None:
     async with notifications.subscribe("x") as one, notifications.subscribe("x") as two:
         async with notifications.subscribe("x") as three:
             await until_active(one, two, three)
-            notifications.notify("x")  # for the first, which is busy
+            notifications.notify("x")  # for the first waiter, which is busy
         assert await one.wait(0)
         assert await two.wait(0)  # since three has gone
         async with notifications.subscribe("x"):
@@ -141,11 +141,11 @@ async def test_of_those_who_know_when_it_is_due_one_is_woken() -> None:
     ):
         await until_active(late, soon, same)
         async with anyio.create_task_group() as tasks:
-            # The first to listen knows of something that is due much later.
+            # The first subscriber knows of an entry that is due much later.
             for subscription, name, due_secs in (
                 (late, "late", 9),
                 (soon, "soon", 0.3),
-                (same, "same", 0.299),  # as it looks when it was looked up once more
+                (same, "same", 0.299),  # as after a second lookup
             ):
                 tasks.start_soon(sleep, subscription, name, due_secs)
                 await anyio.wait_all_tasks_blocked()
@@ -158,7 +158,7 @@ async def test_who_looks_keeps_the_time_for_nobody() -> None:
     async with notifications.subscribe("x") as busy, notifications.subscribe("x") as idle:
         await until_active(busy, idle)
         with anyio.fail_after(PATIENCE_SECS / 2):
-            assert not await busy.wait(PATIENCE_SECS, 0.001)  # and is awake from now on
+            assert not await busy.wait(PATIENCE_SECS, 0.001)  # and is awake from then on
             assert not await idle.wait(PATIENCE_SECS, 0.02)
 
 
@@ -200,7 +200,7 @@ async def test_a_topic_left_and_entered_again_is_heard(tower: Tower) -> None:
         async with tower.notifications.subscribe("x") as subscription:
             await until_active(
                 subscription
-            )  # perhaps by the one before, and then it is notified once more
+            )  # possibly notified by the one before, and then once more
             await tower.publish("x")
             assert await subscription.wait(PATIENCE_SECS)
 
@@ -224,7 +224,7 @@ async def test_closing_wakes_all_and_leaves_no_connection(tower: Tower) -> None:
         assert await subscription.wait(PATIENCE_SECS)
         assert tower.notifications.connections == 0
         async with tower.notifications.subscribe("y") as late:
-            assert await late.wait(PATIENCE_SECS)  # to be told that the store is closed
+            assert await late.wait(PATIENCE_SECS)  # to learn that the store is closed
     await tower.has_no_channels()
 
 
@@ -254,7 +254,7 @@ async def test_an_account_that_may_not_subscribe_is_told_once(
 
 async def test_without_a_server_a_bell_is_silent_until_there_is_one(server: LocalServer) -> None:
     tower = Tower(server.tcp_url)
-    tower.notifications = RedisNotifications(tower.client, tower.names, 0.05)  # soon tries again
+    tower.notifications = RedisNotifications(tower.client, tower.names, 0.05)  # retries soon
     server.pause()
     try:
         async with tower.notifications.subscribe("x") as subscription:
@@ -272,7 +272,7 @@ async def test_without_a_server_a_bell_is_silent_until_there_is_one(server: Loca
 
 
 async def test_connections_that_end_at_once_are_made_at_leisure(server: LocalServer) -> None:
-    """As behind a proxy that knows no channels: it breaks off whoever subscribes."""
+    """As behind a proxy without channels, which breaks the connection of each subscriber."""
 
     def choose(request: bytes) -> Fate:
         return Fate.REFUSE if b"SUBSCRIBE" in request else Fate.PASS
@@ -283,7 +283,7 @@ async def test_connections_that_end_at_once_are_made_at_leisure(server: LocalSer
         tower.notifications.subscribe("x") as subscription,
     ):
         await until(lambda: proxy.met[Fate.REFUSE] > 1)
-        # A time for hundreds of them. On a slow machine there are fewer.
+        # Enough time for hundreds of attempts. A slow machine makes fewer.
         assert not await subscription.wait(0.5)
         assert proxy.met[Fate.REFUSE] < 20
         proxy.schedule = always(Fate.PASS)
@@ -319,7 +319,7 @@ async def test_what_is_no_server_is_asked_again(
 async def test_a_cluster_passes_rings_on(cluster_url: str) -> None:
     async with tower_at(cluster_url) as tower, tower.notifications.subscribe("x") as subscription:
         await until_active(subscription)
-        await tower.client.ping()  # so that all its servers are known
+        await tower.client.ping()  # so that the store knows all its servers
         for node in tower.client._topology.servers:
             command = "PUBLISH", tower.names.channel("x"), "1"
             call = Call(None, (command,), None, at=node)
@@ -328,9 +328,9 @@ async def test_a_cluster_passes_rings_on(cluster_url: str) -> None:
 
 
 async def test_a_dead_server_of_a_cluster_is_left_for_another(cluster_url: str) -> None:
-    """Though nobody else asks for anything that it held."""
+    """Even if no other call uses the slots of that server."""
     async with tower_at(cluster_url) as tower:
-        await tower.client.ping()  # so that all its servers are known
+        await tower.client.ping()  # so that the store knows all its servers
         topology = tower.client._topology
         assert isinstance(topology, ClusterTopology)
         dead = topology.server_at("127.0.0.1", 1, reported_by=topology.servers[0])

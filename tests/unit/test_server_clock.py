@@ -1,4 +1,4 @@
-"""What is known of a server's clock at the time of an attempt."""
+"""Tests of the knowledge about a server's clock at the time of an attempt."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from greentic_session.redis.transport.server_clock import ServerClock
 
 
 def told(server_secs: float) -> list[bytes]:
-    """A reply to ``TIME``."""
+    """Return a reply to ``TIME``."""
     return [b"%d" % int(server_secs), b"%d" % round(server_secs % 1 * 1_000_000)]
 
 
@@ -33,7 +33,7 @@ def test_an_attempt_before_all_readings_is_told_by_the_one_that_is_furthest_behi
 
 def test_readings_are_bounded_and_last_for_a_minute_of_attempts() -> None:
     clock = ServerClock()
-    for tenth in range(10_000):  # a storm of retries, each of which reads the clock
+    for tenth in range(10_000):  # a burst of retries, each of which reads the clock
         clock.learn(told(1000 + tenth / 10), tenth / 10)
     clock.learn(told(90_000), 1000.0)
     assert clock.time_at(940.0) == pytest.approx(1_940_000)

@@ -1,4 +1,4 @@
-"""``release_on_sigterm``: what a signal ends, and what it leaves as it was."""
+"""Tests of ``release_on_sigterm``: a signal's effect, and the state that it leaves."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture(autouse=True)
 def earlier() -> Iterator[list[int]]:
-    """Numbers of the signals that the earlier handlers saw, which are put back afterwards."""
+    """Yield the numbers of signals that the earlier handlers saw. The handlers are restored."""
     seen: list[int] = []
 
     def see(number: int, _: object) -> None:
@@ -96,7 +96,7 @@ async def test_a_handler_of_the_event_loop_runs_too_and_stays() -> None:
                 await anyio.sleep_forever()
             assert termination.signal is signal.SIGTERM
             signal.raise_signal(signal.SIGTERM)
-            while len(calls) < 2:  # noqa: ASYNC110 - the handler tells nobody
+            while len(calls) < 2:  # noqa: ASYNC110 - the handler does not notify
                 await anyio.sleep(0.001)
     finally:
         loop.remove_signal_handler(signal.SIGTERM)
@@ -111,7 +111,7 @@ async def test_a_handler_that_was_installed_within_the_block_stays() -> None:
             ours = signal.signal(signal.SIGTERM, signal.SIG_IGN)
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
         assert callable(ours)
-        ours(signal.SIGTERM, None)  # as a handler does that calls the one before
+        ours(signal.SIGTERM, None)  # as a handler does that calls the earlier one
         assert termination.signal is None
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -1,4 +1,4 @@
-"""Key strategies: the promises of their specification by its wording, vectors, no collisions."""
+"""Tests of key strategies: the specification's assertions, vectors, no collisions."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_every_strategy_without_code_of_yours_has_a_vector() -> None:
     assert {vector["strategy"] for vector in VECTORS} == strategies - code
 
 
-# --- generators: the assertions by their wording ------------------------------------------------
+# --- generators: the specification's assertions, in its words -----------------------------------
 
 messages = st.dictionaries(
     st.sampled_from(["order_id", "name", "type", "site", "device_id"]),
@@ -180,7 +180,7 @@ def test_generators_are_thread_safe() -> None:
         assert list(threads.map(at_once, range(200))) == [alone] * 200
 
 
-# --- strategies: the assertions by their wording ------------------------------------------------
+# --- strategies: the specification's assertions, in its words -----------------------------------
 
 
 def test_single_field_returns_none_if_field_missing() -> None:
@@ -259,7 +259,7 @@ value = st.text(alphabet="ab-", min_size=1, max_size=70)
 def test_no_two_long_pairs_share_a_key(pairs: list[tuple[str, str]], separator: str) -> None:
     strategy = CompositeKeyStrategy(["x", "y"], separator)
     keys = [strategy.key_of({"x": x, "y": y}) for x, y in pairs]
-    # What the separator does inside a value never costs a message its order.
+    # A separator inside a value never changes a message's order.
     fit = [len(x) + len(separator) + len(y) <= 128 for x, y in pairs]
     assert [key is not None for key in keys] == fit
     known = [key for key in keys if key is not None]
@@ -281,7 +281,7 @@ def test_a_long_ambiguous_key_is_a_digest() -> None:
     assert key == "v2:" + hashlib.sha256(netstrings.encode()).hexdigest()
 
 
-# --- time, content, code of yours ---------------------------------------------------------------
+# --- time, content, custom code -----------------------------------------------------------------
 
 
 def test_partitions_are_aligned_to_the_epoch() -> None:
@@ -333,7 +333,7 @@ def test_what_is_no_strategy_cannot_be_chosen() -> None:
 
 
 class Foreign:
-    """A generator that knows nothing of ours."""
+    """A generator outside the library."""
 
     def generate_key(self, extractor: SessionKeyExtractor, /) -> SessionKey | None:
         return SessionKey(f"foreign {extractor.get_metadata('id')}")

@@ -1,4 +1,4 @@
-"""The background sweeper in every host that holds a store with ``async with``."""
+"""Tests of the background sweeper in every class that enters a store."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def make() -> Clocked:
 
 
 async def swept_by_itself(store: AsyncSessionStore[dict[str, Any]], clock: ManualClock) -> None:
-    """Put sessions, let them expire, and wait until somebody else has removed them."""
+    """Put sessions, let them expire, and wait until the sweeper has removed them."""
     before = store.statistics().swept
     for _ in range(3):
         await store.put(
@@ -68,7 +68,7 @@ async def swept_by_itself(store: AsyncSessionStore[dict[str, Any]], clock: Manua
         )
     clock.advance(5)
     with anyio.fail_after(10):
-        while store.statistics().swept < before + 3:  # noqa: ASYNC110 - a sweep tells nobody
+        while store.statistics().swept < before + 3:  # noqa: ASYNC110 - a sweep does not notify
             await anyio.sleep(0.001)
     assert store.statistics().sessions == 0
 
@@ -269,7 +269,7 @@ async def test_without_async_with_each_later_call_frees_a_few(
     while left[-1]:
         await call(store)
         left.append(100 - store.statistics().swept)
-        # At most 8 a step, of which a call takes a few, so that none is held up for long.
+        # At most 8 a step. A call takes a few steps, so no call is delayed for long.
         assert 1 <= left[-2] - left[-1] <= 64 or left[-1] == 0
     assert len(left) > 2
     assert store.statistics().expiring == 0

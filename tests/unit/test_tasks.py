@@ -1,4 +1,4 @@
-"""Tasks beside the caller's: when they begin, what stops them, and who waits for them."""
+"""Tests of background tasks: their start, their cancellation, and waiting for them."""
 
 from __future__ import annotations
 

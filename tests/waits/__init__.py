@@ -1,1 +1,1 @@
-"""Waits under races, crashes, faults and cancellation."""
+"""Tests of waits under races, crashes, faults and cancellation."""

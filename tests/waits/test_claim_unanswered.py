@@ -1,4 +1,4 @@
-"""A claim that ended in doubt: no worker knows of it, so it is released."""
+"""Tests of a claim of unknown outcome: no worker knows of it, so it is released."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def harness(tcp_server_url: str) -> AsyncIterator[RedisHarness]:
 
 
 async def registered(harness: RedisHarness) -> Registry:
-    """Return a registry with an undisturbed line, on which a session waits."""
+    """Return a registry with a sound connection, on which a session waits."""
     near: Registry = WaitRegistry(await harness.open())
     session: Session[dict[str, object]] = Session(
         key=SessionKey("claimed"),
@@ -47,12 +47,12 @@ async def registered(harness: RedisHarness) -> Registry:
     )
     await near.register_wait(owner(), USER, chat(), session)
     async with near.resume(owner(), USER, chat()):
-        pass  # the server knows the script
+        pass  # the server has the script
     return near
 
 
 def silent_claims(request: bytes) -> Fate:
-    """Let the server execute each claim, and its reply vanish."""
+    """Let the server execute each claim, and drop its reply."""
     return Fate.SILENCE if lua.CLAIM.sha1.encode() in request else Fate.PASS
 
 

@@ -1,4 +1,4 @@
-"""When claims and events end in memory, to the millisecond."""
+"""Tests of the end of claims and events in memory, to the millisecond."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def clock() -> ManualClock:
 
 @pytest.fixture
 def store(clock: ManualClock) -> Store:
-    # Not entered, so that nothing sweeps but the test.
+    # Not entered, so that only the test sweeps.
     return InMemorySessionStore(clock=clock)
 
 
@@ -82,8 +82,8 @@ async def put(store: Store, _: WaitOutcome) -> None:
     store._put(encoded(15_000), None)
 
 
-# How many seconds after the claim what happens, and when the life ends: ten seconds, counted from
-# the end of the lease of thirty while the claim is held.
+# Seconds after the claim of each step and of the end of the lifetime. A lifetime is ten seconds.
+# While the claim is held, it counts from the end of the lease of thirty seconds.
 LIVES: Final[dict[str, tuple[float, Callable[[Store, WaitOutcome], Awaitable[object]], float]]] = {
     "nothing": (20, lambda _, __: checkpoint(), 40),
     "renew": (20, lambda store, claim: store._waits.renew(hold(claim), 45_000), 75),
@@ -188,7 +188,7 @@ def test_events_are_forgotten_by_age() -> None:
             log.knows(name, "second", MEMORY, now_ms),
         ) == known
         assert log.of(name, now_ms)[-1] == SeenEvent("second", later_ms)
-    # Whoever remembers for a shorter time knows less.
+    # A registry with a shorter memory knows less.
     assert not log.knows(name, "second", EventMemory(3, 10_000), later_ms + 10_000)
     assert log.knows(name, "second", EventMemory(3, 10_000), later_ms + 9999)
     ends_ms = START_MS + 100_000
@@ -207,7 +207,7 @@ def test_events_are_forgotten_by_count() -> None:
         log.add(other, [SeenEvent("the same", at_ms)], MEMORY, at_ms)
     assert [event.digest for event in log.of(name, now_ms)] == ["event 7", "event 8", "event 9"]
     assert log.of(other, now_ms) == [SeenEvent("the same", now_ms)]
-    # What is heard of too late takes nobody's place, and what is too old leaves no trace.
+    # An event that is reported too late replaces no other, and one that is too old leaves no trace.
     log.add(name, [SeenEvent("late", now_ms - 5)], MEMORY, now_ms)
     log.add(("c/x", "k"), [SeenEvent("old", now_ms - 60_000)], MEMORY, now_ms)
     assert not log.knows(name, "late", MEMORY, now_ms)

@@ -1,4 +1,4 @@
-"""What waits leave in Redis, byte by byte: a change here breaks running deployments."""
+"""Tests of the stored form of waits in Redis, byte by byte. A change breaks running deployments."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ async def test_a_claimed_session(rig: Rig) -> None:
     assert int(record["lease"]) == int(record["at"]) + 30_000
     assert record["start"] == record["at"]
     assert re.fullmatch(r"[A-Za-z0-9_-]{22}", record["attempt"])
-    # Its life counts from the lease's end.
+    # Its lifetime counts from the lease's end.
     assert await rig.expires_ms(RECORD) == int(record["lease"]) + 100_000 - 1
     assert await rig.expires_ms(LOOKUP) == int(record["lease"]) + 100_000 - 1
     await claim.release()
@@ -147,7 +147,7 @@ async def test_a_deleted_session_leaves_its_ring_only(rig: Rig) -> None:
 async def test_fences_of_claims_grow_though_the_clock_is_set_back(rig: Rig) -> None:
     ahead = round(time.time() * 1e6) + 3_600_000_000
     await rig.register()
-    # As of a claim from before the clock was set back by an hour.
+    # As after a claim from before the clock was set back by an hour.
     await rig.read("HSET", RECORD, "fence", ahead)
     for number in (1, 2):
         async with rig.waits.resume(ANN, "Ann:{1}", CHAT) as turn:

@@ -1,4 +1,4 @@
-"""Many turns over a bad line, alone and among rivals: what is told is what was done."""
+"""Tests of many turns over a faulty connection, alone and with rivals: reports are true."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ async def harness(tcp_server_url: str) -> AsyncIterator[RedisHarness]:
 
 
 class Conversation:
-    """The only one who calls on its user's waits: so it knows what each call must answer.
+    """The only client of its user's waits, so it knows the result that each call must have.
 
-    Whatever else a call answers or raises fails the test: a conflict, a lost lease, a wait that was
-    not found, an event that was known, though nobody else was there.
+    Any other result or error fails the test. Examples are a conflict, a lost lease, a wait that is
+    not found, or a known event.
     """
 
     def __init__(self, store: Store, number: int) -> None:
@@ -162,7 +162,7 @@ class Conversation:
             assert stored.session.outbox == self._session.outbox
 
 
-@pytest.mark.timeout(150)  # seconds; about eight are needed where nothing else runs
+@pytest.mark.timeout(150)  # seconds; about eight are needed on an idle machine
 async def test_hundreds_of_turns_over_a_bad_line(harness: RedisHarness) -> None:
     namespace = harness.config.namespace
     direct = await harness.open()
@@ -172,7 +172,7 @@ async def test_hundreds_of_turns_over_a_bad_line(harness: RedisHarness) -> None:
     ):
         conversations = [Conversation(store, number) for number in range(8)]
         rounds = 0
-        while min(proxy.met[fate] for fate in BREAKS) < 30:  # a fate is for what leaves together
+        while min(proxy.met[fate] for fate in BREAKS) < 30:  # a fate is for one request
             rounds += 1
             assert rounds <= 10, f"the line was never as bad as meant: {proxy.met}"
             async with asyncio.TaskGroup() as tasks:
@@ -203,7 +203,7 @@ async def test_rivals_over_a_bad_line_take_each_turn_once(harness: RedisHarness)
         mine: Registry = WaitRegistry(store)
         todo = [*waits]
         random.Random(f"{SEED} {name}").shuffle(todo)
-        todo.sort(key=lambda wait: wait.number // 4)  # so that the rivals meet
+        todo.sort(key=lambda wait: wait.number // 4)  # so that the rivals conflict
         while todo:
             wait = todo.pop(0)
             mark = f"{name} {tally['turns']}"
@@ -245,14 +245,14 @@ async def test_rivals_over_a_bad_line_take_each_turn_once(harness: RedisHarness)
         assert len(turns) == 1
         told = won.get(wait.key, [])
         assert told == turns or (not told and turns[0] in unknown)
-    # Nobody else claimed meanwhile: five seconds are long, and the line loses nothing for so long.
+    # No other worker claimed meanwhile: a lease of five seconds is longer than any fault.
     assert tally["lost the lease"] == 0
     assert tally["met a claim"] + tally["came late"] == tally["turns"] - len(waits) - len(unknown)
     for user in {wait.user for wait in waits}:
         assert await registry.list_waits_for_user(CTX, user) == []
 
 
-# --- somebody comes between a lost reply and the next attempt -------------------------------------
+# --- another client acts between a lost reply and the next attempt --------------------------------
 
 
 async def resumed(scene: Scene, scope: ReplyScope) -> None:

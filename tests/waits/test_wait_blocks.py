@@ -1,4 +1,4 @@
-"""Turns that are cut off from outside, in the ways in which that happens."""
+"""Tests of turns that are interrupted from outside, in every way."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def harness(valkey_url: str) -> AsyncIterator[RedisHarness]:
 
 
 class BlockCut:
-    """The wait is back at once, and whoever cut the turn off hears of it."""
+    """The wait is free at once, and the interrupting code gets its error."""
 
     async def test_by_a_scope_that_is_cancelled(self, harness: StoreHarness) -> None:
         waits = await self.waiting(harness)
@@ -131,7 +131,7 @@ class TestBlockCutOnValkey(BlockCut):
                 async with asyncio.timeout(dice.uniform(0, 0.008)):
                     async with waits.resume(CTX, USER, scope, event_id=f"{number}") as turn:
                         await turn.save(answered(turn.session, "a draft"))
-                        await asyncio.sleep(0.002)  # the turn's own work, there to be cut off
+                        await asyncio.sleep(0.002)  # work of the turn, which is interrupted
                         await turn.complete(answered(turn.session, "a turn"))
             except TimeoutError:
                 cut += 1

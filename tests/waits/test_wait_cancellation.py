@@ -1,4 +1,4 @@
-"""Callers of waits that are cancelled at any step: the step is done or not, and nothing is left."""
+"""Tests of calls on waits that are cancelled at any step: done or not, and nothing is left."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     Call = Callable[[], Awaitable[object]]
     Play = AsyncGenerator[Call, bool]
-    """Yields a call, is told whether it was cancelled, and checks what it left."""
+    """Yields a call, gets whether it was cancelled, and checks its effects."""
 
 pytestmark = pytest.mark.anyio
 
@@ -40,10 +40,10 @@ async def harness(valkey_url: str) -> AsyncIterator[RedisHarness]:
 
 
 class CancelledWithin:
-    """Awaits something, and has its task cancelled as it waits for the n-th time.
+    """Awaits something, and has its task cancelled at the n-th suspension.
 
-    :param at: which time, from 0.
-    :param answered: cancel only when what is waited for has come, in the same step of the loop.
+    :param at: number of the suspension, from 0.
+    :param answered: cancel only when the awaited result is there, in the same step of the loop.
     """
 
     def __init__(self, awaited: Awaitable[object], at: int, *, answered: bool) -> None:
@@ -95,7 +95,7 @@ async def cancelled_after_steps(call: Call, at: int) -> bool:
 
 
 async def ended(task: asyncio.Future[object]) -> bool:
-    """Tell whether the task was cancelled; never swallowed, and never turned into another error."""
+    """Return whether the task was cancelled. A cancellation is never swallowed or replaced."""
     asked = False
 
     def watch() -> None:
@@ -156,7 +156,7 @@ async def claiming(scene: Scene) -> Play:
 async def claiming_by_name(scene: Scene) -> Play:
     await scene.register("form", HERE)
     yield lambda: scene.claim(HERE, attempt_id="worker 1")
-    # The caller can ask again, and whoever else claims is told the truth.
+    # The caller can retry, and another caller gets the true state.
     if await scene.claimed("form"):
         with pytest.raises(WaitClaimedError):
             await scene.claim(HERE, scene.near)
@@ -244,7 +244,7 @@ async def releasing(scene: Scene) -> Play:
     claim = await scene.claim(HERE)
     yield claim.release
     was_held = await scene.claimed("form")
-    # A claim that was given back is held no longer: the caller who asks again hears so.
+    # A released claim is no longer held, and a retry gets that answer.
     assert await claim.release() is (was_held and not claim.ended) or claim.ended
     await scene.assert_free("form")
     assert await scene.token("form") == claim.cas
@@ -306,7 +306,7 @@ def no_more_than(tasks: set[asyncio.Task[Any]]) -> bool:
 
 
 class Rehearsal:
-    """Plays a verb again and again, each time cancelled a little later."""
+    """Plays a verb repeatedly, each time cancelled a little later."""
 
     def __init__(self, harness: RedisHarness, near: Store, far: Store, *, connected: bool) -> None:
         self._harness = harness
@@ -315,7 +315,7 @@ class Rehearsal:
         self._connected = connected
 
     async def play(self, verb: Callable[[Scene], Play], way: Callable[..., Awaitable[bool]]) -> int:
-        """Tell after how many cancellations the verb came to its end."""
+        """Return the number of cancellations before the verb completed."""
         at = cancelled = 0
         with anyio.fail_after(30):
             while True:
@@ -337,7 +337,7 @@ class Rehearsal:
                 at += 1 + at // 50  # each of the first ones, and most of those after
 
     async def _nothing_is_on_its_way(self) -> None:
-        """Wait until the server has done with connections that were given up."""
+        """Wait until the server has finished with abandoned connections."""
         assert self._far.statistics().in_flight == 0
 
         async def is_so() -> bool:

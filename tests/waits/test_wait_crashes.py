@@ -1,4 +1,4 @@
-"""Workers that die, or stand still, between any two steps: records and indexes agree afterwards."""
+"""Tests of workers that die or pause between two steps: records and indexes agree afterwards."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ THERE: Final = chat("there")
 PLACES: Final = (HERE, THERE)
 LEASE_SECS: Final = 30.0
 GRACE_SECS: Final = 60.0
-"""Longer than an index intent protects its entry: twice the deadline of the harness's stores."""
+"""Longer in seconds than an index intent protects its entry: twice the deadline of the stores."""
 MEMORY_SECS: Final = 90_000.0
-"""Longer than completed events are remembered."""
+"""Longer in seconds than completed events are remembered."""
 
 
 class Died(BaseException):
@@ -52,7 +52,7 @@ class Died(BaseException):
 
 
 class Mortal:
-    """The steps of waits, as a worker takes them who dies before one, or stands still."""
+    """The steps of waits, for a worker that dies or pauses before one of them."""
 
     def __init__(self, backend: Any) -> None:
         self._backend = backend
@@ -63,7 +63,7 @@ class Mortal:
         self.taken = 0
 
     def live(self, steps: int | None = None, *, halts: bool = False) -> None:
-        """Die before the step after so many, or halt there; ``None`` is to live on."""
+        """Die or pause before the step after this number of steps. ``None`` means to live on."""
         self._left, self._halts, self.taken = steps, halts, 0
 
     def call(self) -> Any:
@@ -102,7 +102,7 @@ class MortalCall:
 
 
 class Scene:
-    """A user of its own, a worker that may die, and one that will not."""
+    """A user of its own, a worker that may die, and one that does not."""
 
     def __init__(self, store: Store, number: int) -> None:
         self.user = f"user {number}"
@@ -129,7 +129,7 @@ class Scene:
         turn = await self.claim(scope, self.sound, event_id=event_id)
         await turn.complete(answered(turn.session, event_id))
 
-    # --- what is so afterwards ---------------------------------------------------------------
+    # --- the state afterwards ----------------------------------------------------------------
 
     async def standings(self) -> dict[SessionKey, WaitStatus]:
         keys = [self.session(name).key for name in ("form", "rival")]
@@ -137,7 +137,7 @@ class Scene:
         return {key: one for key, one in zip(keys, told, strict=True) if one is not None}
 
     async def assert_agreed(self) -> None:
-        """What the records say is what is found and listed, and then nothing else says it."""
+        """Check that lookups and lists agree with the records, and no stale index entry is left."""
         newest: dict[str, tuple[int, SessionKey]] = {}
         for key, standing in (await self.standings()).items():
             if standing.scope_hash:
@@ -154,7 +154,7 @@ class Scene:
         assert waiting == {(scope_hash, key) for scope_hash, (_, key) in newest.items()}
 
     async def assert_repaired(self) -> None:
-        """The index has an entry of each session that waits, and of no other."""
+        """Check that the index has an entry of each waiting session, and no other."""
         whose = WaitOwner("default/acme", f"/{self.user}")
         waiting = {
             (one.scope_hash, key) for key, one in (await self.standings()).items() if one.scope_hash
@@ -163,7 +163,7 @@ class Scene:
         assert {(scope_hash, entry.key) for scope_hash, entry in entries} == waiting
 
     async def assert_known_or_open(self) -> None:
-        """Whether the turn that answered ``reply`` here was ended or not: everybody is told so."""
+        """Check that every caller learns whether the turn for ``reply`` was ended."""
         found = await self.store.get(self.session("form").key, ctx=owner(self.user))
         is_over = found is None or bool(found.session.context.get("turns"))
         expected = DuplicateEventError if is_over else WaitClaimedError
@@ -178,7 +178,7 @@ class Scene:
         assert await self.sound.list_waits_for_user(CTX, self.user) == []
 
 
-# --- what the worker was at -----------------------------------------------------------------------
+# --- the interrupted acts -------------------------------------------------------------------------
 
 
 async def registering(scene: Scene) -> Act:
@@ -241,7 +241,7 @@ async def clearing(scene: Scene) -> Act:
 
 
 async def mending(scene: Scene) -> Act:
-    """Find what another worker left who died as it let a session wait in the place of another."""
+    """Find the state that a worker left when it died while a session superseded another."""
     act = registering_in_the_place_of_another(scene)
     call = await anext(act)
     scene.mortal.live(3)
@@ -253,7 +253,7 @@ async def mending(scene: Scene) -> Act:
 
 
 async def mending_all(scene: Scene) -> Act:
-    """List what another worker left who died as it had completed a turn."""
+    """List the state that a worker left when it died after it had completed a turn."""
     act = completing(scene)
     call = await anext(act)
     scene.mortal.live(1)
@@ -302,7 +302,7 @@ async def test_a_worker_that_dies_between_two_steps_leaves_records_and_indexes_t
 async def test_steps_that_memory_takes_in_one_could_be_taken_apart(
     memory: MemoryHarness, begin: Callable[[Scene], Act]
 ) -> None:
-    # There, a process that dies between two steps takes the sessions along. The removal of a
+    # In memory, a process that dies between two steps takes the sessions with it. The removal of a
     # session removes its index entry, and does not wait for the step that remembers events.
     await die_at_each_step(memory, begin, is_called_again=False)
 
@@ -324,7 +324,7 @@ async def die_at_each_step(
             await call()
             is_over = True
         except Died:
-            if is_called_again:  # by one who heard nothing of the first call
+            if is_called_again:  # by a client that got no reply to the first call
                 scene.mortal.live()
                 with suppress(*REFUSALS):
                     await call()
@@ -332,7 +332,7 @@ async def die_at_each_step(
         async for _ in act:
             pass
     assert len(scenes) >= 3  # at least two steps
-    # Later no stale index entry is left, and no claim of a dead worker.
+    # Afterwards no stale index entry is left, and no claim of a dead worker.
     await harness.advance(GRACE_SECS)
     for scene in scenes:
         await scene.assert_agreed()
@@ -346,7 +346,7 @@ async def die_at_each_step(
     assert await harness.residue() == []
 
 
-# --- a claim outlives what it was taken on --------------------------------------------------------
+# --- a claim outlives the lifetime of its session -------------------------------------------------
 
 
 async def die(_claim: Turn) -> None:
@@ -384,7 +384,7 @@ async def test_a_wait_is_found_as_long_as_its_session_lives_though_it_was_claime
         await harness.advance(60)
         claim = await scene.claim(HERE, scene.sound)
         await leave(claim)
-        # The life that began at the registration would have ended; it began anew with the claim.
+        # The lifetime of the registration would have expired. The claim restarted it.
         await harness.advance(70)
         assert await store.get(claim.key, ctx=owner(scene.user)) is not None
         await scene.assert_agreed()

@@ -1,4 +1,4 @@
-"""Requests and replies of waits that are lost, cut or late: told is done, and no turn is lost."""
+"""Tests of waits with lost, cut or late requests and replies: reports are true, no turn is lost."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ HERE: Final = chat("here")
 THERE: Final = chat("there")
 DEADLINE_SECS: Final = 10.0
 DELAY_SECS: Final = 5.5
-"""Longer than an attempt lasts, which is half the deadline."""
+"""Longer in seconds than an attempt, which is half the deadline."""
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ async def harness(tcp_server_url: str) -> AsyncIterator[RedisHarness]:
 
 
 class Scene:
-    """A user whose waits a verb is called on, over a bad line and over a good one."""
+    """A user for the waits of a verb, over a faulty connection and over a sound one."""
 
     def __init__(self, harness: RedisHarness, near: Store, far: Store, line: Line) -> None:
         self._harness = harness
@@ -91,7 +91,7 @@ class Scene:
         return bool(await self._harness.client.read("HEXISTS", record, "lease"))
 
     async def assert_free(self, name: str) -> None:
-        """Check that the wait is held by nobody, in a moment at the latest."""
+        """Check that the wait is free, within a moment."""
 
         async def is_free() -> bool:
             return not await self.claimed(name)
@@ -99,7 +99,7 @@ class Scene:
         await until_async(is_free)
 
     async def assert_waiting(self, *, here: str = "", there: str = "") -> None:
-        """Check what waits in the two chats, as it is found and as it is listed."""
+        """Check the waiting sessions of the two chats, by lookup and by list."""
         for scope, name in ((HERE, here), (THERE, there)):
             key = await self.near.find_wait_by_scope(CTX, self.user, scope)
             assert key == (self.session(name).key if name else None)
@@ -160,7 +160,7 @@ async def claiming(scene: Scene) -> Play:
         with pytest.raises(WaitClaimedError):
             await scene.claim(HERE, scene.near)
         yield
-    # The turn is the caller's, though the reply that gave it was lost.
+    # The turn belongs to the caller, although the grant's reply was lost.
     assert await claim.complete(answered(claim.session, "a turn")) == next_of(claim.cas)
     assert await scene.turns("form") == ["a turn"]
 
@@ -303,7 +303,7 @@ async def releasing(scene: Scene) -> Play:
     other = await scene.claim(HERE, scene.near)
     assert other.fence > claim.fence
     yield
-    assert await scene.claimed("form")  # what arrived late gave nobody else's claim back
+    assert await scene.claimed("form")  # the late request did not release another worker's claim
     await other.complete(answered(other.session, "a turn"))
     assert await scene.turns("form") == ["a turn"]
 
@@ -316,7 +316,7 @@ async def clearing(scene: Scene) -> Play:
     await scene.assert_waiting()
     cas = await scene.register("form", HERE)
     yield
-    assert await scene.token("form") == cas  # nor did it clear what was made since
+    assert await scene.token("form") == cas  # nor did it clear a wait registered since
     await scene.assert_waiting(here="form")
 
 
@@ -363,7 +363,7 @@ VERBS: Final[list[Callable[[Scene], Play]]] = [
 
 
 class Theatre:
-    """Plays verbs, each on a user and a line of its own."""
+    """Plays verbs, each with a user and a connection of its own."""
 
     def __init__(self, harness: RedisHarness, near: Store) -> None:
         self._harness = harness
@@ -371,21 +371,21 @@ class Theatre:
 
     @classmethod
     async def of(cls, harness: RedisHarness) -> Self:
-        # The server knows every script, so that each request is one that runs.
+        # The server has every script, so that each request executes one.
         for script in vars(scripts).values():
             if isinstance(script, Script):
                 await harness.client.read("SCRIPT", "LOAD", script.source)
         return cls(harness, await harness.open())
 
     async def requests(self, verb: Callable[[Scene], Play]) -> int:
-        """How many requests a verb sends."""
+        """Return the number of requests that a verb sends."""
         async with self.stage(Fate.PASS, 0) as (scene, _, line):
             async for _ in verb(scene):
                 pass
         return line.seen
 
     async def play(self, verb: Callable[[Scene], Play], fate: Fate, at: int) -> None:
-        """Let the verb's request of that number meet the fate."""
+        """Play the verb, and apply the fate to its request of that number."""
         async with self.stage(fate, at) as (scene, proxy, _):
             play = verb(scene)
             await anext(play)
@@ -403,7 +403,7 @@ class Theatre:
             Proxy(self._harness.config.port, line, delay_secs=DELAY_SECS) as proxy,
             store_at(proxy.url, namespace=namespace, deadline=DEADLINE_SECS) as far,
         ):
-            await far.ping()  # connected before the line is bad
+            await far.ping()  # connected before the fault
             yield Scene(self._harness, self._near, far, line), proxy, line
             assert far.statistics().in_flight == 0
 

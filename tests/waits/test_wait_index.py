@@ -1,4 +1,4 @@
-"""No wait is lost when the index is late, short, garbled or half written."""
+"""Tests that no wait is lost when the index is late, incomplete, garbled or half written."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Scene:
 
     @contextmanager
     def index_down(self) -> Iterator[None]:
-        """No step on an index comes through: its slot fails over, or the worker dies before."""
+        """Let every step on an index fail, as in a failover of its slot or after a crash."""
         with patch.object(self.steps, "update_index", side_effect=StoreUnavailableError("down")):
             yield
 
@@ -187,7 +187,7 @@ async def test_what_is_no_hint_is_passed_over_and_written_over(valkey_url: str) 
 
 
 async def test_waits_of_one_millisecond_have_their_order() -> None:
-    async with MemoryHarness() as harness:  # whose clock stands still
+    async with MemoryHarness() as harness:  # with a clock that stands still
         scene = Scene(harness, await harness.open())
         names = ["z", "m", "a"]
         for name in names:

@@ -1,4 +1,4 @@
-"""Workers that race for waits, and are killed or stopped in the middle of turns: each wait once."""
+"""Tests of workers that race for waits and are killed or paused: each wait resumes once."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.anyio
 
 GRACE_SECS: Final = 60.0
-"""Longer than an index intent protects its entry, which is twice the deadline of the stores."""
+"""Longer in seconds than an index intent protects its entry: twice the stores' deadline."""
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ async def harness(valkey_url: str) -> AsyncIterator[RedisHarness]:
 
 
 class Field:
-    """Many waits, and what has become of them."""
+    """Many waits, and their results."""
 
     def __init__(self, harness: RedisHarness, store: Store, *, waits: int, users: int) -> None:
         self._harness = harness
@@ -83,13 +83,13 @@ class Field:
             await self.registry.register_wait(CTX, wait.user, wait.scope, session)
 
     async def assert_resumed_once_each(self, race: Race) -> None:
-        """Nothing lost, nothing doubled, nothing left claimed; and what was told is what was."""
+        """Check that no turn is lost or doubled, no claim is left, and all reports are true."""
         assert race.misled == []
         for wait in self.waits:
             turns = await wait.turns(self.store)
             assert len(turns) == 1, f"{wait.key} was completed {len(turns)} times"
-            # A worker that was killed may not have told of its success, but nobody told of a false
-            # one. Each claim had its own fence, and the last claim was the one that completed.
+            # A killed worker may not have reported its success, but no worker reported a false one.
+            # Each claim had its own token, and the last claim was the one that completed.
             assert race.completed[wait.number] <= 1
             assert race.wins.get(wait.number, turns[0]) == turns[0]
             fences = race.fences[wait.number]
@@ -97,13 +97,13 @@ class Field:
             assert turns[0][1] >= max(fences, default=0)
         print(  # noqa: T201 - pytest shows it with a failure
             f"GREENTIC_SESSION_TEST_SEED={SEED}: {len(self.waits)} waits,",
-            f"{race.completed.total()} completions told,",
+            f"{race.completed.total()} completions reported,",
             ", ".join(f"{count} {what}" for what, count in sorted(race.tally.items())),
         )
         await self.assert_quiet()
 
     async def assert_quiet(self) -> None:
-        """Nothing waits, nothing is claimed, and in the end the indexes hold no entry any more."""
+        """Check that no session waits or is claimed, and that the indexes become empty."""
         for wait in self.waits:
             record = f"{self._harness.config.namespace}:default:acme:{{{wait.key}}}"
             claim = await self._harness.client.read("HMGET", record, "wait", "lease", "attempt")
@@ -118,7 +118,7 @@ class Field:
         assert [name for name in names if ":waits:" in name and not name.endswith(":events")] == []
 
 
-@pytest.mark.timeout(180)  # seconds; about ten are needed where nothing else runs
+@pytest.mark.timeout(180)  # seconds; about ten are needed on an idle machine
 async def test_each_of_2000_waits_is_resumed_once_by_workers_that_are_killed(
     harness: RedisHarness,
 ) -> None:
@@ -130,7 +130,7 @@ async def test_each_of_2000_waits_is_resumed_once_by_workers_that_are_killed(
     assert race.tally["kills"] >= 8
     assert race.tally["turns cut off"] > 0
     assert race.tally["met a claim"] > 0  # it was a race
-    # Of those that were killed, each had no more turns at hand than it has tasks.
+    # Each killed worker had at most as many turns as it has tasks.
     assert race.completed.total() >= 2000 - 4 * race.tally["kills"]
 
 
@@ -138,7 +138,7 @@ async def test_each_of_2000_waits_is_resumed_once_by_workers_that_are_killed(
 
 
 async def register_what_waits(field: Field) -> Counter[str]:
-    """What a supervisor does who knows the sessions, and sees one that nobody can find."""
+    """Act as a supervisor that knows the sessions, and registers those that no lookup finds."""
     done: Counter[str] = Counter()
     for wait in field.waits:
         found = await field.store.get(wait.key, ctx=owner(wait.user))
@@ -181,7 +181,7 @@ async def test_indexes_that_vanish_lose_no_wait_and_double_none(
             await harness.forget_indexes()
             healed["times lost"] += 1
             healed += await heal(field)
-        # A worker that was killed while it healed nothing left nothing to heal: once is enough.
+        # A worker that was killed during a repair left nothing to repair, so once is enough.
         async with asyncio.timeout(60):
             await running
     finally:
@@ -211,10 +211,10 @@ class SameMoment:
 
         async def approve(number: int) -> None:
             try:
-                # Half of them press twice: the same event, half of them each for himself.
+                # Half of them send the same event, and the others one each.
                 event_id = "approval" if number % 2 else f"approval {number}"
                 async with waits.resume(CTX, USER, chat(), event_id=event_id) as turn:
-                    await refused.wait()  # the turn lasts until all others have come
+                    await refused.wait()  # the turn lasts until all others have arrived
                     await turn.complete(answered(turn.session, number))
                 said["completed"] += 1
             except WaitClaimedError:

@@ -1,4 +1,4 @@
-"""A server that answers waits with an error: what a caller meets, and what is left behind."""
+"""Tests of a server that replies to waits with errors: the caller's error, and the state left."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ async def harness(server: LocalServer) -> AsyncIterator[RedisHarness]:
 
 
 class Desk(NamedTuple):
-    """A user with a session that waits here, and one that waits elsewhere and is claimed."""
+    """A user with one session that waits here, and one that waits elsewhere and is claimed."""
 
     waits: Registry
     turn: Turn
@@ -101,7 +101,7 @@ WRITING: Final = {**REGISTERING, **ENDING, **PAUSING, **TAKING}
 
 
 async def stored(harness: RedisHarness) -> dict[bytes, object]:
-    """Everything there is; of the indexes, who waits where, and whether they end by themselves."""
+    """Return everything stored. For indexes: the waits and whether they have an expiry."""
     found: Any = await snapshot(harness.client, harness.config.namespace)
     return {
         name: (_hinted(content), expires_ms == -1)
@@ -149,7 +149,7 @@ class TestFull:
             assert isinstance(outcome, StoreFullError), (name, outcome)
             after = await stored(harness)
             assert after == before, name
-        # The turn goes on, and can be ended; then all is as it was.
+        # The turn continues and can be ended. Then the state is as before.
         assert await desk.turn.complete(desk.session()) == next_of(desk.turn.cas)
         await empty(harness)
         await desk.register("new", THERE)
@@ -182,7 +182,7 @@ class TestFull:
         store = await harness.open()
         desk = await Desk.of(store)
         await fill(harness)
-        # Whoever waited before can be answered now.
+        # The session that waited before can be answered now.
         turn = await desk.claim(event_id="another reply")
         with pytest.raises(WaitClaimedError):
             await desk.claim()
@@ -251,7 +251,7 @@ async def test_an_account_that_may_not_changes_nothing(
                 assert type(outcome) in (StoreUnavailableError, OutcomeUnknownError), name
             assert await stored(harness) == before, name
         assert store.statistics().in_flight == 0
-        if is_record_open:  # which is all that the turn needs
+        if is_record_open:  # all that the turn needs
             assert await turn.complete(desk.session()) == next_of(turn.cas)
     assert await theirs.turn.complete(theirs.session()) == next_of(theirs.turn.cas)
 
@@ -305,7 +305,7 @@ async def test_a_name_that_holds_something_else_is_left_alone(
                 if after != before:
                     failures.append(f"{name} wrote, and raised {outcome!r}")
     assert not failures, "\n".join(failures)
-    # Some of them have nothing to do with that name.
+    # Some of them do not use that key.
     assert told & {"DecodeError", "StoreUnavailableError"}, told
 
 
@@ -321,7 +321,7 @@ async def test_a_claim_that_cannot_be_read_is_given_back(
     assert await harness.client.read("HMGET", record, "lease", "attempt") == [None, None]
 
 
-# --- forgetful ------------------------------------------------------------------------------------
+# --- lost scripts ---------------------------------------------------------------------------------
 
 
 async def test_a_storm_of_forgotten_scripts_is_seen_by_nobody(harness: RedisHarness) -> None:

@@ -1,4 +1,4 @@
-"""The verdicts of the wait scripts: what a step refuses, in which order, and what stays."""
+"""Tests of the verdicts of the wait scripts: which step is refused, in which order."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class TestVerdicts:
         assert first[5] == b""
         again = await runner.pause()
         assert int(again[4]) > int(first[4])
-        assert again[5] == b""  # it waits where it waited
+        assert again[5] == b""  # it waits where it did before
         moved = await runner.pause(scope=ELSEWHERE, floor=late_us)
         assert (int(moved[4]), moved[5]) == (late_us + 1, SCOPE.encode())
         back = await runner.pause()
@@ -136,7 +136,7 @@ class TestVerdicts:
 
 
 async def seen(runner: WaitScriptRunner) -> dict[str, int]:
-    """The completed events that the session remembers."""
+    """Return the completed events that the session remembers."""
     listed: list[bytes] = await runner.client.read("ZRANGE", runner.events, 0, -1)
     return {
         event.decode(): int(float(await runner.client.read("ZSCORE", runner.events, event)))

@@ -1,4 +1,4 @@
-"""The scripts of waits by themselves: answered again, never a false verdict, one step or none."""
+"""Tests of the wait scripts alone: retries, true verdicts, and one step or none."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ UNTRACED: Final[dict[str, Step]] = {
     "renew": ("claimed", lambda runner, at, call: runner.renew(at.fence, **call)),
     "supersede": ("waiting", lambda runner, at, call: runner.supersede(at.since, **call)),
 }
-"""Calls that may as well be made again."""
+"""Calls that may be repeated."""
 
 PLAIN: Final[dict[str, Step]] = {
     "create": ("nothing", lambda runner, _, call: runner.create(**call)),
@@ -60,14 +60,14 @@ PLAIN: Final[dict[str, Step]] = {
 }
 STEPS: Final = {**TRACED, **UNTRACED, **PLAIN}
 REMOVALS: Final = ("clear", "clear of a claim", "delete")
-"""What hangs on the session goes with it, whatever it is."""
+"""Removals, which delete all fields of the session."""
 KNOWS_EVENTS: Final = (*HOW, "claim", "claim again", "pause for an event", *REMOVALS)
 UNTOUCHED: Final = {("supersede", 1), *((name, 2) for name in STEPS if name not in KNOWS_EVENTS)}
-"""Step and key (1 the lookup, 2 the events) that it does not look at."""
+"""Step and key (1 the lookup, 2 the events) that the step does not read."""
 
 
 async def prepared(runner: WaitScriptRunner, name: str) -> Callable[..., Awaitable[Any]]:
-    """The call of that name, on a record in the state it needs."""
+    """Return the call of that name, on a record in the required state."""
     state, step = STEPS[name]
     turn = await runner.arrange(state)
     return lambda **call: step(runner, turn, {"op": "the call", **call})
@@ -92,11 +92,11 @@ class TestRepeated:
         if name in ("wait", "save"):
             assert again == first
         elif name[:5] == "pause":
-            # Where the session waited before, the record no longer says.
+            # The record no longer has the session's earlier scope.
             assert again == [*first[:5], b""]
         elif name == "complete" or (name == "release" and not others):
             assert again[:4] == first[:4]
-        # A removal keeps no token to answer with, and nobody asks for one.
+        # A removal keeps no token to return, and no caller needs one.
 
     @pytest.mark.parametrize("after", ["put", "pause"])
     @pytest.mark.parametrize("name", TRACED)
@@ -119,7 +119,7 @@ class TestRepeated:
         call = await prepared(runner, name)
         await runner.others(12)
         await runner.age()
-        # All entries of the log are older than the first attempt, so that one never arrived.
+        # All entries of the log are older than the first attempt, so that attempt never arrived.
         assert (await call(age=5))[0] == 1
 
     async def test_a_refusal_is_certain_while_the_operation_log_would_know(
@@ -139,14 +139,14 @@ class TestRepeated:
         assert await runner.everything() == before
         await runner.others(12)
         before = await runner.everything()
-        # Who ended the claim nobody remembers: it may have been the first attempt.
+        # The record does not show which call ended the claim. It may have been the first attempt.
         for how in HOW:
             assert await runner.settle(how, turn) == LOST
             assert await runner.settle(how, turn, age=60_000) == UNKNOWN
         assert await runner.release(turn.fence, age=60_000) == UNKNOWN
         assert await runner.pause(2, age=60_000) == UNKNOWN
         assert await runner.clear(scope=ELSEWHERE, age=60_000) == UNKNOWN
-        # That a claim is held no longer is all that a renewal has to say.
+        # A renewal only reports that the claim is no longer held.
         assert await runner.renew(turn.fence, age=60_000) == LOST
         await runner.age()
         assert await runner.settle("complete", turn, age=5) == LOST
@@ -164,10 +164,10 @@ class TestRepeated:
         assert await runner.release(1, age=50) == UNKNOWN
         assert await runner.pause(1) == [-2, b"0", b""]
         assert (await runner.pause(1, age=50))[0] == -5
-        # Had it been created by the earlier attempt, it could have lived and died since.
+        # A session created by the earlier attempt could have expired since.
         assert await runner.pause(0, ttl=50, age=50) == UNKNOWN
         assert await runner.pause(ttl=49, age=50) == UNKNOWN
-        # These change nothing that a repetition could spoil, or leave a trace of what they removed.
+        # A repetition of these changes nothing, or they leave a trace of the removal.
         assert await runner.clear(age=50) == [0]
         assert await runner.claim(age=50) == [0]
         assert await runner.renew(1, age=50) == LOST
@@ -180,7 +180,7 @@ class TestRepeated:
         first = await runner.claim(op="the call")
         assert first[:3] == [1, b"2", b"a" * 32]
         before = await runner.everything(), await runner.fields()
-        # The lease ends no sooner for it, so one that asks for less changes nothing at all.
+        # The lease does not end earlier, so a request for less changes nothing.
         again = await runner.claim(op="the call", lease=1, age=50)
         assert (again[:8], again[9]) == (first[:8], first[9])
         assert (await runner.everything(), await runner.fields()) == before
@@ -191,7 +191,7 @@ class TestRepeated:
         assert int(after[b"start"]) == int(again[7]) - 60_000
         assert after == {**before[1], b"lease": again[7], b"start": after[b"start"]}
         assert await runner.client.read("PEXPIRETIME", runner.record) == int(again[7]) + 49_999
-        # Its entry in the operation log is gone as well. The name of the attempt decides.
+        # Its entry in the operation log is gone as well, so the attempt's id decides.
         await runner.others(12)
         late = await runner.claim(op="the call", age=60_000)
         assert (late[0], late[6], late[9]) == (1, first[6], first[9])
@@ -269,11 +269,11 @@ class TestFence:
         await runner.delete()
         await runner.pause(0)
         await claimed()
-        await runner.client.read("DEL", *runner.names)  # a server that came back without its data
+        await runner.client.read("DEL", *runner.names)  # a server that returned without its data
         await runner.pause(0)
         turn = await claimed()
         assert fences == sorted(set(fences))
-        # And where the server's clock was put back.
+        # And if the server's clock was set back.
         ahead = turn.fence + 10**12
         await runner.pretend(fence=ahead)
         assert await runner.release(turn.fence) == LOST
@@ -304,7 +304,7 @@ class TestFence:
                 await runner.create()
             case _:
                 await runner.delete()
-        # The token is right: it is for the fence alone that the call is refused.
+        # The token is right, and only the access check refuses the call.
         version = int((await runner.fields()).get(b"cas", b"0"))
         turn = turn._replace(version=version)
         before = await runner.everything()

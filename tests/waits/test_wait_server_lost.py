@@ -1,4 +1,4 @@
-"""A server that is killed, stopped or silent while sessions wait and turns are taken."""
+"""Tests of a server that is killed, paused or silent while sessions wait and turns run."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def endings(turns: dict[str, Turn]) -> dict[str, Call]:
 
 
 def others(waits: Registry) -> tuple[dict[str, Call], dict[str, Call]]:
-    """What can be called without a turn: what reads, and what writes."""
+    """Return the calls without a turn: reads and writes."""
     waiting = chat("waiting")
     return {
         "find": lambda _: waits.find_wait_by_scope(CTX, USER, waiting),
@@ -87,15 +87,15 @@ async def test_endings_under_way_when_the_server_is_killed_are_never_taken_for_d
 
         calls = {name: complete(turn) for name, turn in turns.items()}
         await asyncio.gather(*(store.ping() for _ in calls))  # a connection for each
-        os.kill(server.pid, signal.SIGSTOP)  # it takes them, and does nothing any more
+        os.kill(server.pid, signal.SIGSTOP)  # it accepts connections, but does nothing
         under_way = asyncio.create_task(ended(store, calls))
-        for _ in range(10):  # steps of the loop, in which they are sent
+        for _ in range(10):  # steps of the loop, in which the calls are sent
             await asyncio.sleep(0)
         assert store.statistics().in_flight == len(calls)
         server.kill()
         server.start()
         told = Counter(type(outcome) for outcome in (await under_way).values())
-        # Most of them were sent: nobody knows what became of those.
+        # Most of them were sent, so their outcome is unknown.
         assert told[OutcomeUnknownError] > 0
         assert told[OutcomeUnknownError] + told[LeaseLostError] == len(calls)
         assert await waits.list_waits_for_user(CTX, USER) == []
@@ -151,7 +151,8 @@ async def test_a_stopped_server_ends_no_call_late_and_the_store_works_again(
         await warmed_up(store)
         found = await patiently(lambda: waits.find_wait_by_scope(CTX, USER, chat("waiting")))
         assert found == paused("waiting").key
-        # Whatever was sent has arrived by now: a turn is over, or it goes on; all once at most.
+        # All that was sent has arrived by now. Each turn has ended or continues, and all happened
+        # at most once.
         again: Registry = WaitRegistry(calm)
         for verb, turn in turns.items():
             stored = await calm.get(turn.key)
@@ -187,10 +188,11 @@ async def test_a_block_is_cancelled_when_its_lease_ran_out_and_nobody_could_be_a
         async with asyncio.timeout(20):
             with pytest.raises(LeaseLostError):
                 await turn()
-        # No sooner than the lease could have been lost, of which a third may have passed unasked.
+        # Not before the lease could have been lost. A third of it may have passed without a
+        # renewal.
         assert held_secs > LEASE_SECS / 3
-        # The same store goes on as soon as the server does, which may renew the lease now, having
-        # been asked to before it was stopped. Nobody else came, so the wait is there.
+        # The same store continues with the server. A renewal from before the pause may succeed now.
+        # No other worker claimed the wait, so it is still there.
         won: list[Turn] = []
 
         async def is_open() -> bool:
@@ -199,7 +201,7 @@ async def test_a_block_is_cancelled_when_its_lease_ran_out_and_nobody_could_be_a
             return bool(won)
 
         await until_async(is_open)
-        with suppress(LeaseLostError):  # completed, and asked once more for want of an answer
+        with suppress(LeaseLostError):  # completed, and retried once because the reply was missing
             await patiently(lambda: won[0].complete(answered(won[0].session, "a turn")))
         assert await patiently(lambda: waits.list_waits_for_user(CTX, USER)) == []
 
@@ -209,7 +211,8 @@ async def test_an_ending_of_two_steps_has_one_deadline(server: LocalServer) -> N
     seen = 0
 
     def choose(request: bytes) -> Fate:
-        # The first attempt at the record's step takes half of the time; the index does not answer.
+        # The first attempt at the record's step takes half of the time, and the index does not
+        # answer.
         nonlocal seen
         if END_CLAIM.sha1.encode() in request:
             seen += 1
@@ -223,11 +226,11 @@ async def test_an_ending_of_two_steps_has_one_deadline(server: LocalServer) -> N
         store_at(proxy.url, namespace=namespace, deadline=deadline) as far,
     ):
         for verb in ("complete", "finish"):
-            await ENDINGS[verb](await taken(WaitRegistry(near), verb))  # the scripts are known
+            await ENDINGS[verb](await taken(WaitRegistry(near), verb))  # the server has the scripts
             seen = 0
             turn = await taken(WaitRegistry(far), f"a {verb}")
             call: dict[str, Callable[[Store], Awaitable[Any]]] = {
                 verb: lambda _, verb=verb, turn=turn: ENDINGS[verb](turn)  # type: ignore[misc]
             }
             outcome = (await ended(far, call, deadline=deadline))[verb]
-            assert not isinstance(outcome, Exception), outcome  # the record's step was answered
+            assert not isinstance(outcome, Exception), outcome  # the record's step got its reply

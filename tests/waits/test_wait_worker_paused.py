@@ -1,4 +1,4 @@
-"""Workers that stand still between two steps, and come back to what others did meanwhile."""
+"""Tests of workers that pause between two steps, and continue after others have acted."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ async def interrupted(
     async with asyncio.timeout(20):
         worker = asyncio.create_task(doomed())
         await scene.mortal.halted.wait()
-        with suppress(*REFUSALS):  # there may be nothing to do, or somebody at it
+        with suppress(*REFUSALS):  # there may be nothing to do, or another worker does it
             await others(scene)
         scene.mortal.live(more)
         scene.mortal.goes_on.set()

@@ -8,13 +8,13 @@
             async with MyHarness() as harness:
                 yield harness
 
-The tests are coroutines and run under anyio's pytest plugin. So that failed assertions show their
-values, a ``conftest.py`` says, before the suite is imported::
+The tests are coroutines and run under anyio's pytest plugin. For readable assertion failures, call
+this in a ``conftest.py`` before the suite is imported::
 
     pytest.register_assert_rewrite("greentic_session.testing.contract")
 
-Each class states one subject, and can be inherited by itself. The harness moves time, so no test
-sleeps, and none relies on being within seconds of an expiry: a server's clock runs on meanwhile.
+Each class covers one subject and can be inherited by itself. The harness moves time, so no test
+sleeps. A server's clock runs meanwhile, so tests keep seconds of distance from an expiry.
 """
 
 from __future__ import annotations
@@ -102,4 +102,4 @@ class SessionStoreContract(
     RaceContract,
     ClosingContract,
 ):
-    """Everything that every store must do."""
+    """Requirements for every store."""

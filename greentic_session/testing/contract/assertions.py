@@ -1,4 +1,4 @@
-"""How the contract suite looks at a store: what it holds, what it refuses, what an error tells."""
+"""Assertions of the contract suite: on stored sessions, refusals and error texts."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 __all__ = ["asleep", "everything", "kept", "refusal", "require", "told"]
 
 _PATIENCE_SECS: Final = 20
-"""For what others do, however busy the machine is: so that a test ends."""
+"""Limit in seconds for other tasks, so that every test ends even on a busy machine."""
 
 
 async def require(
     store: AsyncSessionStore[Any], key: SessionKey = KEY, caller: TenantCtx | None = None
 ) -> Versioned[Any]:
-    """Return a session that must be there (for the tenant ``acme`` by default)."""
+    """Return a session that must exist. The default caller is the tenant ``acme``."""
     found = await store.get(key, ctx=ctx() if caller is None else caller)
     assert found is not None, f"no session under {key!r}"
     return found
@@ -35,7 +35,7 @@ async def require(
 async def everything(
     store: AsyncSessionStore[Any], caller: TenantCtx | None = None
 ) -> dict[SessionKey, Versioned[Any]]:
-    """Return all live sessions of a caller's tenant, whatever its team and user."""
+    """Return all live sessions of a caller's tenant, for any team and user."""
     whole = ctx() if caller is None else ctx(caller.tenant_id, env=caller.env)
     found: dict[SessionKey, Versioned[Any]] = {}
     async for one in store.scan(whole):
@@ -46,9 +46,9 @@ async def everything(
 
 @asynccontextmanager
 async def kept(store: AsyncSessionStore[Any], *owners: TenantCtx) -> AsyncGenerator[None]:
-    """Check that a block leaves the tenants' sessions as they are: token, life, time and content.
+    """Check that a block leaves the tenants' sessions unchanged: token, lifetime, time and content.
 
-    The tenant ``acme`` by default.
+    The default is the tenant ``acme``.
     """
     tenants = owners or (ctx(),)
     before = [await everything(store, owner) for owner in tenants]
@@ -57,13 +57,13 @@ async def kept(store: AsyncSessionStore[Any], *owners: TenantCtx) -> AsyncGenera
 
 
 async def asleep(store: AsyncSessionStore[Any]) -> None:
-    """Wait until whoever waits on a store sleeps: no call is under way, and none is about to be.
+    """Wait until all waiters on a store sleep and no call is in progress or about to start.
 
-    What comes next in the same step meets nobody who asks a server.
+    The caller's next step, up to its first await, runs while no waiter polls the server.
     """
     await anyio.wait_all_tasks_blocked()
     with anyio.fail_after(_PATIENCE_SECS):
-        while store.statistics().in_flight:  # noqa: ASYNC110 - nobody tells when that changes
+        while store.statistics().in_flight:  # noqa: ASYNC110 - there is no notification
             await anyio.sleep(0.001)
 
 
@@ -85,5 +85,5 @@ async def refusal(call: Awaitable[object]) -> InvalidInputError:
 
 
 def told(error: BaseException) -> str:
-    """Return all that an error tells: its texts, and its traceback as a log would show it."""
+    """Return the full text of an error: its messages, and its traceback as in a log."""
     return "\n".join((str(error), repr(error), *traceback.format_exception(error)))

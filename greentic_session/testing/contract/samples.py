@@ -1,4 +1,4 @@
-"""Sessions and callers that the contract suite uses."""
+"""Sessions and callers for the contract suite."""
 
 from __future__ import annotations
 
@@ -30,15 +30,17 @@ GLOBEX: Final = "globex"
 
 LIFE: Final = 100.0
 PART: Final = 60.0
-"""More than half of :data:`LIFE`, in seconds: twice this is over it, and once leaves so much of
-it that a server's clock, which runs on meanwhile, does not matter."""
+"""More than half of :data:`LIFE`, in seconds.
 
-SECRET: Final = "correct-horse-battery-staple"  # noqa: S105 - stands for one
+Two of these exceed it. After one, enough is left that the server's own clock does not matter.
+"""
+
+SECRET: Final = "correct-horse-battery-staple"  # noqa: S105 - a placeholder
 """Text that no message may repeat."""
 
 
 class AppState(msgspec.Struct, frozen=True, kw_only=True):
-    """A context type such as an application has."""
+    """A context type as in an application."""
 
     step: int = 0
     answers: dict[str, str] = {}
@@ -65,7 +67,7 @@ def session(
     ttl_secs: timedelta | float = 0,
     **fields: Any,  # Any: further fields of Session
 ) -> Session[Any]:
-    """Return a session of ``owner`` (the tenant ``acme`` without team and user by default)."""
+    """Return a session of ``owner``. The default is the tenant ``acme`` without team and user."""
     return Session(
         key=SessionKey(key),
         cursor=SessionCursor(flow_id="onboarding", node_id="ask_name"),
@@ -76,6 +78,6 @@ def session(
     )
 
 
-def evolve(base: Session[Any], **fields: Any) -> Session[Any]:  # Any: right and wrong values
-    """Return the session with other fields, of whatever type: structs check nothing."""
+def evolve(base: Session[Any], **fields: Any) -> Session[Any]:  # Any: valid and invalid values
+    """Return the session with other fields of any type. Structs check no types here."""
     return msgspec.structs.replace(base, **fields)

@@ -1,12 +1,12 @@
-"""Servers in every arrangement that a store can meet, and what goes wrong with them.
+"""Servers in every topology that a store supports, with their failures.
 
 * :class:`StandaloneRig`: one server.
 * :class:`SentinelRig`: a master, its replicas and three sentinels.
 * :class:`ClusterRig`: three masters and three replicas.
 
-Each is made of processes of its own on loopback, is held with ``async with`` on asyncio, and gives
-its :attr:`url`. Its :class:`Node` objects can be killed, paused, resumed and started again. Nothing
-waits for a time: what a rig says it waited for is so.
+Each rig starts processes of its own on loopback. It is used with ``async with`` on asyncio, and its
+:attr:`url` opens a store. Its :class:`Node` objects can be killed, paused, resumed and started
+again. Rigs poll for a condition and do not sleep for a fixed time.
 
 .. code-block:: python
 

@@ -1,4 +1,4 @@
-"""Three masters that share the slots, and a replica of each."""
+"""A cluster rig: three masters that share the slots, and replicas of each."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _OK_SECS: Final = 40.0
 
 
 class Member(NamedTuple):
-    """A node of the cluster as another one sees it.
+    """A node of the cluster as another node sees it.
 
-    :ivar node_id: of the cluster's making.
+    :ivar node_id: id that the cluster gave it.
     :ivar port: TCP port.
     :ivar flags: ``master``, ``slave``, ``fail`` and so on.
-    :ivar follows: node id of its master, empty of a master.
+    :ivar follows: node id of its master. Empty for a master.
     :ivar is_linked: whether the bus between the two is up.
-    :ivar slots: ranges of slots that it owns, as ``first-last``; not those on the move.
+    :ivar slots: ranges of the slots that it owns, as ``first-last``, without slots in migration.
     """
 
     node_id: str
@@ -49,8 +49,8 @@ class ClusterRig(Rig):
     """A cluster of three masters and ``replicas`` replicas of each.
 
     :param binary: ``valkey-server`` or ``redis-server``.
-    :param replicas: replicas of each master.
-    :param node_timeout_ms: silence in milliseconds after which a node is taken for dead.
+    :param replicas: number of replicas of each master.
+    :param node_timeout_ms: silence in milliseconds after which a node counts as failed.
     :param durable: whether a server that is killed and started again has its writes.
     :param options: further command-line options.
     """
@@ -68,10 +68,10 @@ class ClusterRig(Rig):
         given = (
             *("--cluster-enabled", "yes", "--cluster-announce-ip", "127.0.0.1"),
             *("--cluster-node-timeout", str(node_timeout_ms)),
-            # A replica may take over however long ago it heard of its master, and stays with it.
+            # A replica may take over however old its data is, and never changes its master.
             *("--cluster-replica-validity-factor", "0"),
             *("--cluster-allow-replica-migration", "no"),
-            # Replicas are made at once, not after 5 s in which others may join them.
+            # Start replication at once. The default waits 5 s for more replicas.
             *("--repl-diskless-sync", "yes", "--repl-diskless-sync-delay", "0"),
             *options,
         )
@@ -88,11 +88,11 @@ class ClusterRig(Rig):
 
     @staticmethod
     def slot_of(name: str | bytes) -> int:
-        """As :func:`slot_of`."""
+        """Return the slot of a name, as :func:`slot_of`."""
         return slot_of(name)
 
     async def masters(self) -> tuple[Node, ...]:
-        """Return the live nodes that own slots, by the word of the first live node.
+        """Return the live nodes that own slots, as the first live node sees them.
 
         :raises RuntimeError: if no node is live.
         """
@@ -101,17 +101,17 @@ class ClusterRig(Rig):
         return tuple(node for node in self.live if node.port in ports)
 
     async def master_of(self, slot: int) -> Node:
-        """Return the node that owns a slot, by the word of the first live node.
+        """Return the node that owns a slot, as the first live node sees it.
 
-        :raises RuntimeError: if none does, or no node is live.
+        :raises RuntimeError: if no node owns the slot, or no node is live.
         """
         for member in await self._members(self._anyone()):
             if member.owns(slot):
                 return self._at(member.port)
-        raise RuntimeError(f"nobody owns slot {slot}")
+        raise RuntimeError(f"no node owns slot {slot}")
 
     async def replicas_of(self, master: Node) -> tuple[Node, ...]:
-        """Return the live replicas of a master, which may be dead.
+        """Return the live replicas of a master, which itself may be down.
 
         :raises RuntimeError: if no node is live.
         """
@@ -120,19 +120,19 @@ class ClusterRig(Rig):
         return tuple(node for node in self.live if node.port in ports)
 
     async def failover(self, replica: Node, how: Literal["", "FORCE", "TAKEOVER"] = "") -> None:
-        """Make a replica the master of its slots, and wait until it is (CLUSTER FAILOVER).
+        """Promote a replica and wait until it is the master of its slots (CLUSTER FAILOVER).
 
-        :param how: nothing agrees with the master first; FORCE does without the master; TAKEOVER
-            without anybody.
+        :param how: an empty value agrees with the master first. FORCE works without the master, and
+            TAKEOVER without any other node.
         :raises RefusedError: if the node is no replica.
-        :raises RuntimeError: if it has not come to that within 40 s.
+        :raises RuntimeError: if the replica is not the master within 40 s.
         """
         first = True
 
         async def is_master() -> bool:
             nonlocal first
             if first or (await replica.ask("ROLE"))[0] != b"master":
-                # An attempt that the others did not vote for in time ends silently.
+                # An attempt without enough votes in time ends silently.
                 try:
                     await replica.ask("CLUSTER", "FAILOVER", *([how] if how else []))
                 except RefusedError:
@@ -149,11 +149,11 @@ class ClusterRig(Rig):
         to: Node,
         between: Callable[[Step], Awaitable[None]] | None = None,
     ) -> int:
-        """Move a slot to another master while the cluster serves it, key by key.
+        """Move a slot to another master key by key, while the cluster serves it.
 
         :param to: a master.
-        :param between: called after each step, e.g. to write meanwhile.
-        :return: how many keys moved by command.
+        :param between: callback after each step, e.g. to write meanwhile.
+        :return: number of keys moved by command.
         :raises RefusedError: if a node refuses a step.
         """
         masters = await self.masters()
@@ -161,23 +161,23 @@ class ClusterRig(Rig):
         return await move_slot(slot, source, to, masters=masters, ids=self._ids, between=between)
 
     async def move_slot_atomically(self, slot: int, to: Node) -> None:
-        """Move a slot to another master in one step (CLUSTER MIGRATESLOTS), and wait until it is.
+        """Move a slot in one step (CLUSTER MIGRATESLOTS), and wait for the end of the move.
 
         :param to: a master.
-        :raises RefusedError: if the server does not know the command; Valkey 9 does.
+        :raises RefusedError: if the server does not support the command. Valkey 9 does.
         :raises RuntimeError: if the move fails, or has not ended within 40 s.
         """
         await move_slot_atomically(slot, await self.master_of(slot), to, self._ids[to])
 
     async def until_ok(self) -> None:
-        """Wait until the cluster is whole, by the word of every live node.
+        """Wait until every live node sees a whole cluster.
 
-        Every slot has a live owner, the same for all; live nodes see one another; live replicas
+        Every slot has a live owner, the same for all. Live nodes see one another. Live replicas
         follow a live master with their link up.
 
-        :raises RuntimeError: if it has not come to that within 40 s.
+        :raises RuntimeError: if this is not so within 40 s.
         """
-        state = "nobody was asked"
+        state = "no node has replied"
 
         async def is_ok() -> bool:
             nonlocal state
@@ -206,7 +206,7 @@ class ClusterRig(Rig):
         for epoch, node in enumerate(self.nodes, 1):
             await node.ask("CLUSTER", "SET-CONFIG-EPOCH", epoch)
             self._ids[node] = (await node.ask("CLUSTER", "MYID")).decode()
-        # Everybody meets everybody, which is quicker than to wait until they have gossiped.
+        # Introduce all nodes to one another, which is faster than to wait for gossip.
         for index, node in enumerate(self.nodes):
             for other in self.nodes[index + 1 :]:
                 await node.ask("CLUSTER", "MEET", "127.0.0.1", other.port)

@@ -11,31 +11,31 @@ import hiredis
 __all__ = ["Argument", "RefusedError", "ask"]
 
 Argument = str | bytes | int
-Reply = Any  # Any: whatever RESP carries; each caller knows the type of its command's reply
+Reply = Any  # Any: whatever RESP carries. Each caller knows the type of its command's reply.
 
 _LINK_SECS: Final = 5.0
 
 
 class RefusedError(Exception):
-    """The server answered by an error, which is the message."""
+    """The server replied with an error. The message is the server's."""
 
 
 async def ask(port: int, *command: Argument, secs: float = _LINK_SECS) -> Reply:
     """Send one command on a connection of its own, and return the reply.
 
-    A connection per command is slow and never stale: servers under test are killed and restarted.
+    A connection per command is slow but never stale. Servers under test are killed and restarted.
 
-    :param port: of 127.0.0.1.
-    :param secs: limit in seconds, for a server that is paused.
+    :param port: port on 127.0.0.1.
+    :param secs: limit in seconds, for a paused server.
     :raises RefusedError: if the reply is an error.
-    :raises OSError: if there is none in time (``TimeoutError``), or no server.
+    :raises OSError: if there is no reply in time (``TimeoutError``), or no server.
     """
     async with asyncio.timeout(secs):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         try:
             writer.write(_packed(command))
             replies = hiredis.Reader()
-            reply: Reply = False  # which a reader of RESP2 returns as long as a reply is incomplete
+            reply: Reply = False  # an RESP2 reader returns it while a reply is incomplete
             while reply is False:
                 received = await reader.read(1 << 16)
                 if not received:

@@ -1,4 +1,4 @@
-"""Moving one slot from one master to another while the cluster serves it."""
+"""Migration of one slot from one master to another while the cluster serves it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,15 @@ if TYPE_CHECKING:
 __all__ = ["Step", "move_slot", "move_slot_atomically"]
 
 Step = Literal["importing", "migrating", "key moved", "emptied", "taken", "given"]
-"""What was just done: the new owner awaits the slot; the old one sends on who asks for a key that
-it has not (ASK); one more key has moved (TRYAGAIN for a script on two keys, one of them moved); the
-old owner has none left; the new owner has taken the slot; the old one knows (MOVED)."""
+"""The step that has just finished.
+
+* ``importing``: the new owner expects the slot.
+* ``migrating``: the old owner redirects requests for absent keys (ASK).
+* ``key moved``: one more key has moved. A script on two keys gets TRYAGAIN if only one has moved.
+* ``emptied``: the old owner has no keys left.
+* ``taken``: the new owner has taken the slot.
+* ``given``: the old owner knows the new one (MOVED).
+"""
 
 _BATCH: Final = 100
 _MIGRATE_MS: Final = 5000
@@ -34,10 +40,10 @@ async def move_slot(
 ) -> int:
     """Move a slot key by key, as ``redis-cli --cluster reshard`` does.
 
-    :param masters: who is told of the new owner.
+    :param masters: the masters that are notified of the new owner.
     :param ids: the cluster's id of each node.
-    :param between: called after each step.
-    :return: how many keys moved.
+    :param between: callback after each step.
+    :return: number of keys moved.
     :raises RefusedError: if a node refuses a step.
     """
 
@@ -58,11 +64,11 @@ async def move_slot(
             break
         for name in names:
             told: bytes = await source.ask("MIGRATE", "127.0.0.1", to.port, name, 0, _MIGRATE_MS)
-            if told == b"OK":  # the other answer is NOKEY: it was deleted or ran out meanwhile
+            if told == b"OK":  # NOKEY: it was deleted or expired meanwhile
                 moved += 1
             await done("key moved")
     await done("emptied")
-    # The new owner first: were it the last, nobody would own the slot for a moment.
+    # The new owner comes first. If it came last, the slot would briefly have no owner.
     await to.ask("CLUSTER", "SETSLOT", slot, "NODE", ids[to])
     await done("taken")
     await source.ask("CLUSTER", "SETSLOT", slot, "NODE", ids[to])
@@ -73,10 +79,10 @@ async def move_slot(
 
 
 async def move_slot_atomically(slot: int, source: Node, to: Node, to_id: str) -> None:
-    """Move a slot in one step, which Valkey 9 knows (CLUSTER MIGRATESLOTS).
+    """Move a slot in one step (CLUSTER MIGRATESLOTS, Valkey 9).
 
     :param to_id: the cluster's id of the new owner.
-    :raises RefusedError: if the server does not know the command.
+    :raises RefusedError: if the server does not support the command.
     :raises RuntimeError: if the move fails, or has not ended within 40 s.
     """
     if source is to:

@@ -28,12 +28,12 @@ _CLASHES: Final = ("Address already in use", "Failed listening on")
 
 @final
 class Node:
-    """A server process on a port of loopback, the same port for as long as the node lives.
+    """A server process on a loopback port, which the node keeps for its lifetime.
 
     :param binary: ``valkey-server`` or ``redis-server``.
     :param options: command-line options.
-    :param durable: as in :class:`LocalServer`.
-    :param config: as in :class:`LocalServer`.
+    :param durable: as for :class:`LocalServer`.
+    :param config: as for :class:`LocalServer`.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Node:
 
     @property
     def port(self) -> int:
-        """Port of 127.0.0.1."""
+        """Port on 127.0.0.1."""
         return self.server.port
 
     @property
@@ -85,9 +85,9 @@ class Node:
         return f"Node({self.address}, {running if self.server.is_running else 'not running'})"
 
     async def start(self) -> None:
-        """Start the process, or start it again where it was, and wait until it answers.
+        """Start the process and wait until it answers. A restart uses the same port and folder.
 
-        :raises RuntimeError: with the end of its log, if it does not within 20 s.
+        :raises RuntimeError: if it does not answer within 20 s. The message has the end of its log.
         """
         if self._server is not None:
             await self._start(self._server)
@@ -101,7 +101,7 @@ class Node:
             except BaseException as error:
                 text = str(error)
                 self.stop()
-                # Somebody who makes no claims was faster: try elsewhere.
+                # Another process took the port first. Try another one.
                 if attempt == _STARTS or not any(clash in text for clash in _CLASHES):
                     raise
             else:
@@ -112,39 +112,39 @@ class Node:
 
         :param secs: limit in seconds.
         :raises RefusedError: if the reply is an error.
-        :raises OSError: if there is none in time (``TimeoutError``), or no server.
+        :raises OSError: if there is no reply in time (``TimeoutError``), or no server.
         """
         return await ask(self.port, *command, secs=secs)
 
     async def info(self, section: str) -> dict[str, str]:
         """Return a section of INFO.
 
-        :raises OSError: as :meth:`ask`.
+        :raises OSError: as for :meth:`ask`.
         """
         text: bytes = await self.ask("INFO", section)
         lines = text.decode().splitlines()
         return dict(line.split(":", 1) for line in lines if ":" in line)
 
     def kill(self) -> None:
-        """End the process with SIGKILL; :meth:`start` starts it again at the same place."""
+        """Kill the process with SIGKILL. :meth:`start` starts it again, on the same port."""
         self.server.kill()
         self.is_paused = False
 
     def pause(self) -> None:
-        """Stop the process with SIGSTOP: it keeps its connections and answers nobody."""
+        """Stop the process with SIGSTOP. It keeps its connections and does not answer."""
         self.server.pause()
         self.is_paused = True
 
     def resume(self) -> None:
-        """Let a paused process go on."""
+        """Continue a paused process."""
         self.server.resume()
         self.is_paused = False
 
     def stop(self) -> None:
-        """End the process and remove its folder. Twice is fine."""
+        """End the process and remove its folder. Repeated calls do nothing."""
         server, self._server = self._server, None
         if server is not None:
-            # Not with SIGTERM: a paused one would not end, and one with replicas waits for them.
+            # SIGTERM would not end a paused process, and a master waits for its replicas first.
             server.kill()
             server.stop()
         if self._claim is not None:
@@ -159,9 +159,9 @@ class Node:
             if not server.is_running:
                 raise RuntimeError(f"the server did not start:\n{server.log_tail()}")
             try:
-                # After a clash, another process answers on that port.
+                # After a port clash, another process answers on that port.
                 told: bytes = await ask(server.port, "INFO", "server", secs=_ANSWER_SECS)
-                # INFO is answered while the append-only file is loaded, PING is not.
+                # A server that loads its append-only file answers INFO but not PING.
                 await ask(server.port, "PING", secs=_ANSWER_SECS)
             except (RefusedError, OSError):
                 return False
@@ -171,9 +171,9 @@ class Node:
 
 
 class Rig:
-    """Nodes that start together and end together, whatever happens between.
+    """Nodes that start together and end together.
 
-    :ivar nodes: every server that keeps sessions, in the order of their making.
+    :ivar nodes: every server that keeps sessions, in creation order.
     """
 
     def __init__(self) -> None:
@@ -200,13 +200,13 @@ class Rig:
         self._stop()
 
     async def kill(self, node: Node) -> None:
-        """End a node's process with SIGKILL."""
+        """Kill a node's process with SIGKILL."""
         node.kill()
 
     async def restart(self, node: Node) -> None:
-        """Start a node again, on its port and in its folder; kill it before if it runs.
+        """Start a node again on its port and in its folder. Kill it first if it runs.
 
-        :raises RuntimeError: as :meth:`Node.start`.
+        :raises RuntimeError: as for :meth:`Node.start`.
         """
         node.kill()
         await node.start()
@@ -216,7 +216,7 @@ class Rig:
         node.pause()
 
     def resume(self, node: Node) -> None:
-        """Let a paused node go on."""
+        """Continue a paused node."""
         node.resume()
 
     def _everything(self) -> Iterable[Node]:
@@ -231,7 +231,7 @@ class Rig:
 
 
 async def at_once(calls: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """Await coroutines together; the first failure cancels the rest and is raised as it is."""
+    """Await coroutines together. The first failure cancels the rest and is raised unchanged."""
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(call) for call in calls]
@@ -243,15 +243,15 @@ async def at_once(calls: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
 async def until(
     condition: Callable[[], Awaitable[bool]], *, secs: float, why: Callable[[], str] = str
 ) -> None:
-    """Wait for what servers tell only when asked.
+    """Poll servers until a condition holds.
 
-    :param secs: limit in seconds, for a machine with other things to do.
-    :param why: says what is wrong, when it has not come true.
-    :raises RuntimeError: with that, after the limit.
+    :param secs: limit in seconds, generous because the machine may be busy.
+    :param why: returns the reason why the condition does not hold.
+    :raises RuntimeError: with that reason, after the limit.
     """
     try:
         async with asyncio.timeout(secs):
-            while not await condition():  # noqa: ASYNC110 - they tell nobody: they have to be asked
+            while not await condition():  # noqa: ASYNC110 - servers do not notify
                 await asyncio.sleep(_ASK_AGAIN_SECS)
     except TimeoutError:
-        raise RuntimeError(f"not so within {secs} s: {why() or condition.__qualname__}") from None
+        raise RuntimeError(f"not met within {secs} s: {why() or condition.__qualname__}") from None

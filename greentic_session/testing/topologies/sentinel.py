@@ -1,4 +1,4 @@
-"""A master, its replicas, and three sentinels that watch them."""
+"""A Sentinel rig: a master, its replicas, and three sentinels that watch them."""
 
 from __future__ import annotations
 
@@ -22,23 +22,26 @@ _QUORUM: Final = 2
 _STABLE_SECS: Final = 40.0
 _MEET_MS: Final = 100
 _PUBLISH_MS: Final = 600
-"""How often sentinels announce themselves, once they have met. After four times as long they turn
-a master that none of them has made back into a replica: more than the second after which the one
-that made it asks about it."""
-# Sentinels look around every few seconds, made for networks; on loopback they may look often.
+"""Announcement period of sentinels after they have met, in milliseconds.
+
+After four periods a sentinel demotes a master that no sentinel has promoted. These periods are
+longer than the second after which the promoting sentinel checks the new master.
+"""
+# The default periods are several seconds, for networks. On loopback they can be short.
 _PERIODS: Final = {
     "INFO-PERIOD": 200,
-    # What a replica said is good for five of these, and once its master is down it is asked each
-    # second: so this must be more than a fifth of it, or no replica is good enough to be promoted.
+    # A sentinel trusts a replica's reply for five ping periods. Once the master is down, it asks
+    # each replica once a second. The period must exceed a fifth of that second, or no replica
+    # qualifies for promotion.
     "PING-PERIOD": 250,
     "ASK-PERIOD": 100,
     "PUBLISH-PERIOD": _MEET_MS,
-    # A machine that is busy with other tests would blind them for 30 s otherwise.
+    # A busy machine triggers tilt mode, which would otherwise last 30 s.
     "TILT-PERIOD": 1000,
     "MIN-LINK-RECONNECT-PERIOD": 500,
 }
 _OPTIONS: Final = (
-    # Replicas are made at once, not after 5 s in which others may join them.
+    # Start replication at once. The default waits 5 s for more replicas.
     *("--repl-diskless-sync", "yes", "--repl-diskless-sync-delay", "0"),
     *("--replica-announce-ip", "127.0.0.1", "--repl-ping-replica-period", "1"),
 )
@@ -48,13 +51,14 @@ _OPTIONS: Final = (
 class SentinelRig(Rig):
     """One master, ``replicas`` replicas and three sentinels with a quorum of two.
 
-    :param binary: ``valkey-server`` or ``redis-server``; sentinels run the same.
-    :param replicas: how many replicas.
-    :param down_after_ms: silence in milliseconds after which a sentinel takes a server for dead.
-    :param failover_timeout_ms: after a failed failover the next one begins after twice this time.
+    :param binary: ``valkey-server`` or ``redis-server``. The sentinels run the same binary.
+    :param replicas: number of replicas.
+    :param down_after_ms: silence in milliseconds after which a sentinel considers a server down.
+    :param failover_timeout_ms: failover timeout in milliseconds. After a failed failover the next
+        one begins after twice this time.
     :param durable: whether a server that is killed and started again has its writes.
     :param options: further command-line options of master and replicas.
-    :ivar sentinels: the sentinels, which can be killed and paused like the nodes.
+    :ivar sentinels: the sentinels. They can be killed and paused like the nodes.
     """
 
     NAME: Final = "mymaster"
@@ -86,7 +90,7 @@ class SentinelRig(Rig):
         return f"redis+sentinel://{hosts}/{self.NAME}/0"
 
     async def master(self) -> Node:
-        """Return the node that a majority of the live sentinels calls the master.
+        """Return the node that a majority of the live sentinels names as the master.
 
         :raises RuntimeError: if there is no majority.
         """
@@ -97,18 +101,18 @@ class SentinelRig(Rig):
         raise RuntimeError(f"no majority of the sentinels on one master: {named}")
 
     async def replicas(self) -> tuple[Node, ...]:
-        """Return the live nodes beside the master.
+        """Return the live nodes other than the master.
 
-        :raises RuntimeError: as :meth:`master`.
+        :raises RuntimeError: as for :meth:`master`.
         """
         master = await self.master()
         return tuple(node for node in self.live if node is not master)
 
     async def failover(self) -> Node:
-        """Let the sentinels make a replica the master while the old one lives (SENTINEL FAILOVER).
+        """Promote a replica while the old master lives (SENTINEL FAILOVER), and wait for the end.
 
-        :return: the new master; the old one is a replica by then.
-        :raises RuntimeError: if it has not come to that within 40 s.
+        :return: the new master. The old one is a replica by then.
+        :raises RuntimeError: if the failover has not ended within 40 s.
         """
         before = await self.until_stable()
         watching = next(sentinel for sentinel in self.sentinels if sentinel.is_live)
@@ -118,9 +122,9 @@ class SentinelRig(Rig):
                 return True
             state = _fields(await watching.ask("SENTINEL", "MASTER", self.NAME))
             if "failover_in_progress" not in state["flags"]:
-                # Not begun, or given up because the replica was not ready in time, which a busy
-                # machine may bring about.
-                with suppress(RefusedError):  # no replica is good enough yet
+                # The failover has not begun, or it ended because the replica was not ready in time.
+                # Both can happen on a busy machine.
+                with suppress(RefusedError):  # no replica qualifies yet
                     await watching.ask("SENTINEL", "FAILOVER", self.NAME)
             return False
 
@@ -128,10 +132,10 @@ class SentinelRig(Rig):
         return await self.until_stable(other_than=before)
 
     async def kill_master(self) -> Node:
-        """End the master's process with SIGKILL, and do not wait for what the sentinels do.
+        """Kill the master's process with SIGKILL, without waiting for the sentinels.
 
         :return: the node that was the master.
-        :raises RuntimeError: as :meth:`master`.
+        :raises RuntimeError: as for :meth:`master`.
         """
         master = await self.master()
         master.kill()
@@ -140,9 +144,9 @@ class SentinelRig(Rig):
     async def until_stable(self, *, other_than: Node | None = None) -> Node:
         """Wait until all live sentinels name one live master and all other live nodes follow it.
 
-        :param other_than: a node that shall not be the master any more.
+        :param other_than: a node that must no longer be the master.
         :return: the master.
-        :raises RuntimeError: if it has not come to that within 40 s.
+        :raises RuntimeError: if this is not so within 40 s.
         """
         found: list[Node] = []
         state = ""
@@ -192,7 +196,7 @@ class SentinelRig(Rig):
             await sentinel.ask("SENTINEL", "SET", self.NAME, name, value)
 
     async def _named(self) -> list[int]:
-        """Return the port of the master as each live sentinel has it."""
+        """Return the port of the master as each live sentinel sees it."""
         live = [sentinel for sentinel in self.sentinels if sentinel.is_live]
         return await at_once(self._named_by(sentinel) for sentinel in live)
 
@@ -201,17 +205,20 @@ class SentinelRig(Rig):
         return int(address[1])
 
     async def _role(self, node: Node) -> int:
-        """Return the port that a node follows with its link up, 0 of a master, -1 if neither."""
+        """Return the port of the master that a node follows with its link up.
+
+        A master gives 0, and a node without a link -1.
+        """
         try:
             role: Reply = await node.ask("ROLE")
         except OSError:
-            return -1  # it is on its way
+            return -1  # still starting
         if role[0] == b"master":
             return 0
         return int(role[2]) if role[3] == b"connected" else -1
 
     async def _watched(self, master: Node) -> bool:
-        """Return whether every live sentinel sees the others, and every node in its place."""
+        """Return whether every live sentinel sees the other sentinels and every node's role."""
         live = [sentinel for sentinel in self.sentinels if sentinel.is_live]
         followers = {node.port for node in self.live if node is not master}
         for sentinel in live:

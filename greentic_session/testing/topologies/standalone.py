@@ -1,4 +1,4 @@
-"""One server, on a port of loopback."""
+"""One server on a loopback port."""
 
 from __future__ import annotations
 

@@ -34,4 +34,4 @@ class AffinityContract(
     AffinityInputContract,
     AffinityClosingContract,
 ):
-    """Everything that affinity must do on every store that can keep it."""
+    """Requirements for affinity on every store that supports it."""

@@ -1,4 +1,4 @@
-"""Affinity on a store, and the workers that the suite on it uses."""
+"""Affinity on a store, and the workers that the affinity contract uses."""
 
 from __future__ import annotations
 
@@ -23,30 +23,30 @@ if TYPE_CHECKING:
 __all__ = ["HOUR", "WORKERS", "AffinityHarness", "affinity_harness", "chosen", "keys", "patience"]
 
 HOUR: Final = 3600.0
-"""Longer than any life here, and than any trace that a server keeps of a call."""
+"""One hour in seconds. It exceeds every lifetime here and every trace of a call on a server."""
 WORKERS: Final = ("w1", "w2", "w3", "w4")
 _PATIENCE_SECS: Final = 20
-"""However busy the machine is."""
+"""Limit in seconds, generous because the machine may be busy."""
 
 
 def patience() -> anyio.CancelScope:
-    """Return a limit on what a test waits for."""
+    """Return a time limit for a test's waiting."""
     return cast("anyio.CancelScope", anyio.fail_after(_PATIENCE_SECS))
 
 
 def keys(count: int) -> list[SessionKey]:
-    """Return so many keys."""
+    """Return this number of keys."""
     return [SessionKey(f"key-{number}") for number in range(count)]
 
 
 @final
 class AffinityHarness:
-    """Affinity with its verbs in few words, of keys of no tenant.
+    """Affinity with short verbs, for keys without a tenant.
 
-    :ivar harness: of the test.
-    :ivar store: that it is on.
-    :ivar affinity: of one group.
-    :ivar backend: its steps.
+    :ivar harness: the test's harness.
+    :ivar store: the store.
+    :ivar affinity: the affinity of one group.
+    :ivar backend: the store's affinity backend.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class AffinityHarness:
         self.backend: Final[AffinityBackend] = cast("SupportsAffinity", store).affinity_backend()
 
     async def join(self, *workers: str, lease: float = LIFE) -> list[int]:
-        """Let workers join of whom nothing more is heard, and return their fences."""
+        """Join workers that never renew, and return their fencing tokens."""
         fences: list[int] = []
         for worker in workers:
             outcome = await self.backend.join(self.group, worker, f"{worker}!", round(lease * 1000))
@@ -68,7 +68,7 @@ class AffinityHarness:
         return fences
 
     async def leave(self, worker: str) -> None:
-        """Let a worker leave that has joined so."""
+        """Make a worker leave that joined with :meth:`join`."""
         assert await self.backend.leave(self.group, worker, f"{worker}!") is True
 
     async def living(self) -> list[str]:
@@ -78,7 +78,10 @@ class AffinityHarness:
     async def worker_for(
         self, key: str = KEY, *, caller: TenantCtx | None = None, pinned: bool = False
     ) -> str | None:
-        """Return who is said to serve a key; ``pinned`` is whether that has to be by a pin."""
+        """Return the worker that is chosen for a key.
+
+        :param pinned: whether the choice must be a pin.
+        """
         placement = await self.affinity.worker_for(SessionKey(key), ctx=caller)
         assert placement is None or placement.pinned is pinned
         return None if placement is None else placement.worker
@@ -86,26 +89,29 @@ class AffinityHarness:
     async def server_of(
         self, key: str = KEY, *, caller: TenantCtx | None = None, pinned: bool = False
     ) -> str | None:
-        """Return who serves a key now; ``pinned`` as in :meth:`worker_for`."""
+        """Return the worker that serves a key now.
+
+        :param pinned: whether the placement must be a pin.
+        """
         placement = await self.affinity.placement(SessionKey(key), ctx=caller)
         assert placement is None or placement.pinned is pinned
         return None if placement is None else placement.worker
 
     async def expiry(self, key: str = KEY) -> float:
-        """Return when the key's placement expires, which must be there."""
+        """Return the expiry of the key's placement, which must exist."""
         placement = await self.affinity.placement(SessionKey(key))
         assert placement is not None
         return placement.expires_at.timestamp()
 
     async def keys_of(self, worker: str, *, caller: TenantCtx | None = None) -> list[str]:
-        """Return the keys that a worker serves, in order; each was given once."""
+        """Return the keys that a worker serves, in order. Each key is listed once."""
         found: list[str] = [key async for key in self.affinity.keys_of(worker, ctx=caller)]
         assert len(found) == len(set(found))
         return sorted(found)
 
 
 def chosen(key: str, *workers: str) -> str:
-    """Return the worker that a key of no tenant is placed at, of those that live."""
+    """Return the worker, of those that live, at which a key without a tenant is placed."""
     worker = rendezvous(key, workers)
     assert worker is not None
     return worker

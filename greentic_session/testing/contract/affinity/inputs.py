@@ -1,4 +1,4 @@
-"""Arguments that no verb of affinity takes, and verbs on a closed store."""
+"""Contract tests of invalid arguments to affinity, and of verbs on a closed store."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ _BAD_SPANS: Final[dict[str, Any]] = {
 
 @pytest.mark.anyio
 class AffinityInputContract:
-    """A bad argument is refused by its name, before any I/O, and is never quoted."""
+    """An invalid argument is refused by name before any I/O, and is never quoted."""
 
     async def test_bad_keys(self, harness: StoreHarness) -> None:
         at = await affinity_harness(harness)
@@ -134,7 +134,7 @@ class AffinityInputContract:
 
 @pytest.mark.anyio
 class AffinityClosingContract:
-    """Affinity on a closed store says so."""
+    """Affinity on a closed store raises the right error."""
 
     async def test_affinity_on_a_closed_store_raises(self, harness: StoreHarness) -> None:
         at = await affinity_harness(harness)

@@ -1,4 +1,4 @@
-"""Listing: the keys that a worker serves."""
+"""Contract tests of listing the keys that a worker serves."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from ...harness import StoreHarness
 
 _MANY = 1200
-"""More than a page or two."""
+"""More than two pages."""
 _ODD = ("a:b", "{a}", "a/b", "%0A", "*", "\N{SNOWMAN}", "default/acme", "at", "ops", "-")
 
 
 @pytest.mark.anyio
 class AffinityListingContract:
-    """Each worker's keys are listed, and no others."""
+    """The list has each worker's keys and no others."""
 
     async def test_each_key_is_listed_once_and_under_its_worker(
         self, harness: StoreHarness

@@ -1,4 +1,4 @@
-"""Members of a group: who is one, for how long, and under which fence."""
+"""Contract tests of a group's members: names, leases and fencing tokens."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _LOST = MembershipOutcome(Verdict.LOST)
 
 @pytest.mark.anyio
 class AffinityMemberContract:
-    """A worker is a member while its lease lasts, and alone under its name."""
+    """A worker is a member while its lease lasts, and its name is unique."""
 
     async def test_a_member_is_listed_while_its_block_runs(self, harness: StoreHarness) -> None:
         at = await affinity_harness(harness)
@@ -34,7 +34,7 @@ class AffinityMemberContract:
             found = await at.affinity.members()
             assert [member.worker for member in found] == ["w1", "w2"]
             assert [member.fence for member in found] == [one.fence, two.fence]
-            # Perhaps renewed since it was read.
+            # It may have been renewed since it was read.
             assert found[0].lease_until <= one.lease_until
             assert not one.ended
         assert one.ended
@@ -185,7 +185,7 @@ class AffinityMemberContract:
                 await harness.advance(LIFE)
         assert await at.living() == []
 
-    # --- fences ------------------------------------------------------------------------------
+    # --- fencing tokens ----------------------------------------------------------------------
 
     async def test_fences_of_a_name_grow(self, harness: StoreHarness) -> None:
         at = await affinity_harness(harness)
@@ -195,7 +195,7 @@ class AffinityMemberContract:
                 fences.append(membership.fence)
                 if number == 0:
                     at_us = (membership.lease_until.timestamp() - LIFE) * 1_000_000
-                    # A lease ends at a whole millisecond.
+                    # A lease expires at a whole millisecond.
                     assert membership.fence >= at_us - 1000
         assert fences == sorted(set(fences))
 

@@ -1,4 +1,4 @@
-"""Pins: a key is served by the worker that was named, whenever that one lives."""
+"""Contract tests of pins: the named worker serves the key while it is a member."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _OTHER, _ANOTHER = [worker for worker in WORKERS if worker != _CHOSEN][:2]
 
 @pytest.mark.anyio
 class AffinityPinContract:
-    """A pin goes before all else, and gives way only while its worker is gone."""
+    """A pin has priority, and yields only while its worker is gone."""
 
     @pytest.mark.parametrize("is_placed", [True, False], ids=["placed", "new"])
     async def test_a_pinned_key_is_served_by_its_worker(
@@ -98,12 +98,12 @@ class AffinityPinContract:
         await at.affinity.pin(short, "absent")
         await harness.advance(2 * LIFE)
         assert await at.affinity.unpin(short) is False
-        assert await at.worker_for(pinned=True) == _OTHER  # begins it anew
+        assert await at.worker_for(pinned=True) == _OTHER  # restarts the lifetime
         await harness.advance(2 * LIFE)
         assert await at.affinity.touch(KEY) is True
         await harness.advance(2 * LIFE)
         assert await at.server_of(pinned=True) == _OTHER
-        assert await at.affinity.unpin(KEY) is True  # from now on, the group's
+        assert await at.affinity.unpin(KEY) is True  # the group's lifetime applies again
         await harness.advance(PART)
         assert await at.server_of() == _OTHER
         await harness.advance(PART)

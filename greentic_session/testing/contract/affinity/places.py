@@ -1,4 +1,4 @@
-"""Where keys are placed: with the same worker while it lives, and moving as little as can be."""
+"""Contract tests of placements: stable while the worker lives, with as few moves as possible."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _CALLERS = (None, ctx(), ctx(GLOBEX), ctx(env="staging"))
 
 @pytest.mark.anyio
 class AffinityPlaceContract:
-    """A key has one worker, and keeps it."""
+    """A key has one worker and keeps it."""
 
     async def test_without_members_nobody_serves(self, harness: StoreHarness) -> None:
         at = await affinity_harness(harness)
@@ -72,7 +72,7 @@ class AffinityPlaceContract:
         assert its_own
         for key in its_own:
             assert await at.server_of(key) is None
-        await at.join("w1", lease=LIFE)  # back, before anybody asked
+        await at.join("w1", lease=LIFE)  # back before any request
         assert await at.worker_for(its_own[0]) == "w1"
         await at.leave("w1")
         after = {key: await at.worker_for(key) for key in keys(40)}
@@ -80,7 +80,7 @@ class AffinityPlaceContract:
             key: chosen(key, *WORKERS[1:]) if worker == "w1" else worker
             for key, worker in before.items()
         }
-        await at.join("w1", lease=LIFE)  # back, too late
+        await at.join("w1", lease=LIFE)  # back too late
         assert {key: await at.worker_for(key) for key in keys(40)} == after
 
     async def test_all_who_ask_at_once_are_told_the_same(self, harness: StoreHarness) -> None:
@@ -128,7 +128,7 @@ class AffinityPlaceContract:
         assert await at.server_of(caller=ctx()) == worker
         assert await at.keys_of(f"{worker}", caller=ctx(user_id="bob")) == [KEY]
 
-    # --- lives -------------------------------------------------------------------------------
+    # --- lifetimes ---------------------------------------------------------------------------
 
     async def test_each_use_begins_the_life_anew(self, harness: StoreHarness) -> None:
         at = await affinity_harness(harness, workers=WORKERS)
@@ -154,7 +154,7 @@ class AffinityPlaceContract:
             assert await at.keys_of(worker) == []
         assert await at.affinity.touch(keys(1)[0]) is False
         assert await at.affinity.forget(keys(1)[0]) is False
-        # Nothing holds it where it was.
+        # Nothing keeps it at the old worker.
         for key in keys(20):
             assert await at.worker_for(key) == chosen(key, *WORKERS)
 
@@ -179,7 +179,7 @@ class AffinityPlaceContract:
         assert placement.expires_at.tzinfo is not None
         assert placement.expires_at.timestamp() == await at.expiry()
         (member, *_) = await at.affinity.members()
-        # By one clock: the member joined, for an hour, before the key was placed.
+        # Both times are the store's: the member joined for an hour before the key was placed.
         assert (member.lease_until - placement.expires_at).total_seconds() <= HOUR - LIFE
 
     async def test_a_touch_can_set_another_life(self, harness: StoreHarness) -> None:
@@ -187,9 +187,9 @@ class AffinityPlaceContract:
         worker = await at.worker_for()
         assert await at.affinity.touch(KEY, 5 * LIFE) is True
         await harness.advance(4 * LIFE)
-        assert await at.worker_for() == worker  # begins that life anew
+        assert await at.worker_for() == worker  # restarts that lifetime
         await harness.advance(4 * LIFE)
-        assert await at.affinity.touch(KEY) is True  # as does this
+        assert await at.affinity.touch(KEY) is True  # and so does this
         await harness.advance(4 * LIFE)
         assert await at.server_of() == worker
         assert await at.affinity.touch(KEY, timedelta(seconds=PART)) is True
@@ -213,7 +213,7 @@ class AffinityPlaceContract:
         at = await affinity_harness(harness, ttl=LIFE, workers=WORKERS)
         longer = SessionAffinity(at.store, ttl=5 * LIFE)
         await longer.worker_for(SessionKey("a"))
-        await at.worker_for("a")  # keeps the life that the placement has
+        await at.worker_for("a")  # keeps the lifetime of the placement
         await at.worker_for("b")
         await longer.worker_for(SessionKey("b"))
         await harness.advance(LIFE)

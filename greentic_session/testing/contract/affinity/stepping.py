@@ -1,4 +1,4 @@
-"""Memberships while the store's clock is set back."""
+"""Contract tests of memberships while the store's clock is set back."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LONG: Final = 2 * HOUR
 
 @pytest.mark.anyio
 class AffinityClockContract:
-    """A clock that is set back prolongs no membership and lowers no token."""
+    """A clock that is set back extends no membership and lowers no token."""
 
     async def test_a_dead_member_ends_within_its_lease_after_the_clock_was_set_back(
         self, harness: StoreHarness

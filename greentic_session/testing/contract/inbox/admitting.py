@@ -1,4 +1,4 @@
-"""Admitting messages: once each, in order, told who works on them, and never more than may wait."""
+"""Contract tests of admitting: each message once, in order, within limits."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _OTHER = "conversation-2"
 
 @pytest.mark.anyio
 class InboxAdmittingContract:
-    """A message comes into its session's mailbox once, and says so."""
+    """A message is admitted to its session's mailbox once, and the result says so."""
 
     async def test_the_first_is_new_and_nobody_works_on_it(self, harness: StoreHarness) -> None:
         at = await desk(harness)
@@ -105,7 +105,7 @@ class InboxAdmittingContract:
                 await at.admit("e3")
             assert caught.value.limit == 2
             assert caught.value.code == "rate_limited"
-        assert not (await at.admit("e2")).is_new  # what is in is known
+        assert not (await at.admit("e2")).is_new  # an admitted event id is known
         assert (await at.admit("e1", key=_OTHER)).is_new
         assert await at.handle() == ["e1", "e2"]
         assert (await at.admit("e3")).is_new
@@ -160,7 +160,8 @@ class InboxAdmittingContract:
             assert turn.session is not None
             assert [(mail.event_id, mail.ctx) for mail in turn.mail] == [("a1", ann)]
             await turn.remove()
-        # To whom the session is not open, it is as if it had been there before.
+        # Messages of callers without access become dead letters, as if the session had existed
+        # before.
         letters = await at.dead()
         assert [(one.event_id, one.ctx, one.attempts) for one in letters] == [
             ("b1", bob, 0),
@@ -184,7 +185,7 @@ class InboxAdmittingContract:
             assert [mail.event_id for mail in turn.mail] == ["a1", "a2"]
             assert [mail.ctx for mail in turn.mail] == [ann, ann]
             await turn.finish(session(owner=ctx(team_id="red")))
-        async with at.turn() as turn:  # which is open to all of the team
+        async with at.turn() as turn:  # the session is open to the whole team
             assert [(mail.event_id, mail.ctx.user_id) for mail in turn.mail] == [
                 ("b1", "bob"),
                 ("a3", "ann"),

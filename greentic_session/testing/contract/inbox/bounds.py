@@ -1,4 +1,4 @@
-"""How much an inbox keeps: dead letters and early events beyond one page, and beyond a limit."""
+"""Contract tests of bounds: dead letters and early events beyond a page or a limit."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ _MANY: Final = 70
 async def _with_dead_letters(harness: StoreHarness, count: int, **options: Any) -> InboxHarness:
     """Return an inbox with dead letters of one session.
 
-    Their caller may not act on the session, which was created later. So one call finds all of them.
+    Their caller may not act on the session, which is created afterwards. One call finds all of
+    them.
     """
     at = await desk(harness, **options)
     for number in range(count):
@@ -39,7 +40,7 @@ async def _with_dead_letters(harness: StoreHarness, count: int, **options: Any) 
 
 @pytest.mark.anyio
 class InboxBoundsContract:
-    """What is kept has a limit, and is read in pages that miss nothing."""
+    """Stored items have a limit, and pages miss none of them."""
 
     async def test_many_messages_become_dead_letters_in_their_order(
         self, harness: StoreHarness

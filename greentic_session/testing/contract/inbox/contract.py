@@ -41,4 +41,4 @@ class InboxContract(
     InboxInputContract,
     InboxLeavingContract,
 ):
-    """Everything that an inbox must do on every store that can keep one."""
+    """Requirements for an inbox on every store that supports inboxes."""

@@ -1,4 +1,4 @@
-"""Events that come before the wait that they answer: kept for it, in order, once, for a while."""
+"""Contract tests of early events: stored for the wait that they answer, in order, once."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ async def _wait(at: InboxHarness, key: str = KEY, scope: ReplyScope = _CHAT) -> 
 
 @pytest.mark.anyio
 class InboxEarlyContract:
-    """An answer may be faster than the flow that is about to wait for it."""
+    """A reply may be faster than the flow that is about to wait for it."""
 
     async def test_an_event_for_a_wait_is_admitted(self, harness: StoreHarness) -> None:
         at = await desk(harness)
@@ -73,7 +73,7 @@ class InboxEarlyContract:
         assert await at.is_idle()
         assert await _collect(at) == 0
         await _wait(at)
-        assert await at.is_idle()  # until it is collected, or the next event comes
+        assert await at.is_idle()  # before the collection or the next event
         assert await _collect(at) == 3
         assert await _collect(at) == 0
         async with at.turn() as turn:
@@ -108,7 +108,7 @@ class InboxEarlyContract:
         await _deliver(at, "e2")
         with pytest.raises(InboxFullError):
             await _deliver(at, "e3")
-        assert await _deliver(at, "e2") is None  # it is kept
+        assert await _deliver(at, "e2") is None  # it is stored already
         assert await _deliver(at, "e1", _THREAD) is None
         await _wait(at)
         assert await _collect(at) == 2
@@ -118,7 +118,7 @@ class InboxEarlyContract:
     ) -> None:
         at = await desk(harness, limits=InboxLimits(early=1))
         await _deliver(at, "e1")
-        await _wait(at)  # and its worker died before it collected
+        await _wait(at)  # the worker died before it collected
         told = await _deliver(at, "e2")
         assert told is not None
         assert (told.is_new, told.waiting) == (True, 2)
@@ -142,10 +142,10 @@ class InboxEarlyContract:
             ("first", "e2"),
         ]
         await backend.call().delete_early(queue, *assigned[0])
-        # Whoever moved them died here, and now another session waits.
+        # The worker that moved them died here, and now another session waits.
         await _deliver(at, "e3")
         await _wait(at, "second")
-        assert await _collect(peer) == 1  # the other one was the first session's
+        assert await _collect(peer) == 1  # the other event belongs to the first session
         assert await _collect(peer) == 0
         told = {}
         for _ in range(2):
@@ -187,7 +187,7 @@ class InboxEarlyContract:
         assert told is not None
         assert told.is_new
         assert await at.drain() == [("first", ["e0"]), (KEY, ["e3"])]
-        assert await _collect(at) == 0  # for this session: these were the other's
+        assert await _collect(at) == 0  # the events are the other session's
         assert await at.drain() == [("first", ["e1"])]
 
     async def test_a_full_mailbox_leaves_the_rest_kept(self, harness: StoreHarness) -> None:
@@ -222,7 +222,7 @@ class InboxEarlyContract:
         await _wait(at)
         async with waits.resume(_ANN, "ann", _CHAT, event_id="first") as turn:
             await turn.complete(turn.session)
-        assert await _deliver(at, "second") is None  # the session waits nowhere just now
+        assert await _deliver(at, "second") is None  # the session does not wait at this moment
         await _wait(at)
         assert await _collect(at) == 1
 

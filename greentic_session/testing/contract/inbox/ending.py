@@ -1,4 +1,4 @@
-"""Ending turns: state, outbox and mail in one step, or not at all."""
+"""Contract tests of ending turns: state, outbox and messages change in one step or not at all."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _STEPS: Final[dict[str, Step]] = {
 
 @pytest.mark.anyio
 class InboxEndingContract:
-    """A turn's end is one step."""
+    """A turn ends in one step."""
 
     @pytest.mark.parametrize("there", [True, False], ids=["there", "new"])
     async def test_finish_writes_the_state_and_drops_the_mail(
@@ -172,7 +172,7 @@ class InboxEndingContract:
         assert await at.told() == ["e1"]
         await harness.advance(PART)
         assert await at.store.get(KEY, ctx=OWNER) is None
-        assert await at.store.get(KEY) is None  # and the lookup has ended with it
+        assert await at.store.get(KEY) is None  # and the lookup has expired with it
 
     @pytest.mark.parametrize("step", ["commit", "finish", "remove"])
     @pytest.mark.parametrize("there", [True, False], ids=["changed", "made"])
@@ -288,7 +288,7 @@ class InboxEndingContract:
             cas = await at.store.update_cas(session(context={"n": 2}), cas, fence=turn)
             with pytest.raises(InvalidInputError):
                 await at.store.put(session("other"), fence=turn)
-            with pytest.raises(CasConflictError) as caught:  # the token has moved
+            with pytest.raises(CasConflictError) as caught:  # the token has changed
                 await turn.finish(session(context={"n": 3}))
             assert caught.value.current == cas
             await turn.finish()
@@ -330,7 +330,7 @@ class InboxEndingContract:
     async def test_a_turn_left_open_is_given_back_at_once(self, harness: StoreHarness) -> None:
         at = await desk(harness)
         await at.admit("e1", "e2")
-        for _ in range(10):  # more often than it may be tried
+        for _ in range(10):  # more often than the attempts allowed
             async with at.turn() as turn:
                 assert [(mail.event_id, mail.attempt) for mail in turn.mail] == [
                     ("e1", 1),

@@ -1,4 +1,4 @@
-"""Messages that cannot be handled: tried again after a rest, given up in the end, and replayed."""
+"""Contract tests of failing messages: retried with backoff, then dead letters, then replayed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class _Moody:
-    """Makes codecs that cannot read, for a while."""
+    """Makes codecs that fail to decode while :attr:`is_broken` is set."""
 
     def __init__(self) -> None:
         self.is_broken = False
@@ -46,12 +46,12 @@ class _MoodyCodec:
 
 
 class _OddError(BaseException):
-    """No ``Exception``, as some that unwind a worker are none."""
+    """No ``Exception``, like some errors that end a worker."""
 
 
 @pytest.mark.anyio
 class InboxFailingContract:
-    """A message is tried so often and no more, and holds up no other session."""
+    """A message has a limited number of attempts, and delays no other session."""
 
     async def test_a_failed_session_rests_and_then_its_head_comes_alone(
         self, harness: StoreHarness
@@ -101,7 +101,7 @@ class InboxFailingContract:
             SystemExit(1),
             _OddError(),
             BaseExceptionGroup("several", [KeyboardInterrupt(), _OddError()]),
-            asyncio.CancelledError(),  # nobody cancelled the task: it awaited one who was
+            asyncio.CancelledError(),  # the task was not cancelled, it awaited a cancelled one
         ],
         ids=lambda error: type(error).__name__,
     )
@@ -298,7 +298,7 @@ class InboxFailingContract:
         async for letter in at.inbox.dead_letters():
             listed[letter.key] = listed.get(letter.key, 0) + 1
             if len(listed) in (1, 100):
-                for key in keys[:3]:  # they are the newest then
+                for key in keys[:3]:  # now they are the newest
                     await at.admit(f"later {len(listed)}", key=key)
                     await at.fail()
                 assert await at.is_idle()

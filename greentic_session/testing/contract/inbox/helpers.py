@@ -1,4 +1,4 @@
-"""An inbox on a store, and the callers and messages that the suite on inboxes uses."""
+"""An inbox on a store, and the callers and messages that the inbox contract uses."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ __all__ = [
 OWNER: Final = ctx()
 LEASE: Final = 60.0
 REST: Final = 10.0
-"""How long a session rests after its first failure: longer than a test takes."""
+"""Backoff of a session after its first failure, in seconds. It is longer than a test."""
 PATIENCE: Final = 20.0
-"""How long to wait for what must come, however busy the machine is."""
+"""Limit in seconds for an expected event, generous because the machine may be busy."""
 
 
 class FailedError(Exception):
@@ -48,12 +48,12 @@ class FailedError(Exception):
 
 
 def fail() -> None:
-    """Fail, as a handler does."""
+    """Fail as a handler does."""
     raise FailedError
 
 
 def counted(turn: InboxTurn[Any], **fields: Any) -> Session[Any]:
-    """Return the state after a turn: it lists what it was told."""
+    """Return the state after a turn. It lists the event ids that the session received."""
     base = turn.session or session(turn.key, owner=turn.tenant)
     told = [*base.context.get("told", ()), *(mail.event_id for mail in turn.mail)]
     return evolve(base, context={**base.context, "told": told}, **fields)
@@ -61,11 +61,11 @@ def counted(turn: InboxTurn[Any], **fields: Any) -> Session[Any]:
 
 @final
 class InboxHarness:
-    """An inbox with its verbs in few words, for the session ``KEY`` of the tenant ``acme``.
+    """An inbox with short verbs, for the session ``KEY`` of the tenant ``acme``.
 
-    :ivar harness: of the test.
-    :ivar store: the sessions.
-    :ivar backend: of the store's inboxes.
+    :ivar harness: the test's harness.
+    :ivar store: the store.
+    :ivar backend: the store's inbox backend.
     :ivar inbox: the inbox.
     """
 
@@ -80,8 +80,8 @@ class InboxHarness:
         self.inbox: Final[SessionInbox[Any]] = SessionInbox(store, **given)
 
     async def peer(self, **options: Any) -> InboxHarness:
-        """Return another process's inbox: on a store of its own where stores share sessions."""
-        shared = self.store.statistics().sessions is None  # else the store is this process's own
+        """Return another process's inbox, on a store of its own if stores share sessions."""
+        shared = self.store.statistics().sessions is None  # otherwise the store is in this process
         store = await self.harness.open() if shared else self.store
         return InboxHarness(self.harness, store, **options)
 
@@ -92,7 +92,7 @@ class InboxHarness:
         payload: bytes = b"hello",
         owner: TenantCtx | None = None,
     ) -> Admitted:
-        """Admit messages, one after the other; return what became of the last."""
+        """Admit messages one by one and return the result of the last."""
         told = None
         for event_id in event_ids:
             told = await self.inbox.admit(SessionKey(key), event_id, payload, ctx=owner)
@@ -108,31 +108,31 @@ class InboxHarness:
     def turn(
         self, worker: str = "worker-1", *, most: int = 100
     ) -> AbstractAsyncContextManager[InboxTurn[Any]]:
-        """Take a turn, which there must be."""
+        """Take a turn, which must exist."""
         taken: Any = self.inbox.take(worker, most=most, wait=PATIENCE)
         return taken  # type: ignore[no-any-return] # or the test fails at its first use
 
     @asynccontextmanager
     async def doomed(self, worker: str = "worker-1") -> AsyncGenerator[InboxTurn[Any]]:
-        """Take a turn whose lease the block lets end, which it is told on leaving."""
+        """Take a turn whose lease expires in the block, and expect the error at the end."""
         with pytest.raises(LeaseLostError):
             async with self.turn(worker) as turn:
                 yield turn
 
     async def is_idle(self) -> bool:
-        """Tell whether there is no turn to take."""
+        """Return whether there is no turn to take."""
         async with self.take() as turn:
             return turn is None
 
     async def handle(self, *, worker: str = "worker-1", most: int = 100) -> list[str]:
-        """Take a turn and finish it; return what it was told."""
+        """Take a turn, finish it, and return its event ids."""
         async with self.turn(worker, most=most) as turn:
             told = [mail.event_id for mail in turn.mail]
             await turn.finish(counted(turn))
         return told
 
     async def fail(self) -> tuple[list[str], int]:
-        """Take a turn and fail; return what it was told, and which attempt it was."""
+        """Take a turn and fail. Return its event ids and the attempt number."""
         told: list[str] = []
         attempt = 0
         with suppress(FailedError):
@@ -143,24 +143,24 @@ class InboxHarness:
         return told, attempt
 
     async def fail_for_good(self, attempts: int) -> None:
-        """Fail as often as the head may be tried."""
+        """Fail the head of the mailbox for all its attempts."""
         for _ in range(attempts):
             await self.fail()
             await self.harness.advance(100 * REST)
 
     async def die(self, turn: InboxTurn[Any]) -> None:
-        """Let the lease of a turn end, as if its worker were gone."""
+        """Let the lease of a turn expire, as after a worker's crash."""
         assert not turn.ended
         await self.harness.advance(2 * LEASE)
 
     async def told(self, key: str = KEY, owner: TenantCtx = OWNER) -> list[str]:
-        """Return what the session was told, by its state."""
+        """Return the event ids that the session received, from its state."""
         found = await self.record(key, owner)
         told: list[str] = found.session.context["told"]
         return told
 
     async def record(self, key: str = KEY, owner: TenantCtx = OWNER) -> Versioned[Any]:
-        """Return a session that must be there."""
+        """Return a session that must exist."""
         found = await self.store.get(SessionKey(key), ctx=owner)
         assert found is not None, f"no session under {key!r}"
         return found
@@ -170,7 +170,7 @@ class InboxHarness:
         return [letter async for letter in self.inbox.dead_letters()]
 
     async def drain(self) -> list[tuple[str, list[str]]]:
-        """Take and finish turns until there are none; return which there were."""
+        """Take and finish turns until there are none, and return them."""
         turns: list[tuple[str, list[str]]] = []
         with anyio.fail_after(PATIENCE):
             while True:

@@ -1,4 +1,4 @@
-"""Arguments that no verb of an inbox takes: each is refused by name, before any I/O."""
+"""Contract tests of invalid arguments to inboxes: each is refused by name, before any I/O."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ _BAD_OPTIONS: Final[dict[str, tuple[Any, ...]]] = {
 
 @pytest.mark.anyio
 class InboxInputContract:
-    """What is refused is refused by name, and nothing is written."""
+    """Invalid arguments are refused by name, and nothing is written."""
 
     async def test_bad_messages_are_refused(self, harness: StoreHarness) -> None:
         at = await desk(harness, limits=InboxLimits(payload_bytes=100))
@@ -103,7 +103,7 @@ class InboxInputContract:
             error = await refusal(at.inbox.take("w", wait=wait).__aenter__())
             assert error.field == "wait", name
         assert await harness.residue() == []
-        # What is too short to be waited for is not waited for.
+        # A waiting time that is too short causes no wait.
         for short in (0, 0.0, 5e-324, 0.0004, timedelta(0), timedelta(microseconds=1)):
             async with at.inbox.take("w", wait=short) as turn:
                 assert turn is None

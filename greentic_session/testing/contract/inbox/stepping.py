@@ -1,4 +1,4 @@
-"""Turns while the store's clock is set back."""
+"""Contract tests of turns while the store's clock is set back."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _HOUR: Final = 3600.0
 
 @pytest.mark.anyio
 class InboxClockContract:
-    """A clock that is set back prolongs no turn and no backoff, and lowers no token."""
+    """A clock that is set back extends no turn and no backoff, and lowers no token."""
 
     async def test_a_turn_of_a_dead_worker_ends_within_its_lease_after_the_clock_was_set_back(
         self, harness: StoreHarness

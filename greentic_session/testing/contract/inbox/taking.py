@@ -1,4 +1,4 @@
-"""Taking turns: one worker at a time, in order, fairly, with the session's state."""
+"""Contract tests of taking turns: one worker at a time, in order, fairly, with the state."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @pytest.mark.anyio
 class InboxTakingContract:
-    """A session's mail is one worker's at a time, in order."""
+    """One worker at a time has a session's messages, in order."""
 
     async def test_without_mail_there_is_no_turn(self, harness: StoreHarness) -> None:
         at = await desk(harness)
@@ -132,7 +132,7 @@ class InboxTakingContract:
                 fences.append(turn.fence)
                 await turn.finish()
         assert fences == sorted(set(fences))
-        assert fences[0] > 10**15  # microseconds, so that they grow on when all trace is lost
+        assert fences[0] > 10**15  # in microseconds, so they increase even if all trace is lost
 
     async def test_a_dead_workers_mail_is_taken_again_in_order(self, harness: StoreHarness) -> None:
         at = await desk(harness)
@@ -141,7 +141,7 @@ class InboxTakingContract:
         async with at.doomed() as turn:
             await at.die(turn)
             async with peer.turn("worker-2") as second:
-                # It died at the head, so that comes alone.
+                # The worker died at the first message, so that one comes alone.
                 assert [(mail.event_id, mail.attempt) for mail in second.mail] == [("e1", 2)]
                 assert second.fence > turn.fence
                 await second.finish()

@@ -1,4 +1,4 @@
-"""Waiting for mail: each message wakes one, and none is forgotten with who was woken."""
+"""Contract tests of waiting for messages: each wakes one waiter, and none gets lost."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 
 class _Taker:
-    """A worker that waits for one turn, and holds it until it is told to go.
+    """A worker that waits for one turn and holds it until told to leave.
 
-    :ivar key: whose turn it has.
-    :ivar took: is set when it has one.
-    :ivar leave: to be set when it may go.
-    :ivar scope: of its task.
+    :ivar key: key of the session whose turn it has.
+    :ivar took: event that is set when the worker has a turn.
+    :ivar leave: event that lets the worker end the turn.
+    :ivar scope: cancel scope of its task.
     """
 
     def __init__(self, at: InboxHarness) -> None:
@@ -47,7 +47,7 @@ class _Taker:
 
 
 class _NoNotifications:
-    """Subscriptions that are never notified, as of an account that may not subscribe."""
+    """Subscriptions without notifications, as for an account that may not subscribe."""
 
     def __init__(self) -> None:
         self._subscribers = Subscribers()
@@ -60,7 +60,7 @@ class _NoNotifications:
 
 @pytest.mark.anyio
 class InboxWakingContract:
-    """Whoever waits is woken for what there is to do, whatever becomes of the others who wait."""
+    """A waiter is woken for available work, even if other waiters end."""
 
     async def test_as_many_are_woken_as_there_is_work_for(self, harness: StoreHarness) -> None:
         at = await desk(harness)
@@ -74,7 +74,7 @@ class InboxWakingContract:
                 for number in range(5):
                     await at.admit("e1", key=f"k{number}")
                 for taker in takers:
-                    await taker.took.wait()  # while the others hold theirs
+                    await taker.took.wait()  # while the other takers hold theirs
                 for taker in takers:
                     taker.leave.set()
         assert sorted(taker.key for taker in takers) == [f"k{number}" for number in range(5)]
@@ -108,7 +108,7 @@ class InboxWakingContract:
                 for taker in takers:
                     tasks.start_soon(taker.run)
                     await asleep(at.store)
-                await at.admit("e1", key="other")  # for who has waited for longest
+                await at.admit("e1", key="other")  # for the longest waiter
                 await takers[0].took.wait()
                 await harness.advance(rest_secs)
                 await takers[1].took.wait()
@@ -127,7 +127,7 @@ class InboxWakingContract:
         with anyio.fail_after(PATIENCE):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(taker.run)
-                await asleep(at.store)  # for as long as a taker may, since it knows of nothing
+                await asleep(at.store)  # for the maximum time, because no message is due
                 peer = await at.peer(retry_delay=rest_secs)
                 await peer.admit("e1")
                 assert await peer.fail() == (["e1"], 1)

@@ -38,4 +38,4 @@ class LockContract(
     LockInputContract,
     LockClockContract,
 ):
-    """Everything that every backend of locks must do."""
+    """Requirements for every backend of locks."""

@@ -1,4 +1,4 @@
-"""Locks on a store, and what the suite on locks asks of them."""
+"""Locks on a store, with the steps that the lock contract uses."""
 
 from __future__ import annotations
 
@@ -29,27 +29,29 @@ __all__ = ["ANN", "LEASE", "PATIENCE_SECS", "POSITION_MS", "SCOPES", "LockHarnes
 ANN: Final = ctx(team_id="red", user_id="ann")
 LEASE: Final = 30.0
 POSITION_MS: Final = 400_000
-"""A long time for a queue position. A quarter of it is over :data:`LEASE`, so that the time
-until a lock opens tells how many wait for it."""
+"""Lifetime of a queue position in milliseconds.
+
+A quarter of it exceeds :data:`LEASE`, so the time until a lock is free gives the number of waiters.
+"""
 PATIENCE_SECS: Final = 20
-"""For what others do, however busy the machine is: so that a test ends."""
+"""Limit in seconds for other tasks, so that every test ends even on a busy machine."""
 SCOPES: Final[dict[str, TenantCtx | None]] = {
     "acme": ctx(),
     "globex": ctx(GLOBEX),
     "staging": ctx(env="staging"),
     "everybody": None,
 }
-"""Whose locks on one key never meet."""
+"""Scopes whose locks on one key are independent."""
 
 
 @final
 class LockHarness:
-    """Locks with their verbs in few words, and the backend's steps on the key ``KEY``.
+    """Locks with short verbs, and the backend's steps on the key ``KEY``.
 
-    :ivar harness: of the test.
-    :ivar store: the sessions.
+    :ivar harness: the test's harness.
+    :ivar store: the store.
     :ivar locks: the locks.
-    :ivar backend: of the store's locks.
+    :ivar backend: the store's lock backend.
     """
 
     def __init__(
@@ -62,8 +64,8 @@ class LockHarness:
         self.locks: Final = SessionLocks(store, **options)
 
     async def peer(self, **options: Any) -> LockHarness:
-        """Return another worker's locks: on a store of its own where stores share sessions."""
-        shared = self.store.statistics().sessions is None  # else the store is this process's own
+        """Return another worker's locks, on a store of its own if stores share sessions."""
+        shared = self.store.statistics().sessions is None  # otherwise the store is in this process
         store = await self.harness.open() if shared else self.store
         return LockHarness(self.harness, store, **options)
 
@@ -75,38 +77,38 @@ class LockHarness:
         queues: bool = True,
         position_ms: int = POSITION_MS,
     ) -> LockOutcome:
-        """Ask for the lock under a token, as a bare step."""
+        """Request the lock under a token, in one backend step."""
         request = LockRequest(
             lock_ref(token), token, round(lease * 1000), position_ms, queues=queues
         )
         return await self.backend.call().acquire(request)
 
     async def leave(self, token: str) -> bool:
-        """Give back what the token has, as a bare step."""
+        """Release the token's lease or queue position, in one backend step."""
         return await self.backend.call().release(lock_ref(token), 0)
 
     async def renew(self, token: str, lease: float = LEASE) -> LockOutcome:
-        """Renew the token's lease, as a bare step."""
+        """Renew the token's lease, in one backend step."""
         return await self.backend.call().renew(lock_ref(token), round(lease * 1000))
 
     async def waiting(self, key: SessionKey = KEY) -> int:
-        """Return how many wait for a lock that is held for no more than ``LEASE``."""
+        """Return the number of waiters for a lock whose lease is at most ``LEASE``."""
         probe = LockRequest(LockRef("", key, "probe"), "probe", 1, POSITION_MS, queues=False)
         outcome = await self.backend.call().acquire(probe)
         return outcome.left_ms // (POSITION_MS // 4)
 
     async def until_waiting(self, count: int) -> None:
-        """Wait until so many wait for the lock."""
+        """Wait until the lock has this number of waiters."""
         with anyio.fail_after(PATIENCE_SECS):
-            while await self.waiting() != count:  # noqa: ASYNC110 - nobody tells who else waits
+            while await self.waiting() != count:  # noqa: ASYNC110 - there is no notification
                 await anyio.sleep(0.001)
 
     async def start_waiting(
         self, tasks: TaskGroup, served: list[int], number: int, *, lease: float = LEASE
     ) -> None:
-        """Have a task that waits for the lock, and return when it does.
+        """Start a task that waits for the lock, and return when it is in the queue.
 
-        :param served: gets the number, when the task holds it.
+        :param served: gets the number when the task holds the lock.
         """
 
         async def wait() -> None:
@@ -118,7 +120,7 @@ class LockHarness:
         await self.until_waiting(before + 1)
 
     async def assert_held(self, *, key: SessionKey = KEY, ctx: TenantCtx | None = None) -> None:
-        """Check that nobody can have the lock now."""
+        """Check that no other worker can take the lock now."""
         async with self.locks.try_hold(key, ctx=ctx) as lease:
             assert lease is None
         with pytest.raises(LockHeldError):
@@ -127,7 +129,7 @@ class LockHarness:
         assert await self.locks.holder(key, ctx=ctx) is not None
 
     async def assert_free(self, *, key: SessionKey = KEY, ctx: TenantCtx | None = None) -> None:
-        """Check that the lock can be had at once, and that nothing is kept of it."""
+        """Check that the lock is free, and that a release leaves nothing behind."""
         assert await self.locks.holder(key, ctx=ctx) is None
         async with self.locks.try_hold(key, ctx=ctx) as lease:
             assert lease is not None
@@ -136,7 +138,7 @@ class LockHarness:
 
     @asynccontextmanager
     async def losing(self, lease: float = LEASE) -> AsyncGenerator[SessionLease]:
-        """Hold the lock for a block that is to lose it, and say so in the end."""
+        """Hold the lock for a block that loses it, and expect the error at the end."""
         held: SessionLease | None = None
         with pytest.raises(LeaseLostError):
             async with self.locks.hold(KEY, lease) as held:
@@ -146,7 +148,7 @@ class LockHarness:
 
 
 def lock_ref(token: str) -> LockRef:
-    """Return a reference to the lock on ``KEY`` in all tenants together."""
+    """Return a reference to the lock on ``KEY`` outside all tenants."""
     return LockRef("", KEY, token)
 
 

@@ -1,4 +1,4 @@
-"""Holding a lock: one at a time, under fences that grow, and nothing left behind."""
+"""Contract tests of holding a lock: one holder, increasing fencing tokens, nothing left behind."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _CLOSED: Final[dict[str, Callable[[SessionLocks], Awaitable[object]]]] = {
 
 @pytest.mark.anyio
 class LockHoldingContract:
-    """A block holds a lock against all others."""
+    """One block holds a lock, and all others are excluded."""
 
     async def test_a_block_holds_the_lock_and_leaves_nothing(self, harness: StoreHarness) -> None:
         at = await lock_harness(harness)
@@ -63,7 +63,7 @@ class LockHoldingContract:
             assert lease.fence > 0
             assert lease.guard == ("lock", "default/acme", KEY, lease.fence)
             assert lease.until.tzinfo is UTC
-            # At least the store's time in microseconds when it was granted.
+            # It is at least the store's time in microseconds at the grant.
             granted_at = lease.until - timedelta(seconds=LEASE)
             assert granted_at <= datetime.fromtimestamp(lease.fence / 1e6 + 0.001, UTC)
         assert lease.ended
@@ -173,12 +173,12 @@ class LockHoldingContract:
                 until = lease.until
                 await harness.advance(0.3)
                 with anyio.fail_after(PATIENCE_SECS):
-                    while lease.until <= until:  # noqa: ASYNC110 - nobody tells that it is renewed
+                    while lease.until <= until:  # noqa: ASYNC110 - renewals are not notified
                         await anyio.sleep(0.01)
                 await at.assert_held()
                 return True
 
-        for _ in range(3):  # a machine that stands still for a second may lose it
+        for _ in range(3):  # a machine that stops for a second may lose it
             with suppress(LeaseLostError):
                 if await is_renewed():
                     return
@@ -303,7 +303,7 @@ class LockHoldingContract:
             for step in (lease.renew, lease.release):
                 with pytest.raises(StoreUnavailableError, match="closed"):
                     await step()
-        if own:  # what could not be given back ends with its lease
+        if own:  # a lock that could not be released is free when its lease expires
             await other.assert_held()
             await harness.advance(LIFE)
             await other.assert_free()

@@ -1,4 +1,4 @@
-"""Arguments that no verb on locks takes: each is refused by name, before any I/O."""
+"""Contract tests of invalid arguments to locks: each is refused by name, before any I/O."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _BAD_DURATIONS: Final[dict[str, Any]] = {
     "long timedelta": timedelta(seconds=MAX_TTL_SECS + 1),
 }
 _NO_TIME: Final = ("below a millisecond", "least of all", "short timedelta")
-"""What is too short to be waited for is not waited for."""
+"""Waiting times that are too short for a wait."""
 _NONE: Final[dict[str, Any]] = {"none": None}
 _ZERO: Final[dict[str, Any]] = {"zero": 0, "zero fraction": 0.0, "zero timedelta": timedelta(0)}
 _BAD_NAMES: Final[dict[str, Any]] = {

@@ -1,4 +1,4 @@
-"""A lease that is lost: its block ends, and what is written under it is refused."""
+"""Contract tests of a lost lease: its block ends, and later writes under it are refused."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ _WRITES: Final[dict[str, Write]] = {
 
 
 async def _lost(at: LockHarness, loss: str) -> SessionLease:
-    """Hold the lock until the lease is lost; return that."""
+    """Hold the lock until the lease is lost, and return that lease."""
     leases: list[SessionLease] = []
     with suppress(LeaseLostError):
         async with at.locks.hold(KEY) as lease:
@@ -82,7 +82,7 @@ def _changed(**fields: Any) -> Any:
 
 @pytest.mark.anyio
 class LockLosingContract:
-    """A lease that has run out is over, whether or not anybody took the lock since."""
+    """An expired lease has ended, even if no other worker took the lock since."""
 
     @pytest.mark.parametrize("loss", ["run out", "run out and taken"])
     async def test_a_lost_lease_is_not_renewed(self, harness: StoreHarness, loss: str) -> None:
@@ -128,7 +128,7 @@ class LockLosingContract:
         at = await lock_harness(harness)
         cancelled = 0
         with anyio.fail_after(PATIENCE_SECS):
-            # To be renewed after a tenth of a second of the loop's time, and refused there.
+            # The first renewal is due after 0.1 s of the loop's time and is refused.
             async with at.losing(0.3):
                 await harness.advance(LIFE)
                 try:

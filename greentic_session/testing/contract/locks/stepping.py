@@ -1,4 +1,4 @@
-"""Locks while the store's clock is set back."""
+"""Contract tests of locks while the store's clock is set back."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _HOUR: Final = 3600.0
 
 @pytest.mark.anyio
 class LockClockContract:
-    """A clock that is set back prolongs no lease, cuts no live holder off, and lowers no token."""
+    """A clock that is set back extends no lease, ends no live one, and lowers no token."""
 
     @pytest.mark.parametrize("step", [_HOUR, LEASE / 2, 0.001])
     async def test_a_lease_of_a_dead_holder_ends_within_its_length_after_the_clock_was_set_back(

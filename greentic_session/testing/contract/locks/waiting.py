@@ -1,4 +1,4 @@
-"""Waiting for a lock: in the order of coming, past those who died, and leaving nothing behind."""
+"""Contract tests of waiting for a lock: in order, past dead waiters, with nothing left behind."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 
 _PLACE: Final = POSITION_MS / 1000
 _TURN: Final = _PLACE / 4
-"""For how long a free lock is left to one who waits."""
+"""Time in seconds for which a free lock is reserved for its next waiter."""
 
 
 async def _queued(at: LockHarness, *tokens: str) -> None:
-    """Have a holder, and these who wait."""
+    """Have a holder and these waiters."""
     assert (await at.ask("holder")).verdict is DONE
     for token in tokens:
         assert (await at.ask(token)).verdict is Verdict.CLAIMED
 
 
 async def _assert_order(at: LockHarness, *tokens: str) -> None:
-    """Check that these are served, in this order, whoever asks first."""
+    """Check that the lock serves these waiters in this order, whatever the order of requests."""
     for number, token in enumerate(tokens):
         for later in reversed(tokens[number + 1 :]):
             assert (await at.ask(later)).verdict is Verdict.CLAIMED, (later, token)
@@ -43,7 +43,7 @@ async def _assert_order(at: LockHarness, *tokens: str) -> None:
 
 @pytest.mark.anyio
 class LockWaitingContract:
-    """Who waits for a lock gets it in turn."""
+    """Waiters get a lock in turn."""
 
     async def test_who_waits_is_served_in_order(self, harness: StoreHarness) -> None:
         at = await lock_harness(harness)
@@ -122,7 +122,7 @@ class LockWaitingContract:
         at = await lock_harness(harness)
         await _queued(at, "dead", "dead as well", "alive")
         await at.leave("holder")
-        await harness.advance(1.5 * _TURN)  # the first had its time, the second half of it
+        await harness.advance(1.5 * _TURN)  # one and a half reservations are over
         assert (await at.ask("alive")).verdict is Verdict.CLAIMED
         await harness.advance(_TURN)
         assert (await at.ask("alive")).verdict is DONE
@@ -156,7 +156,7 @@ class LockWaitingContract:
         assert (await at.ask("alive")).verdict is Verdict.CLAIMED
         await harness.advance(
             1.2 * _TURN
-        )  # which is the second's, because the position of the first has lapsed
+        )  # the second's reservation, because the first one's position has lapsed
         assert (await at.ask("alive")).verdict is DONE
         await at.leave("alive")
         await harness.advance(_PLACE)
@@ -207,7 +207,7 @@ class LockWaitingContract:
             other.backend.subscribe("b") as subscription,
             other.backend.subscribe("c") as later,
         ):
-            assert await subscription.wait(PATIENCE_SECS) is True  # it is active
+            assert await subscription.wait(PATIENCE_SECS) is True  # the subscription is active
             assert await later.wait(PATIENCE_SECS) is True
             if left == "the lock":
                 await _queued(at, "b", "c")
@@ -224,11 +224,11 @@ class LockWaitingContract:
     async def test_nobody_is_rung_for_in_vain(self, harness: StoreHarness) -> None:
         at = await lock_harness(harness)
         async with at.backend.subscribe("b") as subscription:
-            assert await subscription.wait(PATIENCE_SECS) is True  # it is active
+            assert await subscription.wait(PATIENCE_SECS) is True  # the subscription is active
             await _queued(at, "a", "b")
-            await at.leave("a")  # the lock is held still
+            await at.leave("a")  # the lock is still held
             await at.leave("stranger")
-            assert await subscription.wait(0.02) is False  # no notification comes
+            assert await subscription.wait(0.02) is False  # no notification arrives
 
     async def test_waiting_ends_in_time(self, harness: StoreHarness) -> None:
         at = await lock_harness(harness)
@@ -280,7 +280,7 @@ class LockWaitingContract:
         async def wait() -> None:
             try:
                 async with at.locks.hold(KEY):
-                    raise AssertionError("nobody gave the lock back")
+                    raise AssertionError("the lock was never released")
             except StoreUnavailableError as error:
                 ends.append(error.reason)
 

@@ -1,4 +1,4 @@
-"""What is absent: what was never written, was deleted, has expired, or is another tenant's."""
+"""Contract tests of absent sessions: never written, deleted, expired, or of another tenant."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ _WAYS: Final[dict[str, Way]] = {
 
 @pytest.mark.anyio
 class AbsenceContract:
-    """However a session came to be absent, it is absent to every verb alike."""
+    """A session is absent to every verb alike, for whatever reason."""
 
     @pytest.mark.parametrize("way", _WAYS)
     @pytest.mark.parametrize("verb", ABSENCES)

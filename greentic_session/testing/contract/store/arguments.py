@@ -1,4 +1,4 @@
-"""Keys, callers, lives, tokens and numbers that no verb takes."""
+"""Contract tests of invalid keys, callers, lifetimes, tokens and numbers."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ _BAD_COUNTS: Final[dict[str, Any]] = {
 
 @pytest.mark.anyio
 class ArgumentContract:
-    """An argument that breaks a rule is refused by name, before any I/O, and never quoted."""
+    """An invalid argument is refused by name, before any I/O, and is never quoted."""
 
     @pytest.mark.parametrize("bad", BAD_KEYS)
     async def test_a_bad_key_is_refused(self, harness: StoreHarness, bad: str) -> None:
@@ -109,7 +109,7 @@ class ArgumentContract:
     ) -> None:
         store = await harness.open()
         await store.create(session())
-        # An iterator can be read only once: checking its keys would leave none to look up.
+        # An iterator can be read only once. A check of its keys would leave none to look up.
         kinds: dict[str, Any] = {
             "one text": KEY,
             "none": None,
@@ -139,7 +139,7 @@ class ArgumentContract:
         error = await refusal(_CALLER_VERBS[verb](store, None))
         assert error.field == "ctx"
 
-    # None is a life that touch takes.
+    # touch accepts None as a lifetime.
     @pytest.mark.parametrize("bad", [name for name in BAD_LIVES if name != "none"])
     @pytest.mark.parametrize("with_caller", [True, False], ids=["with a caller", "without"])
     async def test_touch_with_a_bad_life_is_refused(

@@ -1,4 +1,4 @@
-"""Ways to spoil a session, an owner, a key or a life: what no store may take."""
+"""Invalid sessions, owners, keys and lifetimes, which every store must refuse."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ __all__ = [
 
 
 class Bad(NamedTuple):
-    """A way to spoil a session, and the field that the refusal must name."""
+    """An invalid change of a session, and the field that the refusal must name."""
 
     field: str
     spoil: Callable[[Session[Any]], Any]
@@ -42,7 +42,7 @@ class Bad(NamedTuple):
 
 @final
 class _LikeAnArray:
-    """What compares to no bool, as arrays do: not even to 0."""
+    """A value without a truth value, as arrays are. Even a comparison with 0 gives no bool."""
 
     @override
     def __eq__(self, other: object) -> Any:
@@ -58,7 +58,7 @@ class _LikeAnArray:
 
 @final
 class _NoOffset(tzinfo):
-    """A zone that knows no offset: a time in it is naive (Python docs, "datetime")."""
+    """A time zone without an offset. A time in it is naive (Python docs, "datetime")."""
 
     @override
     def utcoffset(self, _dt: datetime | None, /) -> timedelta | None:
@@ -88,7 +88,7 @@ def _with(field: str, value: Any) -> Bad:
 
 
 def bad_context(value: Any) -> Bad:
-    """Return a context that is a dict, but that cannot be encoded."""
+    """Return a context that is a dict but cannot be encoded."""
 
     def spoil(base: Session[Any]) -> Session[Any]:
         return evolve(base, context={"password": SECRET, "inner": value})
@@ -97,7 +97,7 @@ def bad_context(value: Any) -> Bad:
 
 
 def bad_meta(field: str, value: Any) -> Bad:
-    """Return an owner with a wrong field."""
+    """Return an owner with an invalid field."""
 
     def spoil(base: Session[Any]) -> Session[Any]:
         return evolve(base, meta=msgspec.structs.replace(base.meta, **{field: value}))
@@ -106,7 +106,7 @@ def bad_meta(field: str, value: Any) -> Bad:
 
 
 def bad_cursor(field: str, value: Any) -> Bad:
-    """Return a cursor with a wrong field."""
+    """Return a cursor with an invalid field."""
 
     def spoil(base: Session[Any]) -> Session[Any]:
         return evolve(base, cursor=msgspec.structs.replace(base.cursor, **{field: value}))
@@ -115,7 +115,7 @@ def bad_cursor(field: str, value: Any) -> Bad:
 
 
 def bad_entry(**fields: Any) -> Bad:
-    """Return an outbox whose second entry has wrong fields."""
+    """Return an outbox whose second entry has invalid fields."""
     good = OutboxEntry.for_payload(1, b"hello")
     return _with("outbox", (good, msgspec.structs.replace(good, **fields)))
 

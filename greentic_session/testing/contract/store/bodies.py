@@ -1,4 +1,4 @@
-"""What a session may hold, and that it comes back the same from every backend."""
+"""Contract tests of a session's content: it comes back the same from every backend."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ _RICH: Final = _Rich(
     tags=frozenset({"x", "y"}),
     by_number={1: "one", -2: "two"},
 )
-# A context type and a context of it. Any: what a type is to a checker differs with each.
+# A context type and a context of it. Any: checkers see each type differently.
 _CONTEXTS: Final[dict[str, tuple[Any, Any]]] = {
     "dict": (dict, {"a": [1, {"b": None}]}),
     "dict of a type": (dict[str, list[int]], {"a": [1, 2]}),
@@ -118,7 +118,7 @@ _SURVIVORS: Final[dict[str, Any]] = {
     "odd keys": {"": 1, "a.b": 2, "$": 3, "\0": 4, "é": 5, " ": 6, "__proto__": 7},
 }
 
-# A value that a plain dict does not keep as it is, and what JSON and MessagePack make of it.
+# A value that a plain dict does not keep as it is, and its JSON and MessagePack forms.
 _CONVERTED: Final[dict[str, tuple[Any, Any, Any]]] = {
     "tuple": ((1, (2, 3)), [1, [2, 3]], [1, [2, 3]]),
     "set": ({1}, [1], [1]),
@@ -135,7 +135,7 @@ _CONVERTED: Final[dict[str, tuple[Any, Any, Any]]] = {
 
 @pytest.mark.anyio
 class BodyContract:
-    """A session's content survives the store, as far as its codec has a form for it."""
+    """A session's content survives the store, as far as its codec can represent it."""
 
     @pytest.mark.parametrize("codec", _CODECS)
     @pytest.mark.parametrize("kind", _CONTEXTS)
@@ -218,7 +218,7 @@ class BodyContract:
 
 @pytest.mark.anyio
 class DecodingContract:
-    """What is stored and does not fit the store's type is named, not quoted, and can be ended."""
+    """Stored content that does not fit the store's type is named, but never quoted."""
 
     @pytest.mark.parametrize("codec", _CODECS)
     @pytest.mark.parametrize("read", READS)
@@ -290,7 +290,7 @@ class DecodingContract:
         raising = scan("raise")
         readable: list[str] = []
         raised = 0
-        while True:  # the iteration goes on after an error
+        while True:  # the iteration continues after an error
             try:
                 readable.append((await anext(raising)).session.key)
             except DecodeError:

@@ -1,4 +1,4 @@
-"""The store itself: ``async with``, ``ping``, ``statistics``, ``aclose``."""
+"""Contract tests of the store itself: ``async with``, ``ping``, ``statistics``, ``aclose``."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _VERBS: Final[dict[str, Callable[[AsyncSessionStore[Any]], Awaitable[object]]]] 
 
 @pytest.mark.anyio
 class ClosingContract:
-    """A store serves until it is closed, and then says so."""
+    """A store serves calls until it is closed, and then raises the right error."""
 
     async def test_ping_is_true(self, harness: StoreHarness) -> None:
         store = await harness.open()
@@ -83,7 +83,7 @@ class ClosingContract:
             try:
                 await _VERBS[verb](store)
                 ends.append("done")
-            except StoreUnavailableError as error:  # it began after the closing
+            except StoreUnavailableError as error:  # it began after the store was closed
                 ends.append(error.reason)
 
         async with anyio.create_task_group() as tasks:
@@ -158,7 +158,7 @@ class ClosingContract:
         used = store.statistics()
         assert used.in_flight == 0
         assert used.retries == 0
-        # A store that holds the sessions itself can count them.
+        # A store that keeps the sessions in the process can count them.
         assert used.sessions in (None, 2)
         assert used.expiring in (None, 1)
         assert used.tenants in (None, 1)

@@ -1,4 +1,4 @@
-"""Lives: when a session is absent, and what gives it a new life."""
+"""Contract tests of lifetimes: when a session expires, and which verbs renew its lifetime."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _YEAR: Final = 366 * 86_400.0
 
 
 async def _renew(verb: str, store: AsyncSessionStore[Any], ttl_secs: float) -> None:
-    """Give the session under KEY a new life, by a verb that can."""
+    """Renew the lifetime of the session under KEY, by a verb that can."""
     if verb in CHANGES:
         await CHANGES[verb](store, session(ttl_secs=ttl_secs), (await require(store)).cas)
     else:
@@ -114,7 +114,7 @@ class LifeContract:
         await harness.advance(50 * _YEAR)
         assert await store.get(KEY, ctx=ctx()) is None
 
-    # --- a new life --------------------------------------------------------------------------
+    # --- a new lifetime ----------------------------------------------------------------------
 
     @pytest.mark.parametrize("verb", _RENEWALS)
     async def test_a_renewal_starts_the_life_anew(self, harness: StoreHarness, verb: str) -> None:
@@ -199,7 +199,7 @@ class LifeContract:
 
 @pytest.mark.anyio
 class TouchContract:
-    """``touch`` renews the life and nothing else."""
+    """``touch`` renews the lifetime and changes nothing else."""
 
     @pytest.mark.parametrize("ttl_secs", [None, 0, 500, 120.5], ids=repr)
     @pytest.mark.parametrize("with_caller", [True, False], ids=["with a caller", "without"])

@@ -1,4 +1,4 @@
-"""The fence: tenants never meet, and inside a tenant team and user decide."""
+"""Contract tests of the access check: tenants are separate, and team and user decide within one."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 
 class _Pair(NamedTuple):
-    """Whose session is stored, and who comes."""
+    """The owner of the stored session, and the caller."""
 
     owner: TenantCtx
     caller: TenantCtx
 
 
-# Two addresses that a sloppy join, fold or pattern would take for one.
+# Pairs of addresses that a careless join, case folding or pattern would confuse.
 _APART: Final = {
     "tenants": _Pair(ctx(), ctx(GLOBEX)),
     "envs": _Pair(ctx(), ctx(env="staging")),
@@ -37,7 +37,7 @@ _APART: Final = {
     "the team's name as tenant": _Pair(ctx(team_id="red"), ctx("red")),
 }
 
-# To these the stored session is closed, by whatever verb.
+# For these callers the stored session is closed to every verb.
 _CLOSED: Final = {
     "another team": _Pair(ctx(team_id="red"), ctx(team_id="blue")),
     "no team": _Pair(ctx(team_id="red"), ctx()),
@@ -62,7 +62,7 @@ _CLOSED: Final = {
     "a user that is a pattern": _Pair(ctx(user_id="ann"), ctx(user_id="*")),
 }
 
-# To these it is open: they come from its team, and it has no user or theirs.
+# For these callers it is open: they are of its team, and its user is absent or theirs.
 _OPEN: Final = {
     "the owner": _Pair(ctx(team_id="red", user_id="ann"), ctx(team_id="red", user_id="ann")),
     "a user where there is none": _Pair(ctx(), ctx(user_id="ann")),
@@ -71,7 +71,7 @@ _OPEN: Final = {
     "a user with odd letters": _Pair(ctx(user_id="Ä/😀 :{}*"), ctx(user_id="Ä/😀 :{}*")),
 }
 
-# What a live session must not become, besides what is closed to the caller anyway.
+# Owners that a live session cannot get, in addition to those the caller may not act for.
 _TURNS: Final = {
     **_CLOSED,
     "a user it did not have": _Pair(ctx(), ctx(user_id="ann")),
@@ -83,7 +83,7 @@ _TURNS: Final = {
 
 @pytest.mark.anyio
 class IsolationContract:
-    """The same key in two tenants, or two envs, is two sessions that know nothing of each other."""
+    """The same key in two tenants, or two envs, is two separate sessions."""
 
     @pytest.mark.parametrize("apart", _APART)
     async def test_a_verb_acts_on_the_callers_session_only(
@@ -140,7 +140,7 @@ class IsolationContract:
 
 @pytest.mark.anyio
 class FencingContract:
-    """In the right tenant, the wrong team or user is refused, and nothing is changed."""
+    """Within the right tenant, a wrong team or user is refused, and nothing changes."""
 
     @pytest.mark.parametrize("closed", _CLOSED)
     async def test_a_session_is_closed_to(self, harness: StoreHarness, closed: str) -> None:

@@ -1,4 +1,4 @@
-"""Sessions that no store takes: each is refused by name, before any I/O, and never quoted."""
+"""Contract tests of invalid sessions: each is refused by name, before any I/O, and never quoted."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class _NotAState:
 
 @pytest.mark.anyio
 class InputContract:
-    """A session that breaks a rule is refused by every verb that takes one."""
+    """An invalid session is refused by every verb that takes a session."""
 
     @pytest.mark.parametrize("bad", BAD_SESSIONS)
     async def test_a_bad_session_is_refused(self, harness: StoreHarness, bad: str) -> None:

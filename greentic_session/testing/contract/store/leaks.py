@@ -1,4 +1,4 @@
-"""What is left when every life has ended: nothing."""
+"""Contract tests of leaks: nothing is left when every session has ended."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ...harness import StoreHarness
 
 _HOUR: Final = 3600.0
-"""Longer than any trace that a server keeps of a delete."""
+"""Longer than any trace of a delete on a server."""
 
 _ORDERS: Final = tuple(permutations(range(3)))
 _OWNERS: Final = (ctx(), ctx(GLOBEX), ctx(env="staging", team_id="red", user_id="ann"))
@@ -32,7 +32,7 @@ _OWNERS: Final = (ctx(), ctx(GLOBEX), ctx(env="staging", team_id="red", user_id=
 
 @pytest.mark.anyio
 class LeavingContract:
-    """When every session has expired or was deleted, the place is as empty as before the first."""
+    """When every session has expired or was deleted, the namespace is as empty as at the start."""
 
     async def test_nothing_is_there_at_first_and_a_session_is_not_nothing(
         self, harness: StoreHarness
@@ -194,7 +194,7 @@ class LeavingContract:
                 await store.delete(key, ctx=owner)
             elif chance.random() < 0.3:
                 await harness.advance(chance.choice([1, 60, 600]))
-        # What is permanent by now is deleted, or given an end.
+        # Sessions that are permanent by now are deleted or get a lifetime.
         for number, key in enumerate(keys):
             for owner in _OWNERS:
                 if number % 2:

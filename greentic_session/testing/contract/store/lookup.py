@@ -1,4 +1,4 @@
-"""Calls without a caller: the key's only tenant is found, several are refused."""
+"""Contract tests of calls without a caller: the key's only tenant is found, several are refused."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _OTHERS: Final[dict[str, TenantCtx]] = {
 
 @pytest.mark.anyio
 class LookupContract:
-    """A call without a caller means the only live session under the key, and never picks one."""
+    """A call without a caller finds a key's only live session, and never picks one of several."""
 
     @pytest.mark.parametrize("owner", _OWNERS)
     async def test_get_finds_the_only_owner(self, harness: StoreHarness, owner: str) -> None:

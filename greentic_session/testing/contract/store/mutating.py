@@ -1,4 +1,4 @@
-"""``mutate``: read, change and write back, and again when another writer was faster."""
+"""Contract tests of ``mutate``: read, change and write back, with a retry after a conflict."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ _OWNERS: Final = {
 
 
 def _rival(harness: StoreHarness, store: AsyncSessionStore[Any], work: Work) -> None:
-    """Let another worker act, to the end, while this thread's event loop stands still."""
+    """Run another worker's step to its end while this thread's event loop is blocked."""
 
     async def act() -> None:
         if store.statistics().sessions is not None:
-            await work(store)  # sessions of this process: a worker elsewhere would not have them
+            await work(store)  # sessions are in this process, so another worker cannot have them
             return
         async with aclosing(await harness.open()) as other:
             await work(other)
@@ -82,14 +82,14 @@ async def _rival_takes_over(store: AsyncSessionStore[Any]) -> None:
 
 @pytest.mark.anyio
 class MutatingContract:
-    """What ``mutate`` hands to the change, writes, returns and refuses."""
+    """The sessions that ``mutate`` passes to the change, writes, returns and refuses."""
 
     async def test_mutate_returns_exactly_what_get_returns(self, harness: StoreHarness) -> None:
         store = await harness.open()
         await store.create(session(context={"n": 1}, labels={"vip": True}, ttl_secs=1000))
 
         def change(found: Session[Any]) -> Session[Any]:
-            # A tuple and an int key do not survive the codec: what comes back says so.
+            # A tuple and an int key do not survive the codec, which shows in the result.
             return evolve(found.advance("paid"), context={"n": (1, 2), 3: None}, ttl_secs=500)
 
         changed = await store.mutate(KEY, change, ctx=ctx())
@@ -207,7 +207,7 @@ class MutatingContract:
     async def test_a_change_that_could_not_be_read_again_is_not_written(
         self, harness: StoreHarness
     ) -> None:
-        # What raises has not happened: `mutate` would have to read it to return it.
+        # A write that raises has not happened. `mutate` would have to read it back to return it.
         store = await harness.open(AppState)
         await store.create(session(context=AppState(step=1)))
         wrong: Any = SECRET
@@ -333,7 +333,7 @@ class MutatingContract:
         found = await require(store)
         assert found.session.context == {"n": 512}
         assert found.cas.value == 513
-        # An attempt before the queue and one in it, for nearly all.
+        # Nearly all make one attempt before the queue and one in it.
         assert changes <= 3 * 512
 
     async def test_every_caller_of_several_processes_succeeds_with_the_defaults(
@@ -347,7 +347,7 @@ class MutatingContract:
         async def act(one: AsyncSessionStore[Any]) -> None:
             await one.mutate(KEY, _add_one, ctx=ctx())
 
-        # A store has queues, connections and callers of its own, as a process has.
+        # Each store has queues, connections and callers of its own, as a process has.
         others = [store, *[await harness.open() for _ in range(3)]]
         async with anyio.create_task_group() as tasks:
             for one in others * 64:
@@ -377,7 +377,7 @@ class MutatingContract:
         found = await require(store)
         assert found.cas.value == found.session.context["n"] + 1
         assert done <= found.session.context["n"]
-        # No queue is left that a caller would wait in.
+        # No queue is left for callers to wait in.
         await act()
 
 

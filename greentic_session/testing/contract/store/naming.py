@@ -1,4 +1,4 @@
-"""Keys that no store may take for another, for a pattern or for part of a name."""
+"""Contract tests of keys that a store must not confuse with others, patterns or parts of names."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ _KEYS: Final = {
 
 @pytest.mark.anyio
 class NamingContract:
-    """A key of 1 to 512 characters without control characters names one session: its own."""
+    """A key of 1 to 512 characters without control characters names exactly one session."""
 
     @pytest.mark.parametrize("name", _KEYS)
     async def test_any_key_passes_through_every_verb(

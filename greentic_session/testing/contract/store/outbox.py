@@ -1,4 +1,4 @@
-"""The outbox: each effect once, in order, across every write."""
+"""Contract tests of the outbox: each effect once, in order, across every write."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _entry(seq: int, payload: bytes, created_at: datetime) -> OutboxEntry:
 
 
 def _outbox(*pairs: tuple[int, bytes]) -> tuple[OutboxEntry, ...]:
-    """Return entries a second apart, so that a repeated pair can be told from the first."""
+    """Return entries one second apart, to distinguish a repeated pair from the first one."""
     return tuple(
         _entry(seq, payload, _NOON + timedelta(seconds=place))
         for place, (seq, payload) in enumerate(pairs)
@@ -37,7 +37,7 @@ def _outbox(*pairs: tuple[int, bytes]) -> tuple[OutboxEntry, ...]:
 
 @pytest.mark.anyio
 class OutboxContract:
-    """What becomes of the outbox that a session is written with."""
+    """Writes keep the outbox of a session."""
 
     @pytest.mark.parametrize("verb", ["create", *CHANGES])
     async def test_the_first_of_each_pair_is_kept_in_order(
@@ -103,7 +103,7 @@ class OutboxContract:
     async def test_a_session_that_records_an_effect_at_every_step_stays_small(
         self, harness: StoreHarness
     ) -> None:
-        # 200 entries would be over this limit, and each write after them would raise.
+        # 200 entries exceed this limit, and each later write would raise.
         store = await harness.open(max_payload_bytes=20_000)
         await store.create(session())
 

@@ -1,4 +1,4 @@
-"""The limit on one encoded session."""
+"""Contract tests of the size limit of an encoded session."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @pytest.mark.anyio
 class PayloadContract:
-    """The limit is on the encoded session: at it is fine, one byte over it is not."""
+    """The limit is on the encoded session. That size is accepted, one more byte is not."""
 
     @pytest.mark.parametrize("codec", ["json", "msgpack"])
     async def test_a_session_at_the_limit_is_taken_and_one_over_it_is_not(
@@ -79,7 +79,7 @@ class PayloadContract:
         self, harness: StoreHarness, letter: str
     ) -> None:
         store = await harness.open()
-        # Six bytes is what JSON makes of a control character.
+        # JSON encodes a control character in six bytes.
         size = {"a": 1, "\0": 6, "é": 2, "😀": 4}[letter]
         text = letter * ((DEFAULT_MAX_PAYLOAD_BYTES - 1000) // size)
         cas = await store.create(session(context={"text": text}))

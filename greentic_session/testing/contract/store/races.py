@@ -1,4 +1,4 @@
-"""Races between tasks: of those that may not all win, exactly one does, and nothing is lost."""
+"""Contract tests of races between tasks: exactly one winner, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _RACERS: Final = 40
 
 
 async def _race(calls: Iterable[Callable[[], Awaitable[object]]]) -> list[Any]:
-    """Start all calls at once; return what each returned or, of this library, raised."""
+    """Start all calls at once. Return each result or library error."""
     ends: dict[int, Any] = {}
     start = anyio.Event()
 
@@ -45,7 +45,7 @@ async def _race(calls: Iterable[Callable[[], Awaitable[object]]]) -> list[Any]:
 
 
 def _winner(ends: Sequence[Any], *losing: type[SessionError]) -> int:
-    """Return the place of the only one that was not refused; the others failed as they should."""
+    """Return the index of the only success. The others failed with an expected error."""
     winners = [place for place, end in enumerate(ends) if not isinstance(end, SessionError)]
     assert len(winners) == 1, winners
     assert {type(end) for end in ends if isinstance(end, SessionError)} <= set(losing)
@@ -58,7 +58,7 @@ def _count(found: Session[Any]) -> Session[Any]:
 
 @pytest.mark.anyio
 class RaceContract:
-    """Each verb is one atomic step, whoever else is at it."""
+    """Each verb is one atomic step, whatever other workers do."""
 
     async def test_of_many_creates_one_wins(self, harness: StoreHarness) -> None:
         store = await harness.open()
@@ -71,7 +71,7 @@ class RaceContract:
 
     async def test_of_many_creates_by_several_workers_one_wins(self, harness: StoreHarness) -> None:
         first = await harness.open()
-        shared = first.statistics().sessions is None  # else the store is this process's own
+        shared = first.statistics().sessions is None  # otherwise the store is in this process
         stores = [await harness.open() if shared else first for _ in range(4)]
         for number in range(10):
             given = [session(f"c{number}", context={"n": n}) for n in range(8)]
@@ -119,7 +119,7 @@ class RaceContract:
         found = await require(store)
         assert found.session.context == {"n": tasks * times}
         assert found.cas == Cas(value=1 + tasks * times, incarnation=first.incarnation)
-        # Each change was made to the version before, and each of them knows which it made.
+        # Each change was made to the version before, and each caller knows which version it made.
         assert sorted(change.cas.value for change in changes) == list(range(2, found.cas.value + 1))
         assert all(change.session.context == {"n": change.cas.value - 1} for change in changes)
 

@@ -1,4 +1,4 @@
-"""What reads return: ``get``, ``get_many``, and objects that belong to the caller."""
+"""Contract tests of reads: ``get``, ``get_many``, and results that belong to the caller."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _key(number: int) -> SessionKey:
 
 @pytest.mark.anyio
 class ReadingContract:
-    """What reads return."""
+    """Reads return the stored session, as objects of the caller's own."""
 
     async def test_get_of_an_absent_key_is_none(self, harness: StoreHarness) -> None:
         store = await harness.open()
@@ -149,7 +149,7 @@ class ReadingContract:
             await store.get_many(keys, ctx=ctx(user_id="ann"))
         assert caught.value.key == keys[place]
 
-    # --- what is read is the caller's --------------------------------------------------------
+    # --- results belong to the caller --------------------------------------------------------
 
     @pytest.mark.parametrize("read", READS)
     async def test_changing_what_was_read_changes_nothing_stored(

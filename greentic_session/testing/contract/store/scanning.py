@@ -1,4 +1,4 @@
-"""``scan``: every live session of a tenant, once, and none of anybody else's."""
+"""Contract tests of ``scan``: every live session of a tenant, once, and none of other tenants."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ....model import Versioned
     from ...harness import StoreHarness
 
-# What a sloppy pattern or prefix would take for `default/acme`.
+# Names that a careless pattern or prefix would confuse with `default/acme`.
 _LOOK_ALIKES: Final = {
     "longer": ctx("acme2"),
     "shorter": ctx("acm"),
@@ -49,7 +49,7 @@ async def _keys(found: AsyncIterator[Versioned[Any]]) -> list[str]:
 
 @pytest.mark.anyio
 class ScanningContract:
-    """What ``scan`` gives."""
+    """``scan`` returns the right sessions."""
 
     async def test_scan_of_a_tenant_without_sessions_is_empty(self, harness: StoreHarness) -> None:
         store = await harness.open()
@@ -226,7 +226,7 @@ class ScanningContract:
     async def test_sessions_that_live_throughout_are_given_once_while_many_expire(
         self, harness: StoreHarness, far: int
     ) -> None:
-        # A server's table shrinks under the scan, and gives some of it again.
+        # A server's hash table shrinks during the scan, and so returns some sessions twice.
         store = await harness.open()
         for number in range(800):
             await store.create(session(f"goes-{number}", ttl_secs=LIFE))

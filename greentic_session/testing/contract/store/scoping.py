@@ -1,4 +1,4 @@
-"""``scoped``: a view that one caller holds, and cannot see out of."""
+"""Contract tests of ``scoped``: a view of the store for one caller."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _KEY_VERBS: Final[dict[str, Callable[[View], Awaitable[object]]]] = {
 
 @pytest.mark.anyio
 class ScopingContract:
-    """Each verb of the view is the store's, fenced by the view's caller."""
+    """Each verb of the view is the store's verb, with the access check for the view's caller."""
 
     async def test_the_view_knows_its_caller(self, harness: StoreHarness) -> None:
         store = await harness.open()

@@ -1,4 +1,4 @@
-"""The verbs as tables, so that one test states a rule for every verb that it holds for."""
+"""Tables of verbs, so that one test covers a rule for every verb that it applies to."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Absence = Callable[["AsyncSessionStore[Any]", SessionKey, TenantCtx, Cas], Await
 
 
 def same(given: Session[Any]) -> Session[Any]:
-    """Return the session as it is: the change of a ``mutate`` that changes nothing."""
+    """Return the session as it is: a change for ``mutate`` that changes nothing."""
     return given
 
 
@@ -56,7 +56,7 @@ READS: Final[dict[str, Read]] = {
     "scan": _scan,
     "mutate": _mutate,
 }
-"""What returns a session that is there."""
+"""Verbs that return an existing session."""
 
 KEY_VERBS: Final[dict[str, KeyVerb]] = {
     "get": lambda store, key, caller: store.get(key, ctx=caller),
@@ -66,17 +66,17 @@ KEY_VERBS: Final[dict[str, KeyVerb]] = {
     "touch with a life": lambda store, key, caller: store.touch(key, 777, ctx=caller),
     "delete": lambda store, key, caller: store.delete(key, ctx=caller),
 }
-"""What takes a key and a caller."""
+"""Verbs that take a key and a caller."""
 
 LOOKUP_VERBS: Final = {name: verb for name, verb in KEY_VERBS.items() if name != "get_many"}
-"""What takes a key and can do without a caller."""
+"""Verbs that take a key and allow to omit the caller."""
 
 WRITES: Final[dict[str, Write]] = {
     "create": lambda store, given, _expected: store.create(given),
     "put": lambda store, given, _expected: store.put(given),
     "update_cas": lambda store, given, expected: store.update_cas(given, expected),
 }
-"""What takes a session."""
+"""Verbs that take a session."""
 
 
 async def _put_by_mutate(store: AsyncSessionStore[Any], given: Any, _expected: Cas) -> Cas:
@@ -91,7 +91,7 @@ CHANGES: Final[dict[str, Write]] = {
     "update_cas": WRITES["update_cas"],
     "mutate": _put_by_mutate,
 }
-"""What replaces a live session."""
+"""Verbs that replace a live session."""
 
 
 async def _absent_get(
@@ -177,4 +177,4 @@ ABSENCES: Final[dict[str, Absence]] = {
     "update_cas": _absent_update_cas,
     "update_cas with the token of nothing": _absent_update_cas_none,
 }
-"""How each verb that does not create meets a session that is not there."""
+"""Results of each verb, other than create, for an absent session."""

@@ -1,4 +1,4 @@
-"""What no reader could read again is refused, and what a text is does not hang on its class."""
+"""Contract tests of verification: values that no reader could decode again are refused."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ....codec import CodecFactory
     from ...harness import StoreHarness
 
-SECRET = "hunter2-hunter2"  # noqa: S105 - stands for one
+SECRET = "hunter2-hunter2"  # noqa: S105 - a placeholder
 CODECS: dict[str, CodecFactory] = {"json": JsonCodec, "msgpack": MessagePackCodec}
 
 
@@ -34,7 +34,7 @@ class Gauge(msgspec.Struct, frozen=True):
 
 
 class Loose(msgspec.Struct, frozen=True):
-    """A context type with parts that do not say what comes back."""
+    """A context type whose parts do not say their decoded types."""
 
     extra: Any = None
     share: float | None = None
@@ -57,7 +57,7 @@ class Mood(enum.Enum):
     CALM = "calm"
 
 
-# Text after the value: MessagePack has a form for it.
+# Text after the value, for which MessagePack has a form.
 LOSSY: dict[str, tuple[Any, ...]] = {
     "keys that become one": ({1: "a", "1": "b"}, "msgpack"),
     "int as key": ({1: "a"}, "msgpack"),
@@ -75,8 +75,8 @@ LOSSY: dict[str, tuple[Any, ...]] = {
 }
 
 
-class Tenant(str, enum.Enum):  # noqa: UP042 - what applications have
-    """A tenant as an application may name it: formats as ``Tenant.ACME``, equals ``acme``."""
+class Tenant(str, enum.Enum):  # noqa: UP042 - as in applications
+    """A tenant type as in an application. It formats as ``Tenant.ACME`` and equals ``acme``."""
 
     ACME = ACME
 
@@ -87,7 +87,7 @@ Alias: Any = _new_type("Alias", AppState)
 
 @pytest.mark.anyio
 class VerifyingContract:
-    """What no reader could read again is refused."""
+    """Sessions that no reader could decode again are refused."""
 
     @pytest.mark.parametrize("codec", CODECS)
     @pytest.mark.parametrize("wrong", WRONG)

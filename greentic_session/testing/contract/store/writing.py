@@ -1,4 +1,4 @@
-"""Tokens: what ``create``, ``put``, ``update_cas`` and ``delete`` return, compare and refuse."""
+"""Contract tests of tokens in ``create``, ``put``, ``update_cas`` and ``delete``."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _hex(incarnation: str) -> bool:
 
 @pytest.mark.anyio
 class WritingContract:
-    """What the verbs that take a session do to the record and its token."""
+    """The effect of writing verbs on the record and its token."""
 
     # --- create and put ----------------------------------------------------------------------
 
@@ -298,7 +298,7 @@ class WritingContract:
 
 @pytest.mark.anyio
 class StampingContract:
-    """The store says what a session's identity and time are, whatever a caller wrote there."""
+    """The store sets a session's identity and time, whatever values the caller passes."""
 
     @pytest.mark.parametrize("verb", WRITES)
     async def test_a_callers_id_and_time_are_ignored(

@@ -1,4 +1,4 @@
-"""Claiming a wait: by one worker at a time, under a fence that grows, until the lease ends."""
+"""Contract tests of claiming: one worker at a time, increasing tokens, until the lease ends."""
 
 from __future__ import annotations
 
@@ -66,12 +66,12 @@ _AGAIN: Final[dict[str, Callable[[WaitHarness, Claim[Any]], Awaitable[None]]]] =
     "deleted": _again_after_deleting,
     "cleared": _again_after_clearing,
 }
-"""How a wait that was claimed comes to be claimed once more."""
+"""Ways in which a claimed wait is claimed again."""
 
 
 @pytest.mark.anyio
 class WaitClaimingContract:
-    """A claim holds a wait against all others, and says until when."""
+    """A claim excludes all others, and has an end."""
 
     async def test_a_claim_gives_the_session_and_moves_its_token(
         self, harness: StoreHarness
@@ -166,7 +166,7 @@ class WaitClaimingContract:
         for turn in turns:
             await turn.complete(turn.session)
 
-    # --- the fence ---------------------------------------------------------------------------
+    # --- the fencing token -------------------------------------------------------------------
 
     @pytest.mark.parametrize("again", _AGAIN)
     async def test_the_fence_grows(self, harness: StoreHarness, again: str) -> None:

@@ -53,4 +53,4 @@ class WaitContract(
     WaitRaceContract,
     WaitClosingContract,
 ):
-    """Everything that a registry of waits must do on every store that can keep them."""
+    """Requirements for a registry of waits on every store that supports waits."""

@@ -1,4 +1,4 @@
-"""Ending a turn: the session's state, its wait and its outbox change in one step."""
+"""Contract tests of ending a turn: state, wait and outbox of the session change in one step."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 @pytest.mark.anyio
 class WaitEndingContract:
-    """Each way to end a turn does what it says, once."""
+    """Each way to end a turn has its effect once."""
 
     async def test_completing_writes_and_ends_the_wait(self, harness: StoreHarness) -> None:
         at = await wait_harness(harness)
@@ -276,7 +276,7 @@ class WaitEndingContract:
                     await STEPS[name](turn)
                 error = caught.value
                 assert (error.key, error.expected, error.current) == (KEY, turn.cas, current), name
-        # The claim is held on, and its event is not taken for completed.
+        # The claim is still held, and its event does not count as completed.
         assert turn.ended is False
         assert await at.claimed_until() == turn.lease_until
         assert (await at.record()).session.context == {"by": "another"}

@@ -66,7 +66,7 @@ _LATER: Final[dict[str, Callable[[WaitHarness], Awaitable[object]]]] = {
     "expired and made anew": _expire_and_make_anew,
     "other events": _complete_others,
 }
-"""What happens under the reply scope after an event was completed there."""
+"""Later operations under the reply scope in which an event was completed."""
 
 
 async def _fail(at: WaitHarness) -> None:
@@ -217,7 +217,7 @@ class WaitEventContract:
             with pytest.raises(DuplicateEventError):
                 await at.claim(event_id=event_id)
 
-    # --- where and for whom ------------------------------------------------------------------
+    # --- the scope and the user of an event --------------------------------------------------
 
     async def test_an_event_means_nothing_elsewhere(self, harness: StoreHarness) -> None:
         at = await wait_harness(harness)

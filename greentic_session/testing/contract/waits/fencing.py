@@ -1,4 +1,4 @@
-"""Whose wait it is: nobody else finds, lists, clears or claims it, or leaves anything behind."""
+"""Contract tests of the owner of a wait: no other user finds, clears, claims or traces it."""
 
 from __future__ import annotations
 
@@ -115,11 +115,11 @@ class WaitFencingContract:
         self, harness: StoreHarness, verb: str
     ) -> None:
         at = await wait_harness(harness)
-        await at.register(THREAD, ANOTHER)  # so that Ann's index is there to stay
+        await at.register(THREAD, ANOTHER)  # so that Ann's index exists throughout
         await at.register(ttl=LIFE)
         await harness.advance(LIFE)
         cas = await at.register(owner=BOB)
-        # The first to look is Ann.
+        # Ann's call is the first one after that.
         if verb in ("claim", "resume"):
             with pytest.raises(WaitNotFoundError):
                 await _VERBS[verb](at.waits, ANN, "ann")
@@ -152,7 +152,7 @@ class WaitFencingContract:
         turn = await at.claim()
         assert turn.cas.value == 2
         async with at.kept():
-            with pytest.raises(WaitNotFoundError):  # not that it is claimed
+            with pytest.raises(WaitNotFoundError):  # and no error that reveals the claim
                 await at.claim(owner=caller)
 
     @pytest.mark.parametrize("presents", [True, False], ids=["with a user", "without"])

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @pytest.mark.anyio
 class WaitFindingContract:
-    """What waits is found, in the order of waiting; looking changes nothing."""
+    """Waits are found in the order of registration, and a lookup changes nothing."""
 
     async def test_where_nothing_waits_nothing_is_found(self, harness: StoreHarness) -> None:
         at = await wait_harness(harness)
@@ -56,7 +56,7 @@ class WaitFindingContract:
             assert await at.listed() == [KEY, ANOTHER]
             with pytest.raises(AmbiguousWaitError):
                 await at.find_by_user()
-        # Neither token nor life moved.
+        # Token and lifetime are unchanged.
         assert (await at.record()).cas == before.cas == cas
         await harness.advance(LIFE - 3)
         assert await at.find() is None
@@ -116,7 +116,7 @@ class WaitFindingContract:
         assert await at.waits.rebuild_index(ANN) == 100
         assert await at.listed() == keys
 
-    # --- the old way -------------------------------------------------------------------------
+    # --- the deprecated lookup ---------------------------------------------------------------
 
     @pytest.mark.parametrize("caller", [ANN, without_user(ANN)], ids=["with a user", "without"])
     async def test_find_by_user_gives_the_one_session_that_waits(
@@ -195,7 +195,7 @@ class WaitFindingContract:
         assert second.incarnation != first.incarnation
         assert await at.find() == KEY
 
-    # --- plain verbs beside ------------------------------------------------------------------
+    # --- plain verbs on a waiting session ----------------------------------------------------
 
     @pytest.mark.parametrize("way", [*CHANGES, "touch"])
     async def test_a_session_that_waits_is_a_session(self, harness: StoreHarness, way: str) -> None:
@@ -217,7 +217,7 @@ class WaitFindingContract:
         self, harness: StoreHarness, verb: str
     ) -> None:
         at = await wait_harness(harness)
-        await at.register(MAIL, ANOTHER)  # so that the user's index is there to stay
+        await at.register(MAIL, ANOTHER)  # so that the user's index exists throughout
         await at.register(ttl=LIFE)
         await harness.advance(LIFE)
         cas = await at.register(THREAD)
@@ -237,7 +237,7 @@ class WaitFindingContract:
         self, harness: StoreHarness, end: str
     ) -> None:
         at = await wait_harness(harness)
-        await at.register(THREAD, ANOTHER)  # so that the user's index is there to stay
+        await at.register(THREAD, ANOTHER)  # so that the user's index exists throughout
         await at.register(ttl=LIFE)
         turn = await at.claim(lease=1)
         await turn.release()

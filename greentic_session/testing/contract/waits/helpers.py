@@ -1,4 +1,4 @@
-"""A registry on a store, and the callers and reply scopes that the suite on waits uses."""
+"""A registry on a store, and the callers and reply scopes that the wait contract uses."""
 
 from __future__ import annotations
 
@@ -65,13 +65,13 @@ _SCOPES: Final = (CHAT, THREAD, MAIL)
 ANOTHER: Final = SessionKey("conversation-2")
 LEASE: Final = 30.0
 HOUR: Final = 3600.0
-"""Longer than any trace that a server keeps of a call."""
+"""One hour in seconds. It exceeds every trace of a call on a server."""
 _PATIENCE_SECS: Final = 20
-"""For a race, however busy the machine is: so that one that nobody can win ends."""
+"""Limit in seconds for a race, so that a race without a winner ends even on a busy machine."""
 
 
 def without_user(owner: TenantCtx) -> TenantCtx:
-    """Return the caller as a connector that names no user."""
+    """Return the caller without its user, as a connector may present it."""
     return evolve_ctx(owner, user_id=None)
 
 
@@ -88,10 +88,10 @@ def _user_of(owner: TenantCtx) -> str:
 
 @final
 class WaitHarness:
-    """A registry with its verbs in few words: Ann waits in the chat with the session ``KEY``.
+    """A registry with short verbs: Ann waits in the chat with the session ``KEY``.
 
-    :ivar harness: of the test.
-    :ivar store: the sessions.
+    :ivar harness: the test's harness.
+    :ivar store: the store.
     :ivar waits: the registry.
     """
 
@@ -103,8 +103,8 @@ class WaitHarness:
         self.waits: Final[WaitRegistry[Any]] = WaitRegistry(store, **options)
 
     async def peer(self, **options: Any) -> WaitHarness:
-        """Return another worker's registry: on a store of its own where stores share sessions."""
-        shared = self.store.statistics().sessions is None  # else the store is this process's own
+        """Return another worker's registry, on a store of its own if stores share sessions."""
+        shared = self.store.statistics().sessions is None  # otherwise the store is in this process
         store = await self.harness.open() if shared else self.store
         return WaitHarness(self.harness, store, **options)
 
@@ -118,7 +118,7 @@ class WaitHarness:
         expected: Cas | None = None,
         **fields: Any,
     ) -> Cas:
-        """Register a session of the owner, made with the fields."""
+        """Register a session of the owner with these fields."""
         given = session(key, owner=owner, **fields)
         return await self.waits.register_wait(
             owner, _user_of(owner), scope, given, ttl, expected=expected
@@ -129,28 +129,28 @@ class WaitHarness:
         return await self.store.create(session(key, owner=owner, **fields))
 
     async def record(self, key: str = KEY, owner: TenantCtx = ANN) -> Versioned[Any]:
-        """Return a session that must be there."""
+        """Return a session that must exist."""
         found = await self.store.get(SessionKey(key), ctx=owner)
         assert found is not None, f"no session under {key!r}"
         return found
 
     async def find(self, scope: ReplyScope = CHAT, owner: TenantCtx = ANN) -> SessionKey | None:
-        """Return the key of the session that waits there."""
+        """Return the key of the session that waits under the scope."""
         return await self.waits.find_wait_by_scope(owner, _user_of(owner), scope)
 
     async def listed(self, owner: TenantCtx = ANN) -> list[SessionKey]:
-        """Return the keys of the owner's sessions that wait."""
+        """Return the keys of the owner's waiting sessions."""
         return await self.waits.list_waits_for_user(owner, _user_of(owner))
 
     async def find_by_user(
         self, caller: TenantCtx = ANN, user_id: str = "ann"
     ) -> Versioned[Any] | None:
-        """Return the one session of the user that waits, the old way."""
+        """Return the only waiting session of the user, by the deprecated lookup."""
         with pytest.warns(DeprecationWarning, match="find_by_user is deprecated"):
             return await self.waits.find_by_user(caller, user_id)
 
     async def clear(self, scope: ReplyScope = CHAT, owner: TenantCtx = ANN) -> bool:
-        """Clear the wait there."""
+        """Clear the wait under the scope."""
         return await self.waits.clear_wait(owner, _user_of(owner), scope)
 
     async def claim(
@@ -162,7 +162,7 @@ class WaitHarness:
         attempt_id: str | None = None,
         lease: timedelta | float = LEASE,
     ) -> Claim[Any]:
-        """Claim the wait there."""
+        """Claim the wait under the scope."""
         return await self.waits.claim(
             *(owner, _user_of(owner), scope),
             event_id=event_id,
@@ -178,11 +178,11 @@ class WaitHarness:
         event_id: str | None = None,
         lease: timedelta | float = LEASE,
     ) -> AbstractAsyncContextManager[Claim[Any]]:
-        """Resume the wait there."""
+        """Resume the wait under the scope."""
         return self.waits.resume(owner, _user_of(owner), scope, event_id=event_id, lease=lease)
 
     async def claimed_until(self, scope: ReplyScope = CHAT, owner: TenantCtx = ANN) -> datetime:
-        """Return how long the wait there is claimed, which it must be."""
+        """Return the end of the claim on the wait under the scope, which must be claimed."""
         with pytest.raises(WaitClaimedError) as caught:
             await self.claim(scope, owner=owner)
         return caught.value.until
@@ -195,13 +195,13 @@ class WaitHarness:
         owner: TenantCtx = ANN,
         onto: ReplyScope | None = None,
     ) -> Cas:
-        """Take a turn that waits again: there, or under another reply scope."""
+        """Take a turn that waits again, under the same or another reply scope."""
         turn = await self.claim(scope, owner=owner, event_id=event_id)
         return await turn.wait_again(turn.session, scope if onto is None else onto)
 
     @asynccontextmanager
     async def kept(self) -> AsyncGenerator[None]:
-        """Check that a block leaves every session, every wait and what is stored as it is."""
+        """Check that a block leaves all sessions, waits and stored keys unchanged."""
         before = await self._seen()
         yield
         assert await self._seen() == before
@@ -244,7 +244,7 @@ WAYS_TO_WRITE: Final[dict[str, Callable[[Claim[Any], Any], Awaitable[Cas]]]] = {
     "wait elsewhere": lambda turn, given: turn.wait_again(given, THREAD),
     "save": lambda turn, given: turn.save(given),
 }
-"""What takes a session, of a claim on a wait in the chat."""
+"""Steps of a claim on a wait in the chat that take a session."""
 
 ENDINGS: Final[dict[str, Step]] = {
     "complete": lambda turn: turn.complete(_changed(turn)),
@@ -252,18 +252,18 @@ ENDINGS: Final[dict[str, Step]] = {
     "wait elsewhere": lambda turn: turn.wait_again(_changed(turn), THREAD),
     "finish": lambda turn: turn.finish(),
 }
-"""What ends a turn."""
+"""Steps that end a turn."""
 
 STEPS: Final[dict[str, Step]] = {
     **ENDINGS,
     "save": lambda turn: turn.save(_changed(turn)),
     "renew": lambda turn: turn.renew(),
 }
-"""What a claim that is held no longer refuses."""
+"""Steps that a lost claim refuses."""
 
 
 async def race(calls: Iterable[Callable[[], Awaitable[Any]]]) -> list[Any]:
-    """Start all calls at once; return what each returned or, of this library, raised."""
+    """Start all calls at once. Return each result or library error."""
     ends: dict[int, Any] = {}
     start = anyio.Event()
 

@@ -32,7 +32,7 @@ _VERBS: Final[dict[str, Callable[[WaitHarness], Awaitable[object]]]] = {
 
 
 async def _is_whole(at: WaitHarness, *, event_id: str | None = None) -> None:
-    """Check that the session waits in the chat, by every verb that tells."""
+    """Check by every verb that the session waits in the chat."""
     assert await at.find() == KEY
     assert await at.listed() == [KEY]
     turn = await at.claim(event_id=event_id)
@@ -44,7 +44,7 @@ async def _is_whole(at: WaitHarness, *, event_id: str | None = None) -> None:
 
 @pytest.mark.anyio
 class WaitIndexContract:
-    """What an index forgot is not found until it is healed; the records know on."""
+    """A wait missing from the index is not found until repair. The records still have it."""
 
     async def test_a_lost_index_loses_no_session(self, harness: StoreHarness) -> None:
         at = await wait_harness(harness)
@@ -240,7 +240,7 @@ class WaitIndexContract:
 
 @pytest.mark.anyio
 class WaitClosingContract:
-    """A registry on a closed store says so."""
+    """A registry on a closed store raises the right error."""
 
     @pytest.mark.parametrize("verb", _VERBS)
     async def test_every_verb_on_a_closed_store_raises(

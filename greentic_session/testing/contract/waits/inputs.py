@@ -1,4 +1,4 @@
-"""Arguments that no verb of a registry takes: each is refused by name, before any I/O."""
+"""Contract tests of invalid arguments to a registry: each is refused by name, before any I/O."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ _SESSIONS: Final = (
 
 @pytest.mark.anyio
 class WaitInputContract:
-    """An argument that breaks a rule is refused by every verb, and never quoted."""
+    """An invalid argument is refused by every verb, and is never quoted."""
 
     @pytest.mark.parametrize("verb", _VERBS)
     async def test_a_bad_caller_is_refused_by_name(self, harness: StoreHarness, verb: str) -> None:
@@ -165,7 +165,7 @@ class WaitInputContract:
         async with at.kept():
             for name, scope in _BAD_SCOPES[field].items():
                 if scope is None:
-                    continue  # is where it waits already
+                    continue  # the scope in which it waits already
                 error = await refusal(turn.wait_again(turn.session, scope))
                 assert error.field == field, name
                 assert SECRET not in told(error), name
@@ -189,7 +189,7 @@ class WaitInputContract:
                 assert (await refusal(at.resume(lease=lease).__aenter__())).field == "lease", name
         turn = await at.claim()
         for name, lease in _BAD_LEASES.items():
-            if lease is not None:  # which is that of the claim
+            if lease is not None:  # the claim's own lease
                 assert (await refusal(turn.renew(lease))).field == "lease", name
         assert await at.claimed_until() == turn.lease_until
         await turn.complete(turn.session)

@@ -1,4 +1,4 @@
-"""What is left when every wait has ended: nothing."""
+"""Contract tests of leaks: nothing is left when every wait has ended."""
 
 from __future__ import annotations
 
@@ -86,12 +86,12 @@ _ENDS: Final[dict[str, Callable[[WaitHarness], Awaitable[object]]]] = {
     "claimed and deleted": _claim_and_delete,
     "moved and cleared": _move_and_clear,
 }
-"""How a wait that lives for ever ends."""
+"""Ways to end a wait without an expiry."""
 
 
 @pytest.mark.anyio
 class WaitLeavingContract:
-    """When every wait has ended, the store is as empty as before the first."""
+    """When every wait has ended, the store is as empty as at the start."""
 
     @pytest.mark.parametrize("others", [True, False], ids=["beside others", "alone"])
     @pytest.mark.parametrize("end", _ENDS)
@@ -105,7 +105,7 @@ class WaitLeavingContract:
         await at.register()
         await _ENDS[end](at)
         await harness.advance(HOUR)
-        # Nobody needs to come back and look.
+        # No later call is needed.
         assert await harness.residue() == []
         assert await at.find() is None
         assert await at.listed() == []
@@ -145,7 +145,7 @@ class WaitLeavingContract:
     ) -> None:
         at = await wait_harness(harness)
         await at.register(THREAD, ANOTHER, ttl=LIFE)
-        cas = await at.register()  # for ever, until it is given an end
+        cas = await at.register()  # permanent, until it gets a lifetime
         if verb == "touch":
             assert await at.store.touch(KEY, 2 * LIFE, ctx=ANN) is True
         else:
@@ -271,7 +271,7 @@ class WaitLeavingContract:
         steps: list[Step] = [*STEPS.values(), lambda turn: turn.release()]
         turns: list[Claim[Any]] = []
         for number in range(120):
-            # A key belongs to one owner, else the fence would refuse most of it.
+            # A key belongs to one owner, otherwise the access check would refuse most calls.
             index = chance.randrange(len(keys))
             key, owner, scope = keys[index], owners[index % 2], chance.choice(scopes)
             ttl = chance.choice([0, 1, LIFE, HOUR])
@@ -292,7 +292,7 @@ class WaitLeavingContract:
                     case _:
                         await harness.advance(chance.choice([0.001, 1, PART]))
             except SessionError:
-                continue  # as the state of things has it
+                continue  # which errors occur depends on the random steps
         for owner in owners:
             for scope in scopes:
                 await at.clear(scope, owner)

@@ -1,4 +1,4 @@
-"""Lives of sessions that wait or are claimed: found for exactly as long as they live."""
+"""Contract tests of the lifetime of waiting or claimed sessions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _RENEWALS: Final = (*CHANGES, "touch")
 
 
 async def _renew(at: WaitHarness, verb: str, ttl_secs: float) -> None:
-    """Give the session under KEY a new life, by a plain verb that can."""
+    """Renew the lifetime of the session under KEY, by a plain verb that can."""
     if verb == "touch":
         assert await at.store.touch(KEY, ttl_secs, ctx=ANN) is True
     else:
@@ -29,7 +29,7 @@ async def _renew(at: WaitHarness, verb: str, ttl_secs: float) -> None:
 
 
 async def _is_waiting(at: WaitHarness) -> bool:
-    """Tell whether the session waits in the chat; what tells of it must agree."""
+    """Return whether the session waits in the chat. All verbs must agree."""
     is_live = await at.store.get(KEY, ctx=ANN) is not None
     assert (await at.store.get(KEY) is not None) is is_live
     assert await at.find() == (KEY if is_live else None)
@@ -43,7 +43,7 @@ async def _is_waiting(at: WaitHarness) -> bool:
 
 @pytest.mark.anyio
 class WaitLifeContract:
-    """A wait lives exactly as long as its session."""
+    """A wait has exactly the lifetime of its session."""
 
     @pytest.mark.parametrize("ttl", [0.001, 0.5, LIFE, timedelta(seconds=LIFE)], ids=str)
     async def test_an_expired_wait_is_none(self, harness: StoreHarness, ttl: Any) -> None:
@@ -161,7 +161,7 @@ class WaitLifeContract:
             await turn.renew()
         elif step == "claim again":
             await at.claim(lease=LIFE, attempt_id="a")
-        await harness.advance(PART)  # past the life it had
+        await harness.advance(PART)  # past the lifetime it had
         assert await _is_waiting(at) is True
         await harness.advance(PART)  # past the lease
         assert await _is_waiting(at) is True

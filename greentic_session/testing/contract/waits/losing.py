@@ -1,4 +1,4 @@
-"""A claim that is lost: every late step is refused, and changes nothing."""
+"""Contract tests of a lost claim: every late step is refused and changes nothing."""
 
 from __future__ import annotations
 
@@ -79,18 +79,18 @@ _LOSSES: Final[dict[str, Loss]] = {
     "expired": _expired,
     "expired and made anew": _expired_and_made_anew,
 }
-"""What happens to a session that is claimed for ``LIFE``, with a life of five."""
+"""Events on a session that is claimed for ``LIFE`` and lives for five."""
 
 
 @pytest.mark.anyio
 class WaitLosingContract:
-    """Whoever lost a claim writes nothing any more."""
+    """A lost claim writes nothing."""
 
     @pytest.mark.parametrize("loss", _LOSSES)
     async def test_late_steps_are_refused(self, harness: StoreHarness, loss: str) -> None:
         at = await wait_harness(harness)
         await at.register(ttl=5 * LIFE)
-        # One and the same claim; each of these asks the store by itself.
+        # All are the same claim, but each makes its own calls to the store.
         turns = {
             name: await at.claim(lease=LIFE, event_id="e", attempt_id="a")
             for name in (*STEPS, "release")

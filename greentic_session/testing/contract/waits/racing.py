@@ -1,4 +1,4 @@
-"""Races between workers: of those that may not all win, exactly one does, and no turn is lost."""
+"""Contract tests of races between workers: exactly one winner, and no turn is lost."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _RACERS: Final = 30
 
 
 def _winner(ends: Sequence[Any], *losing: type[SessionError]) -> int:
-    """Return the index of the only one that was not refused; the others failed as they should."""
+    """Return the index of the only success. The others failed with an expected error."""
     winners = [place for place, end in enumerate(ends) if not isinstance(end, SessionError)]
     assert len(winners) == 1, winners
     assert {type(end) for end in ends if isinstance(end, SessionError)} <= set(losing)
@@ -53,7 +53,7 @@ async def _claim_when_free(at: WaitHarness, event_id: str) -> Claim[Any]:
 
 @pytest.mark.anyio
 class WaitRaceContract:
-    """A wait resumes exactly once, whoever else is at it."""
+    """A wait resumes exactly once, whatever other workers do."""
 
     @pytest.mark.parametrize("workers", [1, 4])
     async def test_of_many_claims_one_wins(self, harness: StoreHarness, workers: int) -> None:
@@ -221,7 +221,7 @@ class WaitRaceContract:
         assert await at.listed() == [found]
         assert await at.find() == found
         assert (await at.claim()).key == found
-        # All the others are stored, and wait no longer.
+        # All the others are stored and no longer wait.
         assert await at.waits.rebuild_index(ANN) == 1
         assert await at.listed() == [found]
         for key in keys:
@@ -260,7 +260,7 @@ class WaitRaceContract:
         assert cas.value == 1
         assert await at.find() == ANOTHER
         assert await at.listed() == [ANOTHER]
-        # Whichever was claimed, its turn ends as it should.
+        # Whichever was claimed, its turn ends normally.
         done = await turn.complete(evolve(turn.session, context={"n": 1}))
         assert (await at.record(turn.key)).cas == done
         assert await at.find() == (None if turn.key == ANOTHER else ANOTHER)

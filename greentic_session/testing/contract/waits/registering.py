@@ -36,7 +36,7 @@ _PLACES: Final = [
 
 @pytest.mark.anyio
 class WaitRegisteringContract:
-    """A registered session is stored, and found where it waits, there only and by one only."""
+    """A registered session is stored, and found under its reply scope only."""
 
     async def test_the_first_token_has_value_one(self, harness: StoreHarness) -> None:
         at = await wait_harness(harness)
@@ -192,7 +192,7 @@ class WaitRegisteringContract:
         await at.register(key=ANOTHER, context={"n": 2})
         assert await at.find() == ANOTHER
         assert await at.listed() == [ANOTHER]
-        # The record of the superseded one is as it was: content, token, time and life.
+        # The record of the superseded session is unchanged: content, token, time and lifetime.
         assert await at.record() == before
         assert before.cas == cas
         turn = await at.claim()
@@ -244,7 +244,7 @@ class WaitRegisteringContract:
         assert await at.listed() == ["c2"]
         assert await at.waits.rebuild_index(ANN) == 1
 
-    # --- lives -------------------------------------------------------------------------------
+    # --- lifetimes ---------------------------------------------------------------------------
 
     @pytest.mark.parametrize(
         ("ttl", "own", "expected"),

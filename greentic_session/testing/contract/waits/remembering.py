@@ -1,4 +1,4 @@
-"""The memory of completed events: for how long, how many, and where."""
+"""Contract tests of the memory of completed events: its duration, size and place."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @pytest.mark.anyio
 class WaitRememberingContract:
-    """Completed events are known for a while, also when the indexes were lost."""
+    """Completed events are known for a time, even if the indexes were lost."""
 
     # --- for how long ------------------------------------------------------------------------
 

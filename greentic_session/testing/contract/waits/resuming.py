@@ -1,4 +1,4 @@
-"""``resume``: a claim for a block, renewed while it runs and given back when it is left."""
+"""Contract tests of ``resume``: a claim for a block, auto-renewed, and released at its end."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
     from ...harness import StoreHarness
 
 _PATIENCE_SECS = 20
-"""For what must come about by itself, however busy the machine is."""
+"""Limit in seconds for an expected event, generous because the machine may be busy."""
 _SHORT_SECS = 0.9
-"""A lease that is renewed soon: when a third of it is over, by the event loop's clock."""
+"""A lease in seconds that is renewed soon: after a third of it, by the event loop's clock."""
 
 
 @pytest.mark.anyio
 class WaitResumingContract:
-    """However a block is left, the wait is over or free at once."""
+    """At the end of a block, the wait is over or free at once."""
 
     @pytest.mark.parametrize("ending", ENDINGS)
     async def test_a_block_ends_the_turn(self, harness: StoreHarness, ending: str) -> None:
@@ -207,7 +207,7 @@ class WaitResumingContract:
         winner: Claim[Any] | None = None
         turn: Claim[Any] | None = None
         before: Versioned[Any] | None = None
-        with suppress(LeaseLostError):  # told or not
+        with suppress(LeaseLostError):  # the block may end before the error
             async with at.resume(lease=LIFE) as turn:
                 if loss == "cleared":
                     assert await at.clear() is True
@@ -248,7 +248,7 @@ class WaitResumingContract:
         wrong: Any = SECRET
         await at.register(context=AppState(step=wrong))
         assert await at.find() == KEY
-        for _ in range(2):  # that it is claimed would be another error
+        for _ in range(2):  # a wait still claimed would raise another error
             with pytest.raises(DecodeError) as caught:
                 await at.claim(lease=LIFE, event_id="e")
             assert caught.value.key == KEY

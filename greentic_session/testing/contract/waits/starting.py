@@ -1,4 +1,4 @@
-"""A flow that an event starts: started once, and the event is no reply to its first question."""
+"""Contract tests of flows that an event starts: once, and never as their first reply."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _DAY: Final = 86_400.0
 
 async def start(
     at: WaitHarness,
-    event_id: Any = "start",  # Any: right and wrong values
+    event_id: Any = "start",  # Any: valid and invalid values
     key: str = KEY,
     scope: ReplyScope = CHAT,
     *,
@@ -47,7 +47,7 @@ async def start(
 
 @pytest.mark.anyio
 class WaitStartingContract:
-    """``register_wait`` completes the event that it is given, in one step."""
+    """``register_wait`` completes the given event in one step."""
 
     async def test_the_event_neither_starts_again_nor_answers(self, harness: StoreHarness) -> None:
         at = await wait_harness(harness)
@@ -73,7 +73,7 @@ class WaitStartingContract:
         elif how == "delete":
             assert await at.store.delete(KEY, ctx=ANN) is True
         elif how == "forget":
-            await harness.forget_indexes()  # the session itself remembers
+            await harness.forget_indexes()  # the session itself stores the event
         else:
             turn = await at.claim(event_id="reply")
             await (turn.finish() if how == "finish" else turn.complete(turn.session))

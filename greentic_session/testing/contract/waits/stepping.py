@@ -1,4 +1,4 @@
-"""Claims while the store's clock is set back."""
+"""Contract tests of claims while the store's clock is set back."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @pytest.mark.anyio
 class WaitClockContract:
-    """A clock that is set back prolongs no claim, cuts no live worker off, and lowers no token."""
+    """A clock that is set back extends no claim, ends no live one, and lowers no token."""
 
     @pytest.mark.parametrize("step", [HOUR, LEASE / 2])
     async def test_a_claim_of_a_dead_worker_ends_within_its_lease_after_the_clock_was_set_back(
