@@ -277,7 +277,7 @@ class SessionDispatcher(Generic[M]):
             raise DispatcherClosedError
         if key is not None and not isinstance(cast("object", key), str):
             raise InvalidInputError("key", f"expected str or None, got {type(key).__name__}")
-        if len(self._workers) < self._concurrency:  # it may take another to handle the message
+        if len(self._workers) < self._concurrency:  # the message may need another worker
             require_loop()
         outcome = self._lanes.enter(key, message, may_wait=may_wait)
         if isinstance(outcome, Submitter):
@@ -299,12 +299,12 @@ class SessionDispatcher(Generic[M]):
         self._workers[number] = None
         run, name = partial(self._work, number), f"greentic_session worker {number}"
         try:
-            # A copy: an eager task would start others while the context is entered.
+            # A copy, because an eager task may start workers while the context is entered.
             worker = self._context.copy().run(start_background, run, name)
         except BaseException:
             self._workers.pop(number, None)
             raise
-        if number in self._workers:  # an eager task may be done by now
+        if number in self._workers:  # an eager task may have ended by now
             self._workers[number] = worker
 
     async def _work(self, number: int) -> None:
@@ -314,7 +314,7 @@ class SessionDispatcher(Generic[M]):
         finally:
             self._workers.pop(number, None)
             if self._lanes.ready and self._is_at_work() and not is_run_ending():
-                # This one alone was cancelled, or its context is used up: another takes over.
+                # Only this worker was cancelled, or its context was changed. A new one continues.
                 self._start_workers()
             self._look_if_idle()
 
@@ -326,11 +326,11 @@ class SessionDispatcher(Generic[M]):
             self._running += 1
             try:
                 returned = handler(lane.key, message)
-                if type(returned) is not CoroutineType:  # as nearly every handler's
+                if type(returned) is not CoroutineType:  # nearly every handler returns a coroutine
                     returned = require_awaitable(returned, "handler")
                 await returned
                 counts["handled"] += 1
-            except BaseException as error:  # noqa: BLE001 - whatever a handler lets out
+            except BaseException as error:  # noqa: BLE001 - a handler may raise anything
                 await self._outcomes.raised(error, lane.key, message)
                 if is_being_cancelled():
                     return
@@ -340,12 +340,12 @@ class SessionDispatcher(Generic[M]):
             if not lanes.ready:
                 return
             try:
-                # At once if nobody set anything; else by the values, whose equality may be odd.
+                # Fast if no variable was set. Otherwise this compares values, which may raise.
                 is_used = copy_context() != unused
-            except Exception:  # noqa: BLE001 - whatever it raises
+            except Exception:  # noqa: BLE001 - a comparison may raise anything
                 is_used = True
             if is_used:
-                await checkpoint()  # else eager tasks would start one another ever deeper
+                await checkpoint()  # otherwise eager tasks would start one another recursively
                 return
             left_before_checkpoint -= 1
             if not left_before_checkpoint:
@@ -353,7 +353,7 @@ class SessionDispatcher(Generic[M]):
                 await checkpoint()
 
     def _is_at_work(self) -> bool:
-        """Tell whether this runs in the task of a handler, not in that of a submitter."""
+        """Return whether this runs in the task of a handler, not in that of a submitter."""
         return _SERVING.get() is self
 
     def _refuse_handlers(self) -> None:
@@ -376,7 +376,7 @@ class SessionDispatcher(Generic[M]):
             for worker in self._workers.values():
                 if worker is not None:
                     group.start_soon(worker.stop)
-        # One that was stopped before it began never came to strike itself off.
+        # A worker that was stopped before it began has not removed itself.
         self._workers.clear()
 
 

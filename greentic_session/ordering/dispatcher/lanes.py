@@ -84,7 +84,7 @@ class _ArrivalOrder(Generic[M]):
 
     def left(self, lane: Lane[M]) -> None:
         numbers = self._numbers[lane]
-        del self._lane_of[numbers.popleft()]  # a lane is left in the order of entering
+        del self._lane_of[numbers.popleft()]  # messages leave a lane in the order of entering it
         if not numbers:
             del self._numbers[lane]
 
@@ -131,7 +131,7 @@ class Lanes(Generic[M]):
         self.blocked: int = 0
 
     def __len__(self) -> int:
-        """Return how many there are, a message without a key being one of its own."""
+        """Return the number of lanes. Each message without a key has a lane of its own."""
         return len(self._by_key) + len(self._loose)
 
     def enter(
@@ -184,7 +184,7 @@ class Lanes(Generic[M]):
         """Remove the message of a submitter that was cancelled before it resumed."""
         lane = submitter.lane
         if submitter.has_room:
-            # Found by identity: what messages think of equality is their own business.
+            # Compare by identity, because messages may define equality in any way.
             place = next(n for n, each in enumerate(lane.messages) if each is submitter)
             del lane.messages[place]
             self.waiting -= 1
@@ -257,7 +257,7 @@ class Lanes(Generic[M]):
 
     def _wake(self, lane: Lane[M]) -> None:
         if lane.messages and not lane.is_busy and _can_be_taken(lane.messages[0]):
-            self.ready[lane] = None  # keeps its place if it had one
+            self.ready[lane] = None  # a lane that is already ready keeps its position
 
     def _displace(
         self,
@@ -272,7 +272,7 @@ class Lanes(Generic[M]):
         ages.left(victim)
         self.waiting -= 1
         if victim is lane:
-            # It keeps its turn: else a key with enough messages would never have one.
+            # The lane keeps its turn. Otherwise a key with many messages would never have one.
             victim.messages.append(message)
             ages.entered(victim)
             self.waiting += 1
@@ -325,7 +325,7 @@ def _can_be_taken(entry: object) -> bool:
 
 
 def _message_of(entry: M | Submitter[M]) -> M:
-    # A message is nobody's submitter: the class is not handed out.
+    # A message is never a submitter, because the class is private.
     if isinstance(entry, Submitter):
         return cast("Submitter[M]", entry).message
     return entry

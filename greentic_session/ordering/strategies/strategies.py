@@ -147,8 +147,9 @@ class CompositeKeyStrategy(KeyStrategy):
       netstring: ``3:a-b,1:c,`` (https://cr.yp.to/proto/netstrings.txt).
     * ``v2:`` and the hex SHA-256 of the netstrings, if they exceed 128 characters.
 
-    Choose a separator that the values never contain if people read the keys. Keys of two strategies
-    may be equal. Distinguish them, for example by a prefix of :class:`SingleFieldStrategy`.
+    If people read the keys, choose a separator that the values never contain. Keys of two
+    strategies may be equal. Distinguish them, for example by a prefix of
+    :class:`SingleFieldStrategy`.
 
     :ivar fields: a tuple with the names of the fields, in order.
     :ivar separator: printable ASCII, 1 to 126 characters.
