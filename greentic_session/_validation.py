@@ -80,7 +80,7 @@ def require_clean_text(value: object, field: str, max_chars: int) -> str:
     text = require_text(value, field, max_chars)
     # Printable text has neither. This check avoids the scan in nearly every call.
     if not text.isprintable() and _UNFIT_FOR_KEYS.search(text):
-        raise InvalidInputError(field, "holds a control character or a lone surrogate")
+        raise InvalidInputError(field, "contains a control character or a lone surrogate")
     return text
 
 
@@ -104,7 +104,7 @@ def check_identifier(value: object, field: str) -> str:
     """
     text = require_text(value, field, MAX_IDENTIFIER_CHARS)
     if not _IDENTIFIER.fullmatch(text):
-        raise InvalidInputError(field, "may hold only A-Z a-z 0-9 . _ -")
+        raise InvalidInputError(field, "may contain only A-Z a-z 0-9 . _ -")
     return text
 
 
@@ -118,7 +118,7 @@ def check_user(value: object) -> str:
     """
     text = require_text(value, "user_id", MAX_USER_CHARS)
     if not text.isprintable():
-        raise InvalidInputError("user_id", "holds a character that is not printable")
+        raise InvalidInputError("user_id", "contains a character that is not printable")
     return text
 
 
@@ -218,7 +218,7 @@ def require_str(value: object, field: str) -> str:
     if not isinstance(value, str) or not value:
         raise InvalidInputError(field, "expected text that is not empty")
     if re.search("[\x00\ud800-\udfff]", value):
-        raise InvalidInputError(field, "holds NUL or a lone surrogate")
+        raise InvalidInputError(field, "contains NUL or a lone surrogate")
     return value
 
 
@@ -229,7 +229,7 @@ def require_host(value: object, field: str) -> str:
     """
     host = require_str(value, field)
     if re.search(r"[\s\x00-\x1f\x7f-\x9f]", host):
-        raise InvalidInputError(field, "holds white space or a control character")
+        raise InvalidInputError(field, "contains white space or a control character")
     return host
 
 

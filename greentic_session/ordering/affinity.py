@@ -265,8 +265,8 @@ class SessionAffinity:
 
         The worker is the first of these that is a live member:
 
-        * the worker that the key is pinned to;
-        * the worker that it was assigned to last;
+        * the worker that the key is pinned to,
+        * the worker that the key was last assigned to,
         * a member chosen by rendezvous hashing.
 
         The placement's lifetime restarts.

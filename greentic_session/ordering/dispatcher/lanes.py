@@ -1,6 +1,6 @@
 """The lanes of a dispatcher: its queued messages, the ready lanes, and the submitters that wait.
 
-Nothing here waits or runs anything, so every step is atomic on an event loop. What always holds:
+Nothing here waits or runs anything, so every step is atomic on an event loop. Invariants:
 
 * A lane is *ready* exactly if its first message can be taken and no handler has a message of it.
 * A lane is *starved* exactly if submitters wait for it although it has room, because the
@@ -22,7 +22,7 @@ __all__ = ["Lane", "Lanes", "Overflow", "Submitter"]
 M = TypeVar("M")
 
 Overflow = Literal["wait", "reject", "drop_oldest"]
-"""What happens to a message for which there is no room."""
+"""The reaction to a message for which there is no room."""
 
 
 @final
@@ -156,7 +156,7 @@ class Lanes(Generic[M]):
         return self._block(lane or self._open(key), message)
 
     def take(self) -> tuple[Lane[M], M]:
-        """Take the next message, whose handler will run. There has to be a ready lane."""
+        """Take the next message, whose handler runs then. A lane must be ready."""
         lane, _ = self.ready.popitem(last=False)
         first = lane.messages.popleft()
         lane.is_busy = True

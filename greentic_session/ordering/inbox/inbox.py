@@ -66,7 +66,7 @@ if TYPE_CHECKING:
 __all__ = ["SessionInbox"]
 
 _POLL_SECS: Final = 30.0
-"""How long a waiting worker sleeps at most, because a notification may be lost."""
+"""Limit on the sleep of a waiting worker, because a notification may be lost."""
 _MAX_WORKER_CHARS: Final = 128
 _MOST_MAIL: Final = 10_000
 
@@ -231,10 +231,10 @@ class SessionInbox(Generic[C]):
                 state = handle(turn.session, turn.mail)
                 await turn.finish(state)
 
-        If the block leaves the turn open, it is released immediately. If it leaves by an exception,
-        the attempt at the head has failed. ``SystemExit`` counts as an exception, and a cancelled
-        or interrupted task does not. After a failure the session is in backoff. Then the head is
-        returned alone, because only it may have caused the failure.
+        If the block ends and the turn is still open, the turn is released immediately. If the block
+        ends by an exception, the attempt at the head has failed. ``SystemExit`` counts as an
+        exception, and a cancelled or interrupted task does not. After a failure the session is in
+        backoff. Then the head is returned alone, to isolate the message that causes the failure.
 
         While the block runs, the lease is renewed. If the lease is lost, the block is cancelled,
         as by :meth:`SessionLocks.hold`.
@@ -328,14 +328,14 @@ class SessionInbox(Generic[C]):
     # --- dead letters ------------------------------------------------------------------------
 
     async def dead_letters(self) -> AsyncIterator[DeadLetter]:
-        """Iterate over the dead letters, those of a session in their order.
+        """Iterate over the dead letters. Those of a session have their order.
 
-        They are read in pages, as the iteration goes on. A session has at most ``dead_letters`` of
-        the limits.
+        They are read in pages during the iteration. A session has at most ``dead_letters`` of the
+        limits.
 
-        A dead letter that exists from start to end is returned. If its session gets another one
-        meanwhile, it may be returned twice. A message that exhausted its attempts becomes a dead
-        letter when a worker next tries to take the turn of its session.
+        A dead letter that exists during the whole iteration is returned. If its session gets
+        another one meanwhile, it may be returned twice. A message that exhausted its attempts
+        becomes a dead letter when a worker next tries to take the turn of its session.
 
         :raises DecodeError: a stored dead letter was not written by this library.
         """
@@ -353,7 +353,7 @@ class SessionInbox(Generic[C]):
 
         This inbox admits it, even if it became a dead letter in another one.
 
-        :returns: ``False`` if it is not a dead letter any more.
+        :returns: ``False`` if it is no longer a dead letter.
         :raises InboxFullError: the mailbox has reached its limit of messages.
         """
         self._store.check_open()
@@ -369,7 +369,7 @@ class SessionInbox(Generic[C]):
     async def discard(self, letter: DeadLetter) -> bool:
         """Remove a dead letter.
 
-        :returns: ``False`` if it is not a dead letter any more.
+        :returns: ``False`` if it is no longer a dead letter.
         """
         self._store.check_open()
         mail = stored_dead_letter_of(letter)

@@ -75,7 +75,7 @@ class InboxLimits(msgspec.Struct, frozen=True, kw_only=True):
 def check_limits(limits: InboxLimits) -> None:
     """Check the numbers of messages, events and bytes. Conversion checks the durations.
 
-    :raises InvalidInputError: naming the field at fault.
+    :raises InvalidInputError: naming the invalid field.
     """
     require_int(limits.mail, "mail", 1, _MOST)
     require_int(limits.payload_bytes, "payload_bytes", 1)
@@ -158,10 +158,10 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class InboxDepth(msgspec.Struct, frozen=True, kw_only=True):
-    """The size of an inbox's index, whose entries may be stale.
+    """The size of an inbox's index. Index entries may be stale.
 
-    :ivar sessions: how many sessions have messages or a held turn. Some may have neither any more.
-    :ivar due: how many of them are due now: those with messages and no held turn, and some whose
+    :ivar sessions: how many sessions have messages or a held turn. Some may no longer have either.
+    :ivar due: how many of them are due now. These have messages and no held turn, except some whose
         turn has been held for a while. The others have a held turn, or are in backoff.
     """
 
@@ -210,7 +210,7 @@ def dead_letter_of(mail: StoredDeadLetter) -> DeadLetter:
 def stored_dead_letter_of(letter: DeadLetter) -> StoredDeadLetter:
     """Return the stored form of a dead letter, the inverse of :func:`dead_letter_of`.
 
-    :raises InvalidInputError: naming ``letter``, or its field at fault.
+    :raises InvalidInputError: naming ``letter``, or its invalid field.
     """
     if not isinstance(cast("object", letter), DeadLetter):
         raise InvalidInputError("letter", f"expected DeadLetter, got {type(letter).__name__}")

@@ -150,7 +150,7 @@ class InboxTurn(LeaseHandle, Generic[C]):
         """Write the session and remove handled messages, in one step. The turn continues.
 
         :param session: the new state, under the same key, written over :attr:`cas`. If there was no
-            session, it is created. ``None`` leaves the session as it is.
+            session, it is created. ``None`` does not change the session.
         :param handled: how many messages of :attr:`mail`, from its head, were handled.
         :returns: the token, which is :attr:`cas` from now on.
         :raises LeaseLostError: the turn or its lease has ended.

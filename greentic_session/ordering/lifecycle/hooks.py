@@ -76,7 +76,7 @@ class Hooks:
                 self._by_name[name] = hook
 
     async def call(self, found: SessionMetrics, *names: HookName) -> None:
-        """Call hooks, one after the other."""
+        """Call hooks one after the other."""
         for name in names:
             hook = self._by_name.get(name)
             if hook is None:

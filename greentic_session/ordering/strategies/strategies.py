@@ -324,7 +324,7 @@ def _require_several(values: object, field: str) -> tuple[object, ...]:
 def _require_key_text(value: object, field: str, max_chars: int) -> str:
     text = require_text(value, field, max_chars)
     if not (text.isascii() and text.isprintable()):
-        raise InvalidInputError(field, "may hold only printable ASCII characters")
+        raise InvalidInputError(field, "may contain only printable ASCII characters")
     return text
 
 
