@@ -67,7 +67,7 @@ class SessionLease(LeaseHandle):
     """A lock that is held, until the block around it ends or its lease is lost.
 
     :meth:`SessionLocks.hold` and :meth:`SessionLocks.try_hold` make it. ``store.put(…,
-        fence=lease)`` and ``store.update_cas(…, fence=lease)`` write only while the lease is held.
+    fence=lease)`` and ``store.update_cas(…, fence=lease)`` write only while the lease is held.
     """
 
     __slots__ = ("_backend", "_left_at", "_ref", "guard")

@@ -66,8 +66,9 @@ class Claim(LeaseHandle, Generic[C]):
     * :class:`StoreUnavailableError`: nothing was written, and the claim continues.
     * :class:`OutcomeUnknownError`: it is unknown whether the write happened. Either the wait is
       over, or it can be claimed again when the lease ends.
-    * :class:`DurabilityError`, with ``acks``: it was written, on fewer replicas. The claim has
-      ended, except after :meth:`save`. Then :attr:`session` and :attr:`cas` are the saved ones.
+    * :class:`DurabilityError`, with ``acks``: it was written, on fewer replicas. An ending has
+      ended the claim. After :meth:`save`, the claim continues, and :attr:`session` and :attr:`cas`
+      are the saved ones.
     """
 
     _KIND: ClassVar[str] = "claimed wait"

@@ -1,8 +1,7 @@
 """The transition table of waits: the result and the next state for each state, verb and caller.
 
 :data:`TRANSITIONS` is the behaviour of :class:`WaitRegistry` and :class:`Claim`, row by row. The
-    tests run each row on every backend. :func:`transition_table` is the table in the guide of
-    waits.
+tests run each row on every backend. :func:`transition_table` is the table in the guide of waits.
 
 The rows use these names:
 

@@ -106,8 +106,8 @@ class EarlyEvents:
         backend, queue, limit = self._backend, self._queue, self._limit
         full: set[SessionKey] = set()
         gone, position = "", cast("int | None", 0)
-        # One after the other, and deleted only when confirmed. So a concurrent call also admits
-        # each event after those before it, and the second of both calls finds the event known.
+        # Events are admitted one by one, and deleted only when confirmed. So a concurrent call also
+        # admits each event after those before it. The later call finds the event known.
         while position is not None:
             page = await backend.call().assign_early(queue, key, gone, limit, position)
             start, position, gone = position, page.position, ""

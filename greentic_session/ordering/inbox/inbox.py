@@ -328,7 +328,7 @@ class SessionInbox(Generic[C]):
     # --- dead letters ------------------------------------------------------------------------
 
     async def dead_letters(self) -> AsyncIterator[DeadLetter]:
-        """Iterate over the dead letters. Those of a session have their order.
+        """Iterate over the dead letters, in order within each session.
 
         They are read in pages during the iteration. A session has at most ``dead_letters`` of the
         limits.

@@ -65,9 +65,9 @@ class InboxTurn(LeaseHandle, Generic[C]):
     It lasts until the turn or its lease ends. :meth:`SessionInbox.take` makes it.
 
     :meth:`finish` and :meth:`remove` end the turn, each in one step with the session's new state,
-        its outbox and the handled messages. :meth:`commit` does the same for some of the messages,
-        and the turn continues. :meth:`release` ends the turn and writes nothing. After that, and
-        when the lease has ended, each of them raises :class:`LeaseLostError` and changes nothing.
+    its outbox and the handled messages. :meth:`commit` does the same for some of the messages,
+    and the turn continues. :meth:`release` ends the turn and writes nothing. After that, and
+    when the lease has ended, each of them raises :class:`LeaseLostError` and changes nothing.
 
     Any of them may raise:
 
@@ -155,8 +155,8 @@ class InboxTurn(LeaseHandle, Generic[C]):
         :returns: the token, which is :attr:`cas` from now on.
         :raises LeaseLostError: the turn or its lease has ended.
         :raises CasConflictError: another write changed the session meanwhile. The turn continues.
-        :raises TenantMismatchError: the session is another tenant's, or a live one of another team
-            or user is stored.
+        :raises TenantMismatchError: the session has another tenant, or a live session of another
+            team or user is stored.
         :raises PayloadTooLargeError: over the store's limit.
         """
         self._require_held()
