@@ -1,9 +1,11 @@
 """Durable session state for chat, connector and workflow runtimes.
 
-Sessions belong to tenants, any worker may handle one, and each state transition happens exactly
-once. Importing the package loads no backend. ``InMemorySessionStore`` and ``RedisSessionStore``
-load theirs when they are first used by name, and :func:`create_session_store` when it makes one.
-``WaitRegistry`` also loads when it is first used by name.
+Sessions belong to tenants. Any worker may handle a session, and each state transition happens
+exactly once.
+
+Importing the package loads no backend. ``InMemorySessionStore`` and ``RedisSessionStore`` are
+loaded when their names are first used, or when :func:`create_session_store` makes one.
+``WaitRegistry`` is also loaded when its name is first used.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Backports of the standard library's newer parts for the oldest supported Python."""
+"""Backports of newer parts of the standard library for the oldest supported Python."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ else:
     _F = TypeVar("_F")
 
     def override(method: _F) -> _F:
-        """Mark a method that overrides one of a base class; only checkers care."""
+        """Mark a method that overrides one of a base class, for type checkers."""
         return method
 
 

@@ -1,4 +1,7 @@
-"""The attribution of public names to the package that exports them, so that modules can move."""
+"""Functions that assign public names to the package that exports them.
+
+So modules can move without a change to public paths.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +20,10 @@ __all__ = ["alias_modules", "export_from"]
 def export_from(package: str, names: Mapping[str, object]) -> None:
     """Set ``__module__`` of a package's public classes and functions to the package, as anyio does.
 
-    Pickles, tracebacks and documentation then hold the public path.
+    Pickles, tracebacks and documentation then contain the public path.
 
     :param package: dotted name of the package.
-    :param names: its namespace, after all imports.
+    :param names: the package's namespace, after all imports.
     """
     for value in names.values():
         defined_in = getattr(value, "__module__", None) or ""
@@ -35,10 +38,10 @@ def export_from(package: str, names: Mapping[str, object]) -> None:
 def alias_modules(package: str, modules: Mapping[str, ModuleType]) -> None:
     """Let pickles that name modules of an earlier layout load.
 
-    An import of such a name imports the package first, and then finds the alias.
+    An import of such a name first imports the package, and then finds the alias.
 
-    :param package: dotted name of the package that held the modules.
-    :param modules: for the name of each module, the one that holds its public names now.
+    :param package: dotted name of the package that contained the modules.
+    :param modules: for each earlier module name, the module that contains its public names now.
     """
     sys.modules.update({f"{package}.{name}": module for name, module in modules.items()})
 

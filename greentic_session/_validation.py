@@ -1,7 +1,7 @@
 """Checks of names, lifetimes and sizes, made before any I/O.
 
-Each check raises :class:`InvalidInputError` with the field and the reason. It never repeats the
-value, because the value may be a secret or belong to another tenant.
+Each check raises :class:`InvalidInputError` with the field and the reason. The error does not
+contain the value, because the value may be secret or belong to another tenant.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from .errors import InvalidInputError
 if TYPE_CHECKING:
     import msgspec
 
-    # As a checker sees a field: its constructor takes both, and reading it gives seconds.
+    # For type checkers: the constructor accepts both types, and reading the field returns seconds.
     class Seconds:
-        """The type of a struct's field in seconds, which a :class:`timedelta` may fill."""
+        """The type of a struct's field in seconds. A :class:`timedelta` is accepted too."""
 
         @overload
         def __get__(self, instance: None, owner: type, /) -> float: ...
@@ -49,7 +49,7 @@ MAX_IDENTIFIER_CHARS: Final = 128
 MAX_USER_CHARS: Final = 256
 _MAX_SETTING_SECS: Final = 86_400
 MAX_TTL_SECS: Final = 100 * 366 * 86_400
-"""About a century: far enough for "never", near enough for every date type on the way."""
+"""About a century. Every date type can represent such a time from now."""
 
 _IDENTIFIER: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 # C0, DEL and C1 (Unicode category Cc), and lone surrogates, which have no UTF-8 form.
@@ -59,11 +59,11 @@ _UNFIT_FOR_KEYS: Final = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 def require_text(value: object, field: str, max_chars: int) -> str:
     """Return ``value`` as a plain ``str`` if it is text of 1 to ``max_chars`` characters.
 
-    :raises InvalidInputError: otherwise.
+    :raises InvalidInputError: naming ``field``.
     """
     if not isinstance(value, str):
         raise InvalidInputError(field, f"expected str, got {type(value).__name__}")
-    # An enum of texts formats as its name and compares as its value: go on with the value alone.
+    # A text enum compares as its value but formats as its name. So use the plain value from here.
     value = str.__str__(value)
     if not value:
         raise InvalidInputError(field, "is empty")
@@ -75,59 +75,62 @@ def require_text(value: object, field: str, max_chars: int) -> str:
 def require_clean_text(value: object, field: str, max_chars: int) -> str:
     """Return ``value`` if it is text without control characters and lone surrogates.
 
-    :raises InvalidInputError: otherwise.
+    :raises InvalidInputError: naming ``field``.
     """
     text = require_text(value, field, max_chars)
-    # Printable text has neither; asking first spares the scan in nearly every call.
+    # Printable text has neither. This check avoids the scan in nearly every call.
     if not text.isprintable() and _UNFIT_FOR_KEYS.search(text):
-        raise InvalidInputError(field, "holds a control character or a lone surrogate")
+        raise InvalidInputError(field, "contains a control character or a lone surrogate")
     return text
 
 
 def check_key(key: _K) -> _K:
-    """Return a session key as a plain ``str``, checked: 1 to 512 characters, no control characters,
-    no lone surrogates.
+    """Return a session key as a plain ``str``, after a check.
+
+    A key has 1 to 512 characters, and no control characters or lone surrogates.
 
     :raises InvalidInputError: naming ``key``.
     """
-    # Nearly every key comes from `keys` or `new_session_key()`: this line alone decides those.
+    # Fast path: keys from `keys` and `new_session_key()` need no other check.
     if type(key) is str and 0 < len(key) <= MAX_KEY_CHARS and key.isprintable():
         return key
     return cast("_K", require_clean_text(key, "key", MAX_KEY_CHARS))
 
 
 def check_identifier(value: object, field: str) -> str:
-    """Return an env, tenant or team as a plain ``str``, checked: ``[A-Za-z0-9._-]{1,128}``.
+    """Return an env, tenant or team as a plain ``str`` if it matches ``[A-Za-z0-9._-]{1,128}``.
 
     :raises InvalidInputError: naming ``field``.
     """
     text = require_text(value, field, MAX_IDENTIFIER_CHARS)
     if not _IDENTIFIER.fullmatch(text):
-        raise InvalidInputError(field, "may hold only A-Z a-z 0-9 . _ -")
+        raise InvalidInputError(field, "may contain only A-Z a-z 0-9 . _ -")
     return text
 
 
 def check_user(value: object) -> str:
-    """Return a user id as a plain ``str``, checked: 1 to 256 characters, all of them printable in
-    the sense of :meth:`str.isprintable`.
+    """Return a user id as a plain ``str``, after a check.
+
+    A user id has 1 to 256 characters, all of them printable in the sense of
+    :meth:`str.isprintable`.
 
     :raises InvalidInputError: naming ``user_id``.
     """
     text = require_text(value, "user_id", MAX_USER_CHARS)
     if not text.isprintable():
-        raise InvalidInputError("user_id", "holds a character that is not printable")
+        raise InvalidInputError("user_id", "contains a character that is not printable")
     return text
 
 
 def ttl_to_ms(ttl_secs: object, field: str = "ttl_secs") -> int:
-    """Return a life in whole milliseconds; 0 stays 0 (never expires).
+    """Return a lifetime in whole milliseconds. 0 stays 0, which never expires.
 
-    :param ttl_secs: seconds, int or float, or a :class:`datetime.timedelta`: at least 1 ms and at
+    :param ttl_secs: seconds, int or float, or a :class:`datetime.timedelta`. At least 1 ms and at
         most about a century, or 0.
     :param field: name of the argument.
     :raises InvalidInputError: naming ``field``.
     """
-    # Nearly every life is one of these two: what a read returns, and what a caller writes.
+    # Fast paths: a read returns a float, and most callers pass an int.
     if type(ttl_secs) is float and 0.001 <= ttl_secs <= MAX_TTL_SECS:
         return round(ttl_secs * 1000)
     if type(ttl_secs) is int and 0 <= ttl_secs <= MAX_TTL_SECS:
@@ -136,7 +139,7 @@ def ttl_to_ms(ttl_secs: object, field: str = "ttl_secs") -> int:
         ttl_secs = ttl_secs.total_seconds()
     if type(ttl_secs) is float and ttl_secs == 0:
         return 0
-    # What rounds to 0 would make a session that should be gone at once live for ever.
+    # A value that rounds to 0 is refused. The session should expire at once, and 0 means never.
     return _ms(ttl_secs, field, zero=" (0 is never)")
 
 
@@ -149,19 +152,19 @@ def duration_to_ms(duration: object, field: str) -> int:
     """
     if isinstance(duration, timedelta):
         duration = duration.total_seconds()
-    # The type first: what is like an array compares to no bool.
+    # The type first, because comparing an array does not return a bool.
     if type(duration) in (int, float) and duration == 0:
         raise InvalidInputError(field, "is zero")
     return _ms(duration, field, zero="")
 
 
 def wait_to_ms(wait: object, field: str) -> int:
-    """Return for how long to wait at most, in whole milliseconds, at most about a century.
+    """Return the longest time to wait, in whole milliseconds, at most about a century.
 
-    What is less than 1 ms is 0, not to wait at all: what is left until a deadline may be that, and
-    should not fail by chance.
+    Less than 1 ms becomes 0, which does not wait. The time left until a deadline may be that short,
+    and then must not raise an error.
 
-    :param wait: seconds, int or float, or a :class:`datetime.timedelta`; not negative.
+    :param wait: seconds, int or float, or a :class:`datetime.timedelta`. Not negative.
     :param field: name of the argument.
     :raises InvalidInputError: naming ``field``.
     """
@@ -183,7 +186,7 @@ def default_optional_secs(secs: float | None) -> OptionalSeconds:
 
 
 def timedeltas_to_secs(struct: msgspec.Struct, *fields: str) -> None:
-    """Replace each :class:`datetime.timedelta` in fields of a new struct by its seconds."""
+    """Replace each :class:`datetime.timedelta` in the given fields of a new struct by seconds."""
     for field in fields:
         value = getattr(struct, field)
         if isinstance(value, timedelta):
@@ -206,42 +209,45 @@ def _ms(secs: object, field: str, *, zero: str) -> int:
 
 
 def require_str(value: object, field: str) -> str:
-    """Return the value if it is text that a server and a file system take.
+    """Return the value if it is text without NUL and lone surrogates, and not empty.
 
-    :raises InvalidInputError: otherwise.
+    Servers and file systems accept such text.
+
+    :raises InvalidInputError: naming ``field``.
     """
     if not isinstance(value, str) or not value:
         raise InvalidInputError(field, "expected text that is not empty")
     if re.search("[\x00\ud800-\udfff]", value):
-        raise InvalidInputError(field, "holds NUL or a lone surrogate")
+        raise InvalidInputError(field, "contains NUL or a lone surrogate")
     return value
 
 
 def require_host(value: object, field: str) -> str:
-    """Return the value if it may be a host's name or address.
+    """Return the value if it may be the name or address of a host.
 
-    :raises InvalidInputError: otherwise.
+    :raises InvalidInputError: naming ``field``.
     """
     host = require_str(value, field)
     if re.search(r"[\s\x00-\x1f\x7f-\x9f]", host):
-        raise InvalidInputError(field, "holds white space or a control character")
+        raise InvalidInputError(field, "contains white space or a control character")
     return host
 
 
 def require_bool(value: object, field: str) -> None:
-    """Do nothing if the value is a bool.
+    """Check that the value is a bool.
 
-    :raises InvalidInputError: otherwise.
+    :raises InvalidInputError: naming ``field``.
     """
     if not isinstance(value, bool):
         raise InvalidInputError(field, "expected a bool")
 
 
 def require_int(value: object, field: str, least: int, most: int | None = None) -> None:
-    """Do nothing if the value is a whole number in a range.
+    """Check that the value is an integer in a range.
 
-    :param most: ``None`` has no upper end.
-    :raises InvalidInputError: otherwise.
+    :param least: the smallest valid value.
+    :param most: the largest valid value. ``None`` sets no limit.
+    :raises InvalidInputError: naming ``field``.
     """
     if type(value) is not int or value < least or (most is not None and value > most):
         bound = f"of at least {least}" if most is None else f"from {least} to {most}"
@@ -249,10 +255,10 @@ def require_int(value: object, field: str, least: int, most: int | None = None) 
 
 
 def require_secs(value: object, field: str, *, allow_zero: bool = False) -> None:
-    """Do nothing if the value is a time in seconds above 0, of a day at most.
+    """Check that the value is a duration in seconds, above 0 and at most a day.
 
-    :param allow_zero: whether 0 is a valid time.
-    :raises InvalidInputError: otherwise.
+    :param allow_zero: whether 0 is valid too.
+    :raises InvalidInputError: naming ``field``.
     """
     if (
         isinstance(value, bool)

@@ -1,4 +1,4 @@
-"""Clocks of the memory backend: the machine's, and one that tests set."""
+"""Clocks of the memory backend: the machine's clock, and a clock for tests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Clock", "ManualClock", "SystemClock"]
 
 
 class Clock(Protocol):
-    """Tells the wall-clock time. A server-side backend uses its server's clock instead."""
+    """Returns the wall-clock time. Server backends use the server's clock instead."""
 
     def now_ms(self) -> int:
         """Return milliseconds since 1970-01-01T00:00:00Z."""
@@ -32,9 +32,9 @@ class SystemClock:
 
 @final
 class ManualClock:
-    """A clock that moves only by hand, for tests.
+    """A clock for tests. Its time changes only by :meth:`advance` and :meth:`set_ms`.
 
-    :param start_ms: milliseconds since 1970-01-01T00:00:00Z to start at.
+    :param start_ms: the initial time, in milliseconds since 1970-01-01T00:00:00Z.
     """
 
     __slots__ = ("_now_ms",)
@@ -43,11 +43,11 @@ class ManualClock:
         self._now_ms = start_ms
 
     def now_ms(self) -> int:
-        """Return the time that was set."""
+        """Return the current time of this clock."""
         return self._now_ms
 
     def advance(self, secs: timedelta | float) -> None:
-        """Move forward.
+        """Move the time forward.
 
         :param secs: seconds or a :class:`datetime.timedelta`, in steps of 1 ms.
         :raises InvalidInputError: if negative.
@@ -55,9 +55,9 @@ class ManualClock:
         if isinstance(secs, timedelta):
             secs = secs.total_seconds()
         if secs < 0:
-            raise InvalidInputError("secs", "time moves forward; use set_ms for a clock jump")
+            raise InvalidInputError("secs", "is negative: use set_ms to set the clock back")
         self._now_ms += round(secs * 1000)
 
     def set_ms(self, now_ms: int) -> None:
-        """Jump to a time, in either direction, as a wall clock does when it is corrected."""
+        """Set the time to any value, as a correction of a wall clock does."""
         self._now_ms = now_ms

@@ -15,11 +15,13 @@ __all__ = ["Codec", "CodecFactory", "JsonCodec", "MessagePackCodec", "SessionBod
 
 
 _KEPT_BYTES: Final = 1 << 16
-"""What a codec's buffer may keep; one session of many megabytes is no reason to hold them."""
+"""Limit on the memory that a codec's buffer keeps. A single huge session must not occupy it."""
 
 
 class SessionBody(msgspec.Struct, Generic[C], frozen=True, kw_only=True, omit_defaults=True):
-    """What the stored bytes hold. Token, owner, life and time stand beside them in the record.
+    """The content of a record's stored bytes.
+
+    Token, owner, lifetime and time are separate fields of the record.
 
     :ivar cursor: as in :class:`Session`.
     :ivar meta: as in :class:`Session`.
@@ -38,11 +40,12 @@ class SessionBody(msgspec.Struct, Generic[C], frozen=True, kw_only=True, omit_de
 
 
 class Codec(Protocol[C]):
-    """Turns bodies into bytes and back.
+    """Converts session bodies to bytes and back.
 
     ``encode`` raises :class:`TypeError`, :class:`ValueError`, :class:`OverflowError` or
-    :class:`RecursionError` for a value it cannot write, ``decode`` raises
-    :class:`msgspec.DecodeError` for bytes it cannot read; the store names them.
+    :class:`RecursionError` for a value that it cannot write. ``decode`` raises
+    :class:`msgspec.DecodeError` for bytes that it cannot read. The store translates these into its
+    own errors.
     """
 
     def encode(self, body: SessionBody[C]) -> bytes:
@@ -55,14 +58,13 @@ class Codec(Protocol[C]):
 
 
 CodecFactory = Callable[[Any], Codec[Any]]
-"""Makes the codec of a context type; each codec class here is one. ``Any``: a checker cannot say
-that the codec's type follows from the type that is passed."""
+"""Makes the codec of a context type. Each codec class here is such a factory. ``Any``, because a
+checker cannot express that the argument determines the codec's type."""
 
 
 class _BufferedCodec(Generic[C]):
-    # What msgspec's `encode` returns has outgrown its size on the way, and the allocator keeps the
-    # rest: half a kilobyte for each session of one. A copy out of one buffer is exact, and is made
-    # sooner.
+    # msgspec's `encode` over-allocates, and the allocator keeps the rest: about 0.5 kB for a
+    # session of 1 kB. A copy from a reused buffer has the exact size, and is faster.
 
     __slots__ = ("_buffer", "_decode", "_encode", "_encode_into")
 
@@ -78,8 +80,8 @@ class _BufferedCodec(Generic[C]):
 
     def encode(self, body: SessionBody[C]) -> bytes:
         """Return the body's bytes."""
-        # What is encoded may run Python code, a time zone's: it may call this again, or let another
-        # thread in. The buffer is one call's; nothing comes between the two halves of this line.
+        # Encoding may run Python code, for example of a time zone. That code may call this method
+        # or let another thread run. So a call takes the buffer, in one line that is atomic.
         buffer, self._buffer = self._buffer, None
         if buffer is None:
             return self._encode(body)
@@ -98,10 +100,10 @@ class _BufferedCodec(Generic[C]):
 
 @final
 class JsonCodec(_BufferedCodec[C]):
-    """JSON by msgspec, readable in ``redis-cli``. The default.
+    """Encodes bodies as JSON, by msgspec. The default. The result is readable in ``redis-cli``.
 
-    JSON has text keys only and no NaN or infinity. A store with ``verify``, the default, refuses
-    what would come back as another value.
+    JSON has only text keys, and neither NaN nor infinity. A store with ``verify``, the default,
+    refuses a value that would be read as a different one.
 
     :param context_type: type of :attr:`Session.context`.
     """
@@ -115,7 +117,9 @@ class JsonCodec(_BufferedCodec[C]):
 
 @final
 class MessagePackCodec(_BufferedCodec[C]):
-    """MessagePack by msgspec: smaller and faster, and bytes need no base64.
+    """Encodes bodies as MessagePack, by msgspec.
+
+    MessagePack is smaller and faster than JSON, and bytes need no base64.
 
     :param context_type: type of :attr:`Session.context`.
     """
@@ -128,15 +132,17 @@ class MessagePackCodec(_BufferedCodec[C]):
 
 
 def _body_type(context_type: type[C]) -> type[SessionBody[C]]:
-    # Subscripted at run time: the checker cannot see a type made from a value.
+    # Type checkers do not support a type that is made from a value, so this casts.
     return cast("type[SessionBody[C]]", cast("Any", SessionBody)[context_type])
 
 
 def context_classes(context_type: object) -> tuple[type, ...] | None:
     """Return the classes that a context of ``context_type`` is an instance of.
 
-    A store refuses anything else before it writes: such a context would encode, and be
-    unreadable for every later caller. ``None`` where no class can tell.
+    A store refuses a context of another class before it writes. Otherwise the context would be
+    encoded, and no later caller could read it.
+
+    :returns: ``None`` if the classes cannot be determined.
     """
     if isinstance(context_type, typing.NewType):
         return context_classes(context_type.__supertype__)

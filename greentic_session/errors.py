@@ -1,9 +1,9 @@
-"""The errors that callers can meet, as one tree.
+"""The errors that callers can get, as one tree.
 
 .. code-block:: text
 
     SessionError                      .code names the family, for protocols and metrics
-    ├── InvalidInputError             ValueError    refused before any I/O; nothing changed
+    ├── InvalidInputError             ValueError    refused before any I/O, nothing changed
     │   └── PayloadTooLargeError
     ├── SessionNotFoundError          LookupError
     ├── SessionExistsError
@@ -24,10 +24,10 @@
     ├── StoreUnavailableError         not written, as far as the store could find out
     │   └── StoreFullError
     ├── OutcomeUnknownError           written or not: the store could not find out
-    └── DurabilityError               written, but on fewer replicas than asked
+    └── DurabilityError               written, but on fewer replicas than required
 
 Expected outcomes are values (``None``, ``False``). Every other outcome is one of these errors. No
-message and no ``repr`` holds a payload, a secret, or an identifier of another tenant.
+message and no ``repr`` contains a payload, a secret, or an identifier of another tenant.
 """
 
 from __future__ import annotations
@@ -105,16 +105,16 @@ class SessionError(Exception):
     def __reduce__(
         self,
     ) -> tuple[Callable[..., SessionError], tuple[object, ...]]:
-        # The constructors take fields, not the message, so the default pickling (which calls
-        # the constructor with ``args``) would fail on the way back from another process.
+        # Default unpickling calls the constructor with ``args``. That would fail, because the
+        # constructors take fields, not the message.
         return _rebuild, (type(self), self.args, self.__dict__)
 
 
 class InvalidInputError(SessionError, ValueError):
-    """An argument broke a rule. Raised before any I/O: nothing was changed.
+    """An argument is invalid. The error is raised before any I/O, so nothing was changed.
 
-    :ivar field: the argument or struct field at fault, e.g. ``"ttl_secs"``.
-    :ivar reason: what is wrong with it, without repeating the value.
+    :ivar field: the invalid argument or struct field, e.g. ``"ttl_secs"``.
+    :ivar reason: what is wrong with it, without the value.
     """
 
     code: ErrorCode = "invalid_input"
@@ -126,11 +126,12 @@ class InvalidInputError(SessionError, ValueError):
 
 
 class PayloadTooLargeError(InvalidInputError):
-    """The encoded session is over the store's limit, or a message over its inbox's. Nothing was
-    changed.
+    """A session or message exceeds its size limit. Nothing was changed.
 
-    :ivar size: size in bytes, of a session as encoded.
-    :ivar limit: the store's or the inbox's limit in bytes.
+    The limit of an encoded session belongs to the store, that of a message to its inbox.
+
+    :ivar size: size in bytes. For a session, the encoded size.
+    :ivar limit: the limit of the store or the inbox in bytes.
     :ivar field: ``session``, or ``payload`` for a message.
     """
 
@@ -142,9 +143,9 @@ class PayloadTooLargeError(InvalidInputError):
 
 
 class SessionNotFoundError(SessionError, LookupError):
-    """The session is absent or expired, where the verb needs one.
+    """The verb needs a live session, and the session is absent or expired.
 
-    :ivar key: the key that was asked for.
+    :ivar key: the requested key.
     """
 
     code: ErrorCode = "not_found"
@@ -157,7 +158,7 @@ class SessionNotFoundError(SessionError, LookupError):
 class SessionExistsError(SessionError):
     """``create`` found a live session. Nothing was changed.
 
-    :ivar key: the key that is taken.
+    :ivar key: the key of that session.
     """
 
     code: ErrorCode = "conflict"
@@ -171,8 +172,8 @@ class CasConflictError(SessionError):
     """The stored token is not the expected one. Nothing was changed.
 
     :ivar key: the session's key.
-    :ivar expected: the token the caller presented.
-    :ivar current: the stored token; ``Cas.none()`` when the session is absent or expired.
+    :ivar expected: the token that the caller passed.
+    :ivar current: the stored token, or ``Cas.none()`` if the session is absent or expired.
     """
 
     code: ErrorCode = "conflict"
@@ -185,9 +186,9 @@ class CasConflictError(SessionError):
 
 
 class TenantMismatchError(SessionError):
-    """The fence refused: the session belongs to another team or user. Nothing was changed.
+    """The access check failed: the session has another team or user. Nothing was changed.
 
-    Says nothing about the other owner.
+    The error does not reveal the other owner.
 
     :ivar key: the session's key.
     """
@@ -196,37 +197,37 @@ class TenantMismatchError(SessionError):
 
     def __init__(self, key: str) -> None:
         self.key = key
-        super().__init__(f"key {key!r} is not open to this caller's tenant, team and user")
+        super().__init__(f"key {key!r} is not accessible to this caller's tenant, team and user")
 
 
 class AmbiguousKeyError(SessionError):
-    """A call without ``ctx`` met the same key in several tenants. Nothing was changed.
+    """Several tenants have the key, and the call has no ``ctx``. Nothing was changed.
 
-    :ivar key: the key; pass ``ctx`` to say whose session is meant.
+    :ivar key: the key. Pass ``ctx`` to select the tenant.
     """
 
     code: ErrorCode = "conflict"
 
     def __init__(self, key: str) -> None:
         self.key = key
-        super().__init__(f"several tenants hold key {key!r}: pass ctx")
+        super().__init__(f"several tenants have key {key!r}: pass ctx")
 
 
 class AmbiguousWaitError(SessionError):
-    """A call that can answer with one wait met several.
+    """Several waits are live, and the call can return only one.
 
-    :ivar count: how many waits are live.
+    :ivar count: the number of live waits.
     """
 
     code: ErrorCode = "conflict"
 
     def __init__(self, count: int) -> None:
         self.count = count
-        super().__init__(f"{count} waits are live: name one by its reply scope")
+        super().__init__(f"{count} waits are live: select one by its reply scope")
 
 
 class WaitNotFoundError(SessionError, LookupError):
-    """No live wait stands under the reply scope."""
+    """No live wait is registered under the reply scope."""
 
     code: ErrorCode = "not_found"
 
@@ -235,9 +236,9 @@ class WaitNotFoundError(SessionError, LookupError):
 
 
 class WaitClaimedError(SessionError):
-    """Another worker holds the wait.
+    """Another worker has claimed the wait.
 
-    :ivar until: when its lease ends unless renewed (aware UTC), by the store's clock.
+    :ivar until: end of its lease unless renewed (aware UTC), by the store's clock.
     """
 
     code: ErrorCode = "conflict"
@@ -250,7 +251,7 @@ class WaitClaimedError(SessionError):
 class DuplicateEventError(SessionError):
     """The event was completed before. Nothing was changed.
 
-    :ivar event_id: the event's id as the caller gave it.
+    :ivar event_id: the event's id, as passed by the caller.
     """
 
     code: ErrorCode = "conflict"
@@ -261,37 +262,41 @@ class DuplicateEventError(SessionError):
 
 
 class LeaseLostError(SessionError):
-    """The lease ran out, or a holder with a higher fence took over. Nothing was changed."""
+    """The lease expired, was released, or was taken over. Nothing was changed.
+
+    A lease is taken over by a grant with a higher fencing token.
+    """
 
     code: ErrorCode = "conflict"
 
-    def __init__(self, reason: str = "the lease is held no longer") -> None:
+    def __init__(self, reason: str = "the lease is no longer held") -> None:
         self.reason = reason
         super().__init__(reason)
 
 
 class InboxFullError(SessionError):
-    """As many messages wait as may, of one session or for one reply scope.
+    """A mailbox, or the early events of a reply scope, reached the limit of messages.
 
-    Nothing was changed, but that :meth:`SessionInbox.deliver` keeps an event whose session has a
-    full mailbox. The same message may be brought again.
+    Nothing was changed, with one exception. :meth:`SessionInbox.deliver` stores an event as early
+    if the mailbox of the waiting session is full. The same message may be admitted or delivered
+    again.
 
-    :ivar limit: how many that is.
+    :ivar limit: the limit that was reached.
     """
 
     code: ErrorCode = "rate_limited"
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        super().__init__(f"{limit} messages wait, which is as many as may")
+        super().__init__(f"inbox full: limit of {limit} pending messages reached")
 
 
 class LockHeldError(SessionError):
-    """The lock is another's, and the caller does not wait (any longer). Nothing was changed.
+    """The lock has another holder, and the time to wait for it is over. Nothing was changed.
 
-    :ivar key: what is locked.
-    :ivar until: when the holder's lease ends unless renewed (aware UTC), by the store's clock; past
-        if nobody holds it and others wait for it.
+    :ivar key: the locked key.
+    :ivar until: end of the holder's lease unless renewed (aware UTC), by the store's clock. It is
+        in the past if the lock has waiters but no holder.
     """
 
     code: ErrorCode = "conflict"
@@ -303,10 +308,10 @@ class LockHeldError(SessionError):
 
 
 class MemberExistsError(SessionError):
-    """A live member of the group has the name that a worker wants to join under. Nothing changed.
+    """The group has a live member with the same name. Nothing was changed.
 
     :ivar worker: the name.
-    :ivar until: when that member's lease ends unless renewed (aware UTC), by the store's clock.
+    :ivar until: end of that member's lease unless renewed (aware UTC), by the store's clock.
     """
 
     code: ErrorCode = "conflict"
@@ -314,26 +319,26 @@ class MemberExistsError(SessionError):
     def __init__(self, worker: str, until: datetime) -> None:
         self.worker = worker
         self.until = until
-        super().__init__(f"a member {worker!r} lives until {until.isoformat()}")
+        super().__init__(f"member {worker!r} exists: its lease lasts until {until.isoformat()}")
 
 
 class DispatcherFullError(SessionError):
-    """A dispatcher has no room for the message, and its submitter may not wait. Nothing changed.
+    """The dispatcher has no room, and the submitter does not wait. Nothing was changed.
 
-    :ivar limit: which limit is reached: ``key``, of the messages that wait under this key, or
-        ``total``, of all that wait.
+    :ivar limit: the limit that was reached. ``key`` is the limit of the messages of this key, and
+        ``total`` that of all messages.
     """
 
     code: ErrorCode = "rate_limited"
 
     def __init__(self, limit: Literal["key", "total"]) -> None:
         self.limit = limit
-        whose = "of this key" if limit == "key" else "in all"
-        super().__init__(f"as many messages {whose} wait as may")
+        name = "per-key" if limit == "key" else "total"
+        super().__init__(f"dispatcher full: {name} limit reached")
 
 
 class DispatcherClosedError(SessionError):
-    """The dispatcher is closed, or closing. The message was not submitted."""
+    """The dispatcher is closed or closing. The message was not submitted."""
 
     code: ErrorCode = "unavailable"
 
@@ -342,7 +347,7 @@ class DispatcherClosedError(SessionError):
 
 
 class DecodeError(SessionError):
-    """What is stored cannot be read as the store's session type.
+    """Stored data cannot be decoded as the store's session type.
 
     :ivar key: the session's key.
     :ivar reason: where decoding failed, without stored values.
@@ -355,11 +360,11 @@ class DecodeError(SessionError):
 
 
 class StoreUnavailableError(SessionError):
-    """The store could not serve the call. A write that ends so did not happen.
+    """The store could not serve the call. If the call writes, nothing was written.
 
-    :ivar reason: why, in the library's words.
-    :ivar code: ``unavailable``; ``timeout`` when the deadline ended the call;
-        ``unauthenticated`` or ``permission_denied`` when the server refused the account.
+    :ivar reason: the cause, in the library's words.
+    :ivar code: ``unavailable`` in general. ``timeout`` if the deadline ended the call.
+        ``unauthenticated`` or ``permission_denied`` if the server refused the account.
     """
 
     code: ErrorCode = "unavailable"
@@ -370,7 +375,7 @@ class StoreUnavailableError(SessionError):
 
 
 class StoreFullError(StoreUnavailableError):
-    """The server is out of memory and evicts nothing. The write did not happen."""
+    """The server is out of memory and does not evict. Nothing was written."""
 
     def __init__(self, reason: str = "the server is at its memory limit") -> None:
         super().__init__(reason)
@@ -379,9 +384,9 @@ class StoreFullError(StoreUnavailableError):
 class OutcomeUnknownError(SessionError):
     """The write may or may not have happened, and the store could not find out.
 
-    Read the session again before deciding anything.
+    Read the session again before any decision that depends on the write.
 
-    :ivar reason: what stood in the way.
+    :ivar reason: the cause, in the library's words.
     """
 
     code: ErrorCode = "timeout"
@@ -392,14 +397,14 @@ class OutcomeUnknownError(SessionError):
 
 
 class DurabilityError(SessionError):
-    """The write happened, but fewer replicas confirmed it than were asked for.
+    """The write happened, but fewer replicas confirmed it than required.
 
-    A call whose request was fulfilled by an earlier call, such as a repeated ``admit``, raises it
-    while that write is not confirmed.
+    An earlier call may already have fulfilled a request, such as a repeated ``admit``. The later
+    call raises this error while that write is not confirmed.
 
     :ivar applied: always true: the primary has the write.
-    :ivar confirmed: replicas that confirmed in time.
-    :ivar wanted: replicas that were asked for.
+    :ivar confirmed: number of replicas that confirmed in time.
+    :ivar wanted: number of replicas that had to confirm.
     """
 
     code: ErrorCode = "unavailable"

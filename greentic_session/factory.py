@@ -1,4 +1,7 @@
-"""The function that makes a store from a URL. The caller imports and sees no driver."""
+"""Functions that make a store from a URL, a configuration or the environment.
+
+The caller does not import a driver.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +48,7 @@ def create_session_store(
 def create_session_store(
     url_or_config: str | SessionBackendConfig,
     *,
-    context_type: Any,  # Any: a union such as `A | B` is no `type[…]` to a checker
+    context_type: Any,  # Any: for checkers, a union `A | B` is not a `type[…]`
     codec: CodecFactory = ...,
     clock: Clock | None = ...,
 ) -> AsyncSessionStore[Any]: ...
@@ -56,17 +59,18 @@ def create_session_store(
     codec: CodecFactory = JsonCodec,
     clock: Clock | None = None,
 ) -> AsyncSessionStore[Any]:
-    """Make the store that a URL or a configuration names.
+    """Make the store of a URL or a configuration.
 
-    Hold it with ``async with``. Nothing is connected before the first call.
+    Use the store with ``async with``. Nothing is connected before the first call.
 
     :param url_or_config: a URL as :func:`greentic_session.config.urls.parse_url` reads it, or a
         configuration.
     :param context_type: type of :attr:`Session.context`.
-    :param codec: makes the codec of that type.
-    :param clock: the memory backend's clock; a server keeps its own.
-    :raises InvalidInputError: an unknown scheme or option (listing the known ones), a value out of
-        range, a context type that the codec cannot handle, or a clock where none is used.
+    :param codec: factory of the codec of that type.
+    :param clock: the memory backend's clock. A server uses its own clock.
+    :raises InvalidInputError: an unknown scheme or option (the message lists the known ones), a
+        value out of range, or a context type that the codec cannot handle. Also a clock for another
+        backend than memory.
     """
     config = config_from_url(url_or_config) if isinstance(url_or_config, str) else url_or_config
     if isinstance(config, MemoryConfig):
@@ -82,7 +86,7 @@ def create_session_store(
     if isinstance(cast("object", config), EmbeddedConfig):
         if clock is not None:
             raise InvalidInputError("clock", "a server's clock cannot be replaced")
-        if sys.platform == "win32":  # has neither the locks nor the server
+        if sys.platform == "win32":  # it has neither file locks nor the server's program
             raise InvalidInputError("url_or_config", "no embedded server on this platform")
         from .embedded import embedded_session_store  # noqa: PLC0415 - backends load on first use
 
@@ -119,30 +123,32 @@ def from_env(
     environ: Mapping[str, str] = os.environ,
     allow_memory: bool = True,
 ) -> AsyncSessionStore[Any]:
-    """Make the store that the environment names: ``GREENTIC_SESSION_URL``, else ``REDIS_URL``,
-    else memory. An empty variable counts as absent.
+    """Make the store of the URL in ``GREENTIC_SESSION_URL`` or ``REDIS_URL``.
 
-    Logs at level ``INFO`` which variable it took, and the scheme and the place of its URL. Account
-    and options, which may hold secrets, are left out.
+    The first of these variables has precedence. If both are absent, the store is in memory. An
+    empty variable counts as absent.
+
+    Logs the name of the variable, and the scheme and location of its URL, at level ``INFO``. The
+    account and the options are left out, because they may contain secrets.
 
     :param context_type: as in :func:`create_session_store`.
     :param codec: as in :func:`create_session_store`.
-    :param environ: where to read the variables.
-    :param allow_memory: ``False`` refuses the memory backend, whether a variable names it or none
-        is set: a service that should have a server does not start without one.
-    :raises InvalidInputError: as :func:`create_session_store`; naming the variable, if memory is
-        refused.
+    :param environ: mapping to read the variables from.
+    :param allow_memory: whether the memory backend is allowed, by a variable or because none is
+        set. With ``False``, a service that needs a server does not start without one.
+    :raises InvalidInputError: as :func:`create_session_store`. If memory is not allowed, the error
+        names the variable.
     """
     variable = next((name for name in _VARIABLES if environ.get(name)), None)
     url = "memory://" if variable is None else environ[variable]
     config = config_from_url(url)
     if not allow_memory and isinstance(config, MemoryConfig):
         if variable is None:
-            raise InvalidInputError(_VARIABLES[0], "is not set, and the memory backend is refused")
-        raise InvalidInputError(variable, "names the memory backend, which is refused")
+            raise InvalidInputError(_VARIABLES[0], "is not set: the memory backend is not allowed")
+        raise InvalidInputError(variable, "names the memory backend: expected a server")
     store = create_session_store(config, context_type=context_type, codec=codec)
     if variable is None:
         _LOGGER.info("session store: memory:// (no variable is set)")
     else:
-        _LOGGER.info("session store of %s: %s", variable, public_part(url))
+        _LOGGER.info("session store from %s: %s", variable, public_part(url))
     return store

@@ -1,7 +1,7 @@
 """The structs of a session and of the results of reads.
 
-All structs are frozen and keyword-only. Constructing one checks nothing, so that reading stays
-fast. The store checks every field before it writes.
+All structs are frozen and keyword-only. Their constructors do not check fields, because reads have
+to be fast. The store checks every field before it writes.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from msgspec.structs import force_setattr
 from ._validation import Seconds, default_secs, require_clean_text, require_int
 from .errors import InvalidInputError
 
-# A type parameter with a default (PEP 696): a checker sees it, the run time does not need it.
+# A type parameter with a default (PEP 696). Only type checkers use the default.
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from typing_extensions import TypeVar
 
-    C = TypeVar("C", default=dict[str, Any])  # Any: a plain dict of JSON values, the app's own
+    C = TypeVar("C", default=dict[str, Any])  # Any: the application's JSON values
 elif sys.version_info >= (3, 13):
     from typing import TypeVar
 
@@ -57,16 +57,16 @@ SessionId = NewType("SessionId", UUID)
 """Random identity of one incarnation of a session."""
 
 DEFAULT_MAX_OUTBOX: Final = 128
-"""How many entries :meth:`Session.with_outbox` keeps. About 15 kB as JSON."""
+"""Limit on the entries that :meth:`Session.with_outbox` keeps. About 15 kB as JSON."""
 _NO_ID: Final = SessionId(UUID(int=0))
 MAX_CAS_VALUE: Final = 10**14 - 1
-"""Lua's ``%.14g`` writes no larger integer exactly (Lua 5.1 manual, ``LUA_NUMBER_FMT``)."""
-# RFC 9110, 8.8.3: a token as an entity tag stands in quotes, a weak one behind W/.
+"""The largest integer that Lua's ``%.14g`` writes exactly (Lua 5.1, ``LUA_NUMBER_FMT``)."""
+# RFC 9110, 8.8.3: an entity tag is in quotes, and W/ marks a weak one.
 _CAS: Final = re.compile(r'(?:(?:W/)?("))?(?:0|([1-9][0-9]{0,13})-([0-9a-f]{32}))(?(1)")')
 
 
 def new_session_key() -> SessionKey:
-    """Return a fresh random key, for sessions that nothing outside identifies."""
+    """Return a new random key, for a session that no external id identifies."""
     return SessionKey(str(uuid4()))
 
 
@@ -75,13 +75,13 @@ def _utc_now() -> datetime:
 
 
 class TenantCtx(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Who is calling.
+    """The caller of a verb: env and tenant, optionally team and user.
 
     :ivar tenant_id: ``[A-Za-z0-9._-]{1,128}``.
     :ivar env: deployment environment, same alphabet.
-    :ivar team_id: same alphabet; ``None`` is the tenant without a team.
-    :ivar user_id: printable text, 1 to 256 characters; ``None`` when no user is known.
-    :ivar attributes: the application's own notes about the call; the store ignores them.
+    :ivar team_id: same alphabet. ``None`` is the tenant without a team.
+    :ivar user_id: printable text, 1 to 256 characters. ``None`` if no user is known.
+    :ivar attributes: the application's own notes about the call. The store ignores them.
     """
 
     tenant_id: str
@@ -92,12 +92,12 @@ class TenantCtx(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class SessionMeta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Who owns a session. Of a live session only ``labels`` may change.
+    """The owner of a session. While the session is live, only ``labels`` may change.
 
     :ivar tenant_id: ``[A-Za-z0-9._-]{1,128}``.
     :ivar env: deployment environment, same alphabet.
-    :ivar team_id: same alphabet; ``None`` is the tenant without a team.
-    :ivar user_id: printable text, 1 to 256 characters; ``None`` is open to the whole team.
+    :ivar team_id: same alphabet. ``None`` is the tenant without a team.
+    :ivar user_id: printable text, 1 to 256 characters. With ``None``, the whole team has access.
     :ivar labels: JSON values for operators.
     """
 
@@ -109,10 +109,10 @@ class SessionMeta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
     @classmethod
     def of(cls, ctx: TenantCtx, labels: dict[str, Any] | None = None) -> Self:
-        """Return the ownership that fits a caller.
+        """Return the owner that corresponds to a caller.
 
-        :param ctx: the caller; env, tenant, team and user are taken over.
-        :param labels: JSON values.
+        :param ctx: the caller. Its env, tenant, team and user are copied.
+        :param labels: JSON values for operators.
         """
         return cls(
             tenant_id=ctx.tenant_id,
@@ -124,13 +124,13 @@ class SessionMeta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
 
 class SessionCursor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Where to resume.
+    """The position at which a flow resumes.
 
     :ivar flow_id: the flow.
-    :ivar node_id: the node inside it.
-    :ivar pack_id: the pack that holds the flow, if flows come in packs.
+    :ivar node_id: the node inside the flow.
+    :ivar pack_id: the pack that contains the flow, if flows come in packs.
     :ivar wait_reason: why the flow is paused, for people.
-    :ivar outbox_seq: number of the current step; grows with each :meth:`Session.advance`.
+    :ivar outbox_seq: number of the current step. Each :meth:`Session.advance` increments it.
     """
 
     flow_id: str
@@ -141,14 +141,14 @@ class SessionCursor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 
 
 class OutboxEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """An effect recorded with the state, so that it is handed off once.
+    """An effect recorded with the state, to hand it off once.
 
-    ``(seq, payload_sha256)`` is unique within one incarnation of a session. A receiver that wants
-    an idempotency key for all time takes :attr:`Session.id` along.
+    ``(seq, payload_sha256)`` is unique within one incarnation of a session. A receiver that needs
+    an idempotency key across incarnations adds :attr:`Session.id`.
 
-    :ivar seq: the step that caused it.
+    :ivar seq: the step that caused the effect.
     :ivar payload_sha256: SHA-256 of the payload, 32 bytes. The payload itself is not stored.
-    :ivar created_at: aware UTC.
+    :ivar created_at: time of creation, aware UTC.
     """
 
     seq: int
@@ -157,17 +157,17 @@ class OutboxEntry(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def for_payload(cls, seq: int, payload: bytes) -> Self:
-        """Return the entry of a payload, created now.
+        """Return the entry of a payload, with the current time.
 
-        :param seq: the step.
-        :param payload: the bytes that go out, in the form that is the same on every attempt.
+        :param seq: the step that causes the effect.
+        :param payload: the bytes to send. They must be the same on every attempt.
         """
         digest = hashlib.sha256(payload).digest()
         return cls(seq=seq, payload_sha256=digest, created_at=_utc_now())
 
 
 def distinct_entries(outbox: Iterable[OutboxEntry]) -> tuple[OutboxEntry, ...]:
-    """Return the entries in order, the first of each ``(seq, payload_sha256)`` only."""
+    """Return the first entry of each ``(seq, payload_sha256)``, in order."""
     seen: dict[tuple[int, bytes], OutboxEntry] = {}
     for entry in outbox:
         seen.setdefault((entry.seq, entry.payload_sha256), entry)
@@ -175,9 +175,9 @@ def distinct_entries(outbox: Iterable[OutboxEntry]) -> tuple[OutboxEntry, ...]:
 
 
 class Hidden:
-    """Stands for a value in a ``repr`` that must not show it.
+    """Replaces a value in a ``repr`` that must not show the value.
 
-    :param value: shown by the name of its type only.
+    :param value: the value. Only the name of its type is shown.
     """
 
     __slots__ = ("_type_name",)
@@ -193,15 +193,15 @@ class Session(msgspec.Struct, Generic[C], frozen=True, kw_only=True):
     """The durable state of one conversation or flow.
 
     :ivar key: routing key, unique per (env, tenant).
-    :ivar cursor: where to resume.
-    :ivar meta: who owns it.
+    :ivar cursor: the position at which the flow resumes.
+    :ivar meta: the owner.
     :ivar context: the application's own state, of the store's ``context_type``.
-    :ivar outbox: effects recorded with the state, oldest first. Bounded by :meth:`with_outbox`.
+    :ivar outbox: effects recorded with the state, oldest first. :meth:`with_outbox` bounds it.
     :ivar ttl_secs: lifetime in seconds from the last write or touch, to 1 ms. 0 never expires. A
         ``timedelta`` is accepted. A session that was read has seconds.
-    :ivar id: identity of this incarnation, stamped by the store when the record comes into
-        being; all zero before.
-    :ivar updated_at: aware UTC, stamped by the store at each write and touch, to 1 ms.
+    :ivar id: identity of this incarnation. The store sets it when it creates the record. All zero
+        before that.
+    :ivar updated_at: time of the last write or touch, to 1 ms, aware UTC. The store sets it.
     """
 
     key: SessionKey
@@ -222,16 +222,17 @@ class Session(msgspec.Struct, Generic[C], frozen=True, kw_only=True):
         ]
 
     def __repr__(self) -> str:
-        """Return the fields without the application's state, which may be anybody's secret."""
+        """Return the fields without the application's state, because it may be secret."""
         fields = ", ".join(f"{name}={value!r}" for name, value in self.__rich_repr__())
         return f"{type(self).__name__}({fields})"
 
     @property
     def expires_at(self) -> datetime | None:
-        """The instant from which the session is absent (``now >= expires_at``); ``None`` is never.
+        """The time from which the session is absent, or ``None`` if it never expires.
 
-        Exact on a session that was read from a store, unless a claim on its wait is held: then its
-        life counts from the end of the claim's lease.
+        The session is absent at ``now >= expires_at``. The value is exact on a session that was
+        read from a store, with one exception. While a claim on its wait is held, the lifetime
+        starts at the end of the claim's lease.
         """
         ttl = cast("object", self.ttl_secs)
         secs = ttl.total_seconds() if isinstance(ttl, timedelta) else self.ttl_secs
@@ -240,7 +241,7 @@ class Session(msgspec.Struct, Generic[C], frozen=True, kw_only=True):
         return self.updated_at + timedelta(milliseconds=round(secs * 1000))
 
     def dedupe_outbox(self) -> Self:
-        """Return the session with the first of each ``(seq, payload_sha256)`` in its outbox."""
+        """Return the session with only the first outbox entry of each ``(seq, payload_sha256)``."""
         outbox = distinct_entries(self.outbox)
         if len(outbox) == len(self.outbox):
             return self
@@ -249,16 +250,19 @@ class Session(msgspec.Struct, Generic[C], frozen=True, kw_only=True):
     def with_outbox(
         self, payload: bytes, *, max_outbox: int = DEFAULT_MAX_OUTBOX
     ) -> tuple[Self, bool]:
-        """Record an effect of the current step (``cursor.outbox_seq``), so before :meth:`advance`.
+        """Record an effect of the current step, ``cursor.outbox_seq``.
 
-        Keeps the newest ``max_outbox`` entries, the new one included, and drops the oldest ones. An
-        effect whose entry was dropped is not deduplicated: recorded again, it counts as new.
+        Call this before :meth:`advance`, which starts the next step.
 
-        :param payload: the bytes that go out.
-        :param max_outbox: how many entries to keep, at least 1. A store writes the entries that it
-            is given and drops none but repeated ones.
-        :returns: the session with the entry, and whether the entry is new. When it is not, the
-            effect was recorded by an earlier attempt at this step.
+        The newest ``max_outbox`` entries are kept, including the new one. The oldest ones are
+        dropped. An effect whose entry was dropped is not deduplicated. If it is recorded again, it
+        counts as new.
+
+        :param payload: the bytes to send. They must be the same on every attempt.
+        :param max_outbox: limit on the entries to keep, at least 1. A store has no such limit. It
+            writes all entries except repeated ones.
+        :returns: the session with the entry, and whether the entry is new. If not, an earlier
+            attempt at this step recorded the effect.
         :raises InvalidInputError: naming ``max_outbox``.
         """
         require_int(max_outbox, "max_outbox", 1)
@@ -272,9 +276,11 @@ class Session(msgspec.Struct, Generic[C], frozen=True, kw_only=True):
     def without_outbox(self, through_seq: int) -> Self:
         """Return the session without the entries that the receiver has confirmed.
 
-        An effect whose entry was dropped is not deduplicated: recorded again, it counts as new.
+        An effect whose entry was dropped is not deduplicated. If it is recorded again, it counts as
+        new.
 
-        :param through_seq: the last step to drop. Entries of this and of earlier steps go.
+        :param through_seq: the last step to drop. The entries of this step and of earlier ones are
+            dropped.
         :raises InvalidInputError: naming ``through_seq``.
         """
         if type(cast("object", through_seq)) is not int:
@@ -285,10 +291,12 @@ class Session(msgspec.Struct, Generic[C], frozen=True, kw_only=True):
         return msgspec.structs.replace(self, outbox=outbox)
 
     def advance(self, node_id: str, wait_reason: str | None = None) -> Self:
-        """Return the session at the next node: a new step, so ``cursor.outbox_seq`` grows by one.
+        """Return the session at the next node.
 
-        :param node_id: where the flow resumes.
-        :param wait_reason: why it is paused there.
+        This starts a new step, so ``cursor.outbox_seq`` grows by one.
+
+        :param node_id: the node at which the flow resumes.
+        :param wait_reason: why the flow is paused there, for people.
         """
         cursor = msgspec.structs.replace(
             self.cursor,
@@ -302,9 +310,9 @@ class Session(msgspec.Struct, Generic[C], frozen=True, kw_only=True):
 class Cas(msgspec.Struct, frozen=True, kw_only=True):
     """Compare-and-set token of one version of one incarnation. Compare for equality only.
 
-    :ivar value: 1 after create, one more after each successful write, at most 10^14 - 1; 0 is
-        absent, and that of :meth:`none` only.
-    :ivar incarnation: 32 hex digits, random per record that comes into being; empty when absent.
+    :ivar value: 1 after create, and one more after each successful write, at most 10^14 - 1. 0
+        means absent, and only :meth:`none` has it.
+    :ivar incarnation: 32 hex digits, random for each new record. Empty if absent.
     """
 
     value: int
@@ -319,11 +327,12 @@ class Cas(msgspec.Struct, frozen=True, kw_only=True):
     def parse(cls, text: str) -> Cas:
         """Return the token that :func:`str` wrote.
 
-        :param text: ``str(cas)``, or that as an entity tag of an ``If-Match`` header: in double
-            quotes, and perhaps marked as weak (``W/"…"``, which caches make of a strong one).
-        :raises InvalidInputError: if ``text`` is nothing else.
+        :param text: ``str(cas)``, or the same text as an entity tag of an ``If-Match`` header. An
+            entity tag is in double quotes. It may be marked as weak (``W/"…"``), because caches
+            weaken tags.
+        :raises InvalidInputError: if ``text`` is neither.
         """
-        # msgspec structs trust their types; a header value may be anything.
+        # A header value comes from outside, so its type is checked too.
         match = _CAS.fullmatch(text) if isinstance(cast("object", text), str) else None
         if match is None:
             raise InvalidInputError("cas", "is not a token")
@@ -331,7 +340,7 @@ class Cas(msgspec.Struct, frozen=True, kw_only=True):
         return _NO_CAS if value is None else cls(value=int(value), incarnation=incarnation)
 
     def __str__(self) -> str:
-        """Return digits, a hyphen and hex digits (``0`` when absent): fit for an HTTP ETag."""
+        """Return digits, a hyphen and hex digits, or ``0`` if absent. This fits an HTTP ETag."""
         return f"{self.value}-{self.incarnation}" if self.value else "0"
 
 
@@ -339,9 +348,10 @@ _NO_CAS: Final = Cas(value=0, incarnation="")
 
 
 class Versioned(NamedTuple, Generic[C]):
-    """What a read returns; unpacks as a pair.
+    """The result of a read. Unpacks as a pair.
 
-    :ivar session: the session; yours, no copy of it is kept.
+    :ivar session: the session. It belongs to the caller, because the store keeps no reference to
+        it.
     :ivar cas: its token, for ``update_cas``.
     """
 
@@ -350,10 +360,10 @@ class Versioned(NamedTuple, Generic[C]):
 
 
 class ReplyScope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Where a reply is anchored.
+    """The anchor of a reply in a conversation.
 
     :ivar conversation: chat, channel or mailbox.
-    :ivar thread: thread inside it; ``""`` means absent and becomes ``None``, as in the next two.
+    :ivar thread: thread inside it. ``""`` means absent and becomes ``None``, as in the next two.
     :ivar reply_to: the message that is answered.
     :ivar correlation: the application's own correlation id.
     """
@@ -364,7 +374,7 @@ class ReplyScope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     correlation: str | None = None
 
     def __post_init__(self) -> None:
-        # Stored and pickled forms pass here too. So equal places compare and hash as equal.
+        # Decoding and unpickling run this too. So equal scopes compare and hash as equal.
         if self.thread == "":
             force_setattr(self, "thread", None)
         if self.reply_to == "":
@@ -375,8 +385,8 @@ class ReplyScope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def scope_hash(self) -> str:
         """Return the lower-case hex SHA-256 of the four parts joined by a newline.
 
-        :raises InvalidInputError: if ``conversation`` is empty, or a part holds a control
-            character (a newline would make two scopes one).
+        :raises InvalidInputError: if ``conversation`` is empty or a part contains a control
+            character. A newline in a part would give different scopes the same hash.
         """
         parts = (
             require_clean_text(self.conversation, "conversation", _MAX_SCOPE_CHARS),

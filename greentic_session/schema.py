@@ -1,4 +1,4 @@
-"""JSON Schema of the stored bodies and of sessions, for documentation and other languages."""
+"""JSON Schema of stored bodies and of sessions, for documentation and other languages."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ _DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 def json_schema(context_type: Any = dict) -> dict[str, Any]:  # Any: any type; JSON values
     """Return one JSON Schema document with a definition per struct under ``$defs``.
 
-    ``SessionBody`` is what a record's ``body`` field holds; ``Session`` is the whole, as an
-    application may pass it on. The application's own types stand in their place; should one of them
-    be called ``Session`` or ``SessionBody``, it keeps the name and ours is ``Session_…_``.
+    ``SessionBody`` is the content of a record's ``body`` field. ``Session`` is the whole session,
+    as an application may pass it on. The document contains the application's own types too. If one
+    of them is named ``Session`` or ``SessionBody``, it keeps that name, and the definition of this
+    library is ``Session_…_``.
 
     :param context_type: type of :attr:`Session.context`.
     :returns: a JSON Schema 2020-12 document, as plain ``dict``.
-    :raises InvalidInputError: naming ``context_type``, if msgspec knows no schema for it.
+    :raises InvalidInputError: naming ``context_type``, if msgspec has no schema for it.
     """
     roots = {name: cast("Any", struct)[context_type] for name, struct in _ROOTS.items()}
     types = [*roots.values(), SessionMeta, SessionCursor, OutboxEntry, ReplyScope, TenantCtx, Cas]
@@ -34,7 +35,7 @@ def json_schema(context_type: Any = dict) -> dict[str, Any]:  # Any: any type; J
         references, found = msgspec.json.schema_components(types, ref_template=f"{_PREFIX}{{name}}")
     except (TypeError, NameError) as error:
         raise InvalidInputError("context_type", str(error)) from error
-    # msgspec names a generic struct after its parameter; an application looks for the plain name.
+    # msgspec adds the parameter to a generic struct's name. Applications expect the plain name.
     plain = {
         reference["$ref"].removeprefix(_PREFIX): name
         for reference, name in zip(references, roots, strict=False)

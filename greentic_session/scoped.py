@@ -23,12 +23,13 @@ __all__ = ["ScopedSessionStore"]
 
 @final
 class ScopedSessionStore(Generic[C]):
-    """A view of a store in which every call is fenced by one :class:`TenantCtx`.
+    """A view of a store that applies the access check of one :class:`TenantCtx` to every call.
 
     The verbs are those of :class:`AsyncSessionStore` without ``ctx``, with the same results and
-    errors; a session of another env, tenant, team or user is refused with
-    :class:`TenantMismatchError` before any I/O. Made by :meth:`AsyncSessionStore.scoped`; closing
-    stays with the store.
+    errors. ``create``, ``put`` and ``update_cas`` refuse a session of another env, tenant, team or
+    user before any I/O, with :class:`TenantMismatchError`.
+
+    :meth:`AsyncSessionStore.scoped` makes a view. A view does not close the store.
 
     :ivar ctx: the caller.
     """

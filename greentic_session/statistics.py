@@ -10,15 +10,15 @@ __all__ = ["StoreStatistics"]
 class StoreStatistics(msgspec.Struct, frozen=True, kw_only=True):
     """Counters of a store, read without I/O.
 
-    ``None`` means that a server holds them, not this process. Expired entries count until a sweep
-    removes them.
+    ``None`` means that the server has the number, not this process. Expired entries count until a
+    sweep removes them.
 
     :ivar backend: ``memory`` or ``redis``.
     :ivar closed: whether ``aclose`` was called.
     :ivar sessions: records in this process.
     :ivar expiring: how many of these have a limited lifetime.
     :ivar tenants: how many (env, tenant) pairs have records in this process.
-    :ivar lookups: how many keys the lookup holds in this process.
+    :ivar lookups: keys in the lookup of this process.
     :ivar waits: index entries of waits in this process.
     :ivar events: sessions and users with remembered completed events in this process.
     :ivar mail: messages in the mailboxes of this process.
@@ -28,10 +28,10 @@ class StoreStatistics(msgspec.Struct, frozen=True, kw_only=True):
     :ivar members: members of groups of workers in this process.
     :ivar placements: keys in this process that are assigned or pinned to a worker.
     :ivar locks: locks in this process that are held or have waiters.
-    :ivar swept: records that sweeps removed since the store was made.
+    :ivar swept: records that sweeps have removed since the store was made.
     :ivar in_flight: calls that wait for a server now.
     :ivar connections: connections to a server that are open now.
-    :ivar retries: attempts after the first of each call, since the store was made.
+    :ivar retries: attempts after the first one of each call, since the store was made.
     """
 
     backend: str

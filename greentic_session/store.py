@@ -1,8 +1,8 @@
 """The base class of every store, :class:`AsyncSessionStore`.
 
-It holds every public verb, written once: checks, access check, encoding, error naming. A backend
-implements the small steps of :class:`.abc.store.StorePrimitives` on encoded records, and inherits
-the contract's tests from :mod:`greentic_session.testing.contract`.
+It contains every public verb once: argument checks, access check, encoding and errors. A backend
+implements the small steps of :class:`.abc.store.StorePrimitives` on encoded records. A backend's
+tests inherit those of :mod:`greentic_session.testing.contract`.
 """
 
 from __future__ import annotations
@@ -46,36 +46,42 @@ __all__ = ["AsyncSessionStore"]
 
 
 class AsyncSessionStore(StoreLifetime, Generic[C]):
-    """Keeps sessions for many tenants. One event loop at a time; not for use across threads.
+    """Stores sessions of many tenants.
 
-    Hold it with ``async with``. The block may be entered several times, also at the same time. The
-    last one that is left closes the store.
+    Use a store on one event loop at a time, from one thread, with ``async with``. The block may be
+    entered several times, also concurrently. The last one that is left closes the store.
 
-    Each write, in one atomic step: checks the fence before it changes anything, stamps
-    ``updated_at`` from the store's clock, recomputes the expiry, drops repeated outbox pairs, and
-    gives the lookup entry the same life. A session is absent from the instant
-    ``now >= expires_at``.
+    Each write is one atomic step:
 
-    Any verb may raise :class:`InvalidInputError` (before any I/O), :class:`StoreUnavailableError`
-    and, if it writes, :class:`StoreFullError` (nothing written) and :class:`OutcomeUnknownError`
-    (written or not: read again). A write whose task was cancelled may or may not have happened.
+    * It makes the access check before it changes anything.
+    * It sets ``updated_at`` from the store's clock, and computes the expiry from it.
+    * It drops repeated outbox pairs.
+    * It gives the lookup entry the same lifetime.
+
+    A session is absent from the time ``now >= expires_at``.
+
+    Any verb may raise :class:`InvalidInputError` (before any I/O) and
+    :class:`StoreUnavailableError` (nothing written). A verb that writes may also raise
+    :class:`StoreFullError` (nothing written) and :class:`OutcomeUnknownError` (written or not: read
+    again). If the task of a write is cancelled, it is unknown whether the write happened.
 
     :param context_type: type of :attr:`Session.context`: a msgspec struct, dataclass, TypedDict,
         tagged union or ``dict``.
-    :param codec: makes the codec of that type.
-    :param max_payload_bytes: limit on one encoded session.
-    :param verify: whether a session is checked before it is written to come back as it is. A wrong
-        type inside its context is refused, and so is a value in labels, a ``dict`` state or an
-        untyped part of a state that would come back as another. A tuple may come back as a list,
-        and an equal value as one of another class. Costs up to one decoding per write.
-    :param close_secs: how long :meth:`aclose` waits for running calls, in seconds or as
-        a ``timedelta``.
-    :ivar encoder: checks, encodes and decodes the store's sessions: for services on top of it.
+    :param codec: factory of the codec of that type.
+    :param max_payload_bytes: size limit of one encoded session.
+    :param verify: whether to check before each write that the session can be read back unchanged.
+        The check refuses a wrong type inside the context. It also refuses values that would be read
+        as different ones: in labels, in a ``dict`` state, or in an untyped part of a state. A tuple
+        may be read as a list, and a value as an equal one of another class. The check costs up to
+        one decoding per write.
+    :param close_secs: how long :meth:`aclose` waits for running calls, in seconds or as a
+        ``timedelta``.
+    :ivar encoder: checks, encodes and decodes the store's sessions. For services on top of a store.
     """
 
     def __init__(
         self,
-        context_type: type[C] = cast("type[C]", dict),  # noqa: B008 - a cast is no call
+        context_type: type[C] = cast("type[C]", dict),  # noqa: B008 - a cast has no effect
         *,
         codec: CodecFactory = JsonCodec,
         max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES,
@@ -93,11 +99,11 @@ class AsyncSessionStore(StoreLifetime, Generic[C]):
         """Return the live session and its token.
 
         :param key: the session's key.
-        :param ctx: the caller; only its tenant's session is seen, and the fence holds. Without
-            it, the tenant is looked up.
+        :param ctx: the caller. Only a session of its tenant is found, and the access check applies.
+            ``None`` finds the tenant by lookup, without an access check.
         :returns: ``None`` if absent or expired.
         :raises TenantMismatchError: wrong team or user in the right tenant.
-        :raises AmbiguousKeyError: without ``ctx``, if several tenants hold the key.
+        :raises AmbiguousKeyError: several tenants have the key, and there is no ``ctx``.
         :raises DecodeError: the stored bytes are not of the store's session type.
         """
         if self._closed:
@@ -137,16 +143,16 @@ class AsyncSessionStore(StoreLifetime, Generic[C]):
     async def get_many(
         self, keys: Sequence[SessionKey], *, ctx: TenantCtx, on_error: OnError = "raise"
     ) -> Sequence[Versioned[C] | UnreadableSession | None]:
-        """Return several sessions of one tenant, in as few round trips as their bytes allow.
+        """Return several sessions of one tenant, in as few round trips as their size allows.
 
-        A server is asked once for up to 16 small sessions. For more, it is first asked for their
-        sizes, and then for about 1 MiB at a time. The deadline applies to each such step.
+        Up to 16 small sessions take one request to the server. For more, the store first requests
+        their sizes, and then about 1 MiB at a time. The deadline applies to each of these steps.
 
-        :param keys: the keys; repetition is fine.
+        :param keys: the keys, which may repeat.
         :param ctx: the caller.
-        :param on_error: what stands for a session that cannot be read. ``"raise"`` raises its
-            error, ``"skip"`` gives ``None``, ``"return"`` gives an :class:`UnreadableSession`.
-        :returns: in the order of ``keys``, ``None`` for each that is absent or expired.
+        :param on_error: what to return for a session that cannot be read. ``"raise"`` raises its
+            error, ``"skip"`` returns ``None``, ``"return"`` returns an :class:`UnreadableSession`.
+        :returns: the sessions in the order of ``keys``, ``None`` for each absent or expired one.
         :raises TenantMismatchError: wrong team or user for one of them.
         :raises DecodeError: as :meth:`get`, with ``on_error="raise"``.
         """
@@ -199,16 +205,17 @@ class AsyncSessionStore(StoreLifetime, Generic[C]):
     ) -> AsyncIterator[Versioned[C] | UnreadableSession]:
         """Iterate over a tenant's live sessions, for operators.
 
-        No order. A session that lives during the whole scan is given exactly once; one that comes
-        or goes meanwhile may be given or not. Leaving the iteration early leaves nothing behind.
+        The order is undefined. A session that is live during the whole scan is returned exactly
+        once. A session that is created or becomes absent during the scan may or may not be
+        returned. A loop may end early, and needs no cleanup.
 
-        :param ctx: env and tenant. A team or user in it narrows the scan to what that team or
-            user may see; without them the whole tenant is given.
-        :param batch_size: how many records are looked at in one step, 1 to 10000. A step returns
+        :param ctx: env and tenant. If it has a team or user, only sessions that are accessible to
+            that team or user are returned. Otherwise all of the tenant are.
+        :param batch_size: number of records to examine in one step, 1 to 10000. A step returns
             about 1 MiB at most, and has a deadline of its own.
-        :param fenced: give only what :meth:`get` with this ``ctx`` would return.
-        :param on_error: as in :meth:`get_many`, but ``"skip"`` leaves the session out. After an
-            error, the iteration may go on.
+        :param fenced: return only sessions that :meth:`get` with this ``ctx`` would return.
+        :param on_error: as in :meth:`get_many`, but ``"skip"`` leaves the session out. The
+            iteration can continue after an error.
         :raises DecodeError: while iterating, as :meth:`get`, with ``on_error="raise"``.
         """
         self.check_open()
@@ -235,8 +242,8 @@ class AsyncSessionStore(StoreLifetime, Generic[C]):
         """Store a new session.
 
         :returns: its token, with value 1.
-        :raises SessionExistsError: a live session of the same owner stands under the key.
-        :raises TenantMismatchError: a live session of another team or user does.
+        :raises SessionExistsError: a live session of the same owner has the key.
+        :raises TenantMismatchError: a live session of another team or user has the key.
         :raises PayloadTooLargeError: over the store's limit.
         """
         self.check_open()
@@ -250,13 +257,14 @@ class AsyncSessionStore(StoreLifetime, Generic[C]):
 
     @final
     async def put(self, session: Session[C], *, fence: Fenced = UNFENCED) -> Cas:
-        """Create a session, or replace the live one whatever its token.
+        """Create a session, or replace the live one regardless of its token.
 
         :param session: the new state.
-        :param fence: a lease of this key: write only while it holds. ``None`` is none, and refused.
-        :returns: the new token; over an absent or expired session that of a new incarnation.
-        :raises LeaseLostError: the lease has ended, whether or not another holds one.
-        :raises TenantMismatchError: the live session is another team's or user's.
+        :param fence: a lease of this key. The session is written only while the lease is held.
+            ``None`` is refused, because it is not a lease.
+        :returns: the new token. If the session was absent or expired, a token of a new incarnation.
+        :raises LeaseLostError: the lease has ended, whether or not there is a newer one.
+        :raises TenantMismatchError: the live session has another team or user.
         :raises PayloadTooLargeError: over the store's limit.
         """
         if self._holds_writes:
@@ -273,16 +281,17 @@ class AsyncSessionStore(StoreLifetime, Generic[C]):
     async def update_cas(
         self, session: Session[C], expected: Cas, *, fence: Fenced = UNFENCED
     ) -> Cas:
-        """Replace the session if its token is the expected one. Never creates.
+        """Replace the session if its token is the expected one. This never creates a session.
 
         :param session: the new state.
         :param expected: the token that the last read or write returned.
-        :param fence: a lease of this key: write only while it holds. ``None`` is none, and refused.
+        :param fence: a lease of this key. The session is written only while the lease is held.
+            ``None`` is refused, because it is not a lease.
         :returns: the new token.
-        :raises LeaseLostError: the lease has ended, whether or not another holds one.
-        :raises CasConflictError: another token is stored; ``Cas.none()`` when the session is
+        :raises LeaseLostError: the lease has ended, whether or not there is a newer one.
+        :raises CasConflictError: another token is stored, or ``Cas.none()`` because the session is
             absent or expired.
-        :raises TenantMismatchError: the live session is another team's or user's.
+        :raises TenantMismatchError: the live session has another team or user.
         :raises PayloadTooLargeError: over the store's limit.
         """
         if self._holds_writes:
@@ -308,21 +317,22 @@ class AsyncSessionStore(StoreLifetime, Generic[C]):
         ctx: TenantCtx | None = None,
         attempts: int = 1000,
     ) -> Versioned[C]:
-        """Read, change and write back, again on conflict.
+        """Read the session, change it and write it back. Retry on conflict.
 
-        Callers of one store that meet a conflict on one session queue up, first in first out. One
+        Callers of one store with a conflict on the same session queue up, first in first out. One
         deadline covers the time in the queue and all attempts.
 
         :param key: the session's key.
-        :param change: returns the new state. Runs once per attempt, so it must have no effects.
+        :param change: function that returns the new state. It runs once per attempt, so it must not
+            have side effects.
         :param ctx: the caller, as in :meth:`get`.
-        :param attempts: how often to try, with a jittered pause of up to 16 ms between. The time
-            in the queue is no attempt.
-        :returns: what was written, as a read would return it.
+        :param attempts: limit on the attempts. A jittered pause of up to 16 ms precedes each retry.
+            The time in the queue does not count as an attempt.
+        :returns: the written session and its token, as a read would return them.
         :raises SessionNotFoundError: absent or expired.
-        :raises CasConflictError: every attempt until the deadline met another writer.
-        :raises StoreUnavailableError: also if the caller's turn did not come by the deadline.
-        :raises TenantMismatchError: as :meth:`get`; or ``change`` changed the owner.
+        :raises CasConflictError: each attempt, up to ``attempts`` or the deadline, had a conflict.
+        :raises StoreUnavailableError: also if the call was still queued at the deadline.
+        :raises TenantMismatchError: as :meth:`get`, or if ``change`` changed the owner.
         """
         self.check_open()
         key = check_key(key)
@@ -357,7 +367,7 @@ class AsyncSessionStore(StoreLifetime, Generic[C]):
         ctx: TenantCtx | None,
         until: float | None,
     ) -> Versioned[C] | Conflict:
-        """Read, change and write back once."""
+        """Read the session, change it and write it back, once."""
         scope, allowed = (
             tenancy.allowed_owners_of(ctx) if ctx is not None else await self._sole(key, until)
         )
@@ -367,7 +377,7 @@ class AsyncSessionStore(StoreLifetime, Generic[C]):
         if scope is None or record is None:
             raise SessionNotFoundError(key)
         found = self._opened(key, record, allowed)
-        # A session that a read could not return is not written.
+        # The body is decoded first, because a session that cannot be read must not be written.
         encoded, body = self.encoder.encode_with_body(apply_change(found.session, change))
         outcome = self._update_cas(encoded, found.cas, until, None)
         if not isinstance(outcome, Outcome):
@@ -385,16 +395,16 @@ class AsyncSessionStore(StoreLifetime, Generic[C]):
         *,
         ctx: TenantCtx | None = None,
     ) -> bool:
-        """Start the session's life anew. Moves neither token nor payload.
+        """Restart the session's lifetime. Token and payload stay the same.
 
         :param key: the session's key.
-        :param ttl_secs: the new life, seconds or a :class:`datetime.timedelta`, kept by later
-            writes of the same session only if they carry it; ``0`` makes the session permanent,
-            ``None`` keeps the stored life.
+        :param ttl_secs: the new lifetime, in seconds or as a :class:`datetime.timedelta`. ``0``
+            makes the session permanent. ``None`` keeps the stored lifetime. A later write stores
+            the lifetime of the session that it writes.
         :param ctx: the caller, as in :meth:`get`.
         :returns: ``False`` if absent or expired.
         :raises TenantMismatchError: wrong team or user in the right tenant.
-        :raises AmbiguousKeyError: without ``ctx``, if several tenants hold the key.
+        :raises AmbiguousKeyError: several tenants have the key, and there is no ``ctx``.
         """
         if self._closed:
             self.check_open()
@@ -417,15 +427,18 @@ class AsyncSessionStore(StoreLifetime, Generic[C]):
     async def delete(
         self, key: SessionKey, *, ctx: TenantCtx | None = None, expected: Cas | None = None
     ) -> bool:
-        """Remove the session and everything that hangs on it.
+        """Remove the session, its wait and its completed events.
+
+        Messages, locks and placements belong to the key. They stay.
 
         :param key: the session's key.
         :param ctx: the caller, as in :meth:`get`.
-        :param expected: remove only if this is the stored token.
+        :param expected: token that must be stored. ``None`` removes the session regardless of its
+            token.
         :returns: ``False`` if absent or expired, also with ``expected``.
         :raises CasConflictError: a live session has another token.
         :raises TenantMismatchError: wrong team or user in the right tenant.
-        :raises AmbiguousKeyError: without ``ctx``, if several tenants hold the key.
+        :raises AmbiguousKeyError: several tenants have the key, and there is no ``ctx``.
         :raises DecodeError: a field of the stored record cannot be read. With ``ctx``, the record
             is removed if its owner can be read and passes the access check.
         """
@@ -451,23 +464,25 @@ class AsyncSessionStore(StoreLifetime, Generic[C]):
 
     @final
     def scoped(self, ctx: TenantCtx) -> ScopedSessionStore[C]:
-        """Return a view in which every call is fenced by ``ctx``: what connector code should hold.
+        """Return a view that applies the access check of ``ctx`` to every call.
 
-        :raises InvalidInputError: if ``ctx`` breaks a rule of its fields.
+        Give such a view to connector code, instead of the store.
+
+        :raises InvalidInputError: if a field of ``ctx`` is invalid.
         """
         tenancy.allowed_owners_of(ctx)
         return ScopedSessionStore(self, ctx)
 
     @abstractmethod
     def statistics(self) -> StoreStatistics:
-        """Return what the store knows about itself. No I/O."""
+        """Return the store's counters, without I/O."""
 
     @final
     async def ping(self) -> bool:
-        """Ask the backend whether it serves.
+        """Check that the backend can serve calls.
 
         :returns: ``True``.
-        :raises StoreUnavailableError: if it does not.
+        :raises StoreUnavailableError: if it cannot.
         """
         self.check_open()
         await self._ping()
@@ -477,11 +492,11 @@ class AsyncSessionStore(StoreLifetime, Generic[C]):
 
     def _lease(self, fence: Fenced, encoded: EncodedSession) -> LeaseRef:
         if not isinstance(self, SupportsFencing):
-            raise InvalidInputError("fence", f"{type(self).__name__} keeps no leases")
+            raise InvalidInputError("fence", f"{type(self).__name__} does not support leases")
         return lease_ref_of(fence, encoded)
 
     async def _sole(self, key: SessionKey, until: float | None) -> tuple[str | None, None]:
-        """Return the one scope that holds the key, for calls without a caller: no fence then."""
+        """Return the one scope that has the key. Without a caller, there is no access check."""
         scopes = await self._holders(key, until)
         if len(scopes) > 1:
             raise AmbiguousKeyError(key)

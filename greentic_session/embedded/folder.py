@@ -29,8 +29,8 @@ SOCKET: Final = "server.sock"
 _MARKER: Final = "greentic-session"
 _FORMAT: Final = b"greentic_session embedded 1\n"
 _LONGEST_SOCKET: Final = 100
-"""Bytes; a socket's address holds 104 of them on macOS, 108 on Linux, the last one NUL."""
-_LINKS: Final = "/tmp/greentic-session"  # noqa: S108 - a folder inside that is the user's alone
+"""Limit in bytes. A socket's address has 104 bytes on macOS, 108 on Linux, with a final NUL."""
+_LINKS: Final = "/tmp/greentic-session"  # noqa: S108 - prefix of a folder that only this user can access
 _REASONS: Final = {
     errno.ENOENT: "stands in a folder that does not exist",
     errno.ENOTDIR: "is no folder",
@@ -46,7 +46,7 @@ _REASONS: Final = {
 class FolderError(Exception):
     """The folder cannot be used.
 
-    :ivar reason: why, without its path.
+    :ivar reason: the cause, without the folder's path.
     """
 
     def __init__(self, reason: str) -> None:
@@ -57,7 +57,7 @@ class FolderError(Exception):
 def socket_path(path: str) -> str:
     """Return a path of the server's socket that fits into a socket's address. No I/O.
 
-    :param path: of the folder, absolute.
+    :param path: absolute path of the folder.
     """
     direct = f"{path.rstrip('/')}/{SOCKET}"
     if len(os.fsencode(direct)) <= _LONGEST_SOCKET:
@@ -66,10 +66,10 @@ def socket_path(path: str) -> str:
 
 
 def locked(fd: int, how: int) -> bool:
-    """Try to lock an open file, and return whether it was done.
+    """Try to lock an open file, and return whether it is locked now.
 
     :param how: ``fcntl.LOCK_SH`` or ``fcntl.LOCK_EX``.
-    :raises FolderError: the file system has no locks.
+    :raises FolderError: the file system does not support locks.
     """
     try:
         fcntl.flock(fd, how | fcntl.LOCK_NB)
@@ -82,14 +82,14 @@ def locked(fd: int, how: int) -> bool:
 
 @final
 class Folder:
-    """A folder that was found fit. Close it.
+    """An open folder that passed the check. The caller closes it.
 
-    Created if it is missing, marked as ours if it is empty; refused before anything is touched if
-    it is anything else.
+    A missing folder is created. An empty one is marked as a folder of this library. Any other
+    folder without the mark is refused before anything is changed.
 
-    :param path: absolute.
-    :ivar fd: the folder, open.
-    :raises FolderError: it cannot be used.
+    :param path: absolute path.
+    :ivar fd: descriptor of the open folder.
+    :raises FolderError: the folder cannot be used.
     """
 
     def __init__(self, path: str) -> None:
@@ -114,13 +114,13 @@ class Folder:
             raise
 
     def close(self) -> None:
-        """Close it."""
+        """Close the folder."""
         os.close(self.fd)
 
     def open(self, name: str) -> int:
-        """Open a file of locks, made if it is missing.
+        """Open a lock file, and create it if it is missing.
 
-        :raises FolderError: it cannot be.
+        :raises FolderError: the file cannot be opened.
         """
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
@@ -129,7 +129,7 @@ class Folder:
             raise _refused(error) from None
 
     def _check(self) -> None:
-        # Once more, of the folder that is open: its path may lead elsewhere by now.
+        # Check again on the open folder, because the path may lead to another folder now.
         _check_parent(os.stat("..", dir_fd=self.fd))
         found = os.fstat(self.fd)
         if found.st_uid != os.geteuid():
@@ -145,7 +145,7 @@ class Folder:
             os.close(probe)
         if self._marked():
             return
-        # Looked at twice: another process may just have marked it and gone on.
+        # Check the mark again, because another process may have marked and used the folder since.
         if os.listdir(self.fd) and not self._marked():
             raise FolderError("is not empty, and what is in it is not ours")
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
@@ -165,7 +165,7 @@ class Folder:
             text = os.read(marker, 2 * len(_FORMAT))
         finally:
             os.close(marker)
-        # The beginning of it: whoever makes the mark may be about to write, or was killed.
+        # A prefix is enough, because the process that makes the mark may still write or was killed.
         if not _FORMAT.startswith(text):
             raise FolderError("was made by another version of this library")
         return True
@@ -175,19 +175,19 @@ def _open_folder(path: str, flags: int) -> int:
     try:
         return os.open(path, flags)
     except OSError as error:
-        # Linux says ENOTDIR of a link, others ELOOP or EMLINK.
+        # For a link, Linux returns ENOTDIR, and other systems ELOOP or EMLINK.
         if os.path.islink(path):
             raise FolderError("is a symbolic link: give the path of the folder itself") from None
         raise error from None
 
 
 def _check_parent(parent: os.stat_result) -> None:
-    """Check that no other user can put another folder in the place of one in ``parent``.
+    """Check that no other user can replace a folder in ``parent`` by another folder.
 
-    With the sticky bit, as in ``/tmp``, only its owner may rename or remove the folder
-    (POSIX, ``rename``).
+    With the sticky bit, as in ``/tmp``, only the owner of a folder may rename or remove it (POSIX,
+    ``rename``).
 
-    :raises FolderError: otherwise.
+    :raises FolderError: if another user can.
     """
     if parent.st_mode & stat.S_IWOTH and not parent.st_mode & stat.S_ISVTX:
         raise FolderError("stands in a folder where any user may write: take that right away")
@@ -205,7 +205,7 @@ def short_link(path: str) -> str:
 
 
 def _reach(path: str) -> None:
-    """Lead a short path to a folder whose own is too long for a socket's address."""
+    """Create the short link to a folder whose path is too long for a socket's address."""
     link = short_link(path)
     links = os.path.dirname(link)
     if not socket_path(path).startswith(f"{links}/"):
@@ -213,7 +213,7 @@ def _reach(path: str) -> None:
     with suppress(FileExistsError):
         os.mkdir(links, 0o700)
     found = os.lstat(links)
-    # Anybody may make such a name in /tmp, and lead us elsewhere by it.
+    # Any user can create this name in /tmp, and let it lead to another folder.
     is_ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
     if not is_ours or stat.S_IMODE(found.st_mode) & 0o077:
         raise FolderError("has a long path, and the folder for short ones is not this user's alone")

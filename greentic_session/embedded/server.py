@@ -32,18 +32,18 @@ __all__ = ["EmbeddedServer"]
 _LOOK_AGAIN_SECS: Final = 0.005
 _LEAVE_SECS: Final = 20.0
 _MOST_LAUNCHES: Final = 2
-"""Supervisors started in a row. One that ends although it is needed could not run its server."""
+"""Limit on supervisors started in a row. One that ends while needed could not run its server."""
 _SUPERVISOR: Final = Path(__file__).with_name("supervisor.py")
-_NOT_STARTED: Final = "the embedded server does not start; server.log in its folder may say why"
+_NOT_STARTED: Final = "the embedded server does not start: see server.log in its folder"
 _LATE: Final = "the embedded server was not ready in time"
 
 
 @final
 class EmbeddedServer(ServerProcess):
-    """Keeps the server of a folder running for as long as this process uses it.
+    """Keeps the server of a folder running while this process uses it.
 
     :param config: checked configuration.
-    :raises ServerNotFoundError: there is no server to run.
+    :raises ServerNotFoundError: this machine has no server to run.
     """
 
     def __init__(self, config: EmbeddedConfig) -> None:
@@ -53,7 +53,7 @@ class EmbeddedServer(ServerProcess):
         self._socket: Final = socket_path(config.path)
         self._start_secs: Final = config.start_secs
         self._server: Final = [str(valkey_binary()), *_options(config.fsync)]
-        # The kernel locks the open file, and a forked process shares that. So this set has all.
+        # All open lock files. A forked process shares them, and the locks with them.
         self._held: Final[set[int]] = set()
         self._users: int | None = None
         self._launched: subprocess.Popen[bytes] | None = None
@@ -120,7 +120,7 @@ class EmbeddedServer(ServerProcess):
         folder = Folder(self._path)
         try:
             if not self._join(folder):
-                return False  # its supervisor is about to end
+                return False  # the supervisor is about to end
             self._ensure_supervisor(folder)
         finally:
             folder.close()
@@ -143,7 +143,7 @@ class EmbeddedServer(ServerProcess):
     def _ensure_supervisor(self, folder: Folder) -> None:
         lock = self._opened(folder, SUPERVISOR)
         try:
-            if locked(lock, fcntl.LOCK_EX):  # there is none, and the new one inherits the lock
+            if locked(lock, fcntl.LOCK_EX):  # no supervisor runs, and the new one inherits the lock
                 self._launch(folder, lock)
         finally:
             self._let_go(lock)
@@ -164,7 +164,7 @@ class EmbeddedServer(ServerProcess):
         self._launches += 1
         link = short_link(self._path) if self._socket.startswith(short_link(self._path)) else ""
         try:
-            self._launched = subprocess.Popen(  # noqa: S603 - ours
+            self._launched = subprocess.Popen(  # noqa: S603 - our own command
                 [
                     *(sys.executable, "-I", "-S", str(_SUPERVISOR)),
                     *(str(folder.fd), str(lock), link, *self._server),
@@ -173,7 +173,7 @@ class EmbeddedServer(ServerProcess):
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 pass_fds=(folder.fd, lock),
-                start_new_session=True,  # signals of our terminal are not for it
+                start_new_session=True,  # it must not get signals of our terminal
             )
         except OSError:
             raise UnknownServerError(_NOT_STARTED) from None
@@ -208,7 +208,7 @@ class EmbeddedServer(ServerProcess):
         self._launched = None
         with _file(self._path, USERS) as users:
             if not locked(users, fcntl.LOCK_SH):
-                return True  # it is ending
+                return True  # the supervisor is ending
             if not locked(users, fcntl.LOCK_EX):
                 return False  # other processes use the folder
         for name in (SUPERVISOR, SERVER):
@@ -218,7 +218,7 @@ class EmbeddedServer(ServerProcess):
         return False
 
     def _opened(self, folder: Folder, name: str) -> int:
-        with _FORKING:  # a child that is forked in between would not know of it
+        with _FORKING:  # a child that is forked in between would miss the new descriptor
             fd = folder.open(name)
             self._held.add(fd)
         return fd
@@ -264,6 +264,6 @@ def _options(fsync: str) -> list[str]:
         *("--dir", ".", "--save", "", "--appendonly", "yes", "--appendfsync", fsync),
         *("--maxmemory", "0", "--maxmemory-policy", "noeviction", "--databases", "1"),
         *("--logfile", "server.log", "--daemonize", "no", "--supervised", "no"),
-        # A locale of the environment that this machine lacks would stop the server from starting.
+        # The server does not start if the environment names a locale that this machine lacks.
         *("--locale-collate", "C"),
     ]

@@ -25,13 +25,13 @@ def embedded_session_store(
     *,
     codec: CodecFactory = JsonCodec,
 ) -> RedisSessionStore[_T]:
-    """Make a store on the server of a folder. Nothing is started before the first use.
+    """Make a store on the server of a folder. The server starts when the store is first used.
 
-    :param config: the folder, and how it is used.
+    :param config: the folder and its options.
     :param context_type: as in :class:`AsyncSessionStore`.
     :param codec: as in :class:`AsyncSessionStore`.
-    :raises InvalidInputError: naming the field of ``config`` at fault, or ``url_or_config`` if this
-        machine has no server for it.
+    :raises InvalidInputError: naming the invalid field of ``config``, or ``url_or_config`` if this
+        machine has no server.
     """
     config.check()
     try:

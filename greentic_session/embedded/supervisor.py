@@ -1,6 +1,6 @@
 """The supervisor process of an embedded server: starts it, restarts it, and stops it at the end.
 
-It runs by path, isolated, with the standard library alone, so that it starts in some 30 ms:
+It runs by path, isolated, and imports only the standard library. So it starts in about 30 ms:
 
 .. code-block:: text
 
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 _NO_USERS: Final = signal.SIGUSR1
 _EVENTS: Final = frozenset((signal.SIGCHLD, signal.SIGTERM, _NO_USERS))
 _MOST_FAILURES: Final = 3
-"""Ends by an error of its own, one after the other, after which the server is given up."""
+"""Limit on consecutive failures of the server. After that it is not restarted."""
 _FIRST_PAUSE_SECS: Final = 0.02
 _LAST_PAUSE_SECS: Final = 1.0
 _RAN_SECS: Final = 5.0
-"""A server that ran for this long has started well."""
+"""A server that ran for longer than this counts as started."""
 _STOP_SECS: Final = 20.0
 _PREDECESSOR_SECS: Final = 30.0
 _LOG: Final = "server.log"
@@ -66,7 +66,7 @@ def main(arguments: list[str]) -> int:
     for name in ("server.sock", *([link] if link else [])):
         with suppress(OSError):
             os.unlink(name)
-    # The users' lock last, because the process that gets it next must find no server.
+    # Release the users' lock last, because the next process that gets it must find no server.
     for fd in (server, lock, users):
         os.close(fd)
     return 0 if went_well else 1
@@ -114,7 +114,7 @@ def _keep(command: list[str]) -> bool:
             if failures == _MOST_FAILURES:
                 return False
         crashes += 1
-        # At once after the first: clients are waiting.
+        # Restart immediately after the first crash, because clients are waiting.
         pause = 0.0 if crashes == 1 else min(_LAST_PAUSE_SECS, _FIRST_PAUSE_SECS * 2**crashes)
         event = signal.sigtimedwait(_EVENTS - {signal.SIGCHLD}, pause)
         if event is not None:
@@ -125,14 +125,14 @@ def _tied_to_parent() -> Callable[[], None]:
     """Return the function by which a child asks the kernel to end it with its parent (Linux)."""
     if not sys.platform.startswith("linux"):
         return lambda: None
-    import ctypes  # noqa: PLC0415 - takes time, and is used here alone
+    import ctypes  # noqa: PLC0415 - slow to import, and used only here
 
     prctl = ctypes.CDLL(None).prctl
     parent = os.getpid()
 
     def tie() -> None:
         prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
-        if os.getppid() != parent:  # it died before it was asked about
+        if os.getppid() != parent:  # the parent ended before the call took effect
             os._exit(1)
 
     return tie
@@ -145,7 +145,7 @@ def _spawn(command: list[str], prepare: Callable[[], None]) -> int:
     try:
         prepare()
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        os.execv(command[0], command)  # noqa: S606 - ours, and no shell
+        os.execv(command[0], command)  # noqa: S606 - our own command, without a shell
     finally:
         os._exit(127)
 
@@ -174,6 +174,6 @@ def _stop(pid: int) -> None:
 
 if __name__ == "__main__":
     if os.fork():
-        # The starting process waits for this process only, and keeps no child that outlives it.
+        # The process that started this one waits for it, and must not keep a long-lived child.
         os._exit(0)
     os._exit(main(sys.argv[1:]))

@@ -44,8 +44,8 @@ _LEASE_SECS: Final = 15.0
 class Placement(msgspec.Struct, frozen=True, kw_only=True):
     """The placement of a key: the worker that serves it.
 
-    :ivar worker: name of the worker, a live member.
-    :ivar pinned: whether it serves the key by a pin.
+    :ivar worker: name of the worker, which is a live member.
+    :ivar pinned: whether the key is pinned to this worker.
     :ivar expires_at: when the placement expires unless it is used (aware UTC), by the store's
         clock.
     """
@@ -58,9 +58,9 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
 class Member(msgspec.Struct, frozen=True, kw_only=True):
     """A live member of the group.
 
-    :ivar worker: its name.
+    :ivar worker: name of the worker.
     :ivar fence: as :attr:`Membership.fence`.
-    :ivar lease_until: when its lease ends unless renewed (aware UTC), by the store's clock.
+    :ivar lease_until: end of its lease unless renewed (aware UTC), by the store's clock.
     """
 
     worker: str
@@ -70,11 +70,11 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
 
 @final
 class _Group:
-    """A group of workers, on a store.
+    """A group of workers on a store.
 
-    :param backend: of the store.
-    :param name: of the group.
-    :param check_open: raises once the store is closed.
+    :param backend: the store's affinity backend.
+    :param name: name of the group.
+    :param check_open: raises :class:`StoreUnavailableError` if the store was closed.
     """
 
     def __init__(self, backend: AffinityBackend, name: str, check_open: Callable[[], None]) -> None:
@@ -84,7 +84,7 @@ class _Group:
 
     @property
     def backend(self) -> AffinityBackend:
-        """The steps.
+        """The affinity backend.
 
         :raises StoreUnavailableError: the store is closed.
         """
@@ -94,7 +94,7 @@ class _Group:
 
 @final
 class Membership(LeaseHandle):
-    """A worker's own membership. Made by :meth:`SessionAffinity.member`.
+    """A worker's own membership. :meth:`SessionAffinity.member` makes it.
 
     :ivar worker: the worker's name.
     """
@@ -121,18 +121,18 @@ class Membership(LeaseHandle):
 
     @property
     def fence(self) -> int:
-        """Fencing token of this membership: higher than that of every earlier one of its name.
+        """Fencing token of this membership, higher than every earlier one of the same name.
 
         That holds even if the name had no member in between, unless the server's clock is set back.
-        Among the memberships of one store object, it holds even then.
+        Among the memberships of one store object, it always holds.
 
-        Pass it to other systems that the worker writes to, and let them refuse lower ones.
+        Pass the token to other systems that the worker writes to. They should refuse lower tokens.
         """
         return self._fence
 
     @property
     def lease_until(self) -> datetime:
-        """When the lease ends unless renewed: aware UTC, by the store's clock."""
+        """End of the lease unless renewed: aware UTC, by the store's clock."""
         return self._until
 
     @override
@@ -164,9 +164,9 @@ class SessionAffinity:
     * **Sticky.** A key stays with its worker while that worker is live, even if other workers join
       or leave. A worker that returns under its name gets its keys back, except those that were
       assigned again meanwhile.
-    * **Moving little.** A key without a live worker is assigned by rendezvous hashing over the live
-      members. So the keys of a dead worker spread over all others alike, each at its next use, and
-      no other key moves.
+    * **Few moves.** A key without a live worker is assigned by rendezvous hashing over the live
+      members. So the keys of a dead worker spread evenly over the others, each at its next use. No
+      other key moves.
     * **Lifetimes.** A placement expires if it is not used for its lifetime. :meth:`worker_for` and
       :meth:`touch` restart the lifetime. An expired placement is absent, and leaves nothing behind.
     * **Tenants.** With ``ctx``, a key belongs to that tenant. Equal keys of two tenants are
@@ -176,27 +176,27 @@ class SessionAffinity:
     Affinity routes work. It is not a lock: a partitioned worker continues until its block learns
     that the lease is lost. Use a fencing token to protect work that must not happen twice.
 
-    Any verb may raise :class:`StoreUnavailableError` (nothing written). One that writes may raise
-    :class:`OutcomeUnknownError` (repeat it, or read) and, with ``acks``, :class:`DurabilityError`
-    (written, but :meth:`member` releases the name).
+    Any verb may raise :class:`StoreUnavailableError` (nothing written). A verb that writes may also
+    raise :class:`OutcomeUnknownError` (repeat it, or read). With ``acks``, it may raise
+    :class:`DurabilityError` (written, but :meth:`member` releases the name).
 
-    :param store: a store with affinity.
+    :param store: a store whose backend has affinity, as all stores of this library do.
     :param group: name of the workers' group: 1 to 128 characters, no control characters.
     :param ttl: lifetime of a placement since its last use. A :class:`datetime.timedelta` or
         seconds.
-    :raises InvalidInputError: naming the argument at fault.
+    :raises InvalidInputError: naming the invalid argument.
     """
 
     def __init__(
         self,
-        store: AsyncSessionStore[Any],  # Any: of whatever context
+        store: AsyncSessionStore[Any],  # Any: affinity does not use contexts
         group: str = "default",
         *,
         ttl: timedelta | float = _TTL_SECS,
     ) -> None:
         given = cast("object", store)
         if not isinstance(given, AsyncSessionStore) or not isinstance(given, SupportsAffinity):
-            raise InvalidInputError("store", f"{type(store).__name__} cannot keep affinity")
+            raise InvalidInputError("store", f"{type(store).__name__} does not support affinity")
         name = require_clean_text(group, "group", MAX_IDENTIFIER_CHARS)
         self._group: Final = _Group(given.affinity_backend(), name, store.check_open)
         self._ttl_ms: Final = duration_to_ms(ttl, "ttl")
@@ -210,15 +210,15 @@ class SessionAffinity:
         """Join the group for a block, and leave it at the end.
 
         While the block runs, the lease is renewed after each third of its length. The lease is lost
-        if it ends before a renewal, and then another worker may get the name. In that case the
-        block is cancelled, as by :meth:`SessionLocks.hold`.
+        if it ends before a renewal. Then another worker may get the name, and the block is
+        cancelled as by :meth:`SessionLocks.hold`.
 
         If leaving does not reach the store, the membership ends with its lease. If joining has an
-        unknown outcome, or is cancelled, the name is released as far as possible.
+        unknown outcome or is cancelled, the name is released if the store can be reached.
 
-        :param worker: its name: 1 to 128 characters, no control characters.
-        :param lease: how long it stays a member if it dies. A :class:`datetime.timedelta` or
-            seconds to 1 ms.
+        :param worker: name of the worker: 1 to 128 characters, no control characters.
+        :param lease: how long the worker stays a member if it dies. A :class:`datetime.timedelta`
+            or seconds to 1 ms.
         :raises MemberExistsError: a live member has that name.
         :raises LeaseLostError: on leaving, if the lease was lost meanwhile.
         :raises InvalidInputError: naming ``worker`` or ``lease``.
@@ -265,8 +265,8 @@ class SessionAffinity:
 
         The worker is the first of these that is a live member:
 
-        * the worker that the key is pinned to;
-        * the worker that it was assigned to last;
+        * the worker that the key is pinned to,
+        * the worker that the key was last assigned to,
         * a member chosen by rendezvous hashing.
 
         The placement's lifetime restarts.
@@ -274,7 +274,7 @@ class SessionAffinity:
         :param key: 1 to 512 characters, no control characters.
         :param ctx: the tenant of the key, ``None`` for a key of no tenant.
         :returns: ``None`` if there is no live member. Then nothing was written.
-        :raises InvalidInputError: naming ``key``, or the field of ``ctx`` at fault.
+        :raises InvalidInputError: naming ``key``, or the invalid field of ``ctx``.
         """
         backend, group = self._group.backend, self._group.name
         return _placement(await backend.assign(group, _affinity_key(key, ctx), self._ttl_ms))
@@ -298,11 +298,11 @@ class SessionAffinity:
     ) -> None:
         """Pin a key to a worker, whatever worker it was assigned to.
 
-        The worker need not be a member. While it is not a member, the key is served as without the
-        pin. When it joins, it serves the key again.
+        The worker need not be a member. While it is not a member, the key is served as if it were
+        not pinned. When the worker joins, it serves the key.
 
         :param ttl: lifetime of the pinned placement since its last use. A
-            :class:`datetime.timedelta` or seconds. ``None`` takes that of the group.
+            :class:`datetime.timedelta` or seconds. ``None`` is that of the group.
         :raises InvalidInputError: naming ``worker`` or ``ttl``, or as :meth:`worker_for`.
         """
         backend, group = self._group.backend, self._group.name
@@ -315,7 +315,7 @@ class SessionAffinity:
         The key stays with the worker that :meth:`worker_for` assigned last, not with the one of the
         pin, for the group's lifetime of placements. If none was assigned, no worker serves the key.
 
-        :returns: ``False`` if it was not pinned.
+        :returns: ``False`` if the key was not pinned.
         :raises InvalidInputError: as :meth:`worker_for`.
         """
         backend, group = self._group.backend, self._group.name
@@ -339,9 +339,9 @@ class SessionAffinity:
         return await backend.touch(group, _affinity_key(key, ctx), self._ttl(ttl))
 
     async def forget(self, key: SessionKey, *, ctx: TenantCtx | None = None) -> bool:
-        """Remove a key's placement, with its pin. The next use assigns the key again.
+        """Remove a key's placement and its pin. The next use assigns the key again.
 
-        :returns: ``False`` if it was neither assigned nor pinned.
+        :returns: ``False`` if the key was neither assigned nor pinned.
         :raises InvalidInputError: as :meth:`worker_for`.
         """
         backend, group = self._group.backend, self._group.name
@@ -350,11 +350,12 @@ class SessionAffinity:
     def keys_of(self, worker: str, *, ctx: TenantCtx | None = None) -> PlacedKeys:
         """Iterate over the keys that a worker serves, page by page, in no order.
 
-        A key that it serves from start to end is returned once, unless the store moves to another
-        server meanwhile. This reads all placements of the group, so it is for operators.
+        A key that the worker serves during the whole iteration is returned once, unless the store
+        moves to another server meanwhile. This reads all placements of the group, so it is for
+        operators.
 
         :param ctx: the tenant of the keys, ``None`` for the keys of no tenant.
-        :raises InvalidInputError: naming ``worker``, or the field of ``ctx`` at fault.
+        :raises InvalidInputError: naming ``worker``, or the invalid field of ``ctx``.
         """
         group = self._group
         group.check_open()
@@ -372,7 +373,7 @@ class PlacedKeys:
     """The iterator that :meth:`SessionAffinity.keys_of` returns. It needs no closing.
 
     :param fetch: returns the page of keys at a position, ``None`` for the first one.
-    :param scope: ``env/tenant`` of the keys, empty for those of no tenant.
+    :param scope: ``env/tenant`` of the keys, empty for keys of no tenant.
     """
 
     def __init__(

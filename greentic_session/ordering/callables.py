@@ -1,4 +1,4 @@
-"""Checks of functions that a user passes, and classification of the exceptions they raise."""
+"""Checks of functions that a caller passes, and classification of their exceptions."""
 
 from __future__ import annotations
 
@@ -31,31 +31,32 @@ T = TypeVar("T")
 
 
 def require_async(value: object, field: str) -> None:
-    """Refuse what cannot be called, or would return what cannot be awaited.
+    """Refuse a value that cannot be called, or whose result can never be awaited.
 
-    A plain function may return an awaitable; whether it does shows when it is called.
+    A plain function is accepted, because it may return an awaitable. Its result is checked at the
+    call.
 
     :raises InvalidInputError: naming ``field``.
     """
     function = _require_callable(value, field)
     if _is_any(function, _is_generator_function, inspect.isasyncgenfunction):
-        raise InvalidInputError(field, "is a generator function: it cannot be awaited")
+        raise InvalidInputError(field, "must return an awaitable, got a generator function")
 
 
 def require_plain(value: object, field: str) -> None:
-    """Refuse what cannot be called, or would do nothing until it is awaited or iterated.
+    """Refuse a value that cannot be called, or that only runs when awaited or iterated.
 
     :raises InvalidInputError: naming ``field``.
     """
     function = _require_callable(value, field)
     if _is_any(function, inspect.iscoroutinefunction):
-        raise InvalidInputError(field, "is a coroutine function: nobody awaits it")
+        raise InvalidInputError(field, "must be a plain function, got a coroutine function")
     if _is_any(function, _is_generator_function, inspect.isasyncgenfunction):
-        raise InvalidInputError(field, "is a generator function: nobody iterates it")
+        raise InvalidInputError(field, "must be a plain function, got a generator function")
 
 
 def require_awaitable(returned: Awaitable[T], field: str) -> Awaitable[T]:
-    """Return what a function returned if it can be awaited.
+    """Return the result of a function if it can be awaited.
 
     :param field: name of the function.
     :raises InvalidInputError: naming ``field``.
@@ -66,7 +67,7 @@ def require_awaitable(returned: Awaitable[T], field: str) -> Awaitable[T]:
 
 
 def require_loop() -> None:
-    """See to it that a task can be started here.
+    """Check that a task can be started here.
 
     :raises RuntimeError: where no event loop runs.
     """
@@ -79,20 +80,20 @@ def require_loop() -> None:
 
 
 def is_cancellation(error: BaseException) -> bool:
-    """Tell whether something ended as cancelled, and by nothing else besides.
+    """Return whether an error is a cancellation, and nothing else.
 
-    The task that ran it need not be cancelled itself: asyncio raises the same error from whatever
-    was cancelled and is awaited.
+    The current task need not be cancelled itself. On asyncio, a call that it awaits may have been
+    cancelled, and raises the same error.
     """
     cancelled = anyio.get_cancelled_exc_class()
-    if isinstance(error, BaseExceptionGroup):  # of several tasks of a trio nursery
+    if isinstance(error, BaseExceptionGroup):  # from several tasks of a trio nursery
         group = cast("BaseExceptionGroup[BaseException]", error)
         return group.split(cancelled)[1] is None
     return isinstance(error, cancelled)
 
 
 def is_being_cancelled() -> bool:
-    """Tell whether the current task, or a scope around the code that asks, is cancelled."""
+    """Return whether the current task, or a scope around the calling code, is cancelled."""
     if _is_asyncio():
         task = asyncio.current_task()
         return task is not None and task.cancelling() > 0
@@ -100,9 +101,10 @@ def is_being_cancelled() -> bool:
 
 
 def is_run_ending() -> bool:
-    """Tell whether the event loop ends and so cancels the current task, with all others.
+    """Return whether the event loop ends, and therefore cancels all tasks.
 
-    On trio, whoever starts a task in the background and cancels it has to know it from that.
+    On trio, this returns whether the current task is cancelled. So it is only valid there in
+    background tasks that no other code cancels while the loop runs.
     """
     if not is_being_cancelled():
         return False
@@ -110,9 +112,10 @@ def is_run_ending() -> bool:
 
 
 def leaves_loop(error: BaseException) -> bool:
-    """Tell whether an error ends the event loop when a task lets it out, as asyncio has it for two.
+    """Return whether an error ends the event loop when a task raises it.
 
-    On trio, what runs in the background has nobody to raise them to: the run would break.
+    On asyncio, ``KeyboardInterrupt`` and ``SystemExit`` do. On trio, no error does. There, such an
+    error must not leave a background task, because it would break the run.
     """
     return isinstance(error, (KeyboardInterrupt, SystemExit)) and _is_asyncio()
 
@@ -137,5 +140,5 @@ def _is_any(function: Callable[..., object], *kinds: Callable[[object], bool]) -
 def _is_generator_function(value: object) -> bool:
     if not inspect.isgeneratorfunction(value):
         return False
-    # `types.coroutine` makes one that can be awaited.
+    # `types.coroutine` makes generator functions whose result can be awaited.
     return not value.__code__.co_flags & inspect.CO_ITERABLE_COROUTINE

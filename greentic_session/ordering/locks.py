@@ -44,17 +44,17 @@ __all__ = ["LockHolder", "SessionLease", "SessionLocks"]
 _LEASE_SECS: Final = 30.0
 _PLACE_SECS: Final = 10.0
 _ASKS: Final = 5
-"""Polls of a waiter within the time of its queue position, in case a notification is lost. A free
-lock passes over a waiter after a quarter of that time, so this is more than four."""
+"""Number of polls of a waiter during the lifetime of its queue position, in case a notification is
+lost. A free lock skips a waiter after a quarter of that time, so the number is more than four."""
 _MAX_NAME_CHARS: Final = 256
 
 
 class LockHolder(msgspec.Struct, frozen=True, kw_only=True):
     """The holder of a lock.
 
-    :ivar name: of the holder, as given to its :class:`SessionLocks`.
+    :ivar name: name of the holder, as given to its :class:`SessionLocks`.
     :ivar fence: fencing token of the grant.
-    :ivar until: when the lease ends unless renewed: aware UTC, by the store's clock.
+    :ivar until: end of the lease unless renewed: aware UTC, by the store's clock.
     """
 
     name: str
@@ -66,8 +66,8 @@ class LockHolder(msgspec.Struct, frozen=True, kw_only=True):
 class SessionLease(LeaseHandle):
     """A lock that is held, until the block around it ends or its lease is lost.
 
-    Made by :meth:`SessionLocks.hold` and :meth:`SessionLocks.try_hold`. ``store.put(…,
-    fence=lease)`` and ``store.update_cas(…, fence=lease)`` write only while it holds.
+    :meth:`SessionLocks.hold` and :meth:`SessionLocks.try_hold` make it. ``store.put(…,
+    fence=lease)`` and ``store.update_cas(…, fence=lease)`` write only while the lease is held.
     """
 
     __slots__ = ("_backend", "_left_at", "_ref", "guard")
@@ -102,41 +102,43 @@ class SessionLease(LeaseHandle):
 
     @property
     def fence(self) -> int:
-        """Fencing token of this grant: higher than that of every earlier one of the key.
+        """Fencing token of this grant, higher than that of every earlier grant of the key.
 
         That holds even if the lock was free in between, unless the server's clock is set back.
-        Among the grants of one store object, it holds even then.
+        Among the grants of one store object, it always holds.
 
-        Pass it to other systems that are written to under the lock, and let them refuse lower ones.
+        Pass the token to other systems that are written to under the lock. They should refuse lower
+        tokens.
         """
         return self.guard.fence
 
     @property
     def until(self) -> datetime:
-        """When the lease ends unless renewed: aware UTC, by the store's clock."""
+        """End of the lease unless renewed: aware UTC, by the store's clock."""
         return self._until
 
     async def renew(self, lease: timedelta | float | None = None) -> datetime:
-        """Renew the lease. It never gets shorter.
+        """Renew the lease. A renewal never shortens it.
 
         Replicas need not confirm a renewal: see :attr:`RedisConfig.acks`.
 
-        :param lease: its length, seconds or a :class:`datetime.timedelta`. ``None`` takes the first
-            length.
+        :param lease: length of the lease from now, in seconds or as a :class:`datetime.timedelta`.
+            ``None`` is the length of the first grant.
         :returns: :attr:`until`.
-        :raises LeaseLostError: the lease had run out, whether or not the lock has another holder
-            now, or the lock was released.
+        :raises LeaseLostError: the lease had ended, whether or not the lock has another holder now.
+            Or the lock was released.
         :raises StoreUnavailableError: nothing changed.
-        :raises OutcomeUnknownError: the lease may have been renewed or not.
+        :raises OutcomeUnknownError: it is unknown whether the lease was renewed.
         """
         return await self._renew(lease)
 
     async def release(self) -> bool:
-        """Release the lock at once, before the block ends.
+        """Release the lock immediately, before the block ends.
 
-        :returns: ``False`` if it was lost.
+        :returns: ``False`` if the lock was lost.
         :raises StoreUnavailableError: the lock was not released. It ends with its lease.
-        :raises OutcomeUnknownError: the lock may have been released or not. It ends with its lease.
+        :raises OutcomeUnknownError: it is unknown whether the lock was released. It ends with its
+            lease.
         """
         return await self._release()
 
@@ -150,7 +152,7 @@ class SessionLease(LeaseHandle):
     @override
     async def _send_release(self) -> bool:
         self._check_open()
-        left_at = self._left_at  # of an earlier call whose reply was lost
+        left_at = self._left_at  # time of an earlier call whose reply was lost
         if left_at is None:
             self._left_at = anyio.current_time()
         try:
@@ -159,7 +161,7 @@ class SessionLease(LeaseHandle):
             self._left_at = left_at
             raise
         if not held and left_at is not None:
-            held = left_at < self._renewer.ends_at  # nothing but that call ended it
+            held = left_at < self._renewer.ends_at  # then only that call can have ended the lease
         return held
 
 
@@ -167,37 +169,41 @@ class SessionLease(LeaseHandle):
 class SessionLocks:
     """Locks on session keys, each with one holder at a time, on any store of this library.
 
-    The caller opens and closes the store. All objects on the same backend share their locks. The
-    holder has a lock for the time of its lease, which is renewed while the block runs. If the
-    holder dies, the lock is free when the lease ends. A paused process may not know that its lease
-    has ended. So pass the lease's :attr:`~SessionLease.fence` with each write under the lock.
+    The caller opens and closes the store. All objects on the same backend share their locks. A
+    holder has a lock for the time of a lease, which is renewed while the block runs. If the holder
+    dies, the lock is free when the lease ends.
 
-    * Waiters get the lock in the order of their arrival. A waiter that died, or that cannot reach
-      the store, is skipped after a quarter of ``place``.
-    * A lock belongs to the block that holds it. A task that asks for it again waits for itself.
-    * With ``ctx``, the lock is on the key in that env and tenant. Without, it is on the key alone.
-      These are different locks. No session need exist under the key.
+    A paused process may not know that its lease has ended. So pass the lease's
+    :attr:`~SessionLease.fence` with each write under the lock.
+
+    * Waiters get the lock in the order of their arrival. A waiter that died or cannot reach the
+      store is skipped after a quarter of ``place``.
+    * A lock belongs to the block that holds it. A task that holds a lock and waits for it again
+      waits for itself.
+    * With ``ctx``, the lock is on the key in that env and tenant. Without ``ctx``, it is on the key
+      alone. These are different locks. No session need exist under the key.
     * A key without holder and waiters costs nothing.
 
     Each verb may raise :class:`InvalidInputError` before any I/O, and
     :class:`StoreUnavailableError`.
 
-    :param store: a store whose backend has locks, as those of this library have.
-    :param name: of this holder, for people: see :meth:`holder`. Host and process by default.
-    :param place: how long a waiter keeps its queue position without polling, seconds or a
+    :param store: a store whose backend has locks, as all stores of this library do.
+    :param name: name of this holder, for people: see :meth:`holder`. The default is host and
+        process.
+    :param place: how long a waiter keeps its queue position without polling, in seconds or as a
         :class:`datetime.timedelta`. All objects on the same backend should agree.
     """
 
     def __init__(
         self,
-        store: AsyncSessionStore[Any],  # Any: locks do not look at contexts
+        store: AsyncSessionStore[Any],  # Any: locks do not use contexts
         *,
         name: str | None = None,
         place: timedelta | float = _PLACE_SECS,
     ) -> None:
         given = cast("object", store)
         if not isinstance(given, AsyncSessionStore) or not isinstance(given, SupportsLocks):
-            raise InvalidInputError("store", f"{type(store).__name__} cannot keep locks")
+            raise InvalidInputError("store", f"{type(store).__name__} does not support locks")
         if name is None:
             name = f"{socket.gethostname()}:{os.getpid()}"[:_MAX_NAME_CHARS]
         self._store: Final = store
@@ -217,23 +223,24 @@ class SessionLocks:
     ) -> AsyncGenerator[SessionLease]:
         """Hold the lock while the block runs, after waiting for the earlier waiters.
 
-        The lease is renewed at a third of its length. When it is lost, the block is cancelled by a
-        cancel scope: calls that it awaits end at once, unless they are shielded; and the block is
-        left in the task that entered it, inner blocks before outer ones (anyio docs, "Cancellation
-        and timeouts"). Leaving releases the lock, also if the task is cancelled. A waiter that is
-        cancelled gives its queue position back first, which takes at most 5 s if the store does not
-        reply. Waiting may exceed ``wait`` by the deadline of the last call, and by the time that
-        giving the queue position back takes.
+        * **Lease.** It is renewed at a third of its length. If it is lost, a cancel scope cancels
+          the block. Calls that the block awaits end at once, unless they are shielded. The block is
+          left in the task that entered it, inner blocks before outer ones (anyio docs,
+          "Cancellation and timeouts").
+        * **Release.** Leaving the block releases the lock, also if the task is cancelled.
+        * **Cancelled waiters.** A cancelled waiter first gives its queue position back. That takes
+          at most 5 s if the store does not reply.
+        * **Limit.** Waiting may exceed ``wait`` by the deadline of the last call, and by the time
+          to give the queue position back.
+        * **Lost connections.** A waiter retries until ``wait`` is over, or ``place`` has passed
+          since the last reply. Then the error is raised. It is raised at once if the store refuses
+          the call, was closed, or is unavailable from the start.
 
-        While waiting, a lost connection is tolerated until ``place`` has passed since the last
-        reply, or ``wait`` is over. The request is retried. After that the error is raised. It is
-        raised at once if the store refuses, was closed, or is away from the start.
-
-        :param key: what to lock.
-        :param lease: length of the lease, after which the lock of a dead holder is free. Seconds or
-            a :class:`datetime.timedelta`.
-        :param wait: how long to wait at most, in the same units. ``None`` waits without a limit. 0,
-            or less than 1 ms, does not wait.
+        :param key: the key to lock.
+        :param lease: length of the lease, in seconds or as a :class:`datetime.timedelta`. The lock
+            of a dead holder is free after it.
+        :param wait: longest time to wait, in the same units. ``None`` waits without a limit. 0, or
+            less than 1 ms, does not wait.
         :param ctx: the caller, which gives env and tenant.
         :raises LockHeldError: the lock had another holder for all of ``wait``.
         :raises LeaseLostError: on leaving, if the lease was lost and the block raised nothing else.
@@ -261,9 +268,9 @@ class SessionLocks:
         :param key: as in :meth:`hold`.
         :param lease: as in :meth:`hold`.
         :param ctx: as in :meth:`hold`.
-        :returns: for the block, ``None`` if the lock has another holder or waiters. A write that is
-            given ``None`` as its ``fence`` is refused.
-        :raises: as :meth:`hold`, but for :class:`LockHeldError`.
+        :returns: the lease, or ``None`` if the lock has another holder or waiters. A write with
+            ``None`` as its ``fence`` is refused.
+        :raises: as :meth:`hold`, except for :class:`LockHeldError`.
         """
         held = await self._take(key, lease, 0, ctx)
         if not isinstance(held, SessionLease):
@@ -273,7 +280,7 @@ class SessionLocks:
             yield held
 
     async def holder(self, key: SessionKey, *, ctx: TenantCtx | None = None) -> LockHolder | None:
-        """Return the holder of the lock, ``None`` if the lock is free.
+        """Return the holder of the lock, or ``None`` if the lock is free.
 
         :param key: as in :meth:`hold`.
         :param ctx: as in :meth:`hold`.
@@ -286,7 +293,7 @@ class SessionLocks:
         return LockHolder(name=found.name, fence=found.fence, until=datetime_of(found.lease_ms))
 
     def held(self) -> tuple[SessionLease, ...]:
-        """Return the leases that the blocks of this object hold, by their own state. No I/O."""
+        """Return the leases that blocks of this object hold, as known locally. No I/O."""
         return tuple(lease for lease in self._held if not lease.ended)
 
     # --- shared steps ------------------------------------------------------------------------
@@ -298,7 +305,7 @@ class SessionLocks:
         wait: timedelta | float | None,
         ctx: TenantCtx | None,
     ) -> SessionLease | LockOutcome:
-        """Take the lock, or return its holder's lease when the time is up."""
+        """Take the lock, or return its holder's lease when the time is over."""
         self._store.check_open()
         ref = LockRef(_scope(ctx), check_key(key), secrets.token_urlsafe(16))
         lease_ms = duration_to_ms(lease, "lease")
@@ -331,11 +338,11 @@ class SessionLocks:
         asked_at: float,
         ends_at: float | None,
     ) -> SessionLease | LockOutcome:
-        """Retry until the lock is taken or the time is up.
+        """Retry until the lock is taken or the time is over.
 
         :param held: the last reply.
-        :param asked_at: when that was requested, on the loop's clock. The queue position is held
-            since then.
+        :param asked_at: time of the request for that reply, on the loop's clock. The queue position
+            is held from then on.
         """
         often_secs = max(1, self._place_ms // _ASKS) / 1000
         next_secs = held.left_ms / 1000
@@ -367,7 +374,7 @@ class SessionLocks:
         asked_at: float,
         ends_at: float | None,
     ) -> bool:
-        """Tell whether the waiter still has its queue position and time for a retry."""
+        """Return whether the waiter still has its queue position and time for a retry."""
         now = anyio.current_time()
         return (
             error.code in ("timeout", "unavailable")

@@ -1,4 +1,4 @@
-"""A block that a signal ends, with the release of all leases that it holds."""
+"""A block that a signal cancels, so that it releases all leases that it holds."""
 
 from __future__ import annotations
 
@@ -53,15 +53,15 @@ async def release_on_sigterm(*, sigint: bool = False) -> AsyncGenerator[Terminat
     * The block is cancelled by a cancel scope, in the task that entered it (anyio docs,
       "Cancellation and timeouts"). Enter the store before this block. Then it closes afterwards.
     * The cancellation ends with the block. The code after the block runs.
-    * A handler that was installed earlier is called too, each time. One of the event loop
-      (``loop.add_signal_handler``) also runs.
+    * A handler that was installed earlier is called too, for each signal. A handler of the event
+      loop (``loop.add_signal_handler``) also runs.
     * Later signals do not interrupt the release, which takes at most 5 s per lease.
     * When the block is left, the earlier handler is installed again.
 
     :param sigint: whether SIGINT (Ctrl-C) has the same effect. It then raises no
         ``KeyboardInterrupt`` by itself.
-    :returns: tells whether a signal arrived.
-    :raises InvalidInputError: entered outside the main thread, which alone handles signals.
+    :returns: an object that contains the signal after one has arrived.
+    :raises InvalidInputError: entered outside the main thread. Only that thread handles signals.
     """
     if threading.current_thread() is not threading.main_thread():
         raise InvalidInputError(
@@ -84,7 +84,7 @@ async def release_on_sigterm(*, sigint: bool = False) -> AsyncGenerator[Terminat
 class _Handling:
     """A signal handler, and the earlier handlers of its signals.
 
-    :param termination: is told the first signal.
+    :param termination: receives the first signal.
     :param cancel: cancels the block. Safe in a signal handler.
     """
 
@@ -102,7 +102,7 @@ class _Handling:
         self._is_active = False  # a handler that was installed later may still call this one
         for number, earlier in self._earlier.items():
             if signal.getsignal(number) == self._handle:
-                # A handler of C code, which Python does not know, cannot be installed again.
+                # Python cannot install a handler of C code again.
                 signal.signal(number, signal.SIG_DFL if earlier is None else earlier)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:

@@ -24,10 +24,10 @@ _MAX_ID_CHARS: Final = 512
 
 
 def presenting(ctx: TenantCtx, user_id: str) -> TenantCtx:
-    """Return the caller, presenting the user.
+    """Return the caller with the user.
 
-    :raises InvalidInputError: naming the field of ``ctx`` at fault, or ``user_id`` if it is none,
-        or not the user that ``ctx`` presents.
+    :raises InvalidInputError: naming the invalid field of ``ctx``. Or naming ``user_id``, if it is
+        invalid or not the user of ``ctx``.
     """
     tenancy.allowed_owners_of(ctx)
     user_id = check_user(user_id)
@@ -37,7 +37,7 @@ def presenting(ctx: TenantCtx, user_id: str) -> TenantCtx:
 
 
 def owner_of(ctx: TenantCtx, user_id: str) -> WaitOwner:
-    """Return the owner of the waits that a call is about.
+    """Return the owner of the waits that a call concerns.
 
     :raises InvalidInputError: as :func:`presenting`.
     """
@@ -48,7 +48,7 @@ def owner_of(ctx: TenantCtx, user_id: str) -> WaitOwner:
 def hash_of(scope: ReplyScope) -> str:
     """Return the hash of a reply scope.
 
-    :raises InvalidInputError: naming ``scope``, or its field at fault.
+    :raises InvalidInputError: naming ``scope``, or its invalid field.
     """
     if not isinstance(cast("object", scope), ReplyScope):
         raise InvalidInputError("scope", f"expected ReplyScope, got {type(scope).__name__}")
@@ -93,6 +93,6 @@ def digest_of_attempt(attempt_id: str) -> str:
 
 
 def _digest(*parts: str) -> str:
-    # No part holds a newline. 128 bits: no two of a session's events share them.
+    # No part contains a newline. With 128 bits, two events of a session do not collide.
     whole = hashlib.sha256("\n".join(parts).encode()).digest()
     return base64.urlsafe_b64encode(whole[:16]).rstrip(b"=").decode()

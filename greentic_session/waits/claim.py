@@ -27,15 +27,15 @@ __all__ = ["Claim", "ClaimTerms"]
 class ClaimTerms(NamedTuple):
     """The arguments of a claim.
 
-    :ivar backend: of the store.
+    :ivar backend: the store's wait backend.
     :ivar events: how long completed events are known.
     :ivar check_open: raises :class:`StoreUnavailableError` if the store was closed.
     :ivar address: where the session waited.
-    :ivar ref: the claim, as the record knows it.
-    :ivar event_id: the event, as the caller names it.
-    :ivar event: its digest, empty for none.
-    :ivar lease_ms: length of the lease.
-    :ivar sent_at: when the claim was sent, on the event loop's clock.
+    :ivar ref: the claim, as the record contains it.
+    :ivar event_id: the event's id, as passed by the caller.
+    :ivar event: digest of the event, empty for none.
+    :ivar lease_ms: length of the lease, in milliseconds.
+    :ivar sent_at: time at which the claim was sent, on the event loop's clock.
     """
 
     backend: WaitBackend
@@ -53,12 +53,13 @@ class ClaimTerms(NamedTuple):
 class Claim(LeaseHandle, Generic[C]):
     """The exclusive right to take the next turn of a session that waits.
 
-    Made by :meth:`WaitRegistry.resume` and :meth:`WaitRegistry.claim`. One of
-    :meth:`complete`, :meth:`wait_again` and :meth:`finish` ends the turn, each in one step with the
-    session's new state, its outbox and the memory of the event. :meth:`release` ends the claim and
-    leaves the wait as it was. After that, and after another worker has claimed the wait, each of
-    them raises :class:`LeaseLostError` and changes nothing. When the lease has expired, another
-    worker may claim the wait. Until one does, the claim is still held.
+    :meth:`WaitRegistry.resume` and :meth:`WaitRegistry.claim` make it.
+
+    One of :meth:`complete`, :meth:`wait_again` and :meth:`finish` ends the turn. Each is one step,
+    with the session's new state, its outbox and the completed event. :meth:`release` ends the claim
+    and leaves the wait unchanged. After that, and after another worker has claimed the wait, each
+    of them raises :class:`LeaseLostError` and changes nothing. When the lease has expired, another
+    worker may claim the wait. Until then, the claim is still held.
 
     Any of them may raise:
 
@@ -66,7 +67,8 @@ class Claim(LeaseHandle, Generic[C]):
     * :class:`OutcomeUnknownError`: it is unknown whether the write happened. Either the wait is
       over, or it can be claimed again when the lease ends.
     * :class:`DurabilityError`, with ``acks``: it was written, on fewer replicas. An ending has
-      ended the claim. After :meth:`save`, :attr:`session` and :attr:`cas` are the saved ones.
+      ended the claim. After :meth:`save`, the claim continues, and :attr:`session` and :attr:`cas`
+      are the saved ones.
     """
 
     _KIND: ClassVar[str] = "claimed wait"
@@ -95,30 +97,30 @@ class Claim(LeaseHandle, Generic[C]):
 
     @property
     def session(self) -> Session[C]:
-        """The session, as it was claimed or saved last."""
+        """The session as it was claimed or last saved."""
         return self._session
 
     @property
     def cas(self) -> Cas:
-        """Its token. The claim changed it, so a write over an older token is refused."""
+        """The session's token. The claim changed it, so a write over an older token is refused."""
         return self._cas
 
     @property
     def fence(self) -> int:
-        """Fencing token of this claim: higher than that of every earlier claim on the session.
+        """Fencing token of this claim, higher than that of every earlier claim on the session.
 
-        Pass it to other systems that the turn writes to, and let them refuse lower ones.
+        Pass the token to other systems that the turn writes to. They should refuse lower tokens.
         """
         return self._terms.ref.fence
 
     @property
     def event_id(self) -> str | None:
-        """The event that this turn answers, if it was named."""
+        """The id of the event that this turn answers, if one was given."""
         return self._terms.event_id
 
     @property
     def lease_until(self) -> datetime:
-        """When the lease ends unless renewed: aware UTC, by the store's clock."""
+        """End of the lease unless renewed: aware UTC, by the store's clock."""
         return self._until
 
     async def complete(self, session: Session[C]) -> Cas:
@@ -128,7 +130,7 @@ class Claim(LeaseHandle, Generic[C]):
         :returns: the new token.
         :raises LeaseLostError: another worker has claimed the wait, or it is gone.
         :raises CasConflictError: another write changed the session meanwhile. The claim continues.
-        :raises TenantMismatchError: the session is another owner's.
+        :raises TenantMismatchError: the session has another owner.
         :raises PayloadTooLargeError: over the store's limit.
         """
         self._require_held()
@@ -143,7 +145,7 @@ class Claim(LeaseHandle, Generic[C]):
         """Write the session and pause it again, under the same reply scope or another.
 
         :param session: the new state, under the same key.
-        :param scope: the reply scope of the next reply. ``None`` takes that of this one. Another
+        :param scope: the reply scope of the next reply. ``None`` keeps the current one. Another
             session that waits there is superseded.
         :param ttl: the session's new lifetime, as in :meth:`WaitRegistry.register_wait`.
         :returns: the new token.
@@ -196,7 +198,7 @@ class Claim(LeaseHandle, Generic[C]):
         :raises: as :meth:`complete`.
         """
         self._require_held()
-        # A body that cannot be decoded is not written.
+        # The body is decoded first, because a body that cannot be decoded must not be written.
         encoded, body = self._encoder.encode_with_body(session, self._check_same)
         outcome = await self._end(EndingMode.SAVE, encoded)
         self._session, self._cas = as_versioned(
@@ -206,11 +208,11 @@ class Claim(LeaseHandle, Generic[C]):
         return self._cas
 
     async def renew(self, lease: timedelta | float | None = None) -> datetime:
-        """Renew the lease. It never gets shorter.
+        """Renew the lease. A renewal never shortens it.
 
         Replicas need not confirm a renewal: see :attr:`RedisConfig.acks`.
 
-        :param lease: its length. ``None`` takes that of the claim.
+        :param lease: length of the lease from now. ``None`` is the length of the claim's lease.
         :returns: :attr:`lease_until`.
         :raises LeaseLostError: another worker has claimed the wait, or it is gone.
         """

@@ -50,18 +50,22 @@ class WaitRegistry(Generic[C]):
 
     The caller opens and closes the store. Any number of registries, in any number of processes, may
     use the same backend. They should agree on ``max_events`` and ``events_ttl``, because each
-    registry applies its own. A wait belongs to one user of one team, tenant and env. ``ctx`` gives
-    env, tenant and team. ``user_id`` gives the user, and ``ctx`` may present the same user. To
-    every other team or user the wait does not exist.
+    registry applies its own values.
 
-    Any verb may raise :class:`InvalidInputError` (before any I/O), :class:`StoreUnavailableError`
-    (nothing written) and, if it writes, :class:`StoreFullError`, :class:`OutcomeUnknownError` and,
-    with ``acks``, :class:`DurabilityError`. The last one means that it was written, by this call or
-    by an earlier one with the same event, on fewer replicas. The index is as after success.
+    A wait belongs to one user of one team, tenant and env. ``ctx`` gives env, tenant and team.
+    ``user_id`` gives the user, and ``ctx`` may have the same user. For every other team or user the
+    wait does not exist.
 
-    :param store: a store whose backend has waits, as those of this library have.
-    :param max_events: how many completed events of one session, and of one user, are remembered.
-    :param events_ttl: how long they are remembered. A :class:`datetime.timedelta` or seconds.
+    Any verb may raise :class:`InvalidInputError` (before any I/O) and
+    :class:`StoreUnavailableError` (nothing written). A verb that writes may also raise
+    :class:`StoreFullError` and :class:`OutcomeUnknownError`. With ``acks``, it may raise
+    :class:`DurabilityError`: written on fewer replicas, by this call or by an earlier one with the
+    same event. The index is then as after success.
+
+    :param store: a store whose backend has waits, as all stores of this library do.
+    :param max_events: limit on the completed events to remember, per session and per user.
+    :param events_ttl: how long to remember completed events. A :class:`datetime.timedelta` or
+        seconds.
     """
 
     def __init__(
@@ -73,7 +77,7 @@ class WaitRegistry(Generic[C]):
     ) -> None:
         given = cast("object", store)
         if not isinstance(given, AsyncSessionStore) or not isinstance(given, SupportsWaits):
-            raise InvalidInputError("store", f"{type(store).__name__} cannot keep waits")
+            raise InvalidInputError("store", f"{type(store).__name__} does not support waits")
         if type(max_events) is not int or not 1 <= max_events <= 10_000:
             raise InvalidInputError("max_events", "expected an int from 1 to 10000")
         self._store: Final = store
@@ -93,9 +97,9 @@ class WaitRegistry(Generic[C]):
     ) -> Cas:
         """Store a session as waiting for a reply under a reply scope.
 
-        * It supersedes another session that waits there. That one is not found any more, and its
-          record stays.
-        * A session waits under one reply scope only. It leaves the one where it waited before.
+        * It supersedes another session that waits there. That session is not found any more, and
+          its record stays.
+        * A session waits under one reply scope only. Registering it ends its earlier wait.
         * It supersedes a claim on the session. Late endings of that claim are refused.
 
         :param ctx: the caller.
@@ -103,21 +107,21 @@ class WaitRegistry(Generic[C]):
         :param scope: the reply scope.
         :param session: the state to resume from.
         :param ttl: the session's lifetime from now, a :class:`datetime.timedelta` or seconds to
-            1 ms. 0 never expires. ``None`` takes the session's own.
-        :param expected: write only over this token, ``Cas.none()`` for an absent session. It does
+            1 ms. 0 never expires. ``None`` keeps ``session.ttl_secs``.
+        :param expected: token that must be stored, ``Cas.none()`` for an absent session. It does
             not concern the index. If a session exists and is not found by its scope, read it to
             get its token.
-        :param event_id: names the event that started this flow, as the channel does. It is
-            completed in the same step, so it neither starts the flow again nor counts as its first
-            reply. If two workers pass it at the same moment with the same key, one is refused. So
-            derive the key from the event's conversation (:mod:`greentic_session.keys`).
+        :param event_id: the channel's id of the event that started this flow. The event is
+            completed in the same step. So a redelivery neither starts the flow again nor counts as
+            its first reply. If two workers pass it concurrently with the same key, one is refused.
+            So derive the key from the event's conversation (:mod:`greentic_session.keys`).
         :returns: the session's token.
         :raises TenantMismatchError: the session is not of ``ctx`` and ``user_id``, or a live
             session of another team or user has its key.
         :raises CasConflictError: another token is stored.
-        :raises DuplicateEventError: the event was completed, and enough replicas have that. So a
-            call with ``event_id`` that raised :class:`DurabilityError` can be repeated until it
-            raises this.
+        :raises DuplicateEventError: the event was completed, and enough replicas confirmed that.
+            After :class:`DurabilityError`, a call with ``event_id`` can be repeated until it raises
+            this error.
         :raises DecodeError: the record of this session, or of another one that waits there, was not
             written by this library. Nothing was written.
         :raises PayloadTooLargeError: over the store's limit.
@@ -216,7 +220,7 @@ class WaitRegistry(Generic[C]):
         event_id: str | None = None,
         lease: timedelta | float = _LEASE_SECS,
     ) -> AsyncGenerator[Claim[C]]:
-        """Claim the wait for a block, in which no other worker holds it.
+        """Claim the wait for the time of a block. Meanwhile no other worker can claim it.
 
         .. code-block:: python
 
@@ -228,8 +232,8 @@ class WaitRegistry(Generic[C]):
         released immediately. While the block runs, the lease is renewed. If the lease is lost, the
         block is cancelled: see :meth:`Claim.auto_renew`.
 
-        :param event_id: names the reply under this scope, as the channel does. It is completed with
-            the turn, in one step, and known from then on.
+        :param event_id: the channel's id of the reply. The event is completed with the turn, in one
+            step, and known from then on.
         :param lease: how long the wait stays claimed if this worker dies. A
             :class:`datetime.timedelta` or seconds to 1 ms.
         :raises WaitNotFoundError: no session waits there.
@@ -259,7 +263,7 @@ class WaitRegistry(Generic[C]):
         The caller renews the lease, by :meth:`Claim.renew` or :meth:`Claim.auto_renew`.
 
         :param event_id: as in :meth:`resume`.
-        :param attempt_id: names this attempt of this worker. ``None`` makes a random name. While
+        :param attempt_id: name of this attempt of this worker. ``None`` makes a random name. While
             the attempt holds the claim, a repeated call returns the same claim and renews its
             lease. So a named attempt is not released after an error or a cancellation.
         :param lease: as in :meth:`resume`.
@@ -309,8 +313,8 @@ class WaitRegistry(Generic[C]):
     async def rebuild_index(self, ctx: TenantCtx) -> int:
         """Write the index entry of every wait of a tenant. For operators.
 
-        This is needed only after indexes were lost. A session without an index entry is not found
-        until it is registered again, or until this call. It may run at any time.
+        Call this only after indexes were lost. A session without an index entry is not found until
+        it is registered again, or until this call. It may run at any time.
 
         :param ctx: env and tenant.
         :returns: the number of waits.

@@ -3,10 +3,14 @@
 :data:`TRANSITIONS` is the behaviour of :class:`WaitRegistry` and :class:`Claim`, row by row. The
 tests run each row on every backend. :func:`transition_table` is the table in the guide of waits.
 
-The rows speak of one session of one user, *mine*, first registered under the reply scope *here*,
-and of a claim on it, *own*, taken by the attempt ``a``. In some rows *another* session of the same
-user was registered here after it. In some rows another worker claimed mine after own's lease had
-ended. In all rows an event was completed here before.
+The rows use these names:
+
+* *mine*: a session of a user, first registered under the reply scope *here*.
+* *own*: a claim on mine, taken by the attempt ``a``.
+* *another*: a session of the same user. In some rows it was registered here after mine.
+
+In some rows another worker claimed mine after the lease of own had ended. In all rows an event was
+completed here before.
 """
 
 from __future__ import annotations

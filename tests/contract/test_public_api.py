@@ -81,18 +81,20 @@ def test_every_public_error_and_struct_has_a_sample_and_a_stored_pickle() -> Non
     assert data == set(SAMPLES) == set(STORED)
 
 
-def _facts(value: object) -> Any:
+def _facts(value: object, *, with_text: bool = True) -> Any:
     if isinstance(value, Exception):
-        return type(value), str(value), value.args, vars(value)
+        return type(value), vars(value), (str(value), value.args) if with_text else None
     if isinstance(value, greentic_session.UnreadableSession):  # errors only equal themselves
-        return type(value), value.key, _facts(value.error)
+        return type(value), value.key, _facts(value.error, with_text=with_text)
     return type(value), value
 
 
 @pytest.mark.parametrize("name", STORED)
 def test_a_pickle_of_the_first_layout_still_loads(name: str) -> None:
     found = pickle.loads(base64.b64decode(STORED[name]))  # noqa: S301 - our own bytes
-    assert _facts(found) == _facts(SAMPLES[name])
+    # The text of an error is the one of the version that pickled it.
+    assert _facts(found, with_text=False) == _facts(SAMPLES[name], with_text=False)
+    assert str(found)
 
 
 @pytest.mark.parametrize("name", SAMPLES)

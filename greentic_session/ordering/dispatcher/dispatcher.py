@@ -36,9 +36,9 @@ __all__ = ["DispatcherStatistics", "SessionDispatcher"]
 M = TypeVar("M")
 
 _MESSAGES_PER_CHECKPOINT: Final = 64
-"""Messages after which a worker yields to other tasks, even if its handlers never wait."""
+"""Number of messages after which a worker yields to other tasks, if its handlers never wait."""
 _SERVING: Final[ContextVar[object]] = ContextVar("_SERVING", default=None)
-"""The dispatcher that the code runs for."""
+"""The dispatcher whose handler runs the current code."""
 
 
 class DispatcherStatistics(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,17 +47,17 @@ class DispatcherStatistics(msgspec.Struct, frozen=True, kw_only=True):
     When no message is queued or running, ``accepted`` is the sum of ``handled``, ``failed``,
     ``dropped``, ``cancelled`` and ``closed``.
 
-    :ivar lanes: keys with queued or running messages, or with submitters that wait. Each message
+    :ivar lanes: keys with queued or running messages, or with waiting submitters. Each message
         without a key counts as one.
     :ivar waiting: queued messages.
-    :ivar running: messages whose handler runs.
+    :ivar running: messages whose handler runs now.
     :ivar blocked: submitters that wait for room.
     :ivar workers: tasks that run handlers.
     :ivar accepted: messages that were accepted.
     :ivar handled: messages whose handler returned.
-    :ivar failed: messages whose handler raised an error, and ``on_error`` has ended.
+    :ivar failed: messages whose handler raised an error, after ``on_error`` has ended.
     :ivar dropped: messages that were dropped for newer ones.
-    :ivar cancelled: messages whose handler was cancelled, or ``on_error`` after it.
+    :ivar cancelled: messages whose handler or ``on_error`` was cancelled.
     :ivar closed: messages that were still queued when the dispatcher was closed.
     """
 
@@ -76,18 +76,17 @@ class DispatcherStatistics(msgspec.Struct, frozen=True, kw_only=True):
 
 @final
 class SessionDispatcher(Generic[M]):
-    """Runs a handler for each message: one at a time and in order for a key, concurrently for
-    different keys.
+    """Runs a handler for each message, in order per key and concurrently across keys.
 
-    * **Order.** Messages of a key are handled in the order of their submission, each when the
-      handler of the one before has ended, however it ended. Messages of key ``None`` have no order.
-      Each of them runs as soon as a worker is free.
+    * **Order.** Messages of a key are handled in the order of their submission. The next one starts
+      when the handler of the one before has ended, for any reason. Messages of key ``None`` have no
+      order. Each of them runs as soon as a worker is free.
     * **Fairness.** Keys take turns, one message each. Each message without a key counts as a key.
     * **Bounds.** At most ``concurrency`` handlers run. At most ``per_key`` messages of a key and
       ``total`` messages overall are queued, not counting the running ones. Without room,
       ``overflow`` decides:
 
-      - ``wait``: the submitter waits, in order.
+      - ``wait``: the submitter waits. Submitters of a key wait in order.
       - ``reject``: the submitter gets :class:`DispatcherFullError`.
       - ``drop_oldest``: the message is accepted and the oldest one dropped: of that key if it is
         full, otherwise overall. The other messages keep their order.
@@ -102,19 +101,20 @@ class SessionDispatcher(Generic[M]):
     * **From within a handler**, a call never waits for room in the same dispatcher, because
       handlers that wait for one another would never end. Without room, ``submit`` raises
       :class:`DispatcherFullError`. The same holds for tasks that a handler starts. ``join`` and
-      ``aclose`` are refused. A handler of another dispatcher does wait. So two dispatchers must not
-      submit to each other and wait for room, or both may wait without end.
-    * **Cancelling.** A submitter that is cancelled while it waits has submitted nothing. If a
-      handler ends as cancelled (by a call that it awaited), its message is discarded, and the lane
-      continues.
+      ``aclose`` are refused.
+    * **Two dispatchers.** A handler of another dispatcher does wait for room. So two dispatchers
+      must not submit to each other and wait for room. Otherwise both may wait forever.
+    * **Cancelling.** A submitter that is cancelled while it waits has submitted nothing. A handler
+      may end as cancelled, for example because a call that it awaits is cancelled. Then its message
+      is discarded, and the lane continues.
     * **Context.** On asyncio, handlers run in the context (:mod:`contextvars`) in which the
       dispatcher was made, on trio in that of the run. A value that a handler sets there is not
       visible to other handlers, unless it equals the one before. A handler that leaves a value set
       costs a new task if messages are queued.
 
     A key without messages costs nothing, and nothing runs while there is nothing to do. The state
-    ends with the process. Use it on one event loop, asyncio or trio, from one thread, and close it,
-    best by ``async with``. That drains, or cancels if the block ends by an exception.
+    ends with the process. Use a dispatcher on one event loop, asyncio or trio, from one thread.
+    Close it, best by ``async with``. That drains, or cancels if the block ends by an exception.
 
     :param handler: called with key and message. Its result is awaited.
     :param concurrency: limit on the handlers that run at the same time.
@@ -125,7 +125,7 @@ class SessionDispatcher(Generic[M]):
     :param on_discard: a plain function, called immediately with key, message and reason. It may run
         inside the ``submit`` whose message replaces another one. The discarded message was accepted
         before, so only this function reports its end.
-    :raises InvalidInputError: naming the argument at fault.
+    :raises InvalidInputError: naming the invalid argument.
     """
 
     def __init__(
@@ -163,7 +163,7 @@ class SessionDispatcher(Generic[M]):
 
         This yields to other tasks only if it waits for room.
 
-        :param key: the key whose order it keeps, ``None`` for no order.
+        :param key: key of the message, ``None`` for a message without order.
         :raises DispatcherFullError: if there is no room, and the overflow is ``reject`` or this is
             called from within a handler.
         :raises DispatcherClosedError: if the dispatcher is closed or closing, also while this
@@ -190,7 +190,7 @@ class SessionDispatcher(Generic[M]):
     def submit_nowait(self, key: str | None, message: M) -> None:
         """Submit a message if there is room, or if another one is dropped for it.
 
-        :param key: the key whose order it keeps, ``None`` for no order.
+        :param key: key of the message, ``None`` for a message without order.
         :raises DispatcherFullError: if there is no room, unless the overflow is ``drop_oldest``.
         :raises DispatcherClosedError: if the dispatcher is closed or closing.
         :raises InvalidInputError: naming ``key``.
@@ -277,7 +277,7 @@ class SessionDispatcher(Generic[M]):
             raise DispatcherClosedError
         if key is not None and not isinstance(cast("object", key), str):
             raise InvalidInputError("key", f"expected str or None, got {type(key).__name__}")
-        if len(self._workers) < self._concurrency:  # it may take another to handle the message
+        if len(self._workers) < self._concurrency:  # the message may need another worker
             require_loop()
         outcome = self._lanes.enter(key, message, may_wait=may_wait)
         if isinstance(outcome, Submitter):
@@ -289,7 +289,7 @@ class SessionDispatcher(Generic[M]):
         return None
 
     def _start_workers(self) -> None:
-        """Start workers until each ready lane has one, as far as the limit allows."""
+        """Start workers until each ready lane has one, or the limit is reached."""
         count = len(self._workers)
         # A worker that runs no handler takes a ready lane by itself.
         if len(self._lanes.ready) <= count - self._running or count >= self._concurrency:
@@ -299,12 +299,12 @@ class SessionDispatcher(Generic[M]):
         self._workers[number] = None
         run, name = partial(self._work, number), f"greentic_session worker {number}"
         try:
-            # A copy: an eager task would start others while the context is entered.
+            # A copy, because an eager task may start workers while the context is entered.
             worker = self._context.copy().run(start_background, run, name)
         except BaseException:
             self._workers.pop(number, None)
             raise
-        if number in self._workers:  # an eager task may be done by now
+        if number in self._workers:  # an eager task may have ended by now
             self._workers[number] = worker
 
     async def _work(self, number: int) -> None:
@@ -314,7 +314,7 @@ class SessionDispatcher(Generic[M]):
         finally:
             self._workers.pop(number, None)
             if self._lanes.ready and self._is_at_work() and not is_run_ending():
-                # This one alone was cancelled, or its context is used up: another takes over.
+                # Only this worker was cancelled, or its context was changed. A new one continues.
                 self._start_workers()
             self._look_if_idle()
 
@@ -326,11 +326,11 @@ class SessionDispatcher(Generic[M]):
             self._running += 1
             try:
                 returned = handler(lane.key, message)
-                if type(returned) is not CoroutineType:  # as nearly every handler's
+                if type(returned) is not CoroutineType:  # nearly every handler returns a coroutine
                     returned = require_awaitable(returned, "handler")
                 await returned
                 counts["handled"] += 1
-            except BaseException as error:  # noqa: BLE001 - whatever a handler lets out
+            except BaseException as error:  # noqa: BLE001 - a handler may raise anything
                 await self._outcomes.raised(error, lane.key, message)
                 if is_being_cancelled():
                     return
@@ -340,12 +340,12 @@ class SessionDispatcher(Generic[M]):
             if not lanes.ready:
                 return
             try:
-                # At once if nobody set anything; else by the values, whose equality may be odd.
+                # Fast if no variable was set. Otherwise this compares values, which may raise.
                 is_used = copy_context() != unused
-            except Exception:  # noqa: BLE001 - whatever it raises
+            except Exception:  # noqa: BLE001 - a comparison may raise anything
                 is_used = True
             if is_used:
-                await checkpoint()  # else eager tasks would start one another ever deeper
+                await checkpoint()  # otherwise eager tasks would start one another recursively
                 return
             left_before_checkpoint -= 1
             if not left_before_checkpoint:
@@ -353,7 +353,7 @@ class SessionDispatcher(Generic[M]):
                 await checkpoint()
 
     def _is_at_work(self) -> bool:
-        """Tell whether this runs in the task of a handler, not in that of a submitter."""
+        """Return whether this runs in the task of a handler, not in that of a submitter."""
         return _SERVING.get() is self
 
     def _refuse_handlers(self) -> None:
@@ -376,7 +376,7 @@ class SessionDispatcher(Generic[M]):
             for worker in self._workers.values():
                 if worker is not None:
                     group.start_soon(worker.stop)
-        # One that was stopped before it began never came to strike itself off.
+        # A worker that was stopped before it began has not removed itself.
         self._workers.clear()
 
 

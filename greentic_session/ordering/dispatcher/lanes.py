@@ -1,6 +1,6 @@
 """The lanes of a dispatcher: its queued messages, the ready lanes, and the submitters that wait.
 
-Nothing here waits or runs anything, so every step is atomic on an event loop. What always holds:
+Nothing here waits or runs anything, so every step is atomic on an event loop. Invariants:
 
 * A lane is *ready* exactly if its first message can be taken and no handler has a message of it.
 * A lane is *starved* exactly if submitters wait for it although it has room, because the
@@ -22,7 +22,7 @@ __all__ = ["Lane", "Lanes", "Overflow", "Submitter"]
 M = TypeVar("M")
 
 Overflow = Literal["wait", "reject", "drop_oldest"]
-"""What happens to a message for which there is no room."""
+"""The reaction to a message for which there is no room."""
 
 
 @final
@@ -84,7 +84,7 @@ class _ArrivalOrder(Generic[M]):
 
     def left(self, lane: Lane[M]) -> None:
         numbers = self._numbers[lane]
-        del self._lane_of[numbers.popleft()]  # a lane is left in the order of entering
+        del self._lane_of[numbers.popleft()]  # messages leave a lane in the order of entering it
         if not numbers:
             del self._numbers[lane]
 
@@ -131,7 +131,7 @@ class Lanes(Generic[M]):
         self.blocked: int = 0
 
     def __len__(self) -> int:
-        """Return how many there are, a message without a key being one of its own."""
+        """Return the number of lanes. Each message without a key has a lane of its own."""
         return len(self._by_key) + len(self._loose)
 
     def enter(
@@ -156,7 +156,7 @@ class Lanes(Generic[M]):
         return self._block(lane or self._open(key), message)
 
     def take(self) -> tuple[Lane[M], M]:
-        """Take the next message, whose handler will run. There has to be a ready lane."""
+        """Take the next message, whose handler runs then. A lane must be ready."""
         lane, _ = self.ready.popitem(last=False)
         first = lane.messages.popleft()
         lane.is_busy = True
@@ -184,7 +184,7 @@ class Lanes(Generic[M]):
         """Remove the message of a submitter that was cancelled before it resumed."""
         lane = submitter.lane
         if submitter.has_room:
-            # Found by identity: what messages think of equality is their own business.
+            # Compare by identity, because messages may define equality in any way.
             place = next(n for n, each in enumerate(lane.messages) if each is submitter)
             del lane.messages[place]
             self.waiting -= 1
@@ -257,7 +257,7 @@ class Lanes(Generic[M]):
 
     def _wake(self, lane: Lane[M]) -> None:
         if lane.messages and not lane.is_busy and _can_be_taken(lane.messages[0]):
-            self.ready[lane] = None  # keeps its place if it had one
+            self.ready[lane] = None  # a lane that is already ready keeps its position
 
     def _displace(
         self,
@@ -272,7 +272,7 @@ class Lanes(Generic[M]):
         ages.left(victim)
         self.waiting -= 1
         if victim is lane:
-            # It keeps its turn: else a key with enough messages would never have one.
+            # The lane keeps its turn. Otherwise a key with many messages would never have one.
             victim.messages.append(message)
             ages.entered(victim)
             self.waiting += 1
@@ -325,7 +325,7 @@ def _can_be_taken(entry: object) -> bool:
 
 
 def _message_of(entry: M | Submitter[M]) -> M:
-    # A message is nobody's submitter: the class is not handed out.
+    # A message is never a submitter, because the class is private.
     if isinstance(entry, Submitter):
         return cast("Submitter[M]", entry).message
     return entry

@@ -1,4 +1,4 @@
-"""The outcomes of a dispatcher's messages: counters, and the callbacks for errors and discards."""
+"""The outcomes of a dispatcher's messages: counters, and callbacks for errors and discards."""
 
 from __future__ import annotations
 
@@ -22,21 +22,25 @@ __all__ = ["Discard", "Outcomes"]
 M = TypeVar("M")
 
 Discard = Literal["dropped", "closed", "cancelled"]
-"""Why a message was not handled to its end: a newer one took its room; the dispatcher was closed
-before its turn; its handler was cancelled, or ``on_error`` after it."""
+"""The reason why a message was discarded:
+
+* ``dropped``: a newer message replaced it.
+* ``closed``: it was still queued when the dispatcher was closed.
+* ``cancelled``: its handler was cancelled, or ``on_error`` was.
+"""
 
 _LOGGER: Final = logging.getLogger(__name__)
 
 
 @final
 class Outcomes(Generic[M]):
-    """Counts how messages end, and tells of those that were not handled.
+    """Counts the outcomes of messages, and reports errors and discards to callbacks.
 
-    :ivar counts: of messages, by how they ended.
-    :param on_error: told of what a handler raised.
-    :param on_discard: told of what is discarded.
-    :param is_at_work: whether the caller is a task of a handler.
-    :raises InvalidInputError: naming the function at fault.
+    :ivar counts: number of messages by outcome.
+    :param on_error: called with each error of a handler.
+    :param on_discard: called with each discarded message.
+    :param is_at_work: returns whether the current task is one of a handler.
+    :raises InvalidInputError: naming the invalid function.
     """
 
     def __init__(
@@ -61,8 +65,8 @@ class Outcomes(Generic[M]):
         }
 
     async def raised(self, error: BaseException, key: str | None, message: M) -> None:
-        """Tell of what a handler raised. What has to end its task is raised again."""
-        if not self._is_at_work():  # left over from a loop that is gone: nothing can be awaited
+        """Report an error of a handler, and raise it again if it has to end the task."""
+        if not self._is_at_work():  # the coroutine outlived its event loop: nothing can be awaited
             self.discarded(key, message, "cancelled")
             raise error
         if not is_cancellation(error):
@@ -75,7 +79,7 @@ class Outcomes(Generic[M]):
             raise error
 
     def discarded(self, key: str | None, message: M, reason: Discard) -> None:
-        """Tell of a message that is not handled to its end."""
+        """Report a discarded message."""
         self.counts[reason] += 1
         if self._on_discard is None:
             return
@@ -84,24 +88,24 @@ class Outcomes(Generic[M]):
         except (KeyboardInterrupt, SystemExit) as error:
             if not self._is_at_work() or leaves_loop(error):
                 raise
-            _LOGGER.exception("on_discard failed; the message was %s", reason)
+            _LOGGER.exception("on_discard failed for a message that was %s", reason)
         except BaseException:
-            _LOGGER.exception("on_discard failed; the message was %s", reason)
+            _LOGGER.exception("on_discard failed for a message that was %s", reason)
 
     async def _failed(self, error: BaseException, key: str | None, message: M) -> None:
         if self._on_error is None:
-            _LOGGER.error("a handler failed; what waits behind its message goes on", exc_info=error)
+            _LOGGER.error("a handler failed: the next messages of its key continue", exc_info=error)
             self.counts["failed"] += 1
             return
         try:
             await require_awaitable(self._on_error(key, message, error), "on_error")
         except BaseException as second:
-            # The handler's own error is in the chain.
+            # The log contains the handler's own error, as the context of this one.
             if not self._is_at_work() or is_cancellation(second):
-                _LOGGER.exception("on_error was cancelled; the message is discarded")
+                _LOGGER.exception("on_error was cancelled: the message is discarded")
                 await self.raised(second, key, message)
                 return
-            _LOGGER.exception("on_error failed; what waits behind the message goes on")
+            _LOGGER.exception("on_error failed: the next messages of its key continue")
             self.counts["failed"] += 1
             if leaves_loop(second):
                 raise

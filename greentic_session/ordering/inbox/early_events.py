@@ -31,8 +31,8 @@ __all__ = ["EarlyEvents"]
 class EarlyEvents:
     """Stores and moves the early events of one reply scope.
 
-    :param backend: of the store.
-    :param queue: the events.
+    :param backend: the store's inbox backend.
+    :param queue: address of the events.
     :param limit: how many events are stored, and for how long.
     :param find_wait: returns the key of the session that waits there.
     :param admit: adds a message at the end of a mailbox. It gets the mailbox, the event id and the
@@ -67,7 +67,7 @@ class EarlyEvents:
             outcome = await self._backend.call().store_early(
                 self._queue, event_id, payload, self._limit
             )
-        except DurabilityError as error:  # it is stored, and a session may wait for it
+        except DurabilityError as error:  # the event is stored, and a session may wait for it
             shortfall = error
         else:
             if outcome.verdict not in (Verdict.DONE, Verdict.SEEN, Verdict.FULL):
@@ -106,8 +106,8 @@ class EarlyEvents:
         backend, queue, limit = self._backend, self._queue, self._limit
         full: set[SessionKey] = set()
         gone, position = "", cast("int | None", 0)
-        # One after the other, and deleted only when confirmed. So a concurrent call also admits
-        # each event after those before it, and the second of both calls finds the event known.
+        # Events are admitted one by one, and deleted only when confirmed. So a concurrent call also
+        # admits each event after those before it. The later call finds the event known.
         while position is not None:
             page = await backend.call().assign_early(queue, key, gone, limit, position)
             start, position, gone = position, page.position, ""

@@ -66,46 +66,46 @@ if TYPE_CHECKING:
 __all__ = ["SessionInbox"]
 
 _POLL_SECS: Final = 30.0
-"""How long a waiting worker sleeps at most, because a notification may be lost."""
+"""Limit on the sleep of a waiting worker, because a notification may be lost."""
 _MAX_WORKER_CHARS: Final = 128
 _MOST_MAIL: Final = 10_000
 
 
 @final
 class SessionInbox(Generic[C]):
-    """Admits messages for sessions, and gives each session's to one worker at a time, in order.
+    """Admits messages for sessions, and gives each session's messages to one worker at a time.
 
-    * Workers get a session's messages in the order in which they were admitted, each until it was
-      handled. No two workers have turns of one session at the same time.
+    * Workers get a session's messages in the order of admission. A message is delivered until it
+      was handled. No two workers have turns of one session at the same time.
     * The end of a turn (state, outbox, handled messages) is one step. So each message's effect on
       the session is committed once, however often workers die.
-    * A message is retried after a failure or its worker's death. After ``attempts`` attempts as
-      the head of its mailbox it becomes a dead letter, and the messages behind it follow. A session
-      in backoff does not delay other sessions.
-    * The messages of a turn are of callers that may act on its session. If there is no session yet,
-      they are of one caller.
-    * Sessions take turns: the one that has been due for longest is next.
+    * A message is retried after a failure or its worker's death. After ``attempts`` attempts as the
+      head of its mailbox it becomes a dead letter, and the messages behind it follow. A session in
+      backoff does not delay other sessions.
+    * All messages of a turn are from callers that may act on its session. If there is no session
+      yet, they are from one caller.
+    * Sessions take turns. The one that has been due for longest is next.
 
     The caller opens and closes the store. Any number of inboxes, in any number of processes, may
     share a name on one backend. One inbox serves any number of tenants, if ``admit`` gets their
     ``ctx``. A session has one mailbox for all inboxes, so admit all its messages by one inbox.
 
     Any verb may raise :class:`InvalidInputError` (before any I/O) and
-    :class:`StoreUnavailableError` (nothing written). One that writes may also raise
-    :class:`StoreFullError`, :class:`OutcomeUnknownError` and, with ``acks``,
-    :class:`DurabilityError` (written, so a message was admitted, now or before). Repeat
+    :class:`StoreUnavailableError` (nothing written). A verb that writes may also raise
+    :class:`StoreFullError` and :class:`OutcomeUnknownError`. With ``acks``, it may raise
+    :class:`DurabilityError`: written, so a message was admitted, now or before. Repeat
     :meth:`admit`, :meth:`deliver` and :meth:`collect` after each of these errors.
 
-    :param store: a store whose backend has inboxes, as those of this library have.
-    :param ctx: the caller, for whose sessions messages are admitted.
-    :param name: of the inbox: 1 to 128 of ``A-Z a-z 0-9 . _ -``.
+    :param store: a store whose backend has inboxes, as all stores of this library do.
+    :param ctx: the caller that admits messages.
+    :param name: name of the inbox: 1 to 128 of ``A-Z a-z 0-9 . _ -``.
     :param lease: how long a turn stays with a worker that died. A :class:`datetime.timedelta` or
         seconds to 1 ms.
     :param attempts: how many attempts a message has, 1 to 1000.
     :param retry_delay: backoff of a session after a failed attempt, in the same units. It doubles
         with each further failure, up to a minute.
-    :param limits: how much is stored, and for how long.
-    :param waits: the registry that :meth:`deliver` uses. One on ``store`` unless given.
+    :param limits: limits on what is stored, and for how long.
+    :param waits: the registry that :meth:`deliver` uses. ``None`` makes one on ``store``.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class SessionInbox(Generic[C]):
     ) -> None:
         given = cast("object", store)
         if not isinstance(given, AsyncSessionStore) or not isinstance(given, SupportsInbox):
-            raise InvalidInputError("store", f"{type(store).__name__} cannot keep inboxes")
+            raise InvalidInputError("store", f"{type(store).__name__} does not support inboxes")
         if waits is not None and not isinstance(cast("object", waits), WaitRegistry):
             raise InvalidInputError("waits", f"expected WaitRegistry, got {type(waits).__name__}")
         limits = InboxLimits() if limits is None else limits
@@ -166,11 +166,11 @@ class SessionInbox(Generic[C]):
         that was admitted is known, and waiting workers are notified again.
 
         :param key: the session's key.
-        :param event_id: names the message, as the channel does. 1 to 512 characters.
+        :param event_id: the channel's id of the event, 1 to 512 characters.
         :param payload: opaque bytes.
-        :param ctx: the caller, if that is another than the inbox's.
+        :param ctx: the caller. ``None`` is the caller of the inbox.
         :raises PayloadTooLargeError: the payload is over ``payload_bytes`` of the limits.
-        :raises InboxFullError: the mailbox holds as many messages as it may.
+        :raises InboxFullError: the mailbox has reached its limit of messages.
         :raises TenantMismatchError: a live session of another team or user has the key.
         """
         self._store.check_open()
@@ -231,18 +231,18 @@ class SessionInbox(Generic[C]):
                 state = handle(turn.session, turn.mail)
                 await turn.finish(state)
 
-        If the block leaves the turn open, it is released immediately. If it leaves by an exception,
-        the attempt at the head has failed. ``SystemExit`` counts as an exception, and a cancelled
-        or interrupted task does not. After a failure the session is in backoff. Then the head is
-        returned alone, because only it may have caused the failure.
+        If the block ends and the turn is still open, the turn is released immediately. If the block
+        ends by an exception, the attempt at the head has failed. ``SystemExit`` counts as an
+        exception, and a cancelled or interrupted task does not. After a failure the session is in
+        backoff. Then the head is returned alone, to isolate the message that causes the failure.
 
         While the block runs, the lease is renewed. If the lease is lost, the block is cancelled,
         as by :meth:`SessionLocks.hold`.
 
-        :param worker: names the worker, for people. 1 to 128 characters.
-        :param most: how many messages to return at most, 1 to 10000.
-        :param wait: how long to wait for messages, a :class:`datetime.timedelta` or seconds. 0, or
-            less than 1 ms, does not wait. ``None`` waits without a limit. A waiting call sleeps
+        :param worker: name of the worker, for people. 1 to 128 characters.
+        :param most: limit on the messages of the turn, 1 to 10000.
+        :param wait: longest time to wait for messages, a :class:`datetime.timedelta` or seconds. 0,
+            or less than 1 ms, does not wait. ``None`` waits without a limit. A waiting call sleeps
             until it is notified.
         :returns: the turn, or ``None`` if there were no messages within ``wait``.
         :raises LeaseLostError: on leaving, if the lease was lost meanwhile.
@@ -313,7 +313,10 @@ class SessionInbox(Generic[C]):
             raise
 
     async def depth(self) -> InboxDepth:
-        """Return how many sessions have messages or a held turn. For operators, may be stale."""
+        """Return how many sessions have messages or a held turn.
+
+        The numbers are for operators, and may be stale.
+        """
         self._store.check_open()
         sessions, due = await self._backend.call().size(self._name)
         return InboxDepth(sessions=sessions, due=due)
@@ -325,14 +328,14 @@ class SessionInbox(Generic[C]):
     # --- dead letters ------------------------------------------------------------------------
 
     async def dead_letters(self) -> AsyncIterator[DeadLetter]:
-        """Iterate over the dead letters, those of a session in their order.
+        """Iterate over the dead letters, in order within each session.
 
-        They are read in pages, as the iteration goes on. A session has at most ``dead_letters`` of
-        the limits.
+        They are read in pages during the iteration. A session has at most ``dead_letters`` of the
+        limits.
 
-        A dead letter that exists from start to end is returned. If its session gets another one
-        meanwhile, it may be returned twice. A message that exhausted its attempts becomes a dead
-        letter when a worker next tries to take the turn of its session.
+        A dead letter that exists during the whole iteration is returned. If its session gets
+        another one meanwhile, it may be returned twice. A message that exhausted its attempts
+        becomes a dead letter when a worker next tries to take the turn of its session.
 
         :raises DecodeError: a stored dead letter was not written by this library.
         """
@@ -350,8 +353,8 @@ class SessionInbox(Generic[C]):
 
         This inbox admits it, even if it became a dead letter in another one.
 
-        :returns: ``False`` if it is not a dead letter any more.
-        :raises InboxFullError: the mailbox holds as many messages as it may.
+        :returns: ``False`` if it is no longer a dead letter.
+        :raises InboxFullError: the mailbox has reached its limit of messages.
         """
         self._store.check_open()
         mail = stored_dead_letter_of(letter)
@@ -366,7 +369,7 @@ class SessionInbox(Generic[C]):
     async def discard(self, letter: DeadLetter) -> bool:
         """Remove a dead letter.
 
-        :returns: ``False`` if it is not a dead letter any more.
+        :returns: ``False`` if it is no longer a dead letter.
         """
         self._store.check_open()
         mail = stored_dead_letter_of(letter)
@@ -384,9 +387,9 @@ class SessionInbox(Generic[C]):
     ) -> Admitted | None:
         """Admit an event for the session that waits under a reply scope, or store it as early.
 
-        A reply may be faster than the flow that is about to wait for it. So this call first stores
-        the event as an early event, and then looks for the wait. The flow calls :meth:`collect`
-        after it has registered the wait. The call that comes second finds the other's write.
+        A reply may arrive before the flow waits for it. So this call first stores the event as an
+        early event, and then looks for the wait. The flow calls :meth:`collect` after it has
+        registered the wait. The later of the two calls finds the write of the other one.
 
         Early events are enqueued in the order in which they were stored, each once, and for one
         session. That holds even if the session is gone before the event is in its mailbox. Event
@@ -400,9 +403,9 @@ class SessionInbox(Generic[C]):
         :param payload: as in :meth:`admit`.
         :returns: ``None`` if the event is stored as early, or if another call has just admitted it.
         :raises PayloadTooLargeError: as :meth:`admit`.
-        :raises InboxFullError: there are as many early events as there may be, and no session
-            waits. Or the waiting session's mailbox is full, and the event is stored as early. In
-            both cases, deliver it again.
+        :raises InboxFullError: the early events have reached their limit, and no session waits. Or
+            the waiting session's mailbox is full, and the event is stored as early. In both cases,
+            deliver it again.
         """
         self._store.check_open()
         early = self._early_events(ctx, user_id, scope)

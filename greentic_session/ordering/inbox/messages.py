@@ -44,18 +44,19 @@ _MOST: Final = 100_000
 class InboxLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Limits of an inbox. All objects that share an inbox should agree on them.
 
-    :ivar mail: how many messages a mailbox may hold. At most ``events``, because the event id of a
+    Durations are in seconds. A ``timedelta`` is accepted and becomes seconds.
+
+    :ivar mail: limit on the messages of a mailbox. At most ``events``, because the event id of a
         stored message must be known.
     :ivar payload_bytes: limit on the payload of one message.
     :ivar events: how many event ids of one session are known.
-    :ivar events_ttl_secs: how long event ids are known: seconds, or a ``timedelta``, which becomes
-        seconds, as in the next two.
+    :ivar events_ttl_secs: how long event ids are known, in seconds.
     :ivar dead_ttl_secs: how long dead letters are stored, in seconds.
-    :ivar early: how many early events of one reply scope may be stored.
+    :ivar early: limit on the early events of one reply scope.
     :ivar early_ttl_secs: how long early events are stored, in seconds.
-    :ivar dead_letters: how many dead letters of one session are stored. Of more, the oldest ones
-        are dropped, and counted in :meth:`SessionInbox.statistics`.
-    :raises InvalidInputError: naming the field at fault, where an inbox is made.
+    :ivar dead_letters: limit on the stored dead letters of one session. If there are more, the
+        oldest ones are dropped. :meth:`SessionInbox.statistics` counts them.
+    :raises InvalidInputError: naming the invalid field, when an inbox is made.
     """
 
     mail: int = 1000
@@ -74,7 +75,7 @@ class InboxLimits(msgspec.Struct, frozen=True, kw_only=True):
 def check_limits(limits: InboxLimits) -> None:
     """Check the numbers of messages, events and bytes. Conversion checks the durations.
 
-    :raises InvalidInputError: naming the field at fault.
+    :raises InvalidInputError: naming the invalid field.
     """
     require_int(limits.mail, "mail", 1, _MOST)
     require_int(limits.payload_bytes, "payload_bytes", 1)
@@ -103,11 +104,11 @@ class Mail(msgspec.Struct, frozen=True, kw_only=True):
     """A message in a turn.
 
     :ivar ctx: the caller that admitted it, without attributes.
-    :ivar event_id: names it, as given by that caller.
-    :ivar payload: as it was admitted.
-    :ivar admitted_at: when it was admitted, aware UTC, by the store's clock.
-    :ivar attempt: number of this attempt at it as the head of its mailbox, from 1. Every message
-        behind the head has 1.
+    :ivar event_id: id of the event, as given by that caller.
+    :ivar payload: the bytes that were admitted.
+    :ivar admitted_at: time of admission, aware UTC, by the store's clock.
+    :ivar attempt: number of this attempt at the message as the head of its mailbox, from 1. For
+        messages behind the head it is 1.
     """
 
     ctx: TenantCtx
@@ -131,11 +132,11 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     not act on that session.
 
     :ivar ctx: the caller that admitted it, without attributes.
-    :ivar key: of its session.
-    :ivar event_id: names it, as given by that caller.
-    :ivar payload: as it was admitted.
-    :ivar admitted_at: when it was admitted, aware UTC, by the store's clock.
-    :ivar died_at: when it became a dead letter, in the same form.
+    :ivar key: key of its session.
+    :ivar event_id: id of the event, as given by that caller.
+    :ivar payload: the bytes that were admitted.
+    :ivar admitted_at: time of admission, aware UTC, by the store's clock.
+    :ivar died_at: time at which it became a dead letter, in the same form.
     :ivar attempts: how many attempts it had, 0 if it failed the access check.
     """
 
@@ -157,10 +158,10 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class InboxDepth(msgspec.Struct, frozen=True, kw_only=True):
-    """The size of an inbox's index, whose entries may be stale.
+    """The size of an inbox's index. Index entries may be stale.
 
-    :ivar sessions: how many sessions have messages or a held turn. Some may have neither any more.
-    :ivar due: how many of them are due now: those with messages and no held turn, and some whose
+    :ivar sessions: how many sessions have messages or a held turn. Some may no longer have either.
+    :ivar due: how many of them are due now. These have messages and no held turn, except some whose
         turn has been held for a while. The others have a held turn, or are in backoff.
     """
 
@@ -171,11 +172,11 @@ class InboxDepth(msgspec.Struct, frozen=True, kw_only=True):
 class InboxStatistics(msgspec.Struct, frozen=True, kw_only=True):
     """Counters of a :class:`SessionInbox` since it was made, read without I/O.
 
-    They count what this object did, not the other objects and processes that share the inbox.
+    They do not include other objects and processes that share the inbox.
 
-    :ivar turns: turns that it took.
-    :ivar dropped_dead_letters: dead letters that it dropped, because their session had more than
-        ``dead_letters`` of the limits. A call whose reply was lost may have dropped more.
+    :ivar turns: turns that this object took.
+    :ivar dropped_dead_letters: dead letters that it dropped, because a session exceeded the limit
+        ``dead_letters``. A call whose reply was lost may have dropped more.
     """
 
     turns: int = 0
@@ -207,9 +208,9 @@ def dead_letter_of(mail: StoredDeadLetter) -> DeadLetter:
 
 
 def stored_dead_letter_of(letter: DeadLetter) -> StoredDeadLetter:
-    """Return the stored form of a dead letter, which :func:`dead_letter_of` was given.
+    """Return the stored form of a dead letter, the inverse of :func:`dead_letter_of`.
 
-    :raises InvalidInputError: naming ``letter``, or its field at fault.
+    :raises InvalidInputError: naming ``letter``, or its invalid field.
     """
     if not isinstance(cast("object", letter), DeadLetter):
         raise InvalidInputError("letter", f"expected DeadLetter, got {type(letter).__name__}")

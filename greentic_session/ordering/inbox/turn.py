@@ -36,8 +36,8 @@ _MAX_BACKOFF_MS: Final = 60_000
 class TurnTerms(NamedTuple, Generic[C]):
     """The arguments that the turns of an inbox have in common.
 
-    :ivar backend: of the store.
-    :ivar encoder: of the store.
+    :ivar backend: the store's inbox backend.
+    :ivar encoder: the store's encoder.
     :ivar check_open: raises :class:`StoreUnavailableError` if the store was closed.
     :ivar lease_ms: length of the lease, in milliseconds.
     :ivar attempts: limit on the attempts at a message.
@@ -54,25 +54,26 @@ class TurnTerms(NamedTuple, Generic[C]):
     def backoff_after(self, attempt: int) -> int:
         """Return the backoff of a session after a failed attempt, in milliseconds."""
         if attempt >= self.attempts:
-            return 0  # it becomes a dead letter next, and the messages behind it follow
+            return 0  # the message becomes a dead letter next, and those behind it follow
         return int(min(_MAX_BACKOFF_MS, self.backoff_ms * 2 ** min(attempt - 1, 30)))
 
 
 @final
 class InboxTurn(LeaseHandle, Generic[C]):
-    """The exclusive right to work on a session and its messages, until it ends or its lease does.
+    """The exclusive right to work on a session and its messages.
 
-    Made by :meth:`SessionInbox.take`. :meth:`finish` and :meth:`remove` end the turn, each in one
-    step with the session's new state, its outbox and the handled messages. :meth:`commit` does the
-    same for some of the messages, and the turn continues. :meth:`release` ends the turn and writes
-    nothing. After that, and when the lease has ended, each of them raises :class:`LeaseLostError`
-    and changes nothing.
+    It lasts until the turn or its lease ends. :meth:`SessionInbox.take` makes it.
+
+    :meth:`finish` and :meth:`remove` end the turn, each in one step with the session's new state,
+    its outbox and the handled messages. :meth:`commit` does the same for some of the messages,
+    and the turn continues. :meth:`release` ends the turn and writes nothing. After that, and
+    when the lease has ended, each of them raises :class:`LeaseLostError` and changes nothing.
 
     Any of them may raise:
 
     * :class:`StoreUnavailableError`: nothing was written, and the turn continues.
     * :class:`OutcomeUnknownError`: it is unknown whether the write happened. Read the session, or
-      leave by the exception. Then the messages that are left are retried.
+      leave the block by the exception. Then the remaining messages are retried.
     * :class:`DurabilityError`, with ``acks``: it was written, on fewer replicas. :attr:`session`,
       :attr:`cas` and :attr:`mail` are as after success.
     """
@@ -110,12 +111,12 @@ class InboxTurn(LeaseHandle, Generic[C]):
 
     @property
     def session(self) -> Session[C] | None:
-        """The session as it was taken or committed last, ``None`` if there is none."""
+        """The session as it was taken or last committed, ``None`` if there is none."""
         return self._session
 
     @property
     def cas(self) -> Cas:
-        """Its token, ``Cas.none()`` if there is none."""
+        """The session's token, ``Cas.none()`` if there is no session."""
         return self._cas
 
     @property
@@ -125,15 +126,15 @@ class InboxTurn(LeaseHandle, Generic[C]):
 
     @property
     def fence(self) -> int:
-        """Fencing token of this turn: higher than that of every earlier turn of the session.
+        """Fencing token of this turn, higher than that of every earlier turn of the session.
 
-        Pass it to other systems that the turn writes to, and let them refuse lower ones.
+        Pass the token to other systems that the turn writes to. They should refuse lower tokens.
         """
         return self._ref.fence
 
     @property
     def guard(self) -> LeaseRef:
-        """The lease that guards a write by the store's own verbs: ``put(…, fence=turn)``.
+        """The lease of this turn, which guards writes by the store's verbs: ``put(…, fence=turn)``.
 
         Such a write changes the token. So :meth:`commit` over the earlier token is refused.
         """
@@ -142,20 +143,20 @@ class InboxTurn(LeaseHandle, Generic[C]):
 
     @property
     def lease_until(self) -> datetime:
-        """When the lease ends unless renewed: aware UTC, by the store's clock."""
+        """End of the lease unless renewed: aware UTC, by the store's clock."""
         return self._until
 
     async def commit(self, session: Session[C] | None, handled: int) -> Cas:
         """Write the session and remove handled messages, in one step. The turn continues.
 
         :param session: the new state, under the same key, written over :attr:`cas`. If there was no
-            session, it is created. ``None`` leaves the session as it is.
+            session, it is created. ``None`` does not change the session.
         :param handled: how many messages of :attr:`mail`, from its head, were handled.
         :returns: the token, which is :attr:`cas` from now on.
-        :raises LeaseLostError: the turn has ended, or its lease has.
+        :raises LeaseLostError: the turn or its lease has ended.
         :raises CasConflictError: another write changed the session meanwhile. The turn continues.
-        :raises TenantMismatchError: the session is another tenant's, or a live one of another team
-            or user is stored.
+        :raises TenantMismatchError: the session has another tenant, or a live session of another
+            team or user is stored.
         :raises PayloadTooLargeError: over the store's limit.
         """
         self._require_held()
@@ -179,7 +180,7 @@ class InboxTurn(LeaseHandle, Generic[C]):
 
         :param handled: how many messages of :attr:`mail`, from its head, were handled. ``None`` is
             all of them. Those behind them may be for the next session of the key.
-        :raises LeaseLostError: the turn has ended, or its lease has.
+        :raises LeaseLostError: the turn or its lease has ended.
         :raises CasConflictError: another write changed the session meanwhile. The turn continues.
         """
         self._require_held()
@@ -189,12 +190,12 @@ class InboxTurn(LeaseHandle, Generic[C]):
         outcome.raise_shortfall()
 
     async def renew(self) -> datetime:
-        """Renew the lease. The block of :meth:`SessionInbox.take` does so by itself.
+        """Renew the lease. The block of :meth:`SessionInbox.take` does this automatically.
 
         Replicas need not confirm a renewal: see :attr:`RedisConfig.acks`.
 
         :returns: :attr:`lease_until`.
-        :raises LeaseLostError: the turn has ended, or its lease has.
+        :raises LeaseLostError: the turn or its lease has ended.
         """
         return await self._renew()
 
@@ -259,7 +260,7 @@ class InboxTurn(LeaseHandle, Generic[C]):
             outcome = await self._end(None, handled, removes=False, ends=ends)
             outcome.raise_shortfall()
             return self._cas
-        # A body that cannot be decoded is not written.
+        # The body is decoded first, because a body that cannot be decoded must not be written.
         encoded, body = self._terms.encoder.encode_with_body(session, self._check_same)
         outcome = await self._end(encoded, handled, removes=False, ends=ends)
         self._session, self._cas = as_versioned(

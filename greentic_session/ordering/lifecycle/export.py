@@ -1,4 +1,4 @@
-"""The metrics of a lifecycle as OpenTelemetry instruments."""
+"""The export of a lifecycle's metrics as OpenTelemetry instruments."""
 
 from __future__ import annotations
 
@@ -17,16 +17,19 @@ __all__ = ["export_metrics"]
 
 
 def export_metrics(lifecycle: SessionLifecycle, meter: Meter | None = None) -> None:
-    """Let OpenTelemetry observe a lifecycle, for as long as the meter's provider lives.
+    """Let OpenTelemetry observe a lifecycle for as long as the meter's provider lives.
 
-    Nothing is pushed: the instruments ask the lifecycle when they are collected. No attribute names
-    a session. Instruments: ``greentic_session.lifecycle.live`` and ``.due`` (now), ``.started``,
-    ``.messages``, ``.closed`` (by attribute ``reason``) and ``.stalled`` (since it was made).
+    Nothing is pushed. The instruments read the lifecycle when they are collected. No attribute
+    contains a session's key.
 
-    :param meter: whose instruments these become; that of the global provider if not given.
-    :raises ModuleNotFoundError: without ``opentelemetry-api`` (extra ``otel``).
+    * Current values: ``greentic_session.lifecycle.live`` and ``.due``.
+    * Counts since the lifecycle was made: ``.started``, ``.messages``, ``.closed`` (by attribute
+      ``reason``) and ``.stalled``.
+
+    :param meter: meter that creates the instruments. ``None`` is a meter of the global provider.
+    :raises ModuleNotFoundError: ``opentelemetry-api`` (extra ``otel``) is not installed.
     """
-    # Imported by name: nothing but this function, when it is called, needs the extra.
+    # Imported here, because only a call of this function needs the extra.
     api = import_module("opentelemetry.metrics")
     make: type[Observation] = api.Observation
     chosen: Meter = meter or api.get_meter("greentic_session")
@@ -49,7 +52,7 @@ def export_metrics(lifecycle: SessionLifecycle, meter: Meter | None = None) -> N
         ("started", "Sessions that were started.", one(lambda found: found.started)),
         ("messages", "Messages of all sessions.", one(lambda found: found.messages)),
         ("closed", "Sessions that were closed.", closed),
-        ("stalled", "Times that work did not move.", one(lambda found: found.stalled_ever)),
+        ("stalled", "Times that open work stalled.", one(lambda found: found.stalled_ever)),
     )
     for name, text, observe in gauges:
         chosen.create_observable_up_down_counter(

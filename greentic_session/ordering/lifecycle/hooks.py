@@ -31,20 +31,23 @@ _CLOSE_TIMEOUT_SECS: Final = 10.0
 
 
 class LifecycleHooks(msgspec.Struct, frozen=True, kw_only=True):
-    """What to call when something happens to a session: coroutine functions, given its metrics.
+    """Coroutine functions to call when something happens to a session, with its metrics.
 
-    * An exception of a hook is logged and stops nothing.
-    * All but ``on_start`` run in a task beside the caller's, in a copy of its context, and the
-      caller waits for them. If it is cancelled meanwhile, hooks of the session in hand have 10 s
-      more to end, those that had not begun too; then they are cancelled, and that is logged. A
-      task of asyncio that is cancelled again waits no longer, and the hooks go on without it; the
-      end of the event loop cuts them off.
+    * An exception of a hook is logged, and has no other effect. ``KeyboardInterrupt`` and
+      ``SystemExit`` are raised.
+    * Except for ``on_start``, hooks run in a separate task, in a copy of the caller's context. The
+      caller waits for them.
+    * If the caller is cancelled meanwhile, the hooks of the current session have 10 s to end. This
+      includes hooks that have not begun yet. Then they are cancelled, and this is logged.
+    * On asyncio, a caller that is cancelled again stops waiting. The hooks continue without it,
+      until the event loop ends.
 
-    :ivar on_start: it was started.
-    :ivar on_idle: it was idle for as long as it may; before ``on_expire``.
-    :ivar on_stalled: its work has not moved for as long as that may take; once until it moves.
-    :ivar on_expire: one of its limits ended it; before ``on_close``.
-    :ivar on_close: it has ended, whatever the reason, which its metrics name.
+    :ivar on_start: called after a session was started.
+    :ivar on_idle: called after a session reached its idle limit, before ``on_expire``.
+    :ivar on_stalled: called once when the open work of a session has stalled. After progress, it
+        may be called again.
+    :ivar on_expire: called after a limit has ended a session, before ``on_close``.
+    :ivar on_close: called after a session has ended for any reason. Its metrics contain the reason.
     """
 
     on_start: Hook | None = None
@@ -58,7 +61,7 @@ class LifecycleHooks(msgspec.Struct, frozen=True, kw_only=True):
 class Hooks:
     """Calls the hooks of a lifecycle.
 
-    :raises InvalidInputError: naming ``hooks``, or the one of them at fault.
+    :raises InvalidInputError: naming ``hooks``, or the invalid hook.
     """
 
     def __init__(self, hooks: LifecycleHooks) -> None:
@@ -73,7 +76,7 @@ class Hooks:
                 self._by_name[name] = hook
 
     async def call(self, found: SessionMetrics, *names: HookName) -> None:
-        """Call hooks, one after the other."""
+        """Call hooks one after the other."""
         for name in names:
             hook = self._by_name.get(name)
             if hook is None:
@@ -83,13 +86,16 @@ class Hooks:
             except (KeyboardInterrupt, SystemExit, GeneratorExit):
                 raise
             except BaseException as error:
-                # What a hook awaited may have been cancelled, or the caller.
+                # A call that the hook awaited may have been cancelled, not the caller.
                 if is_cancellation(error) and is_being_cancelled():
                     raise
                 _LOGGER.exception("the hook %s failed", name)
 
     async def call_shielded(self, found: SessionMetrics, *names: HookName) -> None:
-        """Call hooks of what cannot be told again, also if the caller is cancelled meanwhile."""
+        """Call hooks to their end, also if the caller is cancelled meanwhile.
+
+        This is for events that are reported only once.
+        """
         if any(name in self._by_name for name in names):
             await _shielded(partial(self.call, found, *names))
 
@@ -99,13 +105,13 @@ async def _shielded(call: Callable[[], Awaitable[None]]) -> None:
     raised: list[BaseException] = []
 
     async def run() -> None:
-        for variable, value in context.items():  # on trio, it has another context
+        for variable, value in context.items():  # on trio, the task starts with another context
             variable.set(value)
         try:
             await call()
         except anyio.get_cancelled_exc_class():
             raise
-        except BaseException as error:  # noqa: BLE001 - the caller's to raise
+        except BaseException as error:  # noqa: BLE001 - the caller raises it
             raised.append(error)
         finally:
             ended.set()
@@ -114,7 +120,7 @@ async def _shielded(call: Callable[[], Awaitable[None]]) -> None:
         with anyio.move_on_after(_CLOSE_TIMEOUT_SECS):
             await ended.wait()
         if not ended.is_set():
-            _LOGGER.error("hooks went on after their caller was cancelled, and were cancelled too")
+            _LOGGER.error("hooks exceeded their time limit after their caller was cancelled")
         await task.stop()
 
     task = start_background(run, "greentic_session hooks")

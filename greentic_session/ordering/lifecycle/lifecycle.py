@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["LifecycleWork", "Limit", "SessionLifecycle"]
 
 Limit = Literal["duration", "messages", "idle"]
-"""Why a session should be closed."""
+"""The limit that a session has reached."""
 
 _HOOKS_OF: Final[dict[CloseReason, tuple[HookName, ...]]] = {
     "idle": ("on_idle", "on_expire", "on_close"),
@@ -37,9 +37,10 @@ _HOOKS_OF: Final[dict[CloseReason, tuple[HookName, ...]]] = {
 
 @final
 class _Life:
-    """What is known of a session.
+    """The state of one live session, from its start until it is closed.
 
-    :ivar look_ms: when to look at it again; what else the heap says of it is stale.
+    :ivar in_hand: number of open pieces of work.
+    :ivar look_ms: time of its next check. Entries of the heap with another time are stale.
     """
 
     __slots__ = ("active_ms", "in_hand", "is_stalled", "key", "look_ms", "messages", "started_ms")
@@ -56,9 +57,10 @@ class _Life:
 
 @final
 class LifecycleWork:
-    """Work on a session, between :meth:`SessionLifecycle.begin_work` and its end.
+    """A piece of work on a session, from :meth:`SessionLifecycle.begin_work` to its end.
 
-    It belongs to the life in which it began: when it ends after that, it touches no later one.
+    It belongs to one start of the session. If the session is closed and started again, the end of
+    earlier work does not affect it.
     """
 
     __slots__ = ("has_ended", "life")
@@ -70,24 +72,26 @@ class LifecycleWork:
 
 @final
 class SessionLifecycle:
-    """Keeps the books of live sessions, and closes those that have gone on for long enough.
+    """Tracks the live sessions of a process, and closes those that reach a limit.
 
-    * A session is *active* when it starts, gets a message, is touched, and when work on it begins,
-      moves (:meth:`touch`) or ends. One with work in hand is not idle; without progress for
-      ``stalled_secs`` it is *stalled*.
-    * :meth:`close_due` closes what has reached a limit and has no work in hand: work is not cut
-      off. A session whose work never ends is for ``on_stalled`` to :meth:`stop`.
-    * What a limit costs is in proportion to what reaches it: a call looks at no session before it
-      may be due, and activity costs no search.
+    * Work is *open* from :meth:`begin_work` to :meth:`end_work`.
+    * A session is *active* when it starts, gets a message or is touched. It is also active when
+      work on it begins, makes progress (:meth:`touch`) or ends.
+    * A session with open work is not idle. It is *stalled* if there is no progress for
+      ``stalled_secs``.
+    * :meth:`close_due` closes each session that reached a limit and has no open work. It never
+      interrupts work. If work never ends, ``on_stalled`` may :meth:`stop` the session.
+    * The cost is proportional to the number of sessions that reach a limit. A call examines no
+      session before the session may be due. Activity needs no search.
 
-    The books are of this process and go with it; nothing of them is in a store. Sessions that
-    several workers serve have a life on each. A step of it is atomic on an event loop; only the
-    hooks are awaited.
+    The state belongs to this process, and ends with it. Nothing is in a store. If several workers
+    serve a session, each of them tracks it separately. Each step is atomic on an event loop. Only
+    the hooks are awaited.
 
-    :param limits: of every session.
-    :param hooks: what to call.
-    :param clock: where the time comes from.
-    :raises InvalidInputError: naming the argument, limit or hook at fault.
+    :param limits: limits of every session. ``None`` is the defaults of :class:`LifecycleLimits`.
+    :param hooks: functions to call when something happens to a session.
+    :param clock: source of the time. ``None`` is the machine's clock.
+    :raises InvalidInputError: naming the invalid argument, limit or hook.
     """
 
     def __init__(
@@ -106,7 +110,7 @@ class SessionLifecycle:
         self._lives: Final[dict[str, _Life]] = {}
         self._looks: list[tuple[float, int, _Life]] = []
         self._entered = 0
-        # Looked at, and still as found: what is due, and what stalls and was not reported.
+        # Results of the last check: sessions that are due, and stalled ones that were not reported.
         self._due: Final[dict[str, _Life]] = {}
         self._stalls: Final[dict[str, _Life]] = {}
         self._since_ms: Final = self._clock.now_ms()
@@ -116,17 +120,19 @@ class SessionLifecycle:
         self._stalled_ever = 0
 
     def __len__(self) -> int:
-        """Return how many sessions are live."""
+        """Return the number of live sessions."""
         return len(self._lives)
 
     def __contains__(self, key: object) -> bool:
-        """Tell whether the session is live."""
+        """Return whether the session is live."""
         return isinstance(key, str) and key in self._lives
 
     async def start(self, key: SessionKey) -> None:
-        """Start a session's life, then call ``on_start``, which is cancelled with its caller.
+        """Start a session, and then call ``on_start``.
 
-        :raises SessionExistsError: if it is live.
+        If the caller is cancelled, ``on_start`` is cancelled too, and the session stays live.
+
+        :raises SessionExistsError: if the session is live.
         :raises InvalidInputError: naming ``key``.
         """
         key = check_key(key)
@@ -139,7 +145,7 @@ class SessionLifecycle:
         await self._hooks.call(self._metrics_of(life, now_ms), "on_start")
 
     def record_message(self, key: SessionKey) -> None:
-        """Count a message, which is activity.
+        """Count a message. This is activity.
 
         :raises SessionNotFoundError: if the session is not live.
         :raises InvalidInputError: naming ``key``.
@@ -150,7 +156,7 @@ class SessionLifecycle:
         self._moved(life)
 
     def touch(self, key: SessionKey) -> None:
-        """Note that the session is active; while work is in hand: that it makes progress.
+        """Record activity of the session. If it has open work, this is progress of the work.
 
         :raises SessionNotFoundError: if the session is not live.
         :raises InvalidInputError: naming ``key``.
@@ -158,9 +164,11 @@ class SessionLifecycle:
         self._moved(self._require(key))
 
     def begin_work(self, key: SessionKey) -> LifecycleWork:
-        """Note that work on the session is in hand until :meth:`end_work`. Work may overlap.
+        """Record that work on the session begins. It is open until :meth:`end_work`.
 
-        :returns: the work, to say which has ended.
+        Pieces of work may overlap.
+
+        :returns: the work, to pass to :meth:`end_work`.
         :raises SessionNotFoundError: if the session is not live.
         :raises InvalidInputError: naming ``key``.
         """
@@ -170,13 +178,15 @@ class SessionLifecycle:
         return LifecycleWork(life)
 
     def end_work(self, work: LifecycleWork | SessionKey) -> None:
-        """Note that work on the session has ended.
+        """Record that work on the session has ended.
 
-        Nothing happens if somebody stopped the session meanwhile.
+        This has no effect if the session was stopped meanwhile.
 
-        :param work: what :meth:`begin_work` returned. A session's key stands for any work on it:
-            if it was started anew meanwhile, for work of its new life.
-        :raises InvalidInputError: naming ``work``, if it has ended, or none is in hand; or ``key``.
+        :param work: the result of :meth:`begin_work`, or a session's key. A key ends any one piece
+            of work on the session. If the session was started again meanwhile, it ends work of the
+            new start.
+        :raises InvalidInputError: naming ``work``, if it has ended or the session has no open work.
+            Or naming ``key``.
         """
         life = work.life if isinstance(work, LifecycleWork) else self._find(work)
         if life is None or self._lives.get(life.key) is not life:
@@ -186,13 +196,13 @@ class SessionLifecycle:
                 raise InvalidInputError("work", "has ended")
             work.has_ended = True
         if not life.in_hand:
-            raise InvalidInputError("work", "none on the session is in hand")
+            raise InvalidInputError("work", "the session has no open work")
         life.in_hand -= 1
         self._moved(life)
 
     @contextmanager
     def working(self, key: SessionKey) -> Generator[None]:
-        """Say that work on the session is in hand while the block runs, however it ends.
+        """Keep work on the session open while the block runs, however the block ends.
 
         :raises SessionNotFoundError: if the session is not live.
         :raises InvalidInputError: naming ``key``.
@@ -204,9 +214,11 @@ class SessionLifecycle:
             self.end_work(work)
 
     async def stop(self, key: SessionKey) -> bool:
-        """End a session's life, then call ``on_close``, to the end (:class:`LifecycleHooks`).
+        """Stop a session, and then call ``on_close``.
 
-        :returns: whether it was live.
+        The hook runs to its end, also if the caller is cancelled: see :class:`LifecycleHooks`.
+
+        :returns: whether the session was live.
         :raises InvalidInputError: naming ``key``.
         """
         life = self._find(key)
@@ -216,9 +228,10 @@ class SessionLifecycle:
         return True
 
     def should_close(self, key: SessionKey) -> Limit | None:
-        """Return which limit the session has reached, work in hand or not, or ``None``.
+        """Return the limit that the session has reached, with or without open work, or ``None``.
 
-        Of several: ``duration`` before ``messages`` before ``idle``.
+        If it has reached several limits, ``duration`` precedes ``messages``, and ``messages``
+        precedes ``idle``.
 
         :raises SessionNotFoundError: if the session is not live.
         :raises InvalidInputError: naming ``key``.
@@ -226,7 +239,7 @@ class SessionLifecycle:
         return self._reached(self._require(key), self._clock.now_ms())
 
     def due(self) -> list[tuple[SessionKey, Limit]]:
-        """Return the sessions that :meth:`close_due` would close now, and why."""
+        """Return the sessions that :meth:`close_due` would close now, each with its limit."""
         now_ms = self._clock.now_ms()
         self._look(now_ms)
         found: list[tuple[SessionKey, Limit]] = []
@@ -239,13 +252,13 @@ class SessionLifecycle:
         return found
 
     async def close_due(self) -> list[tuple[SessionKey, Limit]]:
-        """Close what is due, with its hooks, and report what has come to stall.
+        """Close the sessions that are due, call their hooks, and report newly stalled sessions.
 
-        A session is closed before its hooks are called, and by one of several callers at once. If
-        this is cancelled, the hooks of the session in hand are called to the end
-        (:class:`LifecycleHooks`), and what it has not come to stays due.
+        A session is closed before its hooks are called. If several callers do this concurrently,
+        one of them closes it. If this call is cancelled, the hooks of the current session run to
+        their end (:class:`LifecycleHooks`). The remaining sessions stay due.
 
-        :returns: which sessions were closed, and why.
+        :returns: the closed sessions, each with its limit.
         """
         now_ms = self._clock.now_ms()
         closed: list[tuple[SessionKey, Limit]] = []
@@ -254,13 +267,13 @@ class SessionLifecycle:
             if self._stalls.pop(life.key, None) is life:
                 await self._hooks.call_shielded(self._metrics_of(life, now_ms), "on_stalled")
         for key, reason in due:
-            if key in self._due:  # neither active since, nor closed by another
+            if key in self._due:  # otherwise it was active since, or another caller closed it
                 await self._close(self._due[key], reason)
                 closed.append((key, reason))
         return closed
 
     def metrics(self) -> LifecycleMetrics:
-        """Return what all sessions come to."""
+        """Return the metrics of all sessions together."""
         now_ms = self._clock.now_ms()
         self._look(now_ms)
         return LifecycleMetrics(
@@ -274,7 +287,7 @@ class SessionLifecycle:
         )
 
     def metrics_of(self, key: SessionKey) -> SessionMetrics:
-        """Return what is known of a session.
+        """Return the metrics of one session.
 
         :raises SessionNotFoundError: if the session is not live.
         :raises InvalidInputError: naming ``key``.
@@ -286,7 +299,7 @@ class SessionLifecycle:
     def _find(self, key: SessionKey) -> _Life | None:
         try:
             life = self._lives.get(key)
-        except TypeError:  # what is no key may have no hash
+        except TypeError:  # an invalid key may be unhashable
             life = None
         if life is None:
             check_key(key)
@@ -317,7 +330,7 @@ class SessionLifecycle:
         self._schedule(life)
 
     def _schedule(self, life: _Life) -> None:
-        """See to it that the session is looked at no later than when it may be due or stall."""
+        """Schedule the next check of the session, not later than it may be due or stall."""
         self._due.pop(life.key, None)
         if not life.in_hand:
             at_ms = min(
@@ -326,10 +339,10 @@ class SessionLifecycle:
             if life.messages >= self._bounds.messages:
                 at_ms = -math.inf
         elif life.is_stalled:
-            at_ms = math.inf  # its next move tells
+            at_ms = math.inf  # its next activity schedules a check
         else:
             at_ms = life.active_ms + self._bounds.stalled_ms
-        # An earlier look is let stand: it finds that it is early, and is then entered anew.
+        # An earlier entry stays. Its check finds that it is too early, and schedules another one.
         if at_ms < life.look_ms:
             life.look_ms = at_ms
             self._entered += 1
@@ -342,7 +355,7 @@ class SessionLifecycle:
         while self._looks and self._looks[0][0] <= now_ms:
             at_ms, _, life = heapq.heappop(self._looks)
             if life.look_ms != at_ms:
-                continue  # closed, or looked at before
+                continue  # closed, or already checked
             life.look_ms = math.inf
             if not life.in_hand and self._reached(life, now_ms) is not None:
                 self._due[life.key] = life

@@ -1,4 +1,4 @@
-"""The limits of a lifecycle, as configured in seconds and as checked in milliseconds."""
+"""The limits of a lifecycle, configured in seconds and checked in milliseconds."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ __all__ = ["Bounds", "LifecycleLimits", "bounds_of"]
 
 
 class LifecycleLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """When a session should be closed. A limit is reached at its very value; ``None`` is none.
+    """Limits after which a session should be closed.
 
-    A duration is given in seconds or as a ``timedelta``, which becomes seconds.
+    A limit is reached at exactly its value. ``None`` sets no limit. Durations are in seconds. A
+    ``timedelta`` is accepted and becomes seconds.
 
-    :ivar duration_secs: since its start.
-    :ivar messages: since its start.
-    :ivar idle_secs: since it was last active, while no work is in hand.
-    :ivar stalled_secs: since work in hand last made progress. A session that stalls is reported,
-        not closed.
-    :raises InvalidInputError: naming the field at fault, where a lifecycle is made.
+    :ivar duration_secs: limit on the time since the start of a session.
+    :ivar messages: limit on the messages since the start of a session.
+    :ivar idle_secs: limit on the time without activity and without open work.
+    :ivar stalled_secs: limit on the time without progress of open work. A stalled session is
+        reported, not closed.
+    :raises InvalidInputError: naming the invalid field, when a lifecycle is made.
     """
 
     duration_secs: OptionalSeconds = default_optional_secs(7200)
@@ -41,7 +42,7 @@ class LifecycleLimits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Bounds(NamedTuple):
-    """Limits that were checked; infinite where there is none."""
+    """Limits after their check. A limit that is not set is infinite."""
 
     duration_ms: float
     messages: float
@@ -50,9 +51,9 @@ class Bounds(NamedTuple):
 
 
 def bounds_of(limits: LifecycleLimits) -> Bounds:
-    """Check limits.
+    """Check limits, and convert them.
 
-    :raises InvalidInputError: naming ``limits``, or the field of them at fault.
+    :raises InvalidInputError: naming ``limits``, or its invalid field.
     """
     if not isinstance(cast("object", limits), LifecycleLimits):
         given = type(limits).__name__

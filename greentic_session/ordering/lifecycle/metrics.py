@@ -11,20 +11,20 @@ from ...model import SessionKey  # noqa: TC001 - msgspec reads it
 __all__ = ["CloseReason", "LifecycleMetrics", "SessionMetrics"]
 
 CloseReason = Literal["duration", "messages", "idle", "stopped"]
-"""Why a session ended: one of its limits, or :meth:`SessionLifecycle.stop`."""
+"""The reason why a session ended: a limit, or :meth:`SessionLifecycle.stop`."""
 
 
 class SessionMetrics(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of one session, at one moment.
+    """Metrics of one session at one moment.
 
     :ivar key: the session's key.
-    :ivar age_secs: since its start.
-    :ivar idle_secs: since it was last active; 0 while work is in hand.
-    :ivar messages: since its start.
-    :ivar messages_per_sec: over its whole age.
-    :ivar in_hand: pieces of work that are in hand.
-    :ivar is_stalled: whether they have made no progress for as long as that may take.
-    :ivar closed: why it was closed; ``None`` if it is live.
+    :ivar age_secs: seconds since its start.
+    :ivar idle_secs: seconds since its last activity. 0 if it has open work.
+    :ivar messages: number of messages since its start.
+    :ivar messages_per_sec: average rate since its start.
+    :ivar in_hand: number of open pieces of work.
+    :ivar is_stalled: whether its open work has stalled.
+    :ivar closed: the reason why it was closed. ``None`` if it is live.
     """
 
     key: SessionKey
@@ -38,15 +38,15 @@ class SessionMetrics(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LifecycleMetrics(msgspec.Struct, frozen=True, kw_only=True):
-    """What all sessions of a lifecycle come to, since it was made.
+    """Metrics of all sessions of a lifecycle, since it was made.
 
-    :ivar live: sessions that are live.
-    :ivar started: sessions that were started.
-    :ivar messages: messages of all of them.
-    :ivar messages_per_sec: over the whole time.
-    :ivar closed: how many were closed, by reason.
-    :ivar due: live sessions that have reached a limit and have no work in hand.
-    :ivar stalled_ever: how often work was found not to move.
+    :ivar live: number of live sessions.
+    :ivar started: number of sessions that were started.
+    :ivar messages: number of messages of all sessions.
+    :ivar messages_per_sec: average rate since the lifecycle was made.
+    :ivar closed: number of sessions that were closed, by reason.
+    :ivar due: number of live sessions that reached a limit and have no open work.
+    :ivar stalled_ever: how many times open work has stalled.
     """
 
     live: int

@@ -1,4 +1,4 @@
-"""Strategies that derive from a message the session key by which it is ordered."""
+"""Strategies that derive the session key of a message, which decides its order."""
 
 from __future__ import annotations
 

@@ -11,9 +11,8 @@ The texts are the same on every machine and in every release. These types have a
   a second has six digits.
 * :class:`enum.Enum`, as its value, if the value has a text.
 
-So a message that was decoded into a struct and the same message as a dict have the same texts, if
-its times are in UTC. Other values count as absent, like ``None``, ``msgspec.UNSET`` and the empty
-text:
+So a message has the same texts as a struct and as a dict, if its times are in UTC. Other values
+count as absent, like ``None``, ``msgspec.UNSET`` and the empty text:
 
 * ``float`` and ``Decimal``, because JSON readers return 1, 1.0 or 1E0 for the same message.
 * A time without an offset, or with an offset from the machine's time zone database.

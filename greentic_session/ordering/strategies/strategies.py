@@ -147,8 +147,9 @@ class CompositeKeyStrategy(KeyStrategy):
       netstring: ``3:a-b,1:c,`` (https://cr.yp.to/proto/netstrings.txt).
     * ``v2:`` and the hex SHA-256 of the netstrings, if they exceed 128 characters.
 
-    Choose a separator that the values never contain if people read the keys. Keys of two strategies
-    may be equal. Distinguish them, for example by a prefix of :class:`SingleFieldStrategy`.
+    If people read the keys, choose a separator that the values never contain. Keys of two
+    strategies may be equal. Distinguish them, for example by a prefix of
+    :class:`SingleFieldStrategy`.
 
     :ivar fields: a tuple with the names of the fields, in order.
     :ivar separator: printable ASCII, 1 to 126 characters.
@@ -323,7 +324,7 @@ def _require_several(values: object, field: str) -> tuple[object, ...]:
 def _require_key_text(value: object, field: str, max_chars: int) -> str:
     text = require_text(value, field, max_chars)
     if not (text.isascii() and text.isprintable()):
-        raise InvalidInputError(field, "may hold only printable ASCII characters")
+        raise InvalidInputError(field, "may contain only printable ASCII characters")
     return text
 
 
