@@ -37,11 +37,11 @@ def worker() -> Iterator[ModuleType]:
 
 
 class PowerCutError(BaseException):
-    """Stands for a kill at one exact point: an attempt at the mail in hand, as any kill is."""
+    """Stands for a kill at one exact point: an attempt at the current mail, as any kill is."""
 
 
 class FailureError(Exception):
-    """Stands for a failure, after which the mail in hand rests."""
+    """Stands for a failure, after which the current mail rests."""
 
 
 class MortalGateway:

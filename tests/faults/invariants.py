@@ -1,13 +1,13 @@
 """What holds whatever goes wrong, and who sees to it: writers, and workers with waits to resume.
 
-* **I1** the history of each key is linearizable, by the search and by the order of versions;
-* **I2** successes reported are versions grown (one of the rules of the latter);
-* **I3** no acknowledged write is lost at the durability that was promised;
-* **I4** a wait has one turn;
-* **I5** fences never decrease;
-* **I6** no connection, task or lease is left;
-* **I7** every call ends by its deadline and a tenth more;
-* **I8** nobody meets an exception that is not documented: it fails the test as it is.
+* **I1** the history of each key is linearizable, by the search and by the order of versions.
+* **I2** successes reported are versions grown (one of the rules of the latter).
+* **I3** no acknowledged write is lost at the durability that was promised.
+* **I4** a wait has one turn.
+* **I5** fences never decrease.
+* **I6** no connection, task or lease is left.
+* **I7** every call ends by its deadline and a tenth more.
+* **I8** nobody meets an exception that is not documented. It fails the test as it is.
 """
 
 from __future__ import annotations
