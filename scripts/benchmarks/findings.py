@@ -124,7 +124,8 @@ _HEADLINES: Final = {
         "`update_cas`, 64 callers: {} of client CPU per operation. Lower is better."
     ),
     "Valkey: server CPU of `update_cas`, against a bare script": (
-        "`update_cas`: {} the server CPU of a bare compare-and-set script (Valkey). Lower is better."
+        "`update_cas`: {} the server CPU of a bare compare-and-set script (Valkey). "
+        "Lower is better."
     ),
 }
 """The goals that the main page shows, each with its sentence."""
