@@ -25,6 +25,7 @@ __all__ = ["RELEASE_SECS", "LeaseEnd", "LeaseHandle", "LeaseRenewer"]
 
 RELEASE_SECS: Final = 5.0
 """Timeout for the release of a lease. After it, the lease ends when it expires."""
+_RELEASE: Final = "release() or the end of its block"
 _LOGGER: Final = logging.getLogger(__name__)
 
 
@@ -38,17 +39,27 @@ class LeaseRenewer:
     :param ends_at: when the lease ends, on the event loop's clock.
     :ivar ends_at: when the lease ends according to the last reply, on the event loop's clock.
     :ivar ended: whether the holder has ended the lease.
+    :ivar ended_by: the call that ended it, for people.
     :ivar lost: whether the holder has lost the lease.
     """
 
-    __slots__ = ("_endings", "_lease_secs", "ended", "ends_at", "lost")
+    __slots__ = ("_endings", "_lease_secs", "ended", "ended_by", "ends_at", "lost")
 
     def __init__(self, lease_secs: float, ends_at: float) -> None:
         self._lease_secs: Final = lease_secs
         self._endings: Final[set[anyio.Event]] = set()
         self.ends_at = ends_at
         self.ended = False
+        self.ended_by = ""
         self.lost = False
+
+    def end(self, by: str) -> None:
+        """Note that the holder has ended the lease.
+
+        :param by: the call that did.
+        """
+        self.ended = True
+        self.ended_by = by
 
     @property
     def is_over(self) -> bool:
@@ -62,7 +73,7 @@ class LeaseRenewer:
         :raises LeaseLostError: the lease was ended or lost.
         """
         if self.ended:
-            raise LeaseLostError(f"{what} has ended")
+            raise LeaseLostError(f"{what} was already ended by {self.ended_by}: no lease was lost")
         if self.lost:
             raise LeaseLostError
 
@@ -71,10 +82,10 @@ class LeaseRenewer:
         return self.ends_at - self._lease_secs * 2 / 3
 
     @contextmanager
-    def ending(self, *, ends: bool = True) -> Generator[None]:
+    def ending(self, by: str | None) -> Generator[None]:
         """Mark an ending as in progress. The renewal waits for its reply before it reports a loss.
 
-        :param ends: whether the call ends the lease. Then the lease counts as ended even after a
+        :param by: the call, if it ends the lease. Then the lease counts as ended even after a
             :class:`DurabilityError`.
         """
         ending = anyio.Event()
@@ -82,7 +93,8 @@ class LeaseRenewer:
         try:
             yield
         except DurabilityError:
-            self.ended = self.ended or ends
+            if by is not None:
+                self.end(by)
             raise
         finally:
             self._endings.discard(ending)
@@ -263,10 +275,10 @@ class LeaseHandle(ABC):
     async def _release(self) -> bool:
         if self.ended:
             return False
-        with self._renewer.ending():
+        with self._renewer.ending(_RELEASE):
             held = await self._send_release()
             if held:
-                self._renewer.ended = True
+                self._renewer.end(_RELEASE)
             else:
                 self._renewer.lost = True
         return held

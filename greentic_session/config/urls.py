@@ -24,6 +24,9 @@ _SERVER_SCHEMES: Final = tuple(
 _KNOWN_SCHEMES: Final = ("memory", *_SERVER_SCHEMES, "unix", "embedded")
 # RFC 3986, appendix B. The standard library's parser does not accept several hosts.
 _URL: Final = re.compile(r"([^:/?#]*)://([^/?#]*)([^?#]*)(?:\?([^#]*))?(?:#(.*))?", re.DOTALL)
+_SLASHLESS: Final = re.compile(
+    "(" + "|".join(map(re.escape, _KNOWN_SCHEMES)) + "):(?!//)", re.IGNORECASE
+)
 _HOST_PORT: Final = re.compile(r"(?:\[([^][]*)\]|([^][:]*))(?::([0-9]*))?")
 # The texts that `float` accepts, except underscores, spaces and digits of other scripts.
 _SECS: Final = re.compile(
@@ -65,6 +68,10 @@ def parse_url(url: str) -> ParsedUrl:
         raise InvalidInputError("url", f"expected str, got {type(url).__name__}")
     parts = _URL.fullmatch(url)
     scheme = parts[1].lower() if parts else ""
+    if parts is None and (named := _SLASHLESS.match(url)):
+        name = named[1].lower()
+        form = "embedded:///path: three slashes" if name == "embedded" else f"{name}://"
+        raise InvalidInputError("url", f"no // after the scheme: write {form}")
     if parts is None or scheme not in _KNOWN_SCHEMES:
         known = ", ".join(f"{name}://" for name in _KNOWN_SCHEMES)
         raise InvalidInputError("url", f"unknown scheme: expected one of {known}")

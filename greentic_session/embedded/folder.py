@@ -32,26 +32,33 @@ _LONGEST_SOCKET: Final = 100
 """Limit in bytes. A socket's address has 104 bytes on macOS, 108 on Linux, with a final NUL."""
 _LINKS: Final = "/tmp/greentic-session"  # noqa: S108 - prefix of a folder that only this user can access
 _REASONS: Final = {
-    errno.ENOENT: "stands in a folder that does not exist",
-    errno.ENOTDIR: "is no folder",
-    errno.EACCES: "may not be entered or written by this user",
-    errno.EPERM: "may not be entered or written by this user",
-    errno.EROFS: "is on a file system that is read-only",
-    errno.ENOSPC: "is on a file system that is full",
-    errno.ENAMETOOLONG: "has too long a name",
-    errno.ELOOP: "is a loop of links",
+    errno.ENOENT: "is in a folder that does not exist: create that one first",
+    errno.ENOTDIR: "is no folder: give the path of a folder",
+    errno.EACCES: "may not be entered or written by this user: change its owner or its mode",
+    errno.EPERM: "may not be entered or written by this user: change its owner or its mode",
+    errno.EROFS: "is on a file system that is read-only: give another path",
+    errno.ENOSPC: "is on a file system that is full: free space on it",
+    errno.ENAMETOOLONG: "has too long a name: give a shorter path",
+    errno.ELOOP: "is a loop of links: give the path of the folder itself",
 }
 
 
 class FolderError(Exception):
     """The folder cannot be used.
 
-    :ivar reason: the cause, without the folder's path.
+    :ivar reason: the cause, and the remedy. It follows the folder's path.
     """
 
     def __init__(self, reason: str) -> None:
-        self.reason: str = f"the embedded store's folder {reason}"
-        super().__init__(self.reason)
+        self.reason: str = reason
+        super().__init__(reason)
+
+    def of(self, path: str) -> str:
+        """Return the message for users.
+
+        :param path: of the folder. It is no secret: the user has configured it.
+        """
+        return f"the embedded store's folder {path!r} {self.reason}"
 
 
 def socket_path(path: str) -> str:
@@ -76,7 +83,7 @@ def locked(fd: int, how: int) -> bool:
     except OSError as error:
         if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
             return False
-        raise FolderError("is on a file system without locks") from None
+        raise FolderError("is on a file system without locks: give another path") from None
     return True
 
 
@@ -133,7 +140,7 @@ class Folder:
         _check_parent(os.stat("..", dir_fd=self.fd))
         found = os.fstat(self.fd)
         if found.st_uid != os.geteuid():
-            raise FolderError("belongs to another user")
+            raise FolderError("belongs to another user: give a folder of this user")
         if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             raise FolderError("may be written by other users: take that right away")
         if not os.access(".", os.R_OK | os.W_OK | os.X_OK, dir_fd=self.fd):
@@ -147,7 +154,7 @@ class Folder:
             return
         # Check the mark again, because another process may have marked and used the folder since.
         if os.listdir(self.fd) and not self._marked():
-            raise FolderError("is not empty, and what is in it is not ours")
+            raise FolderError("is not empty and holds other files: give an empty or a missing one")
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         with suppress(FileExistsError):
             marker = os.open(_MARKER, flags, 0o600, dir_fd=self.fd)
@@ -167,7 +174,7 @@ class Folder:
             os.close(marker)
         # A prefix is enough, because the process that makes the mark may still write or was killed.
         if not _FORMAT.startswith(text):
-            raise FolderError("was made by another version of this library")
+            raise FolderError("was made by another version of this library: use that version")
         return True
 
 
@@ -190,7 +197,7 @@ def _check_parent(parent: os.stat_result) -> None:
     :raises FolderError: if another user can.
     """
     if parent.st_mode & stat.S_IWOTH and not parent.st_mode & stat.S_ISVTX:
-        raise FolderError("stands in a folder where any user may write: take that right away")
+        raise FolderError("is in a folder where any user may write: take that right away")
 
 
 def _refused(error: OSError) -> FolderError:
@@ -216,7 +223,7 @@ def _reach(path: str) -> None:
     # Any user can create this name in /tmp, and let it lead to another folder.
     is_ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
     if not is_ours or stat.S_IMODE(found.st_mode) & 0o077:
-        raise FolderError("has a long path, and the folder for short ones is not this user's alone")
+        raise FolderError(f"has a long path, and {links!r} is not this user's alone: remove that")
     with suppress(FileNotFoundError):
         if os.readlink(link) == path:
             return

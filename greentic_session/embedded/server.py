@@ -93,7 +93,7 @@ class EmbeddedServer(ServerProcess):
             while not self._is_up():  # noqa: ASYNC110 - locks and sockets can only be polled
                 await asyncio.sleep(_LOOK_AGAIN_SECS)
         except FolderError as error:
-            raise UnknownServerError(error.reason) from None
+            raise UnknownServerError(error.of(self._path)) from None
 
     @override
     async def aclose(self) -> None:

@@ -23,6 +23,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Claim", "ClaimTerms"]
 
+_ENDINGS: Final[dict[EndingMode, str | None]] = {
+    EndingMode.COMPLETE: "complete()",
+    EndingMode.FINISH: "finish()",
+    EndingMode.SAVE: None,
+}
+"""Names the call in errors, if it ends the turn."""
+
 
 class ClaimTerms(NamedTuple):
     """The arguments of a claim.
@@ -176,10 +183,10 @@ class Claim(LeaseHandle, Generic[C]):
             if address == self._terms.address
             else (IndexRemoval(self._terms.address.scope_hash, self.key, self._since_us),)
         )
-        with self._renewer.ending():
+        with self._renewer.ending("wait_again()"):
             outcome = await index.enter(address, encoded, write, event=self._terms.event, left=left)
             self._raise_unless_done(outcome)
-            self._renewer.ended = True
+            self._renewer.end("wait_again()")
         return outcome.token
 
     async def finish(self) -> None:
@@ -262,7 +269,6 @@ class Claim(LeaseHandle, Generic[C]):
     async def _end(self, how: EndingMode, encoded: EncodedSession | None) -> WaitOutcome:
         """End the claim and its wait, or save under it."""
         index = self._index()
-        ends = how is not EndingMode.SAVE
         ending = ClaimEnding(
             ref=self._terms.ref,
             how=how,
@@ -270,11 +276,13 @@ class Claim(LeaseHandle, Generic[C]):
             expected=self._cas,
             event=self._terms.event,
         )
-        with self._renewer.ending(ends=ends):
+        by = _ENDINGS[how]
+        with self._renewer.ending(by):
             outcome = await index.call.end_claim(ending, self._terms.events)
             self._raise_unless_done(outcome)
-            self._renewer.ended = self._renewer.ended or ends
-        if ends:
+            if by is not None:
+                self._renewer.end(by)
+        if by is not None:
             event = SeenEvent(self._terms.event, outcome.at_ms) if self._terms.event else None
             await index.leave(self._terms.address, self.key, self._since_us, event)
             outcome.raise_shortfall()

@@ -58,10 +58,6 @@ def test_the_readme_shows_figures_that_were_found(room: Any) -> None:
     assert len(figures) == len(shown[0].strip().splitlines()) - 2 == 5
     summary = (RESULTS / "summary.md").read_text("utf-8")
     assert [figure for figure in figures if f"| {figure} |" not in summary] == []
-    met = (
-        f"{summary.count('| yes |')} of {summary.count('| yes |') + summary.count('| no |')} goals"
-    )
-    assert met in shown[0]
 
 
 def test_every_page_says_what_was_found() -> None:

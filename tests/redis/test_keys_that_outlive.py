@@ -51,16 +51,19 @@ class Row(NamedTuple):
 LIMITS: Final = {
     "<record>": max(TTL + LEASE, KEPT),
     "<record>:events": DAY,
+    "<record>:fence": 2 * FENCED,
     "{ns}:lookup:{<key>}": TTL + LEASE,
     "{ns}:waits:{<owner>}": TTL + LEASE,
     "{ns}:waits:{<owner>}:events": DAY,
     "<record>:lock": LEASE + FENCED,
     "<record>:lock:queue": LEASE,
     "<record>:inbox": LEASE + KEPT + FENCED,
+    "<record>:inbox:fence": 2 * FENCED,
     "<record>:inbox:mail": 0.0,
     "<record>:inbox:seen": DAY,
     "<record>:inbox:dead": 30 * DAY,
     "{ns}:inbox:{<name>}": 0.0,
+    "{ns}:inbox:{<name>}:clock": DAY,
     "{ns}:inbox:{<name>}:dead": 60 * DAY,
     "{ns}:early:{<owner>}:<scope>": 600.0,
     "{ns}:early:{<owner>}:<scope>:heads": 600.0,
@@ -70,8 +73,15 @@ LIMITS: Final = {
     "{ns}:affinity:{<group>}:ops": KEPT,
 }
 """Longest lifetime in seconds, by the first name of each row. With 0, there is no expiry."""
-MAY_BE_KEPT: Final = {"<record>:lock", "<record>:inbox", "{ns}:affinity:{<group>}:members"}
-"""Rows whose key may stay for its fencing token."""
+MAY_BE_KEPT: Final = {
+    "<record>:fence",
+    "<record>:lock",
+    "<record>:inbox",
+    "<record>:inbox:fence",
+    "{ns}:affinity:{<group>}:members",
+    "{ns}:inbox:{<name>}:clock",
+}
+"""Rows whose key may stay for its fencing token, or for the time that it notes."""
 RECORD: Final = r"[\w.-]+:[\w.-]+:\{[^}]*\}"
 
 
@@ -113,7 +123,7 @@ class Scene:
         """Check each key's lifetime, and return it per row in ms, -1 without an expiry."""
         found: dict[str, int] = {}
         start = len(self.harness.config.namespace) + 1
-        for name in await self.harness.residue():
+        for name in [*await self.harness.residue(), *await self.harness.tokens()]:
             short = name[start:]
             matching = [
                 title

@@ -109,7 +109,11 @@ BAD = [
     ("", "url", "unknown scheme: expected one of memory://, redis://"),
     ("localhost:6379", "url", "unknown scheme"),
     ("mysql://h", "url", "unknown scheme"),
-    ("memory:", "url", "unknown scheme"),
+    ("memory:", "url", "no // after the scheme: write memory://"),
+    ("embedded:/tmp/x", "url", "no // after the scheme: write embedded:///path: three slashes"),
+    ("embedded:x", "url", "no // after the scheme: write embedded:///path: three slashes"),
+    ("Redis+Cluster:h1:7000", "url", "no // after the scheme: write redis+cluster://"),
+    ("embedded://tmp/x", "url", "expected embedded:///path/of/a/folder"),
     ("memory://host", "url", "no host"),
     ("memory:///path", "url", "no host and no path"),
     (

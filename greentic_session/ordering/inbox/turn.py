@@ -160,7 +160,7 @@ class InboxTurn(LeaseHandle, Generic[C]):
         :raises PayloadTooLargeError: over the store's limit.
         """
         self._require_held()
-        return await self._commit(session, self._checked(handled), ends=False)
+        return await self._commit(session, self._checked(handled), ends_by=None)
 
     async def finish(self, session: Session[C] | None = None) -> Cas:
         """Write the session, remove all messages of the turn and end the turn, in one step.
@@ -170,7 +170,7 @@ class InboxTurn(LeaseHandle, Generic[C]):
         :raises: as :meth:`commit`.
         """
         self._require_held()
-        return await self._commit(session, len(self._mail), ends=True)
+        return await self._commit(session, len(self._mail), ends_by="finish()")
 
     async def remove(self, handled: int | None = None) -> None:
         """Remove the session, remove handled messages and end the turn, in one step.
@@ -185,7 +185,7 @@ class InboxTurn(LeaseHandle, Generic[C]):
         """
         self._require_held()
         count = len(self._mail) if handled is None else self._checked(handled)
-        outcome = await self._end(None, count, removes=True, ends=True)
+        outcome = await self._end(None, count, removes=True, ends_by="remove()")
         self._session, self._cas = None, Cas.none()
         outcome.raise_shortfall()
 
@@ -255,14 +255,16 @@ class InboxTurn(LeaseHandle, Generic[C]):
         if encoded.scope != self._ref.mailbox.scope:
             raise TenantMismatchError(self.key)
 
-    async def _commit(self, session: Session[C] | None, handled: int, *, ends: bool) -> Cas:
+    async def _commit(
+        self, session: Session[C] | None, handled: int, *, ends_by: str | None
+    ) -> Cas:
         if session is None:
-            outcome = await self._end(None, handled, removes=False, ends=ends)
+            outcome = await self._end(None, handled, removes=False, ends_by=ends_by)
             outcome.raise_shortfall()
             return self._cas
         # The body is decoded first, because a body that cannot be decoded must not be written.
         encoded, body = self._terms.encoder.encode_with_body(session, self._check_same)
-        outcome = await self._end(encoded, handled, removes=False, ends=ends)
+        outcome = await self._end(encoded, handled, removes=False, ends_by=ends_by)
         self._session, self._cas = as_versioned(
             self.key, body, outcome.token, encoded.ttl_ms, outcome.at_ms
         )
@@ -270,7 +272,7 @@ class InboxTurn(LeaseHandle, Generic[C]):
         return self._cas
 
     async def _end(
-        self, encoded: EncodedSession | None, handled: int, *, removes: bool, ends: bool
+        self, encoded: EncodedSession | None, handled: int, *, removes: bool, ends_by: str | None
     ) -> Outcome:
         result = TurnCommit(
             ref=self._ref,
@@ -279,9 +281,9 @@ class InboxTurn(LeaseHandle, Generic[C]):
             expected=self._cas,
             handled=self._handled + handled,
             in_hand=len(self._mail) - handled,
-            ends=ends,
+            ends=ends_by is not None,
         )
-        with self._renewer.ending(ends=ends):
+        with self._renewer.ending(ends_by):
             outcome = await self._terms.backend.call().commit(result)
             if outcome.verdict is Verdict.LOST:
                 self._lose()
@@ -290,7 +292,8 @@ class InboxTurn(LeaseHandle, Generic[C]):
             if outcome.verdict is not Verdict.DONE:
                 raise error_for(self.key, outcome)
             self._drop_handled(handled)
-            self._renewer.ended = self._renewer.ended or ends
+            if ends_by is not None:
+                self._renewer.end(ends_by)
         return outcome
 
     def _drop_handled(self, handled: int) -> None:
