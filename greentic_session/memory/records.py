@@ -84,7 +84,8 @@ class Records:
 
     :param clock: the clock of the store.
     :ivar due_times: the times at which records may have expired, the earliest first.
-    :ivar on_forget: called with scope, key and record when a record with a wait is removed or replaced.
+    :ivar on_forget: called with scope, key and record when a record with a wait is removed or
+        replaced.
     """
 
     def __init__(self, clock: Clock) -> None:
