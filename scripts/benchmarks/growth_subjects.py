@@ -319,8 +319,8 @@ class DeadLetters(Messages):
                 await turn.finish()
 
         return {
-            "admit, fail, die; discard the first": discard,
-            "admit, fail, die; replay the first": replay,
+            "admit, fail, die, then discard the first": discard,
+            "admit, fail, die, then replay the first": replay,
         }
 
 
