@@ -71,8 +71,9 @@ class Server:
                     if b"CLIENT" in chunk and b"SETINFO" in chunk:  # the driver's greeting
                         writer.write(b"+OK\r\n" * chunk.count(b"SETINFO"))
                         continue
-                    if ours := len(re.findall(rb"INFO|\r\nID\r\n|TIME", chunk)):  # our own greeting
-                        writer.write(b"-NOPERM no permissions\r\n" * ours)
+                    if b"INFO" in chunk:  # our own greeting
+                        asked = len(re.findall(rb"INFO|\r\nID\r\n|TIME", chunk))
+                        writer.write(b"-NOPERM no permissions\r\n" * asked)
                         continue
                     self.chunks.append(chunk)
                     reply = await self._answer(chunk)
