@@ -297,11 +297,14 @@ class IndexChange(msgspec.Struct, frozen=True, kw_only=True):
     :ivar upsert: the entry of a session that waits.
     :ivar removals: the entries to remove.
     :ivar events: completed events to remember, the newest last.
+    :ivar confirms: whether an answer rests on the change, and on no index intent that replicas have
+        confirmed with the record. If so, replicas have to confirm the change.
     """
 
     upsert: IndexUpsert | None = None
     removals: tuple[IndexRemoval, ...] = ()
     events: tuple[SeenEvent, ...] = ()
+    confirms: bool = False
 
 
 class WaitCall(ABC):
@@ -404,6 +407,11 @@ class WaitCall(ABC):
     async def all_entries(self, wait_owner: WaitOwner) -> Sequence[tuple[str, IndexEntry]]:
         """Return every entry of the owner, each with its reply scope."""
 
+    @property
+    def confirms(self) -> bool:
+        """Whether replicas confirm writes. If so, each acknowledged wait has an index entry."""
+        return False
+
     async def confirm(  # noqa: B027 - a backend without replicas has nothing to do
         self, wait_owner: WaitOwner, keys: Sequence[SessionKey]
     ) -> None:
@@ -430,7 +438,11 @@ class WaitCall(ABC):
     async def update_index(
         self, wait_owner: WaitOwner, change: IndexChange, events: EventMemory
     ) -> None:
-        """Write and remove index entries, and remember events."""
+        """Write and remove index entries, and remember events.
+
+        :raises DurabilityError: it is done, and too few replicas confirmed it. Only with
+            :attr:`IndexChange.confirms`.
+        """
 
 
 class WaitBackend(ABC):

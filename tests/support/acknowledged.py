@@ -139,17 +139,13 @@ class Acknowledged:
             self._tell("clear_wait", error)
 
     async def _look_for(self, user: str, scope: ReplyScope, key: SessionKey, how: str) -> None:
-        """Look for a wait that the index does not know.
-
-        In a cluster, the index of a user is on another server than most of the sessions. ``acks``
-        are of the sessions, from which operators rebuild an index.
-        """
+        """Tell what is left of a wait that the index does not know."""
         await self._waits.rebuild_index(CTX)
         if await self._read(lambda: self._waits.find_wait_by_scope(CTX, user, scope)) == key:
-            self.told["index entries lost"] += 1
-            return
-        record = await self._read(lambda: self._store.get(key))
-        there = "its session is there" if record else "its session has gone"
+            there = "the index has lost its entry"
+        else:
+            record = await self._read(lambda: self._store.get(key))
+            there = "its session is there" if record else "its session has gone"
         self.losses.append(f"the wait {key} is not found, {there}, after {how}")
 
     async def _check_messages(self) -> None:
