@@ -259,20 +259,25 @@ class Acknowledged:
                 return
             taken = [mail.event_id for mail in turn.mail]
             stage = self.stage
-            for event_id in taken:
-                if event_id in self._handled:
-                    admitted = self._admitted.get(event_id, "no acknowledged admit")
-                    self.losses.append(
-                        f"{event_id} came back during {stage} after {self._handled[event_id]}, "
-                        f"which followed {admitted}"
-                    )
+            # No loss if the turn turns out to have ended: another worker may have handled them.
+            again = [event_id for event_id in taken if event_id in self._handled]
             try:
                 await turn.finish()
             except (DurabilityError, OutcomeUnknownError):
                 self._doubtful.update(taken)
+                self._tell_again(again, stage)
                 raise
+            self._tell_again(again, stage)
             self.told["finish"] += 1
             self._handled.update(dict.fromkeys(taken, f"finish during {stage}"))
+
+    def _tell_again(self, event_ids: list[str], stage: str) -> None:
+        for event_id in event_ids:
+            admitted = self._admitted.get(event_id, "no acknowledged admit")
+            self.losses.append(
+                f"{event_id} came back during {stage} after {self._handled[event_id]}, "
+                f"which followed {admitted}"
+            )
 
     # --- waits --------------------------------------------------------------------------------
 
