@@ -298,11 +298,14 @@ class IndexChange(msgspec.Struct, frozen=True, kw_only=True):
     :ivar upsert: the entry to write, ``None`` for none.
     :ivar removals: the entries to remove.
     :ivar events: completed events to remember, the newest last.
+    :ivar confirms: whether an answer rests on the change, and on no index intent that replicas have
+        confirmed with the record. If so, replicas have to confirm the change.
     """
 
     upsert: IndexUpsert | None = None
     removals: tuple[IndexRemoval, ...] = ()
     events: tuple[SeenEvent, ...] = ()
+    confirms: bool = False
 
 
 class WaitCall(ABC):
@@ -405,6 +408,11 @@ class WaitCall(ABC):
     async def all_entries(self, wait_owner: WaitOwner) -> Sequence[tuple[str, IndexEntry]]:
         """Return every entry of the owner, each with the hash of its reply scope."""
 
+    @property
+    def confirms(self) -> bool:
+        """Whether replicas confirm writes. If so, each acknowledged wait has an index entry."""
+        return False
+
     async def confirm(  # noqa: B027 - a backend without replicas has nothing to do
         self, wait_owner: WaitOwner, keys: Sequence[SessionKey]
     ) -> None:
@@ -431,7 +439,11 @@ class WaitCall(ABC):
     async def update_index(
         self, wait_owner: WaitOwner, change: IndexChange, events: EventMemory
     ) -> None:
-        """Write and remove index entries, and remember events."""
+        """Write and remove index entries, and remember events.
+
+        :raises DurabilityError: it is done, and too few replicas confirmed it. Only with
+            :attr:`IndexChange.confirms`.
+        """
 
 
 class WaitBackend(ABC):

@@ -310,6 +310,11 @@ class RedisWaitCall(WaitCall):
         reply, shortfall = await self._write(CLEAR, scope, key, arguments)
         return written_outcome(key, reply, shortfall)
 
+    @property
+    @override
+    def confirms(self) -> bool:
+        return self._client.confirms
+
     @override
     async def confirm(self, wait_owner: WaitOwner, keys: Sequence[SessionKey]) -> None:
         if not self._client.confirms:
@@ -413,7 +418,13 @@ class RedisWaitCall(WaitCall):
             removals=change.removals,
             events=change.events,
         )
-        await self._run_on_index(UPDATE_INDEX, wait_owner, arguments)
+        # On one server, the index intent is confirmed: WAIT for the record covers what the server
+        # wrote before. In a cluster, the replicas of the index are others.
+        confirms = change.confirms and self._client.confirms_apart
+        try:
+            await self._run_on_index(UPDATE_INDEX, wait_owner, arguments, skips_acks=not confirms)
+        except UnconfirmedError as error:
+            raise error.plain() from None
 
     # --- shared steps ------------------------------------------------------------------------
 
@@ -463,12 +474,19 @@ class RedisWaitCall(WaitCall):
         return record, self._names.lookup(key), self._names.events(record)
 
     async def _run_on_index(
-        self, script: Script, wait_owner: WaitOwner, arguments: Arguments
+        self,
+        script: Script,
+        wait_owner: WaitOwner,
+        arguments: Arguments,
+        *,
+        skips_acks: bool = True,
     ) -> Reply:
         index = self._index(wait_owner)
         names = index, self._names.events(index)
         try:
             parts = (self._grace_ms, *arguments)
-            return await self._client.run(script, names, parts, until=self._until, skips_acks=True)
+            return await self._client.run(
+                script, names, parts, until=self._until, skips_acks=skips_acks
+            )
         except ForeignValueError:
             raise wrong_type_of("an index of waits") from None

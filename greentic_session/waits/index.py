@@ -239,6 +239,8 @@ class WaitIndex:
         :param left: index entries that are stale afterwards.
         :raises DurabilityError: the session waits there, and the index leads to it. Or the event
             was completed before. In both cases, too few replicas have confirmed it.
+        :raises OutcomeUnknownError: with replicas that confirm, also if the session waits there and
+            the index may have lost its entry.
         """
         wait_owner, scope_hash = address
         key = SessionKey(encoded.key)
@@ -254,6 +256,10 @@ class WaitIndex:
         except SessionError:
             await self._cancel_intent(address, key, intent)
             raise
+        if outcome.verdict is Verdict.SEEN:
+            await self._restore_entry(address, key, intent)
+            outcome.raise_shortfall()
+            return outcome
         if outcome.verdict is not Verdict.DONE:
             await self._cancel_intent(address, key, intent)
             outcome.raise_shortfall()
@@ -262,25 +268,33 @@ class WaitIndex:
         removals = [IndexRemoval(scope_hash, entry.key, entry.since_us) for entry in others]
         if outcome.moved_from:
             removals.append(IndexRemoval(outcome.moved_from, key, outcome.since_us))
-        events: list[SeenEvent] = []
-        # The session waits. If a step below fails, the next reader repairs the index.
-        with suppress(*_REPAIRED_LATER):
+        entered = IndexChange(
+            upsert=IndexUpsert(scope_hash, key, outcome.since_us, expires_ms, intent.intent_id),
+            events=(SeenEvent(event, outcome.at_ms),) if event else (),
+            confirms=outcome.shortfall is None,
+        )
+        try:
             for other, rival in rivals.items():
                 await self.call.supersede(wait_owner.scope, other, scope_hash, rival.since_us)
             # Copy completed events to the index before their index entries are removed.
             removed_keys = [entry.key for entry in others]
             if left or outcome.moved_from:
                 removed_keys.append(key)
+            change = entered
             if removed_keys:
-                events += await self.call.events_of(wait_owner.scope, removed_keys)
-            if event:
-                events.append(SeenEvent(event, outcome.at_ms))
-            change = IndexChange(
-                upsert=IndexUpsert(scope_hash, key, outcome.since_us, expires_ms, intent.intent_id),
-                removals=(*removals, *left),
-                events=tuple(events),
-            )
+                events = await self.call.events_of(wait_owner.scope, removed_keys)
+                change = IndexChange(
+                    upsert=entered.upsert,
+                    removals=(*removals, *left),
+                    events=(*events, *entered.events),
+                    confirms=entered.confirms,
+                )
             await self.call.update_index(wait_owner, change, self._events)
+        except _REPAIRED_LATER:
+            # The session waits, and the index intent leads the next reader to it. But a failover
+            # may have lost the intent.
+            if self.call.confirms:
+                await self._write_entry(wait_owner, entered)
         outcome.raise_shortfall()
         return outcome
 
@@ -391,6 +405,33 @@ class WaitIndex:
         change = IndexChange(removals=removals, events=tuple(events))
         with suppress(*_REPAIRED_LATER):
             await self.call.update_index(address.wait_owner, change, self._events)
+
+    async def _write_entry(self, wait_owner: WaitOwner, entered: IndexChange) -> None:
+        """Write an index entry that leads to a stored wait.
+
+        :raises OutcomeUnknownError: it may be missing after a failover.
+        """
+        try:
+            await self.call.update_index(wait_owner, entered, self._events)
+        except _REPAIRED_LATER:
+            if self.call.confirms and entered.confirms:
+                raise OutcomeUnknownError("the index of waits was not reached") from None
+
+    async def _restore_entry(
+        self, address: WaitAddress, key: SessionKey, intent: IndexIntent
+    ) -> None:
+        """Write the index entry of a session that an earlier call registered, if it waits there.
+
+        That call did not return, or its entry was lost in a failover.
+        """
+        status = (await self._read_status(address.wait_owner.scope, [key]))[key]
+        if status is None or not _waits(status, address):
+            await self._cancel_intent(address, key, intent)
+            return
+        upsert = IndexUpsert(
+            address.scope_hash, key, status.since_us, status.expires_ms, intent.intent_id
+        )
+        await self._write_entry(address.wait_owner, IndexChange(upsert=upsert, confirms=True))
 
     async def _cancel_intent(
         self, address: WaitAddress, key: SessionKey, intent: IndexIntent

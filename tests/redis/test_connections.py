@@ -15,6 +15,7 @@ from greentic_session import OutcomeUnknownError, RedisConfig, SessionKey, Store
 from greentic_session.redis.transport import server as server_module
 from greentic_session.redis.transport.client import RedisClient
 from greentic_session.redis.transport.connection import ConnectionLostError, PendingRequest
+from greentic_session.redis.transport.script import Script
 
 from ..support.redis import CTX, SEED, control, session, store_at, until, until_async
 
@@ -71,8 +72,9 @@ class Server:
                     if b"CLIENT" in chunk and b"SETINFO" in chunk:  # the driver's greeting
                         writer.write(b"+OK\r\n" * chunk.count(b"SETINFO"))
                         continue
-                    if ours := len(re.findall(rb"INFO|\r\nID\r\n|TIME", chunk)):  # our own greeting
-                        writer.write(b"-NOPERM no permissions\r\n" * ours)
+                    if b"INFO" in chunk:  # our own greeting
+                        asked = len(re.findall(rb"INFO|\r\nID\r\n|TIME", chunk))
+                        writer.write(b"-NOPERM no permissions\r\n" * asked)
                         continue
                     self.chunks.append(chunk)
                     reply = await self._answer(chunk)
@@ -342,3 +344,32 @@ async def test_replicas_that_cannot_be_asked_are_told_to_each_who_asks(
         assert [str(one).split()[0] for one in told] == [raised] * 3
         assert [type(one) for one in told] == [ResponseError] * 3
         assert sum(chunk.count(b"WAIT") for chunk in server.chunks) == 1
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        b"-UNBLOCKED force unblock from blocking operation, instance state changed\r\n",
+        b"-ERR WAIT cannot be used with replica instances. Please also note that writes\r\n",
+    ],
+)
+async def test_a_write_whose_server_became_a_replica_before_it_was_confirmed_is_repeated(
+    refusal: bytes,
+) -> None:
+    """The server refuses WAIT, and its new master may not have the write."""
+    attempts = 0
+
+    async def answer(chunk: bytes) -> bytes:
+        nonlocal attempts
+        reply = await echoed(chunk)
+        if b"TIME" in chunk:
+            reply += b"*2\r\n$1\r\n1\r\n$1\r\n1\r\n"
+        attempts += chunk.count(b"EVALSHA")
+        reply += b":2\r\n" * (chunk.count(b"EVALSHA") + chunk.count(b"EVAL\r\n"))
+        if re.search(rb"WAIT [0-9]", chunk):
+            reply += refusal if attempts == 1 else b":1\r\n"
+        return reply
+
+    async with Server(answer) as server, client_of(server.url, acks=1) as client:
+        assert await client.run(Script("sessions/put"), ("name",), ()) == 2
+        assert attempts == 2

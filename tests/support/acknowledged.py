@@ -139,17 +139,13 @@ class Acknowledged:
             self._tell("clear_wait", error)
 
     async def _look_for(self, user: str, scope: ReplyScope, key: SessionKey, how: str) -> None:
-        """Look for a wait that is missing from the index.
-
-        In a cluster, a user's index is on another server than most of the sessions. ``acks``
-        applies to the sessions, from which operators rebuild an index.
-        """
+        """Report what is left of a wait that is missing from the index."""
         await self._waits.rebuild_index(CTX)
         if await self._read(lambda: self._waits.find_wait_by_scope(CTX, user, scope)) == key:
-            self.told["index entries lost"] += 1
-            return
-        record = await self._read(lambda: self._store.get(key))
-        there = "its session is there" if record else "its session has gone"
+            there = "the index has lost its entry"
+        else:
+            record = await self._read(lambda: self._store.get(key))
+            there = "its session is there" if record else "its session has gone"
         self.losses.append(f"the wait {key} is not found, {there}, after {how}")
 
     async def _check_messages(self) -> None:
@@ -263,20 +259,25 @@ class Acknowledged:
                 return
             taken = [mail.event_id for mail in turn.mail]
             stage = self.stage
-            for event_id in taken:
-                if event_id in self._handled:
-                    admitted = self._admitted.get(event_id, "no acknowledged admit")
-                    self.losses.append(
-                        f"{event_id} came back during {stage} after {self._handled[event_id]}, "
-                        f"which followed {admitted}"
-                    )
+            # No loss if the turn turns out to have ended: another worker may have handled them.
+            again = [event_id for event_id in taken if event_id in self._handled]
             try:
                 await turn.finish()
             except (DurabilityError, OutcomeUnknownError):
                 self._doubtful.update(taken)
+                self._tell_again(again, stage)
                 raise
+            self._tell_again(again, stage)
             self.told["finish"] += 1
             self._handled.update(dict.fromkeys(taken, f"finish during {stage}"))
+
+    def _tell_again(self, event_ids: list[str], stage: str) -> None:
+        for event_id in event_ids:
+            admitted = self._admitted.get(event_id, "no acknowledged admit")
+            self.losses.append(
+                f"{event_id} came back during {stage} after {self._handled[event_id]}, "
+                f"which followed {admitted}"
+            )
 
     # --- waits --------------------------------------------------------------------------------
 

@@ -133,7 +133,7 @@ class Observer:
             ("HMGET", index, *scopes),
             *(("LLEN", queue) for queue in early),
             ("HGET", names.lock("", name), "by"),
-            ("HLEN", members),
+            ("HKEYS", members),
             ("HVALS", places),
             ("ZCARD", names.inbox_index(name)),
         ]
@@ -145,10 +145,12 @@ class Observer:
             entries,
             *early_counts,
             lock,
-            joined,
+            fields,
             placed,
             due,
         ) = await self._client.read_many(commands, key=record)
+        # The highest fencing token outlives the members. Its field is no worker's name.
+        joined = [field for field in fields if not field.startswith(b"\n")]
         words = [f"v{cas.decode()}"] if cas is not None else []
         words += [word for word, is_so in (("waits", wait), ("claimed", lease)) if is_so]
         words += [

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Final, Generic, cast, final, overload
 import anyio
 
 from ..._core import tenancy
+from ..._core.leases import RELEASE_SECS
+from ..._core.tasks import run_to_completion
 from ..._validation import (
     check_identifier,
     check_key,
@@ -32,6 +34,7 @@ from ...errors import (
     DecodeError,
     InboxFullError,
     InvalidInputError,
+    LeaseLostError,
     PayloadTooLargeError,
     SessionError,
 )
@@ -298,19 +301,42 @@ class SessionInbox(Generic[C]):
             taken = await self._backend.call().take(request)
             self._dropped += taken.dropped
             if isinstance(taken, GrantedTurn):
-                break
+                turn = await self._accept(taken, sent_at)
+                if turn is not None:
+                    return turn, 0
+                continue
             if taken.due_secs is None:
                 return None, _POLL_SECS
             if taken.due_secs > 0:
                 return None, min(taken.due_secs, _POLL_SECS)
-        self._turns += 1
+
+    async def _accept(self, taken: GrantedTurn, sent_at: float) -> InboxTurn[C] | None:
+        """Return the turn, ``None`` if another worker may have had it before the reply came."""
         try:
-            return InboxTurn(self._terms, taken, sent_at), 0
+            turn = InboxTurn(self._terms, taken, sent_at)
         except DecodeError:
             backoff_ms = self._terms.backoff_after(taken.attempt)
             with suppress(SessionError):  # without a release, the turn ends with its lease
                 await self._backend.call().release(taken.ref, backoff_ms)
             raise
+        if anyio.current_time() >= sent_at + taken.left_ms / 1000:
+            # A grant may wait for replicas for longer than its lease. Then another worker may have
+            # handled the messages.
+            try:
+                await turn.renew()
+            except LeaseLostError:
+                return None
+            except (SessionError, anyio.get_cancelled_exc_class()):
+                await run_to_completion(
+                    partial(self._give_back, taken), "greentic_session late turn", RELEASE_SECS
+                )
+                raise
+        self._turns += 1
+        return turn
+
+    async def _give_back(self, taken: GrantedTurn) -> None:
+        with suppress(SessionError):  # without a release, the turn ends with its lease
+            await self._backend.call().release(taken.ref, None)
 
     async def depth(self) -> InboxDepth:
         """Return how many sessions have messages or a held turn.

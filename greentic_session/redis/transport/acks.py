@@ -19,6 +19,7 @@ write without a change, behind all that the server wrote before.
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import TYPE_CHECKING, Any, Final, final
 
 from redis.exceptions import ResponseError
@@ -38,14 +39,16 @@ __all__ = ["TOUCH_FOR_WAIT", "Acks", "UnconfirmedError", "barrier"]
 
 _FIRST_ASK_SECS: Final = 0.05
 _LAST_ASK_SECS: Final = 0.2
+"""Interval at which replicas that have not confirmed are asked again. It doubles each time."""
 _SUCCESSOR_SECS: Final = 1.0
 """Interval at which a server whose replicas do not confirm is suspected to have a successor."""
-"""Interval at which replicas that have not confirmed are asked again. It doubles each time."""
 TOUCH_FOR_WAIT: Final = Script("touch_for_wait")
 _FINISH_SECS: Final = 0.5
 _FINISH_SHARE: Final = 1 / 8
 """Time of a call that its confirmation leaves to the steps that follow the write, at most."""
 _ASKING: Final[Command] = ("ASKING",)
+_DEPOSED: Final = re.compile(r"UNBLOCKED|(ERR )?WAIT cannot be used with replica")
+"""Errors of a server that became a replica while WAIT was under way, or before it."""
 
 
 class UnconfirmedError(DurabilityError):
@@ -136,7 +139,7 @@ class Acks:
             try:
                 confirmed = await connection.confirmed(self.wanted, until)
             except ResponseError as error:
-                if str(error).startswith("UNBLOCKED"):  # the server became a replica meanwhile
+                if _DEPOSED.match(str(error)):  # its successor may not have the write
                     raise ConnectionLostError(sent=True) from None
                 is_late = True  # the account may not ask
             except ConnectionLostError:

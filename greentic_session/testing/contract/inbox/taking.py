@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
@@ -55,6 +55,35 @@ class InboxTakingContract:
             assert turn.session is None
             assert turn.cas == Cas.none()
             await turn.finish()
+
+    @pytest.mark.parametrize("is_taken", [True, False])
+    async def test_a_turn_granted_later_than_its_lease_is_handed_out_only_if_it_is_held(
+        self, harness: StoreHarness, monkeypatch: pytest.MonkeyPatch, is_taken: bool
+    ) -> None:
+        """The grant waited for replicas, and another worker may have had the turn meanwhile."""
+        at = await desk(harness)
+        peer = await at.peer()
+        await at.admit("e1")
+        calls = type(at.backend.call())
+        take = calls.take
+
+        async def late(call: Any, request: Any) -> Any:
+            taken: Any = await take(call, request)
+            monkeypatch.setattr(calls, "take", take)
+            if is_taken:
+                await harness.advance(LEASE)
+                assert await peer.handle() == ["e1"]
+            return taken._replace(left_ms=0)
+
+        monkeypatch.setattr(calls, "take", late)
+        async with at.take() as turn:
+            if is_taken:
+                assert turn is None
+                return
+            assert turn is not None
+            assert not turn.ended
+            await turn.finish()
+        assert await peer.is_idle()
 
     async def test_a_session_in_hand_is_nobody_elses(self, harness: StoreHarness) -> None:
         at = await desk(harness)
