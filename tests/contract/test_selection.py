@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final, NamedTuple
 
@@ -14,7 +15,15 @@ import pytest
 from greentic_session.testing.ladder import LADDER_VARIABLE
 
 from ..conftest import CONTAINER_VARIABLE, pytest_collection_modifyitems
-from ..support.selection import CONTRACT, THINNED_LEGS, left_out, leg_and_test
+from ..support.selection import (
+    CONTRACT,
+    QUICK_LEGS,
+    QUICK_PATHS,
+    THINNED_LEGS,
+    is_quick,
+    left_out,
+    leg_and_test,
+)
 from .test_contract import NO_REDIS
 
 # Redis itself is a second engine that need not be here.
@@ -112,3 +121,19 @@ def test_selection_takes_the_first_and_the_last_case_of_a_thinned_leg() -> None:
     others = [f"{CONTRACT}::TestValkey::test_a[{value}]" for value in ("a", "b", "c")]
     elsewhere = [f"tests/redis/test_sentinel.py::TestSentinel::test_a[{value}]" for value in "abc"]
     assert left_out([*cases, *others, *elsewhere]) == frozenset(cases[1:3])
+
+
+def test_quick_run_takes_the_first_and_the_last_case_of_its_legs_only() -> None:
+    cases = [f"{CONTRACT}::{leg}::test_a[{value}]" for leg in sorted(QUICK_LEGS) for value in "abc"]
+    others = [f"{CONTRACT}::TestSentinel::test_a[{value}]" for value in "abc"]
+    slow = ["tests/faults/test_crashes.py::test_a", "tests/unit/test_memory_expiry.py::test_a"]
+    fast = ["tests/unit/test_codec.py::test_a[b]", "tests/unit/test_codec.py::test_a[c]"]
+    out = left_out([*cases, *others, *slow, *fast], quick=True)
+    assert out == {*cases[1::3], *others, *slow}
+
+
+def test_quick_run_names_what_exists_and_needs_no_container() -> None:
+    root = Path(__file__).parents[2]
+    assert [path for path in QUICK_PATHS if not (root / path).exists()] == []
+    assert is_quick(CONTRACT)
+    assert "TestContainer" not in QUICK_LEGS

@@ -89,6 +89,8 @@ class Tree:
         environment = {**os.environ, "PYTHONPATH": str(self.root)}
         environment.setdefault(LADDER_VARIABLE, "wheel")  # no container for each run
         environment.pop("PYTEST_ADDOPTS", None)
+        # Compiled tests stay in the copy: pytest takes longer to rewrite them than to run a few.
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)
         command = [sys.executable, "-m", "pytest", "-q", "--tb=line", "-p", "no:cacheprovider"]
         with tempfile.TemporaryFile() as said:
             running = subprocess.Popen(

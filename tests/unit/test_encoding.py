@@ -169,3 +169,22 @@ async def test_a_turn_refuses_a_session_of_another_owner_before_it_decodes_it() 
             await claim.save(
                 msgspec.structs.replace(claim.session, context=unreadable, key=SessionKey("other"))
             )
+
+
+class Unlike(str):
+    """Text that equals itself only, so that a dict may hold it beside the same plain text."""
+
+    __slots__ = ()
+    __hash__ = object.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("codec", [JsonCodec, MessagePackCodec])
+async def test_keys_that_come_back_as_one_are_refused(codec: Any) -> None:
+    store = create_session_store("memory://", codec=codec)
+    with pytest.raises(InvalidInputError) as caught:
+        await store.create(make({Unlike("a"): 1, "a": 1}))
+    assert caught.value.field == "context"
