@@ -9,6 +9,13 @@ from unittest.mock import patch
 import pytest
 
 from greentic_session import DuplicateEventError, SessionKey, StoreUnavailableError, WaitRegistry
+from greentic_session.abc.waits import (
+    EventMemory,
+    IndexChange,
+    IndexRemoval,
+    IndexUpsert,
+    WaitOwner,
+)
 from greentic_session.testing.harness import MemoryHarness, RedisHarness
 
 from ..support.waits import CTX, USER, chat, owner, paused
@@ -96,6 +103,21 @@ async def _clears(scene: Scene, turn: Claim[Any]) -> None:
 async def _is_superseded(scene: Scene, turn: Claim[Any]) -> None:
     await scene.register("another")
     await turn.release()
+
+
+async def test_a_removal_that_comes_late_spares_the_newer_entry(scene: Scene) -> None:
+    call = scene.store.wait_backend().call()  # type: ignore[attr-defined] # a capability
+    whose, place, key = WaitOwner("default/acme", "/ann"), HERE.scope_hash(), SessionKey("form")
+    memory = EventMemory(10, 60_000)
+
+    async def change(**parts: Any) -> list[SessionKey]:
+        await call.update_index(whose, IndexChange(**parts), memory)
+        found = (await call.entries(whose, place, "", memory)).entries
+        return [entry.key for entry in found]
+
+    assert await change(upsert=IndexUpsert(place, key, 20, 0)) == [key]
+    assert await change(removals=(IndexRemoval(place, key, 19),)) == [key]
+    assert await change(removals=(IndexRemoval(place, key, 20),)) == []
 
 
 LATER = [_completes, _moves, _registers_elsewhere, _finishes, _clears, _is_superseded]
