@@ -174,7 +174,7 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     lines.append(f"backend container: {contained or f'skipped, {why}'}")
     given = "given" if os.environ.get(URL_VARIABLE) else "skipped, not set"
     lines.append(f"backend {URL_VARIABLE}: {given}")
-    legs = ", ".join(leg.removeprefix("Test") for leg in THINNED_LEGS)
+    legs = ", ".join(("trio", *(leg.removeprefix("Test") for leg in THINNED_LEGS)))
     cases = "all" if config.getoption("full") else f"a few of each test on {legs} (all: --full)"
     if config.getoption("quick"):
         legs = ", ".join(sorted(leg.removeprefix("Test") for leg in QUICK_LEGS))

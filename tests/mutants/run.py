@@ -120,10 +120,13 @@ def _by_expected_tests(mutants: Sequence[Mutant], trees: list[Tree], tier: str) 
             free.put(tree)
 
     fates: list[Fate] = []
-    with ThreadPoolExecutor(len(trees)) as threads:
+    threads = ThreadPoolExecutor(len(trees))
+    try:
         for done in as_completed([threads.submit(attempt, mutant) for mutant in mutants]):
             fates.append(done.result())
             _tell(fates[-1])
+    finally:  # an interrupted run waits for the mutants in hand only
+        threads.shutdown(cancel_futures=True)
     return sorted(fates, key=lambda fate: fate.mutant.name)
 
 

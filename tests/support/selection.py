@@ -62,6 +62,13 @@ QUICK_LEGS: Final = frozenset({"TestMemory", "TestValkey"})
 On memory the last case runs on trio.
 """
 
+_TRIO: Final = "[trio"
+"""In the names of cases on trio, which the default run thins as well.
+
+They differ from those on asyncio where a task waits, is cancelled or runs beside another. That
+does not depend on the value of a parameter either.
+"""
+
 _SLOW: Final = ("tests/unit/test_memory_expiry.py",)
 QUICK_PATHS: Final = (
     CONTRACT,
@@ -119,7 +126,12 @@ def left_out(node_ids: Iterable[str], *, quick: bool = False) -> frozenset[str]:
         leg, test = leg_and_test(node_id)
         if quick and (not is_quick(node_id) or (leg and leg not in QUICK_LEGS)):
             out.add(node_id)
-        elif leg in QUICK_LEGS if quick else test not in THINNED_LEGS.get(leg, (test,)):
+        elif quick:
+            if leg:
+                cases[leg, test].append(node_id)
+        elif leg and _TRIO in node_id:
+            cases[leg + _TRIO, test].append(node_id)
+        elif test not in THINNED_LEGS.get(leg, (test,)):
             cases[leg, test].append(node_id)
     out.update(case for of_test in cases.values() for case in of_test[1:-1])
     return frozenset(out)
