@@ -178,7 +178,7 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     cases = "all" if config.getoption("full") else f"a few of each test on {legs} (all: --full)"
     if config.getoption("quick"):
         legs = ", ".join(sorted(leg.removeprefix("Test") for leg in QUICK_LEGS))
-        cases = f"a few of each test on {legs} only"
+        cases = f"of {legs} only"
     lines.append(f"contract cases: {cases}")
     return lines
 

@@ -125,13 +125,15 @@ def test_selection_takes_the_first_and_the_last_case_of_a_thinned_leg() -> None:
     assert left_out([*cases, *others, *trio, *elsewhere]) == {*cases[1:3], trio[1]}
 
 
-def test_quick_run_takes_the_first_and_the_last_case_of_its_legs_only() -> None:
-    cases = [f"{CONTRACT}::{leg}::test_a[{value}]" for leg in sorted(QUICK_LEGS) for value in "abc"]
+def test_quick_run_takes_all_of_memory_and_a_few_cases_on_one_server() -> None:
+    memory = [f"{CONTRACT}::TestMemory::test_a[asyncio-{value}]" for value in "abc"]
+    trio = [f"{CONTRACT}::TestMemory::test_a[trio-{value}]" for value in "abc"]
+    server = [f"{CONTRACT}::TestValkey::test_a[{value}]" for value in "abc"]
     others = [f"{CONTRACT}::TestSentinel::test_a[{value}]" for value in "abc"]
     slow = ["tests/faults/test_crashes.py::test_a", "tests/unit/test_memory_expiry.py::test_a"]
     fast = ["tests/unit/test_codec.py::test_a[b]", "tests/unit/test_codec.py::test_a[c]"]
-    out = left_out([*cases, *others, *slow, *fast], quick=True)
-    assert out == {*cases[1::3], *others, *slow}
+    out = left_out([*memory, *trio, *server, *others, *slow, *fast], quick=True)
+    assert out == {*trio, server[1], *others, *slow}
 
 
 def test_quick_run_names_what_exists_and_needs_no_container() -> None:

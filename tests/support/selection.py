@@ -57,10 +57,13 @@ several servers for each test. The exceptions depend on the value:
 
 
 QUICK_LEGS: Final = frozenset({"TestMemory", "TestValkey"})
-"""Legs of the contract that ``--quick`` runs, with the first and the last case of each test.
+"""Legs of the contract that ``--quick`` runs.
 
-On memory the last case runs on trio.
+On Valkey, it runs the first and the last case of each test.
 """
+
+_WHOLE_LEGS: Final = frozenset({"TestMemory"})
+"""Legs that ``--quick`` runs with every case on asyncio: they test the code before any I/O."""
 
 _TRIO: Final = "[trio"
 """In the names of cases on trio, which the default run thins as well.
@@ -80,6 +83,7 @@ QUICK_PATHS: Final = (
     "tests/lifecycle/",
     "tests/locks/test_locks_stored.py",
     "tests/locks/test_memory_locks.py",
+    "tests/redis/test_fencing_retention.py",
     "tests/redis/test_key_names.py",
     "tests/redis/test_operation_log.py",
     "tests/redis/test_script_arguments.py",
@@ -89,6 +93,7 @@ QUICK_PATHS: Final = (
     "tests/unit/",
     "tests/waits/test_memory_waits.py",
     "tests/waits/test_wait_script_verdicts.py",
+    "tests/waits/test_wait_scripts.py",
 )
 """Files and folders that ``--quick`` runs: those that need one server at most, and no process."""
 
@@ -127,7 +132,9 @@ def left_out(node_ids: Iterable[str], *, quick: bool = False) -> frozenset[str]:
         if quick and (not is_quick(node_id) or (leg and leg not in QUICK_LEGS)):
             out.add(node_id)
         elif quick:
-            if leg:
+            if leg in _WHOLE_LEGS and _TRIO in node_id:
+                out.add(node_id)
+            elif leg and leg not in _WHOLE_LEGS:
                 cases[leg, test].append(node_id)
         elif leg and _TRIO in node_id:
             cases[leg + _TRIO, test].append(node_id)
