@@ -17,6 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # for the suite, which no wheel carries
 
+from tests.mutants.run import main as run_mutants
 from tests.soak.catalogue import RUNS
 from tests.soak.report import Report
 
@@ -27,10 +28,13 @@ SHOWN = 3
 
 def main() -> int:
     """Run what was asked for."""
+    if sys.argv[1:2] == ["mutants"]:
+        return run_mutants(sys.argv[2:])
     arguments = parsed()
     if arguments.list:
         for name, run in RUNS.items():
             print(f"{name:18} {run.nightly:>9,} {run.unit}")
+        print(f"{'mutants':18} {'all':>9} planted faults (scripts/soak mutants --help)")
         return 0
     seed = arguments.seed if arguments.seed is not None else random.SystemRandom().getrandbits(32)
     heading = f"seed {seed}, share {arguments.share:g}"

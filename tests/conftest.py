@@ -23,7 +23,7 @@ from greentic_session.testing.servers import (
 )
 from greentic_session.testing.topologies import ClusterRig, SentinelRig
 
-from .support.selection import THINNED_LEGS, left_out
+from .support.selection import CONTRACT, QUICK_LEGS, THINNED_LEGS, is_quick, left_out
 from .support.serverless import IS_SERVERLESS, UNIX_ONLY, WHY, needs_a_server
 
 if TYPE_CHECKING:
@@ -47,12 +47,32 @@ collect_ignore = UNIX_ONLY if IS_SERVERLESS else ()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add ``--full``, which reaches the workers of xdist as all options do."""
+    """Add the tiers, which reach the workers of xdist as all options do."""
+    parser.addoption(
+        "--quick",
+        action="store_true",
+        help="run what takes less than a minute: tests/support/selection.py names it",
+    )
     parser.addoption(
         "--full",
         action="store_true",
         help="run every case of the contract on every server, not a few where another runs all",
     )
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out the files that ``--quick`` does not run, because imports take time."""
+    if not config.getoption("quick") or not collection_path.name.startswith("test_"):
+        return None
+    path = collection_path.relative_to(config.rootpath).as_posix()
+    return None if is_quick(path) else True
+
+
+def pytest_pycollect_makeitem(collector: pytest.Collector, name: str) -> list[pytest.Item] | None:
+    """Leave out the cases of the legs that ``--quick`` does not run."""
+    quick = collector.config.getoption("quick")
+    is_leg = collector.nodeid == CONTRACT and name.startswith("Test")
+    return [] if quick and is_leg and name not in QUICK_LEGS else None
 
 
 # After pytest's filters (-k, -m), because their selection has a first and a last case too.
@@ -64,7 +84,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if not needs_a_server(item)]
     if config.getoption("full"):
         return
-    names = left_out(item.nodeid for item in items)
+    names = left_out((item.nodeid for item in items), quick=config.getoption("quick"))
     if names:
         config.hook.pytest_deselected(items=[item for item in items if item.nodeid in names])
         items[:] = [item for item in items if item.nodeid not in names]
@@ -93,6 +113,8 @@ def _skipping_without_a_server() -> Generator[None]:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Start the container for the contract, one for all processes of this run."""
+    if config.getoption("quick") and config.getoption("full"):
+        raise pytest.UsageError("--quick and --full exclude each other")
     if hasattr(config, "workerinput"):
         return
     started = config.stash[STARTED] = ExitStack()
@@ -122,6 +144,8 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def _may_run_the_contract(config: pytest.Config) -> bool:
+    if config.getoption("quick"):
+        return False
     places = [Path(argument.partition("::")[0]) for argument in config.args]
     suite = Path(__file__).parent / "contract" / "test_contract.py"
     return any(suite == place.resolve() or place.resolve() in suite.parents for place in places)
@@ -150,8 +174,11 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     lines.append(f"backend container: {contained or f'skipped, {why}'}")
     given = "given" if os.environ.get(URL_VARIABLE) else "skipped, not set"
     lines.append(f"backend {URL_VARIABLE}: {given}")
-    legs = ", ".join(leg.removeprefix("Test") for leg in THINNED_LEGS)
+    legs = ", ".join(("trio", *(leg.removeprefix("Test") for leg in THINNED_LEGS)))
     cases = "all" if config.getoption("full") else f"a few of each test on {legs} (all: --full)"
+    if config.getoption("quick"):
+        legs = ", ".join(sorted(leg.removeprefix("Test") for leg in QUICK_LEGS))
+        cases = f"of {legs} only"
     lines.append(f"contract cases: {cases}")
     return lines
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final, NamedTuple
 
@@ -14,7 +15,15 @@ import pytest
 from greentic_session.testing.ladder import LADDER_VARIABLE
 
 from ..conftest import CONTAINER_VARIABLE, pytest_collection_modifyitems
-from ..support.selection import CONTRACT, THINNED_LEGS, left_out, leg_and_test
+from ..support.selection import (
+    CONTRACT,
+    QUICK_LEGS,
+    QUICK_PATHS,
+    THINNED_LEGS,
+    is_quick,
+    left_out,
+    leg_and_test,
+)
 from .test_contract import NO_REDIS
 
 # Redis is an optional second engine.
@@ -110,5 +119,25 @@ def test_selection_of_one_case_by_name_keeps_it() -> None:
 def test_selection_takes_the_first_and_the_last_case_of_a_thinned_leg() -> None:
     cases = [f"{CONTRACT}::TestSentinel::test_a[{value}]" for value in ("a", "b::c", "d[0]", "e")]
     others = [f"{CONTRACT}::TestValkey::test_a[{value}]" for value in ("a", "b", "c")]
+    trio = [f"{CONTRACT}::TestMemory::test_a[trio-{value}]" for value in "abc"]
+    others += [f"{CONTRACT}::TestMemory::test_a[asyncio-{value}]" for value in "abc"]
     elsewhere = [f"tests/redis/test_sentinel.py::TestSentinel::test_a[{value}]" for value in "abc"]
-    assert left_out([*cases, *others, *elsewhere]) == frozenset(cases[1:3])
+    assert left_out([*cases, *others, *trio, *elsewhere]) == {*cases[1:3], trio[1]}
+
+
+def test_quick_run_takes_all_of_memory_and_a_few_cases_on_one_server() -> None:
+    memory = [f"{CONTRACT}::TestMemory::test_a[asyncio-{value}]" for value in "abc"]
+    trio = [f"{CONTRACT}::TestMemory::test_a[trio-{value}]" for value in "abc"]
+    server = [f"{CONTRACT}::TestValkey::test_a[{value}]" for value in "abc"]
+    others = [f"{CONTRACT}::TestSentinel::test_a[{value}]" for value in "abc"]
+    slow = ["tests/faults/test_crashes.py::test_a", "tests/unit/test_memory_expiry.py::test_a"]
+    fast = ["tests/unit/test_codec.py::test_a[b]", "tests/unit/test_codec.py::test_a[c]"]
+    out = left_out([*memory, *trio, *server, *others, *slow, *fast], quick=True)
+    assert out == {*trio, server[1], *others, *slow}
+
+
+def test_quick_run_names_what_exists_and_needs_no_container() -> None:
+    root = Path(__file__).parents[2]
+    assert [path for path in QUICK_PATHS if not (root / path).exists()] == []
+    assert is_quick(CONTRACT)
+    assert "TestContainer" not in QUICK_LEGS

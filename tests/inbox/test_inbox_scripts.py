@@ -190,6 +190,16 @@ async def test_a_repeated_step_is_answered_and_not_done_again(
     assert await runner.everything() == before
 
 
+async def test_a_session_in_its_backoff_is_not_taken_though_its_index_entry_is_due(
+    runner: InboxScriptRunner,
+) -> None:
+    await runner.post()
+    await runner.give_back(await runner.turn(), rest=60_000)
+    verdict, left_ms = await runner.take("another")
+    assert verdict == -6
+    assert 0 < int(left_ms) <= 60_000
+
+
 @pytest.mark.parametrize("prepare", [written, removed, left, given_back], ids=lambda s: s.__name__)
 async def test_a_step_repeated_after_others_have_come_is_answered(
     runner: InboxScriptRunner,

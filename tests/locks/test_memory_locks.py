@@ -13,10 +13,12 @@ from greentic_session import (
     LeaseLostError,
     LockHeldError,
     ManualClock,
+    OutcomeUnknownError,
     StoreUnavailableError,
 )
 from greentic_session.abc.locks import LockOutcome, LockRef, LockRequest
 from greentic_session.abc.records import DONE, Verdict
+from greentic_session.memory.locks import MemoryLocks
 from greentic_session.ordering import SessionInbox, SessionLocks
 
 from ..support.redis import CTX, KEY, session
@@ -118,3 +120,22 @@ async def test_a_store_that_closes_meanwhile_grants_nothing(verb: str) -> None:
         await rig.store.aclose()
     assert refused == 1
     assert rig.store.statistics().locks == 0
+
+
+async def test_a_release_that_is_called_again_after_a_lost_reply_is_told_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rig = Rig()
+    backend = rig.store.lock_backend().call()
+    released = backend.release
+
+    async def lose_reply(ref: LockRef, lease_ms: int) -> bool:
+        await released(ref, lease_ms)
+        raise OutcomeUnknownError("the reply was lost")
+
+    async with rig.locks.hold(KEY, 30) as lease:
+        with monkeypatch.context() as patched:
+            patched.setattr(MemoryLocks, "release", lambda _, *given: lose_reply(*given))
+            with pytest.raises(OutcomeUnknownError):
+                await lease.release()
+        assert await lease.release()

@@ -23,6 +23,7 @@ from greentic_session import (
     create_session_store,
     new_session_key,
 )
+from greentic_session._core.survival import first_loss
 
 if TYPE_CHECKING:
     from greentic_session.codec import SessionBody
@@ -169,3 +170,18 @@ async def test_a_turn_refuses_a_session_of_another_owner_before_it_decodes_it() 
             await claim.save(
                 msgspec.structs.replace(claim.session, context=unreadable, key=SessionKey("other"))
             )
+
+
+class Unlike(str):
+    """Text that equals itself only, so that a dict may hold it beside the same plain text."""
+
+    __slots__ = ()
+    __hash__ = object.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+
+def test_keys_that_come_back_as_one_are_a_loss() -> None:
+    assert first_loss({Unlike("a"): 1, "a": 1}, {"a": 1}, "context") is not None
+    assert first_loss({"a": 1, "b": (1,)}, {"a": 1, "b": [1]}, "context") is None

@@ -9,6 +9,15 @@ from unittest.mock import patch
 import pytest
 
 from greentic_session import DuplicateEventError, SessionKey, StoreUnavailableError, WaitRegistry
+from greentic_session.abc.records import Verdict
+from greentic_session.abc.waits import (
+    ClaimRequest,
+    EventMemory,
+    IndexChange,
+    IndexRemoval,
+    IndexUpsert,
+    WaitOwner,
+)
 from greentic_session.testing.harness import MemoryHarness, RedisHarness
 
 from ..support.waits import CTX, USER, chat, owner, paused
@@ -96,6 +105,34 @@ async def _clears(scene: Scene, turn: Claim[Any]) -> None:
 async def _is_superseded(scene: Scene, turn: Claim[Any]) -> None:
     await scene.register("another")
     await turn.release()
+
+
+async def test_a_removal_that_comes_late_spares_the_newer_entry(scene: Scene) -> None:
+    call = scene.store.wait_backend().call()  # type: ignore[attr-defined] # a capability
+    whose, place, key = WaitOwner("default/acme", "/ann"), HERE.scope_hash(), SessionKey("form")
+    memory = EventMemory(10, 60_000)
+
+    async def change(**parts: Any) -> list[SessionKey]:
+        await call.update_index(whose, IndexChange(**parts), memory)
+        found = (await call.entries(whose, place, "", memory)).entries
+        return [entry.key for entry in found]
+
+    assert await change(upsert=IndexUpsert(place, key, 20, 0)) == [key]
+    assert await change(removals=(IndexRemoval(place, key, 19),)) == [key]
+    assert await change(removals=(IndexRemoval(place, key, 20),)) == []
+
+
+async def test_an_entry_that_leads_to_the_session_of_another_owner_gives_no_claim(
+    scene: Scene,
+) -> None:
+    await scene.register()
+    call = scene.store.wait_backend().call()  # type: ignore[attr-defined] # a capability
+    place, memory = HERE.scope_hash(), EventMemory(10, 60_000)
+    for whose, verdict in (("/bob", Verdict.ABSENT), ("/ann", Verdict.DONE)):
+        request = ClaimRequest(
+            "default/acme", SessionKey("form"), whose, place, attempt="a", event="", lease_ms=1000
+        )
+        assert (await call.claim(request, memory)).verdict is verdict
 
 
 LATER = [_completes, _moves, _registers_elsewhere, _finishes, _clears, _is_superseded]

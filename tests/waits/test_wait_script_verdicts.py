@@ -134,6 +134,15 @@ class TestVerdicts:
         await runner.settle("complete", turn, event="second", most=2, memory=900_000)
         assert set(await seen(runner)) == {"first", "second"}
 
+    async def test_the_newest_event_stays_beside_one_of_a_clock_that_was_ahead(
+        self, runner: WaitScriptRunner
+    ) -> None:
+        ahead_ms = await runner.now_us() // 1000 + 60_000
+        await runner.client.read("ZADD", runner.events, ahead_ms, "ahead")
+        turn = await runner.arrange("claimed")
+        await runner.settle("wait", turn, event="newest", most=1, memory=900_000)
+        assert set(await seen(runner)) == {"newest"}
+
 
 async def seen(runner: WaitScriptRunner) -> dict[str, int]:
     """Return the completed events that the session remembers."""

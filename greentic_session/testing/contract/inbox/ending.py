@@ -218,7 +218,8 @@ class InboxEndingContract:
         await at.store.put(session(owner=ctx(team_id="red")))
         await at.admit("e1", owner=ctx(team_id="red"))
         async with at.turn() as turn, kept(at.store):
-            for owner in (ctx(GLOBEX), ctx(team_id="blue"), ctx(), ctx(env="staging")):
+            others = (ctx(GLOBEX), ctx(team_id="blue"), ctx(), ctx(env="staging"))
+            for owner in (*others, ctx(GLOBEX, team_id="red")):
                 with pytest.raises(TenantMismatchError):
                     await turn.finish(session(owner=owner))
             assert not turn.ended

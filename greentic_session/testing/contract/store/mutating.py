@@ -89,12 +89,12 @@ class MutatingContract:
         await store.create(session(context={"n": 1}, labels={"vip": True}, ttl_secs=1000))
 
         def change(found: Session[Any]) -> Session[Any]:
-            # A tuple and an int key do not survive the codec, which shows in the result.
-            return evolve(found.advance("paid"), context={"n": (1, 2), 3: None}, ttl_secs=500)
+            # JSON has no tuples: the session that mutate returns holds a list.
+            return evolve(found.advance("paid"), context={"n": (1, 2)}, ttl_secs=500)
 
         changed = await store.mutate(KEY, change, ctx=ctx())
         assert changed == await require(store)
-        assert changed.session.context == {"n": [1, 2], "3": None}
+        assert changed.session.context == {"n": [1, 2]}
         assert changed.session.cursor.node_id == "paid"
         assert changed.session.ttl_secs == 500
         assert changed.cas.value == 2
