@@ -294,12 +294,13 @@ class AsyncSessionStore(StoreLifetime, Generic[C]):
         :raises TenantMismatchError: the live session has another team or user.
         :raises PayloadTooLargeError: over the store's limit.
         """
+        until = None
         if self._holds_writes:
-            await self._enter_write()
+            until = await self._enter_write()
         check_token(expected)
         encoded = self.encoder.encode(session)
         lease = None if fence is UNFENCED else self._lease(fence, encoded)
-        outcome = self._update_cas(encoded, expected, None, lease)
+        outcome = self._update_cas(encoded, expected, until, lease)
         if not isinstance(outcome, Outcome):
             outcome = await outcome
         if outcome.verdict is DONE:
@@ -340,9 +341,7 @@ class AsyncSessionStore(StoreLifetime, Generic[C]):
             raise InvalidInputError("change", f"expected a function, got {type(change).__name__}")
         if type(attempts) is not int or attempts < 1:
             raise InvalidInputError("attempts", "expected an int of at least 1")
-        if self._holds_writes:
-            await self._enter_write()
-        until = self._deadline()
+        until = await self._enter_write() if self._holds_writes else self._deadline()
         scope = tenancy.allowed_owners_of(ctx)[0] if ctx is not None and self._queues else None
         if scope is None or (scope, key) not in self._queues:
             found = await self._try_mutate(key, change, ctx, until)

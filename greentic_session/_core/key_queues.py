@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections import deque
 from contextlib import asynccontextmanager
@@ -47,10 +48,11 @@ class Conflict(NamedTuple):
 class KeyQueues:
     """Holds one FIFO queue per session, while callers are in it."""
 
-    __slots__ = ("_queues",)
+    __slots__ = ("_owner", "_queues")
 
     def __init__(self) -> None:
         self._queues: Final[dict[_Name, deque[Event]]] = {}
+        self._owner: tuple[int, object] | None = None
 
     def __bool__(self) -> bool:
         return bool(self._queues)
@@ -100,7 +102,12 @@ class KeyQueues:
     async def _turn(self, name: _Name, timeout_secs: float) -> AsyncGenerator[None]:
         """Wait for the caller's turn, and keep it while the block runs."""
         from anyio import Event, move_on_after  # noqa: PLC0415 - as above
+        from anyio.lowlevel import current_token  # noqa: PLC0415 - as above
 
+        owner = os.getpid(), current_token()
+        if self._owner != owner:
+            self._queues.clear()  # these callers are in the parent process, or in a closed loop
+            self._owner = owner
         queue = self._queues.setdefault(name, deque())
         turn = Event()
         queue.append(turn)
@@ -121,5 +128,5 @@ class KeyQueues:
                 queue.popleft()
                 if queue:
                     queue[0].set()
-                else:
+                elif self._queues.get(name) is queue:
                     del self._queues[name]

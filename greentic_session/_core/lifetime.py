@@ -42,8 +42,12 @@ class StoreLifetime(StorePrimitives):
 
     async def __aenter__(self) -> Self:
         self.check_open()
-        await self._open()
-        self._entries += 1
+        self._entries += 1  # before the store is open, because another task may leave its block now
+        try:
+            await self._open()
+        except BaseException:
+            self._entries -= 1
+            raise
         return self
 
     async def __aexit__(
@@ -90,13 +94,16 @@ class StoreLifetime(StorePrimitives):
         self._holds_writes = True
         self._gate.shut()
 
-    async def _enter_write(self) -> None:
-        """Wait until a write may begin.
+    async def _enter_write(self) -> float | None:
+        """Wait until a write may begin, for at most half of the deadline of a call.
 
+        :returns: the deadline of the call, which began before this wait.
         :raises StoreUnavailableError: the store was closed.
         """
         self.check_open()
-        await self._gate.turn()
+        until = self._deadline()
+        await self._gate.turn(self._secs_left(until) / 2)
+        return until
 
     def _on_gate_open(self) -> None:
         self._holds_writes = self._closed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, final
 
 if TYPE_CHECKING:
@@ -40,17 +41,30 @@ class LoopGate:
     def shut(self) -> None:
         """Make later callers wait, at least until the next iteration of the running loop."""
         loop = asyncio.get_running_loop()
-        if loop is not self._loop:
+        if not self._is_used_elsewhere(loop) and loop is not self._loop:
             self._waiting.clear()  # these belong to a loop that was closed
             self._loop = loop
             loop.call_soon(self._let_pass, loop)
 
-    async def turn(self) -> None:
-        """Wait for the caller's turn, first in first out."""
+    async def turn(self, most_secs: float) -> None:
+        """Wait for the caller's turn, first in first out.
+
+        :param most_secs: timeout in seconds. After it, the caller passes out of turn.
+        """
+        loop = asyncio.get_running_loop()
+        if self._is_used_elsewhere(loop):
+            return  # the client refuses a second loop
         self.shut()
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        turn: asyncio.Future[None] = loop.create_future()
         self._waiting.append(turn)
-        await turn
+        with suppress(TimeoutError):
+            async with asyncio.timeout(most_secs):
+                await turn
+
+    def _is_used_elsewhere(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Return whether the callers that wait belong to another loop, which is not closed."""
+        own = self._loop
+        return own is not None and own is not loop and not own.is_closed()
 
     def _let_pass(self, loop: asyncio.AbstractEventLoop) -> None:
         if loop is not self._loop:

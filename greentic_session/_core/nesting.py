@@ -51,9 +51,11 @@ def is_too_deep(value: object) -> bool:
 
 
 def _is_container(value: object) -> bool:
-    return isinstance(
-        value, (dict, list, tuple, set, frozenset, msgspec.Struct, msgspec.Raw)
-    ) or hasattr(value, "__dict__")
+    return (
+        isinstance(value, (dict, list, tuple, set, frozenset, msgspec.Struct, msgspec.Raw))
+        or hasattr(value, "__dict__")
+        or hasattr(value, "__dataclass_fields__")
+    )
 
 
 def _parts(value: object) -> list[Any]:
@@ -66,6 +68,9 @@ def _parts(value: object) -> list[Any]:
         return [getattr(value, name, None) for name in value.__struct_fields__]
     if isinstance(value, msgspec.Raw):
         return _parts_of_raw(value)
+    names = getattr(value, "__dataclass_fields__", ())  # with slots, it has no `__dict__`
+    if names:
+        return [getattr(value, name, None) for name in names]
     return list(getattr(value, "__dict__", {}).values())
 
 

@@ -112,8 +112,9 @@ class SentinelConfig(_HidesPassword, frozen=True, kw_only=True):
 
     * List every sentinel, each by its own address. A store asks all of them. As soon as a majority
       of the list has answered, it takes the answer with the highest config epoch.
-    * While the store is open, it never accepts an answer with a lower config epoch than an earlier
-      one. Newly set up sentinels start at epoch 0. Reopen the stores then.
+    * While the store is open, it accepts no answer with a lower config epoch than an earlier one.
+      The exception: every sentinel of the list answers, and all name the same address. Newly set up
+      sentinels start at epoch 0.
     * If no majority answers, the store accepts an answer with the highest epoch seen so far, or a
       higher one. If it has not reached any sentinel before, it accepts any answer. Behind a
       partition, that may be a deposed master: see ``acks`` of :class:`RedisConfig`.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import signal
 import threading
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final, final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, final
 
 import anyio
 
@@ -54,7 +56,10 @@ async def release_on_sigterm(*, sigint: bool = False) -> AsyncGenerator[Terminat
       "Cancellation and timeouts"). Enter the store before this block. Then it closes afterwards.
     * The cancellation ends with the block. The code after the block runs.
     * A handler that was installed earlier is called too, for each signal. A handler of the event
-      loop (``loop.add_signal_handler``) also runs.
+      loop (``loop.add_signal_handler``) also runs. The SIGINT handlers of Python and of
+      :class:`asyncio.Runner` are not called, because they would interrupt the release.
+    * Several blocks may be active. A signal cancels all of them.
+    * A child process that was forked inside the block has the earlier handler.
     * Later signals do not interrupt the release, which takes at most 5 s per lease.
     * When the block is left, the earlier handler is installed again.
 
@@ -69,47 +74,77 @@ async def release_on_sigterm(*, sigint: bool = False) -> AsyncGenerator[Terminat
         )
     termination = Termination()
     scope = anyio.CancelScope()
-    handler = _Handling(termination, deferred(scope.cancel))
+    block = _Block(termination, deferred(scope.cancel))
+    numbers = (signal.SIGTERM, signal.SIGINT) if sigint else (signal.SIGTERM,)
     try:
-        handler.install(signal.SIGTERM)
-        if sigint:
-            handler.install(signal.SIGINT)
+        for number in numbers:
+            _enter(number, block)
         with scope:
             yield termination
     finally:
-        handler.restore()
+        for number in numbers:
+            _leave(number, block)
 
 
-@final
-class _Handling:
-    """A signal handler, and the earlier handlers of its signals.
+class _Block(NamedTuple):
+    """A block that a signal cancels.
 
-    :param termination: receives the first signal.
-    :param cancel: cancels the block. Safe in a signal handler.
+    :ivar termination: receives the first signal.
+    :ivar cancel: cancels the block. Safe in a signal handler.
     """
 
-    def __init__(self, termination: Termination, cancel: Callable[[], None]) -> None:
-        self._termination: Final = termination
-        self._cancel: Final = cancel
-        self._earlier: Final[dict[int, _Handler]] = {}
-        self._is_active = True
+    termination: Termination
+    cancel: Callable[[], None]
 
-    def install(self, number: signal.Signals) -> None:
-        self._earlier[number] = signal.getsignal(number)
-        signal.signal(number, self._handle)
 
-    def restore(self) -> None:
-        self._is_active = False  # a handler that was installed later may still call this one
-        for number, earlier in self._earlier.items():
-            if signal.getsignal(number) == self._handle:
-                # Python cannot install a handler of C code again.
-                signal.signal(number, signal.SIG_DFL if earlier is None else earlier)
+# Of the process, because a signal has one handler. Blocks of several tasks may end in any order.
+_blocks: Final[dict[int, list[_Block]]] = {}
+_earlier: Final[dict[int, _Handler]] = {}
+_process: Final[list[int]] = []
 
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self._is_active and self._termination.signal is None:
-            self._termination.signal = signal.Signals(number)
-            self._cancel()
-        earlier = self._earlier[number]
-        # The default handler would raise KeyboardInterrupt in the middle of a release.
-        if callable(earlier) and earlier is not signal.default_int_handler:
+
+def _enter(number: int, block: _Block) -> None:
+    _process[:] = [os.getpid()]
+    _blocks.setdefault(number, []).append(block)
+    current = signal.getsignal(number)
+    if current != _handle:
+        _earlier[number] = current
+        signal.signal(number, _handle)
+
+
+def _leave(number: int, block: _Block) -> None:
+    blocks = _blocks.get(number, [])
+    if block in blocks:
+        blocks.remove(block)
+    if not blocks and _blocks.pop(number, None) is not None:
+        earlier = _earlier.pop(number, None)
+        if signal.getsignal(number) == _handle:
+            # Python cannot install a handler of C code again.
+            signal.signal(number, signal.SIG_DFL if earlier is None else earlier)
+
+
+def _handle(number: int, frame: FrameType | None) -> None:
+    earlier = _earlier.get(number)
+    if _process != [os.getpid()]:  # a forked child, whose parent has the blocks
+        signal.signal(number, signal.SIG_DFL if earlier is None else earlier)
+        os.kill(os.getpid(), number)
+        return
+    for block in _blocks.get(number, ()):
+        if block.termination.signal is None:
+            block.termination.signal = signal.Signals(number)
+            block.cancel()
+    if callable(earlier) and not _interrupts(earlier):
+        _earlier[number] = None  # a handler that calls this one again is not called twice
+        try:
             earlier(number, frame)
+        finally:
+            if number in _earlier:
+                _earlier[number] = earlier
+
+
+def _interrupts(handler: Callable[..., Any]) -> bool:
+    """Return whether a handler is one of Python that raises in the middle of a release."""
+    if handler is signal.default_int_handler:
+        return True
+    # `asyncio.Runner` cancels the main task, and raises KeyboardInterrupt at the second signal.
+    return isinstance(getattr(getattr(handler, "func", None), "__self__", None), asyncio.Runner)

@@ -63,13 +63,17 @@ async def read_some(
     called = [names.record(scope, key) for key in keys]
     is_large = False
     if len(called) > _FEW or any(name in large for name in called):
+        # If large records are known, one step returns few of them.
+        most = _FEW if called[0] in large else _MAX_SIZES
         sizes = await _each(
-            client, keys, [("HSTRLEN", name, "body") for name in called[:_MAX_SIZES]], until
+            client, keys, [("HSTRLEN", name, "body") for name in called[:most]], until
         )
         total = count = 0
-        for size in sizes:
+        for name, size in zip(called, sizes, strict=False):
             if isinstance(size, int):
                 total += size
+                if size > LARGE_BYTES:
+                    large.note(name, size)
             if count and total > _MAX_BYTES:
                 break
             count += 1

@@ -52,7 +52,9 @@ def new(epoch: int) -> MasterReport:
     [
         pytest.param(None, [old(4), new(5), old(4)], new(5), id="highest epoch"),
         pytest.param(None, [old(4)], old(4), id="a minority where nothing is known"),
-        pytest.param(new(5), [old(4), old(4), old(4)], None, id="all are behind"),
+        pytest.param(new(5), [old(4), old(4)], None, id="a majority is behind"),
+        pytest.param(new(5), [old(4), old(4), new(3)], None, id="all are behind and disagree"),
+        pytest.param(new(5), [old(0), old(0), old(0)], old(0), id="all began with new epochs"),
         pytest.param(new(5), [old(4)], None, id="a minority is behind"),
         pytest.param(new(5), [new(5)], new(5), id="a minority that is not behind"),
         pytest.param(old(4), [new(5)], new(5), id="a minority that is ahead"),
@@ -131,13 +133,21 @@ async def test_a_sentinel_that_is_slower_than_a_majority_is_heard() -> None:
         assert await those.master() == NEW
 
 
-async def test_an_older_epoch_is_refused_from_any_sentinel() -> None:
+async def test_an_older_epoch_is_accepted_from_all_sentinels_alone() -> None:
     async with trial((5, NEW), (5, NEW), (5, NEW)) as those:
         assert await those.master() == NEW
         for fake in those.fakes:
-            fake.epoch, fake.master = 4, OLD
+            fake.epoch, fake.master = 0, OLD
+        assert await those.master() == OLD  # all were set up from nothing
+
+
+async def test_an_older_epoch_is_refused_without_an_answer_of_all_sentinels() -> None:
+    async with trial((5, NEW), (5, NEW), (5, NEW)) as those:
         assert await those.master() == NEW
         those.fakes[0].stop()
+        for fake in those.fakes:
+            fake.epoch, fake.master = 4, OLD
+        assert await those.master() == NEW
         those.fakes[1].stop()
         assert await those.master() == NEW
         those.fakes[2].epoch = 6  # the old master has won an election since

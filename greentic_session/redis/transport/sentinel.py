@@ -56,7 +56,8 @@ def choose_master(
     """Return the report to follow, ``None`` if every report is older than the known one.
 
     * The report with the highest epoch wins. At a tie, the address with more reports wins.
-    * An epoch below the known one is never accepted.
+    * An epoch below the known one is accepted only if every configured sentinel answers, and all
+      name the same address. Then operators have set up the sentinels anew, and epochs restarted.
     * Another address with the known epoch is accepted only if a majority of the configured
       sentinels reports it. One epoch has one master, except while operators rename servers or set
       up sentinels.
@@ -76,7 +77,10 @@ def choose_master(
     address, count = votes.most_common(1)[0]
     if known is None or epoch > known.epoch or (epoch == known.epoch and 2 * count > configured):
         return MasterReport(epoch, address)
-    return known if epoch == known.epoch and known.address in votes else None
+    if epoch == known.epoch:
+        return known if known.address in votes else None
+    is_unanimous = len(reports) == configured and len({one.address for one in reports}) == 1
+    return MasterReport(epoch, address) if is_unanimous else None
 
 
 @final
@@ -116,7 +120,10 @@ class SentinelTopology(DiscoveringTopology):
         reports = await self._reports()
         chosen = choose_master(reports, configured=len(self._addresses), known=self._known)
         if chosen is None:
-            raise UnknownServerError("the sentinels that answer name an older master than before")
+            raise UnknownServerError(
+                "the config epoch of the sentinels is lower than one that was seen before: all "
+                "configured sentinels must answer"
+            )
         self._known = chosen
         old = self._server
         if old is not None and old.address == chosen.address:

@@ -239,10 +239,13 @@ class ConnectionPool:
                 self.queue.append(turn)
                 try:
                     await turn
-                finally:
+                except asyncio.CancelledError:
                     if turn.cancelled():
                         with suppress(ValueError):
                             self.queue.remove(turn)
+                    elif turn.exception() is None:  # woken in the same iteration: the next one goes
+                        self._wake(1)
+                    raise
 
     def drain(self) -> None:
         """Close each connection when its calls have been answered. Later callers get new ones."""
