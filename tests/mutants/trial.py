@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 Verdict = Literal["failed", "passed", "hung", "nothing", "unknown"]
 
 _SKIPPED: Final = shutil.ignore_patterns(".git", ".venv*", "__pycache__", ".*_cache", ".hypothesis")
-_FAILED: Final = re.compile(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", re.MULTILINE)
+_FAILED: Final = re.compile(r"^(?:FAILED|ERROR) (\S+\.py\b.*?)(?: - .*)?$", re.MULTILINE)
 _NOT_FOUND: Final = re.compile(
     r"^ERROR: (?:not found: |file or directory not found: )(\S+)", re.MULTILINE
 )

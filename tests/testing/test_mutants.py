@@ -94,6 +94,7 @@ def test_a_text_that_occurs_twice_is_stale(tmp_path: Path) -> None:
         (1, "FAILED tests/test_a.py::test_b[c d] - assert 1", "failed"),
         (2, "ERROR tests/test_a.py - ImportError", "failed"),
         (2, "stopping", "failed"),
+        (0, "ERROR    asyncio:base_events.py:1771 in a log", "passed"),
         (3, "INTERNALERROR", "unknown"),
         (4, "ERROR: not found: /x/tests/test_a.py::test_b", "unknown"),
         (5, "no tests ran", "nothing"),
