@@ -246,11 +246,11 @@ class AsyncSessionStore(StoreLifetime, Generic[C]):
         :raises TenantMismatchError: a live session of another team or user has the key.
         :raises PayloadTooLargeError: over the store's limit.
         """
-        self.check_open()
-        if self._holds_writes:
-            await self._enter_write()
+        until = await self._enter_write(session) if self._holds_writes else None
         encoded = self.encoder.encode(session)
-        outcome = await self._create(encoded)
+        outcome = await (
+            self._create(encoded) if until is None else self._create(encoded, until=until)
+        )
         if outcome.verdict is Verdict.EXISTS:
             raise SessionExistsError(encoded.key)
         return self._token(encoded.key, outcome)
@@ -267,10 +267,12 @@ class AsyncSessionStore(StoreLifetime, Generic[C]):
         :raises TenantMismatchError: the live session has another team or user.
         :raises PayloadTooLargeError: over the store's limit.
         """
-        if self._holds_writes:
-            await self._enter_write()
+        until = await self._enter_write(session) if self._holds_writes else None
         encoded = self.encoder.encode(session)
-        outcome = self._put(encoded, None if fence is UNFENCED else self._lease(fence, encoded))
+        lease = None if fence is UNFENCED else self._lease(fence, encoded)
+        outcome = (
+            self._put(encoded, lease) if until is None else self._put(encoded, lease, until=until)
+        )
         if not isinstance(outcome, Outcome):
             outcome = await outcome
         if outcome.verdict is DONE:
@@ -294,9 +296,7 @@ class AsyncSessionStore(StoreLifetime, Generic[C]):
         :raises TenantMismatchError: the live session has another team or user.
         :raises PayloadTooLargeError: over the store's limit.
         """
-        until = None
-        if self._holds_writes:
-            until = await self._enter_write()
+        until = await self._enter_write(session) if self._holds_writes else None
         check_token(expected)
         encoded = self.encoder.encode(session)
         lease = None if fence is UNFENCED else self._lease(fence, encoded)
@@ -341,7 +341,7 @@ class AsyncSessionStore(StoreLifetime, Generic[C]):
             raise InvalidInputError("change", f"expected a function, got {type(change).__name__}")
         if type(attempts) is not int or attempts < 1:
             raise InvalidInputError("attempts", "expected an int of at least 1")
-        until = await self._enter_write() if self._holds_writes else self._deadline()
+        until = self._deadline()
         scope = tenancy.allowed_owners_of(ctx)[0] if ctx is not None and self._queues else None
         if scope is None or (scope, key) not in self._queues:
             found = await self._try_mutate(key, change, ctx, until)
@@ -377,7 +377,10 @@ class AsyncSessionStore(StoreLifetime, Generic[C]):
             raise SessionNotFoundError(key)
         found = self._opened(key, record, allowed)
         # The body is decoded first, because a session that cannot be read must not be written.
-        encoded, body = self.encoder.encode_with_body(apply_change(found.session, change))
+        changed = apply_change(found.session, change)
+        if self._holds_writes:
+            await self._pass_gate(changed, until)
+        encoded, body = self.encoder.encode_with_body(changed)
         outcome = self._update_cas(encoded, found.cas, until, None)
         if not isinstance(outcome, Outcome):
             outcome = await outcome

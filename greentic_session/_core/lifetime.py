@@ -10,6 +10,7 @@ from ..abc.store import StorePrimitives
 from ..errors import StoreUnavailableError
 from .key_queues import KeyQueues
 from .loop_gate import LoopGate
+from .size_estimate import is_surely_small
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -86,24 +87,36 @@ class StoreLifetime(StorePrimitives):
         return bool(self._queues or self._gate)
 
     def _slow_writes(self) -> None:
-        """Make later writes begin one by one, each in another iteration of the event loop.
+        """Make later large writes begin one by one, each in another iteration of the event loop.
 
         A backend calls this when it writes a large record. Encoding and packing many of them in one
         iteration would delay all other calls.
         """
-        self._holds_writes = True
-        self._gate.shut()
+        if self._gate.shut():
+            self._holds_writes = True
 
-    async def _enter_write(self) -> float | None:
-        """Wait until a write may begin, for at most half of the deadline of a call.
+    async def _enter_write(self, value: object) -> float | None:
+        """Wait until a write may begin.
 
-        :returns: the deadline of the call, which began before this wait.
-        :raises StoreUnavailableError: the store was closed.
+        :param value: the value to write.
+        :returns: the deadline of the write, because the wait counts.
+        :raises StoreUnavailableError: the store was closed, or the deadline passed.
         """
         self.check_open()
         until = self._deadline()
-        await self._gate.turn(self._secs_left(until) / 2)
+        await self._pass_gate(value, until)
         return until
+
+    async def _pass_gate(self, value: object, until: float | None) -> None:
+        """Wait for the turn of a value that may be large. Small ones do not wait behind it.
+
+        :raises StoreUnavailableError: the deadline passed.
+        """
+        gate = self._gate
+        if gate.is_shut and not is_surely_small(value) and not await gate.turn(until):
+            raise StoreUnavailableError(
+                "large writes of this store were running until the deadline", code="timeout"
+            )
 
     def _on_gate_open(self) -> None:
         self._holds_writes = self._closed

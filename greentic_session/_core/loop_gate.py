@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import threading
 from collections import deque
-from contextlib import suppress
 from typing import TYPE_CHECKING, Final, final
 
 if TYPE_CHECKING:
@@ -22,60 +23,80 @@ So a long queue drains before its callers' deadlines."""
 class LoopGate:
     """Spreads work that blocks the event loop, such as the encoding of large values.
 
-    It runs on asyncio only.
+    It runs on asyncio only, and belongs to one event loop at a time.
 
     :param on_open: called when no caller waits any more.
     """
 
-    __slots__ = ("_loop", "_on_open", "_waiting")
+    __slots__ = ("_changing", "_loop", "_on_open", "_process", "_waiting")
 
     def __init__(self, on_open: Callable[[], None]) -> None:
         self._on_open: Final = on_open
-        self._waiting: Final[deque[asyncio.Future[None]]] = deque()
+        self._waiting: Final[deque[asyncio.Future[bool]]] = deque()
         self._loop: asyncio.AbstractEventLoop | None = None  # while the gate is shut
+        self._process = 0
+        self._changing: Final = threading.Lock()
 
     def __bool__(self) -> bool:
-        """Return whether callers wait."""
-        return bool(self._waiting)
+        """Return whether callers of this process wait."""
+        return bool(self._waiting) and self._process == os.getpid()
 
-    def shut(self) -> None:
-        """Make later callers wait, at least until the next iteration of the running loop."""
-        loop = asyncio.get_running_loop()
-        if not self._is_used_elsewhere(loop) and loop is not self._loop:
-            self._waiting.clear()  # these belong to a loop that was closed
-            self._loop = loop
-            loop.call_soon(self._let_pass, loop)
+    @property
+    def is_shut(self) -> bool:
+        """Whether a caller has to wait."""
+        return self._loop is not None
 
-    async def turn(self, most_secs: float) -> None:
-        """Wait for the caller's turn, first in first out.
+    def shut(self) -> bool:
+        """Make later callers wait, at least until the next iteration of the running loop.
 
-        :param most_secs: timeout in seconds. After it, the caller passes out of turn.
+        :returns: ``False`` if another running event loop has the gate. Then nothing changes.
         """
         loop = asyncio.get_running_loop()
-        if self._is_used_elsewhere(loop):
-            return  # the client refuses a second loop
-        self.shut()
-        turn: asyncio.Future[None] = loop.create_future()
-        self._waiting.append(turn)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(most_secs):
-                await turn
+        with self._changing:
+            before = self._loop
+            if loop is before and self._process == os.getpid():
+                return True
+            if before is not None and not before.is_closed() and self._process == os.getpid():
+                return False
+            self._waiting.clear()  # these belong to a closed loop or to the parent process
+            self._loop = loop
+            self._process = os.getpid()
+        loop.call_soon(self._let_pass, loop)
+        return True
 
-    def _is_used_elsewhere(self, loop: asyncio.AbstractEventLoop) -> bool:
-        """Return whether the callers that wait belong to another loop, which is not closed."""
-        own = self._loop
-        return own is not None and own is not loop and not own.is_closed()
+    async def turn(self, until: float | None) -> bool:
+        """Wait for the caller's turn, first in first out.
+
+        :param until: the loop's time at which the wait ends. ``None`` is no limit.
+        :returns: ``False`` if the time ended first.
+        """
+        if not self.shut():
+            return True  # the backend refuses a second event loop
+        loop = asyncio.get_running_loop()
+        turn: asyncio.Future[bool] = loop.create_future()
+        self._waiting.append(turn)
+        timer = None if until is None else loop.call_at(until, _end, turn, False)
+        try:
+            return await turn
+        finally:
+            if timer is not None:
+                timer.cancel()
 
     def _let_pass(self, loop: asyncio.AbstractEventLoop) -> None:
-        if loop is not self._loop:
+        if loop is not self._loop or self._process != os.getpid():
             return
         waiting = self._waiting
+        while waiting and waiting[0].done():  # its caller was cancelled, or its time ended
+            waiting.popleft()
         if not waiting:
             self._loop = None
             self._on_open()
             return
-        for _ in range(1 + len(waiting) // _CROWD):
-            turn = waiting.popleft()
-            if not turn.done():  # its caller may have been cancelled
-                turn.set_result(None)
+        for _ in range(min(len(waiting), 1 + len(waiting) // _CROWD)):
+            _end(waiting.popleft(), True)
         loop.call_soon(self._let_pass, loop)
+
+
+def _end(turn: asyncio.Future[bool], has_come: bool) -> None:
+    if not turn.done():
+        turn.set_result(has_come)

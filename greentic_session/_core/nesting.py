@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from dataclasses import fields, is_dataclass
 from itertools import accumulate
 from typing import Any, Final
 
 import msgspec
 
-__all__ = ["MAX_DEPTH", "TOO_DEEP", "is_surely_flat", "is_too_deep"]
+__all__ = ["MAX_DEPTH", "TOO_DEEP", "is_surely_flat", "is_too_deep", "parts_of"]
 
 MAX_DEPTH: Final = 128
 """Maximum depth of nested containers. ``{}`` has a depth of 1."""
@@ -43,22 +44,15 @@ def is_too_deep(value: object) -> bool:
     level = [value]
     for _ in range(MAX_DEPTH):
         # Distinct by identity, because a value that refers to itself twice would double each level.
-        inner = {id(part): part for one in level for part in _parts(one)}
+        inner = {id(part): part for one in level for part in parts_of(one) or ()}
         level = [part for part in inner.values() if _is_container(part)]
         if not level:
             return False
     return True
 
 
-def _is_container(value: object) -> bool:
-    return (
-        isinstance(value, (dict, list, tuple, set, frozenset, msgspec.Struct, msgspec.Raw))
-        or hasattr(value, "__dict__")
-        or hasattr(value, "__dataclass_fields__")
-    )
-
-
-def _parts(value: object) -> list[Any]:
+def parts_of(value: object) -> list[Any] | None:
+    """Return the values that a container holds. ``None`` if the value is not a container."""
     found: Any = value
     if isinstance(value, dict):
         return list(found.values())
@@ -68,16 +62,27 @@ def _parts(value: object) -> list[Any]:
         return [getattr(value, name, None) for name in value.__struct_fields__]
     if isinstance(value, msgspec.Raw):
         return _parts_of_raw(value)
-    names = getattr(value, "__dataclass_fields__", ())  # with slots, it has no `__dict__`
-    if names:
-        return [getattr(value, name, None) for name in names]
-    return list(getattr(value, "__dict__", {}).values())
+    if is_dataclass(value):  # one with slots has no `__dict__`
+        names = {field.name for field in fields(value)}
+        parts = [getattr(value, name, None) for name in names]
+        return parts + [
+            part for name, part in getattr(value, "__dict__", {}).items() if name not in names
+        ]
+    return list(found.__dict__.values()) if hasattr(value, "__dict__") else None
+
+
+def _is_container(value: object) -> bool:
+    return (
+        isinstance(value, (dict, list, tuple, set, frozenset, msgspec.Struct, msgspec.Raw))
+        or hasattr(value, "__dict__")
+        or is_dataclass(value)
+    )
 
 
 def _parts_of_raw(raw: msgspec.Raw) -> list[Any]:
     for decode in (msgspec.json.decode, msgspec.msgpack.decode):
         try:
-            return _parts(decode(raw))
+            return parts_of(decode(raw)) or []
         except RecursionError:
             return [raw]  # an endless value is too deep as well
         except (msgspec.DecodeError, UnicodeError):

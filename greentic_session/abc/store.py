@@ -24,7 +24,8 @@ class StorePrimitives(ABC):
     the record is absent or expired, its owner, whether it exists or its token.
 
     ``until`` is the result of ``_deadline`` at the start of a verb with several steps. ``None``
-    means that this step is the whole verb.
+    means that this step is the whole verb. Only a backend that calls ``_slow_writes`` gets
+    ``until`` for ``_create`` and ``_put``.
 
     ``lease`` is a lease that must be held for the write. If it is not held, the verdict is
     ``LOST``, even if no other holder has one. Only a backend that derives from
@@ -93,11 +94,13 @@ class StorePrimitives(ABC):
         """
 
     @abstractmethod
-    async def _create(self, encoded: EncodedSession) -> Outcome:
+    async def _create(self, encoded: EncodedSession, *, until: float | None = None) -> Outcome:
         """Write an absent record with a new incarnation, or return ``MISMATCH`` or ``EXISTS``."""
 
     @abstractmethod
-    def _put(self, encoded: EncodedSession, lease: LeaseRef | None) -> Outcome | Awaitable[Outcome]:
+    def _put(
+        self, encoded: EncodedSession, lease: LeaseRef | None, *, until: float | None = None
+    ) -> Outcome | Awaitable[Outcome]:
         """Write the record. If one of the same owner is live, its version grows by one."""
 
     @abstractmethod

@@ -282,7 +282,7 @@ class InMemorySessionStore(
     # --- writing -----------------------------------------------------------------------------
 
     @override
-    async def _create(self, encoded: EncodedSession) -> Outcome:
+    async def _create(self, encoded: EncodedSession, *, until: float | None = None) -> Outcome:
         now_ms = self._now_ms()
         live = self._records.live(encoded.scope, encoded.key, now_ms)
         if live is None:
@@ -290,7 +290,9 @@ class InMemorySessionStore(
         return _MISMATCH if live.owner != encoded.owner else Outcome(Verdict.EXISTS)
 
     @override
-    def _put(self, encoded: EncodedSession, lease: LeaseRef | None) -> Outcome:
+    def _put(
+        self, encoded: EncodedSession, lease: LeaseRef | None, *, until: float | None = None
+    ) -> Outcome:
         if lease is not None and not self._is_held[lease.kind](lease):
             return _LOST
         now_ms = self._now_ms()

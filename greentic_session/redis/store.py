@@ -292,25 +292,29 @@ class RedisSessionStore(
     # --- writing -----------------------------------------------------------------------------
 
     @override
-    async def _create(self, encoded: EncodedSession) -> Outcome:
+    async def _create(self, encoded: EncodedSession, *, until: float | None = None) -> Outcome:
         arguments = create_arguments(
             encoded.owner, encoded.ttl_ms, encoded.body, mint_incarnation()
         )
         if len(encoded.body) > LARGE_BYTES:
             self._note_large(encoded)
-        return await self._run(CREATE, encoded.scope, SessionKey(encoded.key), arguments)
+        key = SessionKey(encoded.key)
+        return await self._run(CREATE, encoded.scope, key, arguments, until=until)
 
     @override
-    def _put(self, encoded: EncodedSession, lease: LeaseRef | None) -> Coroutine[Any, Any, Outcome]:
+    def _put(
+        self, encoded: EncodedSession, lease: LeaseRef | None, *, until: float | None = None
+    ) -> Coroutine[Any, Any, Outcome]:
         scope, key = encoded.scope, SessionKey(encoded.key)
         owner, ttl_ms, body = encoded.owner, encoded.ttl_ms, encoded.body
         incarnation = mint_incarnation()
         if len(body) > LARGE_BYTES:
             self._note_large(encoded)
         if lease is None:
-            return self._run(PUT, scope, key, put_arguments(owner, ttl_ms, body, incarnation))
+            arguments = put_arguments(owner, ttl_ms, body, incarnation)
+            return self._run(PUT, scope, key, arguments, until=until)
         arguments = put_fenced_arguments(owner, ttl_ms, body, incarnation, lease.fence)
-        return self._run(PUT_FENCED, scope, key, arguments, lease=lease)
+        return self._run(PUT_FENCED, scope, key, arguments, until=until, lease=lease)
 
     @override
     def _update_cas(

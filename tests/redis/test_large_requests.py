@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from greentic_session import SessionKey, create_session_store
+from greentic_session import Cas, SessionKey, StoreUnavailableError, create_session_store
+from greentic_session._core.loop_gate import LoopGate
 from greentic_session.codec import JsonCodec
 from greentic_session.redis.transport import server as server_module
 from greentic_session.redis.transport.client import RedisClient
 from greentic_session.redis.transport.script import Script
 
-from ..support.redis import CTX, KEY, drained, session, store_at, until
+from ..support.redis import CTX, KEY, counted, drained, session, store_at, until
 from .test_connections import Server, client_of, echoed, patient
 
 if TYPE_CHECKING:
@@ -200,3 +202,57 @@ async def test_large_writes_of_one_moment_are_encoded_one_at_a_time(server: Loca
             await asyncio.gather(*calls)
     finally:
         timer[0].cancel()
+
+
+@valkey
+async def test_the_wait_of_a_large_write_counts_against_its_deadline(
+    server: LocalServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with store_at(server.url, deadline=0.5) as store, asyncio.timeout(PATIENCE_SECS):
+        await store.put(session())
+        monkeypatch.setattr(LoopGate, "_let_pass", lambda *_: None)  # it stays shut
+        await store.put(session(text=LARGE))
+        # Small writes do not wait.
+        await store.put(session("small"))
+        await store.create(session("created"))
+        await store.mutate(SessionKey("small"), counted, ctx=CTX)
+        late: list[Callable[[], Coroutine[Any, Any, object]]] = [
+            lambda: store.put(session("late", text=LARGE)),
+            lambda: store.create(session("late", text=LARGE)),
+            lambda: store.update_cas(session("late", text=LARGE), Cas.none()),
+            lambda: store.mutate(KEY, counted, ctx=CTX),
+        ]
+        for call in late:
+            with pytest.raises(StoreUnavailableError) as caught:
+                await call()
+            assert caught.value.code == "timeout"
+        assert await store.get(SessionKey("late"), ctx=CTX) is None
+
+
+@valkey
+async def test_a_second_event_loop_does_not_disturb_the_large_writes_of_the_first(
+    server: LocalServer,
+) -> None:
+    store = store_at(server.url)
+    errors: list[BaseException] = []
+
+    async def refused() -> None:
+        for write in (store.put(session()), store.put(session(text=LARGE))):
+            try:
+                await write
+            except StoreUnavailableError as error:
+                errors.append(error)
+
+    async with store, asyncio.timeout(PATIENCE_SECS):
+        await store.put(session())
+        calls = [
+            asyncio.ensure_future(store.put(session(f"k{number}", text=LARGE)))
+            for number in range(20)
+        ]
+        await asyncio.sleep(0)
+        assert store._gate
+        thread = threading.Thread(target=asyncio.run, args=(refused(),))
+        thread.start()
+        thread.join()  # this loop makes no iteration meanwhile
+        assert ["another event loop" in str(error) for error in errors] == [True, True]
+        await asyncio.gather(*calls)
