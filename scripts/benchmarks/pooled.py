@@ -32,6 +32,8 @@ class PooledClient:
     It neither retries nor times out, because it is only for measurements.
     """
 
+    confirms = False
+    confirms_apart = False
     in_flight = 0
     connections = 0
     retries = 0

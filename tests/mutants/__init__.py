@@ -1,4 +1,4 @@
 """Faults planted in the package, one at a time: each has to make a test fail.
 
-The files beside this one hold the mutants by subject. ``scripts/soak mutants`` runs them.
+The files in this folder hold the mutants by subject. ``scripts/soak mutants`` runs them.
 """

@@ -125,7 +125,7 @@ def _by_expected_tests(mutants: Sequence[Mutant], trees: list[Tree], tier: str) 
         for done in as_completed([threads.submit(attempt, mutant) for mutant in mutants]):
             fates.append(done.result())
             _tell(fates[-1])
-    finally:  # an interrupted run waits for the mutants in hand only
+    finally:  # an interrupted run waits only for the mutants that run
         threads.shutdown(cancel_futures=True)
     return sorted(fates, key=lambda fate: fate.mutant.name)
 

@@ -68,7 +68,7 @@ _WHOLE_LEGS: Final = frozenset({"TestMemory"})
 _TRIO: Final = "[trio"
 """In the names of cases on trio, which the default run thins as well.
 
-They differ from those on asyncio where a task waits, is cancelled or runs beside another. That
+They differ from those on asyncio where a task waits, is cancelled or runs next to another. That
 does not depend on the value of a parameter either.
 """
 

@@ -159,4 +159,4 @@ class AffinityClosingContract:
         async with at.affinity.member("w1") as membership:
             await at.store.aclose()
         assert not membership.ended
-        assert "was not given back: unavailable" in caplog.text
+        assert "could not release a membership: unavailable" in caplog.text
