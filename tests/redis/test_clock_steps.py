@@ -168,7 +168,7 @@ async def test_a_dead_workers_leases_end_though_the_clock_is_set_back(
         inbox: SessionInbox[Any] = SessionInbox(store, CTX)
         await inbox.admit(KEY, "one", b"hello")
         assert isinstance(gone, SupportsInbox)
-        take = TakeRequest("default", "dead", 1000, 10, 5, 60_000, 100)
+        take = TakeRequest("inbox", "dead", 1000, 10, 5, 60_000, 100)
         assert isinstance(await gone.inbox_backend().call().take(take), GrantedTurn)
         await steered.set_ahead(-HOUR)
 
