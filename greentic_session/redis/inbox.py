@@ -220,19 +220,26 @@ class RedisInboxCall(InboxCall):
         if isinstance(taken, GrantedTurn):
             return taken
         free_ms, dropped = taken
+        if free_ms:  # an entry that is due later tells `inbox/index_next_due` of a clock set back
+            with parsing_write_reply():
+                free_ms = b"%d" % min(int(free_ms), self._longest_ms(request))
         with suppress(*_DUE_LATER):
             await self._scripts.set_due(request.inbox, mailbox, score, free_ms, notifies=False)
         return NothingDue(0, dropped)
+
+    def _longest_ms(self, request: TakeRequest) -> int:
+        """Return the longest time for which a worker defers a session, in milliseconds."""
+        return max(request.lease_ms, self._backend.grace_ms)
 
     async def _next_due(self, request: TakeRequest, attempt: str) -> Reply:
         """Defer the first due session, and return the reply of ``inbox/index_next_due``."""
         defer_ms = min(request.lease_ms, self._backend.grace_ms)
         index = self._names.inbox_index(request.inbox)
         asked_at = anyio.current_time()
-        arguments = lua.index_next_due_arguments(defer_ms)
+        arguments = lua.index_next_due_arguments(defer_ms, self._longest_ms(request))
         try:
             return await self._scripts.on_index(
-                lua.INDEX_NEXT_DUE, index, f"{index}:clock", arguments=arguments, grants=attempt
+                lua.INDEX_NEXT_DUE, index, arguments=arguments, grants=attempt
             )
         except anyio.get_cancelled_exc_class():
             # Without a requeue no worker would get the session for `defer_ms`.

@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+from greentic_session.abc.inbox import NothingDue, TakeRequest
 from greentic_session.redis import scripts
+from greentic_session.testing.contract.inbox.helpers import desk
 from greentic_session.testing.harness import RedisHarness
 
 from ..support.redis import KEY
-from ..support.scripts import FIELD, LEASE_MS, MEMORY_MS, OWNER, ScriptRunner, keys_of
+from ..support.scripts import FIELD, LEASE_MS, MEMORY_MS, OWNER, ScriptRunner
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -87,8 +89,8 @@ class InboxScriptRunner(ScriptRunner):
     async def prolong(self, fence: bytes, **call: Any) -> Any:
         return await self.mail(scripts.RENEW_TURN, fence.decode(), LEASE_MS, KEEP_MS, **call)
 
-    async def due(self, visit: int = 5000, **call: Any) -> Any:
-        return await self.agenda(scripts.INDEX_NEXT_DUE, visit, **call)
+    async def due(self, visit: int = 5000, *, longest: int = 10_000, **call: Any) -> Any:
+        return await self.agenda(scripts.INDEX_NEXT_DUE, visit, longest, **call)
 
     async def add_pending(self, token: str, grace: int) -> None:
         assert await self.agenda(scripts.INDEX_ADD_PENDING, f"{token}!{self.member}", grace) == [1]
@@ -102,8 +104,7 @@ class InboxScriptRunner(ScriptRunner):
     async def agenda(self, script: Script, *arguments: object, age: object = "") -> Any:
         doubt = f"{await self.now_us() / 1000 - float(str(age)):.3f}" if age != "" else ""
         parts = (str(part) for part in ("op", doubt, *arguments))
-        names = (self.index, f"{self.index}:clock")[: keys_of(script)]
-        return await self.client.read("EVAL", script.source, len(names), *names, *parts)
+        return await self.client.read("EVAL", script.source, 1, self.index, *parts)
 
     async def turn(self) -> bytes:
         """Take the turn, and return its fencing token."""
@@ -331,6 +332,37 @@ async def test_a_pending_entry_outlasts_every_worker(runner: InboxScriptRunner) 
     assert (await runner.due())[1].decode() == runner.member
     await runner.set_due(token="bb")  # too late, and so without effect on the session
     assert 0 < int((await runner.due())[1]) <= 5000
+
+
+async def test_entries_after_a_clock_step_are_due_in_order_but_running_calls_keep_their_time(
+    runner: InboxScriptRunner,
+) -> None:
+    hour = 3_600_000
+    await runner.add_pending("aa", hour)
+    for place, name in enumerate("ab"):
+        await runner.set_due(member=f"{FIELD}/{name}", delay=hour + place)
+    await runner.set_due(member=f"{FIELD}/later", delay=9000)  # as a worker sets it
+    taken = [await runner.due() for _ in range(3)]
+    assert [reply[1].decode() for reply in taken[:2]] == [f"{FIELD}/a", f"{FIELD}/b"]
+    assert taken[2][0] == 0
+    assert await runner.client.read("ZCARD", runner.index) == 4
+    latest = await runner.now_us() / 1000 + 10_000
+    assert await runner.client.read("ZCOUNT", runner.index, f"({latest:.3f}", "+inf") == 0
+
+
+async def test_a_backoff_beyond_the_longest_time_is_looked_at_once_and_not_in_a_loop(
+    valkey_url: str,
+) -> None:
+    async with RedisHarness(valkey_url, deadline_secs=5) as harness:  # so the longest time is 10 s
+        at = await desk(harness, lease=10, retry_delay=60)
+        await at.admit("one")
+        await at.fail()
+        request = TakeRequest("inbox", "worker", 10_000, 10, 5, MEMORY_MS, 100)
+        looks = [await at.backend.call().take(request) for _ in range(2)]
+        assert looks[0] == NothingDue(0)
+        assert isinstance(looks[1], NothingDue)
+        assert looks[1].due_secs is not None
+        assert 0 < looks[1].due_secs <= 10
 
 
 async def test_a_key_is_not_taken_for_a_pending_entry(runner: InboxScriptRunner) -> None:

@@ -16,6 +16,7 @@ from greentic_session import (
     WaitClaimedError,
     WaitRegistry,
 )
+from greentic_session.abc.inbox import GrantedTurn, SupportsInbox, TakeRequest
 from greentic_session.abc.locks import LockRef, LockRequest, SupportsLocks
 from greentic_session.ordering import SessionAffinity, SessionInbox, SessionLocks
 from greentic_session.testing.proxy import Fate, FaultProxy
@@ -164,6 +165,11 @@ async def test_a_dead_workers_leases_end_though_the_clock_is_set_back(
         assert isinstance(gone, SupportsLocks)
         request = LockRequest(LockRef("", KEY, "dead"), "dead", 1000, 1000, queues=False)
         await gone.lock_backend().call().acquire(request)
+        inbox: SessionInbox[Any] = SessionInbox(store, CTX)
+        await inbox.admit(KEY, "one", b"hello")
+        assert isinstance(gone, SupportsInbox)
+        take = TakeRequest("inbox", "dead", 1000, 10, 5, 60_000, 100)
+        assert isinstance(await gone.inbox_backend().call().take(take), GrantedTurn)
         await steered.set_ahead(-HOUR)
 
         async def locked() -> bool:
@@ -182,6 +188,8 @@ async def test_a_dead_workers_leases_end_though_the_clock_is_set_back(
 
         await _until_granted(locked)
         await _until_granted(claimed)
+        async with inbox.take("worker", wait=PATIENCE_SECS) as turn:
+            assert turn is not None
 
 
 # --- the operation log -------------------------------------------------------------------------

@@ -63,7 +63,6 @@ LIMITS: Final = {
     "<record>:inbox:seen": DAY,
     "<record>:inbox:dead": 30 * DAY,
     "{ns}:inbox:{<name>}": 0.0,
-    "{ns}:inbox:{<name>}:clock": DAY,
     "{ns}:inbox:{<name>}:dead": 60 * DAY,
     "{ns}:early:{<owner>}:<scope>": 600.0,
     "{ns}:early:{<owner>}:<scope>:heads": 600.0,
@@ -79,9 +78,8 @@ MAY_BE_KEPT: Final = {
     "<record>:inbox",
     "<record>:inbox:fence",
     "{ns}:affinity:{<group>}:members",
-    "{ns}:inbox:{<name>}:clock",
 }
-"""Rows whose key may stay for its fencing token, or for the time that it notes."""
+"""Rows whose key may stay for its fencing token."""
 RECORD: Final = r"[\w.-]+:[\w.-]+:\{[^}]*\}"
 
 

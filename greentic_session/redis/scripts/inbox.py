@@ -202,9 +202,9 @@ def index_add_pending_arguments(entry: str, grace_ms: int) -> Arguments:
     return entry, grace_ms
 
 
-def index_next_due_arguments(defer_ms: int) -> Arguments:
+def index_next_due_arguments(defer_ms: int, longest_ms: int) -> Arguments:
     """Return the arguments of ``lua/inbox/index_next_due.lua``."""
-    return (defer_ms,)
+    return defer_ms, longest_ms
 
 
 def index_requeue_arguments(defer_ms: int, age_ms: int, channel: str) -> Arguments:
