@@ -162,31 +162,29 @@ async def test_an_older_epoch_is_refused_from_sentinels_that_disagree() -> None:
 @pytest.mark.parametrize("end", ["replica", "unreachable"])
 async def test_an_epoch_that_restarts_is_accepted_once_the_known_master_is_none(end: str) -> None:
     """SENTINEL REMOVE and MONITOR on all sentinels set the epoch to 0."""
-    async with FakeSentinel(None, None) as known:
-        async with trial(*[(5, known.address)] * 3) as those:
-            assert await those.master() == known.address
-            for fake in those.fakes:
-                fake.epoch, fake.master = 0, NEW
-            those.fakes[2].delay_secs = 0.2  # longer than a majority waits for the others
-            assert await those.master() == known.address
-            if end == "replica":
-                known.role = "slave"
-            else:
-                known.stop()
-            assert await those.master() == NEW
-            those.fakes[0].epoch, those.fakes[0].master = 1, OLD  # the next failover
-            assert await those.master() == OLD
+    async with FakeSentinel(None, None) as known, trial(*[(5, known.address)] * 3) as those:
+        assert await those.master() == known.address
+        for fake in those.fakes:
+            fake.epoch, fake.master = 0, NEW
+        those.fakes[2].delay_secs = 0.2  # longer than a majority waits for the others
+        assert await those.master() == known.address
+        if end == "replica":
+            known.role = "slave"
+        else:
+            known.stop()
+        assert await those.master() == NEW
+        those.fakes[0].epoch, those.fakes[0].master = 1, OLD  # the next failover
+        assert await those.master() == OLD
 
 
 async def test_an_epoch_that_restarts_with_the_same_master_is_accepted() -> None:
-    async with FakeSentinel(None, None) as known:
-        async with trial(*[(5, known.address)] * 3) as those:
-            assert await those.master() == known.address
-            for fake in those.fakes:
-                fake.epoch = 0
-            assert await those.master() == known.address
-            those.fakes[0].epoch, those.fakes[0].master = 1, NEW  # the next failover
-            assert await those.master() == NEW
+    async with FakeSentinel(None, None) as known, trial(*[(5, known.address)] * 3) as those:
+        assert await those.master() == known.address
+        for fake in those.fakes:
+            fake.epoch = 0
+        assert await those.master() == known.address
+        those.fakes[0].epoch, those.fakes[0].master = 1, NEW  # the next failover
+        assert await those.master() == NEW
 
 
 async def test_the_error_names_an_older_epoch() -> None:

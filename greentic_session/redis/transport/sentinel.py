@@ -62,7 +62,7 @@ def choose_master(
     """Return the report to follow, ``None`` if every report is older than the known one.
 
     * The report with the highest epoch wins. At a tie, the address with more reports wins.
-    * An epoch below the known one is never accepted here. :func:`restarted_master` is the exception.
+    * An epoch below the known one is not accepted. See :func:`restarted_master`.
     * Another address with the known epoch is accepted only if a majority of the configured
       sentinels reports it. One epoch has one master, except while operators rename servers or set
       up sentinels.
@@ -165,8 +165,8 @@ class SentinelTopology(DiscoveringTopology):
         epoch = max(report.epoch for report in reports)
         if epoch == known.epoch:
             self._refusal = (
-                f"no majority of the sentinels names the new master of config epoch {epoch}, which was "
-                "seen before with another master"
+                f"the sentinels' config epoch {epoch} was seen before with another master, and no "
+                "majority names the new one"
             )
             return None
         chosen = restarted_master(reports, configured=len(self._addresses))
