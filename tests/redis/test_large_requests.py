@@ -62,6 +62,37 @@ async def test_a_small_request_does_not_wait_behind_large_ones() -> None:
         assert server.connections == client.connections <= 3
 
 
+@pytest.mark.usefixtures("patient")
+async def test_a_caller_that_is_cancelled_in_the_tick_of_its_turn_wakes_the_next() -> None:
+    release = asyncio.Event()
+
+    async def answer(chunk: bytes) -> bytes:
+        if b"END" not in chunk:
+            return await echoed(chunk)
+        await release.wait()
+        return b"+large\r\n" * chunk.count(b"END")
+
+    async with (
+        Server(answer) as server,
+        client_of(server.url, max_connections=1) as client,
+        asyncio.timeout(PATIENCE_SECS / 2),  # half of the calls' own deadline
+    ):
+        await client.read("ECHO", "first")
+
+        async def cancel_the_second() -> None:
+            await client.read("SET", LARGE, "END")
+            second.cancel()  # its turn has come in this tick
+
+        first = asyncio.ensure_future(cancel_the_second())
+        await until(lambda: client.connections == 2)
+        second = asyncio.ensure_future(client.read("SET", LARGE, "END"))
+        third = asyncio.ensure_future(client.read("SET", LARGE, "END"))
+        await asyncio.sleep(0)
+        release.set()
+        await first
+        assert await third == b"large"
+
+
 async def test_a_retry_of_a_large_write_follows_it_on_its_connection() -> None:
     attempts = 0
 

@@ -239,10 +239,13 @@ class ConnectionPool:
                 self.queue.append(turn)
                 try:
                     await turn
-                finally:
+                except asyncio.CancelledError:
                     if turn.cancelled():
                         with suppress(ValueError):
                             self.queue.remove(turn)
+                    elif turn.exception() is None:  # the turn came in the same tick
+                        self._wake(1)
+                    raise
 
     def drain(self) -> None:
         """Close each connection when its calls have been answered. Later callers get new ones."""
