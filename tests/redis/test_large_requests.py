@@ -150,6 +150,35 @@ async def test_reads_of_many_records_ask_for_a_bounded_number_of_bytes(
 
 
 @valkey
+async def test_reads_of_many_records_ask_for_a_linear_number_of_sizes(
+    server: LocalServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    read_each = RedisClient.read_each
+
+    async def counted(self: RedisClient, commands: Any, **options: Any) -> list[Any]:
+        asked.append(sum(command[0] == "HSTRLEN" for command in commands))
+        return await read_each(self, commands, **options)
+
+    monkeypatch.setattr(RedisClient, "read_each", counted)
+    async with store_at(server.url) as store:
+        large = [SessionKey(f"large-{number}") for number in range(200)]
+        for key in large:
+            await store.put(session(key, text=LARGE))
+        small = [SessionKey(f"small-{number}") for number in range(200)]
+        for key in small:
+            await store.put(session(key, text=""))
+        assert all(await store.get_many(small, ctx=CTX))
+        assert [count for count in asked if count] == [200]  # small records take one request
+        asked.clear()
+        assert all(await store.get_many(large, ctx=CTX))
+        assert sum(asked) <= 200 + 64 * 40  # five records fit in a reply, so there are 40 steps
+        asked.clear()
+        assert all(await store.get_many(small, ctx=CTX))
+        assert [count for count in asked if count] == [64, 128, 8]
+
+
+@valkey
 async def test_a_record_that_was_large_is_read_apart_from_small_ones(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
