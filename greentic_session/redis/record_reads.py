@@ -25,6 +25,7 @@ _MAX_BYTES: Final = 1 << 20
 """Limit on the bytes of the bodies per round trip, unless one body is larger."""
 _FEW: Final = 16
 """Number of records that are read without asking for their sizes first."""
+_MIN_SIZES: Final = 64
 _MAX_SIZES: Final = 1024
 _MAX_NAMES: Final = 1024
 
@@ -34,9 +35,16 @@ class LargeNames(dict[str, None]):
     """The keys of records whose bodies were large when this process last saw them.
 
     A read of such a record probably has a large reply. A wrong guess only costs time.
+
+    :ivar sizes_to_ask: for how many sizes to ask at once. It follows the number of records that
+        the last replies had room for, so that few sizes are asked for again in the next step.
     """
 
-    __slots__ = ()
+    __slots__ = ("sizes_to_ask",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes_to_ask = _MAX_SIZES
 
     def note(self, name: str, size: int) -> None:
         """Record the size of a record's body, in bytes."""
@@ -63,21 +71,7 @@ async def read_some(
     called = [names.record(scope, key) for key in keys]
     is_large = False
     if len(called) > _FEW or any(name in large for name in called):
-        # If large records are known, one step returns few of them.
-        most = _FEW if called[0] in large else _MAX_SIZES
-        sizes = await _each(
-            client, keys, [("HSTRLEN", name, "body") for name in called[:most]], until
-        )
-        total = count = 0
-        for name, size in zip(called, sizes, strict=False):
-            if isinstance(size, int):
-                total += size
-                if size > LARGE_BYTES:
-                    large.note(name, size)
-            if count and total > _MAX_BYTES:
-                break
-            count += 1
-            is_large = total > LARGE_BYTES
+        count, is_large = await _fitting(client, large, keys, called, until)
         called = called[:count]
     replies = await _each(
         client, keys, [("HMGET", name, *FIELDS) for name in called], until, is_large=is_large
@@ -92,6 +86,34 @@ async def read_some(
             large.note(name, len(record.body))
         records.append(record)
     return records
+
+
+async def _fitting(
+    client: RedisClient,
+    large: LargeNames,
+    keys: Sequence[SessionKey],
+    called: Sequence[str],
+    until: float,
+) -> tuple[int, bool]:
+    """Return how many records one reply has room for, and whether that reply is large."""
+    total = count = 0
+    is_large = False
+    asked = large.sizes_to_ask
+    while count < min(len(called), _MAX_SIZES):
+        commands = [
+            ("HSTRLEN", name, "body") for name in called[count : min(count + asked, _MAX_SIZES)]
+        ]
+        for size in await _each(client, keys[count:], commands, until):
+            if isinstance(size, int):
+                total += size
+            if count and total > _MAX_BYTES:
+                large.sizes_to_ask = max(_MIN_SIZES, min(2 * count, _MAX_SIZES))
+                return count, is_large
+            count += 1
+            is_large = total > LARGE_BYTES
+        if count < len(called):  # there was room for more
+            large.sizes_to_ask = asked = min(2 * asked, _MAX_SIZES)
+    return count, is_large
 
 
 async def _each(

@@ -197,6 +197,33 @@ async def test_who_is_cancelled_while_it_waits_for_room_gives_its_place_up(
             assert not pool_of(client).queue
 
 
+@pytest.mark.usefixtures("patient")
+async def test_a_large_request_leaves_its_place_on_the_shared_connection_to_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(server_module, "_MOST_IN_FLIGHT", 1)
+    release = asyncio.Event()
+
+    async def answer(chunk: bytes) -> bytes:
+        await release.wait()
+        return await echoed(chunk) + b"+large\r\n" * chunk.count(b"END")
+
+    async with (
+        Server(answer) as server,
+        client_of(server.url, max_connections=1) as client,
+        asyncio.timeout(8),  # less than half of the calls' own deadline
+    ):
+        release.set()
+        await client.read("ECHO", "first")
+        release.clear()
+        held = asyncio.ensure_future(client.read("ECHO", "held"))
+        large = asyncio.ensure_future(client.read("SET", "x" * 200_000, "END"))
+        last = asyncio.ensure_future(client.read("ECHO", "last"))
+        await asyncio.sleep(0)
+        release.set()
+        assert await asyncio.gather(held, large, last) == [b"held", b"large", b"last"]
+
+
 async def test_many_large_sessions_at_once(server: LocalServer) -> None:
     async with store_at(server.url, max_payload=2 << 20) as store:
         text = "x" * (1 << 20)

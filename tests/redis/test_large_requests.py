@@ -64,6 +64,37 @@ async def test_a_small_request_does_not_wait_behind_large_ones() -> None:
         assert server.connections == client.connections <= 3
 
 
+@pytest.mark.usefixtures("patient")
+async def test_a_caller_that_is_cancelled_in_the_tick_of_its_turn_wakes_the_next() -> None:
+    release = asyncio.Event()
+
+    async def answer(chunk: bytes) -> bytes:
+        if b"END" not in chunk:
+            return await echoed(chunk)
+        await release.wait()
+        return b"+large\r\n" * chunk.count(b"END")
+
+    async with (
+        Server(answer) as server,
+        client_of(server.url, max_connections=1) as client,
+        asyncio.timeout(PATIENCE_SECS / 2),  # half of the calls' own deadline
+    ):
+        await client.read("ECHO", "first")
+
+        async def cancel_the_second() -> None:
+            await client.read("SET", LARGE, "END")
+            second.cancel()  # its turn has come in this tick
+
+        first = asyncio.ensure_future(cancel_the_second())
+        await until(lambda: client.connections == 2)
+        second = asyncio.ensure_future(client.read("SET", LARGE, "END"))
+        third = asyncio.ensure_future(client.read("SET", LARGE, "END"))
+        await asyncio.sleep(0)
+        release.set()
+        await first
+        assert await third == b"large"
+
+
 async def test_a_retry_of_a_large_write_follows_it_on_its_connection() -> None:
     attempts = 0
 
@@ -118,6 +149,35 @@ async def test_reads_of_many_records_ask_for_a_bounded_number_of_bytes(
         small = [key for number, key in enumerate(keys) if number % 3 == 0][:16]
         assert all(await store.get_many(small, ctx=CTX))
         assert len(replied) == 1  # a few small records take one round trip
+
+
+@valkey
+async def test_reads_of_many_records_ask_for_a_linear_number_of_sizes(
+    server: LocalServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    read_each = RedisClient.read_each
+
+    async def counted(self: RedisClient, commands: Any, **options: Any) -> list[Any]:
+        asked.append(sum(command[0] == "HSTRLEN" for command in commands))
+        return await read_each(self, commands, **options)
+
+    monkeypatch.setattr(RedisClient, "read_each", counted)
+    async with store_at(server.url) as store:
+        large = [SessionKey(f"large-{number}") for number in range(200)]
+        for key in large:
+            await store.put(session(key, text=LARGE))
+        small = [SessionKey(f"small-{number}") for number in range(200)]
+        for key in small:
+            await store.put(session(key, text=""))
+        assert all(await store.get_many(small, ctx=CTX))
+        assert [count for count in asked if count] == [200]  # small records take one request
+        asked.clear()
+        assert all(await store.get_many(large, ctx=CTX))
+        assert sum(asked) <= 200 + 64 * 40  # five records fit in a reply, so there are 40 steps
+        asked.clear()
+        assert all(await store.get_many(small, ctx=CTX))
+        assert [count for count in asked if count] == [64, 128, 8]
 
 
 @valkey

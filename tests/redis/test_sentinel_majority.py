@@ -9,7 +9,13 @@ from uuid import uuid4
 
 import pytest
 
-from greentic_session import RedisConfig, SentinelConfig, SessionKey, create_session_store
+from greentic_session import (
+    RedisConfig,
+    SentinelConfig,
+    SessionKey,
+    StoreUnavailableError,
+    create_session_store,
+)
 from greentic_session.redis.transport.driver import ask_once
 from greentic_session.redis.transport.sentinel import (
     UNKNOWN_EPOCH,
@@ -52,9 +58,7 @@ def new(epoch: int) -> MasterReport:
     [
         pytest.param(None, [old(4), new(5), old(4)], new(5), id="highest epoch"),
         pytest.param(None, [old(4)], old(4), id="a minority where nothing is known"),
-        pytest.param(new(5), [old(4), old(4)], None, id="a majority is behind"),
-        pytest.param(new(5), [old(4), old(4), new(3)], None, id="all are behind and disagree"),
-        pytest.param(new(5), [old(0), old(0), old(0)], old(0), id="all began with new epochs"),
+        pytest.param(new(5), [old(4), old(4), old(4)], None, id="all are behind"),
         pytest.param(new(5), [old(4)], None, id="a minority is behind"),
         pytest.param(new(5), [new(5)], new(5), id="a minority that is not behind"),
         pytest.param(old(4), [new(5)], new(5), id="a minority that is ahead"),
@@ -133,25 +137,72 @@ async def test_a_sentinel_that_is_slower_than_a_majority_is_heard() -> None:
         assert await those.master() == NEW
 
 
-async def test_an_older_epoch_is_accepted_from_all_sentinels_alone() -> None:
+async def test_an_older_epoch_is_refused_from_less_than_all_sentinels() -> None:
     async with trial((5, NEW), (5, NEW), (5, NEW)) as those:
         assert await those.master() == NEW
-        for fake in those.fakes:
-            fake.epoch, fake.master = 0, OLD
-        assert await those.master() == OLD  # all were set up from nothing
-
-
-async def test_an_older_epoch_is_refused_without_an_answer_of_all_sentinels() -> None:
-    async with trial((5, NEW), (5, NEW), (5, NEW)) as those:
-        assert await those.master() == NEW
-        those.fakes[0].stop()
-        for fake in those.fakes:
+        for fake in those.fakes[1:]:
             fake.epoch, fake.master = 4, OLD
+        those.fakes[0].stop()
         assert await those.master() == NEW
         those.fakes[1].stop()
         assert await those.master() == NEW
         those.fakes[2].epoch = 6  # the old master has won an election since
         assert await those.master() == OLD
+
+
+async def test_an_older_epoch_is_refused_from_sentinels_that_disagree() -> None:
+    async with trial((5, NEW), (5, NEW), (5, NEW)) as those:
+        assert await those.master() == NEW
+        for fake in those.fakes:
+            fake.epoch, fake.master = 4, OLD
+        those.fakes[2].master = NEW
+        assert await those.master() == NEW
+
+
+@pytest.mark.parametrize("end", ["replica", "unreachable"])
+async def test_an_epoch_that_restarts_is_accepted_once_the_known_master_is_none(end: str) -> None:
+    """SENTINEL REMOVE and MONITOR on all sentinels set the epoch to 0."""
+    async with FakeSentinel(None, None) as known, trial(*[(5, known.address)] * 3) as those:
+        assert await those.master() == known.address
+        for fake in those.fakes:
+            fake.epoch, fake.master = 0, NEW
+        those.fakes[2].delay_secs = 0.2  # longer than a majority waits for the others
+        assert await those.master() == known.address
+        if end == "replica":
+            known.role = "slave"
+        else:
+            known.stop()
+        assert await those.master() == NEW
+        those.fakes[0].epoch, those.fakes[0].master = 1, OLD  # the next failover
+        assert await those.master() == OLD
+
+
+async def test_an_epoch_that_restarts_with_the_same_master_is_accepted() -> None:
+    async with FakeSentinel(None, None) as known, trial(*[(5, known.address)] * 3) as those:
+        assert await those.master() == known.address
+        for fake in those.fakes:
+            fake.epoch = 0
+        assert await those.master() == known.address
+        those.fakes[0].epoch, those.fakes[0].master = 1, NEW  # the next failover
+        assert await those.master() == NEW
+
+
+async def test_the_error_names_an_older_epoch() -> None:
+    async with AsyncExitStack() as stack:
+        known = await stack.enter_async_context(FakeSentinel(None, None))
+        known.role = "slave"
+        fakes = [await stack.enter_async_context(FakeSentinel(5, known.address)) for _ in range(3)]
+        hosts = ",".join(f"127.0.0.1:{fake.address[1]}" for fake in fakes)
+        url = f"redis+sentinel://{hosts}/mymaster?deadline=1"
+        store = await stack.enter_async_context(create_session_store(url))
+        with pytest.raises(StoreUnavailableError, match="is not a master yet"):
+            await store.get(SessionKey("k"), ctx=CTX)
+        for fake in fakes:
+            fake.epoch, fake.master = 4, OLD
+        fakes[0].master = NEW
+        message = r"config epoch 4 is lower than 5, which was seen before: not all sentinels answer"
+        with pytest.raises(StoreUnavailableError, match=message):
+            await store.get(SessionKey("k"), ctx=CTX)
 
 
 async def test_the_epoch_of_a_failover_that_ends_belongs_to_the_new_master() -> None:

@@ -25,6 +25,7 @@ class FakeSentinel:
     :ivar before: the reply to SENTINEL MASTER during a failover.
     :ivar is_silent: whether it leaves commands without a reply.
     :ivar delay_secs: delay of a reply in seconds.
+    :ivar role: its reply to ROLE, for use as a server that sentinels name.
     :ivar asked: number of requests for the master's address.
     """
 
@@ -34,6 +35,7 @@ class FakeSentinel:
         self.before: Address | None = None
         self.is_silent = False
         self.delay_secs = 0.0
+        self.role = "master"
         self.asked = 0
         self.address: Address = ("127.0.0.1", 0)
         self._server: asyncio.Server | None = None
@@ -84,6 +86,8 @@ class FakeSentinel:
     def _answer(self, words: list[bytes], protocol: int) -> bytes:
         if words[0] == b"HELLO":
             return _GREETING
+        if words[0] == b"ROLE":
+            return b"*1\r\n" + _bulk(self.role)
         if words[0] != b"SENTINEL":
             return b"+OK\r\n"
         if words[1] == b"MASTER":

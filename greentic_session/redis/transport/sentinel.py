@@ -31,7 +31,13 @@ if TYPE_CHECKING:
 
     from ...config import Address, RedisConfig, SentinelConfig
 
-__all__ = ["UNKNOWN_EPOCH", "MasterReport", "SentinelTopology", "choose_master"]
+__all__ = [
+    "UNKNOWN_EPOCH",
+    "MasterReport",
+    "SentinelTopology",
+    "choose_master",
+    "restarted_master",
+]
 
 UNKNOWN_EPOCH: Final = -1
 """The epoch if the account may not run SENTINEL MASTER. It is lower than every known epoch."""
@@ -56,8 +62,7 @@ def choose_master(
     """Return the report to follow, ``None`` if every report is older than the known one.
 
     * The report with the highest epoch wins. At a tie, the address with more reports wins.
-    * An epoch below the known one is accepted only if every configured sentinel answers, and all
-      name the same address. Then operators have set up the sentinels anew, and epochs restarted.
+    * An epoch below the known one is not accepted. See :func:`restarted_master`.
     * Another address with the known epoch is accepted only if a majority of the configured
       sentinels reports it. One epoch has one master, except while operators rename servers or set
       up sentinels.
@@ -77,10 +82,22 @@ def choose_master(
     address, count = votes.most_common(1)[0]
     if known is None or epoch > known.epoch or (epoch == known.epoch and 2 * count > configured):
         return MasterReport(epoch, address)
-    if epoch == known.epoch:
-        return known if known.address in votes else None
-    is_unanimous = len(reports) == configured and len({one.address for one in reports}) == 1
-    return MasterReport(epoch, address) if is_unanimous else None
+    return known if epoch == known.epoch and known.address in votes else None
+
+
+def restarted_master(reports: Sequence[MasterReport], *, configured: int) -> MasterReport | None:
+    """Return the report to follow if the epoch may have restarted, ``None`` if it has not.
+
+    Epochs restart at 0 if operators remove the master from all sentinels and add it again. After
+    that, no sentinel knows the earlier epoch. So all configured sentinels have to answer, and to
+    agree on one address. A majority is not enough, because it may be behind.
+
+    :param reports: the answers of the sentinels. All of them are older than the known one.
+    :param configured: number of configured sentinels.
+    """
+    if len(reports) < configured or len({report.address for report in reports}) != 1:
+        return None
+    return max(reports)
 
 
 @final
@@ -98,6 +115,7 @@ class SentinelTopology(DiscoveringTopology):
         self._grace_secs: Final = min(_GRACE_SECS, config.deadline_secs / 20)
         self._server: Server | None = None
         self._known: MasterReport | None = None
+        self._refusal: str | None = None
 
     @override
     def server_of(self, key: str | None) -> Server | None:
@@ -118,30 +136,85 @@ class SentinelTopology(DiscoveringTopology):
     @override
     async def _discover(self) -> bool:
         reports = await self._reports()
-        chosen = choose_master(reports, configured=len(self._addresses), known=self._known)
+        known = self._known
+        chosen = choose_master(reports, configured=len(self._addresses), known=known)
+        if chosen is None and known is not None:
+            chosen = await self._restarted(reports, known)
         if chosen is None:
-            raise UnknownServerError(
-                "the config epoch of the sentinels is lower than one that was seen before: all "
-                "configured sentinels must answer"
-            )
+            raise UnknownServerError(self._refusal or "the sentinels name no master")
+        self._refusal = None
         self._known = chosen
         old = self._server
         if old is not None and old.address == chosen.address:
             return False
-        self._server = Server(self._config, chosen.address, _require_master, self._check_silent)
+        self._server = Server(
+            self._config, chosen.address, self._require_master, self._check_silent
+        )
         # Calls in flight on the old master fail now, and retry on the new one.
         self._replace_servers(old=() if old is None else (old,), abort=True)
         return True
 
+    async def _restarted(
+        self, reports: Sequence[MasterReport], known: MasterReport
+    ) -> MasterReport | None:
+        """Return the report to follow although its epoch is lower than the known one.
+
+        If the known server still says that it is a master, the answer is ``None``. A sentinel
+        address that leads to several sentinels in turn could otherwise lead back to a deposed one.
+        """
+        epoch = max(report.epoch for report in reports)
+        if epoch == known.epoch:
+            self._refusal = (
+                f"the sentinels' config epoch {epoch} was seen before with another master, and no "
+                "majority names the new one"
+            )
+            return None
+        chosen = restarted_master(reports, configured=len(self._addresses))
+        if chosen is None:
+            why = "not all sentinels answer and agree on one master"
+        elif chosen.address == known.address or not await self._says_master(known.address):
+            return chosen
+        else:
+            why = "the earlier master is still a master"
+        self._refusal = (
+            f"the sentinels' config epoch {epoch} is lower than {known.epoch}, which was seen "
+            f"before: {why}"
+        )
+        return None
+
+    async def _says_master(self, address: Address) -> bool:
+        """Return whether a server answers, and says that it is a master."""
+        try:
+            (role,) = await ask_all_once(
+                self._config, address, ("ROLE",), secs=self._config.deadline_secs / 4
+            )
+        except FAILURES:
+            return False
+        return isinstance(role, list) and role[:1] == [b"master"]
+
+    async def _require_master(self, connection: AbstractConnection) -> None:
+        try:
+            role, *_ = await ask(connection, "ROLE")
+        except NoPermissionError:
+            return  # if it is a replica, it refuses writes, and the client reconnects then
+        except (TypeError, ValueError):
+            raise UnknownServerError("the server's reply to a greeting cannot be read") from None
+        if role != b"master":
+            raise UnknownServerError(
+                self._refusal or "the server that the sentinels name is not a master yet"
+            )
+
     async def _reports(self) -> list[MasterReport]:
         """Ask all sentinels concurrently, and return the answers.
 
-        Waits for a majority, and then a short time for the others.
+        Waits for a majority, and then a short time for the others. If all answers are older than
+        the known report, it waits for all sentinels.
 
         :raises OSError: no sentinel answered.
         """
         reports: list[MasterReport] = []
         failure: BaseException | None = None
+        seen = UNKNOWN_EPOCH if self._known is None else self._known.epoch
         pending = {self._loop.create_task(self._ask(address)) for address in self._addresses}
         patience: float | None = None  # until a majority, each question has its own timeout
         try:
@@ -158,7 +231,8 @@ class SentinelTopology(DiscoveringTopology):
                     except FAILURES as error:
                         if failure is None or not isinstance(error, TimeoutError):
                             failure = error
-                if patience is None and 2 * len(reports) > len(self._addresses):
+                is_majority = 2 * len(reports) > len(self._addresses)
+                if patience is None and is_majority and max(reports).epoch >= seen:
                     patience = self._loop.time() + self._grace_secs
         finally:
             for task in pending:
@@ -205,14 +279,3 @@ def _epoch_in(state: Any) -> int:  # Any: as in `Reply`
         state = dict(zip(state[::2], state[1::2], strict=True))
     fields = cast("Mapping[bytes, bytes]", state)
     return max(0, int(fields[b"config-epoch"]))
-
-
-async def _require_master(connection: AbstractConnection) -> None:
-    try:
-        role, *_ = await ask(connection, "ROLE")
-    except NoPermissionError:
-        return  # if it is a replica, it refuses writes, and the client reconnects then
-    except (TypeError, ValueError):
-        raise UnknownServerError("the server's reply to a greeting cannot be read") from None
-    if role != b"master":
-        raise UnknownServerError("the server that the sentinels name is not a master yet")

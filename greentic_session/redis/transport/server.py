@@ -216,6 +216,8 @@ class ConnectionPool:
     async def large_connection(self, give_up_at: float) -> Connection:
         """Wait for a connection for a large request, as :meth:`next_connection` does."""
         pool = self if self._large is None else self._large
+        if pool is not self:
+            self._wake(1)  # a caller that waited here leaves its place to the next one
         # Callers that already wait go first.
         connection = None if pool.queue else pool.ready_connection(self._loop.time())
         return connection or await pool.next_connection(give_up_at)
@@ -243,7 +245,7 @@ class ConnectionPool:
                     if turn.cancelled():
                         with suppress(ValueError):
                             self.queue.remove(turn)
-                    elif turn.exception() is None:  # woken in the same iteration: the next one goes
+                    elif turn.exception() is None:  # the turn came in the same tick
                         self._wake(1)
                     raise
 
