@@ -44,7 +44,7 @@ def test_callers_of_a_closed_loop_do_not_block_later_ones() -> None:
 
     asyncio.run(later())
     for task in tasks:  # Python may destroy them while a later caller has the turn
-        task.get_coro().close()  # type: ignore[union-attr]
+        task.get_coro().close()
         task._log_destroy_pending = False  # type: ignore[attr-defined]
     assert not queues
 
