@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
+import sys
 from collections import deque
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar, final
@@ -48,17 +50,30 @@ class Conflict(NamedTuple):
 class KeyQueues:
     """Holds one FIFO queue per session, while callers are in it."""
 
-    __slots__ = ("_owner", "_queues")
+    __slots__ = ("_loop", "_process", "_queues")
 
     def __init__(self) -> None:
-        self._queues: Final[dict[_Name, deque[Event]]] = {}
-        self._owner: tuple[int, object] | None = None
+        self._queues: dict[_Name, deque[Event]] = {}
+        self._loop: object = None  # of the callers in the queues
+        self._process = 0
 
     def __bool__(self) -> bool:
-        return bool(self._queues)
+        return bool(self._queues) and not self._is_stale()
 
     def __contains__(self, name: _Name) -> bool:
-        return name in self._queues
+        return name in self._queues and not self._is_stale()
+
+    def _is_stale(self) -> bool:
+        """Return whether the callers in the queues never end.
+
+        Their event loop was closed, or they are callers of the parent process.
+        """
+        if self._process != os.getpid():
+            return True
+        loop = self._loop
+        if isinstance(loop, asyncio.AbstractEventLoop):
+            return loop.is_closed()
+        return loop is not _running_loop()
 
     async def attempt_in_turn(
         self,
@@ -102,13 +117,13 @@ class KeyQueues:
     async def _turn(self, name: _Name, timeout_secs: float) -> AsyncGenerator[None]:
         """Wait for the caller's turn, and keep it while the block runs."""
         from anyio import Event, move_on_after  # noqa: PLC0415 - as above
-        from anyio.lowlevel import current_token  # noqa: PLC0415 - as above
 
-        owner = os.getpid(), current_token()
-        if self._owner != owner:
-            self._queues.clear()  # these callers are in the parent process, or in a closed loop
-            self._owner = owner
-        queue = self._queues.setdefault(name, deque())
+        if not self._queues or self._is_stale():
+            self._queues = {}
+            self._loop = _running_loop()
+            self._process = os.getpid()
+        queues = self._queues
+        queue = queues.setdefault(name, deque())
         turn = Event()
         queue.append(turn)
         try:
@@ -126,7 +141,18 @@ class KeyQueues:
                 queue.remove(turn)
             else:
                 queue.popleft()
-                if queue:
+                if not queue:
+                    del queues[name]
+                elif queues is self._queues and not self._is_stale():
                     queue[0].set()
-                elif self._queues.get(name) is queue:
-                    del self._queues[name]
+
+
+def _running_loop() -> object:
+    """Return the event loop of asyncio, or the token that trio has for its own."""
+    trio = sys.modules.get("trio")
+    if trio is not None and trio.lowlevel.in_trio_task():
+        return trio.lowlevel.current_trio_token()
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None  # Python destroys a coroutine of a closed loop

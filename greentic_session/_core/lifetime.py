@@ -38,16 +38,19 @@ class StoreLifetime(StorePrimitives):
         self._queues: Final = KeyQueues()
         self._gate: Final = LoopGate(self._on_gate_open)
         self._entries = 0
+        self._was_left = False
         self._closed = False
         self._holds_writes = False  # closed or the gate is shut, in one flag for speed
 
     async def __aenter__(self) -> Self:
         self.check_open()
-        self._entries += 1  # before the store is open, because another task may leave its block now
+        self._entries += 1  # first, because another block may be left meanwhile
         try:
             await self._open()
         except BaseException:
             self._entries -= 1
+            if self._was_left and self._entries <= 0:
+                await self.aclose()  # the other block left the closing to this one
             raise
         return self
 
@@ -58,6 +61,7 @@ class StoreLifetime(StorePrimitives):
         traceback: TracebackType | None,
     ) -> None:
         self._entries -= 1
+        self._was_left = True
         if self._entries <= 0:
             await self.aclose()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -185,3 +186,24 @@ class Unlike(str):
 def test_keys_that_come_back_as_one_are_a_loss() -> None:
     assert first_loss({Unlike("a"): 1, "a": 1}, {"a": 1}, "context") is not None
     assert first_loss({"a": 1, "b": (1,)}, {"a": 1, "b": [1]}, "context") is None
+
+
+@dataclass(slots=True)
+class Slotted:
+    child: Slotted | None = None
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("codec", [JsonCodec, MessagePackCodec])
+@pytest.mark.parametrize("in_dict", [False, True])
+async def test_a_dataclass_with_slots_may_not_be_nested_too_deeply(
+    codec: Any, in_dict: bool
+) -> None:
+    nested: Any = None
+    for _ in range(200):
+        nested = Slotted(nested)
+    context_type: Any = dict if in_dict else Slotted
+    url = "memory://?verify=no"
+    async with create_session_store(url, context_type=context_type, codec=codec) as store:
+        with pytest.raises(InvalidInputError, match="max_depth"):
+            await store.put(make({"x": nested} if in_dict else nested))

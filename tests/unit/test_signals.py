@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
+import subprocess
+import sys
 import threading
 from typing import TYPE_CHECKING
 
@@ -16,6 +19,8 @@ from greentic_session.ordering import release_on_sigterm
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from anyio.abc import TaskStatus
 
 both = pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
 pytestmark = pytest.mark.anyio
@@ -82,6 +87,99 @@ async def test_an_inner_and_an_outer_block_end_together() -> None:
                 await anyio.sleep_forever()
             await anyio.sleep_forever()
     assert outer.signal is inner.signal is signal.SIGTERM
+
+
+@both
+async def test_blocks_may_be_left_in_the_order_in_which_they_were_entered(
+    earlier: list[int],
+) -> None:
+    first, second = release_on_sigterm(), release_on_sigterm()
+    left = anyio.Event()
+    entered = anyio.Event()
+
+    async def enter_first() -> None:
+        async with first:
+            await entered.wait()
+        left.set()
+
+    async def enter_second(*, task_status: TaskStatus[None]) -> None:
+        async with second as termination:
+            entered.set()
+            await left.wait()
+            signal.raise_signal(signal.SIGTERM)
+            await anyio.sleep_forever()
+        assert termination.signal is signal.SIGTERM
+        task_status.started()
+
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as group:
+            group.start_soon(enter_first)
+            await checkpoint()
+            await group.start(enter_second)
+    signal.raise_signal(signal.SIGTERM)
+    assert earlier == [signal.SIGTERM] * 2  # the fixture checks the handler
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_the_runners_own_handler_of_sigint_does_not_interrupt_the_release(backend: str) -> None:
+    async def main() -> list[str]:
+        steps: list[str] = []
+        runners = signal.getsignal(signal.SIGINT)
+        async with release_on_sigterm(sigint=True):
+            try:
+                signal.raise_signal(signal.SIGINT)
+                await anyio.sleep(10)
+            finally:
+                signal.raise_signal(signal.SIGINT)
+                with anyio.CancelScope(shield=True):
+                    await anyio.sleep(0.001)
+                steps.append("released")
+        await anyio.sleep(0.001)
+        assert signal.getsignal(signal.SIGINT) is runners
+        return [*steps, "after"]
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert anyio.run(main, backend=backend) == ["released", "after"]
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+@pytest.mark.parametrize("enters", [False, True], ids=["plain", "with a block of its own"])
+def test_a_signal_ends_a_child_that_was_forked_in_the_block(enters: bool) -> None:
+    program = f"""
+import anyio, os, signal, time
+from greentic_session.ordering import release_on_sigterm
+
+async def child():
+    async with release_on_sigterm() as termination:
+        os.kill(os.getpid(), signal.SIGTERM)
+        await anyio.sleep(10)
+    os._exit(7 if termination.signal else 8)
+
+async def main():
+    async with release_on_sigterm() as termination:
+        pid = os.fork()
+        if not pid:
+            if {enters}:
+                import asyncio
+                asyncio.events._set_running_loop(None)
+                loop = asyncio.new_event_loop()
+                loop.run_until_complete(child())
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+            os._exit(9)
+        status = os.waitpid(pid, 0)[1]
+        assert termination.signal is None
+    print(os.waitstatus_to_exitcode(status))
+
+anyio.run(main)
+"""
+    told = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, check=False, timeout=60
+    )
+    assert told.stdout.decode().strip() == ("7" if enters else str(-signal.SIGTERM)), told.stderr
 
 
 async def test_a_handler_of_the_event_loop_runs_too_and_stays() -> None:
