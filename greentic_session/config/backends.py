@@ -112,9 +112,9 @@ class SentinelConfig(_HidesPassword, frozen=True, kw_only=True):
 
     * List every sentinel, each by its own address. A store asks all of them. As soon as a majority
       of the list has answered, it takes the answer with the highest config epoch.
-    * While the store is open, it accepts no answer with a lower config epoch than an earlier one.
-      The exception: every sentinel of the list answers, and all name the same address. Newly set up
-      sentinels start at epoch 0.
+    * While the store is open, it accepts a lower config epoch than an earlier one only if all
+      sentinels of the list name one master, and the earlier master is a replica or unreachable.
+      Epochs restart at 0 if a master is removed from all sentinels and added again.
     * If no majority answers, the store accepts an answer with the highest epoch seen so far, or a
       higher one. If it has not reached any sentinel before, it accepts any answer. Behind a
       partition, that may be a deposed master: see ``acks`` of :class:`RedisConfig`.
@@ -172,9 +172,10 @@ class RedisConfig(_HidesPassword, frozen=True, kw_only=True):
           continue while all replicas are unreachable. After a failover, the new master may have an
           earlier end of the lease. Then another worker may take over before the holder expects it.
           The store refuses writes with the fencing token of the stale holder.
-    :ivar max_connections: maximum number of open connections to one server. Further calls wait for
-        one. Requests and replies of more than 64 KiB use up to two more. With ``acks``, writes use
-        the same number of separate connections.
+    :ivar max_connections: maximum number of open connections to one server for requests and replies
+        of up to 64 KiB. Further calls wait for one. Larger ones have up to two more, with
+        ``max_connections=1`` one more. With ``acks``, writes have as many again. Connections that
+        are being replaced, and the connection for notifications, are not counted.
     :ivar max_payload_bytes: limit on the size of one encoded session, in bytes.
     :ivar verify: as in :class:`AsyncSessionStore`.
     :ivar protocol: version of RESP, 2 or 3. The results are the same.

@@ -110,7 +110,10 @@ async def test_a_retry_of_a_large_write_follows_it_on_its_connection() -> None:
             reply += b":2\r\n" if attempts == 2 else b"$1\r\n"
         return reply
 
-    async with Server(answer) as server, client_of(server.url, deadline_secs=2) as client:
+    async with (
+        Server(answer, tells_time=True) as server,
+        client_of(server.url, deadline_secs=2) as client,
+    ):
         await client.read("ECHO", "first")
         # The first attempt ends after half the deadline. A part of its reply has arrived, so its
         # connection is alive.
