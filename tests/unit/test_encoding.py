@@ -174,7 +174,7 @@ async def test_a_turn_refuses_a_session_of_another_owner_before_it_decodes_it() 
 
 
 class Unlike(str):
-    """Text that equals itself only, so that a dict may hold it beside the same plain text."""
+    """Text that equals itself only, so a dict may hold it next to the equal plain text."""
 
     __slots__ = ()
     __hash__ = object.__hash__
