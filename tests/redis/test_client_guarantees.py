@@ -156,12 +156,12 @@ async def test_a_right_that_a_script_lacks_half_way_leaves_the_outcome_unknown(
                 f"{url}?namespace={harness.config.namespace}&deadline=2"
             ) as store:
                 if command == "pexpireat":
-                    with pytest.raises(OutcomeUnknownError, match="may not run"):
+                    with pytest.raises(OutcomeUnknownError, match="lacks permissions"):
                         await store.put(session)
                     assert await owner.get(session.key, ctx=CTX) is not None
                 else:
                     await store.put(session)
-                    with pytest.raises(OutcomeUnknownError, match="may not run"):
+                    with pytest.raises(OutcomeUnknownError, match="lacks permissions"):
                         await store.delete(session.key, ctx=CTX)
                     assert await owner.get(session.key, ctx=CTX) is None
 
