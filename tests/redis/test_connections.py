@@ -226,7 +226,7 @@ async def test_a_large_request_leaves_its_place_on_the_shared_connection_to_the_
         last = asyncio.ensure_future(client.read("ECHO", "last"))
         await asyncio.sleep(0)
         release.set()
-        replies: list[Any] = await asyncio.gather(held, large, last)
+        replies = [await call for call in (held, large, last)]
         assert replies == [b"held", b"large", b"last"]
 
 
