@@ -226,7 +226,8 @@ async def test_a_large_request_leaves_its_place_on_the_shared_connection_to_the_
         last = asyncio.ensure_future(client.read("ECHO", "last"))
         await asyncio.sleep(0)
         release.set()
-        assert [*await asyncio.gather(held, large, last)] == [b"held", b"large", b"last"]
+        replies = [await call for call in (held, large, last)]
+        assert replies == [b"held", b"large", b"last"]
 
 
 async def test_many_large_sessions_at_once(server: LocalServer) -> None:
