@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 VERBS: Final = ("get", "put", "create", "update_cas", "touch", "wait", "turn", "lock")
 """Five verbs of a store, and three rounds of verbs: ``register_wait``, ``resume`` and ``finish`` of
 a wait, ``admit``, ``take`` and ``finish`` of a turn, ``hold`` and release of a lock."""
+_ROUNDS: Final = ("wait", "turn", "lock")
+"""They take ten times the instructions of a verb, so fewer of them are a warm-up."""
 _LEASE_SECS: Final = 3600.0
 _WARM_UP: Final = 128
 """Operations of each verb before the counted ones, of all callers together.
@@ -152,7 +154,8 @@ async def _run(given: Arguments) -> None:
     async with _store(given.socket, given.namespace) as store:
         callers = [await _operations(store, number, most) for number in range(given.callers)]
         for verb in VERBS:
-            await _repeat([operations[verb] for operations in callers], warm_up)
+            steps = warm_up // 8 if verb in _ROUNDS else warm_up
+            await _repeat([operations[verb] for operations in callers], steps)
         # The cost of a collection depends on the number of objects, not on the verb.
         gc.collect()
         gc.freeze()
