@@ -331,6 +331,8 @@ async def test_who_comes_first_on_a_port_keeps_it(monkeypatch: pytest.MonkeyPatc
     free = PortClaim()
     with socket.socket() as foreign:
         claimed = PortClaim()
+        # As the claim does, because a lingering connection does not take the port.
+        foreign.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         foreign.bind(("127.0.0.1", claimed.port))
         foreign.listen()
         claims = iter([claimed, free])
