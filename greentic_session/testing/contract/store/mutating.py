@@ -341,6 +341,7 @@ class MutatingContract:
     ) -> None:
         store = await harness.open()
         if store.statistics().sessions is not None:
+            # Because no other process can open such a store.
             pytest.skip("its sessions are those of one process")
         await store.create(session(context={"n": 0}))
 
