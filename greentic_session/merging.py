@@ -136,7 +136,7 @@ class _Merger:
         if rule is None and type(base) is type(mine) is type(theirs):
             if isinstance(base, dict):
                 return self._dicts(hint, sides, path, is_state=is_state)
-            fields = _fields_of(type(base))
+            fields = _fields_of(cast("type", type(base)))
             if fields is not None:
                 return self._objects(fields, sides, path)
         if _same(mine, base):
