@@ -44,7 +44,7 @@ class LargeNames(dict[str, None]):
 
     def __init__(self) -> None:
         super().__init__()
-        self.sizes_to_ask = _MAX_SIZES
+        self.sizes_to_ask: int = _MAX_SIZES
 
     def note(self, name: str, size: int) -> None:
         """Record the size of a record's body, in bytes."""
