@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal, cast, final, overload
 from ._core import tenancy
 from ._core.scan import SessionScan
 from ._core.unreadable import OnError, decoder_of
+from ._core.verbs.batches import BatchVerbs
 from ._core.verbs.mutating import MutatingVerbs
 from ._core.verbs.reading import ReadingVerbs
 from ._core.verbs.writing import WritingVerbs
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["AsyncSessionStore"]
 
 
-class AsyncSessionStore(ReadingVerbs[C], WritingVerbs[C], MutatingVerbs[C]):
+class AsyncSessionStore(ReadingVerbs[C], WritingVerbs[C], BatchVerbs[C], MutatingVerbs[C]):
     """Stores sessions of many tenants.
 
     Use a store on one event loop at a time, from one thread, with ``async with``. The block may be
@@ -64,6 +65,9 @@ class AsyncSessionStore(ReadingVerbs[C], WritingVerbs[C], MutatingVerbs[C]):
         one decoding per write.
     :param close_secs: how long :meth:`aclose` waits for running calls, in seconds or as a
         ``timedelta``.
+    :param require_ctx: whether to refuse a call without ``ctx``, with :class:`InvalidInputError`.
+        ``create``, ``put``, ``put_many`` and ``update_cas`` have no ``ctx``: the owner that they
+        check is in the session. Give connector code a :meth:`scoped` view, which checks that too.
     :ivar encoder: checks, encodes and decodes the store's sessions. For services on top of a store.
     """
 
@@ -75,6 +79,7 @@ class AsyncSessionStore(ReadingVerbs[C], WritingVerbs[C], MutatingVerbs[C]):
         max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES,
         verify: bool = True,
         close_secs: timedelta | float = DEFAULT_CLOSE_SECS,
+        require_ctx: bool = False,
     ) -> None:
         super().__init__(
             context_type,
@@ -82,6 +87,7 @@ class AsyncSessionStore(ReadingVerbs[C], WritingVerbs[C], MutatingVerbs[C]):
             max_payload_bytes=max_payload_bytes,
             verify=verify,
             close_secs=close_secs,
+            require_ctx=require_ctx,
         )
 
     @overload

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Generic
 
+from ..._validation import require_bool
 from ...abc.fencing import SupportsFencing, lease_ref_of
 from ...abc.records import DONE, error_for
 from ...errors import AmbiguousKeyError, InvalidInputError, TenantMismatchError
@@ -34,8 +35,11 @@ class VerbBase(StoreLifetime, Generic[C]):
         max_payload_bytes: int,
         verify: bool,
         close_secs: timedelta | float,
+        require_ctx: bool,
     ) -> None:
         super().__init__(close_secs)
+        require_bool(require_ctx, "require_ctx")
+        self._requires_ctx: Final = require_ctx
         self.context_type: Final = context_type
         self.encoder: Final = SessionEncoder(context_type, codec, max_payload_bytes, verify=verify)
 
@@ -52,7 +56,12 @@ class VerbBase(StoreLifetime, Generic[C]):
         return lease_ref_of(fence, encoded)
 
     async def _sole(self, key: SessionKey, until: float | None) -> tuple[str | None, None]:
-        """Return the one scope that has the key. Without a caller, there is no access check."""
+        """Return the one scope that has the key. Without a caller, there is no access check.
+
+        :raises InvalidInputError: the store requires a caller.
+        """
+        if self._requires_ctx:
+            raise InvalidInputError("ctx", "is missing: the store requires a caller (require_ctx)")
         scopes = await self._holders(key, until)
         if len(scopes) > 1:
             raise AmbiguousKeyError(key)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, cast, final, overload
+from typing import TYPE_CHECKING, Literal, final, overload
 
-from ..._validation import check_key
+from ..._validation import check_key, require_sequence
 from ...abc.records import Record
-from ...errors import InvalidInputError, TenantMismatchError
+from ...errors import SessionNotFoundError, TenantMismatchError
 from ...model import C
 from .. import tenancy
 from ..unreadable import OnError, decoder_of
 from .base import VerbBase
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ...abc.records import UnreadableSession
     from ...model import SessionKey, TenantCtx, Versioned
 
@@ -47,6 +48,44 @@ class ReadingVerbs(VerbBase[C]):
             record = await record
         return None if record is None else self._opened(key, record, allowed)
 
+    @final
+    async def require(self, key: SessionKey, *, ctx: TenantCtx | None = None) -> Versioned[C]:
+        """Return the live session and its token, as :meth:`get`, or raise if there is none.
+
+        :param key: the session's key.
+        :param ctx: the caller, as in :meth:`get`.
+        :raises SessionNotFoundError: absent or expired.
+        :raises TenantMismatchError: as :meth:`get`.
+        :raises AmbiguousKeyError: as :meth:`get`.
+        :raises DecodeError: as :meth:`get`.
+        """
+        found = await self.get(key, ctx=ctx)
+        if found is None:
+            raise SessionNotFoundError(key)
+        return found
+
+    @final
+    async def exists(self, key: SessionKey, *, ctx: TenantCtx | None = None) -> bool:
+        """Return whether a live session has the key, without reading its state.
+
+        :param key: the session's key.
+        :param ctx: the caller, as in :meth:`get`.
+        :returns: ``False`` if absent or expired. ``True`` also for a state that cannot be decoded.
+        :raises TenantMismatchError: as :meth:`get`.
+        :raises AmbiguousKeyError: as :meth:`get`.
+        :raises DecodeError: the owner of the stored record cannot be read.
+        """
+        self.check_open()
+        key = check_key(key)
+        until = self._deadline()
+        scope, allowed = (
+            tenancy.allowed_owners_of(ctx) if ctx is not None else await self._sole(key, until)
+        )
+        owner = None if scope is None else await self._read_owner(scope, key, until)
+        if owner is not None and not tenancy.allows(allowed, owner):
+            raise TenantMismatchError(key)
+        return owner is not None
+
     @overload
     async def get_many(
         self,
@@ -79,9 +118,7 @@ class ReadingVerbs(VerbBase[C]):
         :raises DecodeError: as :meth:`get`, with ``on_error="raise"``.
         """
         self.check_open()
-        given = cast("object", keys)
-        if isinstance(given, (str, bytes)) or not isinstance(given, Sequence):
-            raise InvalidInputError("keys", f"expected a sequence, got {type(given).__name__}")
+        require_sequence(keys, "keys")
         keys = [check_key(key) for key in keys]
         scope, allowed = tenancy.allowed_owners_of(ctx)
         decode = decoder_of(self.encoder.decode, on_error)

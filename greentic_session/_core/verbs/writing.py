@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, final
 from ..._validation import check_key, ttl_to_ms
 from ...abc.fencing import UNFENCED
 from ...abc.records import DONE, Outcome, Verdict, error_for
-from ...errors import CasConflictError, SessionExistsError
+from ...errors import CasConflictError, InvalidInputError, SessionExistsError
 from ...model import C, Cas
 from .. import tenancy
-from ..encoding import check_token
+from ..encoding import check_token, with_ttl
 from .base import VerbBase
 
 if TYPE_CHECKING:
@@ -44,12 +44,20 @@ class WritingVerbs(VerbBase[C]):
         return self._token(encoded.key, outcome)
 
     @final
-    async def put(self, session: Session[C], *, fence: Fenced = UNFENCED) -> Cas:
+    async def put(
+        self,
+        session: Session[C],
+        *,
+        fence: Fenced = UNFENCED,
+        ttl: timedelta | float | None = None,
+    ) -> Cas:
         """Create a session, or replace the live one regardless of its token.
 
         :param session: the new state.
         :param fence: a lease of this key. The session is written only while the lease is held.
             ``None`` is refused, because it is not a lease.
+        :param ttl: the lifetime to store instead of the session's ``ttl_secs``, in seconds or as a
+            ``timedelta``. ``0`` never expires.
         :returns: the new token. If the session was absent or expired, a token of a new incarnation.
         :raises LeaseLostError: the lease has ended, whether or not there is a newer one.
         :raises TenantMismatchError: the live session has another team or user.
@@ -57,6 +65,8 @@ class WritingVerbs(VerbBase[C]):
         """
         until = await self._enter_write(session) if self._holds_writes else None
         encoded = self.encoder.encode(session)
+        if ttl is not None:
+            encoded = with_ttl(encoded, ttl)
         lease = None if fence is UNFENCED else self._lease(fence, encoded)
         outcome = (
             self._put(encoded, lease) if until is None else self._put(encoded, lease, until=until)
@@ -69,7 +79,12 @@ class WritingVerbs(VerbBase[C]):
 
     @final
     async def update_cas(
-        self, session: Session[C], expected: Cas, *, fence: Fenced = UNFENCED
+        self,
+        session: Session[C],
+        expected: Cas,
+        *,
+        fence: Fenced = UNFENCED,
+        ttl: timedelta | float | None = None,
     ) -> Cas:
         """Replace the session if its token is the expected one. This never creates a session.
 
@@ -77,6 +92,8 @@ class WritingVerbs(VerbBase[C]):
         :param expected: the token that the last read or write returned.
         :param fence: a lease of this key. The session is written only while the lease is held.
             ``None`` is refused, because it is not a lease.
+        :param ttl: the lifetime to store instead of the session's ``ttl_secs``, in seconds or as a
+            ``timedelta``. ``0`` never expires.
         :returns: the new token.
         :raises LeaseLostError: the lease has ended, whether or not there is a newer one.
         :raises CasConflictError: another token is stored, or ``Cas.none()`` because the session is
@@ -87,6 +104,8 @@ class WritingVerbs(VerbBase[C]):
         until = await self._enter_write(session) if self._holds_writes else None
         check_token(expected)
         encoded = self.encoder.encode(session)
+        if ttl is not None:
+            encoded = with_ttl(encoded, ttl)
         lease = None if fence is UNFENCED else self._lease(fence, encoded)
         outcome = self._update_cas(encoded, expected, until, lease)
         if not isinstance(outcome, Outcome):
@@ -104,6 +123,7 @@ class WritingVerbs(VerbBase[C]):
         ttl_secs: timedelta | float | None = None,
         *,
         ctx: TenantCtx | None = None,
+        ttl: timedelta | float | None = None,
     ) -> bool:
         """Restart the session's lifetime. Token and payload stay the same.
 
@@ -112,6 +132,7 @@ class WritingVerbs(VerbBase[C]):
             makes the session permanent. ``None`` keeps the stored lifetime. A later write stores
             the lifetime of the session that it writes.
         :param ctx: the caller, as in :meth:`get`.
+        :param ttl: another name of ``ttl_secs``, as in :meth:`put`. Only one of them may be given.
         :returns: ``False`` if absent or expired.
         :raises TenantMismatchError: wrong team or user in the right tenant.
         :raises AmbiguousKeyError: several tenants have the key, and there is no ``ctx``.
@@ -120,6 +141,10 @@ class WritingVerbs(VerbBase[C]):
             self.check_open()
         key = check_key(key)
         ttl_ms = None if ttl_secs is None else ttl_to_ms(ttl_secs)
+        if ttl is not None:
+            if ttl_ms is not None:
+                raise InvalidInputError("ttl", "is given twice: expected ttl or ttl_secs")
+            ttl_ms = ttl_to_ms(ttl, "ttl")
         until = self._deadline()
         scope, allowed = (
             tenancy.allowed_owners_of(ctx) if ctx is not None else await self._sole(key, until)
