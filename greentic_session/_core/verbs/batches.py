@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, Final, TypeVar, final
 
 from ..._validation import check_key, require_sequence
 from ...abc.records import DONE, Outcome, Verdict, error_for
@@ -13,12 +13,15 @@ from .. import tenancy
 from .base import VerbBase
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from ...abc.records import AllowedOwners, EncodedSession
     from ...model import Session, SessionKey, TenantCtx
 
 __all__ = ["BatchVerbs"]
+
+_P = TypeVar("_P")
+_T = TypeVar("_T")
 
 _MAX_STEPS: Final = 1024
 _MAX_BYTES: Final = 1 << 20
@@ -53,13 +56,7 @@ class BatchVerbs(VerbBase[C]):
                 size += 0 if isinstance(encoded, SessionError) else len(encoded.body)
                 if size > _MAX_BYTES:
                     break
-            steps = [
-                partial(self._put_step, encoded, until)
-                for encoded in some
-                if not isinstance(encoded, SessionError)
-            ]
-            written = iter(await self._run_each(steps))
-            found += [one if isinstance(one, SessionError) else next(written) for one in some]
+            found += await self._run_valid(some, partial(self._put_step, until))
         return found
 
     async def _encoded(
@@ -73,7 +70,7 @@ class BatchVerbs(VerbBase[C]):
         except SessionError as error:
             return error.with_traceback(None)
 
-    async def _put_step(self, encoded: EncodedSession, until: float | None) -> Cas:
+    async def _put_step(self, until: float | None, encoded: EncodedSession) -> Cas:
         self.check_open()
         outcome = (
             self._put(encoded, None) if until is None else self._put(encoded, None, until=until)
@@ -102,17 +99,30 @@ class BatchVerbs(VerbBase[C]):
         found: list[bool | SessionError] = []
         while len(found) < len(keys):
             until = self._deadline()
-            some = keys[len(found) : len(found) + _MAX_STEPS]
-            found += await self._run_each(
-                [partial(self._delete_step, scope, key, allowed, until) for key in some]
-            )
+            some = [_checked(key) for key in keys[len(found) : len(found) + _MAX_STEPS]]
+            found += await self._run_valid(some, partial(self._delete_step, scope, allowed, until))
         return found
 
     async def _delete_step(
-        self, scope: str, key: SessionKey, allowed: AllowedOwners, until: float | None
+        self, scope: str, allowed: AllowedOwners, until: float | None, key: SessionKey
     ) -> bool:
         self.check_open()
-        outcome = await self._delete(scope, check_key(key), allowed, None, until)
+        outcome = await self._delete(scope, key, allowed, None, until)
         if outcome.verdict is not DONE and outcome.verdict is not Verdict.ABSENT:
             raise error_for(key, outcome)
         return outcome.verdict is DONE
+
+    async def _run_valid(
+        self, items: Sequence[_P | SessionError], step: Callable[[_P], Awaitable[_T]]
+    ) -> list[_T | SessionError]:
+        """Run a step for each item that is not an error, and keep the errors in their places."""
+        valid = [one for one in items if not isinstance(one, SessionError)]
+        results = iter(await self._run_each([partial(step, one) for one in valid]))
+        return [one if isinstance(one, SessionError) else next(results) for one in items]
+
+
+def _checked(key: SessionKey) -> SessionKey | SessionError:
+    try:
+        return check_key(key)
+    except SessionError as error:
+        return error.with_traceback(None)
