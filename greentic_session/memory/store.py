@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import islice
 from time import perf_counter
-from typing import TYPE_CHECKING, Final, cast, final
+from typing import TYPE_CHECKING, Final, TypeVar, cast, final
 
 from anyio.lowlevel import checkpoint
 
@@ -25,6 +25,7 @@ from ..abc.records import (
     Verdict,
     mint_incarnation,
 )
+from ..abc.store import settled
 from ..abc.waits import SupportsWaits
 from ..clock import Clock, SystemClock
 from ..codec import CodecFactory, JsonCodec
@@ -41,13 +42,16 @@ from .sweeper import start_sweeper
 from .waits import MemoryWaits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from .._core.tasks import BackgroundTask
     from ..abc.fencing import LeaseRef
+    from ..errors import SessionError
     from .records import StoredRecord
 
 __all__ = ["InMemorySessionStore"]
+
+_T = TypeVar("_T")
 
 _FREED_PER_CALL: Final = 8
 """Number of entries that a call checks for expiry without a sweeper. A call adds fewer."""
@@ -55,6 +59,8 @@ _LOOK_EVERY_MS: Final = 1000
 """Interval in milliseconds at which such calls check entries other than records."""
 _MAX_STEP_BYTES: Final = 1 << 20
 """Number of bytes that a read of several records returns before other tasks run."""
+_STEPS_AT_ONCE: Final = 64
+"""Number of steps of a call that run before other tasks run."""
 _SLICE_SECS: Final = 0.0005
 """Time for which a sweep may block the event loop before other tasks run."""
 
@@ -99,6 +105,7 @@ class InMemorySessionStore(
             max_payload_bytes=config.max_payload_bytes,
             verify=config.verify,
             close_secs=config.close_secs,
+            require_ctx=config.require_ctx,
         )
         self._interval_secs: Final = config.sweep_interval_secs
         self._records: Final = Records(SystemClock() if clock is None else clock)
@@ -280,6 +287,17 @@ class InMemorySessionStore(
         return Page(records, (keys, end) if end < len(keys) else None)
 
     # --- writing -----------------------------------------------------------------------------
+
+    @override
+    async def _run_each(
+        self, steps: Sequence[Callable[[], Awaitable[_T]]]
+    ) -> list[_T | SessionError]:
+        found: list[_T | SessionError] = []
+        for number, step in enumerate(steps, 1):
+            found.append(await settled(step))
+            if number % _STEPS_AT_ONCE == 0:
+                await checkpoint()
+        return found
 
     @override
     async def _create(self, encoded: EncodedSession, *, until: float | None = None) -> Outcome:

@@ -51,6 +51,7 @@ class StoreHarness(Protocol):
         codec: CodecFactory = JsonCodec,
         max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES,
         verify: bool = True,
+        require_ctx: bool = False,
     ) -> AsyncSessionStore[Any]:
         """Return an open store on this namespace. The harness closes it.
 
@@ -94,11 +95,14 @@ class MemoryHarness(_Harness):
         codec: CodecFactory = JsonCodec,
         max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES,
         verify: bool = True,
+        require_ctx: bool = False,
     ) -> AsyncSessionStore[Any]:
         """Return an open store, as :meth:`StoreHarness.open`."""
         store: InMemorySessionStore[Any] = InMemorySessionStore(
             context_type,
-            config=MemoryConfig(max_payload_bytes=max_payload_bytes, verify=verify),
+            config=MemoryConfig(
+                max_payload_bytes=max_payload_bytes, verify=verify, require_ctx=require_ctx
+            ),
             codec=codec,
             clock=self.clock,
         )
@@ -167,10 +171,14 @@ class RedisHarness(_Harness):
         codec: CodecFactory = JsonCodec,
         max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES,
         verify: bool = True,
+        require_ctx: bool = False,
     ) -> AsyncSessionStore[Any]:
         """Return an open store, as :meth:`StoreHarness.open`."""
         config = msgspec.structs.replace(
-            self.config, max_payload_bytes=max_payload_bytes, verify=verify
+            self.config,
+            max_payload_bytes=max_payload_bytes,
+            verify=verify,
+            require_ctx=require_ctx,
         )
         return await self._held(RedisSessionStore(config, context_type, codec=codec))
 

@@ -31,6 +31,7 @@ GATES = {
     "cancellations": 20_000,
     "wire-faults": 2_000,
     "restarts": 3,
+    "beginnings": 20,
     "failovers-sentinel": 2,
     "failovers-cluster": 2,
     "leftovers-memory": 2_000,

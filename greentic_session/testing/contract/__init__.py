@@ -24,10 +24,14 @@ from .inbox.contract import InboxContract
 from .locks.contract import LockContract
 from .store.absence import AbsenceContract
 from .store.arguments import ArgumentContract
+from .store.batches import BatchContract
+from .store.beginning import BeginningContract, EndingByMutateContract
 from .store.bodies import BodyContract, DecodingContract
+from .store.callers import CallerContract
 from .store.closing import ClosingContract
 from .store.expiry import LifeContract, TouchContract
 from .store.fencing import FencingContract, IsolationContract
+from .store.given_lives import GivenLifeContract
 from .store.inputs import InputContract
 from .store.leaks import LeavingContract
 from .store.lookup import LookupContract, LookupLifeContract
@@ -47,10 +51,15 @@ __all__ = [
     "AbsenceContract",
     "AffinityContract",
     "ArgumentContract",
+    "BatchContract",
+    "BeginningContract",
     "BodyContract",
+    "CallerContract",
     "ClosingContract",
     "DecodingContract",
+    "EndingByMutateContract",
     "FencingContract",
+    "GivenLifeContract",
     "InboxContract",
     "InputContract",
     "IsolationContract",
@@ -86,8 +95,13 @@ class SessionStoreContract(
     WritingContract,
     StampingContract,
     MutatingContract,
+    BeginningContract,
+    EndingByMutateContract,
+    BatchContract,
+    CallerContract,
     LifeContract,
     TouchContract,
+    GivenLifeContract,
     LeavingContract,
     IsolationContract,
     FencingContract,

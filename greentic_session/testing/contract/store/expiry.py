@@ -159,7 +159,7 @@ class LifeContract:
         stale = await store.create(session(ttl_secs=LIFE))
         await store.put(session(ttl_secs=LIFE))
         await harness.advance(PART)
-        owner = ctx(team_id="red") if verb == "put" else ctx()
+        owner = ctx(team_id="red") if verb.startswith("put") else ctx()
         with pytest.raises((CasConflictError, SessionExistsError, TenantMismatchError)):
             await WRITES[verb](store, session(ttl_secs=1000, owner=owner), stale)
         await harness.advance(LIFE - PART)

@@ -9,7 +9,7 @@ import pytest
 from ....errors import AmbiguousKeyError, SessionNotFoundError
 from ..assertions import everything, kept, told
 from ..samples import GLOBEX, KEY, LIFE, PART, ctx, session
-from .verbs import LOOKUP_VERBS, same
+from .verbs import LOOKUP_VERBS, REMOVALS, same
 
 if TYPE_CHECKING:
     from ....model import TenantCtx
@@ -111,7 +111,7 @@ class LookupContract:
         result = await LOOKUP_VERBS[verb](store, KEY, None)
         assert result
         assert await everything(store, expires) == {}
-        assert len(await everything(store, lives)) == (verb != "delete")
+        assert len(await everything(store, lives)) == (verb not in REMOVALS)
 
     @pytest.mark.parametrize("first", [True, False], ids=["the first", "the second"])
     async def test_when_one_of_two_was_deleted_the_other_is_meant(
