@@ -151,7 +151,7 @@ async def test_processes_that_open_at_the_same_instant_start_one_server(folder: 
         assert len(servers) == 20
 
 
-async def test_who_comes_while_the_last_one_leaves_is_served(folder: Path) -> None:
+async def test_a_store_that_opens_while_the_last_user_closes_is_served(folder: Path) -> None:
     for turn in range(20):
         leaving = store_in(folder)
         await leaving.put(session(f"turn {turn}"))

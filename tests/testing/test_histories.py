@@ -39,7 +39,7 @@ def assert_orderly(clients: Clients) -> None:
     assert clients.tally["done"] > HISTORIES * OPERATIONS / 3
 
 
-async def test_in_memory_with_cancelled_clients() -> None:
+async def test_histories_in_memory_with_cancelled_clients_have_an_order() -> None:
     async with create_session_store("memory://") as store:
         clients = Clients([store], store, cancels=0.1)
         await clients.play(range(HISTORIES), SEED)
@@ -48,7 +48,9 @@ async def test_in_memory_with_cancelled_clients() -> None:
 
 @pytest.mark.timeout(180)  # seconds; about twenty are needed on an idle machine
 @pytest.mark.parametrize("server", ["valkey"], indirect=True)
-async def test_over_a_bad_line_with_cancelled_clients(server: LocalServer) -> None:
+async def test_histories_over_a_faulty_connection_with_cancelled_clients_have_an_order(
+    server: LocalServer,
+) -> None:
     namespace = f"test:{uuid4().hex}"
     schedule = at_random(SEED, 0.06, FATES)
     delay_secs = 0.7 * DEADLINE_SECS  # longer than the limit of an attempt, which is half

@@ -223,7 +223,9 @@ def sizes(store: Store) -> tuple[int, ...]:
 @pytest.mark.anyio
 class TestSweep:
     @pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
-    async def test_lets_other_tasks_run(self, store: Store, clock: ManualClock) -> None:
+    async def test_sweep_of_many_records_lets_other_tasks_run(
+        self, store: Store, clock: ManualClock
+    ) -> None:
         count = 200_000
         # By the primitive, because the stored content does not matter and encoding takes long.
         for number in range(count):

@@ -346,7 +346,7 @@ BETWEEN: Final[dict[Callable[[Scene], Play], tuple[Script, Callable[[Scene], Any
 
 
 @pytest.mark.parametrize("verb", BETWEEN, ids=lambda verb: verb.__name__)
-async def test_an_answer_that_was_lost_is_given_though_somebody_came_between(
+async def test_a_lost_answer_is_repeated_although_another_call_came_between(
     harness: RedisHarness, verb: Callable[[Scene], Play]
 ) -> None:
     script, interfere = BETWEEN[verb]

@@ -201,7 +201,7 @@ class SameMoment:
 
     CALLERS: Final = 32
 
-    async def test_one_of_many_takes_the_turn_and_the_others_are_told_who_has_it(
+    async def test_one_of_many_takes_the_turn_and_the_others_find_it_claimed(
         self, harness: StoreHarness
     ) -> None:
         waits: Registry = WaitRegistry(await harness.open())
@@ -228,7 +228,7 @@ class SameMoment:
     @pytest.mark.parametrize(
         ("is_same", "late"), [(True, DuplicateEventError), (False, WaitNotFoundError)]
     )
-    async def test_who_comes_during_and_after_the_turn_is_told_so(
+    async def test_a_reply_during_or_after_the_turn_is_refused(
         self, harness: StoreHarness, late: type[SessionError], *, is_same: bool
     ) -> None:
         store = await harness.open()
