@@ -140,7 +140,7 @@ if NO_REDIS is None:
 else:
     # Because Redis is an optional second engine.
     @pytest.mark.skip(reason=f"backend redis-server: {NO_REDIS}")  # not installed here
-    def test_redis_server() -> None: ...
+    def test_redis_server_runs_the_contract() -> None: ...
 
 
 if CONTAINER_URL:
@@ -154,7 +154,7 @@ if CONTAINER_URL:
 else:
     # Because a Docker engine is optional.
     @pytest.mark.skip(reason=f"backend container: {NO_CONTAINER}")  # no engine answers here
-    def test_container() -> None: ...
+    def test_container_runs_the_contract() -> None: ...
 
 
 if GIVEN_URL:
@@ -168,4 +168,4 @@ if GIVEN_URL:
 else:
     # Because only a person can name another server that may be written to.
     @pytest.mark.skip(reason=f"backend {URL_VARIABLE}: not set")  # nobody named a server
-    def test_given_url() -> None: ...
+    def test_given_url_runs_the_contract() -> None: ...

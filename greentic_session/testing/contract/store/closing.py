@@ -108,7 +108,7 @@ class ClosingContract:
         assert caught.value.code == "unavailable"
         assert "closed" in caught.value.reason
 
-    async def test_closing_twice_is_fine(self, harness: StoreHarness) -> None:
+    async def test_closing_twice_changes_nothing(self, harness: StoreHarness) -> None:
         store = await harness.open()
         await store.put(session())
         await store.aclose()
@@ -148,7 +148,7 @@ class ClosingContract:
         await store.put(session(context={"n": 1}))
         assert (await require(store)).session.context == {"n": 1}
 
-    async def test_statistics_are_there_without_asking_anybody(self, harness: StoreHarness) -> None:
+    async def test_statistics_cause_no_io(self, harness: StoreHarness) -> None:
         store = await harness.open()
         fresh = store.statistics()
         assert isinstance(fresh, StoreStatistics)

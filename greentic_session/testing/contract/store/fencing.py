@@ -143,7 +143,9 @@ class FencingContract:
     """Within the right tenant, a wrong team or user is refused, and nothing changes."""
 
     @pytest.mark.parametrize("closed", _CLOSED)
-    async def test_a_session_is_closed_to(self, harness: StoreHarness, closed: str) -> None:
+    async def test_a_session_of_another_owner_refuses_each_verb(
+        self, harness: StoreHarness, closed: str
+    ) -> None:
         store = await harness.open()
         owner, caller = _CLOSED[closed]
         await store.create(session(owner=owner, ttl_secs=1000))
@@ -155,7 +157,9 @@ class FencingContract:
                 assert caught.value.code == "permission_denied"
 
     @pytest.mark.parametrize("opened", _OPEN)
-    async def test_a_session_is_open_to(self, harness: StoreHarness, opened: str) -> None:
+    async def test_a_session_of_a_wider_owner_accepts_each_verb(
+        self, harness: StoreHarness, opened: str
+    ) -> None:
         store = await harness.open()
         owner, caller = _OPEN[opened]
         for verb, act in KEY_VERBS.items():
@@ -250,7 +254,9 @@ class FencingContract:
             assert hidden not in told(caught.value)
             assert hidden not in repr(vars(caught.value))
 
-    async def test_a_call_without_a_caller_meets_no_fence(self, harness: StoreHarness) -> None:
+    async def test_a_call_without_a_caller_skips_the_access_check(
+        self, harness: StoreHarness
+    ) -> None:
         store = await harness.open()
         owner = ctx(team_id="red", user_id="ann")
         await store.create(session(owner=owner))

@@ -108,7 +108,7 @@ class ScopingContract:
 
     @pytest.mark.parametrize("other", _OTHERS)
     @pytest.mark.parametrize("verb", _WRITES)
-    async def test_a_session_of_somebody_else_is_not_written(
+    async def test_a_session_of_another_owner_is_not_written(
         self, harness: StoreHarness, verb: str, other: str
     ) -> None:
         store = await harness.open()
