@@ -41,6 +41,7 @@ from .store.scanning import ScanningContract
 from .store.scoping import ScopingContract
 from .store.verifying import VerifyingContract
 from .store.writing import StampingContract, WritingContract
+from .timers.contract import TimerContract
 from .waits.contract import WaitContract
 
 __all__ = [
@@ -69,6 +70,7 @@ __all__ = [
     "ScopingContract",
     "SessionStoreContract",
     "StampingContract",
+    "TimerContract",
     "TouchContract",
     "VerifyingContract",
     "WaitContract",
