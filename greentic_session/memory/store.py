@@ -26,6 +26,7 @@ from ..abc.records import (
     mint_incarnation,
 )
 from ..abc.store import settled
+from ..abc.timers import SupportsTimers
 from ..abc.waits import SupportsWaits
 from ..clock import Clock, SystemClock
 from ..codec import CodecFactory, JsonCodec
@@ -39,6 +40,7 @@ from .locks import MemoryLocks
 from .notifications import MemoryNotifications
 from .records import Records
 from .sweeper import start_sweeper
+from .timers import MemoryTimers
 from .waits import MemoryWaits
 
 if TYPE_CHECKING:
@@ -73,6 +75,7 @@ class InMemorySessionStore(
     SupportsLocks,
     SupportsAffinity,
     SupportsInbox,
+    SupportsTimers,
 ):
     """Keeps encoded sessions in dictionaries, under the same rules as a server.
 
@@ -116,6 +119,7 @@ class InMemorySessionStore(
         self._inbox: Final = MemoryInbox(
             self._records, self._waits, self._notifications, self.check_open
         )
+        self._timers: Final = MemoryTimers(self._records.clock, self._notifications)
         self._is_held: Final[Mapping[LeaseKind, Callable[[LeaseRef], bool]]] = {
             LeaseKind.LOCK: self._locks.is_held,
             LeaseKind.INBOX: self._inbox.is_held,
@@ -142,6 +146,7 @@ class InMemorySessionStore(
         self._locks.forget_all()
         self._affinity.forget_all()
         self._inbox.forget_all()
+        self._timers.forget_all()
         self._notifications.notify_all()
         if self._sweeper is not None:
             await self._sweeper.stop()
@@ -166,6 +171,7 @@ class InMemorySessionStore(
             **self._waits.sizes(),
             **self._affinity.sizes(),
             **self._inbox.sizes(),
+            "timers": len(self._timers),
             "locks": len(self._locks),
         }
         sizes["events"] += self._inbox.remembered
@@ -185,6 +191,11 @@ class InMemorySessionStore(
     def affinity_backend(self) -> MemoryAffinity:
         """As :meth:`SupportsAffinity.affinity_backend`."""
         return self._affinity
+
+    @override
+    def timer_backend(self) -> MemoryTimers:
+        """As :meth:`SupportsTimers.timer_backend`."""
+        return self._timers
 
     @override
     def lock_backend(self) -> MemoryLocks:

@@ -23,6 +23,7 @@ from ..abc.records import (
     mint_incarnation,
 )
 from ..abc.store import settled
+from ..abc.timers import SupportsTimers
 from ..abc.waits import SupportsWaits
 from ..codec import CodecFactory, JsonCodec
 from ..model import C, Cas, SessionKey
@@ -51,6 +52,7 @@ from .scripts.sessions import (
     update_cas_arguments,
     update_cas_fenced_arguments,
 )
+from .timers import RedisTimers
 from .transport.acks import UnconfirmedError
 from .transport.attempts import log_retention_ms
 from .transport.client import RedisClient
@@ -92,6 +94,7 @@ class RedisSessionStore(
     SupportsLocks,
     SupportsAffinity,
     SupportsInbox,
+    SupportsTimers,
 ):
     """Keeps sessions on a Redis (6.2 or later) or Valkey server, shared by any number of workers.
 
@@ -144,6 +147,9 @@ class RedisSessionStore(
             grace_ms=max(_MIN_GRACE_MS, round(2000 * config.deadline_secs)),
         )
         self._affinity: Final = RedisAffinity(self._client, self._names, self._tombstone_ms)
+        self._timers: Final = RedisTimers(
+            self._client, self._names, self._notifications, self._tombstone_ms
+        )
 
     @override
     async def _open(self) -> None:
@@ -194,6 +200,11 @@ class RedisSessionStore(
     def affinity_backend(self) -> RedisAffinity:
         """As :meth:`SupportsAffinity.affinity_backend`."""
         return self._affinity
+
+    @override
+    def timer_backend(self) -> RedisTimers:
+        """As :meth:`SupportsTimers.timer_backend`."""
+        return self._timers
 
     @override
     def lock_backend(self) -> RedisLocks:

@@ -19,6 +19,7 @@ from greentic_session.testing.contract import (
     RaceContract,
     ReadingContract,
     SessionStoreContract,
+    TimerContract,
     WaitContract,
     WritingContract,
 )
@@ -50,7 +51,14 @@ NO_CONTAINER = os.environ.get(NO_CONTAINER_VARIABLE)
 NO_REDIS = _why_no_redis()
 
 
-class Contract(SessionStoreContract, WaitContract, LockContract, AffinityContract, InboxContract):
+class Contract(
+    SessionStoreContract,
+    WaitContract,
+    LockContract,
+    AffinityContract,
+    InboxContract,
+    TimerContract,
+):
     """Sessions, waits, locks, affinity and inboxes."""
 
 

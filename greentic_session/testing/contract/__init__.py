@@ -45,6 +45,7 @@ from .store.scanning import ScanningContract
 from .store.scoping import ScopingContract
 from .store.verifying import VerifyingContract
 from .store.writing import StampingContract, WritingContract
+from .timers.contract import TimerContract
 from .waits.contract import WaitContract
 
 __all__ = [
@@ -78,6 +79,7 @@ __all__ = [
     "ScopingContract",
     "SessionStoreContract",
     "StampingContract",
+    "TimerContract",
     "TouchContract",
     "VerifyingContract",
     "WaitContract",
