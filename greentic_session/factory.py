@@ -10,6 +10,8 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast, overload
 
+import msgspec
+
 from .codec import CodecFactory, JsonCodec
 from .config import EmbeddedConfig, MemoryConfig, RedisConfig, SessionBackendConfig
 from .config.backends import config_from_url
@@ -19,7 +21,9 @@ from .errors import InvalidInputError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from ._core.evolution import Upgrades
     from .clock import Clock
+    from .config.backends import OnUnknown
     from .store import AsyncSessionStore
 
 __all__ = ["create_session_store", "from_env"]
@@ -35,6 +39,9 @@ def create_session_store(
     *,
     codec: CodecFactory = ...,
     clock: Clock | None = ...,
+    unknown_fields: OnUnknown | None = ...,
+    schema_version: int | None = ...,
+    upgrades: Upgrades | None = ...,
 ) -> AsyncSessionStore[dict[str, Any]]: ...
 @overload
 def create_session_store(
@@ -43,6 +50,9 @@ def create_session_store(
     context_type: type[_T],
     codec: CodecFactory = ...,
     clock: Clock | None = ...,
+    unknown_fields: OnUnknown | None = ...,
+    schema_version: int | None = ...,
+    upgrades: Upgrades | None = ...,
 ) -> AsyncSessionStore[_T]: ...
 @overload
 def create_session_store(
@@ -51,6 +61,9 @@ def create_session_store(
     context_type: Any,  # Any: for checkers, a union `A | B` is not a `type[…]`
     codec: CodecFactory = ...,
     clock: Clock | None = ...,
+    unknown_fields: OnUnknown | None = ...,
+    schema_version: int | None = ...,
+    upgrades: Upgrades | None = ...,
 ) -> AsyncSessionStore[Any]: ...
 def create_session_store(
     url_or_config: str | SessionBackendConfig,
@@ -58,6 +71,9 @@ def create_session_store(
     context_type: Any = dict,
     codec: CodecFactory = JsonCodec,
     clock: Clock | None = None,
+    unknown_fields: OnUnknown | None = None,
+    schema_version: int | None = None,
+    upgrades: Upgrades | None = None,
 ) -> AsyncSessionStore[Any]:
     """Make the store of a URL or a configuration.
 
@@ -68,21 +84,36 @@ def create_session_store(
     :param context_type: type of :attr:`Session.context`.
     :param codec: factory of the codec of that type.
     :param clock: the memory backend's clock. A server uses its own clock.
+    :param unknown_fields: as in :class:`AsyncSessionStore`. ``None`` is that of the configuration.
+    :param schema_version: as in :class:`AsyncSessionStore`.
+    :param upgrades: as in :class:`AsyncSessionStore`.
     :raises InvalidInputError: an unknown scheme or option (the message lists the known ones), a
         value out of range, or a context type that the codec cannot handle. Also a clock for another
         backend than memory.
     """
     config = config_from_url(url_or_config) if isinstance(url_or_config, str) else url_or_config
+    known = isinstance(cast("object", config), (MemoryConfig, RedisConfig, EmbeddedConfig))
+    if known and unknown_fields is not None:
+        config = msgspec.structs.replace(config, unknown_fields=unknown_fields)
     if isinstance(config, MemoryConfig):
         from .memory import InMemorySessionStore  # noqa: PLC0415 - backends load on first use
 
-        return InMemorySessionStore(context_type, config=config, codec=codec, clock=clock)
+        return InMemorySessionStore(
+            context_type,
+            config=config,
+            codec=codec,
+            clock=clock,
+            schema_version=schema_version,
+            upgrades=upgrades,
+        )
     if isinstance(config, RedisConfig):
         if clock is not None:
             raise InvalidInputError("clock", "a server's clock cannot be replaced")
         from .redis import RedisSessionStore  # noqa: PLC0415 - backends load on first use
 
-        return RedisSessionStore(config, context_type, codec=codec)
+        return RedisSessionStore(
+            config, context_type, codec=codec, schema_version=schema_version, upgrades=upgrades
+        )
     if isinstance(cast("object", config), EmbeddedConfig):
         if clock is not None:
             raise InvalidInputError("clock", "a server's clock cannot be replaced")
@@ -90,7 +121,9 @@ def create_session_store(
             raise InvalidInputError("url_or_config", "no embedded server on this platform")
         from .embedded import embedded_session_store  # noqa: PLC0415 - backends load on first use
 
-        return embedded_session_store(config, context_type, codec=codec)
+        return embedded_session_store(
+            config, context_type, codec=codec, schema_version=schema_version, upgrades=upgrades
+        )
     raise InvalidInputError(
         "url_or_config", f"expected a URL or a configuration, got {type(config).__name__}"
     )
@@ -98,7 +131,13 @@ def create_session_store(
 
 @overload
 def from_env(
-    *, codec: CodecFactory = ..., environ: Mapping[str, str] = ..., allow_memory: bool = ...
+    *,
+    codec: CodecFactory = ...,
+    environ: Mapping[str, str] = ...,
+    allow_memory: bool = ...,
+    unknown_fields: OnUnknown | None = ...,
+    schema_version: int | None = ...,
+    upgrades: Upgrades | None = ...,
 ) -> AsyncSessionStore[dict[str, Any]]: ...
 @overload
 def from_env(
@@ -107,6 +146,9 @@ def from_env(
     codec: CodecFactory = ...,
     environ: Mapping[str, str] = ...,
     allow_memory: bool = ...,
+    unknown_fields: OnUnknown | None = ...,
+    schema_version: int | None = ...,
+    upgrades: Upgrades | None = ...,
 ) -> AsyncSessionStore[_T]: ...
 @overload
 def from_env(
@@ -115,6 +157,9 @@ def from_env(
     codec: CodecFactory = ...,
     environ: Mapping[str, str] = ...,
     allow_memory: bool = ...,
+    unknown_fields: OnUnknown | None = ...,
+    schema_version: int | None = ...,
+    upgrades: Upgrades | None = ...,
 ) -> AsyncSessionStore[Any]: ...
 def from_env(
     *,
@@ -122,6 +167,9 @@ def from_env(
     codec: CodecFactory = JsonCodec,
     environ: Mapping[str, str] = os.environ,
     allow_memory: bool = True,
+    unknown_fields: OnUnknown | None = None,
+    schema_version: int | None = None,
+    upgrades: Upgrades | None = None,
 ) -> AsyncSessionStore[Any]:
     """Make the store of the URL in ``GREENTIC_SESSION_URL`` or ``REDIS_URL``.
 
@@ -136,6 +184,9 @@ def from_env(
     :param environ: mapping to read the variables from.
     :param allow_memory: whether the memory backend is allowed, by a variable or because none is
         set. With ``False``, a service that needs a server does not start without one.
+    :param unknown_fields: as in :func:`create_session_store`.
+    :param schema_version: as in :func:`create_session_store`.
+    :param upgrades: as in :func:`create_session_store`.
     :raises InvalidInputError: as :func:`create_session_store`. If memory is not allowed, the error
         names the variable.
     """
@@ -146,7 +197,14 @@ def from_env(
         if variable is None:
             raise InvalidInputError(_VARIABLES[0], "is not set: the memory backend is not allowed")
         raise InvalidInputError(variable, "names the memory backend: expected a server")
-    store = create_session_store(config, context_type=context_type, codec=codec)
+    store = create_session_store(
+        config,
+        context_type=context_type,
+        codec=codec,
+        unknown_fields=unknown_fields,
+        schema_version=schema_version,
+        upgrades=upgrades,
+    )
     if variable is None:
         _LOGGER.info("session store: memory:// (no variable is set)")
     else:

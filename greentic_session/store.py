@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, Generic, Literal, cast, final, overload
 
 from ._core import tenancy
 from ._core.encoding import SessionEncoder, apply_change, as_versioned, check_token
+from ._core.evolution import Upgrades
 from ._core.key_queues import Conflict
 from ._core.lifetime import StoreLifetime
 from ._core.scan import SessionScan
@@ -23,6 +24,7 @@ from .abc.fencing import UNFENCED, Fenced, SupportsFencing, lease_ref_of
 from .abc.records import DONE, AllowedOwners, Outcome, Page, Record, Verdict, error_for
 from .codec import CodecFactory, JsonCodec
 from .config import DEFAULT_CLOSE_SECS, DEFAULT_MAX_PAYLOAD_BYTES
+from .config.backends import OnUnknown
 from .errors import (
     AmbiguousKeyError,
     CasConflictError,
@@ -76,6 +78,16 @@ class AsyncSessionStore(StoreLifetime, Generic[C]):
         one decoding per write.
     :param close_secs: how long :meth:`aclose` waits for running calls, in seconds or as a
         ``timedelta``.
+    :param unknown_fields: what a write does with stored fields that ``context_type`` does not know.
+        ``"keep"`` writes them back with the session that was read. ``"refuse"`` raises
+        :class:`SchemaVersionError`. A write that cannot keep them raises it in any case: below a
+        list, map or union, in ``array_like`` structs, and with other codecs than
+        :class:`JsonCodec`.
+    :param schema_version: version of ``context_type``, at least 1. A stored record without a
+        version has version 1. No write lowers the version of a live record.
+    :param upgrades: functions that convert the context of an earlier version. The one under ``1``
+        gets the JSON value of version 1 and returns that of version 2. They run on a read, and the
+        next write stores the result. A version without a function needs no conversion.
     :ivar encoder: checks, encodes and decodes the store's sessions. For services on top of a store.
     """
 
@@ -87,10 +99,21 @@ class AsyncSessionStore(StoreLifetime, Generic[C]):
         max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES,
         verify: bool = True,
         close_secs: timedelta | float = DEFAULT_CLOSE_SECS,
+        unknown_fields: OnUnknown = "keep",
+        schema_version: int | None = None,
+        upgrades: Upgrades | None = None,
     ) -> None:
         super().__init__(close_secs)
         self.context_type: Final = context_type
-        self.encoder: Final = SessionEncoder(context_type, codec, max_payload_bytes, verify=verify)
+        self.encoder: Final = SessionEncoder(
+            context_type,
+            codec,
+            max_payload_bytes,
+            verify=verify,
+            unknown_fields=unknown_fields,
+            schema_version=schema_version,
+            upgrades=upgrades,
+        )
 
     # --- reading -----------------------------------------------------------------------------
 
@@ -387,7 +410,7 @@ class AsyncSessionStore(StoreLifetime, Generic[C]):
         if outcome.verdict is Verdict.CONFLICT:
             return Conflict(scope, found.cas, outcome.token)
         cas = self._token(key, outcome)
-        return as_versioned(key, body, cas, encoded.ttl_ms, outcome.at_ms)
+        return as_versioned(key, body, cas, encoded.ttl_ms, outcome.at_ms, changed.unknown)
 
     @final
     async def touch(

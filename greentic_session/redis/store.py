@@ -49,6 +49,7 @@ from .scripts.sessions import (
     touch_arguments,
     update_cas_arguments,
     update_cas_fenced_arguments,
+    with_schema_version,
 )
 from .transport.acks import UnconfirmedError
 from .transport.attempts import log_retention_ms
@@ -60,6 +61,7 @@ from .waits import RedisWaits
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
 
+    from .._core.evolution import Upgrades
     from ..abc.fencing import LeaseRef
     from ..config import RedisConfig
     from .transport.protocol import Arguments, Command, Reply
@@ -99,6 +101,8 @@ class RedisSessionStore(
     :param context_type: as in :class:`AsyncSessionStore`.
     :param codec: as in :class:`AsyncSessionStore`.
     :param host: the process of the server, if the store starts the server itself.
+    :param schema_version: as in :class:`AsyncSessionStore`.
+    :param upgrades: as in :class:`AsyncSessionStore`.
     :raises InvalidInputError: a field of ``config`` is invalid. The error names it.
     """
 
@@ -109,6 +113,8 @@ class RedisSessionStore(
         *,
         codec: CodecFactory = JsonCodec,
         host: ServerProcess | None = None,
+        schema_version: int | None = None,
+        upgrades: Upgrades | None = None,
     ) -> None:
         config.check()
         super().__init__(
@@ -117,6 +123,9 @@ class RedisSessionStore(
             max_payload_bytes=config.max_payload_bytes,
             verify=config.verify,
             close_secs=config.close_secs,
+            unknown_fields=config.unknown_fields,
+            schema_version=schema_version,
+            upgrades=upgrades,
         )
         self._host: Final = host
         self._client: Final = RedisClient(config, host)
@@ -296,6 +305,7 @@ class RedisSessionStore(
         arguments = create_arguments(
             encoded.owner, encoded.ttl_ms, encoded.body, mint_incarnation()
         )
+        arguments = with_schema_version(arguments, encoded)
         if len(encoded.body) > LARGE_BYTES:
             self._note_large(encoded)
         key = SessionKey(encoded.key)
@@ -312,8 +322,10 @@ class RedisSessionStore(
             self._note_large(encoded)
         if lease is None:
             arguments = put_arguments(owner, ttl_ms, body, incarnation)
+            arguments = with_schema_version(arguments, encoded)
             return self._run(PUT, scope, key, arguments, until=until)
         arguments = put_fenced_arguments(owner, ttl_ms, body, incarnation, lease.fence)
+        arguments = with_schema_version(arguments, encoded)
         return self._run(PUT_FENCED, scope, key, arguments, until=until, lease=lease)
 
     @override
@@ -337,6 +349,7 @@ class RedisSessionStore(
                 following_version=following,
                 log_field=log_field,
             )
+            arguments = with_schema_version(arguments, encoded)
             return self._run(UPDATE_CAS, scope, key, arguments, until=until, expected=expected)
         arguments = update_cas_fenced_arguments(
             new_owner=owner,
@@ -348,6 +361,7 @@ class RedisSessionStore(
             log_field=log_field,
             fencing_token=lease.fence,
         )
+        arguments = with_schema_version(arguments, encoded)
         return self._run(
             UPDATE_CAS_FENCED, scope, key, arguments, until=until, expected=expected, lease=lease
         )

@@ -24,6 +24,8 @@ from ..redis.transport.client import RedisClient
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from .._core.evolution import Upgrades
+    from ..config.backends import OnUnknown
     from ..redis.transport.protocol import Command
     from ..store import AsyncSessionStore
 
@@ -51,6 +53,9 @@ class StoreHarness(Protocol):
         codec: CodecFactory = JsonCodec,
         max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES,
         verify: bool = True,
+        unknown_fields: OnUnknown = "keep",
+        schema_version: int | None = None,
+        upgrades: Upgrades | None = None,
     ) -> AsyncSessionStore[Any]:
         """Return an open store on this namespace. The harness closes it.
 
@@ -94,13 +99,20 @@ class MemoryHarness(_Harness):
         codec: CodecFactory = JsonCodec,
         max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES,
         verify: bool = True,
+        unknown_fields: OnUnknown = "keep",
+        schema_version: int | None = None,
+        upgrades: Upgrades | None = None,
     ) -> AsyncSessionStore[Any]:
         """Return an open store, as :meth:`StoreHarness.open`."""
         store: InMemorySessionStore[Any] = InMemorySessionStore(
             context_type,
-            config=MemoryConfig(max_payload_bytes=max_payload_bytes, verify=verify),
+            config=MemoryConfig(
+                max_payload_bytes=max_payload_bytes, verify=verify, unknown_fields=unknown_fields
+            ),
             codec=codec,
             clock=self.clock,
+            schema_version=schema_version,
+            upgrades=upgrades,
         )
         self._stores.append(store)
         return await self._held(store)
@@ -167,12 +179,22 @@ class RedisHarness(_Harness):
         codec: CodecFactory = JsonCodec,
         max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES,
         verify: bool = True,
+        unknown_fields: OnUnknown = "keep",
+        schema_version: int | None = None,
+        upgrades: Upgrades | None = None,
     ) -> AsyncSessionStore[Any]:
         """Return an open store, as :meth:`StoreHarness.open`."""
         config = msgspec.structs.replace(
-            self.config, max_payload_bytes=max_payload_bytes, verify=verify
+            self.config,
+            max_payload_bytes=max_payload_bytes,
+            verify=verify,
+            unknown_fields=unknown_fields,
         )
-        return await self._held(RedisSessionStore(config, context_type, codec=codec))
+        return await self._held(
+            RedisSessionStore(
+                config, context_type, codec=codec, schema_version=schema_version, upgrades=upgrades
+            )
+        )
 
     async def advance(self, secs: float) -> None:
         """Advance time, as :meth:`StoreHarness.advance`."""
