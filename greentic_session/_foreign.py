@@ -6,7 +6,7 @@ Nothing here imports pydantic. A model brings its own functions.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import msgspec
 
@@ -40,7 +40,7 @@ def encoding_hook(hook: EncHook | None) -> EncHook:
     """
 
     def encode(value: Any) -> Any:
-        kind = cast("type[Any]", type(value))
+        kind: type[Any] = type(value)
         is_failed = False
         try:
             if is_model(kind):

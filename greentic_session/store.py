@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Final, Generic, Literal, cast, final, overload
 
 from ._core import tenancy
 from ._core.encoding import SessionEncoder, apply_change, as_versioned, check_token
-from ._core.evolution import Upgrades
 from ._core.key_queues import Conflict
 from ._core.lifetime import StoreLifetime
 from ._core.scan import SessionScan
@@ -24,7 +23,6 @@ from .abc.fencing import UNFENCED, Fenced, SupportsFencing, lease_ref_of
 from .abc.records import DONE, AllowedOwners, Outcome, Page, Record, Verdict, error_for
 from .codec import CodecFactory, JsonCodec
 from .config import DEFAULT_CLOSE_SECS, DEFAULT_MAX_PAYLOAD_BYTES
-from .config.backends import OnUnknown
 from .errors import (
     AmbiguousKeyError,
     CasConflictError,
@@ -40,8 +38,10 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from datetime import timedelta
 
+    from ._core.evolution import Upgrades
     from .abc.fencing import LeaseRef
     from .abc.records import EncodedSession, UnreadableSession
+    from .config.backends import OnUnknown
     from .statistics import StoreStatistics
 
 __all__ = ["AsyncSessionStore"]
@@ -410,7 +410,7 @@ class AsyncSessionStore(StoreLifetime, Generic[C]):
         if outcome.verdict is Verdict.CONFLICT:
             return Conflict(scope, found.cas, outcome.token)
         cas = self._token(key, outcome)
-        return as_versioned(key, body, cas, encoded.ttl_ms, outcome.at_ms, changed.unknown)
+        return as_versioned(key, body, cas, encoded.ttl_ms, outcome.at_ms, unknown=changed.unknown)
 
     @final
     async def touch(

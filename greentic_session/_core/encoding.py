@@ -232,7 +232,7 @@ class SessionEncoder(Generic[C]):
         elif body.shape != self._shape and not self._evolution.is_own(body):
             body, unknown = self._decode_other(key, record.body)
         try:
-            return as_versioned(key, body, cas, record.ttl_ms, record.at_ms, unknown)
+            return as_versioned(key, body, cas, record.ttl_ms, record.at_ms, unknown=unknown)
         except (msgspec.DecodeError, ValueError, OverflowError):
             raise DecodeError(key, "a field of the stored record is out of range") from None
 
@@ -296,6 +296,7 @@ def as_versioned(
     cas: Cas,
     ttl_ms: int,
     at_ms: int,
+    *,
     unknown: UnknownFields | msgspec.UnsetType,
 ) -> Versioned[C]:
     """Return the result of a read, from a decoded body and the other fields of the record.

@@ -131,13 +131,13 @@ class Evolution(Generic[C]):
         if unknown.unkept:
             raise SchemaVersionError(
                 key,
-                f"a write would lose fields that the store's type does not know: in {unknown.unkept}",
+                f"a write would lose fields that the store's type lacks: in {unknown.unkept}",
             )
         has_fields = bytes(unknown.fields) != b"{}"
         if has_fields and not self._is_json:
             raise SchemaVersionError(
                 key,
-                "a write would lose fields that the store's type does not know: only JsonCodec keeps them",
+                "a write would lose fields that the store's type lacks: only JsonCodec keeps them",
             )
         if not self._keeps and (has_fields or unknown.schema_version > self.version):
             raise SchemaVersionError(
@@ -200,7 +200,10 @@ _NO_BODY: Final[SessionBody[Any]] = SessionBody(
 
 
 def _check_version(version: int | None) -> int:
-    return 0 if version is None else require_int(version, "schema_version", 1, _MAX_VERSION)
+    if version is None:
+        return 0
+    require_int(version, "schema_version", 1, _MAX_VERSION)
+    return version
 
 
 def _check_upgrades(upgrades: object, version: int) -> Upgrades:

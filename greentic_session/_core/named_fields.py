@@ -224,15 +224,17 @@ def _member_of(part: Part, value: object) -> Part | None:
     if isinstance(value, dict):
         fields = cast("dict[str, object]", value)
         for member in part.inner:
-            if member.kind in ("object", "values", "foreign"):
-                if member.tag is None or fields.get(member.tag[0]) == member.tag[1]:
-                    return member
+            if member.kind in ("object", "values", "foreign") and (
+                member.tag is None or fields.get(member.tag[0]) == member.tag[1]
+            ):
+                return member
         return None
     if isinstance(value, list):
         for member in part.inner:
-            if member.kind in ("array", "items", "tuple", "foreign"):
-                if member.tag is None or (value and value[0] == member.tag[1]):
-                    return member
+            if member.kind in ("array", "items", "tuple", "foreign") and (
+                member.tag is None or (value and value[0] == member.tag[1])
+            ):
+                return member
     return None
 
 

@@ -35,6 +35,11 @@ __all__ = ["MemoryHarness", "RedisHarness", "StoreHarness"]
 _RETAINED_MS: Final = 2 * 3_600_000
 """Longest time in seconds that a server keeps a fencing token after its lease."""
 _NAMES_PER_CHECK: Final = 500
+_SHARED: Final = (
+    *("_records", "_waits", "_notifications", "_locks", "_affinity", "_inbox"),
+    *("_is_held", "_due_times"),
+)
+"""What two stores in memory have in common if they share their sessions."""
 _SIZES: Final = (
     *("sessions", "expiring", "tenants", "lookups", "waits", "events"),
     *("mail", "turns", "dead_letters", "early"),
@@ -56,10 +61,12 @@ class StoreHarness(Protocol):
         unknown_fields: OnUnknown = "keep",
         schema_version: int | None = None,
         upgrades: Upgrades | None = None,
+        beside: AsyncSessionStore[Any] | None = None,
     ) -> AsyncSessionStore[Any]:
         """Return an open store on this namespace. The harness closes it.
 
-        Stores of one harness share their sessions if the backend can share sessions.
+        Stores of one harness share their sessions if the backend can share sessions. A store
+        ``beside`` another one shares its sessions on every backend.
         """
         ...
 
@@ -102,6 +109,7 @@ class MemoryHarness(_Harness):
         unknown_fields: OnUnknown = "keep",
         schema_version: int | None = None,
         upgrades: Upgrades | None = None,
+        beside: AsyncSessionStore[Any] | None = None,
     ) -> AsyncSessionStore[Any]:
         """Return an open store, as :meth:`StoreHarness.open`."""
         store: InMemorySessionStore[Any] = InMemorySessionStore(
@@ -114,6 +122,9 @@ class MemoryHarness(_Harness):
             schema_version=schema_version,
             upgrades=upgrades,
         )
+        if beside is not None:
+            for name in _SHARED:
+                setattr(store, name, getattr(beside, name))
         self._stores.append(store)
         return await self._held(store)
 
@@ -182,8 +193,10 @@ class RedisHarness(_Harness):
         unknown_fields: OnUnknown = "keep",
         schema_version: int | None = None,
         upgrades: Upgrades | None = None,
+        beside: AsyncSessionStore[Any] | None = None,
     ) -> AsyncSessionStore[Any]:
         """Return an open store, as :meth:`StoreHarness.open`."""
+        del beside  # all stores of the namespace share their sessions
         config = msgspec.structs.replace(
             self.config,
             max_payload_bytes=max_payload_bytes,

@@ -169,11 +169,23 @@ class EmbeddedHarness(AsyncExitStack):
         codec: CodecFactory = JsonCodec,
         max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES,
         verify: bool = True,
+        unknown_fields: OnUnknown = "keep",
+        schema_version: int | None = None,
+        upgrades: Upgrades | None = None,
+        beside: AsyncSessionStore[Any] | None = None,
     ) -> AsyncSessionStore[Any]:
+        del beside
         config = msgspec.structs.replace(
             self._config, max_payload_bytes=max_payload_bytes, verify=verify
         )
-        store = create_session_store(config, context_type=context_type, codec=codec)
+        store = create_session_store(
+            config,
+            context_type=context_type,
+            codec=codec,
+            unknown_fields=unknown_fields,
+            schema_version=schema_version,
+            upgrades=upgrades,
+        )
         return await self.enter_async_context(store)
 
 

@@ -26,6 +26,7 @@ from .store.absence import AbsenceContract
 from .store.arguments import ArgumentContract
 from .store.bodies import BodyContract, DecodingContract
 from .store.closing import ClosingContract
+from .store.evolution import EvolutionContract, VersionContract
 from .store.expiry import LifeContract, TouchContract
 from .store.fencing import FencingContract, IsolationContract
 from .store.inputs import InputContract
@@ -50,6 +51,7 @@ __all__ = [
     "BodyContract",
     "ClosingContract",
     "DecodingContract",
+    "EvolutionContract",
     "FencingContract",
     "InboxContract",
     "InputContract",
@@ -71,6 +73,7 @@ __all__ = [
     "StampingContract",
     "TouchContract",
     "VerifyingContract",
+    "VersionContract",
     "WaitContract",
     "WritingContract",
 ]
@@ -98,6 +101,8 @@ class SessionStoreContract(
     BodyContract,
     DecodingContract,
     VerifyingContract,
+    EvolutionContract,
+    VersionContract,
     OutboxContract,
     RaceContract,
     ClosingContract,
