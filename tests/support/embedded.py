@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from greentic_session import AsyncSessionStore
+    from greentic_session._core.evolution import Upgrades
+    from greentic_session.config.backends import OnUnknown
 
 CTX: Final = TenantCtx(tenant_id="acme")
 KEY: Final = SessionKey("conversation")

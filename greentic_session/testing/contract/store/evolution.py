@@ -287,13 +287,14 @@ class VersionContract:
         old = await harness.open(OldState, schema_version=2, beside=new)
         cas = await new.create(session(owner=ALICE, context=OldState(step=3)))
         blind = session(owner=ALICE, context=OldState(step=9))
+        registry = WaitRegistry(old)
+        write = {
+            "put": partial(old.put, blind),
+            "update_cas": partial(old.update_cas, blind, cas),
+            "register_wait": partial(registry.register_wait, ALICE, "alice", SCOPE, blind),
+        }[verb]
         with pytest.raises(SchemaVersionError):
-            if verb == "put":
-                await old.put(blind)
-            elif verb == "update_cas":
-                await old.update_cas(blind, cas)
-            else:
-                await WaitRegistry(old).register_wait(ALICE, "alice", SCOPE, blind)
+            await write()
         await _unchanged(new, OldState(step=3))
         await new.put(blind)
         await _unchanged(new, OldState(step=9))
@@ -354,7 +355,7 @@ class VersionContract:
             {"schema_version": 2, "upgrades": {1: "rename"}},
             {"schema_version": 2, "upgrades": [rename]},
         ],
-        ids=str,
+        ids=("zero", "text", "word", "no_version", "own_version", "no_function", "list"),
     )
     async def test_bad_options_are_refused(
         self, harness: StoreHarness, options: dict[str, Any]
