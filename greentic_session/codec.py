@@ -28,8 +28,8 @@ class SessionBody(msgspec.Struct, Generic[C], frozen=True, kw_only=True, omit_de
     :ivar meta: as in :class:`Session`.
     :ivar context: as in :class:`Session`.
     :ivar outbox: as in :class:`Session`.
-    :ivar shape: digest of the type that encoded the body. Empty if that type has no named fields,
-        if the body holds fields of another type, or if an earlier release wrote it.
+    :ivar shape: digest of the type that encoded the body, ``mixed`` if the body also holds fields
+        of another type. Empty if that type has no named fields, or an earlier release wrote it.
     :ivar schema_version: the ``schema_version`` of the context.
     """
 

@@ -30,6 +30,8 @@ Upgrades = Mapping[int, Callable[[Any], Any]]
 """Functions by the version that they convert. ``Any``, because they convert JSON values."""
 KNOWN_CODECS: Final = (JsonCodec, MessagePackCodec)
 _MAX_VERSION: Final = 1_000_000
+_MIXED: Final = "mixed"
+"""Replaces the digest of a body that holds fields of another type."""
 _decode_object: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_version: Final = msgspec.json.Decoder(int).decode
 
@@ -144,8 +146,8 @@ class Evolution(Generic[C]):
                 key, "the stored state is of a newer type: the store refuses unknown fields"
             )
         version = max(self.version, unknown.schema_version)
-        # Without the digest, every reader looks for unknown fields.
-        data = self._encode(msgspec.structs.replace(body, shape="", schema_version=version))
+        # The body is of no single type, so every reader looks for unknown fields.
+        data = self._encode(msgspec.structs.replace(body, shape=_MIXED, schema_version=version))
         if has_fields and self._root is not None:
             try:
                 data = merge_unknown(self._root, data, unknown.fields)
