@@ -112,6 +112,8 @@ class MemoryWaits(WaitBackend, WaitCall):
             left = before.scope_hash if before.scope_hash != scope_hash else ""
         if expected is not None and (value, incarnation) != (expected.value, expected.incarnation):
             return WaitOutcome(Verdict.CONFLICT, value, incarnation)
+        if live is not None and live.is_newer(encoded):
+            return WaitOutcome(Verdict.NEWER)
         if event:
             self._events.add(name, [SeenEvent(event, now_ms)], events, now_ms)
         wait = WaitState(scope_hash, self._next_since(now_ms, registration.floor_us), before.fence)
@@ -181,6 +183,8 @@ class MemoryWaits(WaitBackend, WaitCall):
             return WaitOutcome(Verdict.LOST)
         if not _is_at(live, ending.expected):
             return WaitOutcome(Verdict.CONFLICT, live.value, live.incarnation)
+        if encoded is not None and live.is_newer(encoded):
+            return WaitOutcome(Verdict.NEWER)
         if ending.event and how is not EndingMode.SAVE:
             seen = SeenEvent(ending.event, now_ms)
             self._events.add((ref.scope, ref.key), [seen], events, now_ms)

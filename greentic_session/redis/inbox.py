@@ -48,6 +48,7 @@ from .message_format import (
 )
 from .replies import outcome_of, parsing_write_reply, wrong_type_of
 from .scripts import inbox as lua
+from .scripts.sessions import with_schema_version
 from .transport.acks import UnconfirmedError
 from .transport.failures import ForeignValueError, malformed_reply
 
@@ -358,6 +359,8 @@ class RedisInboxCall(InboxCall):
             new_incarnation=mint_incarnation(),
             keep_ms=self._keep_ms,
         )
+        if encoded is not None:
+            arguments = with_schema_version(arguments, encoded)
         shortfall: tuple[int, int] | None = None
         try:
             reply = await self._scripts.on_mailbox(lua.COMMIT_TURN, ref.mailbox, "", arguments)

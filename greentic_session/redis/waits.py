@@ -37,6 +37,7 @@ from .replies import (
     wrong_type,
     wrong_type_of,
 )
+from .scripts.sessions import with_schema_version
 from .scripts.waits import (
     CLAIM,
     CLEAR,
@@ -191,6 +192,7 @@ class RedisWaitCall(WaitCall):
             event_limit=events.most,
             event_ttl_ms=events.ttl_ms,
         )
+        arguments = with_schema_version(arguments, encoded)
         reply, shortfall = await self._write(REGISTER, encoded.scope, encoded.key, arguments)
         return written_outcome(encoded.key, reply, shortfall)
 
@@ -270,6 +272,8 @@ class RedisWaitCall(WaitCall):
             event_ttl_ms=events.ttl_ms,
             tombstone_ms=self._grace_ms,
         )
+        if encoded is not None:
+            arguments = with_schema_version(arguments, encoded)
         reply, shortfall = await self._write(END_CLAIM, ref.scope, ref.key, arguments)
         if how is EndingMode.SAVE:
             await self._extend(ref, reply[4:])

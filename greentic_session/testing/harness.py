@@ -24,6 +24,8 @@ from ..redis.transport.client import RedisClient
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from .._core.evolution import Upgrades
+    from ..config.backends import OnUnknown
     from ..redis.transport.protocol import Command
     from ..store import AsyncSessionStore
 
@@ -33,6 +35,11 @@ __all__ = ["MemoryHarness", "RedisHarness", "StoreHarness"]
 _RETAINED_MS: Final = 2 * 3_600_000
 """Longest time in seconds that a server keeps a fencing token after its lease."""
 _NAMES_PER_CHECK: Final = 500
+_SHARED: Final = (
+    *("_records", "_waits", "_notifications", "_locks", "_affinity", "_inbox"),
+    *("_timers", "_generations", "_is_held", "_due_times"),
+)
+"""What two stores in memory have in common if they share their sessions."""
 _SIZES: Final = (
     *("sessions", "expiring", "tenants", "lookups", "waits", "events"),
     *("mail", "turns", "dead_letters", "early"),
@@ -52,10 +59,15 @@ class StoreHarness(Protocol):
         max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES,
         verify: bool = True,
         require_ctx: bool = False,
+        unknown_fields: OnUnknown = "keep",
+        schema_version: int | None = None,
+        upgrades: Upgrades | None = None,
+        beside: AsyncSessionStore[Any] | None = None,
     ) -> AsyncSessionStore[Any]:
         """Return an open store on this namespace. The harness closes it.
 
-        Stores of one harness share their sessions if the backend can share sessions.
+        Stores of one harness share their sessions if the backend can share sessions. A store
+        ``beside`` another one shares its sessions on every backend.
         """
         ...
 
@@ -96,16 +108,28 @@ class MemoryHarness(_Harness):
         max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES,
         verify: bool = True,
         require_ctx: bool = False,
+        unknown_fields: OnUnknown = "keep",
+        schema_version: int | None = None,
+        upgrades: Upgrades | None = None,
+        beside: AsyncSessionStore[Any] | None = None,
     ) -> AsyncSessionStore[Any]:
         """Return an open store, as :meth:`StoreHarness.open`."""
         store: InMemorySessionStore[Any] = InMemorySessionStore(
             context_type,
             config=MemoryConfig(
-                max_payload_bytes=max_payload_bytes, verify=verify, require_ctx=require_ctx
+                max_payload_bytes=max_payload_bytes,
+                verify=verify,
+                require_ctx=require_ctx,
+                unknown_fields=unknown_fields,
             ),
             codec=codec,
             clock=self.clock,
+            schema_version=schema_version,
+            upgrades=upgrades,
         )
+        if beside is not None:
+            for name in _SHARED:
+                setattr(store, name, getattr(beside, name))
         self._stores.append(store)
         return await self._held(store)
 
@@ -172,15 +196,25 @@ class RedisHarness(_Harness):
         max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES,
         verify: bool = True,
         require_ctx: bool = False,
+        unknown_fields: OnUnknown = "keep",
+        schema_version: int | None = None,
+        upgrades: Upgrades | None = None,
+        beside: AsyncSessionStore[Any] | None = None,
     ) -> AsyncSessionStore[Any]:
         """Return an open store, as :meth:`StoreHarness.open`."""
+        del beside  # all stores of the namespace share their sessions
         config = msgspec.structs.replace(
             self.config,
             max_payload_bytes=max_payload_bytes,
             verify=verify,
             require_ctx=require_ctx,
+            unknown_fields=unknown_fields,
         )
-        return await self._held(RedisSessionStore(config, context_type, codec=codec))
+        return await self._held(
+            RedisSessionStore(
+                config, context_type, codec=codec, schema_version=schema_version, upgrades=upgrades
+            )
+        )
 
     async def advance(self, secs: float) -> None:
         """Advance time, as :meth:`StoreHarness.advance`."""

@@ -209,7 +209,7 @@ class Claim(LeaseHandle, Generic[C]):
         encoded, body = self._encoder.encode_with_body(session, self._check_same)
         outcome = await self._end(EndingMode.SAVE, encoded)
         self._session, self._cas = as_versioned(
-            self.key, body, outcome.token, encoded.ttl_ms, outcome.at_ms
+            self.key, body, outcome.token, encoded.ttl_ms, outcome.at_ms, unknown=session.unknown
         )
         outcome.raise_shortfall()
         return self._cas

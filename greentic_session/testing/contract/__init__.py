@@ -30,6 +30,7 @@ from .store.beginning import BeginningContract, EndingByMutateContract
 from .store.bodies import BodyContract, DecodingContract
 from .store.callers import CallerContract
 from .store.closing import ClosingContract
+from .store.evolution import EvolutionContract, VersionContract
 from .store.expiry import LifeContract, TouchContract
 from .store.fencing import FencingContract, IsolationContract
 from .store.given_lives import GivenLifeContract
@@ -62,6 +63,7 @@ __all__ = [
     "ClosingContract",
     "DecodingContract",
     "EndingByMutateContract",
+    "EvolutionContract",
     "FencingContract",
     "GenerationContract",
     "GivenLifeContract",
@@ -88,6 +90,7 @@ __all__ = [
     "TimerContract",
     "TouchContract",
     "VerifyingContract",
+    "VersionContract",
     "WaitContract",
     "WritingContract",
 ]
@@ -122,6 +125,8 @@ class SessionStoreContract(
     BodyContract,
     DecodingContract,
     VerifyingContract,
+    EvolutionContract,
+    VersionContract,
     OutboxContract,
     RaceContract,
     ClosingContract,
