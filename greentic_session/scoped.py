@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .model import Cas, Session, SessionKey, TenantCtx, Versioned
     from .store import AsyncSessionStore
 
-__all__ = ["ScopedSessionStore"]
+__all__ = ["ScopedSessionStore", "unscoped"]
 
 
 @final
@@ -115,3 +115,16 @@ class ScopedSessionStore(Generic[C]):
         if on_error == "return":
             return self._store.scan(self.ctx, batch_size=batch_size, fenced=True, on_error=on_error)
         return self._store.scan(self.ctx, batch_size=batch_size, fenced=True, on_error=on_error)
+
+
+def unscoped(
+    store: AsyncSessionStore[C] | ScopedSessionStore[C],
+) -> tuple[AsyncSessionStore[C], TenantCtx | None]:
+    """Return the store that a service works on, and the caller that it is bound to.
+
+    :param store: a store, or a view of one.
+    :returns: the caller is ``None`` for a store, which serves all callers.
+    """
+    if isinstance(store, ScopedSessionStore):
+        return store._store, store.ctx  # noqa: SLF001 - of this module
+    return store, None

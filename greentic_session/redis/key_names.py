@@ -119,6 +119,10 @@ class KeyNames:
         """
         return f"{self._namespace}:bell:{topic}"
 
+    def claims_topic(self, scope: str, key: str) -> str:
+        """Return the notification topic of the end of a session's claims."""
+        return f"wait:{scope}/{escape(key)}"
+
     def pattern(self, scope: str) -> str:
         """Return the pattern for SCAN's MATCH that finds a scope's records."""
         return f"{self._records(scope)}*}}"
