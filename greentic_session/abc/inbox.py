@@ -127,6 +127,7 @@ class TakeRequest(NamedTuple):
     :ivar attempts: maximum number of attempts at a message as the head of its mailbox.
     :ivar dead_ms: retention of dead letters, in milliseconds.
     :ivar dead_most: maximum number of stored dead letters of one session.
+    :ivar scope: ``env/tenant`` of the sessions, empty for those of all tenants.
     """
 
     inbox: str
@@ -136,6 +137,7 @@ class TakeRequest(NamedTuple):
     attempts: int
     dead_ms: int
     dead_most: int
+    scope: str = ""
 
 
 class TurnRef(NamedTuple):
@@ -331,8 +333,11 @@ class InboxCall(ABC):
         """
 
     @abstractmethod
-    async def size(self, inbox: str) -> InboxSize:
-        """Return the size of the index. It includes stale entries."""
+    async def size(self, inbox: str, scope: str) -> InboxSize:
+        """Return the size of the index. It includes stale entries.
+
+        :param scope: as in :class:`TakeRequest`.
+        """
 
     # --- dead letters ------------------------------------------------------------------------
 
@@ -399,17 +404,21 @@ class InboxBackend(ABC):
         """Begin a call, with a deadline that starts now."""
 
     @abstractmethod
-    def subscribe(self, inbox: str) -> AbstractAsyncContextManager[Subscription]:
-        """Subscribe to notifications on sessions of an inbox with messages and without a worker."""
+    def subscribe(self, inbox: str, scope: str) -> AbstractAsyncContextManager[Subscription]:
+        """Subscribe to notifications on sessions of an inbox with messages and without a worker.
+
+        :param scope: as in :class:`TakeRequest`.
+        """
 
     @abstractmethod
     async def dead_letters(
-        self, inbox: str, dead_ms: int, position: object | None
+        self, inbox: str, scope: str, dead_ms: int, position: object | None
     ) -> tuple[Sequence[StoredDeadLetter], object | None]:
         """Return a page of dead letters, and the position of the next page.
 
         Each page has its own deadlines.
 
+        :param scope: as in :class:`TakeRequest`.
         :param dead_ms: retention of dead letters, in milliseconds.
         :param position: position of the page, ``None`` for the first one.
         :returns: the dead letters, and ``None`` in place of the position after the last page.

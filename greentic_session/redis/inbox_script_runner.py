@@ -70,12 +70,13 @@ class InboxScriptRunner:
             delay_ms=delay_ms,
             channel=self._names.channel(topic_of(inbox)) if notifies and is_due else "",
             pending_token=pending_token,
+            tenant_channel=self._names.channel(topic_of(inbox, mailbox.scope)),
         )
         # A replica that has the message also has the pending entry, which was written before it.
         skips_acks = not pending_token or not self.confirms_apart
         await self.on_index(
             INDEX_SET_DUE,
-            self._names.inbox_index(inbox),
+            *self._names.inbox_indexes(inbox, mailbox.scope),
             arguments=arguments,
             skips_acks=skips_acks,
         )
@@ -153,6 +154,9 @@ class InboxScriptRunner:
             raise error.plain() from None
 
 
-def topic_of(inbox: str) -> str:
-    """Return the notification topic of an inbox's new messages."""
-    return f"inbox:{inbox}"
+def topic_of(inbox: str, scope: str = "") -> str:
+    """Return the notification topic of an inbox's new messages.
+
+    :param scope: ``env/tenant``, empty for the messages of all tenants.
+    """
+    return f"inbox:{inbox}:{scope}" if scope else f"inbox:{inbox}"

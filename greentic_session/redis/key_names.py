@@ -101,6 +101,14 @@ class KeyNames:
         """Return the name of an inbox's index, ``{ns}:inbox:{<name>}``."""
         return f"{self._namespace}:inbox:{{{escape(inbox)}}}"
 
+    def inbox_indexes(self, inbox: str, scope: str) -> tuple[str, ...]:
+        """Return the names of an inbox's index, and of a tenant's part of it.
+
+        :param scope: ``env/tenant``. With an empty one, only the first name is returned.
+        """
+        index = self.inbox_index(inbox)
+        return (index, f"{index}:tenant:{escape(scope)}") if scope else (index,)
+
     def early_events(
         self, env: str, tenant_id: str, team_id: str | None, user_id: str, scope_hash: str
     ) -> str:

@@ -332,7 +332,8 @@ class WaitRegistry(Generic[C]):
         :returns: the number of waits.
         """
         self._store.check_open()
-        scope = tenancy.scope_of_key(self._bound, ctx)
+        scope = tenancy.scope_of(ctx)
+        tenancy.check_presents(self._bound, ctx)
         return await rebuild_index(self._backend, self._events, scope)
 
     # --- shared steps ------------------------------------------------------------------------

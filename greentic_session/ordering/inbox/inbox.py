@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Final, Generic, cast, final, overload
+from typing import TYPE_CHECKING, Final, Generic, Literal, cast, final, overload
 
 import anyio
 
@@ -37,8 +37,10 @@ from ...errors import (
     LeaseLostError,
     PayloadTooLargeError,
     SessionError,
+    TenantMismatchError,
 )
 from ...model import C, SessionKey
+from ...scoped import unscoped
 from ...store import AsyncSessionStore
 from ...waits import WaitRegistry
 from ...waits.arguments import hash_of, owner_of, presenting
@@ -62,9 +64,10 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from datetime import timedelta
 
-    from ...abc.inbox import InboxBackend
+    from ...abc.inbox import InboxBackend, StoredDeadLetter
     from ...abc.records import AllowedOwners
     from ...model import ReplyScope, TenantCtx
+    from ...scoped import ScopedSessionStore
 
 __all__ = ["SessionInbox"]
 
@@ -90,8 +93,12 @@ class SessionInbox(Generic[C]):
     * Sessions take turns. The one that has been due for longest is next.
 
     The caller opens and closes the store. Any number of inboxes, in any number of processes, may
-    share a name on one backend. One inbox serves any number of tenants, if ``admit`` gets their
-    ``ctx``. A session has one mailbox for all inboxes, so admit all its messages by one inbox.
+    share a name on one backend. An inbox serves the tenant of its caller. With ``tenants="all"`` it
+    serves any number of tenants, if ``admit`` gets their ``ctx``. Inboxes of several tenants may
+    share a name, and do not delay each other. A session has one mailbox for all inboxes, so admit
+    all its messages by one inbox.
+
+    A ``ctx`` or a dead letter of another tenant raises :class:`TenantMismatchError` before any I/O.
 
     Any verb may raise :class:`InvalidInputError` (before any I/O) and
     :class:`StoreUnavailableError` (nothing written). A verb that writes may also raise
@@ -99,8 +106,10 @@ class SessionInbox(Generic[C]):
     :class:`DurabilityError`: written, so a message was admitted, now or before. Repeat
     :meth:`admit`, :meth:`deliver` and :meth:`collect` after each of these errors.
 
-    :param store: a store whose backend has inboxes, as all stores of this library do.
-    :param ctx: the caller that admits messages.
+    :param store: a store whose backend has inboxes, as all stores of this library do. With a scoped
+        view, each ``ctx`` must be of the view's caller. If that caller has no user, it may be one
+        of its users. Only a caller without team and user may take turns and read dead letters.
+    :param ctx: the caller that admits messages. ``None`` is the caller of the scoped view.
     :param name: name of the inbox: 1 to 128 of ``A-Z a-z 0-9 . _ -``.
     :param lease: how long a turn stays with a worker that died. A :class:`datetime.timedelta` or
         seconds to 1 ms.
@@ -109,12 +118,13 @@ class SessionInbox(Generic[C]):
         with each further failure, up to a minute.
     :param limits: limits on what is stored, and for how long.
     :param waits: the registry that :meth:`deliver` uses. ``None`` makes one on ``store``.
+    :param tenants: ``"own"`` serves the tenant of the caller, ``"all"`` each tenant.
     """
 
     def __init__(
         self,
-        store: AsyncSessionStore[C],
-        ctx: TenantCtx,
+        store: AsyncSessionStore[C] | ScopedSessionStore[C],
+        ctx: TenantCtx | None = None,
         *,
         name: str = "inbox",
         lease: timedelta | float = 30.0,
@@ -122,7 +132,9 @@ class SessionInbox(Generic[C]):
         retry_delay: timedelta | float = 1.0,
         limits: InboxLimits | None = None,
         waits: WaitRegistry[C] | None = None,
+        tenants: Literal["own", "all"] = "own",
     ) -> None:
+        store, bound = unscoped(store)
         given = cast("object", store)
         if not isinstance(given, AsyncSessionStore) or not isinstance(given, SupportsInbox):
             raise InvalidInputError("store", f"{type(store).__name__} does not support inboxes")
@@ -132,9 +144,17 @@ class SessionInbox(Generic[C]):
         if not isinstance(cast("object", limits), InboxLimits):
             raise InvalidInputError("limits", f"expected InboxLimits, got {type(limits).__name__}")
         require_int(attempts, "attempts", 1, 1000)
-        tenancy.allowed_owners_of(ctx)
+        if tenants not in ("own", "all"):
+            raise InvalidInputError("tenants", "expected 'own' or 'all'")
+        if tenants == "all" and bound is not None:
+            raise InvalidInputError("tenants", "a scoped view serves its own tenant only")
+        caller = cast("TenantCtx", bound if ctx is None else ctx)
+        scope = tenancy.scope_of(caller)
+        tenancy.check_presents(bound, caller)
         self._store: Final = store
-        self._ctx: Final = ctx
+        self._bound: Final = bound
+        self._ctx: Final = caller
+        self._scope: Final = "" if tenants == "all" else scope
         self._name: Final = check_identifier(name, "name")
         check_limits(limits)
         self._limits: Final = limits
@@ -180,7 +200,9 @@ class SessionInbox(Generic[C]):
         key = check_key(key)
         event_id = require_clean_text(event_id, "event_id", MAX_ID_CHARS)
         payload = self._fitting(payload)
-        scope, allowed = tenancy.allowed_owners_of(self._ctx if ctx is None else ctx)
+        ctx = self._ctx if ctx is None else ctx
+        scope, allowed = tenancy.allowed_owners_of(ctx)
+        self._check_caller(ctx, key)
         return await self._admit(allowed, MailboxRef(scope, key), event_id, payload)
 
     async def _admit(
@@ -258,6 +280,7 @@ class SessionInbox(Generic[C]):
         self, worker: str, most: int, wait: timedelta | float | None
     ) -> AsyncGenerator[InboxTurn[C] | None]:
         self._store.check_open()
+        self._check_serves()
         worker = require_clean_text(worker, "worker", _MAX_WORKER_CHARS)
         require_int(most, "most", 1, _MOST_MAIL)
         ends_at = math.inf
@@ -272,6 +295,7 @@ class SessionInbox(Generic[C]):
             attempts=terms.attempts,
             dead_ms=self._dead_ms,
             dead_most=self._limits.dead_letters,
+            scope=self._scope,
         )
         turn = await self._next(request, ends_at)
         if turn is None:
@@ -285,7 +309,7 @@ class SessionInbox(Generic[C]):
         turn, due_secs = await self._poll(request)
         if turn is not None or anyio.current_time() >= ends_at:
             return turn
-        async with backend.subscribe(self._name) as subscription:
+        async with backend.subscribe(self._name, self._scope) as subscription:
             while True:
                 left_secs = ends_at - anyio.current_time()
                 if turn is not None or left_secs <= 0:
@@ -344,7 +368,8 @@ class SessionInbox(Generic[C]):
         The numbers are for operators, and may be stale.
         """
         self._store.check_open()
-        sessions, due = await self._backend.call().size(self._name)
+        self._check_serves()
+        sessions, due = await self._backend.call().size(self._name, self._scope)
         return InboxDepth(sessions=sessions, due=due)
 
     def statistics(self) -> InboxStatistics:
@@ -366,9 +391,12 @@ class SessionInbox(Generic[C]):
         :raises DecodeError: a stored dead letter was not written by this library.
         """
         position: object | None = None
+        self._check_serves()
         while True:
             self._store.check_open()
-            found, position = await self._backend.dead_letters(self._name, self._dead_ms, position)
+            found, position = await self._backend.dead_letters(
+                self._name, self._scope, self._dead_ms, position
+            )
             for mail in found:
                 yield dead_letter_of(mail)
             if position is None:
@@ -383,7 +411,7 @@ class SessionInbox(Generic[C]):
         :raises InboxFullError: the mailbox has reached its limit of messages.
         """
         self._store.check_open()
-        mail = stored_dead_letter_of(letter)
+        mail = self._stored(letter)
         limits = self._limits
         outcome = await self._backend.call().replay(self._name, mail, self._dead_ms, limits.mail)
         if outcome.verdict is Verdict.FULL:
@@ -398,7 +426,7 @@ class SessionInbox(Generic[C]):
         :returns: ``False`` if it is no longer a dead letter.
         """
         self._store.check_open()
-        mail = stored_dead_letter_of(letter)
+        mail = self._stored(letter)
         return await self._backend.call().discard(mail)
 
     # --- early events ------------------------------------------------------------------------
@@ -459,7 +487,9 @@ class SessionInbox(Generic[C]):
     # --- shared steps ------------------------------------------------------------------------
 
     def _early_events(self, ctx: TenantCtx, user_id: str, scope: ReplyScope) -> EarlyEvents:
-        _, allowed = tenancy.allowed_owners_of(presenting(ctx, user_id))
+        caller = presenting(ctx, user_id)
+        _, allowed = tenancy.allowed_owners_of(caller)
+        self._check_caller(caller)
         return EarlyEvents(
             self._backend,
             EarlyEventQueue(owner_of(ctx, user_id), hash_of(scope)),
@@ -467,6 +497,25 @@ class SessionInbox(Generic[C]):
             find_wait=partial(self._waits.find_wait_by_scope, ctx, user_id, scope),
             admit=partial(self._admit, allowed),
         )
+
+    def _check_caller(self, ctx: TenantCtx, key: str = "") -> None:
+        """Check that this inbox serves a caller."""
+        tenancy.check_presents(self._bound, ctx, key)
+        if self._scope not in ("", tenancy.scope_of(ctx)):
+            raise TenantMismatchError(key)
+
+    def _check_serves(self) -> None:
+        """Check that the caller of the scoped view stands for its whole tenant."""
+        bound = self._bound
+        if bound is not None and (bound.team_id, bound.user_id) != (None, None):
+            raise TenantMismatchError("")
+
+    def _stored(self, letter: DeadLetter) -> StoredDeadLetter:
+        stored = stored_dead_letter_of(letter)
+        self._check_serves()
+        if self._scope not in ("", stored.mailbox.scope):
+            raise TenantMismatchError(letter.key)
+        return stored
 
     def _fitting(self, payload: bytes) -> bytes:
         size = len(require_bytes(payload))

@@ -202,14 +202,18 @@ def index_add_pending_arguments(entry: str, grace_ms: int) -> Arguments:
     return entry, grace_ms
 
 
-def index_next_due_arguments(defer_ms: int, longest_ms: int) -> Arguments:
+def index_next_due_arguments(
+    defer_ms: int, longest_ms: int, prefix: str = "", position: int | None = None
+) -> Arguments:
     """Return the arguments of ``lua/inbox/index_next_due.lua``."""
-    return defer_ms, longest_ms
+    return defer_ms, longest_ms, prefix, "" if position is None else position
 
 
-def index_requeue_arguments(defer_ms: int, age_ms: int, channel: str) -> Arguments:
+def index_requeue_arguments(
+    defer_ms: int, age_ms: int, channel: str, tenant_channel: str
+) -> Arguments:
     """Return the arguments of ``lua/inbox/index_requeue.lua``."""
-    return defer_ms, age_ms, channel
+    return defer_ms, age_ms, channel, tenant_channel
 
 
 def index_set_due_arguments(
@@ -219,9 +223,10 @@ def index_set_due_arguments(
     delay_ms: Argument,
     channel: str,
     pending_token: str,
+    tenant_channel: str,
 ) -> Arguments:
     """Return the arguments of ``lua/inbox/index_set_due.lua``."""
-    return member, known_score, delay_ms, channel, pending_token
+    return member, known_score, delay_ms, channel, pending_token, tenant_channel
 
 
 def index_dead_letter_arguments(member: str, retention_ms: int) -> Arguments:
