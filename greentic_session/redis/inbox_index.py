@@ -63,10 +63,14 @@ class CopyPasses:
     def __init__(self) -> None:
         self._passes: dict[tuple[str, str], _Pass] = {}
 
+    def restart(self) -> None:
+        """Start all passes again, as after a long time."""
+        self._passes.clear()
+
     def of(self, inbox: str, scope: str) -> _Pass:
         """Return the pass for a tenant's part of an inbox."""
         if len(self._passes) > _TENANTS:
-            self._passes.clear()
+            self.restart()
         return self._passes.setdefault((inbox, scope), _Pass())
 
 

@@ -146,6 +146,7 @@ class RedisHarness(_Harness):
         )
         self.client: Final = RedisClient(self.config)
         self._indexes: Final = f"{self.config.namespace}:waits:{{"
+        self._opened: Final[list[RedisSessionStore[Any]]] = []  # Any: as in `StoreHarness`
 
     @override
     async def __aexit__(
@@ -172,7 +173,9 @@ class RedisHarness(_Harness):
         config = msgspec.structs.replace(
             self.config, max_payload_bytes=max_payload_bytes, verify=verify
         )
-        return await self._held(RedisSessionStore(config, context_type, codec=codec))
+        store = RedisSessionStore(config, context_type, codec=codec)
+        self._opened.append(store)
+        return await self._held(store)
 
     async def advance(self, secs: float) -> None:
         """Advance time, as :meth:`StoreHarness.advance`."""
@@ -182,6 +185,8 @@ class RedisHarness(_Harness):
                 await self.client.read("EVAL", _AGE, 1, name, round(secs * 1000), key=name)
         elif names:
             await self.client.read("EVAL", _AGE, len(names), *names, round(secs * 1000))
+        for store in self._opened:  # their clocks do not advance
+            store.inbox_backend().passes.restart()
 
     async def forget_indexes(self) -> None:
         """Lose the indexes, as :meth:`StoreHarness.forget_indexes`."""

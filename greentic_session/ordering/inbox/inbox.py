@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Final, Generic, Literal, cast, final, overload
 
 import anyio
 
 from ..._core import tenancy
-from ..._core.leases import RELEASE_SECS
-from ..._core.tasks import run_to_completion
 from ..._validation import (
     check_identifier,
     check_key,
@@ -22,7 +20,6 @@ from ..._validation import (
 )
 from ...abc.inbox import (
     EarlyEventQueue,
-    GrantedTurn,
     MailboxRef,
     NewMessage,
     SupportsInbox,
@@ -31,12 +28,9 @@ from ...abc.inbox import (
 from ...abc.records import Verdict, error_for
 from ...abc.waits import EventMemory
 from ...errors import (
-    DecodeError,
     InboxFullError,
     InvalidInputError,
-    LeaseLostError,
     PayloadTooLargeError,
-    SessionError,
     TenantMismatchError,
 )
 from ...model import C, SessionKey
@@ -57,6 +51,7 @@ from .messages import (
     require_bytes,
     stored_dead_letter_of,
 )
+from .taking import TurnTaker
 from .turn import InboxTurn, TurnTerms
 
 if TYPE_CHECKING:
@@ -71,8 +66,6 @@ if TYPE_CHECKING:
 
 __all__ = ["SessionInbox"]
 
-_POLL_SECS: Final = 30.0
-"""Limit on the sleep of a waiting worker, because a notification may be lost."""
 _MAX_WORKER_CHARS: Final = 128
 _MOST_MAIL: Final = 10_000
 
@@ -175,7 +168,7 @@ class SessionInbox(Generic[C]):
             backoff_ms=duration_to_ms(retry_delay, "retry_delay"),
         )
         self._waits: Final[WaitRegistry[C]] = WaitRegistry(store) if waits is None else waits
-        self._turns = self._dropped = 0
+        self._taker: Final = TurnTaker(self._terms, store.check_open)
 
     # --- admitting ---------------------------------------------------------------------------
 
@@ -297,70 +290,12 @@ class SessionInbox(Generic[C]):
             dead_most=self._limits.dead_letters,
             scope=self._scope,
         )
-        turn = await self._next(request, ends_at)
+        turn = await self._taker.next(request, ends_at)
         if turn is None:
             yield None
             return
         async with turn.auto_renew():
             yield turn
-
-    async def _next(self, request: TakeRequest, ends_at: float) -> InboxTurn[C] | None:
-        backend = self._backend
-        turn, due_secs = await self._poll(request)
-        if turn is not None or anyio.current_time() >= ends_at:
-            return turn
-        async with backend.subscribe(self._name, self._scope) as subscription:
-            while True:
-                left_secs = ends_at - anyio.current_time()
-                if turn is not None or left_secs <= 0:
-                    return turn
-                await subscription.wait(min(left_secs, _POLL_SECS), due_secs)
-                self._store.check_open()
-                turn, due_secs = await self._poll(request)
-
-    async def _poll(self, request: TakeRequest) -> tuple[InboxTurn[C] | None, float]:
-        """Return a turn if there is one now, and the seconds until the next poll."""
-        while True:
-            sent_at = anyio.current_time()
-            taken = await self._backend.call().take(request)
-            self._dropped += taken.dropped
-            if isinstance(taken, GrantedTurn):
-                turn = await self._accept(taken, sent_at)
-                if turn is not None:
-                    return turn, 0
-                continue
-            if taken.due_secs is None:
-                return None, _POLL_SECS
-            if taken.due_secs > 0:
-                return None, min(taken.due_secs, _POLL_SECS)
-
-    async def _accept(self, taken: GrantedTurn, sent_at: float) -> InboxTurn[C] | None:
-        """Return the turn, ``None`` if another worker may have had it before the reply came."""
-        try:
-            turn = InboxTurn(self._terms, taken, sent_at)
-        except DecodeError:
-            backoff_ms = self._terms.backoff_after(taken.attempt)
-            with suppress(SessionError):  # without a release, the turn ends with its lease
-                await self._backend.call().release(taken.ref, backoff_ms)
-            raise
-        if anyio.current_time() >= sent_at + taken.left_ms / 1000:
-            # A grant may wait for replicas for longer than its lease. Then another worker may have
-            # handled the messages.
-            try:
-                await turn.renew()
-            except LeaseLostError:
-                return None
-            except (SessionError, anyio.get_cancelled_exc_class()):
-                await run_to_completion(
-                    partial(self._give_back, taken), "greentic_session late turn", RELEASE_SECS
-                )
-                raise
-        self._turns += 1
-        return turn
-
-    async def _give_back(self, taken: GrantedTurn) -> None:
-        with suppress(SessionError):  # without a release, the turn ends with its lease
-            await self._backend.call().release(taken.ref, None)
 
     async def depth(self) -> InboxDepth:
         """Return how many sessions have messages or a held turn.
@@ -374,7 +309,7 @@ class SessionInbox(Generic[C]):
 
     def statistics(self) -> InboxStatistics:
         """Return counters of this object, without I/O."""
-        return InboxStatistics(turns=self._turns, dropped_dead_letters=self._dropped)
+        return InboxStatistics(turns=self._taker.turns, dropped_dead_letters=self._taker.dropped)
 
     # --- dead letters ------------------------------------------------------------------------
 

@@ -24,6 +24,7 @@ from .inputs import InboxInputContract
 from .leaving import InboxLeavingContract
 from .stepping import InboxClockContract
 from .taking import InboxTakingContract
+from .tenants import InboxTenantContract
 from .waking import InboxWakingContract
 
 __all__ = ["InboxContract"]
@@ -32,6 +33,7 @@ __all__ = ["InboxContract"]
 class InboxContract(
     InboxAdmittingContract,
     InboxTakingContract,
+    InboxTenantContract,
     InboxWakingContract,
     InboxEndingContract,
     InboxFailingContract,

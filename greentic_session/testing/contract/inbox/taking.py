@@ -127,7 +127,7 @@ class InboxTakingContract:
         assert await at.handle(most=1) == ["e2"]
 
     async def test_tenants_never_meet(self, harness: StoreHarness) -> None:
-        at = await desk(harness)
+        at = await desk(harness, tenants="all")
         owners = {"acme": ctx(), GLOBEX: ctx(GLOBEX)}
         for tenant_id, owner in owners.items():
             await at.store.put(session(owner=owner, context={"whose": tenant_id}))

@@ -30,6 +30,7 @@ from .remembering import WaitRememberingContract
 from .resuming import WaitResumingContract
 from .starting import WaitStartingContract
 from .stepping import WaitClockContract
+from .waiting import WaitWaitingContract
 
 __all__ = ["WaitContract"]
 
@@ -45,6 +46,7 @@ class WaitContract(
     WaitLosingContract,
     WaitClockContract,
     WaitResumingContract,
+    WaitWaitingContract,
     WaitEventContract,
     WaitRememberingContract,
     WaitLifeContract,
