@@ -47,6 +47,8 @@ FLOORS: dict[str, int] = {
     # Services get a store.
     "ordering": 6,
     "waits": 6,
+    # Runtimes over the services.
+    "flows": 7,
     # No other module imports these.
     "__init__": 8,
     "testing": 8,
@@ -60,6 +62,9 @@ REACH: dict[str, frozenset[str]] = {
     # Services know no backend.
     "ordering": frozenset({*(name for name, floor in FLOORS.items() if floor <= 3), "waits"}),
     "waits": frozenset(name for name, floor in FLOORS.items() if floor <= 3),
+    "flows": frozenset(
+        {*(name for name, floor in FLOORS.items() if floor <= 3), "ordering", "waits"}
+    ),
 }
 """Folders that may import less than their floor allows."""
 
