@@ -76,6 +76,7 @@ OUTSIDE: dict[int, frozenset[str]] = {
     4: frozenset({"msgspec", "anyio"}),
     5: frozenset(),
     6: frozenset({"msgspec", "anyio", "opentelemetry"}),
+    7: frozenset({"msgspec", "anyio"}),
     8: frozenset(
         {"msgspec", "anyio", "pytest", "typing_extensions", "hiredis", "docker", "testcontainers"}
     ),
