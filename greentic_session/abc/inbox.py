@@ -69,12 +69,14 @@ class StoredMessage(NamedTuple):
     :ivar at_ms: when it was admitted, in milliseconds since the epoch by the store's clock.
     :ivar owner: ``team/user`` of the caller that admitted it, see
         :mod:`greentic_session._core.tenancy`.
+    :ivar headers: opaque bytes, empty for none.
     """
 
     event_id: str
     payload: bytes
     at_ms: int
     owner: str
+    headers: bytes = b""
 
     def __repr__(self) -> str:
         """Return the sizes without the payload, because it is private."""
@@ -91,6 +93,9 @@ class NewMessage(NamedTuple):
     :ivar payload: opaque bytes.
     :ivar most: maximum number of messages in the mailbox.
     :ivar events: limits of the memory of event ids.
+    :ivar headers: opaque bytes, empty for none.
+    :ivar headers_memory: limits of the stored headers. They are higher than those of messages and
+        dead letters.
     """
 
     inbox: str
@@ -100,6 +105,8 @@ class NewMessage(NamedTuple):
     payload: bytes
     most: int
     events: EventMemory
+    headers: bytes = b""
+    headers_memory: EventMemory | None = None
 
     def __repr__(self) -> str:
         """Return the inbox and the size without the payload, because it is private."""
@@ -361,7 +368,12 @@ class InboxCall(ABC):
 
     @abstractmethod
     async def store_early(
-        self, queue: EarlyEventQueue, event_id: str, payload: bytes, events: EventMemory
+        self,
+        queue: EarlyEventQueue,
+        event_id: str,
+        payload: bytes,
+        events: EventMemory,
+        headers: bytes = b"",
     ) -> Outcome:
         """Store an event at the end of a queue.
 

@@ -162,7 +162,9 @@ class MemoryInbox(InboxBackend, InboxCall):
         if waiting >= message.most:
             return EnqueueOutcome(Verdict.FULL, waiting=waiting, worker=worker)
         self._seen.add(name, message.event_id, message.events, now_ms)
-        stored = StoredMessage(message.event_id, message.payload, now_ms, message.allowed.exact)
+        stored = StoredMessage(
+            message.event_id, message.payload, now_ms, message.allowed.exact, message.headers
+        )
         self._append(message.inbox, name, stored, now_ms)
         return EnqueueOutcome(Verdict.DONE, waiting=waiting + 1, worker=worker)
 
@@ -294,7 +296,12 @@ class MemoryInbox(InboxBackend, InboxCall):
 
     @override
     async def store_early(
-        self, queue: EarlyEventQueue, event_id: str, payload: bytes, events: EventMemory
+        self,
+        queue: EarlyEventQueue,
+        event_id: str,
+        payload: bytes,
+        events: EventMemory,
+        headers: bytes = b"",
     ) -> Outcome:
         now_ms = self._now_ms()
         name = _name_of(queue)
@@ -303,7 +310,7 @@ class MemoryInbox(InboxBackend, InboxCall):
             return Outcome(Verdict.SEEN)
         if self._early.count(name) >= events.most:
             return Outcome(Verdict.FULL)
-        message = StoredMessage(event_id, payload, now_ms, queue.wait_owner.owner)
+        message = StoredMessage(event_id, payload, now_ms, queue.wait_owner.owner, headers)
         self._early.add(name, event_id, EarlyEvent(message), now_ms + events.ttl_ms, now_ms)
         return Outcome(Verdict.DONE)
 

@@ -98,6 +98,16 @@ async def read_dead_letters(
         for mailbox, entry in found
         if (letter := decode_dead_letter(mailbox, entry)).died_ms > now_ms - dead_ms
     ]
+    headers = await client.read_each(
+        [
+            ("HGET", f"{names.inbox(*letter.mailbox)}:headers", letter.message.event_id)
+            for letter in letters
+        ]
+    )
+    letters = [
+        letter._replace(message=letter.message._replace(headers=cast("bytes | None", one) or b""))
+        for letter, one in zip(letters, headers, strict=True)
+    ]
     is_end = at.is_last and not at.mailboxes and not at.long
     return letters, None if is_end else at
 

@@ -161,7 +161,7 @@ class RedisInboxCall(InboxCall):
 
     @override
     async def enqueue(self, message: NewMessage) -> EnqueueOutcome:
-        allowed, event_id = message.allowed, message.event_id
+        allowed, event_id, memory = message.allowed, message.event_id, message.headers_memory
         arguments = lua.admit_arguments(
             allowed.exact,
             allowed.shared,
@@ -171,6 +171,9 @@ class RedisInboxCall(InboxCall):
             event_limit=message.events.most,
             event_memory_ms=message.events.ttl_ms,
             keep_ms=self._keep_ms,
+            headers=message.headers,
+            header_limit=0 if memory is None else memory.most,
+            header_ms=0 if memory is None else memory.ttl_ms,
         )
         reply = await self._enqueue(lua.ADMIT, message.inbox, message.mailbox, ":seen", arguments)
         with parsing_write_reply():
@@ -423,9 +426,16 @@ class RedisInboxCall(InboxCall):
 
     @override
     async def store_early(
-        self, queue: EarlyEventQueue, event_id: str, payload: bytes, events: EventMemory
+        self,
+        queue: EarlyEventQueue,
+        event_id: str,
+        payload: bytes,
+        events: EventMemory,
+        headers: bytes = b"",
     ) -> Outcome:
-        return await self._early_events.store(queue, event_id, payload, events)
+        return await self._early_events.store(
+            queue, event_id, payload, events=events, headers=headers
+        )
 
     @override
     async def assign_early(

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Final
 from .message_format import member_of
 from .replies import wrong_type, wrong_type_of
 from .scripts.inbox import (
+    ADMIT,
     COMMIT_TURN,
+    DISCARD_DEAD_LETTER,
     INDEX_SET_DUE,
     RELEASE_TURN,
     RENEW_TURN,
@@ -123,6 +125,7 @@ class InboxScriptRunner:
         """Run a script on a mailbox.
 
         :param suffix: suffix of the fifth key after the mailbox's name, empty for no fifth key.
+            A key for headers follows where the script uses it.
         :param arguments: the arguments after the scope, which is ARGV 3.
         :raises DecodeError: a key holds another type of value.
         :raises UnconfirmedError: only from ``COMMIT_TURN``, in place of :class:`DurabilityError`.
@@ -134,6 +137,8 @@ class InboxScriptRunner:
             names = (*names, f"{names[2]}{suffix}")
         elif script is COMMIT_TURN:
             names = (*names, self._names.events(names[0]))
+        if script in (ADMIT, TAKE_TURN, COMMIT_TURN, DISCARD_DEAD_LETTER):
+            names = (*names, f"{names[2]}:headers")
         try:
             return await self._client.run(
                 script,

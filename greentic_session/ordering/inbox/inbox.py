@@ -48,6 +48,7 @@ from .messages import (
     InboxStatistics,
     check_limits,
     dead_letter_of,
+    encode_headers,
     require_bytes,
     stored_dead_letter_of,
 )
@@ -55,7 +56,7 @@ from .taking import TurnTaker
 from .turn import InboxTurn, TurnTerms
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Mapping
     from contextlib import AbstractAsyncContextManager
     from datetime import timedelta
 
@@ -155,6 +156,7 @@ class SessionInbox(Generic[C]):
             limits.events, duration_to_ms(limits.events_ttl_secs, "events_ttl_secs")
         )
         self._dead_ms: Final = duration_to_ms(limits.dead_ttl_secs, "dead_ttl_secs")
+        self._headers_memory: Final = EventMemory(limits.mail + limits.dead_letters, self._dead_ms)
         self._early: Final = EventMemory(
             limits.early, duration_to_ms(limits.early_ttl_secs, "early_ttl_secs")
         )
@@ -173,7 +175,13 @@ class SessionInbox(Generic[C]):
     # --- admitting ---------------------------------------------------------------------------
 
     async def admit(
-        self, key: SessionKey, event_id: str, payload: bytes, *, ctx: TenantCtx | None = None
+        self,
+        key: SessionKey,
+        event_id: str,
+        payload: bytes,
+        *,
+        ctx: TenantCtx | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> Admitted:
         """Add a message at the end of a session's mailbox, unless its event is known.
 
@@ -184,7 +192,9 @@ class SessionInbox(Generic[C]):
         :param key: the session's key.
         :param event_id: the channel's id of the event, 1 to 512 characters.
         :param payload: opaque bytes.
-        :param ctx: the caller. ``None`` is the caller of the inbox.
+        :param ctx: the caller. ``None`` is the caller of the inbox. Its ``attributes`` travel with
+            the message.
+        :param headers: texts that travel with the message, for example ``traceparent``.
         :raises PayloadTooLargeError: the payload is over ``payload_bytes`` of the limits.
         :raises InboxFullError: the mailbox has reached its limit of messages.
         :raises TenantMismatchError: a live session of another team or user has the key.
@@ -196,10 +206,16 @@ class SessionInbox(Generic[C]):
         ctx = self._ctx if ctx is None else ctx
         scope, allowed = tenancy.allowed_owners_of(ctx)
         self._check_caller(ctx, key)
-        return await self._admit(allowed, MailboxRef(scope, key), event_id, payload)
+        encoded = self._headers(ctx, headers)
+        return await self._admit(allowed, MailboxRef(scope, key), event_id, payload, encoded)
 
     async def _admit(
-        self, allowed: AllowedOwners, mailbox: MailboxRef, event_id: str, payload: bytes
+        self,
+        allowed: AllowedOwners,
+        mailbox: MailboxRef,
+        event_id: str,
+        payload: bytes,
+        headers: bytes,
     ) -> Admitted:
         limits = self._limits
         message = NewMessage(
@@ -210,6 +226,8 @@ class SessionInbox(Generic[C]):
             payload=payload,
             most=limits.mail,
             events=self._events,
+            headers=headers,
+            headers_memory=self._headers_memory if headers else None,
         )
         outcome = await self._backend.call().enqueue(message)
         if outcome.verdict is Verdict.FULL:
@@ -373,6 +391,8 @@ class SessionInbox(Generic[C]):
         scope: ReplyScope,
         event_id: str,
         payload: bytes,
+        *,
+        headers: Mapping[str, str] | None = None,
     ) -> Admitted | None:
         """Admit an event for the session that waits under a reply scope, or store it as early.
 
@@ -390,6 +410,7 @@ class SessionInbox(Generic[C]):
         :param scope: the reply scope.
         :param event_id: as in :meth:`admit`.
         :param payload: as in :meth:`admit`.
+        :param headers: as in :meth:`admit`.
         :returns: ``None`` if the event is stored as early, or if another call has just admitted it.
         :raises PayloadTooLargeError: as :meth:`admit`.
         :raises InboxFullError: the early events have reached their limit, and no session waits. Or
@@ -399,10 +420,10 @@ class SessionInbox(Generic[C]):
         self._store.check_open()
         early = self._early_events(ctx, user_id, scope)
         event_id = require_clean_text(event_id, "event_id", MAX_ID_CHARS)
-        payload = self._fitting(payload)
-        has_room, moved = await early.store_and_move(event_id, payload)
+        payload, encoded = self._fitting(payload), self._headers(ctx, headers)
+        has_room, moved = await early.store_and_move(event_id, payload, encoded)
         if not has_room and moved:  # a session waits by now, so the earlier events were admitted
-            has_room, moved = await early.store_and_move(event_id, payload)
+            has_room, moved = await early.store_and_move(event_id, payload, encoded)
         if not has_room:
             raise InboxFullError(self._limits.early)
         return moved[event_id][1] if event_id in moved else None
@@ -451,6 +472,12 @@ class SessionInbox(Generic[C]):
         if self._scope not in ("", stored.mailbox.scope):
             raise TenantMismatchError(letter.key)
         return stored
+
+    def _headers(self, ctx: TenantCtx, headers: Mapping[str, str] | None) -> bytes:
+        encoded = encode_headers(ctx, headers)
+        if len(encoded) > self._limits.payload_bytes:
+            raise PayloadTooLargeError(len(encoded), self._limits.payload_bytes, "headers")
+        return encoded
 
     def _fitting(self, payload: bytes) -> bytes:
         size = len(require_bytes(payload))

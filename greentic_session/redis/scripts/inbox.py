@@ -77,6 +77,9 @@ def admit_arguments(
     event_limit: int,
     event_memory_ms: int,
     keep_ms: int,
+    headers: bytes = b"",
+    header_limit: int = 0,
+    header_ms: int = 0,
 ) -> Arguments:
     """Return the arguments of ``lua/inbox/admit.lua``."""
     return (
@@ -88,6 +91,9 @@ def admit_arguments(
         event_limit,
         event_memory_ms,
         keep_ms,
+        headers,
+        header_limit,
+        header_ms,
     )
 
 
@@ -238,10 +244,10 @@ def index_dead_letter_arguments(member: str, retention_ms: int) -> Arguments:
 
 
 def store_early_arguments(
-    event_head: bytes, payload: bytes, *, limit: int, retention_ms: int
+    event_head: bytes, payload: bytes, *, limit: int, retention_ms: int, headers: bytes = b""
 ) -> Arguments:
     """Return the arguments of ``lua/inbox/store_early.lua``."""
-    return event_head, payload, limit, retention_ms
+    return event_head, payload, limit, retention_ms, headers
 
 
 def assign_early_arguments(key: str, retention_ms: int, gone_key: str, position: int) -> Arguments:

@@ -20,6 +20,7 @@ from .bounds import InboxBoundsContract
 from .early import InboxEarlyContract
 from .ending import InboxEndingContract
 from .failing import InboxFailingContract
+from .headers import InboxHeaderContract
 from .inputs import InboxInputContract
 from .leaving import InboxLeavingContract
 from .stepping import InboxClockContract
@@ -34,6 +35,7 @@ class InboxContract(
     InboxAdmittingContract,
     InboxTakingContract,
     InboxTenantContract,
+    InboxHeaderContract,
     InboxWakingContract,
     InboxEndingContract,
     InboxFailingContract,
