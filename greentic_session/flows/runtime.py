@@ -16,7 +16,7 @@ import anyio
 import msgspec
 from msgspec.structs import replace
 
-from .errors import (
+from ..errors import (
     CasConflictError,
     DecodeError,
     InvalidInputError,
@@ -24,29 +24,28 @@ from .errors import (
     OutcomeUnknownError,
     StoreUnavailableError,
 )
-from .model import (
+from ..model import (
     C,
     OutboxEntry,
     ReplyScope,
     Session,
-    SessionCursor,
     SessionKey,
-    SessionMeta,
     TenantCtx,
 )
-from .ordering import Mail, SessionInbox
-from .scoped import unscoped
-from .waits import WaitRegistry
+from ..ordering import SessionInbox
+from ..scoped import unscoped
+from ..waits import WaitRegistry
+from .messages import FlowMessage, Pause, Reply
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
-    from datetime import timedelta
 
-    from .ordering import InboxTurn
-    from .scoped import ScopedSessionStore
-    from .store import AsyncSessionStore
+    from ..ordering import InboxTurn
+    from ..scoped import ScopedSessionStore
+    from ..store import AsyncSessionStore
+    from .messages import End
 
-__all__ = ["End", "FlowMessage", "FlowRuntime", "Pause", "Reply"]
+__all__ = ["FlowRuntime"]
 
 _LOG: Final = logging.getLogger(__name__)
 _LABEL: Final = "greentic.flow"
@@ -55,75 +54,6 @@ _SEEN: Final = 8
 """How many answered messages a session knows. The inbox knows many more, but not a replay."""
 _RETRY_SECS: Final = 1.0
 """Pause of a worker after the store was unavailable."""
-
-
-class Reply(msgspec.Struct, frozen=True, kw_only=True):
-    """A reply to send.
-
-    :ivar key: the session's key.
-    :ivar entry: the outbox entry of the reply. With ``key``, its ``seq`` and ``payload_sha256`` are
-        an idempotency key, the same each time the reply is sent.
-    :ivar payload: the JSON value that the flow replied.
-    """
-
-    key: SessionKey
-    entry: OutboxEntry
-    payload: object
-
-
-class Pause(msgspec.Struct, Generic[C], frozen=True, kw_only=True):
-    """The flow waits for the next message.
-
-    :ivar session: the new state.
-    :ivar replies: JSON values to send, in order.
-    :ivar scope: the reply scope where the next message is expected, for
-        :meth:`SessionInbox.deliver`. The session needs a user. ``None`` leaves the session's wait
-        as it is. A message for its key arrives in both cases.
-    """
-
-    session: Session[C]
-    replies: tuple[object, ...] = ()
-    scope: ReplyScope | None = None
-
-
-class End(msgspec.Struct, frozen=True, kw_only=True):
-    """The flow ends, and its session is removed.
-
-    :ivar replies: JSON values to send before. They need a session.
-    """
-
-    replies: tuple[object, ...] = ()
-
-
-class FlowMessage(msgspec.Struct, Generic[C], frozen=True, kw_only=True):
-    """A message for a flow.
-
-    :ivar key: the session's key.
-    :ivar session: the session, ``None`` if no flow is running.
-    :ivar mail: the message.
-    """
-
-    key: SessionKey
-    session: Session[C] | None
-    mail: Mail
-
-    def start(
-        self, flow_id: str, node_id: str, context: C, *, ttl_secs: timedelta | float = 0
-    ) -> Session[C]:
-        """Return a new session of the message's caller.
-
-        :param flow_id: the flow.
-        :param node_id: its first node.
-        :param context: its first state.
-        :param ttl_secs: lifetime, a :class:`datetime.timedelta` or seconds. 0 never expires.
-        """
-        return Session(
-            key=self.key,
-            cursor=SessionCursor(flow_id=flow_id, node_id=node_id),
-            meta=SessionMeta.of(self.mail.ctx),
-            context=context,
-            ttl_secs=ttl_secs,
-        )
 
 
 class _Progress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
