@@ -12,6 +12,7 @@ import pytest
 from greentic_session.testing.contract import (
     AffinityContract,
     ClosingContract,
+    FlowContract,
     InboxContract,
     LeavingContract,
     LockContract,
@@ -50,7 +51,14 @@ NO_CONTAINER = os.environ.get(NO_CONTAINER_VARIABLE)
 NO_REDIS = _why_no_redis()
 
 
-class Contract(SessionStoreContract, WaitContract, LockContract, AffinityContract, InboxContract):
+class Contract(
+    SessionStoreContract,
+    WaitContract,
+    LockContract,
+    AffinityContract,
+    InboxContract,
+    FlowContract,
+):
     """Sessions, waits, locks, affinity and inboxes."""
 
 
