@@ -123,8 +123,8 @@ class InMemorySessionStore(
         )
         self._interval_secs: Final = config.sweep_interval_secs
         self._records: Final = Records(SystemClock() if clock is None else clock)
-        self._waits: Final = MemoryWaits(self._records)
         self._notifications: Final = MemoryNotifications()
+        self._waits: Final = MemoryWaits(self._records, self._notifications)
         self._locks: Final = MemoryLocks(self._records.clock, self._notifications, self.check_open)
         self._affinity: Final = MemoryAffinity(self._records.clock)
         self._generations: Final = MemoryGenerations(self._records.clock, self.check_open)

@@ -149,9 +149,11 @@ class RedisSessionStore(
         self._large_names: Final = LargeNames()
         # Longer than any attempt may be in flight, even one of a worker with another deadline.
         self._tombstone_ms: Final = log_retention_ms(config.deadline_secs)
-        self._waits: Final = RedisWaits(self._client, self._names, self._tombstone_ms)
         self._notifications: Final = RedisNotifications(
             self._client, self._names, config.deadline_secs
+        )
+        self._waits: Final = RedisWaits(
+            self._client, self._names, self._notifications, self._tombstone_ms
         )
         self._locks: Final = RedisLocks(self._client, self._names, self._notifications)
         self._inbox: Final = RedisInbox(

@@ -174,6 +174,7 @@ class RedisHarness(_Harness):
         )
         self.client: Final = RedisClient(self.config)
         self._indexes: Final = f"{self.config.namespace}:waits:{{"
+        self._opened: Final[list[RedisSessionStore[Any]]] = []  # Any: as in `StoreHarness`
 
     @override
     async def __aexit__(
@@ -210,11 +211,11 @@ class RedisHarness(_Harness):
             require_ctx=require_ctx,
             unknown_fields=unknown_fields,
         )
-        return await self._held(
-            RedisSessionStore(
-                config, context_type, codec=codec, schema_version=schema_version, upgrades=upgrades
-            )
+        store = RedisSessionStore(
+            config, context_type, codec=codec, schema_version=schema_version, upgrades=upgrades
         )
+        self._opened.append(store)
+        return await self._held(store)
 
     async def advance(self, secs: float) -> None:
         """Advance time, as :meth:`StoreHarness.advance`."""
@@ -224,6 +225,8 @@ class RedisHarness(_Harness):
                 await self.client.read("EVAL", _AGE, 1, name, round(secs * 1000), key=name)
         elif names:
             await self.client.read("EVAL", _AGE, len(names), *names, round(secs * 1000))
+        for store in self._opened:  # their clocks do not advance
+            store.inbox_backend().passes.restart()
 
     async def forget_indexes(self) -> None:
         """Lose the indexes, as :meth:`StoreHarness.forget_indexes`."""
@@ -274,7 +277,7 @@ class RedisHarness(_Harness):
 # * A hash with a lease and queue positions is a lock.
 # * A mailbox, a group of workers, or the timers that are taken, are known by their names.
 # * A sorted set is the queue of a lock, or is sorted by time.
-# * A list holds messages, which begin with a time.
+# * A list holds messages, which begin with a time. Their headers are a hash known by its name.
 #
 # Numbers that name a claim, a grant, a ticket, a registration or a turn stay, because only their
 # order counts.
@@ -302,6 +305,8 @@ for _, name in ipairs(KEYS) do
     end
   elseif redis.call('TYPE', name).ok == 'string' then
     -- The text of a generation stays, and its lifetime is shortened below.
+  elseif string.sub(name, -8) == ':headers' then
+    -- texts without a time
   elseif string.find(name, '}:inbox$') then
     for _, field in ipairs({'lease', 'rest', 'start'}) do
       local ends = redis.call('HGET', name, field)

@@ -5,6 +5,7 @@
 --       3 mailbox   HASH  see lib/mailbox
 --       4 messages  LIST  see lib/mailbox
 --       5 events    ZSET  the completed events of the session, which are removed with it
+--       6 headers   HASH  see lib/mailbox
 -- ARGV 1-3: see lib/record.
 -- ARGV  4 new_owner             team/user, '' unless it writes
 --       5 new_ttl_ms            lifetime in ms, 0 never expires, '' unless it writes
@@ -65,11 +66,15 @@ if action ~= 'leave' then
   call('HLEN', KEYS[2])
   if action == 'remove' then call('ZCARD', KEYS[5]) end
 end
+local header_count = call('HLEN', KEYS[6])  -- fails before the first write as well
 -- HDEL is allowed at maxmemory, and after a script's first write the server no longer rejects OOM commands.
 -- So this also works when memory is full.
 call('HDEL', KEYS[3], 'rest')
 local removals = handled_count - removed_count
 if removals > 0 then
+  for _, message in ipairs(header_count > 0 and call('LRANGE', KEYS[4], '0', text(removals - 1)) or {}) do
+    call('HDEL', KEYS[6], id_of(message) or '')
+  end
   call('LTRIM', KEYS[4], text(removals), '-1')
   message_count = math.max(0, message_count - removals)
   attempts = ends_turn == '' and remaining_count ~= '0' and 1 or 0

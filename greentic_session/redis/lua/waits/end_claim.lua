@@ -17,7 +17,8 @@
 --      14 event_limit           maximum number of remembered events
 --      15 event_ttl_ms          ms for which completed events are remembered
 --      16 tombstone_ms          with finish: how long the tombstone stays (see lib/delete_record)
---      17 new_schema_version    as in sessions/put
+--      17 channel               channel of the notification that the claim has ended
+--      18 new_schema_version    as in sessions/put
 -- Returns {1, version, incarnation, at, since}, {-2, version, incarnation} with the stored token, or {verdict}. since
 -- belongs to the wait that ended or that starts. With save, returns {1, version, incarnation, at, since, scope or '',
 -- expiry}. With finish, the version is '0' and the incarnation ''.
@@ -29,8 +30,8 @@
 local new_owner, new_ttl_ms, new_body = ARGV[4], ARGV[5], ARGV[6]
 local expected_incarnation, expected_version = ARGV[7], ARGV[8]
 local fencing_token, mode, scope_hash, since_floor = ARGV[9], ARGV[10], ARGV[11], ARGV[12]
-local event, event_limit, event_ttl_ms, tombstone_ms = ARGV[13], ARGV[14], ARGV[15], ARGV[16]
-local new_schema_version = ARGV[17]
+local event, event_limit, event_ttl_ms = ARGV[13], ARGV[14], ARGV[15]
+local tombstone_ms, channel, new_schema_version = ARGV[16], ARGV[17], ARGV[18]
 local LOG_FIELD = 'ops'
 
 --@include lib/record
@@ -84,5 +85,6 @@ if mode == 'save' then
   return with_index_update({1, next_version, next_incarnation, text(now)}, expires)
 end
 remember_event(event, event_limit, event_ttl_ms)
+redis.pcall('PUBLISH', channel, '1')
 if deletes then return {1, '0', '', text(now), since} end
 return {1, next_version, next_incarnation, text(now), since}
