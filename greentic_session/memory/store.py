@@ -381,6 +381,8 @@ class InMemorySessionStore(
             return _MISMATCH
         if live.value != expected.value or live.incarnation != expected.incarnation:
             return Outcome(Verdict.CONFLICT, live.value, live.incarnation)
+        if live.is_newer(encoded):
+            return Outcome(Verdict.NEWER)
         self._records.remove(encoded.scope, encoded.key, live)
         self._waits.forget_events(encoded.scope, encoded.key)
         return self._records.write(encoded, 1, mint_incarnation(), now_ms)

@@ -427,6 +427,7 @@ class RedisSessionStore(
             expected_incarnation=expected.incarnation,
             expected_version=expected.value,
         )
+        arguments = with_schema_version(arguments, encoded)
         if len(encoded.body) > LARGE_BYTES:
             self._note_large(encoded)
         key = SessionKey(encoded.key)
