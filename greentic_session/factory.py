@@ -10,6 +10,9 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast, overload
 
+import msgspec
+
+from ._validation import require_label_names
 from .codec import CodecFactory, JsonCodec
 from .config import EmbeddedConfig, MemoryConfig, RedisConfig, SessionBackendConfig
 from .config.backends import config_from_url
@@ -17,7 +20,7 @@ from .config.urls import public_part
 from .errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from .clock import Clock
     from .store import AsyncSessionStore
@@ -35,6 +38,7 @@ def create_session_store(
     *,
     codec: CodecFactory = ...,
     clock: Clock | None = ...,
+    indexed_labels: Sequence[str] | None = ...,
 ) -> AsyncSessionStore[dict[str, Any]]: ...
 @overload
 def create_session_store(
@@ -43,6 +47,7 @@ def create_session_store(
     context_type: type[_T],
     codec: CodecFactory = ...,
     clock: Clock | None = ...,
+    indexed_labels: Sequence[str] | None = ...,
 ) -> AsyncSessionStore[_T]: ...
 @overload
 def create_session_store(
@@ -51,6 +56,7 @@ def create_session_store(
     context_type: Any,  # Any: for checkers, a union `A | B` is not a `type[…]`
     codec: CodecFactory = ...,
     clock: Clock | None = ...,
+    indexed_labels: Sequence[str] | None = ...,
 ) -> AsyncSessionStore[Any]: ...
 def create_session_store(
     url_or_config: str | SessionBackendConfig,
@@ -58,6 +64,7 @@ def create_session_store(
     context_type: Any = dict,
     codec: CodecFactory = JsonCodec,
     clock: Clock | None = None,
+    indexed_labels: Sequence[str] | None = None,
 ) -> AsyncSessionStore[Any]:
     """Make the store of a URL or a configuration.
 
@@ -68,11 +75,15 @@ def create_session_store(
     :param context_type: type of :attr:`Session.context`.
     :param codec: factory of the codec of that type.
     :param clock: the memory backend's clock. A server uses its own clock.
+    :param indexed_labels: as in :class:`AsyncSessionStore`, in place of those of the configuration.
     :raises InvalidInputError: an unknown scheme or option (the message lists the known ones), a
         value out of range, or a context type that the codec cannot handle. Also a clock for another
         backend than memory.
     """
     config = config_from_url(url_or_config) if isinstance(url_or_config, str) else url_or_config
+    if indexed_labels is not None and isinstance(config, (MemoryConfig, RedisConfig, EmbeddedConfig)):
+        names = require_label_names(indexed_labels)
+        config = msgspec.structs.replace(config, indexed_labels=names)
     if isinstance(config, MemoryConfig):
         from .memory import InMemorySessionStore  # noqa: PLC0415 - backends load on first use
 

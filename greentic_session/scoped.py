@@ -9,7 +9,7 @@ from .abc.fencing import UNFENCED
 from .model import C
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
     from datetime import timedelta
 
     from ._core.unreadable import OnError
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from .store import AsyncSessionStore
 
 __all__ = ["ScopedSessionStore"]
+
+_NO_LABELS: Final[Mapping[str, str | int | bool]] = {}
 
 
 @final
@@ -94,6 +96,39 @@ class ScopedSessionStore(Generic[C]):
     async def delete(self, key: SessionKey, *, expected: Cas | None = None) -> bool:
         """As :meth:`AsyncSessionStore.delete`."""
         return await self._store.delete(key, ctx=self.ctx, expected=expected)
+
+    def find(
+        self,
+        *,
+        user_id: str | None = None,
+        labels: Mapping[str, str | int | bool] = _NO_LABELS,
+        limit: int | None = None,
+    ) -> AsyncIterator[Versioned[C]]:
+        """As :meth:`AsyncSessionStore.find`, for the sessions that :meth:`get` would return."""
+        return self._store.find(
+            self.ctx, user_id=user_id, labels=labels, limit=limit, fenced=True
+        )
+
+    def find_keys(
+        self,
+        *,
+        user_id: str | None = None,
+        labels: Mapping[str, str | int | bool] = _NO_LABELS,
+        limit: int | None = None,
+    ) -> AsyncIterator[SessionKey]:
+        """As :meth:`AsyncSessionStore.find_keys`, for the sessions of :meth:`find`."""
+        return self._store.find_keys(
+            self.ctx, user_id=user_id, labels=labels, limit=limit, fenced=True
+        )
+
+    async def count(
+        self,
+        *,
+        user_id: str | None = None,
+        labels: Mapping[str, str | int | bool] = _NO_LABELS,
+    ) -> int:
+        """As :meth:`AsyncSessionStore.count`, for the sessions of :meth:`find`."""
+        return await self._store.count(self.ctx, user_id=user_id, labels=labels, fenced=True)
 
     @overload
     def scan(

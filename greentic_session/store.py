@@ -10,17 +10,15 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Final, Generic, Literal, cast, final, overload
+from typing import TYPE_CHECKING, Final, Literal, cast, final, overload
 
 from ._core import tenancy
 from ._core.encoding import SessionEncoder, apply_change, as_versioned, check_token
 from ._core.key_queues import Conflict
-from ._core.lifetime import StoreLifetime
-from ._core.scan import SessionScan
 from ._core.unreadable import OnError, decoder_of
 from ._validation import check_key, ttl_to_ms
 from .abc.fencing import UNFENCED, Fenced, SupportsFencing, lease_ref_of
-from .abc.records import DONE, AllowedOwners, Outcome, Page, Record, Verdict, error_for
+from .abc.records import DONE, AllowedOwners, Outcome, Record, Verdict, error_for
 from .codec import CodecFactory, JsonCodec
 from .config import DEFAULT_CLOSE_SECS, DEFAULT_MAX_PAYLOAD_BYTES
 from .errors import (
@@ -31,11 +29,12 @@ from .errors import (
     SessionNotFoundError,
     TenantMismatchError,
 )
+from .finding import SessionFinding
 from .model import C, Cas, Session, SessionKey, TenantCtx, Versioned
 from .scoped import ScopedSessionStore
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable
     from datetime import timedelta
 
     from .abc.fencing import LeaseRef
@@ -45,7 +44,7 @@ if TYPE_CHECKING:
 __all__ = ["AsyncSessionStore"]
 
 
-class AsyncSessionStore(StoreLifetime, Generic[C]):
+class AsyncSessionStore(SessionFinding[C]):
     """Stores sessions of many tenants.
 
     Use a store on one event loop at a time, from one thread, with ``async with``. The block may be
@@ -76,6 +75,8 @@ class AsyncSessionStore(StoreLifetime, Generic[C]):
         one decoding per write.
     :param close_secs: how long :meth:`aclose` waits for running calls, in seconds or as a
         ``timedelta``.
+    :param indexed_labels: names of up to 16 labels by which :meth:`find` finds sessions. Values of
+        other types than str, int and bool are not indexed.
     :ivar encoder: checks, encodes and decodes the store's sessions. For services on top of a store.
     """
 
@@ -87,10 +88,17 @@ class AsyncSessionStore(StoreLifetime, Generic[C]):
         max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES,
         verify: bool = True,
         close_secs: timedelta | float = DEFAULT_CLOSE_SECS,
+        indexed_labels: Sequence[str] = (),
     ) -> None:
-        super().__init__(close_secs)
+        super().__init__(close_secs, indexed_labels)
         self.context_type: Final = context_type
-        self.encoder: Final = SessionEncoder(context_type, codec, max_payload_bytes, verify=verify)
+        self.encoder: Final = SessionEncoder(
+            context_type,
+            codec,
+            max_payload_bytes,
+            verify=verify,
+            indexed_labels=self.indexed_labels,
+        )
 
     # --- reading -----------------------------------------------------------------------------
 
@@ -173,67 +181,6 @@ class AsyncSessionStore(StoreLifetime, Generic[C]):
                     raise TenantMismatchError(key)
             found += [None if record is None else decode(key, record) for key, record in some]
         return found
-
-    @overload
-    def scan(
-        self,
-        ctx: TenantCtx,
-        *,
-        batch_size: int = 256,
-        fenced: bool = False,
-        on_error: Literal["raise", "skip"] = "raise",
-    ) -> AsyncIterator[Versioned[C]]: ...
-
-    @overload
-    def scan(
-        self,
-        ctx: TenantCtx,
-        *,
-        batch_size: int = 256,
-        fenced: bool = False,
-        on_error: Literal["return"],
-    ) -> AsyncIterator[Versioned[C] | UnreadableSession]: ...
-
-    @final
-    def scan(
-        self,
-        ctx: TenantCtx,
-        *,
-        batch_size: int = 256,
-        fenced: bool = False,
-        on_error: OnError = "raise",
-    ) -> AsyncIterator[Versioned[C] | UnreadableSession]:
-        """Iterate over a tenant's live sessions, for operators.
-
-        The order is undefined. A session that is live during the whole scan is returned exactly
-        once. A session that is created or becomes absent during the scan may or may not be
-        returned. A loop may end early, and needs no cleanup.
-
-        :param ctx: env and tenant. If it has a team or user, only sessions that are accessible to
-            that team or user are returned. Otherwise all of the tenant are.
-        :param batch_size: number of records to examine in one step, 1 to 10000. A step returns
-            about 1 MiB at most, and has a deadline of its own.
-        :param fenced: return only sessions that :meth:`get` with this ``ctx`` would return.
-        :param on_error: as in :meth:`get_many`, but ``"skip"`` leaves the session out. The
-            iteration can continue after an error.
-        :raises DecodeError: while iterating, as :meth:`get`, with ``on_error="raise"``.
-        """
-        self.check_open()
-        scope, allowed = tenancy.allowed_owners_of(ctx)
-        if type(batch_size) is not int or not 1 <= batch_size <= 10_000:
-            raise InvalidInputError("batch_size", "expected an int from 1 to 10000")
-        decode = decoder_of(self.encoder.decode, on_error)
-
-        async def fetch(position: object | None) -> Page:
-            self.check_open()
-            return await self._page(scope, position, batch_size)
-
-        def visible(owner: str) -> bool:
-            if fenced or ctx.user_id is not None:
-                return tenancy.allows(allowed, owner)
-            return ctx.team_id is None or owner.startswith(allowed.shared)
-
-        return SessionScan(fetch, visible, decode)
 
     # --- writing -----------------------------------------------------------------------------
 

@@ -31,6 +31,7 @@ from ..model import (
     distinct_entries,
 )
 from . import tenancy
+from .labels import NOT_COMPARED, labels_of
 from .nesting import MAX_DEPTH, TOO_DEEP, is_surely_flat, is_too_deep
 from .survival import first_loss, has_open_parts, is_plain
 
@@ -50,6 +51,7 @@ class SessionEncoder(Generic[C]):
     :param verify: whether to check, before a write, that a read returns the same session. The check
         decodes the body, unless a codec of this library encoded a plain dict. It compares labels
         and parts of any type.
+    :param indexed_labels: names of the labels whose texts an encoded session carries.
     :raises InvalidInputError: the codec cannot handle ``context_type``.
     """
 
@@ -60,6 +62,7 @@ class SessionEncoder(Generic[C]):
         max_payload_bytes: int,
         *,
         verify: bool,
+        indexed_labels: tuple[str, ...] = (),
     ) -> None:
         try:
             made: Codec[C] = codec(context_type)
@@ -68,6 +71,7 @@ class SessionEncoder(Generic[C]):
         self._encode: Final = made.encode
         self._decode: Final = made.decode
         self._verify: Final = verify
+        self._indexed_labels: Final = indexed_labels
         self._takes_raw: Final = not _is_of_anything(context_type)
         self._is_json: Final = isinstance(cast("object", made), JsonCodec)
         self._is_known: Final = self._is_json or isinstance(cast("object", made), MessagePackCodec)
@@ -114,6 +118,8 @@ class SessionEncoder(Generic[C]):
                 "context", f"expected {_names(classes)}, got {type(context).__name__}"
             )
         ttl_ms = ttl_to_ms(session.ttl_secs)
+        names = self._indexed_labels
+        texts = labels_of(names, meta.labels) if names else NOT_COMPARED
         # The error of a codec may hold or quote parts of the session. So this method and those
         # below raise outside the handler, and no payload leaks through `__context__`.
         data, failure = b"", ""
@@ -135,7 +141,7 @@ class SessionEncoder(Generic[C]):
             and is_plain(context)
             and (not labels or is_plain(cast("object", labels)))
         ):
-            return EncodedSession(owner.scope, key, owner.owner, ttl_ms, data)
+            return EncodedSession(owner.scope, key, owner.owner, ttl_ms, data, texts)
         self._check_raw(session)
         if (
             len(data) > self._flat_bytes
@@ -145,7 +151,7 @@ class SessionEncoder(Generic[C]):
             self._check_depth(session)
         if self._verify and read_back:
             self._read_back(data, session)
-        return EncodedSession(owner.scope, key, owner.owner, ttl_ms, data)
+        return EncodedSession(owner.scope, key, owner.owner, ttl_ms, data, texts)
 
     def encode_with_body(
         self, session: Session[C], check: Callable[[EncodedSession], None] | None = None

@@ -98,6 +98,8 @@ class EncodedSession(msgspec.Struct, frozen=True, gc=False):
     :ivar owner: as in :class:`Record`.
     :ivar ttl_ms: as in :class:`Record`.
     :ivar body: as in :class:`Record`.
+    :ivar labels: texts of the indexed labels, one a line. ``"-"`` in a store without indexed
+        labels, and then the stored ones stay.
     """
 
     scope: str
@@ -105,6 +107,7 @@ class EncodedSession(msgspec.Struct, frozen=True, gc=False):
     owner: str
     ttl_ms: int
     body: bytes
+    labels: str = "-"
 
     def __repr__(self) -> str:
         """Return the address and the size without the body, because it is private state."""
@@ -125,6 +128,7 @@ class Verdict(IntEnum):
     SEEN = -7
     LOST = -8
     FULL = -9
+    UNINDEXED = -11
 
 
 # Python 3.11 calls a function of the enum for each lookup of a member. In a verb that succeeds,

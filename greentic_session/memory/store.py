@@ -13,6 +13,7 @@ from .._core import tenancy
 from .._core.lifetime import wait_until_idle
 from ..abc.affinity import SupportsAffinity
 from ..abc.fencing import LeaseKind, SupportsFencing
+from ..abc.finding import SupportsFinding
 from ..abc.inbox import SupportsInbox
 from ..abc.locks import SupportsLocks
 from ..abc.records import (
@@ -33,6 +34,7 @@ from ..model import C, Cas, SessionKey
 from ..statistics import StoreStatistics
 from ..store import AsyncSessionStore
 from .affinity import MemoryAffinity
+from .finding import MemoryFinding
 from .inbox import MemoryInbox
 from .locks import MemoryLocks
 from .notifications import MemoryNotifications
@@ -67,6 +69,7 @@ class InMemorySessionStore(
     SupportsLocks,
     SupportsAffinity,
     SupportsInbox,
+    SupportsFinding,
 ):
     """Keeps encoded sessions in dictionaries, under the same rules as a server.
 
@@ -99,6 +102,7 @@ class InMemorySessionStore(
             max_payload_bytes=config.max_payload_bytes,
             verify=config.verify,
             close_secs=config.close_secs,
+            indexed_labels=config.indexed_labels,
         )
         self._interval_secs: Final = config.sweep_interval_secs
         self._records: Final = Records(SystemClock() if clock is None else clock)
@@ -109,6 +113,7 @@ class InMemorySessionStore(
         self._inbox: Final = MemoryInbox(
             self._records, self._waits, self._notifications, self.check_open
         )
+        self._finding_steps: Final = MemoryFinding(self._records, lambda: self._now_ms())
         self._is_held: Final[Mapping[LeaseKind, Callable[[LeaseRef], bool]]] = {
             LeaseKind.LOCK: self._locks.is_held,
             LeaseKind.INBOX: self._inbox.is_held,
@@ -178,6 +183,11 @@ class InMemorySessionStore(
     def affinity_backend(self) -> MemoryAffinity:
         """As :meth:`SupportsAffinity.affinity_backend`."""
         return self._affinity
+
+    @override
+    def finding_backend(self) -> MemoryFinding:
+        """As :meth:`SupportsFinding.finding_backend`."""
+        return self._finding_steps
 
     @override
     def lock_backend(self) -> MemoryLocks:

@@ -116,6 +116,7 @@ class InboxScriptRunner:
         suffix: str,
         arguments: Arguments,
         *,
+        indexes: tuple[str, ...] = (),
         grants: str = "",
         ends: str = "",
     ) -> Reply:
@@ -123,6 +124,7 @@ class InboxScriptRunner:
 
         :param suffix: suffix of the fifth key after the mailbox's name, empty for no fifth key.
         :param arguments: the arguments after the scope, which is ARGV 3.
+        :param indexes: names of the indexes of sessions that ``COMMIT_TURN`` writes.
         :raises DecodeError: a key holds another type of value.
         :raises UnconfirmedError: only from ``COMMIT_TURN``, in place of :class:`DurabilityError`.
         """
@@ -132,7 +134,7 @@ class InboxScriptRunner:
         elif suffix:
             names = (*names, f"{names[2]}{suffix}")
         elif script is COMMIT_TURN:
-            names = (*names, self._names.events(names[0]))
+            names = (*names, self._names.events(names[0]), *indexes)
         try:
             return await self._client.run(
                 script,

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, cast, final
 
 from .._compat import override
+from .._core.labels import NOT_COMPARED
 from .._core.lifetime import wait_until_idle
 from ..abc.affinity import SupportsAffinity
 from ..abc.fencing import SupportsFencing
+from ..abc.finding import SupportsFinding
 from ..abc.inbox import SupportsInbox
 from ..abc.locks import SupportsLocks
 from ..abc.records import (
@@ -28,12 +31,14 @@ from ..model import C, Cas, SessionKey
 from ..statistics import StoreStatistics
 from ..store import AsyncSessionStore
 from .affinity import RedisAffinity
+from .entries import SessionEntries, is_unindexed
+from .finding import RedisFinding
 from .inbox import RedisInbox
 from .key_names import KeyNames
 from .locks import RedisLocks
 from .notifications import RedisNotifications
 from .record_reads import FIELDS, LargeNames, read_some, record_of
-from .replies import outcome_of, wrong_type
+from .replies import outcome_of, parsing_write_reply, wrong_type
 from .scripts.sessions import (
     CREATE,
     DELETE,
@@ -62,6 +67,7 @@ if TYPE_CHECKING:
 
     from ..abc.fencing import LeaseRef
     from ..config import RedisConfig
+    from .entries import Held
     from .transport.protocol import Arguments, Command, Reply
     from .transport.script import Script
     from .transport.server_process import ServerProcess
@@ -74,6 +80,8 @@ _LEAST_STEP_SECS: Final = 0.02
 _MIN_GRACE_MS: Final = 1000
 _TOKEN_REPLY: Final = 4
 """Length of a reply that holds only a token."""
+_DELETED_REPLIES: Final = (5, 8)
+"""Lengths of a reply that ends with the owner and the labels of a deleted session."""
 _LOOKUP_PAGE: Final = 512
 _LOOKUP_STEP: Final = 16
 """Number of fields of a lookup whose records a call checks in one round trip."""
@@ -87,6 +95,7 @@ class RedisSessionStore(
     SupportsLocks,
     SupportsAffinity,
     SupportsInbox,
+    SupportsFinding,
 ):
     """Keeps sessions on a Redis (6.2 or later) or Valkey server, shared by any number of workers.
 
@@ -117,6 +126,7 @@ class RedisSessionStore(
             max_payload_bytes=config.max_payload_bytes,
             verify=config.verify,
             close_secs=config.close_secs,
+            indexed_labels=config.indexed_labels,
         )
         self._host: Final = host
         self._client: Final = RedisClient(config, host)
@@ -124,7 +134,16 @@ class RedisSessionStore(
         self._large_names: Final = LargeNames()
         # Longer than any attempt may be in flight, even one of a worker with another deadline.
         self._tombstone_ms: Final = log_retention_ms(config.deadline_secs)
-        self._waits: Final = RedisWaits(self._client, self._names, self._tombstone_ms)
+        # A reader's steps end within one such time, and those of a writer within another.
+        self._index_entries: Final = SessionEntries(
+            self._client, self._names, 2 * self._tombstone_ms, is_cluster=bool(config.cluster)
+        )
+        self._finding_steps: Final = RedisFinding(
+            self._client, self._names, self._index_entries, self._large_names
+        )
+        self._waits: Final = RedisWaits(
+            self._client, self._names, self._tombstone_ms, self._index_entries
+        )
         self._notifications: Final = RedisNotifications(
             self._client, self._names, config.deadline_secs
         )
@@ -134,6 +153,7 @@ class RedisSessionStore(
             self._names,
             self._notifications,
             self._waits,
+            self._index_entries,
             keep_ms=self._tombstone_ms,
             grace_ms=max(_MIN_GRACE_MS, round(2000 * config.deadline_secs)),
         )
@@ -188,6 +208,11 @@ class RedisSessionStore(
     def affinity_backend(self) -> RedisAffinity:
         """As :meth:`SupportsAffinity.affinity_backend`."""
         return self._affinity
+
+    @override
+    def finding_backend(self) -> RedisFinding:
+        """As :meth:`SupportsFinding.finding_backend`."""
+        return self._finding_steps
 
     @override
     def lock_backend(self) -> RedisLocks:
@@ -294,27 +319,28 @@ class RedisSessionStore(
     @override
     async def _create(self, encoded: EncodedSession, *, until: float | None = None) -> Outcome:
         arguments = create_arguments(
-            encoded.owner, encoded.ttl_ms, encoded.body, mint_incarnation()
+            encoded.owner, encoded.ttl_ms, encoded.body, mint_incarnation(), "", encoded.labels
         )
         if len(encoded.body) > LARGE_BYTES:
             self._note_large(encoded)
-        key = SessionKey(encoded.key)
-        return await self._run(CREATE, encoded.scope, key, arguments, until=until)
+        return await self._run_indexed(
+            CREATE, encoded, arguments, until=until, hold_ms=2 * encoded.ttl_ms
+        )
 
     @override
     def _put(
         self, encoded: EncodedSession, lease: LeaseRef | None, *, until: float | None = None
     ) -> Coroutine[Any, Any, Outcome]:
-        scope, key = encoded.scope, SessionKey(encoded.key)
-        owner, ttl_ms, body = encoded.owner, encoded.ttl_ms, encoded.body
+        owner, ttl_ms, body, labels = encoded.owner, encoded.ttl_ms, encoded.body, encoded.labels
         incarnation = mint_incarnation()
         if len(body) > LARGE_BYTES:
             self._note_large(encoded)
         if lease is None:
-            arguments = put_arguments(owner, ttl_ms, body, incarnation)
-            return self._run(PUT, scope, key, arguments, until=until)
-        arguments = put_fenced_arguments(owner, ttl_ms, body, incarnation, lease.fence)
-        return self._run(PUT_FENCED, scope, key, arguments, until=until, lease=lease)
+            arguments = put_arguments(owner, ttl_ms, body, incarnation, "", labels)
+            return self._run_indexed(PUT, encoded, arguments, until=until)
+        fence = lease.fence
+        arguments = put_fenced_arguments(owner, ttl_ms, body, incarnation, fence, "", labels)
+        return self._run_indexed(PUT_FENCED, encoded, arguments, until=until, lease=lease)
 
     @override
     def _update_cas(
@@ -336,6 +362,8 @@ class RedisSessionStore(
                 expected_version=value,
                 following_version=following,
                 log_field=log_field,
+                held_ms="",
+                new_labels=encoded.labels,
             )
             return self._run(UPDATE_CAS, scope, key, arguments, until=until, expected=expected)
         arguments = update_cas_fenced_arguments(
@@ -347,6 +375,8 @@ class RedisSessionStore(
             following_version=following,
             log_field=log_field,
             fencing_token=lease.fence,
+            held_ms="",
+            new_labels=encoded.labels,
         )
         return self._run(
             UPDATE_CAS_FENCED, scope, key, arguments, until=until, expected=expected, lease=lease
@@ -367,7 +397,7 @@ class RedisSessionStore(
         until: float | None,
     ) -> Coroutine[Any, Any, Outcome]:
         exact, shared = allowed or ("", "")
-        arguments = touch_arguments(exact, shared, "" if ttl_ms is None else ttl_ms)
+        arguments = touch_arguments(exact, shared, "" if ttl_ms is None else ttl_ms, "", NOT_COMPARED)
         return self._run(TOUCH, scope, key, arguments, until=until)
 
     @override
@@ -398,6 +428,31 @@ class RedisSessionStore(
         now = asyncio.get_running_loop().time()
         return math.inf if until is None else until - now - _LEAST_STEP_SECS
 
+    async def _run_indexed(
+        self,
+        script: Script,
+        encoded: EncodedSession,
+        arguments: Arguments,
+        *,
+        until: float | None,
+        lease: LeaseRef | None = None,
+        hold_ms: int | None = None,
+    ) -> Outcome:
+        """Run the script of a write that may create the session, with its index entries."""
+        scope, key = encoded.scope, SessionKey(encoded.key)
+        until = self._client.deadline() if until is None else until
+        run = partial(self._attempt, script, scope, key, arguments, until, lease)
+        try:
+            reply = await self._index_entries.write(
+                run, scope, key, encoded.owner, encoded.labels, until=until, hold_ms=hold_ms
+            )
+        except UnconfirmedError as error:
+            await self._extend_index(script, scope, key, error.reply, until)
+            raise error.plain() from None
+        outcome = outcome_of(key, reply)
+        await self._extend_index(script, scope, key, reply, until)
+        return outcome
+
     async def _run(
         self,
         script: Script,
@@ -410,15 +465,12 @@ class RedisSessionStore(
         lease: LeaseRef | None = None,
     ) -> Outcome:
         until = self._client.deadline() if until is None else until
-        names = self._names.session_keys(scope, key)
-        if script is DELETE:
-            names = (*names, self._names.events(names[0]))
-        elif lease is not None:
-            names = (*names, self._names.lease(lease))
         try:
-            reply = await self._client.run(script, names, (scope, *arguments), until=until)
-        except ForeignValueError:
-            raise wrong_type(key) from None
+            reply = await self._attempt(script, scope, key, arguments, until, lease)
+            if is_unindexed(reply):
+                reply = await self._run_with_entries(
+                    script, scope, key, arguments, until, lease, reply
+                )
         except UnconfirmedError as error:
             if type(error.reply) is not int:
                 await self._extend_index(script, scope, key, error.reply, until)
@@ -429,9 +481,61 @@ class RedisSessionStore(
         await self._extend_index(script, scope, key, reply, until)
         return outcome
 
+    async def _run_with_entries(
+        self,
+        script: Script,
+        scope: str,
+        key: SessionKey,
+        arguments: Arguments,
+        until: float,
+        lease: LeaseRef | None,
+        refusal: Reply,
+    ) -> Reply:
+        """Run a script again that wrote nothing, because the session lacks index entries."""
+        with parsing_write_reply():
+            hold_ms, owner, stored = int(refusal[1]), refusal[2].decode(), refusal[3].decode()
+        labels = str(arguments[-1])
+        run = partial(self._attempt, script, scope, key, arguments, until, lease)
+        return await self._index_entries.write(
+            run,
+            scope,
+            key,
+            owner,
+            stored if labels == NOT_COMPARED else labels,
+            until=until,
+            hold_ms=hold_ms,
+        )
+
+    async def _attempt(
+        self,
+        script: Script,
+        scope: str,
+        key: SessionKey,
+        arguments: Arguments,
+        until: float,
+        lease: LeaseRef | None,
+        indexes: tuple[str, ...] = (),
+        held_ms: Held = "",
+    ) -> Reply:
+        names = self._names.session_keys(scope, key)
+        if script is DELETE:
+            names = (*names, self._names.events(names[0]))
+        elif lease is not None:
+            names = (*names, self._names.lease(lease))
+        if indexes:
+            names += indexes
+        elif held_ms != "":
+            arguments = (*arguments[:-2], held_ms, arguments[-1])
+        try:
+            return await self._client.run(script, names, (scope, *arguments), until=until)
+        except ForeignValueError:
+            raise wrong_type(key) from None
+
     async def _extend_index(
         self, script: Script, scope: str, key: SessionKey, reply: Reply, until: float
     ) -> None:
+        if script is DELETE and len(reply) in _DELETED_REPLIES:
+            await self._index_entries.remove(scope, key, reply.pop(), until)
         if len(reply) > _TOKEN_REPLY:  # the session waits
             call = self._waits.call(until)
             await call.extend_index(scope, key, reply[_TOKEN_REPLY:], gone=script is DELETE)

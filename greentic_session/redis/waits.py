@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, cast, final
 
 from .._compat import override
 from .._core.fencing import FencingCounter
+from .._core.labels import NOT_COMPARED
 from ..abc.records import Verdict, mint_incarnation
 from ..abc.waits import (
     ClaimEnding,
@@ -64,6 +65,8 @@ from .wait_replies import index_entries, seen_events, status_of, written_outcome
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ..abc.records import EncodedSession
+    from .entries import Held, SessionEntries
     from .key_names import KeyNames
     from .transport.client import RedisClient
     from .transport.protocol import Arguments, Reply
@@ -77,6 +80,8 @@ _NO_EVENTS: Final = EventMemory(1, 1)
 """For a change of an index without events. No event is trimmed then."""
 _NO_UPSERT: Final = IndexUpsert("", SessionKey(""), 0, 0)
 _KEYS_PER_PAGE: Final = 512
+_FINISHED_REPLY: Final = 6
+"""Length of a reply that ends with the owner and the labels of a deleted session."""
 
 
 @final
@@ -86,12 +91,16 @@ class RedisWaits(WaitBackend):
     :param client: of the store.
     :param names: of the store.
     :param grace_ms: longer than any call may be under way, in milliseconds.
+    :param index_entries: of the store.
     """
 
-    def __init__(self, client: RedisClient, names: KeyNames, grace_ms: int) -> None:
+    def __init__(
+        self, client: RedisClient, names: KeyNames, grace_ms: int, index_entries: SessionEntries
+    ) -> None:
         self._client: Final = client
         self._names: Final = names
         self._grace_ms: Final = grace_ms
+        self._index_entries: Final = index_entries
         self._fencing: Final = FencingCounter()
 
     @override
@@ -101,7 +110,9 @@ class RedisWaits(WaitBackend):
         :param until: the deadline, if it counts from an earlier time.
         """
         until = self._client.deadline() if until is None else until
-        return RedisWaitCall(self._client, self._names, self._grace_ms, self._fencing, until)
+        return RedisWaitCall(
+            self._client, self._names, self._grace_ms, self._fencing, self._index_entries, until
+        )
 
     @override
     async def list_keys(
@@ -121,6 +132,7 @@ class RedisWaitCall(WaitCall):
     :param names: of the store.
     :param grace_ms: longer than any call may be under way, in milliseconds.
     :param fencing: of the store's waits.
+    :param index_entries: of the store.
     :param until: the deadline of the call.
     """
 
@@ -130,12 +142,14 @@ class RedisWaitCall(WaitCall):
         names: KeyNames,
         grace_ms: int,
         fencing: FencingCounter,
+        index_entries: SessionEntries,
         until: float,
     ) -> None:
         self._client: Final = client
         self._names: Final = names
         self._grace_ms: Final = grace_ms
         self._fencing: Final = fencing
+        self._index_entries: Final = index_entries
         self._until: Final = until
 
     async def extend_index(
@@ -190,8 +204,10 @@ class RedisWaitCall(WaitCall):
             event=event,
             event_limit=events.most,
             event_ttl_ms=events.ttl_ms,
+            held_ms="",
+            new_labels=encoded.labels,
         )
-        reply, shortfall = await self._write(REGISTER, encoded.scope, encoded.key, arguments)
+        reply, shortfall = await self._write_indexed(REGISTER, encoded, arguments)
         return written_outcome(encoded.key, reply, shortfall)
 
     @override
@@ -269,8 +285,15 @@ class RedisWaitCall(WaitCall):
             event_limit=events.most,
             event_ttl_ms=events.ttl_ms,
             tombstone_ms=self._grace_ms,
+            held_ms="",
+            new_labels=NOT_COMPARED if encoded is None else encoded.labels,
         )
-        reply, shortfall = await self._write(END_CLAIM, ref.scope, ref.key, arguments)
+        if encoded is None:
+            reply, shortfall = await self._write(END_CLAIM, ref.scope, ref.key, arguments)
+            if len(reply) == _FINISHED_REPLY:
+                await self._index_entries.remove(ref.scope, ref.key, reply[5], self._until)
+        else:
+            reply, shortfall = await self._write_indexed(END_CLAIM, encoded, arguments)
         if how is EndingMode.SAVE:
             await self._extend(ref, reply[4:])
         return written_outcome(ref.key, reply[:5], shortfall)
@@ -440,11 +463,12 @@ class RedisWaitCall(WaitCall):
         key: str,
         arguments: Arguments,
         *,
+        indexes: tuple[str, ...] = (),
         skips_acks: bool = False,
         grants: str = "",
         ends: str = "",
     ) -> Reply:
-        names: tuple[str, ...] = self._record_names(scope, key)
+        names: tuple[str, ...] = (*self._record_names(scope, key), *indexes)
         if script is CLAIM:
             names = (*names, f"{names[0]}:fence")
         try:
@@ -468,6 +492,24 @@ class RedisWaitCall(WaitCall):
             return await self._run(script, scope, key, arguments), None
         except UnconfirmedError as error:
             return error.reply, error.shortfall
+
+    async def _write_indexed(
+        self, script: Script, encoded: EncodedSession, arguments: Arguments
+    ) -> tuple[Reply, tuple[int, int] | None]:
+        """Run a script that writes a session with its index entries, as :meth:`_write`."""
+        scope, key = encoded.scope, encoded.key
+
+        async def attempt(indexes: tuple[str, ...], held: Held) -> Reply:
+            given = (*arguments[:-2], held, arguments[-1])
+            return await self._run(script, scope, key, given, indexes=indexes)
+
+        try:
+            reply = await self._index_entries.write(
+                attempt, scope, key, encoded.owner, encoded.labels, until=self._until
+            )
+        except UnconfirmedError as error:
+            return error.reply, error.shortfall
+        return reply, None
 
     def _record_names(self, scope: str, key: str) -> tuple[str, str, str]:
         record = self._names.record(scope, key)

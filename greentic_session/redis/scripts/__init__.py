@@ -12,6 +12,7 @@ from .affinity import (
     AFFINITY_TOUCH,
     AFFINITY_UNPIN,
 )
+from .finding import ADD, END_WRITE, INDEX_SESSION, MARK_COMPLETE, REPAIR
 from .inbox import (
     ADMIT,
     ASSIGN_EARLY,
@@ -45,6 +46,7 @@ from .waits import (
 
 __all__ = [
     "ACQUIRE_LOCK",
+    "ADD",
     "ADMIT",
     "AFFINITY_ASSIGN",
     "AFFINITY_FORGET",
@@ -63,11 +65,14 @@ __all__ = [
     "DELETE_EARLY",
     "DISCARD_DEAD_LETTER",
     "END_CLAIM",
+    "END_WRITE",
     "INDEX_ADD_PENDING",
     "INDEX_DEAD_LETTER",
     "INDEX_INTENT",
     "INDEX_NEXT_DUE",
     "INDEX_REQUEUE",
+    "INDEX_SESSION",
+    "MARK_COMPLETE",
     "INDEX_SET_DUE",
     "PUT",
     "PUT_FENCED",
@@ -78,6 +83,7 @@ __all__ = [
     "RENEW_CLAIM",
     "RENEW_LOCK",
     "RENEW_TURN",
+    "REPAIR",
     "REPLAY_DEAD_LETTER",
     "STORE_EARLY",
     "SUPERSEDE",

@@ -31,30 +31,46 @@ CREATE: Final = Script("sessions/create")
 
 
 def create_arguments(
-    new_owner: str, new_ttl_ms: int, new_body: bytes, new_incarnation: str
+    new_owner: str,
+    new_ttl_ms: int,
+    new_body: bytes,
+    new_incarnation: str,
+    held_ms: int | Literal[""],
+    new_labels: str,
 ) -> Arguments:
     """Return the arguments from ARGV 4 on."""
-    return new_owner, new_ttl_ms, new_body, new_incarnation
+    return new_owner, new_ttl_ms, new_body, new_incarnation, held_ms, new_labels
 
 
 PUT: Final = Script("sessions/put")
 
 
 def put_arguments(
-    new_owner: str, new_ttl_ms: int, new_body: bytes, new_incarnation: str
+    new_owner: str,
+    new_ttl_ms: int,
+    new_body: bytes,
+    new_incarnation: str,
+    held_ms: int | Literal[""],
+    new_labels: str,
 ) -> Arguments:
     """Return the arguments from ARGV 4 on."""
-    return new_owner, new_ttl_ms, new_body, new_incarnation
+    return new_owner, new_ttl_ms, new_body, new_incarnation, held_ms, new_labels
 
 
 PUT_FENCED: Final = Script("sessions/put_fenced")
 
 
 def put_fenced_arguments(
-    new_owner: str, new_ttl_ms: int, new_body: bytes, new_incarnation: str, fencing_token: int
+    new_owner: str,
+    new_ttl_ms: int,
+    new_body: bytes,
+    new_incarnation: str,
+    fencing_token: int,
+    held_ms: int | Literal[""],
+    new_labels: str,
 ) -> Arguments:
     """Return the arguments from ARGV 4 on."""
-    return new_owner, new_ttl_ms, new_body, new_incarnation, fencing_token
+    return new_owner, new_ttl_ms, new_body, new_incarnation, fencing_token, held_ms, new_labels
 
 
 UPDATE_CAS: Final = Script("sessions/update_cas")
@@ -69,6 +85,8 @@ def update_cas_arguments(
     expected_version: int,
     following_version: int,
     log_field: str,
+    held_ms: int | Literal[""],
+    new_labels: str,
 ) -> Arguments:
     """Return the arguments from ARGV 4 on."""
     return (
@@ -79,6 +97,8 @@ def update_cas_arguments(
         expected_version,
         following_version,
         log_field,
+        held_ms,
+        new_labels,
     )
 
 
@@ -95,6 +115,8 @@ def update_cas_fenced_arguments(
     following_version: int,
     log_field: str,
     fencing_token: int,
+    held_ms: int | Literal[""],
+    new_labels: str,
 ) -> Arguments:
     """Return the arguments from ARGV 4 on."""
     return (
@@ -106,6 +128,8 @@ def update_cas_fenced_arguments(
         following_version,
         log_field,
         fencing_token,
+        held_ms,
+        new_labels,
     )
 
 
@@ -113,10 +137,14 @@ TOUCH: Final = Script("sessions/touch")
 
 
 def touch_arguments(
-    exact_owner: str, shared_owner: str, new_ttl_ms: int | Literal[""]
+    exact_owner: str,
+    shared_owner: str,
+    new_ttl_ms: int | Literal[""],
+    held_ms: int | Literal[""],
+    new_labels: str,
 ) -> Arguments:
     """Return the arguments from ARGV 4 on."""
-    return exact_owner, shared_owner, new_ttl_ms
+    return exact_owner, shared_owner, new_ttl_ms, held_ms, new_labels
 
 
 DELETE: Final = Script("sessions/delete", rests_on=Verdict.ABSENT)

@@ -5,6 +5,7 @@
 --       3 mailbox   HASH  see lib/mailbox
 --       4 messages  LIST  see lib/mailbox
 --       5 events    ZSET  the completed events of the session, which are removed with it
+--       6 and more  ZSET  the indexes, see lib/write_entries
 -- ARGV 1-3: see lib/record.
 -- ARGV  4 new_owner             team/user, '' unless it writes
 --       5 new_ttl_ms            lifetime in ms, 0 never expires, '' unless it writes
@@ -19,10 +20,12 @@
 --      13 ends_turn             1 if the turn ends, otherwise ''
 --      14 new_incarnation       incarnation of a new record
 --      15 keep_ms               ms to keep the operation logs of a removed record and of an empty mailbox
+--      16 held_ms               see lib/check_entries
+--      17 new_labels            see lib/check_entries
 -- Returns {1, version, incarnation, at, message count}, {-2, version, incarnation}, or {verdict}. If the session waits,
 -- its reply scope, its owner and its expiry follow the message count. If it was removed, the start of the wait follows
--- in place of the expiry.
--- Verdicts: 1 done   -2 conflict (with the stored token)   -3 mismatch   -5 unknown   -8 turn lost
+-- in place of the expiry, and last owner newline labels.
+-- Verdicts: 1 done   -2 conflict (with the stored token)   -3 mismatch   -5 unknown   -8 turn lost   -11 not indexed
 -- A repeated call finds its operation id in the log ops of the mailbox.
 -- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back.
 
@@ -32,7 +35,8 @@ local action, handled_count, remaining_count = ARGV[10], ARGV[11], ARGV[12]
 local ends_turn, new_incarnation = ARGV[13], ARGV[14]
 local keep_ms = ARGV[15]
 local tombstone_ms = keep_ms
-local LOG_FIELD = 'ops'
+local held_ms, new_labels = ARGV[16], ARGV[17]
+local LOG_FIELD, FIRST_ENTRY = 'ops', 6
 
 --@include lib/record
 --@include lib/operation_log
@@ -62,6 +66,10 @@ if action ~= 'leave' then
   call('HLEN', KEYS[2])
   if action == 'remove' then call('ZCARD', KEYS[5]) end
 end
+local is_writing = action == 'write'
+
+--@include lib/check_entries
+
 -- HDEL is allowed at maxmemory, and after a script's first write the server no longer rejects OOM commands.
 -- So this also works when memory is full.
 call('HDEL', KEYS[3], 'rest')
@@ -83,6 +91,7 @@ elseif action == 'remove' and live then
   if waits_on then
     reply[6], reply[7], reply[8] = waits_on, owner, call('HGET', KEYS[1], 'since')
   end
+  reply[#reply + 1] = owner .. '\n' .. (call('HGET', KEYS[1], 'labels') or '')
   call('DEL', KEYS[5])
 end
 if ends_turn ~= '' then
@@ -92,6 +101,7 @@ end
 call('HSET', KEYS[3], 'ops', append_to_log(turn_log, log_result), 'tries', text(attempts))
 set_mailbox_expiry(keep_ms)
 
+--@include lib/write_entries
 --@include lib/merge_operation_log
 --@include lib/delete_record
 --@include lib/write_record
