@@ -36,6 +36,9 @@ _REBUILD_PAGE: Final = 256
 _MAX_CHANGES: Final = 16
 """How often a rebuild reads a session again that changes meanwhile."""
 _EVERY_SCOPE: Final = "*"
+_LOWEST: Final = "-inf"
+_ENDLESS: Final = "1e15"
+"""Lowest score of an entry without an end."""
 _COMPLETE: Final = 1024
 """Number of complete tenants that a store remembers."""
 
@@ -43,14 +46,35 @@ _COMPLETE: Final = 1024
 class _Head(NamedTuple):
     """The position in an index, which is read in the order of the scores.
 
+    Entries without an end have the highest scores. In an index that takes several steps, they are
+    read first, then all entries from the start. So no entry is missed that gets or loses an end
+    meanwhile.
+
     :ivar index: the index.
     :ivar score: the score to go on with.
     :ivar known: number of entries with that score that were read.
+    :ivar is_first: whether nothing of the index was read.
+    :ivar is_endless: whether the entries without an end are read for the first time.
     """
 
     index: IndexName
-    score: str = "-inf"
+    score: str = _LOWEST
     known: int = 0
+    is_first: bool = True
+    is_endless: bool = False
+
+    def after(self, entries: Sequence[tuple[bytes, int]], rows: int) -> _Head | None:
+        """Return the position after the entries that were read, ``None`` at the end.
+
+        :param rows: the number of entries that were asked for.
+        """
+        if len(entries) < rows:  # all there were
+            return None if not self.is_endless else _Head(self.index, is_first=False)
+        if self.is_first:
+            return _Head(self.index, _ENDLESS, is_first=False, is_endless=True)
+        score = entries[-1][1]
+        known = sum(each == score for _, each in entries)
+        return self._replace(score=str(score), known=known)
 
 
 @final
@@ -187,10 +211,9 @@ class RedisFinding(FindingBackend):
             for head, reply in zip(heads, replies, strict=True):
                 entries = scored(reply)
                 found += [(head.index, member) for member, _ in entries]
-                if len(entries) == rows + head.known:
-                    score = entries[-1][1]
-                    known = sum(each == score for _, each in entries)
-                    ahead.append(_Head(head.index, str(score), known))
+                following = head.after(entries, rows + head.known)
+                if following is not None:
+                    ahead.append(following)
         return found, ahead
 
     async def _read(self, commands: Sequence[Command], until: float) -> list[Reply]:

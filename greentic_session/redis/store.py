@@ -494,17 +494,15 @@ class RedisSessionStore(
         """Run a script again that wrote nothing, because the session lacks index entries."""
         with parsing_write_reply():
             hold_ms, owner, stored = int(refusal[1]), refusal[2].decode(), refusal[3].decode()
-        labels = str(arguments[-1])
+        given = str(arguments[-1])
+        labels = stored if given == NOT_COMPARED else given
         run = partial(self._attempt, script, scope, key, arguments, until, lease)
-        return await self._index_entries.write(
-            run,
-            scope,
-            key,
-            owner,
-            stored if labels == NOT_COMPARED else labels,
-            until=until,
-            hold_ms=hold_ms,
+        reply = await self._index_entries.write(
+            run, scope, key, owner, labels, until=until, hold_ms=hold_ms
         )
+        if labels != stored:
+            await self._index_entries.remove(scope, key, f"{owner}\n{stored}".encode(), until)
+        return reply
 
     async def _attempt(
         self,

@@ -81,6 +81,7 @@ _NO_EVENTS: Final = EventMemory(1, 1)
 _NO_UPSERT: Final = IndexUpsert("", SessionKey(""), 0, 0)
 _KEYS_PER_PAGE: Final = 512
 _FINISHED_REPLY: Final = 6
+_CLEARED_REPLY: Final = 5
 """Length of a reply that ends with the owner and the labels of a deleted session."""
 
 
@@ -331,6 +332,8 @@ class RedisWaitCall(WaitCall):
     async def clear(self, scope: str, key: SessionKey, owner: str, scope_hash: str) -> WaitOutcome:
         arguments = clear_arguments(owner, scope_hash, self._grace_ms)
         reply, shortfall = await self._write(CLEAR, scope, key, arguments)
+        if len(reply) == _CLEARED_REPLY:
+            await self._index_entries.remove(scope, key, reply.pop(), self._until)
         return written_outcome(key, reply, shortfall)
 
     @property

@@ -51,6 +51,7 @@ class StoreHarness(Protocol):
         codec: CodecFactory = JsonCodec,
         max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES,
         verify: bool = True,
+        indexed_labels: tuple[str, ...] = (),
     ) -> AsyncSessionStore[Any]:
         """Return an open store on this namespace. The harness closes it.
 
@@ -94,11 +95,14 @@ class MemoryHarness(_Harness):
         codec: CodecFactory = JsonCodec,
         max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES,
         verify: bool = True,
+        indexed_labels: tuple[str, ...] = (),
     ) -> AsyncSessionStore[Any]:
         """Return an open store, as :meth:`StoreHarness.open`."""
         store: InMemorySessionStore[Any] = InMemorySessionStore(
             context_type,
-            config=MemoryConfig(max_payload_bytes=max_payload_bytes, verify=verify),
+            config=MemoryConfig(
+                max_payload_bytes=max_payload_bytes, verify=verify, indexed_labels=indexed_labels
+            ),
             codec=codec,
             clock=self.clock,
         )
@@ -167,10 +171,14 @@ class RedisHarness(_Harness):
         codec: CodecFactory = JsonCodec,
         max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES,
         verify: bool = True,
+        indexed_labels: tuple[str, ...] = (),
     ) -> AsyncSessionStore[Any]:
         """Return an open store, as :meth:`StoreHarness.open`."""
         config = msgspec.structs.replace(
-            self.config, max_payload_bytes=max_payload_bytes, verify=verify
+            self.config,
+            max_payload_bytes=max_payload_bytes,
+            verify=verify,
+            indexed_labels=indexed_labels,
         )
         return await self._held(RedisSessionStore(config, context_type, codec=codec))
 
@@ -192,7 +200,8 @@ class RedisHarness(_Harness):
         """Return the names in the namespace, as :meth:`StoreHarness.residue`.
 
         A key with nothing but a fencing token and ended leases does not count if it expires within
-        two hours. It is kept for that long.
+        two hours. It is kept for that long. An index of sessions does not count if it expires, as
+        its entries may outlive their sessions.
         """
         names = await self._names()
         size = 1 if self.config.cluster else _NAMES_PER_CHECK
@@ -250,7 +259,8 @@ for _, name in ipairs(KEYS) do
   local left = redis.call('PTTL', name)
   if redis.call('TYPE', name).ok == 'zset' then
     local is_queue = string.sub(name, -6) == ':queue'
-    for _, member in ipairs(is_queue and {} or redis.call('ZRANGE', name, 0, -1)) do
+    -- A score from 1e15 on is not a time: an entry without an end in an index of sessions.
+    for _, member in ipairs(is_queue and {} or redis.call('ZRANGEBYSCORE', name, '-inf', '(1e15')) do
       redis.call('ZINCRBY', name, text(-by), member)
     end
   elseif redis.call('TYPE', name).ok == 'list' then
@@ -289,6 +299,8 @@ for _, name in ipairs(KEYS) do
       end
     elseif at then
       redis.call('HSET', name, 'at', text(at - by))
+      local ends = redis.call('HGET', name, 'until')
+      if ends and ends ~= '0' then redis.call('HSET', name, 'until', text(ends - by)) end
       if lease then redis.call('HSET', name, 'lease', text(lease - by)) end
       if start then redis.call('HSET', name, 'start', text(start - by)) end
     elseif not ops then
@@ -309,7 +321,9 @@ _ARE_RETAINED: Final = r"""
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local function is_retained(name)
+  if string.sub(name, -14) == ':find:complete' then return 1 end
   local left = redis.call('PTTL', name)
+  if left >= 0 and string.find(name, ':find:{', 1, true) then return 1 end
   if left < 0 or left > tonumber(ARGV[1]) then return 0 end
   local kind = redis.call('TYPE', name).ok
   if kind ~= 'hash' then return 0 end

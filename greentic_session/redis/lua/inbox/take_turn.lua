@@ -22,7 +22,7 @@
 --      13 dead_limit       maximum number of dead letters. The oldest ones above it are dropped
 -- Returns {1, fencing token, lease end in ms, ms left, attempts, dropped dead letters, version, incarnation, owner,
 -- ttl, at, body, message, ...}, {-6, ms until a turn may be taken}, {0, dropped dead letters}, or
--- {-11, dropped dead letters}. If the session is absent, its six parts are ''.
+-- {-10, dropped dead letters}. If the session is absent, its six parts are ''.
 -- Verdicts: 1 done   0 no messages   -6 held, or in backoff   -10 the head must become a dead letter, call again
 -- A repeated call finds its own attempt and returns the same turn.
 -- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back.
@@ -59,7 +59,7 @@ if not (is_held and turn_attempt == taking_attempt) then
     and (attempts >= tonumber(attempt_limit) or not is_allowed(owner_of(call('LINDEX', KEYS[4], '0')))) do
     if may_dead_letter == '' or moved == MOVED then
       if moved > 0 then call('HSET', KEYS[3], 'tries', '0') end
-      return {-11, text(dropped)}
+      return {-10, text(dropped)}
     end
     call('LLEN', KEYS[5])  -- fails before the first write if the key holds another type of value
     -- LPOP is allowed at maxmemory, and after a script's first write the server no longer rejects OOM commands.

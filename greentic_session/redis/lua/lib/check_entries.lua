@@ -10,15 +10,19 @@
 -- Reads: KEYS from FIRST_ENTRY on, is_writing (whether the script writes the record), held_ms (ms for which the caller
 --    has written entries, '0' without an end, '' if it has not, nil if the record needs no entries), new_labels (the
 --    indexed labels, '-' to keep the stored ones), new_ttl_ms, and the locals of lib/record.
--- Sets: entries_until (new value of the field until, nil if the entries are sufficient).
+-- Sets: entries_until (new value of the field until, nil if the entries are sufficient), entry_member (nil).
 -- Returns {-11, ms for which entries must hold, owner, labels} before any write, if entries are missing.
 
-local entries_until
+local entries_until, entry_member
 if is_writing and held_ms then
   local length = tonumber(new_ttl_ms)  -- ms for which the record lives, 0 without an end
   if length ~= 0 and live and lease and lease - now > 0 then length = length + (lease - now) end
   local is_sufficient = live and entries_end
-    and (entries_end == '0' or length ~= 0 and now + length <= (tonumber(entries_end) or 0))
+  if length == 0 or entries_end == '0' then
+    is_sufficient = is_sufficient and length == 0 and entries_end == '0'
+  elseif is_sufficient then
+    is_sufficient = now + length <= (tonumber(entries_end) or 0)
+  end
   if is_sufficient and new_labels ~= '-' then
     is_sufficient = new_labels == (call('HGET', KEYS[1], 'labels') or '')
   end

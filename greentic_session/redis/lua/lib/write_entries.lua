@@ -3,7 +3,8 @@
 --
 -- An index is a ZSET: session key, escaped as in the name of its record -> ms since the epoch until which the entry is
 -- needed. An entry without an end has a score from 1e15 on. Its last digits are a hash, so a reader can page by score.
--- The score of an entry never falls, so a reader that pages upwards misses no entry.
+-- A score falls only if a session gets an end, and only together with its record. In a cluster, it never falls, because
+-- the record of another write may come last.
 --
 -- Reads: KEYS, FIRST_ENTRY, entries_until, now, call, entry_member (nil for the key in the name of the record).
 -- Sets: nothing.
@@ -15,7 +16,11 @@ if entries_until and KEYS[FIRST_ENTRY] then
     score = string.format('%.0f', ENDLESS + tonumber(string.sub(redis.sha1hex(member), 1, 8), 16))
   end
   for i = FIRST_ENTRY, #KEYS do
-    call('ZADD', KEYS[i], 'GT', score, member)
+    if entry_member or (tonumber(call('ZSCORE', KEYS[i], member)) or 0) < ENDLESS then
+      call('ZADD', KEYS[i], 'GT', score, member)
+    else
+      call('ZADD', KEYS[i], score, member)
+    end
     local expired = call('ZRANGEBYSCORE', KEYS[i], '-inf', '(' .. now, 'LIMIT', '0', SWEEP_LIMIT)
     if #expired > 0 then call('ZREM', KEYS[i], unpack(expired)) end
     local last = call('ZRANGE', KEYS[i], '-1', '-1', 'WITHSCORES')[2]
