@@ -28,6 +28,7 @@ from .store.bodies import BodyContract, DecodingContract
 from .store.closing import ClosingContract
 from .store.expiry import LifeContract, TouchContract
 from .store.fencing import FencingContract, IsolationContract
+from .store.finding import FindingContract
 from .store.inputs import InputContract
 from .store.leaks import LeavingContract
 from .store.lookup import LookupContract, LookupLifeContract
@@ -51,6 +52,7 @@ __all__ = [
     "ClosingContract",
     "DecodingContract",
     "FencingContract",
+    "FindingContract",
     "InboxContract",
     "InputContract",
     "IsolationContract",
@@ -81,6 +83,7 @@ class SessionStoreContract(
     LookupContract,
     LookupLifeContract,
     ScanningContract,
+    FindingContract,
     ScopingContract,
     AbsenceContract,
     WritingContract,
