@@ -81,7 +81,9 @@ def create_session_store(
         backend than memory.
     """
     config = config_from_url(url_or_config) if isinstance(url_or_config, str) else url_or_config
-    if indexed_labels is not None and isinstance(config, (MemoryConfig, RedisConfig, EmbeddedConfig)):
+    if indexed_labels is not None and isinstance(
+        config, (MemoryConfig, RedisConfig, EmbeddedConfig)
+    ):
         names = require_label_names(indexed_labels)
         config = msgspec.structs.replace(config, indexed_labels=names)
     if isinstance(config, MemoryConfig):

@@ -105,9 +105,7 @@ class ScopedSessionStore(Generic[C]):
         limit: int | None = None,
     ) -> AsyncIterator[Versioned[C]]:
         """As :meth:`AsyncSessionStore.find`, for the sessions that :meth:`get` would return."""
-        return self._store.find(
-            self.ctx, user_id=user_id, labels=labels, limit=limit, fenced=True
-        )
+        return self._store.find(self.ctx, user_id=user_id, labels=labels, limit=limit, fenced=True)
 
     def find_keys(
         self,

@@ -9,8 +9,14 @@ from uuid import uuid4
 from ..abc.records import Verdict
 from ..errors import DurabilityError, OutcomeUnknownError, StoreUnavailableError
 from .replies import parsing_write_reply, wrong_type_of
-from .scripts.finding import ADD, END_WRITE, REPAIR, add_arguments, end_write_arguments
-from .scripts.finding import repair_arguments as repair_arguments_of
+from .scripts.finding import (
+    ADD,
+    END_WRITE,
+    REPAIR,
+    add_arguments,
+    end_write_arguments,
+    repair_arguments,
+)
 from .transport.acks import UnconfirmedError
 from .transport.failures import ForeignValueError
 from .transport.topology import run_concurrently
@@ -30,6 +36,11 @@ __all__ = ["SessionEntries", "has_entry", "is_unindexed"]
 
 _MAX_ATTEMPTS: Final = 8
 _REPAIR_STEP: Final = 64
+_REPAIR_FAILURES: Final = (
+    *(StoreUnavailableError, OutcomeUnknownError, DurabilityError),
+    *(ForeignValueError, TypeError, ValueError),
+)
+"""Errors of a repair, malformed replies included. The next reader repairs instead."""
 _UNINDEXED: Final = int(Verdict.UNINDEXED)
 
 
@@ -70,6 +81,7 @@ class SessionEntries:
         *,
         until: float,
         hold_ms: int | None = None,
+        had_no_end: bool = False,
     ) -> Reply:
         """Run the script of a write so that the session has its entries.
 
@@ -78,12 +90,14 @@ class SessionEntries:
         :param until: as in :meth:`.RedisClient.run`.
         :param hold_ms: how long the entries hold if they are known to be missing, 0 without an end.
             ``None`` lets the script decide.
+        :param had_no_end: whether the entries had no end, and get one.
         """
         indexes = self._names.session_indexes(scope, key, owner, "" if labels == "-" else labels)
         if not self.is_cluster:
             return await attempt(tuple(index.name for slot in indexes for index in slot), "")
         held: Held = ""
         token = ""
+        is_done = False
         try:
             for _ in range(_MAX_ATTEMPTS):
                 if hold_ms is not None:
@@ -92,13 +106,21 @@ class SessionEntries:
                     held = hold_ms
                 reply = await attempt((), held)
                 if not is_unindexed(reply):
-                    return reply
+                    is_done = isinstance(reply, int) or reply[0] == Verdict.DONE
+                    break
                 with parsing_write_reply():
                     hold_ms = int(reply[1])
+                    had_no_end = had_no_end or (hold_ms > 0 and reply[4] == b"0")
+            else:
+                raise StoreUnavailableError(
+                    "the session changes faster than its index", code="internal"
+                )
         finally:
             if token:
                 await self._end_write(indexes, key, token, until)
-        raise StoreUnavailableError("the session changes faster than its index", code="internal")
+        if is_done and had_no_end:
+            await self._lower(indexes, scope, key, until)
+        return reply
 
     async def _add(
         self,
@@ -130,11 +152,33 @@ class SessionEntries:
         async def end(slot: tuple[IndexName, ...]) -> None:
             names = (self._names.index_guards(slot[0].name),)
             with suppress(StoreUnavailableError, OutcomeUnknownError, ForeignValueError):
-                await self._client.run(
-                    END_WRITE, names, arguments, until=until, skips_acks=True
-                )
+                await self._client.run(END_WRITE, names, arguments, until=until, skips_acks=True)
 
         await run_concurrently(end, indexes)
+
+    async def _lower(
+        self, indexes: Sequence[tuple[IndexName, ...]], scope: str, key: str, until: float
+    ) -> None:
+        """Give an end to entries that had none. A failure leaves them to a reader."""
+        record = self._names.record(scope, key)
+
+        async def lower(index: IndexName) -> None:
+            with suppress(*_REPAIR_FAILURES):
+                read_at = await self._clock_ms(index.name, until)
+                end = await self._client.read("HGET", record, "until", key=record, until=until)
+                if end is None or int(end) == 0:
+                    return
+                member = self._names.escaped(key)
+                score = str(int(end) + self._guard_ms)
+                arguments = repair_arguments("lower", score, self._guard_ms, read_at, [member])
+                names = (index.name, self._names.index_guards(index.name))
+                await self._client.run(REPAIR, names, arguments, until=until, skips_acks=True)
+
+        await run_concurrently(lower, [index for slot in indexes for index in slot])
+
+    async def _clock_ms(self, name: str, until: float) -> int:
+        secs, us = await self._client.read("TIME", key=name, until=until)
+        return int(secs) * 1000 + int(us) // 1000
 
     async def remove(self, scope: str, key: str, ended: bytes, until: float) -> None:
         """Remove the entries of a session that was deleted. A failure leaves them to a reader.
@@ -149,16 +193,12 @@ class SessionEntries:
 
         await run_concurrently(remove, [index for slot in slots for index in slot])
 
-    async def repair(
-        self, index: IndexName, scope: str, keys: Sequence[str], until: float
-    ) -> None:
+    async def repair(self, index: IndexName, scope: str, keys: Sequence[str], until: float) -> None:
         """Remove entries of one index that their records contradict.
 
         A failure leaves them to another reader.
         """
-        with suppress(
-            StoreUnavailableError, OutcomeUnknownError, DurabilityError, ForeignValueError
-        ):
+        with suppress(*_REPAIR_FAILURES):
             for start in range(0, len(keys), _REPAIR_STEP):
                 await self._repair(index, scope, keys[start : start + _REPAIR_STEP], until)
 
@@ -169,21 +209,17 @@ class SessionEntries:
         records = [self._names.record(scope, key) for key in keys]
         read_at = 0
         if self.is_cluster:
-            with parsing_write_reply():
-                secs, us = await self._client.read("TIME", key=name, until=until)
-                read_at = int(secs) * 1000 + int(us) // 1000
+            read_at = await self._clock_ms(name, until)
             fields = await self._client.read_each(
                 [("HMGET", record, "cas", "owner", "labels") for record in records], until=until
             )
             keys = [
-                key
-                for key, found in zip(keys, fields, strict=True)
-                if not has_entry(found, index)
+                key for key, found in zip(keys, fields, strict=True) if not has_entry(found, index)
             ]
             records = []
         if not keys:
             return
-        arguments = repair_arguments_of(
+        arguments = repair_arguments(
             kind, value, self._guard_ms, read_at, [self._names.escaped(key) for key in keys]
         )
         names = (name, self._names.index_guards(name), *records)

@@ -14,7 +14,12 @@ from .entries import has_entry
 from .key_names import IndexName
 from .record_reads import LargeNames, read_each, read_some
 from .replies import parsing_read_reply, scored, wrong_type_of
-from .scripts.finding import INDEX_SESSION, MARK_COMPLETE, index_session_arguments, mark_complete_arguments
+from .scripts.finding import (
+    INDEX_SESSION,
+    MARK_COMPLETE,
+    index_session_arguments,
+    mark_complete_arguments,
+)
 from .transport.acks import UnconfirmedError
 from .transport.failures import ForeignValueError
 from .transport.topology import run_concurrently
@@ -108,7 +113,9 @@ class RedisFinding(FindingBackend):
             return True
         key = self._names.complete_indexes()
         members = [
-            _complete_member(place, name) for place in (scope, _EVERY_SCOPE) for name in ("", *names)
+            _complete_member(place, name)
+            for place in (scope, _EVERY_SCOPE)
+            for name in ("", *names)
         ]
         try:
             found: list[object] = await self._client.read("ZMSCORE", key, *members, key=key)
@@ -131,7 +138,9 @@ class RedisFinding(FindingBackend):
         place = _EVERY_SCOPE if scope is None else scope
         members = [_complete_member(place, name) for name in ("", *names)]
         try:
-            await self._client.run(MARK_COMPLETE, (self._names.complete_indexes(),), mark_complete_arguments(members))
+            await self._client.run(
+                MARK_COMPLETE, (self._names.complete_indexes(),), mark_complete_arguments(members)
+            )
         except ForeignValueError:
             raise wrong_type_of("the list of complete indexes") from None
         except UnconfirmedError as error:
@@ -256,9 +265,7 @@ class RedisFinding(FindingBackend):
         for _ in range(_MAX_CHANGES):
             again: list[SessionKey] = []
             while keys:
-                records = await read_some(
-                    self._client, self._names, self._large_names, scope, keys
-                )
+                records = await read_some(self._client, self._names, self._large_names, scope, keys)
                 states: list[bool | None] = []
 
                 async def index(pair: tuple[SessionKey, Record]) -> None:
@@ -297,9 +304,7 @@ class RedisFinding(FindingBackend):
         async def attempt(indexes: tuple[str, ...], held: Held) -> Reply:
             names = (*self._names.session_keys(scope, key), *indexes)
             arguments = index_session_arguments(record.incarnation, record.value, held, labels)
-            return await self._client.run(
-                INDEX_SESSION, names, (scope, *arguments), until=until
-            )
+            return await self._client.run(INDEX_SESSION, names, (scope, *arguments), until=until)
 
         try:
             reply = await self._entries.write(

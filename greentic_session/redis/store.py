@@ -397,7 +397,9 @@ class RedisSessionStore(
         until: float | None,
     ) -> Coroutine[Any, Any, Outcome]:
         exact, shared = allowed or ("", "")
-        arguments = touch_arguments(exact, shared, "" if ttl_ms is None else ttl_ms, "", NOT_COMPARED)
+        arguments = touch_arguments(
+            exact, shared, "" if ttl_ms is None else ttl_ms, "", NOT_COMPARED
+        )
         return self._run(TOUCH, scope, key, arguments, until=until)
 
     @override
@@ -494,11 +496,19 @@ class RedisSessionStore(
         """Run a script again that wrote nothing, because the session lacks index entries."""
         with parsing_write_reply():
             hold_ms, owner, stored = int(refusal[1]), refusal[2].decode(), refusal[3].decode()
+            had_no_end = hold_ms > 0 and refusal[4] == b"0"
         given = str(arguments[-1])
         labels = stored if given == NOT_COMPARED else given
         run = partial(self._attempt, script, scope, key, arguments, until, lease)
         reply = await self._index_entries.write(
-            run, scope, key, owner, labels, until=until, hold_ms=hold_ms
+            run,
+            scope,
+            key,
+            owner,
+            labels,
+            until=until,
+            hold_ms=hold_ms,
+            had_no_end=had_no_end,
         )
         if labels != stored:
             await self._index_entries.remove(scope, key, f"{owner}\n{stored}".encode(), until)

@@ -260,7 +260,8 @@ for _, name in ipairs(KEYS) do
   if redis.call('TYPE', name).ok == 'zset' then
     local is_queue = string.sub(name, -6) == ':queue'
     -- A score from 1e15 on is not a time: an entry without an end in an index of sessions.
-    for _, member in ipairs(is_queue and {} or redis.call('ZRANGEBYSCORE', name, '-inf', '(1e15')) do
+    local dated = is_queue and {} or redis.call('ZRANGEBYSCORE', name, '-inf', '(1e15')
+    for _, member in ipairs(dated) do
       redis.call('ZINCRBY', name, text(-by), member)
     end
   elseif redis.call('TYPE', name).ok == 'list' then

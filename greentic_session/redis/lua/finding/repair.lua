@@ -1,4 +1,4 @@
--- Remove stale entries from one index.
+-- Remove stale entries from one index, or give an end to entries that have none.
 --
 -- KEYS  1 index    ZSET  see lib/write_entries
 --       2 guards   ZSET  see finding/add
@@ -6,8 +6,8 @@
 -- ARGV  1 operation_id     not used, because a repeat has the same effect
 --       2 ambiguous_since  not used
 -- ARGV 1-2: see above.
--- ARGV  3 kind          what has an entry in the index: all, user or label
---       4 value         the user or the label as text, '' for all
+-- ARGV  3 kind          what has an entry in the index: all, user or label. In a cluster also lower: gives an end
+--       4 value         the user or the label as text, '' for all, with lower the end in ms since the epoch
 --       5 guard_ms      as in finding/add
 --       6 read_at       when the caller began to read the records, in ms since the epoch on this server's clock
 --     ... session_keys  session keys, escaped
@@ -40,7 +40,13 @@ local function is_needed(record, member)
 end
 
 for i = 7, #ARGV do
-  if not is_needed(KEYS[i - 4], ARGV[i]) then call('ZREM', KEYS[1], ARGV[i]) end
+  if is_needed(KEYS[i - 4], ARGV[i]) then
+    -- It stays.
+  elseif kind == 'lower' then
+    call('ZADD', KEYS[1], 'XX', value, ARGV[i])
+  else
+    call('ZREM', KEYS[1], ARGV[i])
+  end
 end
 local last = call('ZRANGE', KEYS[1], '-1', '-1', 'WITHSCORES')[2]
 if last and last + 0 < ENDLESS then call('PEXPIREAT', KEYS[1], string.format('%.0f', last)) end

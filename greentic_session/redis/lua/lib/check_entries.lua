@@ -11,7 +11,8 @@
 --    has written entries, '0' without an end, '' if it has not, nil if the record needs no entries), new_labels (the
 --    indexed labels, '-' to keep the stored ones), new_ttl_ms, and the locals of lib/record.
 -- Sets: entries_until (new value of the field until, nil if the entries are sufficient), entry_member (nil).
--- Returns {-11, ms for which entries must hold, owner, labels} before any write, if entries are missing.
+-- Returns {-11, ms for which entries must hold, owner, labels, value of until or ''} before any write, if entries are
+-- missing.
 
 local entries_until, entry_member
 if is_writing and held_ms then
@@ -31,7 +32,8 @@ if is_writing and held_ms then
     if KEYS[FIRST_ENTRY] then
       hold_ms = 2 * length
     elseif not hold_ms or hold_ms ~= 0 and (length == 0 or hold_ms < length) then
-      return {-11, 2 * length .. '', live and owner or '', live and call('HGET', KEYS[1], 'labels') or ''}
+      return {-11, 2 * length .. '', live and owner or '', live and call('HGET', KEYS[1], 'labels') or '',
+        live and entries_end or ''}
     end
     entries_until = hold_ms == 0 and '0' or (now + hold_ms) .. ''
     for i = FIRST_ENTRY, #KEYS do

@@ -299,7 +299,9 @@ class FindingContract:
             await store.create(session(key, owner=_ANN, labels=labels, ttl_secs=ttl))
             await store.create(session(f"goes-{key}", owner=_ANN, labels=labels))
         conditions: Any = {"user_id": "ann"} if by == "user_id" else {"labels": labels}
-        found = store.scan(ctx(), batch_size=40) if by == "scan" else store.find(ctx(), **conditions)
+        found = (
+            store.scan(ctx(), batch_size=40) if by == "scan" else store.find(ctx(), **conditions)
+        )
         given: list[str] = []
         async for one in found:
             given.append(one.session.key)
