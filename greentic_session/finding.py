@@ -34,15 +34,21 @@ class SessionFinding(StoreLifetime, Generic[C]):
     """The part of :class:`AsyncSessionStore` that finds sessions.
 
     :param close_secs: as in :class:`AsyncSessionStore`.
+    :param encoder: the function that makes the encoder for the checked names of the labels.
     :param indexed_labels: as in :class:`AsyncSessionStore`.
     :ivar indexed_labels: names of the labels that :meth:`find` accepts.
+    :ivar encoder: as in :class:`AsyncSessionStore`.
     """
 
-    encoder: SessionEncoder[C]
-
-    def __init__(self, close_secs: timedelta | float, indexed_labels: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        close_secs: timedelta | float,
+        encoder: Callable[[tuple[str, ...]], SessionEncoder[C]],
+        indexed_labels: Sequence[str],
+    ) -> None:
         super().__init__(close_secs)
         self.indexed_labels: Final = require_label_names(indexed_labels)
+        self.encoder: Final = encoder(self.indexed_labels)
 
     @final
     def find(

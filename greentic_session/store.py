@@ -90,15 +90,14 @@ class AsyncSessionStore(SessionFinding[C]):
         close_secs: timedelta | float = DEFAULT_CLOSE_SECS,
         indexed_labels: Sequence[str] = (),
     ) -> None:
-        super().__init__(close_secs, indexed_labels)
-        self.context_type: Final = context_type
-        self.encoder: Final = SessionEncoder(
-            context_type,
-            codec,
-            max_payload_bytes,
-            verify=verify,
-            indexed_labels=self.indexed_labels,
+        super().__init__(
+            close_secs,
+            lambda names: SessionEncoder(
+                context_type, codec, max_payload_bytes, verify=verify, indexed_labels=names
+            ),
+            indexed_labels,
         )
+        self.context_type: Final = context_type
 
     # --- reading -----------------------------------------------------------------------------
 

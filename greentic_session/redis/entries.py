@@ -164,7 +164,7 @@ class SessionEntries:
 
         async def lower(index: IndexName) -> None:
             with suppress(*_REPAIR_FAILURES):
-                read_at = await self._clock_ms(index.name, until)
+                read_at = await self._clock_us(index.name, until)
                 end = await self._client.read("HGET", record, "until", key=record, until=until)
                 if end is None or int(end) == 0:
                     return
@@ -176,9 +176,9 @@ class SessionEntries:
 
         await run_concurrently(lower, [index for slot in indexes for index in slot])
 
-    async def _clock_ms(self, name: str, until: float) -> int:
+    async def _clock_us(self, name: str, until: float) -> int:
         secs, us = await self._client.read("TIME", key=name, until=until)
-        return int(secs) * 1000 + int(us) // 1000
+        return int(secs) * 1_000_000 + int(us)
 
     async def remove(self, scope: str, key: str, ended: bytes, until: float) -> None:
         """Remove the entries of a session that was deleted. A failure leaves them to a reader.
@@ -209,7 +209,7 @@ class SessionEntries:
         records = [self._names.record(scope, key) for key in keys]
         read_at = 0
         if self.is_cluster:
-            read_at = await self._clock_ms(name, until)
+            read_at = await self._clock_us(name, until)
             fields = await self._client.read_each(
                 [("HMGET", record, "cas", "owner", "labels") for record in records], until=until
             )

@@ -55,14 +55,14 @@ class _Head(NamedTuple):
     read first, then all entries from the start. So no entry is missed that gets or loses an end
     meanwhile.
 
-    :ivar index: the index.
+    :ivar place: the index.
     :ivar score: the score to go on with.
     :ivar known: number of entries with that score that were read.
     :ivar is_first: whether nothing of the index was read.
     :ivar is_endless: whether the entries without an end are read for the first time.
     """
 
-    index: IndexName
+    place: IndexName
     score: str = _LOWEST
     known: int = 0
     is_first: bool = True
@@ -74,9 +74,9 @@ class _Head(NamedTuple):
         :param rows: the number of entries that were asked for.
         """
         if len(entries) < rows:  # all there were
-            return None if not self.is_endless else _Head(self.index, is_first=False)
+            return None if not self.is_endless else _Head(self.place, is_first=False)
         if self.is_first:
-            return _Head(self.index, _ENDLESS, is_first=False, is_endless=True)
+            return _Head(self.place, _ENDLESS, is_first=False, is_endless=True)
         score = entries[-1][1]
         known = sum(each == score for _, each in entries)
         return self._replace(score=str(score), known=known)
@@ -208,7 +208,7 @@ class RedisFinding(FindingBackend):
         """Return the next entries of some indexes, and where to go on."""
         commands: list[Command] = [
             (
-                *("ZRANGEBYSCORE", head.index.name, head.score, "+inf", "WITHSCORES"),
+                *("ZRANGEBYSCORE", head.place.name, head.score, "+inf", "WITHSCORES"),
                 *("LIMIT", 0, rows + head.known),
             )
             for head in heads
@@ -219,7 +219,7 @@ class RedisFinding(FindingBackend):
         with parsing_read_reply():
             for head, reply in zip(heads, replies, strict=True):
                 entries = scored(reply)
-                found += [(head.index, member) for member, _ in entries]
+                found += [(head.place, member) for member, _ in entries]
                 following = head.after(entries, rows + head.known)
                 if following is not None:
                     ahead.append(following)
@@ -316,7 +316,7 @@ class RedisFinding(FindingBackend):
             raise error.plain() from None
         if reply[0] == Verdict.CONFLICT:
             return None
-        return reply[0] == Verdict.DONE and reply[1] == b"1"
+        return bool(reply[0] == Verdict.DONE and reply[1] == b"1")
 
 
 def _complete_member(place: str, name: str) -> str:

@@ -29,7 +29,7 @@ from ..abc.waits import (
     WaitOwner,
     WaitStatus,
 )
-from ..errors import OutcomeUnknownError, StoreUnavailableError
+from ..errors import DurabilityError, OutcomeUnknownError, StoreUnavailableError
 from ..model import SessionKey
 from .replies import (
     parsing_read_reply,
@@ -38,6 +38,7 @@ from .replies import (
     wrong_type,
     wrong_type_of,
 )
+from .scripts.finding import INDEX_SESSION, index_session_arguments
 from .scripts.waits import (
     CLAIM,
     CLEAR,
@@ -175,14 +176,33 @@ class RedisWaitCall(WaitCall):
         """Let the index live as long as a record whose lifetime a step prolonged.
 
         :param parts: since when the session waits, its reply scope, and when its record expires.
+            Then its labels, if its index entries end too early.
             Empty if the step was not done.
         """
+        if len(parts) > 3:
+            labels = parts[3].decode(errors="replace")
+            with suppress(StoreUnavailableError, OutcomeUnknownError, DurabilityError):
+                await self._prolong_entries(ref, labels)
         if not parts or not parts[1]:
             return
         # Only a registration creates the entry. Because this step may arrive after the wait ended.
         entry = IndexUpsert(parts[1].decode(), ref.key, 0, int(parts[2]))
         change = IndexChange(upsert=entry)
         await self._repair(WaitOwner(ref.scope, ref.owner), change)
+
+    async def _prolong_entries(self, ref: ClaimRef, labels: str) -> None:
+        """Let the entries of the session live as long as its record, which a claim prolonged."""
+
+        async def attempt(indexes: tuple[str, ...], held: Held) -> Reply:
+            names = (*self._names.session_keys(ref.scope, ref.key), *indexes)
+            arguments = index_session_arguments("", "", held, NOT_COMPARED)
+            return await self._client.run(
+                INDEX_SESSION, names, (ref.scope, *arguments), until=self._until, skips_acks=True
+            )
+
+        await self._index_entries.write(
+            attempt, ref.scope, ref.key, ref.owner, labels, until=self._until
+        )
 
     async def _repair(self, wait_owner: WaitOwner, change: IndexChange) -> None:
         with suppress(StoreUnavailableError, OutcomeUnknownError):

@@ -54,7 +54,10 @@ INDEX_SESSION: Final = Script("finding/index_session")
 
 
 def index_session_arguments(
-    expected_incarnation: str, expected_version: int, held_ms: int | Literal[""], new_labels: str
+    expected_incarnation: str,
+    expected_version: int | Literal[""],
+    held_ms: int | Literal[""],
+    new_labels: str,
 ) -> Arguments:
     """Return the arguments from ARGV 4 on."""
     return expected_incarnation, expected_version, held_ms, new_labels

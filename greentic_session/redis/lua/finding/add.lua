@@ -1,7 +1,7 @@
 -- Write the entries of a session in indexes of one slot, before its record in another slot.
 --
 -- KEYS  1 guards   ZSET  session key, newline, token -> when a write of its entries started, while it is under way.
---                        Session key, newline -> when the last such write ended. In ms since the epoch
+--                        Session key, newline -> when the last such write ended. In us since the epoch
 --       2 and more  ZSET  the indexes, see lib/write_entries
 -- ARGV  1 operation_id     not used, because a repeat has the same effect
 --       2 ambiguous_since  not used
@@ -21,8 +21,9 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 -- The record's server has another clock, and it writes the record later.
 local entries_until = hold_ms == '0' and '0' or (now + hold_ms + guard_ms) .. ''
 
-call('ZADD', KEYS[1], now .. '', session_key .. '\n' .. token)
-call('ZREMRANGEBYSCORE', KEYS[1], '-inf', '(' .. now - guard_ms)
+local now_us = time[1] * 1000000 + time[2]
+call('ZADD', KEYS[1], string.format('%.0f', now_us), session_key .. '\n' .. token)
+call('ZREMRANGEBYSCORE', KEYS[1], '-inf', string.format('%.0f', now_us - guard_ms * 1000))
 call('PEXPIRE', KEYS[1], guard_ms)
 
 --@include lib/write_entries

@@ -15,6 +15,6 @@ local session_key, token, guard_ms = ARGV[3], ARGV[4], ARGV[5]
 
 local time = redis.call('TIME')
 redis.call('ZREM', KEYS[1], session_key .. '\n' .. token)
-redis.call('ZADD', KEYS[1], 'GT', time[1] * 1000 + math.floor(time[2] / 1000) .. '', session_key .. '\n')
+redis.call('ZADD', KEYS[1], 'GT', string.format('%.0f', time[1] * 1000000 + time[2]), session_key .. '\n')
 redis.call('PEXPIRE', KEYS[1], guard_ms)
 return {1}

@@ -4,7 +4,7 @@
 --       2 lookup   HASH  see lib/record
 --       3 and more  ZSET  the indexes, see lib/write_entries
 -- ARGV 1-3: see lib/record.
--- ARGV  4 expected_incarnation  incarnation of the record that the caller read
+-- ARGV  4 expected_incarnation  incarnation of the record that the caller read, '' for any
 --       5 expected_version      its version
 --       6 held_ms               see lib/check_entries
 --       7 new_labels            see lib/check_entries
@@ -19,7 +19,9 @@ local LOG_FIELD, FIRST_ENTRY = 'ops', 3
 --@include lib/record
 
 if not live then return {0} end
-if version ~= expected_version or incarnation ~= expected_incarnation then return {-2} end
+if expected_incarnation ~= '' and (version ~= expected_version or incarnation ~= expected_incarnation) then
+  return {-2}
+end
 local is_writing, new_ttl_ms = true, ttl
 if ttl ~= '0' then new_ttl_ms = stored_expires - now end
 

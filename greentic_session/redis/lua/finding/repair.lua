@@ -9,7 +9,7 @@
 -- ARGV  3 kind          what has an entry in the index: all, user or label. In a cluster also lower: gives an end
 --       4 value         the user or the label as text, '' for all, with lower the end in ms since the epoch
 --       5 guard_ms      as in finding/add
---       6 read_at       when the caller began to read the records, in ms since the epoch on this server's clock
+--       6 read_at       when the caller began to read the records, in us since the epoch on this server's clock
 --     ... session_keys  session keys, escaped
 -- Returns {1}.
 -- Verdicts: 1 done
@@ -20,11 +20,11 @@
 local kind, value, guard_ms, read_at = ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local call, ENDLESS = redis.call, 1e15
 local time = call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local now_us = time[1] * 1000000 + time[2]
 
 local guarded = {}
 if not KEYS[3] then
-  local guards = call('ZRANGEBYSCORE', KEYS[2], now - guard_ms .. '', '+inf', 'WITHSCORES')
+  local guards = call('ZRANGEBYSCORE', KEYS[2], string.format('%.0f', now_us - guard_ms * 1000), '+inf', 'WITHSCORES')
   for i = 1, #guards, 2 do
     local member, token = string.match(guards[i], '^([^\n]*)\n(.*)$')
     if token ~= '' or guards[i + 1] - read_at >= 0 then guarded[member] = true end

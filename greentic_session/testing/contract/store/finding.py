@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
 import pytest
 
 from ....abc.inbox import SupportsInbox
@@ -66,6 +67,10 @@ async def _found(store: AsyncSessionStore[Any], **conditions: Any) -> list[str]:
     return keys
 
 
+def _labelled(state: Session[Any], labels: dict[str, Any]) -> Session[Any]:
+    return evolve(state, meta=msgspec.structs.replace(state.meta, labels=labels))
+
+
 async def _by_turn(store: AsyncSessionStore[Any], state: Session[Any]) -> None:
     assert isinstance(store, SupportsInbox)
     inbox: SessionInbox[Any] = SessionInbox(store, ctx=_ANN)
@@ -82,7 +87,7 @@ async def _by_wait(store: AsyncSessionStore[Any], state: Session[Any]) -> None:
 
 async def _by_claim(store: AsyncSessionStore[Any], state: Session[Any], how: str) -> None:
     registry: WaitRegistry[Any] = WaitRegistry(store)
-    before = evolve(state, meta=evolve(state.meta, labels={}))  # type: ignore[type-var]
+    before = _labelled(state, {})
     await registry.register_wait(_ANN, "ann", _CHAT, before)
     claim = await registry.claim(_ANN, "ann", _CHAT)
     if how == "complete":
@@ -94,17 +99,17 @@ async def _by_claim(store: AsyncSessionStore[Any], state: Session[Any], how: str
 
 
 async def _by_update(store: AsyncSessionStore[Any], state: Session[Any]) -> None:
-    cas = await store.create(evolve(state, meta=evolve(state.meta, labels={"game": 1})))  # type: ignore[type-var]
+    cas = await store.create(_labelled(state, {"game": 1}))
     await store.update_cas(state, cas)
 
 
 async def _by_mutate(store: AsyncSessionStore[Any], state: Session[Any]) -> None:
-    await store.create(evolve(state, meta=evolve(state.meta, labels={"channel": "old"})))  # type: ignore[type-var]
+    await store.create(_labelled(state, {"channel": "old"}))
     await store.mutate(state.key, lambda _: state)
 
 
 async def _by_replacement(store: AsyncSessionStore[Any], state: Session[Any]) -> None:
-    await store.create(evolve(state, meta=evolve(state.meta, labels={"channel": "old"})))  # type: ignore[type-var]
+    await store.create(_labelled(state, {"channel": "old"}))
     await store.put(state)
 
 
