@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, Generic, Literal, cast, final, overload
 
 from ._core import tenancy
@@ -17,7 +16,7 @@ from .errors import InvalidInputError
 from .model import C, SessionKey, TenantCtx, Versioned
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
     from datetime import timedelta
 
     from ._core.encoding import SessionEncoder
@@ -338,7 +337,7 @@ class _Search:
             has_index = isinstance(store, SupportsFinding)
             if has_index:
                 backend = store._finding()  # noqa: SLF001 - as above
-                has_index = await backend.is_complete(self._query.scope, self._names)
+                has_index = await backend.has_index(self._query, self._names)
             if self._names and not has_index:
                 raise InvalidInputError("labels", "not indexed yet: run rebuild_index first")
             self._has_index = has_index

@@ -65,10 +65,12 @@ class FindingBackend(ABC):
     """The steps of searches. An index entry may be stale, because the record decides."""
 
     @abstractmethod
-    async def is_complete(self, scope: str, names: Sequence[str]) -> bool:
-        """Return whether the indexes have every live session of a scope.
+    async def has_index(self, query: SessionQuery, names: Sequence[str]) -> bool:
+        """Return whether an index has every live session that fits a query.
 
-        :param names: names of labels. The indexes of their values must be complete as well.
+        If not, the store walks all records of the scope with ``_page``.
+
+        :param names: names of the labels of the query.
         """
 
     @abstractmethod
@@ -76,7 +78,7 @@ class FindingBackend(ABC):
         """Note that the indexes have every live session of a scope.
 
         :param scope: ``None`` for every scope, those to come included.
-        :param names: as in :meth:`is_complete`.
+        :param names: names of the labels whose values have complete indexes as well.
         """
 
     @abstractmethod

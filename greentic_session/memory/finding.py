@@ -54,16 +54,17 @@ class SessionIndex:
             for label in labels.split("\n"):
                 _discard(self._labels, (scope, label), key)
 
-    def keys(self, query: SessionQuery) -> list[str] | None:
-        """Return the keys of the smallest set that a query names, ``None`` if it names none."""
+    def keys(self, query: SessionQuery) -> list[str]:
+        """Return the keys of the condition of a query that has the fewest.
+
+        :param query: a query with at least one condition.
+        """
         scope, user, labels = query
         found: list[str | dict[str, None] | None] = [
             self._labels.get((scope, label)) for label in labels
         ]
         if user is not None:
             found.append(self._users.get((scope, user)))
-        if not found:
-            return None
         if None in found:
             return []
         smallest = min(
@@ -103,7 +104,7 @@ def _discard(
 
 @final
 class MemoryFinding(FindingBackend):
-    """Finds sessions in the index of a memory store. It is always complete.
+    """Finds sessions in the index of a memory store, which is always complete.
 
     :param records: the records of the store.
     :param now_ms: the function that every verb of the store calls first.
@@ -114,19 +115,29 @@ class MemoryFinding(FindingBackend):
         self._now_ms: Final = now_ms
 
     @override
-    async def is_complete(self, scope: str, names: Sequence[str]) -> bool:
-        return True
+    async def has_index(
+        self,
+        query: SessionQuery,
+        names: Sequence[str],  # noqa: ARG002 - the index of every label is complete
+    ) -> bool:
+        """As :meth:`FindingBackend.has_index`."""
+        # The records of a tenant are an index of it.
+        return bool(query.labels) or query.user_id is not None
 
     @override
-    async def mark_complete(self, scope: str | None, names: Sequence[str]) -> None:
+    async def mark_complete(
+        self,
+        scope: str | None,  # noqa: ARG002 - the index is always complete
+        names: Sequence[str],  # noqa: ARG002 - as above
+    ) -> None:
+        """As :meth:`FindingBackend.mark_complete`."""
         return
 
     @override
     async def page(self, query: SessionQuery, position: object | None, size: int) -> MatchPage:
+        """As :meth:`FindingBackend.page`."""
         if position is None:
-            named = self._records.index.keys(query)
-            keys = self._records.keys(query.scope) if named is None else named
-            start = 0
+            keys, start = self._records.index.keys(query), 0
         else:
             keys, start = cast("tuple[list[str], int]", position)
             await checkpoint()  # a search among many sessions lets other tasks run
@@ -149,8 +160,9 @@ class MemoryFinding(FindingBackend):
     @override
     async def rebuild(
         self,
-        scope: str | None,
-        position: object | None,
-        labels_of: Callable[[SessionKey, Record], str],
+        scope: str | None,  # noqa: ARG002 - as above
+        position: object | None,  # noqa: ARG002 - as above
+        labels_of: Callable[[SessionKey, Record], str],  # noqa: ARG002 - as above
     ) -> RebuildPage:
+        """As :meth:`FindingBackend.rebuild`."""
         return RebuildPage(0, None)

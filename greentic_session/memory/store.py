@@ -113,7 +113,10 @@ class InMemorySessionStore(
         self._inbox: Final = MemoryInbox(
             self._records, self._waits, self._notifications, self.check_open
         )
-        self._finding_steps: Final = MemoryFinding(self._records, lambda: self._now_ms())
+        self._finding_steps: Final = MemoryFinding(
+            self._records,
+            lambda: self._now_ms(),  # noqa: PLW0108 - an open store has another function
+        )
         self._is_held: Final[Mapping[LeaseKind, Callable[[LeaseRef], bool]]] = {
             LeaseKind.LOCK: self._locks.is_held,
             LeaseKind.INBOX: self._inbox.is_held,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple, cast, final
 
 from .._compat import override
@@ -9,7 +10,6 @@ from .._core.labels import NOT_COMPARED
 from ..abc.finding import FindingBackend, Match, MatchPage, RebuildPage, SessionQuery
 from ..abc.records import Record, Verdict
 from ..errors import DecodeError
-from ..model import SessionKey
 from .entries import has_entry
 from .key_names import IndexName
 from .record_reads import LargeNames, read_each, read_some
@@ -27,6 +27,7 @@ from .transport.topology import run_concurrently
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from ..model import SessionKey
     from .entries import Held, SessionEntries
     from .key_names import KeyNames
     from .transport.client import RedisClient
@@ -107,7 +108,9 @@ class RedisFinding(FindingBackend):
         self._complete: Final[dict[tuple[str, tuple[str, ...]], None]] = {}
 
     @override
-    async def is_complete(self, scope: str, names: Sequence[str]) -> bool:
+    async def has_index(self, query: SessionQuery, names: Sequence[str]) -> bool:
+        """As :meth:`FindingBackend.has_index`."""
+        scope = query.scope
         wanted = scope, tuple(names)
         if wanted in self._complete:
             return True
@@ -135,6 +138,7 @@ class RedisFinding(FindingBackend):
 
     @override
     async def mark_complete(self, scope: str | None, names: Sequence[str]) -> None:
+        """As :meth:`FindingBackend.mark_complete`."""
         place = _EVERY_SCOPE if scope is None else scope
         members = [_complete_member(place, name) for name in ("", *names)]
         try:
@@ -148,6 +152,7 @@ class RedisFinding(FindingBackend):
 
     @override
     async def page(self, query: SessionQuery, position: object | None, size: int) -> MatchPage:
+        """As :meth:`FindingBackend.page`."""
         until = self._client.deadline()
         heads: Sequence[_Head]
         seen: set[bytes]
@@ -240,6 +245,7 @@ class RedisFinding(FindingBackend):
         position: object | None,
         labels_of: Callable[[SessionKey, Record], str],
     ) -> RebuildPage:
+        """As :meth:`FindingBackend.rebuild`."""
         pattern = self._names.all_records() if scope is None else self._names.pattern(scope)
         found, following = await self._client.scan(
             pattern, _REBUILD_PAGE, cast("ScanPosition | None", position)
@@ -264,22 +270,22 @@ class RedisFinding(FindingBackend):
         indexed = 0
         for _ in range(_MAX_CHANGES):
             again: list[SessionKey] = []
+
+            async def index(pair: tuple[SessionKey, Record], changed: list[SessionKey]) -> None:
+                nonlocal indexed
+                is_new = await self._index_one(scope, *pair, labels_of)
+                indexed += is_new is True
+                if is_new is None:
+                    changed.append(pair[0])
+
             while keys:
                 records = await read_some(self._client, self._names, self._large_names, scope, keys)
-                states: list[bool | None] = []
-
-                async def index(pair: tuple[SessionKey, Record]) -> None:
-                    states.append(await self._index_one(scope, *pair, labels_of))
-                    if states[-1] is None:
-                        again.append(pair[0])
-
                 some = [
                     (key, record)
                     for key, record in zip(keys, records, strict=False)
                     if isinstance(record, Record)
                 ]
-                await run_concurrently(index, some)
-                indexed += sum(state is True for state in states)
+                await run_concurrently(partial(index, changed=again), some)
                 keys = keys[len(records) :]
             keys = again
         return indexed

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, cast, final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast, final
 
 from .._compat import override
 from .._core.labels import NOT_COMPARED
@@ -85,6 +85,23 @@ _DELETED_REPLIES: Final = (5, 8)
 _LOOKUP_PAGE: Final = 512
 _LOOKUP_STEP: Final = 16
 """Number of fields of a lookup whose records a call checks in one round trip."""
+
+
+class _Write(NamedTuple):
+    """The script of a write with its arguments, which may run several times.
+
+    :ivar arguments: the arguments from ARGV 4 on. If the write can create a session, the last two
+        are ``held_ms`` and ``new_labels``.
+    :ivar until: the deadline.
+    :ivar lease: the lease that guards the write.
+    """
+
+    script: Script
+    scope: str
+    key: SessionKey
+    arguments: Arguments
+    until: float
+    lease: LeaseRef | None
 
 
 @final
@@ -319,7 +336,12 @@ class RedisSessionStore(
     @override
     async def _create(self, encoded: EncodedSession, *, until: float | None = None) -> Outcome:
         arguments = create_arguments(
-            encoded.owner, encoded.ttl_ms, encoded.body, mint_incarnation(), "", encoded.labels
+            new_owner=encoded.owner,
+            new_ttl_ms=encoded.ttl_ms,
+            new_body=encoded.body,
+            new_incarnation=mint_incarnation(),
+            held_ms="",
+            new_labels=encoded.labels,
         )
         if len(encoded.body) > LARGE_BYTES:
             self._note_large(encoded)
@@ -336,10 +358,24 @@ class RedisSessionStore(
         if len(body) > LARGE_BYTES:
             self._note_large(encoded)
         if lease is None:
-            arguments = put_arguments(owner, ttl_ms, body, incarnation, "", labels)
+            arguments = put_arguments(
+                new_owner=owner,
+                new_ttl_ms=ttl_ms,
+                new_body=body,
+                new_incarnation=incarnation,
+                held_ms="",
+                new_labels=labels,
+            )
             return self._run_indexed(PUT, encoded, arguments, until=until)
-        fence = lease.fence
-        arguments = put_fenced_arguments(owner, ttl_ms, body, incarnation, fence, "", labels)
+        arguments = put_fenced_arguments(
+            new_owner=owner,
+            new_ttl_ms=ttl_ms,
+            new_body=body,
+            new_incarnation=incarnation,
+            fencing_token=lease.fence,
+            held_ms="",
+            new_labels=labels,
+        )
         return self._run_indexed(PUT_FENCED, encoded, arguments, until=until, lease=lease)
 
     @override
@@ -443,7 +479,7 @@ class RedisSessionStore(
         """Run the script of a write that may create the session, with its index entries."""
         scope, key = encoded.scope, SessionKey(encoded.key)
         until = self._client.deadline() if until is None else until
-        run = partial(self._attempt, script, scope, key, arguments, until, lease)
+        run = partial(self._attempt, _Write(script, scope, key, arguments, until, lease))
         try:
             reply = await self._index_entries.write(
                 run, scope, key, encoded.owner, encoded.labels, until=until, hold_ms=hold_ms
@@ -468,11 +504,10 @@ class RedisSessionStore(
     ) -> Outcome:
         until = self._client.deadline() if until is None else until
         try:
-            reply = await self._attempt(script, scope, key, arguments, until, lease)
+            write = _Write(script, scope, key, arguments, until, lease)
+            reply = await self._attempt(write)
             if is_unindexed(reply):
-                reply = await self._run_with_entries(
-                    script, scope, key, arguments, until, lease, reply
-                )
+                reply = await self._run_with_entries(write, reply)
         except UnconfirmedError as error:
             if type(error.reply) is not int:
                 await self._extend_index(script, scope, key, error.reply, until)
@@ -483,25 +518,16 @@ class RedisSessionStore(
         await self._extend_index(script, scope, key, reply, until)
         return outcome
 
-    async def _run_with_entries(
-        self,
-        script: Script,
-        scope: str,
-        key: SessionKey,
-        arguments: Arguments,
-        until: float,
-        lease: LeaseRef | None,
-        refusal: Reply,
-    ) -> Reply:
+    async def _run_with_entries(self, write: _Write, refusal: Reply) -> Reply:
         """Run a script again that wrote nothing, because the session lacks index entries."""
         with parsing_write_reply():
             hold_ms, owner, stored = int(refusal[1]), refusal[2].decode(), refusal[3].decode()
             had_no_end = hold_ms > 0 and refusal[4] == b"0"
-        given = str(arguments[-1])
+        scope, key, until = write.scope, write.key, write.until
+        given = str(write.arguments[-1])
         labels = stored if given == NOT_COMPARED else given
-        run = partial(self._attempt, script, scope, key, arguments, until, lease)
         reply = await self._index_entries.write(
-            run,
+            partial(self._attempt, write),
             scope,
             key,
             owner,
@@ -515,16 +541,9 @@ class RedisSessionStore(
         return reply
 
     async def _attempt(
-        self,
-        script: Script,
-        scope: str,
-        key: SessionKey,
-        arguments: Arguments,
-        until: float,
-        lease: LeaseRef | None,
-        indexes: tuple[str, ...] = (),
-        held_ms: Held = "",
+        self, write: _Write, indexes: tuple[str, ...] = (), held_ms: Held = ""
     ) -> Reply:
+        script, scope, key, arguments, until, lease = write
         names = self._names.session_keys(scope, key)
         if script is DELETE:
             names = (*names, self._names.events(names[0]))

@@ -113,7 +113,12 @@ class RedisWaits(WaitBackend):
         """
         until = self._client.deadline() if until is None else until
         return RedisWaitCall(
-            self._client, self._names, self._grace_ms, self._fencing, self._index_entries, until
+            self._client,
+            self._names,
+            grace_ms=self._grace_ms,
+            fencing=self._fencing,
+            index_entries=self._index_entries,
+            until=until,
         )
 
     @override
@@ -142,6 +147,7 @@ class RedisWaitCall(WaitCall):
         self,
         client: RedisClient,
         names: KeyNames,
+        *,
         grace_ms: int,
         fencing: FencingCounter,
         index_entries: SessionEntries,

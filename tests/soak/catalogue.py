@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from . import crashes as deaths
-from . import failovers, histories
+from . import failovers, histories, searches
 from . import fifo as mail
 from . import leaks as leftovers
 from . import network as lines
@@ -40,6 +40,7 @@ RUNS: Final[dict[str, Run]] = {
     "failovers-cluster": Run(200, "failovers", failovers.with_cluster),
     "resumes": Run(100_000, "waits", deaths.resumes),
     "fifo": Run(1_000_000, "messages", mail.fifo),
+    "searches": Run(1_000_000, "other sessions", searches.on_valkey),
     "leftovers-memory": Run(100_000, "lives", leftovers.in_memory),
     "leftovers-valkey": Run(100_000, "lives", leftovers.on_valkey),
 }

@@ -31,6 +31,7 @@ CREATE: Final = Script("sessions/create")
 
 
 def create_arguments(
+    *,
     new_owner: str,
     new_ttl_ms: int,
     new_body: bytes,
@@ -46,6 +47,7 @@ PUT: Final = Script("sessions/put")
 
 
 def put_arguments(
+    *,
     new_owner: str,
     new_ttl_ms: int,
     new_body: bytes,
@@ -61,6 +63,7 @@ PUT_FENCED: Final = Script("sessions/put_fenced")
 
 
 def put_fenced_arguments(
+    *,
     new_owner: str,
     new_ttl_ms: int,
     new_body: bytes,
