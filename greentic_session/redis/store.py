@@ -36,6 +36,7 @@ from .finding import RedisFinding
 from .inbox import RedisInbox
 from .key_names import KeyNames
 from .locks import RedisLocks
+from .lookup_reads import read_holders
 from .notifications import RedisNotifications
 from .record_reads import FIELDS, LargeNames, read_some, record_of
 from .replies import outcome_of, parsing_write_reply, wrong_type
@@ -58,7 +59,7 @@ from .scripts.sessions import (
 from .transport.acks import UnconfirmedError
 from .transport.attempts import log_retention_ms
 from .transport.client import RedisClient
-from .transport.failures import ForeignValueError, malformed_reply
+from .transport.failures import ForeignValueError
 from .transport.server import LARGE_BYTES
 from .waits import RedisWaits
 
@@ -68,7 +69,7 @@ if TYPE_CHECKING:
     from ..abc.fencing import LeaseRef
     from ..config import RedisConfig
     from .entries import Held
-    from .transport.protocol import Arguments, Command, Reply
+    from .transport.protocol import Arguments, Reply
     from .transport.script import Script
     from .transport.server_process import ServerProcess
     from .transport.topology import ScanPosition
@@ -82,9 +83,6 @@ _TOKEN_REPLY: Final = 4
 """Length of a reply that holds only a token."""
 _DELETED_REPLIES: Final = (5, 8)
 """Lengths of a reply that ends with the owner and the labels of a deleted session."""
-_LOOKUP_PAGE: Final = 512
-_LOOKUP_STEP: Final = 16
-"""Number of fields of a lookup whose records a call checks in one round trip."""
 
 
 class _Write(NamedTuple):
@@ -262,50 +260,10 @@ class RedisSessionStore(
 
     @override
     async def _holders(self, key: SessionKey, until: float | None) -> Sequence[str]:
-        lookup = self._names.lookup(key)
         try:
-            found = await self._client.read("HRANDFIELD", lookup, 2, key=lookup, until=until)
-            scopes = _scopes(found)
-            if len(scopes) < 2:
-                return scopes
-            holders = await self._live(key, scopes, until)
-            return holders if len(holders) > 1 else await self._walk_lookup(key, until)
+            return await read_holders(self._client, self._names, key, until)
         except ForeignValueError:
             raise wrong_type(key) from None
-
-    async def _walk_lookup(self, key: SessionKey, until: float | None) -> list[str]:
-        """Return up to two holders, although some fields of the lookup are of expired records."""
-        lookup = self._names.lookup(key)
-        holders: dict[str, None] = {}  # HSCAN may return a field twice
-        cursor: bytes = b"0"
-        while True:
-            commands: list[Command] = [("HSCAN", lookup, cursor, "COUNT", _LOOKUP_PAGE), ("TIME",)]
-            page, time = await self._client.read_many(commands, key=lookup, until=until)
-            try:
-                cursor, fields = page
-                now_ms = int(time[0]) * 1000 + int(time[1]) // 1000
-                scopes = [
-                    scope
-                    for scope, end in zip(_scopes(fields[::2]), fields[1::2], strict=True)
-                    if not (end.isdigit() and 0 < int(end) < now_ms)
-                ]
-                is_last = int(cursor) == 0
-            except (TypeError, ValueError, AttributeError):
-                raise malformed_reply() from None
-            while scopes and len(holders) < 2:
-                some, scopes = scopes[:_LOOKUP_STEP], scopes[_LOOKUP_STEP:]
-                holders.update(dict.fromkeys(await self._live(key, some, until)))
-            if is_last or len(holders) > 1:
-                return list(holders)
-
-    async def _live(self, key: SessionKey, scopes: Sequence[str], until: float | None) -> list[str]:
-        """Return the scopes that hold a live record, by the server's clock."""
-        alive: list[int] = await self._client.read_many(
-            [("HEXISTS", self._names.record(scope, key), "cas") for scope in scopes],
-            key=self._names.lookup(key),
-            until=until,
-        )
-        return [scope for scope, exists in zip(scopes, alive, strict=True) if exists]
 
     @override
     async def _page(self, scope: str, position: object | None, batch_size: int) -> Page:
@@ -566,10 +524,3 @@ class RedisSessionStore(
         if len(reply) > _TOKEN_REPLY:  # the session waits
             call = self._waits.call(until)
             await call.extend_index(scope, key, reply[_TOKEN_REPLY:], gone=script is DELETE)
-
-
-def _scopes(reply: Reply) -> list[str]:
-    try:
-        return [scope.decode(errors="replace") for scope in cast("list[bytes]", reply)]
-    except (TypeError, AttributeError):
-        raise malformed_reply() from None
