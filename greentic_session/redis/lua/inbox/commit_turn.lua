@@ -24,7 +24,7 @@
 --      17 new_labels            see lib/check_entries
 -- Returns {1, version, incarnation, at, message count}, {-2, version, incarnation}, or {verdict}. If the session waits,
 -- its reply scope, its owner and its expiry follow the message count. If it was removed, the start of the wait follows
--- in place of the expiry, and last owner newline labels.
+-- in place of the expiry, and owner newline labels are last if it has index entries.
 -- Verdicts: 1 done   -2 conflict (with the stored token)   -3 mismatch   -5 unknown   -8 turn lost   -11 not indexed
 -- A repeated call finds its operation id in the log ops of the mailbox.
 -- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back.
@@ -91,7 +91,7 @@ elseif action == 'remove' and live then
   if waits_on then
     reply[6], reply[7], reply[8] = waits_on, owner, call('HGET', KEYS[1], 'since')
   end
-  reply[#reply + 1] = owner .. '\n' .. (call('HGET', KEYS[1], 'labels') or '')
+  if entries_end then reply[#reply + 1] = owner .. '\n' .. (call('HGET', KEYS[1], 'labels') or '') end
   call('DEL', KEYS[5])
 end
 if ends_turn ~= '' then

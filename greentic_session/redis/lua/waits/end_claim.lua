@@ -22,7 +22,8 @@
 --      18 new_labels            see lib/check_entries
 -- Returns {1, version, incarnation, at, since}, {-2, version, incarnation} with the stored token, or {verdict}. since
 -- belongs to the wait that ended or that starts. With save, returns {1, version, incarnation, at, since, scope or '',
--- expiry}. With finish, the version is '0' and the incarnation '', and owner newline labels follow since.
+-- expiry}. With finish, the version is '0' and the incarnation '', and owner newline labels follow since if there are index
+-- entries.
 -- Verdicts: 1 done   -2 conflict   -3 mismatch   -5 unknown   -8 claim lost   -11 not indexed
 -- A repeated call returns the version and time of its earlier attempt, and the expected incarnation, even with finish.
 -- It returns the stored since, '0' if the wait or the record is gone.
@@ -89,5 +90,9 @@ if mode == 'save' then
   return with_index_update({1, next_version, next_incarnation, text(now)}, expires)
 end
 remember_event(event, event_limit, event_ttl_ms)
-if deletes then return {1, '0', '', text(now), since, owner .. '\n' .. stored_labels} end
+if deletes then
+  reply = {1, '0', '', text(now), since}
+  if entries_end then reply[6] = owner .. '\n' .. stored_labels end
+  return reply
+end
 return {1, next_version, next_incarnation, text(now), since}
