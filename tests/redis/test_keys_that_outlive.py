@@ -267,7 +267,7 @@ def fresh(at: Scene) -> str:
 
 
 _NUMBERS: Final = iter(range(1_000_000))
-_SESSION: Final = {"<record>", "{ns}:lookup:{<key>}"}
+_SESSION: Final = {"<record>", "{ns}:lookup:{<key>}", "{ns}:find:{<owner>}"}
 _INDEX: Final = {"{ns}:waits:{<owner>}"}
 _EVENTS: Final = {"<record>:events", "{ns}:waits:{<owner>}:events"}
 _SEEN: Final = {"<record>:inbox:seen"}
