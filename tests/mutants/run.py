@@ -209,7 +209,8 @@ def _told(fates: Sequence[Fate], false: frozenset[str], tier: str, secs: float) 
     for fate in survivors:
         print(f"survived  {fate.mutant.name}: {fate.mutant.breaks}")  # noqa: T201
     print(  # noqa: T201
-        f"tier {tier}: {len(fates)} mutants, {by['expected tests']} killed by expected tests,",
+        f"tier {tier}: {len(sound)} of {len(fates)} mutants killed,",
+        f"{by['expected tests']} by expected tests,",
         f"{by['tier']} by the tier, {len(survivors)} survived, {len(unsure) + len(broken)} unsure,",
         f"{secs:.0f} s",
     )
