@@ -10,12 +10,9 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast, overload
 
-import msgspec
-
-from ._validation import require_label_names
 from .codec import CodecFactory, JsonCodec
 from .config import EmbeddedConfig, MemoryConfig, RedisConfig, SessionBackendConfig
-from .config.backends import config_from_url
+from .config.backends import config_from_url, with_indexed_labels
 from .config.urls import public_part
 from .errors import InvalidInputError
 
@@ -81,11 +78,8 @@ def create_session_store(
         backend than memory.
     """
     config = config_from_url(url_or_config) if isinstance(url_or_config, str) else url_or_config
-    if indexed_labels is not None and isinstance(
-        config, (MemoryConfig, RedisConfig, EmbeddedConfig)
-    ):
-        names = require_label_names(indexed_labels)
-        config = msgspec.structs.replace(config, indexed_labels=names)
+    if indexed_labels is not None:
+        config = with_indexed_labels(config, indexed_labels)
     if isinstance(config, MemoryConfig):
         from .memory import InMemorySessionStore  # noqa: PLC0415 - backends load on first use
 
