@@ -166,6 +166,8 @@ class SessionEntries:
             with suppress(*_REPAIR_FAILURES):
                 read_at = await self._clock_us(index.name, until)
                 end = await self._client.read("HGET", record, "until", key=record, until=until)
+                if end is None:  # the session has expired since
+                    await self.repair(index, scope, [key], until)
                 if end is None or int(end) == 0:
                     return
                 member = self._names.escaped(key)
