@@ -197,8 +197,8 @@ class SessionFinding(StoreLifetime, Generic[C]):
         have a new indexed label. Afterwards :meth:`find` accepts the store's labels, and
         :meth:`scan` reads the index.
 
-        It may be interrupted, and run while other calls do. If it runs again, it only writes what is
-        missing. Entries of sessions that cannot be decoded have no labels.
+        It may be interrupted, and run while other calls do. If it runs again, it only writes what
+        is missing. Entries of sessions that cannot be decoded have no labels.
 
         :param ctx: env and tenant. ``None`` rebuilds the index of every tenant, those to come
             included.
