@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, cast, overload
 
 from msgspec.structs import replace
 
-from ._validation import require_label_names
 from .codec import CodecFactory, JsonCodec
 from .config import EmbeddedConfig, MemoryConfig, RedisConfig, SessionBackendConfig
-from .config.backends import config_from_url
+from .config.backends import config_from_url, with_indexed_labels
 from .config.urls import public_part
 from .errors import InvalidInputError
 
@@ -109,8 +108,8 @@ def create_session_store(
             config = replace(config, require_ctx=require_ctx)
         if unknown_fields is not None:
             config = replace(config, unknown_fields=unknown_fields)
-        if indexed_labels is not None:
-            config = replace(config, indexed_labels=require_label_names(indexed_labels))
+    if indexed_labels is not None:
+        config = with_indexed_labels(config, indexed_labels)
     if isinstance(config, MemoryConfig):
         from .memory import InMemorySessionStore  # noqa: PLC0415 - backends load on first use
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Literal, cast, final, overload
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, cast, final, overload
 
 from ._core import tenancy
 from ._core.labels import labels_of, query_labels
@@ -16,7 +16,7 @@ from .errors import InvalidInputError
 from .model import C, SessionKey, TenantCtx, Versioned
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
     from .abc.finding import FindingBackend
     from .abc.records import UnreadableRecord, UnreadableSession
@@ -59,7 +59,7 @@ class SessionFinding(VerbBase[C]):
         """
         query, visible = self._query(ctx, user_id, labels, fenced=fenced)
         check_limit(limit)
-        search = _Search(self, query, self._names_of(labels), visible)
+        search = self._search(query, tuple(labels), visible)
         decode = decoder_of(self.encoder.decode, "raise")
 
         def fitting(key: SessionKey, record: Record | UnreadableRecord) -> Versioned[C] | None:
@@ -89,7 +89,7 @@ class SessionFinding(VerbBase[C]):
         """
         query, visible = self._query(ctx, user_id, labels, fenced=fenced)
         check_limit(limit)
-        search = _Search(self, query, self._names_of(labels), visible)
+        search = self._search(query, tuple(labels), visible)
         return _Keys(search, limit)
 
     @final
@@ -107,7 +107,7 @@ class SessionFinding(VerbBase[C]):
         :meth:`find`.
         """
         query, visible = self._query(ctx, user_id, labels, fenced=fenced)
-        search = _Search(self, query, self._names_of(labels), visible)
+        search = self._search(query, tuple(labels), visible)
         total = 0
         position: object | None = None
         while True:
@@ -167,7 +167,7 @@ class SessionFinding(VerbBase[C]):
         if type(batch_size) is not int or not 1 <= batch_size <= 10_000:
             raise InvalidInputError("batch_size", "expected an int from 1 to 10000")
         decode = decoder_of(self.encoder.decode, on_error)
-        search = _Search(self, query, (), visible, batch_size)
+        search = self._search(query, (), visible, batch_size)
         return SessionScan(search.records, search.is_visible, decode)
 
     @final
@@ -178,8 +178,8 @@ class SessionFinding(VerbBase[C]):
         have a new indexed label. Afterwards :meth:`find` accepts the store's labels, and
         :meth:`scan` reads the index.
 
-        It may be interrupted, and run beside other calls. If it runs again, it only writes what is
-        missing. Entries of sessions that cannot be decoded have no labels.
+        It may be interrupted, and run while other calls do. If it runs again, it only writes what
+        is missing. Entries of sessions that cannot be decoded have no labels.
 
         :param ctx: env and tenant. ``None`` rebuilds the index of every tenant, those to come
             included.
@@ -211,9 +211,16 @@ class SessionFinding(VerbBase[C]):
             raise InvalidInputError("store", f"{type(self).__name__} does not find sessions")
         return self.finding_backend()
 
-    @staticmethod
-    def _names_of(labels: Mapping[str, str | int | bool]) -> tuple[str, ...]:
-        return tuple(labels)
+    def _search(
+        self,
+        query: SessionQuery,
+        names: Sequence[str],
+        visible: Callable[[str], bool],
+        size: int = _PAGE,
+    ) -> _Search:
+        backend = self.finding_backend() if isinstance(self, SupportsFinding) else None
+        steps = _Steps(self.check_open, self._page, self._read_many, backend)
+        return _Search(steps, query, names, visible, size)
 
     def _query(
         self, ctx: TenantCtx, user_id: str | None, labels: object, *, fenced: bool
@@ -244,11 +251,28 @@ def check_limit(limit: object) -> None:
         require_int(limit, "limit", 1)
 
 
+class _Steps(NamedTuple):
+    """The steps of a store that a search takes.
+
+    :ivar check_open: as :meth:`AsyncSessionStore.check_open`.
+    :ivar page: as :meth:`StorePrimitives._page`.
+    :ivar read_many: as :meth:`StorePrimitives._read_many`.
+    :ivar backend: the backend of searches, ``None`` if the store has none.
+    """
+
+    check_open: Callable[[], None]
+    page: Callable[[str, object | None, int], Awaitable[Page]]
+    read_many: Callable[
+        [str, Sequence[SessionKey]], Awaitable[Sequence[Record | UnreadableRecord | None]]
+    ]
+    backend: FindingBackend | None
+
+
 @final
 class _Search:
     """The pages of one search.
 
-    :param store: the store to search.
+    :param steps: the steps of the store.
     :param query: the sessions to find.
     :param names: names of the labels of the query.
     :param visible: the access check.
@@ -257,13 +281,13 @@ class _Search:
 
     def __init__(
         self,
-        store: SessionFinding[C],
+        steps: _Steps,
         query: SessionQuery,
         names: Sequence[str],
         visible: Callable[[str], bool],
-        size: int = _PAGE,
+        size: int,
     ) -> None:
-        self._store: Final = store
+        self._steps: Final = steps
         self._query: Final = query
         self._names: Final = names
         self.is_visible: Final = visible
@@ -272,13 +296,13 @@ class _Search:
 
     async def matches(self, position: object | None) -> MatchPage:
         """Return a page of the sessions that fit and are accessible."""
-        store = self._store
-        store.check_open()
-        if await self._may_use_index():
-            backend = store._finding()  # noqa: SLF001 - of this module
+        steps = self._steps
+        steps.check_open()
+        backend = await self._backend()
+        if backend is not None:
             found, position = await backend.page(self._query, position, self._size)
         else:
-            records, position = await store._page(self._query.scope, position, self._size)  # noqa: SLF001 - as above
+            records, position = await steps.page(self._query.scope, position, self._size)
             found = [Match(key, record.owner) for key, record in records]
         visible = self.is_visible
         return MatchPage(
@@ -287,10 +311,10 @@ class _Search:
 
     async def records(self, position: object | None) -> Page:
         """Return a page of the records that fit and are accessible."""
-        store, scope = self._store, self._query.scope
-        store.check_open()
-        if not await self._may_use_index():
-            return await store._page(scope, position, self._size)  # noqa: SLF001 - as above
+        steps, scope = self._steps, self._query.scope
+        steps.check_open()
+        if await self._backend() is None:
+            return await steps.page(scope, position, self._size)
         at: object | None
         ahead: list[SessionKey]
         ahead, at = (
@@ -301,28 +325,27 @@ class _Search:
         if not ahead:
             matches, at = await self.matches(at)
             ahead = [match.key for match in matches]
-        found = await store._read_many(scope, ahead) if ahead else ()  # noqa: SLF001 - as above
+        found = await steps.read_many(scope, ahead) if ahead else ()
         records = [
             (key, record) for key, record in zip(ahead, found, strict=False) if record is not None
         ]
         ahead = ahead[len(found) :]
         return Page(records, (ahead, at) if ahead or at is not None else None)
 
-    async def _may_use_index(self) -> bool:
-        """Return whether the index is complete.
+    async def _backend(self) -> FindingBackend | None:
+        """Return the backend, ``None`` if no index is complete.
 
         :raises InvalidInputError: the index of a label is not.
         """
+        backend = self._steps.backend
         if self._has_index is None:
-            store = self._store
-            has_index = isinstance(store, SupportsFinding)
-            if has_index:
-                backend = store._finding()  # noqa: SLF001 - as above
-                has_index = await backend.has_index(self._query, self._names)
-            if self._names and not has_index:
+            self._has_index = backend is not None and await backend.has_index(
+                self._query, self._names
+            )
+            if self._names and not self._has_index:
+                self._has_index = None  # a rebuild may run before the next attempt
                 raise InvalidInputError("labels", "not indexed yet: run rebuild_index first")
-            self._has_index = has_index
-        return self._has_index
+        return backend if self._has_index else None
 
 
 @final

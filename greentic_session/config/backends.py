@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Final, Literal, Self, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, cast
 
 import msgspec
 
@@ -21,6 +21,9 @@ from .._validation import (
 )
 from ..errors import InvalidInputError
 from .urls import parse_url
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = [
     "DEFAULT_CLOSE_SECS",
@@ -362,6 +365,19 @@ def config_from_url(url: str) -> SessionBackendConfig:
     config: SessionBackendConfig = _CONFIGS[backend](**fields)
     config.check()
     return config
+
+
+def with_indexed_labels(
+    config: SessionBackendConfig, indexed_labels: Sequence[str]
+) -> SessionBackendConfig:
+    """Return a configuration with other indexed labels.
+
+    :raises InvalidInputError: a name of a label is invalid.
+    """
+    names = require_label_names(indexed_labels)
+    if not isinstance(cast("object", config), (MemoryConfig, RedisConfig, EmbeddedConfig)):
+        return config  # the caller names the error
+    return msgspec.structs.replace(config, indexed_labels=names)
 
 
 _CONFIGS: Final = {"memory": MemoryConfig, "redis": RedisConfig, "embedded": EmbeddedConfig}

@@ -10,7 +10,7 @@ from msgspec.structs import force_setattr, replace
 
 from ..abc.records import DONE, EncodedSession, Outcome, Record, Verdict
 from .expiry import ExpiryIndex
-from .finding import SessionIndex
+from .session_index import SessionIndex
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

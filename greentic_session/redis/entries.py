@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final, Literal, final
+from typing import TYPE_CHECKING, Final, Literal, cast, final
 from uuid import uuid4
 
 from ..abc.records import Verdict
@@ -46,7 +46,7 @@ _UNINDEXED: Final = int(Verdict.UNINDEXED)
 
 def is_unindexed(reply: Reply) -> bool:
     """Return whether a script wrote nothing because the session lacks index entries."""
-    return type(reply) is list and reply[0] == _UNINDEXED
+    return isinstance(reply, list) and cast("list[object]", reply)[:1] == [_UNINDEXED]
 
 
 @final
@@ -106,7 +106,10 @@ class SessionEntries:
                     held = hold_ms
                 reply = await attempt((), held)
                 if not is_unindexed(reply):
-                    is_done = isinstance(reply, int) or reply[0] == Verdict.DONE
+                    is_done = isinstance(reply, int) or (
+                        isinstance(reply, list)
+                        and cast("list[object]", reply)[:1] == [Verdict.DONE]
+                    )
                     break
                 with parsing_write_reply():
                     hold_ms = int(reply[1])
@@ -166,6 +169,8 @@ class SessionEntries:
             with suppress(*_REPAIR_FAILURES):
                 read_at = await self._clock_us(index.name, until)
                 end = await self._client.read("HGET", record, "until", key=record, until=until)
+                if end is None:  # the session has expired since
+                    await self.repair(index, scope, [key], until)
                 if end is None or int(end) == 0:
                     return
                 member = self._names.escaped(key)
@@ -180,11 +185,13 @@ class SessionEntries:
         secs, us = await self._client.read("TIME", key=name, until=until)
         return int(secs) * 1_000_000 + int(us)
 
-    async def remove(self, scope: str, key: str, ended: bytes, until: float) -> None:
+    async def remove(self, scope: str, key: str, ended: object, until: float) -> None:
         """Remove the entries of a session that was deleted. A failure leaves them to a reader.
 
         :param ended: owner and labels of the session, from the script that deleted it.
         """
+        if not isinstance(ended, bytes):
+            return
         owner, _, labels = ended.decode(errors="replace").partition("\n")
         slots = self._names.session_indexes(scope, key, owner, labels)
 

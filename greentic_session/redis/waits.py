@@ -312,7 +312,7 @@ class RedisWaitCall(WaitCall):
         )
         if encoded is None:
             reply, shortfall = await self._write(END_CLAIM, ref.scope, ref.key, arguments)
-            if len(reply) == _FINISHED_REPLY:
+            if isinstance(reply, list) and len(cast("list[object]", reply)) == _FINISHED_REPLY:
                 await self._index_entries.remove(ref.scope, ref.key, reply[5], self._until)
         else:
             reply, shortfall = await self._write_indexed(END_CLAIM, encoded, arguments)
@@ -353,7 +353,7 @@ class RedisWaitCall(WaitCall):
     async def clear(self, scope: str, key: SessionKey, owner: str, scope_hash: str) -> WaitOutcome:
         arguments = clear_arguments(owner, scope_hash, self._grace_ms)
         reply, shortfall = await self._write(CLEAR, scope, key, arguments)
-        if len(reply) == _CLEARED_REPLY:
+        if isinstance(reply, list) and len(cast("list[object]", reply)) == _CLEARED_REPLY:
             await self._index_entries.remove(scope, key, reply.pop(), self._until)
         return written_outcome(key, reply, shortfall)
 

@@ -1,4 +1,4 @@
-"""Searches cost the same beside many other sessions as beside few, and leave no entries."""
+"""Searches cost the same among many sessions as among few, and leave no entries."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SEARCHES: Final[dict[str, Callable[[Store], AsyncIterator[object]]]] = {
 
 
 async def on_valkey(report: Report) -> None:
-    """Time searches beside few and many other sessions, in turn."""
+    """Time searches among few and many other sessions, in turn."""
     with LocalServer(valkey_binary()) as server:
         async with RedisHarness(server.url) as few, RedisHarness(server.url) as many:
             stores = [await _filled(few, min(FEW, report.wanted))]
@@ -53,10 +53,10 @@ async def on_valkey(report: Report) -> None:
                         report.expect(len(found) == expected, f"{name}: {len(found)} found")
                 report.expect(
                     best[1] <= MAX_RATIO * best[0],
-                    f"{name}: {best[0] * 1e6:.0f} us beside few, {best[1] * 1e6:.0f} us beside"
+                    f"{name}: {best[0] * 1e6:.0f} us among few, {best[1] * 1e6:.0f} us among"
                     f" {report.wanted} others",
                 )
-                report.tally[f"us {name} beside few"] = round(best[0] * 1e6)
+                report.tally[f"us {name} among few"] = round(best[0] * 1e6)
                 report.tally[f"us {name}"] = round(best[1] * 1e6)
             await few.advance(3 * LIFE_SECS)
             left = [name for name in await few.residue() if ":find:" in name]
