@@ -133,6 +133,11 @@ class DictSite(Site):
         request.session.clear()
 
 
+def _client(url: str) -> redis.asyncio.Redis:
+    # A busy machine may take longer to connect 64 callers than the driver waits by default.
+    return redis.asyncio.Redis.from_url(url, socket_timeout=60, socket_connect_timeout=60)
+
+
 class StarsessionsSite(DictSite):
     """Starsessions with its Redis store."""
 
@@ -142,7 +147,7 @@ class StarsessionsSite(DictSite):
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
-        self._redis: Final = redis.asyncio.Redis.from_url(url)
+        self._redis: Final = _client(url)
 
     def app(self) -> App:
         """Return the application."""
@@ -169,7 +174,7 @@ class LitestarSite(DictSite):
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
-        self._redis: Final = redis.asyncio.Redis.from_url(url)
+        self._redis: Final = _client(url)
 
     def app(self) -> App:
         """Return the application."""
