@@ -258,7 +258,7 @@ def _raced(url: str, plan: Plan) -> tuple[Table, list[tuple[str, Spread, float]]
             taken = race(entries, plan.rounds, each)
         rows.append((what, *(_cell(taken[kind.name]) for kind in kinds)))
         progress(f"{what}: {' | '.join(rows[-1][1:])}")
-        if OurSite in kinds:
+        if OurSite in kinds and StarsessionsSite in kinds:
             against = ratios(taken[OurSite.name], taken[StarsessionsSite.name])
             title = f"a request that {what}, {_CALLERS} callers, against starsessions"
             compared.append((title, against, bound))

@@ -10,19 +10,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 import msgspec
 import redis.asyncio
-import starsessions
-from litestar import Litestar, get
-from litestar import Request as LitestarRequest
-from litestar.middleware.session.server_side import ServerSideSessionConfig
-from litestar.stores.redis import RedisStore as LitestarStore
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.sessions import SessionMiddleware as CookieMiddleware
 from starlette.responses import JSONResponse
 from starlette.routing import Route
-from starsessions.stores.redis import RedisStore
 
 from greentic_session import TenantCtx, create_session_store
+
+from .conditions import installed
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, MutableMapping, Sequence
@@ -151,6 +147,9 @@ class StarsessionsSite(DictSite):
 
     def app(self) -> App:
         """Return the application."""
+        import starsessions  # noqa: PLC0415 - see SITES
+        from starsessions.stores.redis import RedisStore  # noqa: PLC0415 - see SITES
+
         store = RedisStore(connection=self._redis)
         return self.starlette(
             Middleware(starsessions.SessionMiddleware, store=store, lifetime=_LIFE_SECS),
@@ -159,6 +158,8 @@ class StarsessionsSite(DictSite):
 
     async def regenerate(self, request: Any) -> None:  # Any: as above
         """Give the session a new id."""
+        import starsessions  # noqa: PLC0415 - see SITES
+
         starsessions.regenerate_session_id(request)
 
     async def aclose(self) -> None:
@@ -178,16 +179,22 @@ class LitestarSite(DictSite):
 
     def app(self) -> App:
         """Return the application."""
+        from litestar import Litestar, Request, get  # noqa: PLC0415 - see SITES
+        from litestar.middleware.session.server_side import (  # noqa: PLC0415 - see SITES
+            ServerSideSessionConfig,
+        )
+        from litestar.stores.redis import RedisStore  # noqa: PLC0415 - see SITES
 
         async def handle(request: object, step: str, mark: str) -> list[str]:
             return await self.serve(request, step, mark)  # type: ignore[arg-type]  # a text
 
-        handle.__annotations__["request"] = LitestarRequest
-        store = LitestarStore(self._redis, handle_client_shutdown=False)
+        handle.__annotations__["request"] = Request
+        store = RedisStore(self._redis, handle_client_shutdown=False)
         app: Any = Litestar(  # Any: its own type of a scope
             [get("/{step:str}/{mark:str}")(handle)],
             middleware=[ServerSideSessionConfig(max_age=_LIFE_SECS).middleware],
             stores={"sessions": store},
+            logging_config=None,
         )
         return app
 
@@ -271,11 +278,10 @@ class OurSite(Site):
         await self._store.aclose()
 
 
-SITES: Final[Sequence[type[Site]]] = (
-    StarsessionsSite,
-    LitestarSite,
-    CookieSite,
+SITES: Final[Sequence[type[Site]]] = tuple(
+    kind
+    for kind in (StarsessionsSite, LitestarSite, CookieSite, OurSite)
     # A checkout of an earlier revision has no web sessions.
-    *((OurSite,) if find_spec("greentic_session.web") else ()),
+    if installed(kind.version_of) and (kind is not OurSite or find_spec("greentic_session.web"))
 )
-"""The libraries in the order of the columns."""
+"""The installed libraries in the order of the columns."""

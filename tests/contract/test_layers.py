@@ -48,6 +48,8 @@ FLOORS: dict[str, int] = {
     # Services get a store.
     "ordering": 6,
     "waits": 6,
+    # Runtimes over the services.
+    "flows": 7,
     # No other module imports these.
     "__init__": 8,
     "testing": 8,
@@ -61,6 +63,9 @@ REACH: dict[str, frozenset[str]] = {
     # Services know no backend.
     "ordering": frozenset({*(name for name, floor in FLOORS.items() if floor <= 3), "waits"}),
     "waits": frozenset(name for name, floor in FLOORS.items() if floor <= 3),
+    "flows": frozenset(
+        {*(name for name, floor in FLOORS.items() if floor <= 3), "ordering", "waits"}
+    ),
 }
 """Folders that may import less than their floor allows."""
 
@@ -72,6 +77,7 @@ OUTSIDE: dict[int, frozenset[str]] = {
     4: frozenset({"msgspec", "anyio"}),
     5: frozenset(),
     6: frozenset({"msgspec", "anyio", "opentelemetry"}),
+    7: frozenset({"msgspec", "anyio"}),
     8: frozenset(
         {"msgspec", "anyio", "pytest", "typing_extensions", "hiredis", "docker", "testcontainers"}
     ),
