@@ -267,7 +267,8 @@ def _raced(url: str, plan: Plan) -> tuple[Table, list[tuple[str, Spread, float]]
         columns=("a request that", *(kind.name for kind in kinds)),
         rows=tuple(rows),
         notes=(
-            "The whole application with its framework, called as an ASGI server calls it.",
+            "The application is called as an ASGI server calls it.",
+            "It is a bare function inside of the middleware. Litestar's has its router as well.",
             "Of requests that change a field, each caller has a session of its own.",
         ),
     )

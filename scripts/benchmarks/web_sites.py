@@ -6,15 +6,14 @@ import asyncio
 from abc import ABC, abstractmethod
 from importlib.util import find_spec
 from secrets import token_hex
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, cast
 
 import msgspec
 import redis.asyncio
-from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.sessions import SessionMiddleware as CookieMiddleware
+from starlette.requests import Request
 from starlette.responses import JSONResponse
-from starlette.routing import Route
 
 from greentic_session import TenantCtx, create_session_store
 
@@ -22,8 +21,6 @@ from .conditions import installed
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, MutableMapping, Sequence
-
-    from starlette.requests import Request
 
     Scope = MutableMapping[str, Any]  # Any: ASGI
     App = Callable[[Scope, Callable[..., Any], Callable[..., Any]], Awaitable[None]]
@@ -103,14 +100,20 @@ class Site(ABC):
             await self.regenerate(request)
         return []
 
-    def starlette(self, *middleware: Middleware) -> App:
-        """Return the application on Starlette."""
+    def within(self, *middleware: Middleware) -> App:
+        """Return the application as a bare function inside of middleware, the outermost first."""
 
-        async def endpoint(request: Request) -> JSONResponse:
-            given: Any = request.path_params  # Any: the route's own texts
-            return JSONResponse(await self.serve(request, given["step"], given["mark"]))
+        async def endpoint(
+            scope: Scope, receive: Callable[..., Any], send: Callable[..., Any]
+        ) -> None:
+            _, step, mark = scope["path"].split("/")
+            marks = await self.serve(Request(scope), step, mark)
+            await JSONResponse(marks)(scope, receive, send)
 
-        return Starlette(routes=[Route("/{step}/{mark}", endpoint)], middleware=list(middleware))
+        app: Any = endpoint  # Any: types of an application differ
+        for one in reversed(middleware):
+            app = one.cls(app, *one.args, **one.kwargs)
+        return cast("App", app)
 
 
 class DictSite(Site):
@@ -151,7 +154,7 @@ class StarsessionsSite(DictSite):
         from starsessions.stores.redis import RedisStore  # noqa: PLC0415 - see SITES
 
         store = RedisStore(connection=self._redis)
-        return self.starlette(
+        return self.within(
             Middleware(starsessions.SessionMiddleware, store=store, lifetime=_LIFE_SECS),
             Middleware(starsessions.SessionAutoloadMiddleware),
         )
@@ -179,7 +182,8 @@ class LitestarSite(DictSite):
 
     def app(self) -> App:
         """Return the application."""
-        from litestar import Litestar, Request, get  # noqa: PLC0415 - see SITES
+        from litestar import Litestar, get  # noqa: PLC0415 - see SITES
+        from litestar import Request as LitestarRequest  # noqa: PLC0415 - see SITES
         from litestar.middleware.session.server_side import (  # noqa: PLC0415 - see SITES
             ServerSideSessionConfig,
         )
@@ -188,7 +192,7 @@ class LitestarSite(DictSite):
         async def handle(request: object, step: str, mark: str) -> list[str]:
             return await self.serve(request, step, mark)  # type: ignore[arg-type]  # a text
 
-        handle.__annotations__["request"] = Request
+        handle.__annotations__["request"] = LitestarRequest
         store = RedisStore(self._redis, handle_client_shutdown=False)
         app: Any = Litestar(  # Any: its own type of a scope
             [get("/{step:str}/{mark:str}")(handle)],
@@ -216,7 +220,7 @@ class CookieSite(DictSite):
     def app(self) -> App:
         """Return the application."""
         key = token_hex()
-        return self.starlette(Middleware(CookieMiddleware, secret_key=key, https_only=True))
+        return self.within(Middleware(CookieMiddleware, secret_key=key, https_only=True))
 
 
 class _Marks(msgspec.Struct):
@@ -253,7 +257,7 @@ class OurSite(Site):
         """Return the application."""
         from greentic_session.web import SessionMiddleware  # noqa: PLC0415 - see SITES
 
-        return self.starlette(Middleware(SessionMiddleware, sessions=self._sessions))
+        return self.within(Middleware(SessionMiddleware, sessions=self._sessions))
 
     async def marks(self, request: Any) -> list[str]:  # Any: as above
         """Return the marks."""
