@@ -10,11 +10,9 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast, overload
 
-import msgspec
-
 from .codec import CodecFactory, JsonCodec
 from .config import EmbeddedConfig, MemoryConfig, RedisConfig, SessionBackendConfig
-from .config.backends import config_from_url
+from .config.backends import config_from_url, with_unknown_fields
 from .config.urls import public_part
 from .errors import InvalidInputError
 
@@ -94,7 +92,7 @@ def create_session_store(
     config = config_from_url(url_or_config) if isinstance(url_or_config, str) else url_or_config
     known = isinstance(cast("object", config), (MemoryConfig, RedisConfig, EmbeddedConfig))
     if known and unknown_fields is not None:
-        config = msgspec.structs.replace(config, unknown_fields=unknown_fields)
+        config = with_unknown_fields(config, unknown_fields)
     if isinstance(config, MemoryConfig):
         from .memory import InMemorySessionStore  # noqa: PLC0415 - backends load on first use
 

@@ -67,9 +67,7 @@ async def work(url: str, release: str, mode: Any, writes: int, seed: str) -> tup
             given.advance("running"), context=msgspec.structs.replace(state, **changed)
         )
 
-    async with create_session_store(
-        url, context_type=TYPES[release], unknown_fields=mode
-    ) as store:
+    async with create_session_store(url, context_type=TYPES[release], unknown_fields=mode) as store:
         for _ in range(writes):
             try:
                 await store.mutate(dice.choice(KEYS), counted, ctx=CTX)
