@@ -59,7 +59,10 @@ def _built(node: Any, known: dict[int, st.SearchStrategy[Any]]) -> st.SearchStra
 
 def _items(node: Any, known: dict[int, st.SearchStrategy[Any]]) -> st.SearchStrategy[Any]:
     least, most = node.min_length or 0, node.max_length
-    size = {"min_size": least, "max_size": least + 3 if most is None else min(most, least + 3)}
+    size: dict[str, Any] = {
+        "min_size": least,
+        "max_size": least + 3 if most is None else min(most, least + 3),
+    }
     items = _strategy(node.item_type, known)
     if isinstance(node, inspect.SetType):
         return st.sets(items, **size)
@@ -70,6 +73,8 @@ def _items(node: Any, known: dict[int, st.SearchStrategy[Any]]) -> st.SearchStra
 
 
 def _scalar(node: Any) -> st.SearchStrategy[Any]:
+    least: Any
+    most: Any
     if isinstance(node, inspect.NoneType):
         return st.none()
     if isinstance(node, inspect.BoolType):
@@ -80,7 +85,11 @@ def _scalar(node: Any) -> st.SearchStrategy[Any]:
             least = node.gt + 1
         most = node.le if node.lt is None else node.lt - 1
         numbers = st.integers(least, 2**53 if most is None else most)
-        return numbers if node.multiple_of is None else numbers.map(lambda n: n * node.multiple_of)
+        return (
+            numbers
+            if node.multiple_of is None
+            else numbers.map(lambda n: n * (node.multiple_of or 1))
+        )
     if isinstance(node, inspect.FloatType):
         least = node.gt if node.ge is None else node.ge
         most = node.lt if node.le is None else node.le
