@@ -29,8 +29,10 @@ def is_model(cls: object) -> bool:
 
 def model_fields(model: Any) -> dict[str, object]:
     """Return the fields of a model and the extra ones, without its private attributes."""
-    fields = {name: getattr(model, name, None) for name in type(model).model_fields}
-    return fields | (model.model_extra or {})
+    kind: Any = type(model)
+    fields: dict[str, object] = {name: getattr(model, name, None) for name in kind.model_fields}
+    extra: dict[str, object] = model.model_extra or {}
+    return fields | extra
 
 
 def encoding_hook(hook: EncHook | None) -> EncHook:
@@ -40,7 +42,7 @@ def encoding_hook(hook: EncHook | None) -> EncHook:
     """
 
     def encode(value: Any) -> Any:
-        kind: type[Any] = type(value)
+        kind: Any = type(value)
         is_failed = False
         try:
             if is_model(kind):

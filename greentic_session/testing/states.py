@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC
-from typing import Any
+from typing import Any, cast
 
 from hypothesis import strategies as st
 from msgspec import inspect
@@ -49,7 +49,8 @@ def _built(node: Any, known: dict[int, st.SearchStrategy[Any]]) -> st.SearchStra
         key, value = _strategy(node.key_type, known), _strategy(node.value_type, known)
         return st.dictionaries(key, value, max_size=3)
     if isinstance(node, (inspect.EnumType, inspect.CustomType)):
-        return st.from_type(node.cls)
+        examples: st.SearchStrategy[Any] = st.from_type(cast("Any", node.cls))
+        return examples
     if isinstance(node, inspect.LiteralType):
         return st.sampled_from(node.values)
     if hasattr(node, "item_type"):
