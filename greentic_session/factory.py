@@ -10,11 +10,9 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast, overload
 
-from msgspec.structs import replace
-
 from .codec import CodecFactory, JsonCodec
 from .config import EmbeddedConfig, MemoryConfig, RedisConfig, SessionBackendConfig
-from .config.backends import config_from_url
+from .config.backends import config_from_url, with_require_ctx
 from .config.urls import public_part
 from .errors import InvalidInputError
 
@@ -82,7 +80,7 @@ def create_session_store(
     """
     config = config_from_url(url_or_config) if isinstance(url_or_config, str) else url_or_config
     if require_ctx is not None and isinstance(cast("object", config), SessionBackendConfig):
-        config = replace(config, require_ctx=require_ctx)
+        config = with_require_ctx(config, require_ctx=require_ctx)
     if isinstance(config, MemoryConfig):
         from .memory import InMemorySessionStore  # noqa: PLC0415 - backends load on first use
 

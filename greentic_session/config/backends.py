@@ -33,6 +33,7 @@ __all__ = [
     "SessionBackendConfig",
     "TlsConfig",
     "config_from_url",
+    "with_require_ctx",
 ]
 
 DEFAULT_CLOSE_SECS: Final = 1.0
@@ -342,6 +343,11 @@ def config_from_url(url: str) -> SessionBackendConfig:
     config: SessionBackendConfig = _CONFIGS[backend](**fields)
     config.check()
     return config
+
+
+def with_require_ctx(config: SessionBackendConfig, *, require_ctx: bool) -> SessionBackendConfig:
+    """Return the configuration with another value of ``require_ctx``."""
+    return msgspec.structs.replace(config, require_ctx=require_ctx)
 
 
 _CONFIGS: Final = {"memory": MemoryConfig, "redis": RedisConfig, "embedded": EmbeddedConfig}
