@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "clock_ms",
+    "time_ms",
     "outcome_of",
     "parsing_read_reply",
     "parsing_write_reply",
@@ -71,6 +72,18 @@ def parsing_read_reply() -> Generator[None]:
     try:
         yield
     except (TypeError, ValueError, LookupError, AttributeError):
+        raise malformed_reply() from None
+
+
+def time_ms(time: Reply) -> int:
+    """Return the milliseconds since the epoch in a reply to ``TIME``.
+
+    :raises StoreUnavailableError: the reply has another form.
+    """
+    try:
+        secs, us = time
+        return int(secs) * 1000 + int(us) // 1000
+    except (TypeError, ValueError):
         raise malformed_reply() from None
 
 

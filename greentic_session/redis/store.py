@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, cast, final
 from .._compat import override
 from .._core.lifetime import wait_until_idle
 from ..abc.affinity import SupportsAffinity
+from ..abc.clock import SupportsClock
 from ..abc.fencing import SupportsFencing
 from ..abc.inbox import SupportsInbox
 from ..abc.locks import SupportsLocks
@@ -33,7 +34,7 @@ from .key_names import KeyNames
 from .locks import RedisLocks
 from .notifications import RedisNotifications
 from .record_reads import FIELDS, LargeNames, read_some, record_of
-from .replies import outcome_of, wrong_type
+from .replies import outcome_of, time_ms, wrong_type
 from .scripts.sessions import (
     CREATE,
     DELETE,
@@ -87,6 +88,7 @@ class RedisSessionStore(
     SupportsLocks,
     SupportsAffinity,
     SupportsInbox,
+    SupportsClock,
 ):
     """Keeps sessions on a Redis (6.2 or later) or Valkey server, shared by any number of workers.
 
@@ -193,6 +195,11 @@ class RedisSessionStore(
     def lock_backend(self) -> RedisLocks:
         """As :meth:`SupportsLocks.lock_backend`."""
         return self._locks
+
+    @override
+    async def backend_clock_ms(self) -> int:
+        """As :meth:`SupportsClock.backend_clock_ms`. Servers of a cluster should agree."""
+        return time_ms(await self._client.read("TIME"))
 
     # --- reading -----------------------------------------------------------------------------
 

@@ -1,0 +1,43 @@
+"""Web sessions in Litestar, as a dependency."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from litestar.di import Provide
+from litestar.middleware import DefineMiddleware
+
+from .middleware import SessionMiddleware
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ..model import C
+    from .sessions import WebSessions
+
+__all__ = ["SessionMiddleware", "session_middleware", "session_of"]
+
+
+def session_middleware(
+    sessions: WebSessions[Any], *, exclude: Iterable[str] = ()  # Any: the state is not used
+) -> DefineMiddleware:
+    """Return the middleware for ``Litestar(middleware=[…])``.
+
+    :param sessions: the sessions.
+    :param exclude: as in :class:`SessionMiddleware`.
+    """
+    return DefineMiddleware(SessionMiddleware, sessions=sessions, exclude=tuple(exclude))
+
+
+def session_of(sessions: WebSessions[C]) -> Provide:
+    """Return a dependency: ``dependencies={"session": session_of(sessions)}``.
+
+    It serves HTTP routes and WebSockets.
+
+    :param sessions: the sessions of the middleware.
+    """
+
+    async def session_of_connection(scope: Any) -> Any:  # Any: Litestar injects the ASGI scope
+        return await sessions.of(scope)
+
+    return Provide(session_of_connection)
