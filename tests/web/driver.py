@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple, TypeAlias
 
 import anyio
 import msgspec
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from greentic_session.web import Rejection, Tenant
 
     Message = MutableMapping[str, Any]
-    Handler = Callable[["Call"], Awaitable[int | None]]
 
 HOST: Final = "acme.example"
 OTHER_HOST: Final = "globex.example"
@@ -33,6 +32,9 @@ TENANTS: Final = {HOST: TENANT, OTHER_HOST: TenantCtx(tenant_id="globex")}
 COOKIE: Final = "__Host-session"
 _PRIMITIVES: Final = ("_read", "_read_many", "_create", "_put", "_update_cas", "_touch", "_delete")
 _TIMES: Final = ("c", "i", "r", "a", "x", "m", "u")
+
+
+Handler: TypeAlias = "Callable[[Call], Awaitable[int | None]]"
 
 
 class AppSession(msgspec.Struct):
