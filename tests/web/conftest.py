@@ -23,3 +23,10 @@ async def rig(request: pytest.FixtureRequest, anyio_backend: str) -> AsyncIterat
 @pytest.fixture
 def browser(rig: Rig) -> Browser:
     return Browser(rig)
+
+
+in_memory = pytest.mark.parametrize("rig", ["memory"], indirect=True)
+"""For a test that holds a session while time advances.
+
+On a server, the rig makes the records older, and not what a request holds of them.
+"""

@@ -11,6 +11,7 @@ import pytest
 
 from greentic_session.web import WebPolicy
 
+from .conftest import in_memory
 from .driver import Browser, Call, Rig, change, login, regenerate, seen_by
 
 pytestmark = pytest.mark.anyio
@@ -97,6 +98,7 @@ async def test_the_times_are_told(rig: Rig, browser: Browser) -> None:
     assert abs(session.expires_at - session.versioned.session.updated_at) == timedelta(seconds=1000)
 
 
+@in_memory
 async def test_a_save_after_the_head_is_no_activity(rig: Rig, browser: Browser) -> None:
     rig.configure(WebPolicy(idle=1000, absolute=None))
     await browser.request(change(theme="dark"))

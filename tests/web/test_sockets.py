@@ -9,6 +9,7 @@ from greentic_session import InvalidInputError
 from greentic_session.web import WebPolicy
 from greentic_session.web.ending import SessionEnd
 
+from .conftest import in_memory
 from .driver import Browser, Call, Handler, Rig, change, login, logout, regenerate, seen_by
 
 pytestmark = pytest.mark.anyio
@@ -133,6 +134,7 @@ async def test_ended_can_be_awaited_after_the_end(browser: Browser) -> None:
     await browser.request(handler)
 
 
+@in_memory
 async def test_a_save_of_a_socket_is_no_activity(rig: Rig, browser: Browser) -> None:
     rig.configure(WebPolicy(idle=1000, absolute=None))
     await browser.request(change(theme="dark"))
@@ -148,6 +150,7 @@ async def test_a_save_of_a_socket_is_no_activity(rig: Rig, browser: Browser) -> 
     assert (await seen_by(browser)).is_new
 
 
+@in_memory
 async def test_a_socket_is_activity_if_the_policy_says_so(rig: Rig, browser: Browser) -> None:
     rig.configure(WebPolicy(idle=1000, absolute=None, sockets_are_activity=True))
     await browser.request(change(theme="dark"))

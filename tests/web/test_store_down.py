@@ -72,7 +72,7 @@ async def test_a_change_that_cannot_be_saved_gets_503(
     fail(rig, "_update_cas", error=error)
     assert (await known.request(change(theme="light"))).status == 503
     fail(rig, "_create", error=error)
-    reply = await Browser(rig).request(change(theme="light"))
+    reply = await Browser(rig).request(change(theme="dark"))
     assert (reply.status, reply.cookies) == (503, [])
 
 
