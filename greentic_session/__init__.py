@@ -71,7 +71,7 @@ from .model import (
     new_session_key,
 )
 from .schema import json_schema
-from .scoped import ScopedSessionStore
+from .scoped import ScopedSessionStore, TenantSessionStore
 from .statistics import StoreStatistics
 from .store import AsyncSessionStore
 
@@ -138,6 +138,7 @@ __all__ = [
     "SystemClock",
     "TenantCtx",
     "TenantMismatchError",
+    "TenantSessionStore",
     "TlsConfig",
     "UnreadableSession",
     "Versioned",

@@ -1,10 +1,10 @@
-"""A view of a store that is bound to one caller."""
+"""Views of a store that are bound to one caller or one tenant."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Generic, Literal, final, overload
 
-from ._core.tenancy import check_caller_may_write
+from ._core.tenancy import WholeTenant, check_caller_may_write, scope_of
 from .abc.fencing import UNFENCED
 from .model import C
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .model import Cas, Session, SessionKey, TenantCtx, Versioned
     from .store import AsyncSessionStore
 
-__all__ = ["ScopedSessionStore"]
+__all__ = ["ScopedSessionStore", "TenantSessionStore"]
 
 
 @final
@@ -115,3 +115,56 @@ class ScopedSessionStore(Generic[C]):
         if on_error == "return":
             return self._store.scan(self.ctx, batch_size=batch_size, fenced=True, on_error=on_error)
         return self._store.scan(self.ctx, batch_size=batch_size, fenced=True, on_error=on_error)
+
+
+@final
+class TenantSessionStore(Generic[C]):
+    """A view of the sessions of one tenant, of every team and user.
+
+    Another tenant's sessions do not exist for it. The view is for a service that proves the caller
+    itself. Each verb takes one round trip, as it needs neither the session's owner nor a lookup.
+    Results and errors are those of :class:`AsyncSessionStore` with a ``ctx`` that passes the access
+    check.
+
+    :meth:`AsyncSessionStore.tenant` makes a view. A view does not close the store.
+
+    :ivar env: deployment environment.
+    :ivar tenant_id: the tenant.
+    """
+
+    def __init__(self, store: AsyncSessionStore[C], env: str, tenant_id: str) -> None:
+        self._store: Final = store
+        self._ctx: Final = WholeTenant(tenant_id=tenant_id, env=env)
+        scope_of(self._ctx)
+        self.env: Final = env
+        self.tenant_id: Final = tenant_id
+
+    async def get(self, key: SessionKey) -> Versioned[C] | None:
+        """As :meth:`AsyncSessionStore.get`."""
+        return await self._store.get(key, ctx=self._ctx)
+
+    @overload
+    async def get_many(
+        self, keys: Sequence[SessionKey], *, on_error: Literal["raise", "skip"] = "raise"
+    ) -> list[Versioned[C] | None]: ...
+
+    @overload
+    async def get_many(
+        self, keys: Sequence[SessionKey], *, on_error: Literal["return"]
+    ) -> list[Versioned[C] | UnreadableSession | None]: ...
+
+    async def get_many(
+        self, keys: Sequence[SessionKey], *, on_error: OnError = "raise"
+    ) -> Sequence[Versioned[C] | UnreadableSession | None]:
+        """As :meth:`AsyncSessionStore.get_many`. Up to 16 small sessions take one round trip."""
+        if on_error == "return":
+            return await self._store.get_many(keys, ctx=self._ctx, on_error=on_error)
+        return await self._store.get_many(keys, ctx=self._ctx, on_error=on_error)
+
+    async def touch(self, key: SessionKey, ttl_secs: timedelta | float | None = None) -> bool:
+        """As :meth:`AsyncSessionStore.touch`."""
+        return await self._store.touch(key, ttl_secs, ctx=self._ctx)
+
+    async def delete(self, key: SessionKey, *, expected: Cas | None = None) -> bool:
+        """As :meth:`AsyncSessionStore.delete`."""
+        return await self._store.delete(key, ctx=self._ctx, expected=expected)

@@ -32,7 +32,7 @@ from .errors import (
     TenantMismatchError,
 )
 from .model import C, Cas, Session, SessionKey, TenantCtx, Versioned
-from .scoped import ScopedSessionStore
+from .scoped import ScopedSessionStore, TenantSessionStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -462,6 +462,32 @@ class AsyncSessionStore(StoreLifetime, Generic[C]):
         self._token(key, outcome)
         return True
 
+    @final
+    async def replace_incarnation(self, session: Session[C], expected: Cas) -> Cas:
+        """End the live session and begin a new one under its key, in one step.
+
+        It is a delete and a create, so the new session has another :attr:`Session.id` and no token
+        of the old one fits. The wait, its claim and the completed events of the old one end. A
+        claim that ends late gets :class:`LeaseLostError`. Messages, locks and placements belong to
+        the key. They stay.
+
+        :param session: the new session. Env, tenant and team are the stored ones. The user may
+            differ, and no other verb allows that. The outbox is the given one.
+        :param expected: token that must be stored.
+        :returns: the token of the new session, with value 1.
+        :raises CasConflictError: another token is stored, or ``Cas.none()`` because the session is
+            absent or expired.
+        :raises TenantMismatchError: the live session has another team.
+        :raises PayloadTooLargeError: over the store's limit.
+        """
+        until = await self._enter_write(session) if self._holds_writes else None
+        check_token(expected)
+        encoded = self.encoder.encode(session)
+        outcome = await self._replace(encoded, expected, until=until)
+        if outcome.verdict is Verdict.CONFLICT:
+            raise CasConflictError(encoded.key, expected, outcome.token)
+        return self._token(encoded.key, outcome)
+
     # --- the store itself --------------------------------------------------------------------
 
     @final
@@ -474,6 +500,17 @@ class AsyncSessionStore(StoreLifetime, Generic[C]):
         """
         tenancy.allowed_owners_of(ctx)
         return ScopedSessionStore(self, ctx)
+
+    @final
+    def tenant(self, env: str, tenant_id: str) -> TenantSessionStore[C]:
+        """Return a view of a tenant's sessions without the check of team and user.
+
+        Use it in a service that proves the caller itself, such as one that compares a secret with
+        the session.
+
+        :raises InvalidInputError: if ``env`` or ``tenant_id`` is invalid.
+        """
+        return TenantSessionStore(self, env, tenant_id)
 
     @abstractmethod
     def statistics(self) -> StoreStatistics:

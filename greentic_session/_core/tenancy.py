@@ -7,8 +7,11 @@
 
   - A write must come from exactly the owner of the live record. So a live session never changes
     its team or user, and never gains a user.
+  - Only :meth:`AsyncSessionStore.replace_incarnation` changes a user. It ends the live session and
+    begins a new one under its key, for the same team.
   - A call with a :class:`TenantCtx` may act on a record of its own team and user, or on a record
     of its team without a user. A call on a record with a user must present that user.
+  - A call through :meth:`AsyncSessionStore.tenant` may act on every record of the tenant.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from .._validation import check_identifier, check_user
-from ..abc.records import AllowedOwners
+from ..abc.records import ANY_OWNER, AllowedOwners
 from ..errors import InvalidInputError, TenantMismatchError
 from ..model import SessionMeta, TenantCtx
 
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Owner",
+    "WholeTenant",
     "allowed_owners_of",
     "allows",
     "check_caller_may_write",
@@ -49,6 +53,10 @@ class Owner(msgspec.Struct, frozen=True, gc=False):
     scope: str
     owner: str
     allowed: AllowedOwners
+
+
+class WholeTenant(TenantCtx, frozen=True, kw_only=True):
+    """A caller that may act on every session of its tenant. See :class:`TenantSessionStore`."""
 
 
 @lru_cache(maxsize=1024)
@@ -101,6 +109,8 @@ def allowed_owners_of(ctx: TenantCtx) -> tuple[str, AllowedOwners]:
     :raises InvalidInputError: as :func:`scope_of`.
     """
     if type(ctx) is not TenantCtx:
+        if type(ctx) is WholeTenant:
+            return scope_of(ctx), ANY_OWNER
         ctx = _require_ctx(ctx)
     try:
         caller = _cached_owner(ctx.env, ctx.tenant_id, ctx.team_id, ctx.user_id)
@@ -127,7 +137,7 @@ def allows(allowed: AllowedOwners | None, owner: str) -> bool:
     :param allowed: the allowed owners, ``None`` for a call without ``ctx``.
     :param owner: the owner of the record.
     """
-    return allowed is None or owner in allowed
+    return allowed is None or owner in allowed or allowed is ANY_OWNER
 
 
 def check_caller_may_write(

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = [
+    "ANY_OWNER",
     "DONE",
     "AllowedOwners",
     "EncodedSession",
@@ -190,6 +191,10 @@ class AllowedOwners(NamedTuple):
 
     exact: str
     shared: str
+
+
+ANY_OWNER: Final = AllowedOwners("*", "*")
+"""Every owner of the tenant. The text is no owner, because an owner contains a ``/``."""
 
 
 class Page(NamedTuple):

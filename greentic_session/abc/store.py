@@ -110,6 +110,17 @@ class StorePrimitives(ABC):
         """Write if the token is ``expected``, otherwise return ``MISMATCH`` or ``CONFLICT``."""
 
     @abstractmethod
+    async def _replace(
+        self, encoded: EncodedSession, expected: Cas, *, until: float | None = None
+    ) -> Outcome:
+        """End the live incarnation and write the record as version 1 of a new one.
+
+        The wait, the claim and the completed events end as in :meth:`_delete`. The team must be the
+        stored one, the user may differ. The verdict is ``MISMATCH`` for another team, and
+        ``CONFLICT`` if the token is not ``expected`` or no record is live.
+        """
+
+    @abstractmethod
     def _touch(
         self,
         scope: str,

@@ -327,6 +327,23 @@ class InMemorySessionStore(
         return self._records.rewrite(encoded, live, now_ms)
 
     @override
+    async def _replace(
+        self, encoded: EncodedSession, expected: Cas, *, until: float | None = None
+    ) -> Outcome:
+        now_ms = self._now_ms()
+        live = self._records.live(encoded.scope, encoded.key, now_ms)
+        if live is None:
+            return Outcome(Verdict.CONFLICT)
+        team, new_team = (tenancy.owners_open_to(one.owner).shared for one in (live, encoded))
+        if team != new_team:
+            return _MISMATCH
+        if live.value != expected.value or live.incarnation != expected.incarnation:
+            return Outcome(Verdict.CONFLICT, live.value, live.incarnation)
+        self._records.remove(encoded.scope, encoded.key, live)
+        self._waits.forget_events(encoded.scope, encoded.key)
+        return self._records.write(encoded, 1, mint_incarnation(), now_ms)
+
+    @override
     def _touch(
         self,
         scope: str,

@@ -40,6 +40,7 @@ from .scripts.sessions import (
     DELETE,
     PUT,
     PUT_FENCED,
+    REPLACE,
     TOUCH,
     UPDATE_CAS,
     UPDATE_CAS_FENCED,
@@ -47,6 +48,7 @@ from .scripts.sessions import (
     delete_arguments,
     put_arguments,
     put_fenced_arguments,
+    replace_arguments,
     touch_arguments,
     update_cas_arguments,
     update_cas_fenced_arguments,
@@ -75,6 +77,8 @@ _LEAST_STEP_SECS: Final = 0.02
 _MIN_GRACE_MS: Final = 1000
 _TOKEN_REPLY: Final = 4
 """Length of a reply that holds only a token."""
+_ENDS_INCARNATION: Final = (DELETE, REPLACE)
+"""The scripts that delete the completed events, and whose reply names the wait that ended."""
 _LOOKUP_PAGE: Final = 512
 _LOOKUP_STEP: Final = 16
 """Number of fields of a lookup whose records a call checks in one round trip."""
@@ -359,6 +363,23 @@ class RedisSessionStore(
             UPDATE_CAS_FENCED, scope, key, arguments, until=until, expected=expected, lease=lease
         )
 
+    @override
+    async def _replace(
+        self, encoded: EncodedSession, expected: Cas, *, until: float | None = None
+    ) -> Outcome:
+        arguments = replace_arguments(
+            new_owner=encoded.owner,
+            new_ttl_ms=encoded.ttl_ms,
+            new_body=encoded.body,
+            new_incarnation=mint_incarnation(),
+            expected_incarnation=expected.incarnation,
+            expected_version=expected.value,
+        )
+        if len(encoded.body) > LARGE_BYTES:
+            self._note_large(encoded)
+        key = SessionKey(encoded.key)
+        return await self._run(REPLACE, encoded.scope, key, arguments, until=until)
+
     def _note_large(self, encoded: EncodedSession) -> None:
         name = self._names.record(encoded.scope, SessionKey(encoded.key))
         self._large_names.note(name, len(encoded.body))
@@ -418,7 +439,7 @@ class RedisSessionStore(
     ) -> Outcome:
         until = self._client.deadline() if until is None else until
         names = self._names.session_keys(scope, key)
-        if script is DELETE:
+        if script in _ENDS_INCARNATION:
             names = (*names, self._names.events(names[0]))
         elif lease is not None:
             names = (*names, self._names.lease(lease))
@@ -441,7 +462,8 @@ class RedisSessionStore(
     ) -> None:
         if len(reply) > _TOKEN_REPLY:  # the session waits
             call = self._waits.call(until)
-            await call.extend_index(scope, key, reply[_TOKEN_REPLY:], gone=script is DELETE)
+            gone = script in _ENDS_INCARNATION
+            await call.extend_index(scope, key, reply[_TOKEN_REPLY:], gone=gone)
 
 
 def _scopes(reply: Reply) -> list[str]:

@@ -30,7 +30,16 @@ from .inbox import (
     TAKE_TURN,
 )
 from .locks import ACQUIRE_LOCK, RELEASE_LOCK, RENEW_LOCK
-from .sessions import CREATE, DELETE, PUT, PUT_FENCED, TOUCH, UPDATE_CAS, UPDATE_CAS_FENCED
+from .sessions import (
+    CREATE,
+    DELETE,
+    PUT,
+    PUT_FENCED,
+    REPLACE,
+    TOUCH,
+    UPDATE_CAS,
+    UPDATE_CAS_FENCED,
+)
 from .waits import (
     CLAIM,
     CLEAR,
@@ -78,6 +87,7 @@ __all__ = [
     "RENEW_CLAIM",
     "RENEW_LOCK",
     "RENEW_TURN",
+    "REPLACE",
     "REPLAY_DEAD_LETTER",
     "STORE_EARLY",
     "SUPERSEDE",

@@ -15,6 +15,7 @@ __all__ = [
     "DELETE",
     "PUT",
     "PUT_FENCED",
+    "REPLACE",
     "TOUCH",
     "UPDATE_CAS",
     "UPDATE_CAS_FENCED",
@@ -22,6 +23,7 @@ __all__ = [
     "delete_arguments",
     "put_arguments",
     "put_fenced_arguments",
+    "replace_arguments",
     "touch_arguments",
     "update_cas_arguments",
     "update_cas_fenced_arguments",
@@ -106,6 +108,29 @@ def update_cas_fenced_arguments(
         following_version,
         log_field,
         fencing_token,
+    )
+
+
+REPLACE: Final = Script("sessions/replace")
+
+
+def replace_arguments(
+    *,
+    new_owner: str,
+    new_ttl_ms: int,
+    new_body: bytes,
+    new_incarnation: str,
+    expected_incarnation: str,
+    expected_version: int,
+) -> Arguments:
+    """Return the arguments from ARGV 4 on."""
+    return (
+        new_owner,
+        new_ttl_ms,
+        new_body,
+        new_incarnation,
+        expected_incarnation,
+        expected_version,
     )
 
 

@@ -37,8 +37,10 @@ from .store.outbox import OutboxContract
 from .store.payloads import PayloadContract
 from .store.races import RaceContract
 from .store.reading import ReadingContract
+from .store.replacing import ReplacingContract
 from .store.scanning import ScanningContract
 from .store.scoping import ScopingContract
+from .store.tenants import TenantContract
 from .store.verifying import VerifyingContract
 from .store.writing import StampingContract, WritingContract
 from .waits.contract import WaitContract
@@ -65,10 +67,12 @@ __all__ = [
     "PayloadContract",
     "RaceContract",
     "ReadingContract",
+    "ReplacingContract",
     "ScanningContract",
     "ScopingContract",
     "SessionStoreContract",
     "StampingContract",
+    "TenantContract",
     "TouchContract",
     "VerifyingContract",
     "WaitContract",
@@ -82,10 +86,12 @@ class SessionStoreContract(
     LookupLifeContract,
     ScanningContract,
     ScopingContract,
+    TenantContract,
     AbsenceContract,
     WritingContract,
     StampingContract,
     MutatingContract,
+    ReplacingContract,
     LifeContract,
     TouchContract,
     LeavingContract,

@@ -4,13 +4,13 @@
 -- Sets: refusal (the verdict of a refused call, nil if the call may act).
 --
 -- A call without a caller has '' for both owners, and skips the check of the owner. It is refused as ambiguous if
--- the session key exists in several tenants.
+-- the session key exists in several tenants. A call for any owner of the tenant has '*' for both owners.
 
 local refusal
 if not live then
   refusal = 0
 elseif exact_owner ~= '' then
-  if owner ~= exact_owner and owner ~= shared_owner then refusal = -3 end
+  if owner ~= exact_owner and owner ~= shared_owner and exact_owner ~= '*' then refusal = -3 end
 elseif call('HLEN', KEYS[2]) > 1 then
   -- This reads up to 64 fields at a time, because one live record of another tenant decides. It removes the fields of
   -- expired records, so each of them costs one call only.

@@ -19,7 +19,7 @@ if unread[1] and not is_readable and unread_owner and exact_owner ~= '' then
   local earlier_log = unread[9] or ''
   if string.find(earlier_log, ARGV[1], 1, true) then return {1, '0', '', deleted_at} end
   if string.byte(ARGV[2]) == 43 then return {-5} end  -- as in lib/operation_log
-  if unread_owner ~= exact_owner and unread_owner ~= shared_owner then return {-3} end
+  if unread_owner ~= exact_owner and unread_owner ~= shared_owner and exact_owner ~= '*' then return {-3} end
   if expected_version ~= '' and (unread[1] ~= expected_version or unread[2] ~= expected_incarnation) then
     return {-2, unread[1], unread[2] or ''}
   end

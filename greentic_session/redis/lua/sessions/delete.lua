@@ -4,7 +4,8 @@
 --       2 lookup   HASH  see lib/record
 --       3 events   ZSET  the completed events of the session, which are deleted with it
 -- ARGV 1-3: see lib/record.
--- ARGV  4 exact_owner           owner whose record may be deleted: the caller's own, '' for a call without a caller
+-- ARGV  4 exact_owner           owner whose record may be deleted: the caller's own, '' for a call without a caller,
+--                               '*' for any owner
 --       5 shared_owner          owner whose record may also be deleted: the caller's team without a user
 --       6 expected_incarnation  incarnation of the expected token, '' for any token
 --       7 expected_version      version of the expected token, '' for any token

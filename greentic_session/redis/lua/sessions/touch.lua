@@ -3,7 +3,8 @@
 -- KEYS  1 record   HASH  see lib/record
 --       2 lookup   HASH  see lib/record
 -- ARGV 1-3: see lib/record.
--- ARGV  4 exact_owner   owner whose record may be touched: the caller's own, '' for a call without a caller
+-- ARGV  4 exact_owner   owner whose record may be touched: the caller's own, '' for a call without a caller,
+--                       '*' for any owner
 --       5 shared_owner  owner whose record may also be touched: the caller's team without a user
 --       6 new_ttl_ms    new lifetime in ms, 0 never expires, '' keeps the stored one
 -- Returns {1, version, incarnation, at}, or {verdict}. If the session waits, its reply scope, its owner and its expiry
