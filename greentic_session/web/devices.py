@@ -64,7 +64,7 @@ class Devices(Generic[C]):
         owner = self._sessions.user_ctx(ctx, user_id)
         found = [
             device
-            async for versioned in self._sessions.store.find(owner, user_id=user_id)
+            async for versioned in self._sessions.store.find(owner, user_id=user_id, fenced=True)
             if (device := _device(versioned)) is not None
         ]
         return sorted(found, key=lambda device: device.age_order)
@@ -82,12 +82,9 @@ class Devices(Generic[C]):
         The generation is raised first. So a login either confirms before, and its session is
         listed, or does not confirm at all.
         """
-        user_id = owner.user_id
-        if user_id is None:
-            raise InvalidInputError("ctx", "has no user")
         await self._sessions.generations.increase(owner)
         ended = 0
-        for key in await self._sessions.keys_of(owner, user_id):
+        for key in await self._sessions.keys_of(owner):
             if key != keep and key.startswith(KEY_PREFIX):
                 ended += await self.revoke(owner, key)
         return ended
@@ -102,7 +99,7 @@ class SigningIn(Generic[C]):
 
     __slots__ = ("_generation", "_owner", "_sessions")
 
-    def __init__(self, sessions: WebSessions[C], owner: TenantCtx, generation: int) -> None:
+    def __init__(self, sessions: WebSessions[C], owner: TenantCtx, generation: str) -> None:
         self._sessions: Final = sessions
         self._owner: Final = owner
         self._generation: Final = generation

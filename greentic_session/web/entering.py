@@ -28,7 +28,7 @@ _ROUNDS: Final = 64
 
 
 async def login(
-    bound: BoundSession[C], user_id: str, state: C | None, generation: int | None = None
+    bound: BoundSession[C], user_id: str, state: C | None, generation: str | None = None
 ) -> None:
     """Begin an incarnation that belongs to a user, with another secret.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from litestar.di import Provide
 from litestar.middleware import DefineMiddleware
@@ -19,14 +19,17 @@ __all__ = ["SessionMiddleware", "session_middleware", "session_of"]
 
 
 def session_middleware(
-    sessions: WebSessions[Any], *, exclude: Iterable[str] = ()  # Any: the state is not used
+    sessions: WebSessions[Any],
+    *,
+    exclude: Iterable[str] = (),  # Any: the state is not used
 ) -> DefineMiddleware:
     """Return the middleware for ``Litestar(middleware=[…])``.
 
     :param sessions: the sessions.
     :param exclude: as in :class:`SessionMiddleware`.
     """
-    return DefineMiddleware(SessionMiddleware, sessions=sessions, exclude=tuple(exclude))
+    middleware = cast("Any", SessionMiddleware)  # Any: Litestar names each message of ASGI
+    return DefineMiddleware(middleware, sessions=sessions, exclude=tuple(exclude))
 
 
 def session_of(sessions: WebSessions[C]) -> Provide:

@@ -138,7 +138,9 @@ class SessionMiddleware:
         return 403
 
     async def _check_csrf(
-        self, exchange: Exchange[Any], receive: Receive  # Any: as in `__init__`
+        self,
+        exchange: Exchange[Any],
+        receive: Receive,  # Any: as in `__init__`
     ) -> tuple[int, Receive]:
         """Check the CSRF token of an unsafe request that has a session."""
         if exchange.scope["method"] in SAFE_METHODS or not exchange.cookies:
@@ -174,7 +176,9 @@ class _Response:
         try:
             await self._app(exchange.scope, receive, self._on_message)
         except SessionError as error:
-            if self._is_sent or (error is not exchange.failure and error is not exchange.load_error):
+            if self._is_sent or (
+                error is not exchange.failure and error is not exchange.load_error
+            ):
                 raise
             await self._replace(_status_of(error, 500))
             if not self._is_replaced:

@@ -12,7 +12,9 @@ from typing import Final, NamedTuple, final
 
 __all__ = ["Origin", "OriginCheck", "parse_origin"]
 
-_ORIGIN: Final = re.compile(r"([a-z][a-z0-9+.-]*)://([^/\s?#@:\[\]]+|\[[0-9a-f:.]+\])(?::(\d{1,5}))?")
+_ORIGIN: Final = re.compile(
+    r"([a-z][a-z0-9+.-]*)://([^/\s?#@:\[\]]+|\[[0-9a-f:.]+\])(?::(\d{1,5}))?"
+)
 _HOST: Final = re.compile(r"([^/\s?#@:\[\]]+|\[[0-9a-f:.]+\])(?::(\d{1,5}))?")
 _PORTS: Final = {"http": 80, "https": 443}
 _SCHEMES: Final = {"ws": "http", "wss": "https"}

@@ -89,9 +89,7 @@ async def create(bound: BoundSession[C], *, user_id: str | None = None) -> None:
     )
     if bound.stamp is not None:  # a CSRF token was already made
         stamp = msgspec.structs.replace(stamp, k=bound.stamp.k)
-    session = bound.built(
-        stamp, bound.state, stamp.end_ms(policy, now_ms), now_ms, user_id=user_id
-    )
+    session = bound.built(stamp, bound.state, stamp.end_ms(policy, now_ms), now_ms, user_id=user_id)
     cas = await bound.sessions.store.create(session)
     bound.is_wanted = False
     bound.wrote(session, cas, stamp, now_ms)

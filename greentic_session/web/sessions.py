@@ -10,15 +10,16 @@ import msgspec
 from .._core import tenancy
 from .._validation import check_key, check_user
 from ..abc.clock import SupportsClock
+from ..abc.generations import SupportsGenerations
 from ..errors import InvalidInputError, SessionConflictError
 from ..model import C
 from ..store import AsyncSessionStore
-from .backing import Generations, Merger
 from .bound import BoundSession
 from .cookies import CookieJar
 from .counters import Counters
 from .devices import Devices, SigningIn
 from .exchange import CURRENT, SCOPE_KEY, Exchange
+from .generations import Generations
 from .origins import OriginCheck
 from .policy import WebPolicy
 from .session import WebSession
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from ..clock import Clock
     from ..model import SessionKey, TenantCtx
+    from ..scoped import TenantSessionStore
     from .counters import Rejection, WebStatistics
     from .devices import WebDevice
     from .tenants import Tenant
@@ -69,8 +71,10 @@ class WebSessions(Generic[C]):
         given = cast("object", store)
         if not isinstance(given, AsyncSessionStore):
             raise InvalidInputError("store", f"expected a store, got {type(store).__name__}")
-        if not isinstance(given, SupportsClock):
-            raise InvalidInputError("store", f"{type(store).__name__} does not support web sessions")
+        if not isinstance(given, SupportsClock) or not isinstance(given, SupportsGenerations):
+            raise InvalidInputError(
+                "store", f"{type(store).__name__} does not support web sessions"
+            )
         if not callable(cast("object", new)):
             raise InvalidInputError("new", "expected a function")
         if type(cast("object", policy)) is not WebPolicy:
@@ -85,7 +89,7 @@ class WebSessions(Generic[C]):
         self.counters: Final = Counters(on_rejected)
         self.clock: Final = StoreClock(given, clock)
         self.devices: Final = Devices(self)
-        self.generations: Final = Generations(store)
+        self.generations: Final = Generations(given.generation_backend(), policy)
         self._merger: Final = Merger(store.context_type, policy.on_conflict)
 
     # --- the session of a request ----------------------------------------------------------------
@@ -204,11 +208,12 @@ class WebSessions(Generic[C]):
         """Whether the store was closed."""
         return self.store.statistics().closed
 
-    async def keys_of(self, owner: TenantCtx, user_id: str) -> list[SessionKey]:
+    async def keys_of(self, owner: TenantCtx) -> tuple[SessionKey, ...]:
         """Return the keys of the sessions of a user."""
-        return [one.session.key async for one in self.store.find(owner, user_id=user_id)]
+        keys = self.store.find_keys(owner, user_id=owner.user_id, fenced=True)
+        return tuple([key async for key in keys])
 
-    def view(self, ctx: TenantCtx) -> TenantView[C]:
+    def view(self, ctx: TenantCtx) -> TenantSessionStore[C]:
         """Return the view of a tenant, without a check of the user. The token proves the caller."""
         return self.store.tenant(ctx.env, ctx.tenant_id)
 

@@ -165,11 +165,7 @@ class Rig:
 
     async def records(self) -> list[Any]:
         """Return the live sessions of all tenants."""
-        return [
-            found
-            for ctx in TENANTS.values()
-            async for found in self.store.scan(ctx)
-        ]
+        return [found for ctx in TENANTS.values() async for found in self.store.scan(ctx)]
 
 
 _SET_BODY: Final = "return redis.call('HSET', KEYS[1], 'body', ARGV[1])"

@@ -137,9 +137,7 @@ async def test_a_login_that_began_before_the_revocation_is_undone(
     assert await rig.sessions.list(ANN) == []
 
 
-async def test_an_undone_login_that_no_handler_catches_is_a_401(
-    rig: Rig, browser: Browser
-) -> None:
+async def test_an_undone_login_that_no_handler_catches_is_a_401(rig: Rig, browser: Browser) -> None:
     async def handler(call: Call) -> None:
         async with rig.sessions.signing_in(TENANT, "ann") as attempt:
             await rig.sessions.revoke_all(ANN)

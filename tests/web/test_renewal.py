@@ -108,9 +108,7 @@ async def test_after_a_lost_response_the_same_successor_is_sent_again(
     assert (await seen_by(aged)).user_id == "ann"
 
 
-async def test_a_successor_is_not_sent_again_once_it_was_presented(
-    rig: Rig, aged: Browser
-) -> None:
+async def test_a_successor_is_not_sent_again_once_it_was_presented(rig: Rig, aged: Browser) -> None:
     old = aged.twin()
     await aged.request(Look())
     await seen_by(aged)

@@ -114,9 +114,7 @@ async def test_touch_every_zero_extends_on_each_request(rig: Rig, browser: Brows
 
 
 @pytest.mark.parametrize("status", [500, 503])
-async def test_a_response_with_5xx_saves_nothing(
-    rig: Rig, browser: Browser, status: int
-) -> None:
+async def test_a_response_with_5xx_saves_nothing(rig: Rig, browser: Browser, status: int) -> None:
     async def handler(call: Call) -> int:
         (await call.session()).state.theme = "dark"
         return status
@@ -136,9 +134,7 @@ async def test_an_exception_of_the_handler_saves_nothing(rig: Rig, browser: Brow
     assert await rig.records() == []
 
 
-async def test_the_state_is_saved_before_the_first_byte_leaves(
-    rig: Rig, browser: Browser
-) -> None:
+async def test_the_state_is_saved_before_the_first_byte_leaves(rig: Rig, browser: Browser) -> None:
     themes: list[str] = []
 
     async def handler(call: Call) -> None:

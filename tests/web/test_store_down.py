@@ -76,9 +76,7 @@ async def test_a_change_that_cannot_be_saved_gets_503(
     assert (reply.status, reply.cookies) == (503, [])
 
 
-async def test_an_error_of_save_that_no_handler_catches_gets_503(
-    rig: Rig, known: Browser
-) -> None:
+async def test_an_error_of_save_that_no_handler_catches_gets_503(rig: Rig, known: Browser) -> None:
     fail(rig, "_update_cas")
 
     async def handler(call: Call) -> None:
