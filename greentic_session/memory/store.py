@@ -14,6 +14,7 @@ from .._core.lifetime import wait_until_idle
 from ..abc.affinity import SupportsAffinity
 from ..abc.clock import SupportsClock
 from ..abc.fencing import LeaseKind, SupportsFencing
+from ..abc.generations import SupportsGenerations
 from ..abc.inbox import SupportsInbox
 from ..abc.locks import SupportsLocks
 from ..abc.records import (
@@ -34,6 +35,7 @@ from ..model import C, Cas, SessionKey
 from ..statistics import StoreStatistics
 from ..store import AsyncSessionStore
 from .affinity import MemoryAffinity
+from .generations import MemoryGenerations
 from .inbox import MemoryInbox
 from .locks import MemoryLocks
 from .notifications import MemoryNotifications
@@ -69,6 +71,7 @@ class InMemorySessionStore(
     SupportsAffinity,
     SupportsInbox,
     SupportsClock,
+    SupportsGenerations,
 ):
     """Keeps encoded sessions in dictionaries, under the same rules as a server.
 
@@ -108,6 +111,7 @@ class InMemorySessionStore(
         self._notifications: Final = MemoryNotifications()
         self._locks: Final = MemoryLocks(self._records.clock, self._notifications, self.check_open)
         self._affinity: Final = MemoryAffinity(self._records.clock)
+        self._generations: Final = MemoryGenerations(self._records.clock, self.check_open)
         self._inbox: Final = MemoryInbox(
             self._records, self._waits, self._notifications, self.check_open
         )
@@ -136,6 +140,7 @@ class InMemorySessionStore(
         self._waits.forget_all()
         self._locks.forget_all()
         self._affinity.forget_all()
+        self._generations.forget_all()
         self._inbox.forget_all()
         self._notifications.notify_all()
         if self._sweeper is not None:
@@ -160,6 +165,7 @@ class InMemorySessionStore(
             **self._records.sizes(),
             **self._waits.sizes(),
             **self._affinity.sizes(),
+            **self._generations.sizes(),
             **self._inbox.sizes(),
             "locks": len(self._locks),
         }
@@ -180,6 +186,11 @@ class InMemorySessionStore(
     def affinity_backend(self) -> MemoryAffinity:
         """As :meth:`SupportsAffinity.affinity_backend`."""
         return self._affinity
+
+    @override
+    def generation_backend(self) -> MemoryGenerations:
+        """As :meth:`SupportsGenerations.generation_backend`."""
+        return self._generations
 
     @override
     def lock_backend(self) -> MemoryLocks:
@@ -224,6 +235,7 @@ class InMemorySessionStore(
             self._waits.pop_due(now_ms)
             or self._inbox.pop_due(now_ms)
             or self._affinity.pop_due(now_ms)
+            or self._generations.pop_due(now_ms)
             or self._locks.pop_due(now_ms)
         )
         return False if is_due else None

@@ -62,6 +62,11 @@ class KeyNames:
         owner = ":".join(escape(part) for part in (env, tenant_id, team_id or "", user_id))
         return f"{self._namespace}:waits:{{{owner}}}"
 
+    def generation(self, env: str, tenant_id: str, team_id: str | None, user_id: str) -> str:
+        """Return ``{ns}:generation:{<owner>}``. The owner is as in :meth:`wait_index`."""
+        owner = ":".join(escape(part) for part in (env, tenant_id, team_id or "", user_id))
+        return f"{self._namespace}:generation:{{{owner}}}"
+
     def affinity(self, group: str) -> tuple[str, ...]:
         """Return ``{ns}:affinity:{<group>}:ops``, and the same with ``members``, ``places`` and
         ``ends``.

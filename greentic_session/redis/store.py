@@ -11,6 +11,7 @@ from .._core.lifetime import wait_until_idle
 from ..abc.affinity import SupportsAffinity
 from ..abc.clock import SupportsClock
 from ..abc.fencing import SupportsFencing
+from ..abc.generations import SupportsGenerations
 from ..abc.inbox import SupportsInbox
 from ..abc.locks import SupportsLocks
 from ..abc.records import (
@@ -29,6 +30,7 @@ from ..model import C, Cas, SessionKey
 from ..statistics import StoreStatistics
 from ..store import AsyncSessionStore
 from .affinity import RedisAffinity
+from .generations import RedisGenerations
 from .inbox import RedisInbox
 from .key_names import KeyNames
 from .locks import RedisLocks
@@ -93,6 +95,7 @@ class RedisSessionStore(
     SupportsAffinity,
     SupportsInbox,
     SupportsClock,
+    SupportsGenerations,
 ):
     """Keeps sessions on a Redis (6.2 or later) or Valkey server, shared by any number of workers.
 
@@ -144,6 +147,7 @@ class RedisSessionStore(
             grace_ms=max(_MIN_GRACE_MS, round(2000 * config.deadline_secs)),
         )
         self._affinity: Final = RedisAffinity(self._client, self._names, self._tombstone_ms)
+        self._generations: Final = RedisGenerations(self._client, self._names)
 
     @override
     async def _open(self) -> None:
@@ -194,6 +198,11 @@ class RedisSessionStore(
     def affinity_backend(self) -> RedisAffinity:
         """As :meth:`SupportsAffinity.affinity_backend`."""
         return self._affinity
+
+    @override
+    def generation_backend(self) -> RedisGenerations:
+        """As :meth:`SupportsGenerations.generation_backend`."""
+        return self._generations
 
     @override
     def lock_backend(self) -> RedisLocks:

@@ -36,7 +36,7 @@ _NAMES_PER_CHECK: Final = 500
 _SIZES: Final = (
     *("sessions", "expiring", "tenants", "lookups", "waits", "events"),
     *("mail", "turns", "dead_letters", "early"),
-    *("members", "placements"),
+    *("members", "placements", "generations"),
     "locks",
 )
 
@@ -258,6 +258,8 @@ for _, name in ipairs(KEYS) do
       local at, rest = string.match(message, '^(%d+)(.*)$')
       redis.call('LSET', name, i - 1, text(at - by) .. rest)
     end
+  elseif redis.call('TYPE', name).ok == 'string' then
+    -- The text of a generation stays, and its lifetime is shortened below.
   elseif string.find(name, '}:inbox$') then
     for _, field in ipairs({'lease', 'rest', 'start'}) do
       local ends = redis.call('HGET', name, field)

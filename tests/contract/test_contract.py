@@ -12,6 +12,7 @@ import pytest
 from greentic_session.testing.contract import (
     AffinityContract,
     ClosingContract,
+    GenerationContract,
     InboxContract,
     LeavingContract,
     LockContract,
@@ -50,8 +51,15 @@ NO_CONTAINER = os.environ.get(NO_CONTAINER_VARIABLE)
 NO_REDIS = _why_no_redis()
 
 
-class Contract(SessionStoreContract, WaitContract, LockContract, AffinityContract, InboxContract):
-    """Sessions, waits, locks, affinity and inboxes."""
+class Contract(
+    SessionStoreContract,
+    WaitContract,
+    LockContract,
+    AffinityContract,
+    InboxContract,
+    GenerationContract,
+):
+    """Sessions, waits, locks, affinity, inboxes and generations."""
 
 
 class TestMemory(Contract):

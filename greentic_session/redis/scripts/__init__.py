@@ -12,6 +12,7 @@ from .affinity import (
     AFFINITY_TOUCH,
     AFFINITY_UNPIN,
 )
+from .generations import CONFIRM_GENERATION, RAISE_GENERATION, READ_GENERATION
 from .inbox import (
     ADMIT,
     ASSIGN_EARLY,
@@ -67,6 +68,7 @@ __all__ = [
     "CLAIM",
     "CLEAR",
     "COMMIT_TURN",
+    "CONFIRM_GENERATION",
     "CREATE",
     "DELETE",
     "DELETE_EARLY",
@@ -80,6 +82,8 @@ __all__ = [
     "INDEX_SET_DUE",
     "PUT",
     "PUT_FENCED",
+    "RAISE_GENERATION",
+    "READ_GENERATION",
     "REGISTER",
     "RELEASE_CLAIM",
     "RELEASE_LOCK",

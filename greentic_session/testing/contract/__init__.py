@@ -20,6 +20,7 @@ sleeps. A server's clock runs meanwhile, so tests keep seconds of distance from 
 from __future__ import annotations
 
 from .affinity.contract import AffinityContract
+from .generations.contract import GenerationContract
 from .inbox.contract import InboxContract
 from .locks.contract import LockContract
 from .store.absence import AbsenceContract
@@ -53,6 +54,7 @@ __all__ = [
     "ClosingContract",
     "DecodingContract",
     "FencingContract",
+    "GenerationContract",
     "InboxContract",
     "InputContract",
     "IsolationContract",
