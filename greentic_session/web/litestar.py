@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from litestar.di import Provide
 from litestar.middleware import DefineMiddleware
+from litestar.types import Scope  # noqa: TC002 - Litestar reads the annotation
 
 from .middleware import SessionMiddleware
 
@@ -40,7 +41,7 @@ def session_of(sessions: WebSessions[C]) -> Provide:
     :param sessions: the sessions of the middleware.
     """
 
-    async def session_of_connection(scope: Any) -> Any:  # Any: Litestar injects the ASGI scope
+    async def session_of_connection(scope: Scope) -> Any:  # Any: Litestar would check the type
         return await sessions.of(scope)
 
     return Provide(session_of_connection)

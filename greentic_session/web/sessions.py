@@ -12,6 +12,7 @@ from .._validation import check_key, check_user
 from ..abc.clock import SupportsClock
 from ..abc.generations import SupportsGenerations
 from ..errors import InvalidInputError, SessionConflictError
+from ..merging import MergeConflict
 from ..model import C
 from ..store import AsyncSessionStore
 from .bound import BoundSession
@@ -20,6 +21,7 @@ from .counters import Counters
 from .devices import Devices, SigningIn
 from .exchange import CURRENT, SCOPE_KEY, Exchange
 from .generations import Generations
+from .merging import StateMerger
 from .origins import OriginCheck
 from .policy import WebPolicy
 from .session import WebSession
@@ -90,7 +92,7 @@ class WebSessions(Generic[C]):
         self.clock: Final = StoreClock(given, clock)
         self.devices: Final = Devices(self)
         self.generations: Final = Generations(given.generation_backend(), policy)
-        self._merger: Final = Merger(store.context_type, policy.on_conflict)
+        self._merger: Final = StateMerger(store.context_type, policy.on_conflict)
 
     # --- the session of a request ----------------------------------------------------------------
 
@@ -222,10 +224,10 @@ class WebSessions(Generic[C]):
 
         :raises SessionConflictError: both changed the same plain field, and the policy rejects it.
         """
-        merged, conflicts = self._merger.merge(base, mine, theirs)
-        if conflicts:
+        merged = self._merger.merge(base, mine, theirs)
+        if isinstance(merged, MergeConflict):
             self.counters.reject("conflict")
-            raise SessionConflictError(conflicts)
+            raise SessionConflictError(merged.fields)
         return merged
 
 

@@ -9,6 +9,7 @@ from . import failovers, histories
 from . import fifo as mail
 from . import leaks as leftovers
 from . import network as lines
+from . import web
 
 if TYPE_CHECKING:
     from .report import Soak
@@ -42,4 +43,11 @@ RUNS: Final[dict[str, Run]] = {
     "fifo": Run(1_000_000, "messages", mail.fifo),
     "leftovers-memory": Run(100_000, "lives", leftovers.in_memory),
     "leftovers-valkey": Run(100_000, "lives", leftovers.on_valkey),
+    "web-pairs": Run(10_000, "pairs of parallel requests", web.pairs),
+    "web-sums": Run(200, "rounds of 64 requests", web.sums),
+    "web-logouts": Run(10_000, "logouts against a slow save", web.logouts),
+    "web-logins": Run(500, "logins under 32 readers", web.logins),
+    "web-renewals": Run(1_000, "rounds of 32 requests", web.renewals),
+    "web-revocations": Run(1_000, "revocations against logins", web.revocations),
+    "web-inventions": Run(200_000, "invented cookies", web.inventions),
 }

@@ -12,6 +12,7 @@ from typing import Any, Final
 from fastapi import Depends, FastAPI, WebSocket
 from litestar import Litestar, get, post, websocket
 from litestar.connection import WebSocket as LitestarWebSocket
+from litestar.di import NamedDependency
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -31,6 +32,8 @@ URL: Final = "WEB_STORE_URL"
 FRAMEWORKS: Final = ("starlette", "fastapi", "litestar")
 POLICY: Final = WebPolicy(cookie=CookiePolicy(secure=False))
 _ARE_THERE: Final[dict[str, asyncio.Event]] = {}
+
+Session = NamedDependency[WebSession[AppSession]]
 
 
 async def told(session: WebSession[AppSession]) -> dict[str, Any]:
@@ -148,29 +151,29 @@ def on_fastapi(sessions: WebSessions[AppSession]) -> FastAPI:
 
 
 @get("/me")
-async def lite_me(session: Any) -> dict[str, Any]:
+async def lite_me(session: Session) -> dict[str, Any]:
     return await told(session)
 
 
 @post("/change", status_code=200)
-async def lite_change(session: Any, theme: str = "", wait: str = "") -> dict[str, Any]:
+async def lite_change(session: Session, theme: str = "", wait: str = "") -> dict[str, Any]:
     return await changed(session, theme, wait)
 
 
 @post("/login", status_code=200)
-async def lite_login(session: Any) -> dict[str, Any]:
+async def lite_login(session: Session) -> dict[str, Any]:
     await session.login("ann")
     return await told(session)
 
 
 @post("/logout", status_code=200)
-async def lite_logout(session: Any) -> dict[str, Any]:
+async def lite_logout(session: Session) -> dict[str, Any]:
     await session.logout()
     return {}
 
 
 @post("/recent", status_code=200)
-async def lite_recent(session: Any) -> dict[str, Any]:
+async def lite_recent(session: Session) -> dict[str, Any]:
     session.require_recent_login(300)
     return {}
 
@@ -181,7 +184,7 @@ async def lite_ping() -> dict[str, Any]:
 
 
 @websocket("/socket")
-async def lite_socket(socket: LitestarWebSocket[Any, Any, Any], session: Any) -> None:
+async def lite_socket(socket: LitestarWebSocket[Any, Any, Any], session: Session) -> None:
     await socket.accept()
     await socket.send_json(await told(session))
     session.state.theme = await socket.receive_text()

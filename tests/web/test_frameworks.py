@@ -16,7 +16,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from greentic_session import StoreUnavailableError
-from greentic_session.testing.ports import free_port
+from greentic_session.testing.ports import PortClaim
 from greentic_session.web import WebSessions
 
 from ..support.markdown import ROOT
@@ -41,7 +41,8 @@ COMMANDS = {
 @pytest.fixture(scope="module", params=COMMANDS)
 def server(request: pytest.FixtureRequest, valkey_url: str) -> Iterator[str]:
     """Start one of the servers, and return its address."""
-    port = free_port()
+    claim = PortClaim()
+    port = claim.port
     command = [sys.executable, "-m", *COMMANDS[request.param]]
     command.append(f"127.0.0.1:{port}" if request.param == "hypercorn" else str(port))
     environment = {**os.environ, URL: f"{valkey_url}?namespace=web-{port}&deadline=20"}
@@ -59,6 +60,7 @@ def server(request: pytest.FixtureRequest, valkey_url: str) -> Iterator[str]:
         except subprocess.TimeoutExpired:
             running.kill()
             running.communicate()
+        claim.release()
 
 
 async def _until_served(address: str, running: subprocess.Popen[bytes]) -> None:
