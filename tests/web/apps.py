@@ -13,6 +13,7 @@ from fastapi import Depends, FastAPI, WebSocket
 from litestar import Litestar, get, post, websocket
 from litestar.connection import WebSocket as LitestarWebSocket
 from litestar.di import NamedDependency
+from litestar.params import FromQuery
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -156,7 +157,7 @@ async def lite_me(session: Session) -> dict[str, Any]:
 
 
 @post("/change", status_code=200)
-async def lite_change(session: Session, theme: str = "", wait: str = "") -> dict[str, Any]:
+async def lite_change(session: Session, theme: FromQuery[str] = "", wait: FromQuery[str] = "") -> dict[str, Any]:
     return await changed(session, theme, wait)
 
 
