@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..abc.inbox import MailboxRef, StoredDeadLetter
     from .key_names import KeyNames
     from .transport.client import RedisClient
-    from .transport.protocol import Command, Reply
+    from .transport.protocol import Command
 
 __all__ = ["read_dead_letters"]
 

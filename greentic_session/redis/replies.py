@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "clock_ms",
-    "time_ms",
     "outcome_of",
     "parsing_read_reply",
     "parsing_write_reply",
     "scored",
+    "time_ms",
     "undecodable_record",
     "wrong_type",
     "wrong_type_of",

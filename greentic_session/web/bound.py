@@ -221,9 +221,9 @@ class BoundSession(Generic[C]):
             stamp = msgspec.structs.replace(stamp, s=True, u=until)
         if policy.renew_after_ms and now_ms - stamp.r >= policy.renew_after_ms:
             return renewed(stamp, token, now_ms)
-        if policy.cookie.persistent and policy.rolling:
-            if now_ms - stamp.m >= policy.idle_ms // 10:
-                return msgspec.structs.replace(stamp, m=now_ms), token
+        is_rolling = policy.cookie.persistent and policy.rolling
+        if is_rolling and now_ms - stamp.m >= policy.idle_ms // 10:
+            return msgspec.structs.replace(stamp, m=now_ms), token
         return stamp, None
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, Generic, final
 import msgspec
 
 from .._core.times import datetime_of
-from ..errors import InvalidInputError, SessionRevokedError, TenantMismatchError
+from ..errors import InvalidInputError, TenantMismatchError
 from ..model import C, SessionKey
 from . import entering
 from .stamp import Stamp

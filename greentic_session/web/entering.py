@@ -13,12 +13,12 @@ from ..errors import (
     SessionRevokedError,
     TenantMismatchError,
 )
-from ..model import C
 from . import saving
 from .stamp import new_stamp
 from .tokens import Token
 
 if TYPE_CHECKING:
+    from ..model import C
     from .bound import BoundSession
 
 __all__ = ["login", "logout", "regenerate"]

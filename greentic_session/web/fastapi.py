@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-# FastAPI reads the annotation of the dependency, so the class is needed at run time.
+# FastAPI reads the annotations of the dependency, so their names are needed at run time.
 from fastapi.requests import HTTPConnection  # noqa: TC002 - see above
 
+from ..model import C  # noqa: TC001 - see above
 from .middleware import SessionMiddleware
+from .session import WebSession  # noqa: TC001 - see above
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from ..model import C
-    from .session import WebSession
     from .sessions import WebSessions
 
 __all__ = ["SessionMiddleware", "session_of"]
@@ -27,7 +27,7 @@ def session_of(sessions: WebSessions[C]) -> Callable[[HTTPConnection], Awaitable
     :param sessions: the sessions of the middleware.
     """
 
-    async def session_of_connection(connection: HTTPConnection):  # type: ignore[no-untyped-def]  # noqa: ANN202 - FastAPI would evaluate it
+    async def session_of_connection(connection: HTTPConnection) -> WebSession[C]:
         return await sessions.of(connection)
 
     return session_of_connection

@@ -34,7 +34,7 @@ def session_middleware(
 
 
 def session_of(sessions: WebSessions[C]) -> Provide:
-    """Return a dependency: ``dependencies={"session": session_of(sessions)}``.
+    """Return a dependency for ``Litestar(dependencies={"session": …})``.
 
     It serves HTTP routes and WebSockets.
 

@@ -86,7 +86,7 @@ class SessionMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection."""
         kind = scope["type"]
-        if (kind != "http" and kind != "websocket") or self._is_excluded(scope["path"]):
+        if kind not in ("http", "websocket") or self._is_excluded(scope["path"]):
             await self._app(scope, receive, send)
             return
         exchange = Exchange(self._sessions, scope)

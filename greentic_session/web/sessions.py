@@ -31,7 +31,7 @@ from .tenants import TenantByHost
 from .tokens import TokenFormat
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Mapping
+    from collections.abc import AsyncGenerator, Callable
 
     from ..clock import Clock
     from ..model import SessionKey, TenantCtx

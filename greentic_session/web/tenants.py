@@ -16,7 +16,7 @@ __all__ = ["Tenant", "TenantByHost"]
 Tenant: TypeAlias = (
     TenantCtx
     | Mapping[str, TenantCtx]
-    | Callable[[str], TenantCtx | None | Awaitable[TenantCtx | None]]
+    | Callable[[str], TenantCtx | Awaitable[TenantCtx | None] | None]
 )
 """One tenant for all hosts, a tenant for each host, or a function of the host."""
 

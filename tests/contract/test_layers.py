@@ -47,6 +47,7 @@ FLOORS: dict[str, int] = {
     # Services get a store.
     "ordering": 6,
     "waits": 6,
+    "web": 7,
     # No other module imports these.
     "__init__": 8,
     "testing": 8,
@@ -60,6 +61,9 @@ REACH: dict[str, frozenset[str]] = {
     # Services know no backend.
     "ordering": frozenset({*(name for name, floor in FLOORS.items() if floor <= 3), "waits"}),
     "waits": frozenset(name for name, floor in FLOORS.items() if floor <= 3),
+    "web": frozenset(
+        {*(name for name, floor in FLOORS.items() if floor <= 3), "ordering", "waits"}
+    ),
 }
 """Folders that may import less than their floor allows."""
 
@@ -71,6 +75,7 @@ OUTSIDE: dict[int, frozenset[str]] = {
     4: frozenset({"msgspec", "anyio"}),
     5: frozenset(),
     6: frozenset({"msgspec", "anyio", "opentelemetry"}),
+    7: frozenset({"msgspec", "anyio"}),
     8: frozenset(
         {"msgspec", "anyio", "pytest", "typing_extensions", "hiredis", "docker", "testcontainers"}
     ),
@@ -82,8 +87,12 @@ DRIVER: dict[str, frozenset[str]] = {
     "redis.notifications": frozenset({"redis", "hiredis"}),
     # The test servers work without the client that they test.
     "testing": frozenset({"hiredis"}),
+    # The adapters of frameworks. The middleware itself needs none.
+    "web.starlette": frozenset({"starlette"}),
+    "web.fastapi": frozenset({"fastapi"}),
+    "web.litestar": frozenset({"litestar"}),
 }
-"""The only folders that import the driver."""
+"""The only modules that import a driver or a framework."""
 
 CYCLES: dict[frozenset[str], str] = {
     frozenset({"errors", "model", "_validation"}): "CasConflictError carries a Cas",
@@ -201,6 +210,8 @@ def test_every_room_has_a_floor() -> None:
         ("redis/transport/client.py", "from ...abc.locks import LockBackend"),
         ("waits/registry.py", "from ..ordering import SessionLocks"),
         ("ordering/locks.py", "from ..memory import InMemorySessionStore"),
+        ("web/session.py", "from ..memory import InMemorySessionStore"),
+        ("web/middleware.py", "from starlette.types import ASGIApp"),
         ("model.py", "def f():\n    import anyio"),
         ("store.py", "import requests"),
     ],

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from . import crashes as deaths
-from . import failovers, histories
+from . import failovers, histories, web
 from . import fifo as mail
 from . import leaks as leftovers
 from . import network as lines
-from . import web
 
 if TYPE_CHECKING:
     from .report import Soak

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -65,8 +66,8 @@ async def pairs(report: Report) -> None:
             one = gate.before(change(theme="dark"))
             other = gate.before(change(current_channel="news"))
             await _at_once(
-                lambda b=browser, h=one: b.twin().request(h),
-                lambda b=browser, h=other: b.twin().request(h),
+                partial(browser.twin().request, one),
+                partial(browser.twin().request, other),
             )
             look = Look()
             await browser.request(look)
@@ -88,8 +89,7 @@ async def sums(report: Report) -> None:
                 (await call.session()).state.views += 1
 
             handler = gate.before(add)
-            calls = [lambda b=browser, h=handler: b.twin().request(h)] * ADDERS
-            await _at_once(*calls)
+            await _at_once(*(partial(browser.twin().request, handler) for _ in range(ADDERS)))
             look = Look()
             await browser.request(look)
             report.expect(look.state.views == ADDERS, f"of {ADDERS}, {look.state.views} counted")
@@ -157,8 +157,8 @@ async def logins(report: Report) -> None:
             ) -> None:
                 statuses.append((await browser.twin().request(look)).status)
 
-            readers = [lambda look=look, read=read: read(look) for look in looks]
-            await _at_once(*readers[:16], lambda b=browser: b.post(login()), *readers[16:])
+            readers = [partial(read, look) for look in looks]
+            await _at_once(*readers[:16], partial(browser.post, login()), *readers[16:])
             name = f"login {report.count}"
             report.expect(set(statuses) == {200}, f"{name}: statuses {set(statuses)}")
             report.expect(
@@ -191,7 +191,7 @@ async def renewals(report: Report) -> None:
                 if tab.cookie != sent:
                     browser.cookie = tab.cookie  # the tabs share one jar
 
-            calls = [lambda look=look, read=read: read(look) for look in looks]
+            calls = [partial(read, look) for look in looks]
             dice.shuffle(calls)
             await _at_once(*calls)
             report.expect(
@@ -232,10 +232,12 @@ async def revocations(report: Report) -> None:
             browsers = [Browser(rig) for _ in range(4)]
             dice = report.dice(report.count)
 
-            async def attempt(browser: Browser, pause: int, old: int = old) -> None:
+            async def attempt(
+                browser: Browser, pause: int, old: int = old, outcomes: list[str] = outcomes
+            ) -> None:
                 for _ in range(pause):
                     await anyio.lowlevel.checkpoint()
-                await browser.post(sign_in(old, outcomes))  # noqa: B023 - of this round
+                await browser.post(sign_in(old, outcomes))
 
             async def revoke(pause: int) -> None:
                 for _ in range(pause):
@@ -244,8 +246,8 @@ async def revocations(report: Report) -> None:
                 await rig.sessions.revoke_all(ANN)
 
             await _at_once(
-                *(lambda b=b, p=dice.randrange(20): attempt(b, p) for b in browsers),
-                lambda p=dice.randrange(20): revoke(p),
+                *(partial(attempt, browser, dice.randrange(20)) for browser in browsers),
+                partial(revoke, dice.randrange(20)),
             )
             for browser in browsers:
                 look = Look()

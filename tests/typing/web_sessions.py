@@ -48,13 +48,14 @@ async def count(session: Current) -> int:
 
     state = await session.mutate(lambda state: AppSession(views=state.views + 1))
     await session.mutate(lambda state: AppSession(views=state.vews))  # expect-error
-    await session.mutate(lambda state: OtherSession())  # expect-error
+    await session.mutate(lambda _: OtherSession())  # expect-error
     await session.mutate(wrong)
     return state.view  # expect-error
 
 
 @app.websocket("/socket")
 async def socket(websocket: WebSocket, session: Current) -> None:
+    await websocket.accept()
     session.state.views += 1
     session.state.vews += 1  # expect-error
     await session.save()

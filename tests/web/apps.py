@@ -7,19 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import os
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from fastapi import Depends, FastAPI, WebSocket
 from litestar import Litestar, get, post, websocket
-from litestar.connection import WebSocket as LitestarWebSocket
 from litestar.di import NamedDependency
-from litestar.params import FromQuery
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route, WebSocketRoute
-from starlette.websockets import WebSocket as StarletteWebSocket
 
 from greentic_session import create_session_store
 from greentic_session.web import CookiePolicy, WebPolicy, WebSession, WebSessions
@@ -28,6 +24,12 @@ from greentic_session.web import litestar as web_litestar
 from greentic_session.web import starlette as web_starlette
 
 from .driver import TENANT, AppSession
+
+if TYPE_CHECKING:
+    from litestar.connection import WebSocket as LitestarWebSocket
+    from litestar.params import FromQuery
+    from starlette.requests import Request
+    from starlette.websockets import WebSocket as StarletteWebSocket
 
 URL: Final = "WEB_STORE_URL"
 FRAMEWORKS: Final = ("starlette", "fastapi", "litestar")
@@ -112,26 +114,26 @@ def on_fastapi(sessions: WebSessions[AppSession]) -> FastAPI:
     app.add_middleware(web_fastapi.SessionMiddleware, sessions=sessions)
     dependency = Depends(web_fastapi.session_of(sessions))
 
-    async def me(session=dependency):  # type: ignore[no-untyped-def]
+    async def me(session: Any = dependency) -> Any:
         return await told(session)
 
-    async def change(theme: str = "", wait: str = "", session=dependency):  # type: ignore[no-untyped-def]
+    async def change(theme: str = "", wait: str = "", session: Any = dependency) -> Any:
         return await changed(session, theme, wait)
 
-    async def login(session=dependency):  # type: ignore[no-untyped-def]
+    async def login(session: Any = dependency) -> Any:
         await session.login("ann")
         return await told(session)
 
-    async def logout(session=dependency):  # type: ignore[no-untyped-def]
+    async def logout(session: Any = dependency) -> Any:
         await session.logout()
 
-    async def recent(session=dependency):  # type: ignore[no-untyped-def]
+    async def recent(session: Any = dependency) -> Any:
         session.require_recent_login(300)
 
     async def ping() -> None:
         return
 
-    async def socket(websocket: WebSocket, session=dependency):  # type: ignore[no-untyped-def]
+    async def socket(websocket: WebSocket, session: Any = dependency) -> Any:
         await websocket.accept()
         await websocket.send_json(await told(session))
         session.state.theme = await websocket.receive_text()
@@ -149,15 +151,15 @@ def on_fastapi(sessions: WebSessions[AppSession]) -> FastAPI:
     return app
 
 
-
-
 @get("/me")
 async def lite_me(session: Session) -> dict[str, Any]:
     return await told(session)
 
 
 @post("/change", status_code=200)
-async def lite_change(session: Session, theme: FromQuery[str] = "", wait: FromQuery[str] = "") -> dict[str, Any]:
+async def lite_change(
+    session: Session, theme: FromQuery[str] = "", wait: FromQuery[str] = ""
+) -> dict[str, Any]:
     return await changed(session, theme, wait)
 
 

@@ -16,7 +16,7 @@ from greentic_session.testing.harness import MemoryHarness, RedisHarness
 from greentic_session.web import SessionMiddleware, WebPolicy, WebSession, WebSessions
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 
     from greentic_session import AsyncSessionStore
     from greentic_session.web import Rejection, Tenant

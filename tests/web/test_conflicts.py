@@ -57,7 +57,7 @@ async def test_a_sum_adds_both_and_a_union_has_both(browser: Browser) -> None:
     assert state.seen == {"a", "b", "c", "d"}
 
 
-async def test_64_requests_that_add_to_a_sum_all_count(rig: Rig, browser: Browser) -> None:
+async def test_64_requests_that_add_to_a_sum_all_count(browser: Browser) -> None:
     await browser.request(change(theme="dark"))
 
     async def add(call: Call) -> None:

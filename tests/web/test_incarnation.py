@@ -15,7 +15,7 @@ from .driver import (
     AppSession,
     Browser,
     Call,
-    Look,
+    Handler,
     Rig,
     change,
     gated,
@@ -31,7 +31,7 @@ VERBS = pytest.mark.parametrize("verb", [login(), regenerate], ids=["login", "re
 
 @VERBS
 async def test_the_key_stays_and_the_incarnation_changes(
-    rig: Rig, browser: Browser, verb: Look
+    rig: Rig, browser: Browser, verb: Handler
 ) -> None:
     await browser.request(change(theme="dark"))
     (before,) = await rig.records()
@@ -44,7 +44,7 @@ async def test_the_key_stays_and_the_incarnation_changes(
 
 
 @VERBS
-async def test_the_old_token_opens_neither_state(rig: Rig, browser: Browser, verb: Look) -> None:
+async def test_the_old_token_opens_neither_state(rig: Rig, browser: Browser, verb: Handler) -> None:
     await browser.request(change(theme="dark"))
     old = browser.twin()
     await browser.post(verb)
@@ -56,7 +56,7 @@ async def test_the_old_token_opens_neither_state(rig: Rig, browser: Browser, ver
 
 @VERBS
 async def test_a_running_request_keeps_what_it_loaded_and_saves_nothing(
-    rig: Rig, browser: Browser, verb: Look
+    rig: Rig, browser: Browser, verb: Handler
 ) -> None:
     await browser.request(change(theme="dark"))
     gate, entered = anyio.Event(), anyio.Event()
@@ -132,7 +132,7 @@ async def test_a_login_with_a_state_starts_with_it(browser: Browser) -> None:
 
 
 @VERBS
-async def test_a_save_that_came_between_is_merged(rig: Rig, browser: Browser, verb: Look) -> None:
+async def test_a_save_that_came_between_is_merged(browser: Browser, verb: Handler) -> None:
     await browser.request(change(theme="dark"))
     gate, entered = anyio.Event(), anyio.Event()
     other = browser.twin()

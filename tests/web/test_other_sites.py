@@ -1,7 +1,7 @@
 """Rule 10: requests and WebSockets of other sites are refused.
 
-Sources: OWASP CSRF Prevention ("Fetch Metadata", "Verifying Origin With Standard Headers"), RFC 6455
-10.2.
+Sources: OWASP CSRF Prevention ("Fetch Metadata", "Verifying Origin With Standard Headers"), RFC
+6455 10.2.
 """
 
 from __future__ import annotations

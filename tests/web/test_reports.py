@@ -30,7 +30,7 @@ async def test_each_rejection_is_counted_and_reported(rig: Rig, browser: Browser
 
 
 async def test_an_error_of_the_report_is_logged_without_ids(
-    rig: Rig, browser: Browser, caplog: pytest.LogCaptureFixture
+    rig: Rig, caplog: pytest.LogCaptureFixture
 ) -> None:
     def failing(_reason: str) -> None:
         raise RuntimeError("report")

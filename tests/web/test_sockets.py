@@ -162,7 +162,7 @@ async def test_a_socket_is_activity_if_the_policy_says_so(rig: Rig, browser: Bro
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(SessionEnd(session.bound, look_secs=0.01).wait)
             with anyio.fail_after(10):
-                while not rig.calls["_touch"]:
+                while not rig.calls["_touch"]:  # noqa: ASYNC110 - there is no notification
                     await anyio.sleep(0.005)
             touched.set()
             tasks.cancel_scope.cancel()

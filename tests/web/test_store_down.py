@@ -130,7 +130,7 @@ async def test_an_accepted_websocket_is_closed_with_1013(rig: Rig, known: Browse
     assert sent == [{"type": "websocket.accept"}, {"type": "websocket.close", "code": 1013}]
 
 
-async def test_another_error_of_the_handler_passes_through(rig: Rig, known: Browser) -> None:
+async def test_another_error_of_the_handler_passes_through(known: Browser) -> None:
     async def handler(_call: Call) -> None:
         raise StoreUnavailableError("of another store")
 

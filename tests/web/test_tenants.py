@@ -39,7 +39,7 @@ async def test_a_request_with_two_hosts_gets_421(browser: Browser) -> None:
 
 
 async def test_a_websocket_to_an_unknown_host_is_denied(rig: Rig) -> None:
-    async def accept(call: Call) -> None:
+    async def accept(_call: Call) -> None:
         raise AssertionError
 
     async with Browser(rig, "unknown.example").socket(accept) as sent:
