@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final, TypeVar, cast, overload
 
@@ -240,6 +241,15 @@ def require_bool(value: object, field: str) -> None:
     """
     if not isinstance(value, bool):
         raise InvalidInputError(field, "expected a bool")
+
+
+def require_sequence(value: object, field: str) -> None:
+    """Check that the value is a sequence, and not a text.
+
+    :raises InvalidInputError: naming ``field``.
+    """
+    if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
+        raise InvalidInputError(field, f"expected a sequence, got {type(value).__name__}")
 
 
 def require_int(value: object, field: str, least: int, most: int | None = None) -> None:

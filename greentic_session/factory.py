@@ -10,6 +10,8 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast, overload
 
+from msgspec.structs import replace
+
 from .codec import CodecFactory, JsonCodec
 from .config import EmbeddedConfig, MemoryConfig, RedisConfig, SessionBackendConfig
 from .config.backends import config_from_url
@@ -35,6 +37,7 @@ def create_session_store(
     *,
     codec: CodecFactory = ...,
     clock: Clock | None = ...,
+    require_ctx: bool | None = ...,
 ) -> AsyncSessionStore[dict[str, Any]]: ...
 @overload
 def create_session_store(
@@ -43,6 +46,7 @@ def create_session_store(
     context_type: type[_T],
     codec: CodecFactory = ...,
     clock: Clock | None = ...,
+    require_ctx: bool | None = ...,
 ) -> AsyncSessionStore[_T]: ...
 @overload
 def create_session_store(
@@ -51,6 +55,7 @@ def create_session_store(
     context_type: Any,  # Any: for checkers, a union `A | B` is not a `type[…]`
     codec: CodecFactory = ...,
     clock: Clock | None = ...,
+    require_ctx: bool | None = ...,
 ) -> AsyncSessionStore[Any]: ...
 def create_session_store(
     url_or_config: str | SessionBackendConfig,
@@ -58,6 +63,7 @@ def create_session_store(
     context_type: Any = dict,
     codec: CodecFactory = JsonCodec,
     clock: Clock | None = None,
+    require_ctx: bool | None = None,
 ) -> AsyncSessionStore[Any]:
     """Make the store of a URL or a configuration.
 
@@ -68,11 +74,15 @@ def create_session_store(
     :param context_type: type of :attr:`Session.context`.
     :param codec: factory of the codec of that type.
     :param clock: the memory backend's clock. A server uses its own clock.
+    :param require_ctx: whether to refuse calls without ``ctx``, as in :class:`AsyncSessionStore`.
+        ``None`` takes the value of the URL or configuration.
     :raises InvalidInputError: an unknown scheme or option (the message lists the known ones), a
         value out of range, or a context type that the codec cannot handle. Also a clock for another
         backend than memory.
     """
     config = config_from_url(url_or_config) if isinstance(url_or_config, str) else url_or_config
+    if require_ctx is not None and isinstance(cast("object", config), SessionBackendConfig):
+        config = replace(config, require_ctx=require_ctx)
     if isinstance(config, MemoryConfig):
         from .memory import InMemorySessionStore  # noqa: PLC0415 - backends load on first use
 

@@ -139,6 +139,18 @@ class SessionCursor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     wait_reason: str | None = None
     outbox_seq: int = 0
 
+    @classmethod
+    def none(cls) -> SessionCursor:
+        """Return the cursor of a session without a flow. Its ``flow_id`` and ``node_id`` are empty.
+
+        Workers of every release can read it. :meth:`Session.advance` accepts it, and then only
+        ``node_id`` is set.
+        """
+        return _NO_CURSOR
+
+
+_NO_CURSOR: Final = SessionCursor(flow_id="", node_id="")
+
 
 class OutboxEntry(msgspec.Struct, frozen=True, kw_only=True):
     """An effect recorded with the state, to hand it off once.
@@ -192,8 +204,9 @@ class Hidden:
 class Session(msgspec.Struct, Generic[C], frozen=True, kw_only=True):
     """The durable state of one conversation or flow.
 
-    :ivar key: routing key, unique per (env, tenant).
-    :ivar cursor: the position at which the flow resumes.
+    :ivar key: routing key, unique per (env, tenant). The default is :func:`new_session_key`.
+    :ivar cursor: the position at which the flow resumes. The default is
+        :meth:`SessionCursor.none`.
     :ivar meta: the owner.
     :ivar context: the application's own state, of the store's ``context_type``.
     :ivar outbox: effects recorded with the state, oldest first. :meth:`with_outbox` bounds it.
@@ -204,8 +217,8 @@ class Session(msgspec.Struct, Generic[C], frozen=True, kw_only=True):
     :ivar updated_at: time of the last write or touch, to 1 ms, aware UTC. The store sets it.
     """
 
-    key: SessionKey
-    cursor: SessionCursor
+    key: SessionKey = msgspec.field(default_factory=new_session_key)
+    cursor: SessionCursor = _NO_CURSOR
     meta: SessionMeta
     context: C = msgspec.field(default_factory=cast("Callable[[], C]", dict))
     outbox: tuple[OutboxEntry, ...] = ()
@@ -239,6 +252,25 @@ class Session(msgspec.Struct, Generic[C], frozen=True, kw_only=True):
         if secs == 0:
             return None
         return self.updated_at + timedelta(milliseconds=round(secs * 1000))
+
+    def with_context(self, context: C) -> Self:
+        """Return the session with another state.
+
+        :param context: the new state, of the same type.
+        """
+        return msgspec.structs.replace(self, context=context)
+
+    def update_context(self, change: Callable[[C], C]) -> Self:
+        """Return the session with the state that a function returns for the current one.
+
+        .. code-block:: python
+
+            await store.mutate(key, lambda found: found.update_context(add_item), ctx=ctx)
+
+        :param change: plain function from state to state. A state that it changes in place, it
+            must return as well.
+        """
+        return self.with_context(change(self.context))
 
     def dedupe_outbox(self) -> Self:
         """Return the session with only the first outbox entry of each ``(seq, payload_sha256)``."""

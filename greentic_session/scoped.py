@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Generic, Literal, final, overload
 
 from ._core.tenancy import WholeTenant, check_caller_may_write, scope_of
+from ._validation import require_sequence
 from .abc.fencing import UNFENCED
+from .errors import SessionError
 from .model import C
 
 if TYPE_CHECKING:
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from ._core.unreadable import OnError
+    from ._core.verbs.mutating import N
     from .abc.fencing import Fenced
     from .abc.records import UnreadableSession
     from .model import Cas, Session, SessionKey, TenantCtx, Versioned
@@ -60,40 +63,97 @@ class ScopedSessionStore(Generic[C]):
             return await self._store.get_many(keys, ctx=self.ctx, on_error=on_error)
         return await self._store.get_many(keys, ctx=self.ctx, on_error=on_error)
 
+    async def require(self, key: SessionKey) -> Versioned[C]:
+        """As :meth:`AsyncSessionStore.require`."""
+        return await self._store.require(key, ctx=self.ctx)
+
+    async def exists(self, key: SessionKey) -> bool:
+        """As :meth:`AsyncSessionStore.exists`."""
+        return await self._store.exists(key, ctx=self.ctx)
+
     async def create(self, session: Session[C]) -> Cas:
         """As :meth:`AsyncSessionStore.create`."""
         check_caller_may_write(self.ctx, session)
         return await self._store.create(session)
 
-    async def put(self, session: Session[C], *, fence: Fenced = UNFENCED) -> Cas:
+    async def put(
+        self,
+        session: Session[C],
+        *,
+        fence: Fenced = UNFENCED,
+        ttl: timedelta | float | None = None,
+    ) -> Cas:
         """As :meth:`AsyncSessionStore.put`."""
         check_caller_may_write(self.ctx, session)
-        return await self._store.put(session, fence=fence)
+        return await self._store.put(session, fence=fence, ttl=ttl)
+
+    async def put_many(self, sessions: Sequence[Session[C]]) -> list[Cas | SessionError]:
+        """As :meth:`AsyncSessionStore.put_many`.
+
+        In place of a session that this caller may not write, the list has the error.
+        """
+        require_sequence(sessions, "sessions")
+        refused = [self._refusal(session) for session in sessions]
+        written = iter(
+            await self._store.put_many(
+                [one for one, error in zip(sessions, refused, strict=True) if error is None]
+            )
+        )
+        return [next(written) if error is None else error for error in refused]
+
+    def _refusal(self, session: Session[C]) -> SessionError | None:
+        try:
+            check_caller_may_write(self.ctx, session)
+        except SessionError as error:
+            return error.with_traceback(None)
+        return None
 
     async def update_cas(
-        self, session: Session[C], expected: Cas, *, fence: Fenced = UNFENCED
+        self,
+        session: Session[C],
+        expected: Cas,
+        *,
+        fence: Fenced = UNFENCED,
+        ttl: timedelta | float | None = None,
     ) -> Cas:
         """As :meth:`AsyncSessionStore.update_cas`."""
         check_caller_may_write(self.ctx, session)
-        return await self._store.update_cas(session, expected, fence=fence)
+        return await self._store.update_cas(session, expected, fence=fence, ttl=ttl)
+
+    async def get_or_create(self, key: SessionKey, make: Callable[[], Session[C]]) -> Versioned[C]:
+        """As :meth:`AsyncSessionStore.get_or_create`."""
+        return await self._store.get_or_create(key, make, ctx=self.ctx)
 
     async def mutate(
         self,
         key: SessionKey,
-        change: Callable[[Session[C]], Session[C]],
+        change: Callable[[Session[C]], Session[C] | N],
         *,
+        default: Callable[[], Session[C]] | None = None,
         attempts: int = 1000,
-    ) -> Versioned[C]:
+    ) -> Versioned[C] | N:
         """As :meth:`AsyncSessionStore.mutate`."""
-        return await self._store.mutate(key, change, ctx=self.ctx, attempts=attempts)
+        return await self._store.mutate(
+            key, change, default=default, ctx=self.ctx, attempts=attempts
+        )
 
-    async def touch(self, key: SessionKey, ttl_secs: timedelta | float | None = None) -> bool:
+    async def touch(
+        self,
+        key: SessionKey,
+        ttl_secs: timedelta | float | None = None,
+        *,
+        ttl: timedelta | float | None = None,
+    ) -> bool:
         """As :meth:`AsyncSessionStore.touch`."""
-        return await self._store.touch(key, ttl_secs, ctx=self.ctx)
+        return await self._store.touch(key, ttl_secs, ctx=self.ctx, ttl=ttl)
 
     async def delete(self, key: SessionKey, *, expected: Cas | None = None) -> bool:
         """As :meth:`AsyncSessionStore.delete`."""
         return await self._store.delete(key, ctx=self.ctx, expected=expected)
+
+    async def delete_many(self, keys: Sequence[SessionKey]) -> list[bool | SessionError]:
+        """As :meth:`AsyncSessionStore.delete_many`."""
+        return await self._store.delete_many(keys, ctx=self.ctx)
 
     @overload
     def scan(

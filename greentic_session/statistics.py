@@ -28,6 +28,7 @@ class StoreStatistics(msgspec.Struct, frozen=True, kw_only=True):
     :ivar members: members of groups of workers in this process.
     :ivar placements: keys in this process that are assigned or pinned to a worker.
     :ivar generations: generations of owners in this process.
+    :ivar timers: timers in this process.
     :ivar locks: locks in this process that are held or have waiters.
     :ivar swept: records that sweeps have removed since the store was made.
     :ivar in_flight: calls that wait for a server now.
@@ -50,6 +51,7 @@ class StoreStatistics(msgspec.Struct, frozen=True, kw_only=True):
     members: int | None = None
     placements: int | None = None
     generations: int | None = None
+    timers: int | None = None
     locks: int | None = None
     swept: int = 0
     in_flight: int = 0

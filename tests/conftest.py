@@ -23,11 +23,11 @@ from greentic_session.testing.servers import (
 )
 from greentic_session.testing.topologies import ClusterRig, SentinelRig
 
-from .support.selection import CONTRACT, QUICK_LEGS, THINNED_LEGS, is_quick, left_out
+from .support.selection import CONTRACT, QUICK_LEGS, SHARE, THINNED_LEGS, is_quick, left_out
 from .support.serverless import IS_SERVERLESS, UNIX_ONLY, WHY, needs_a_server
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
 pytest.register_assert_rewrite("greentic_session.testing.contract")
 
@@ -175,12 +175,24 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     given = "given" if os.environ.get(URL_VARIABLE) else "skipped, not set"
     lines.append(f"backend {URL_VARIABLE}: {given}")
     legs = ", ".join(("trio", *(leg.removeprefix("Test") for leg in THINNED_LEGS)))
-    cases = "all" if config.getoption("full") else f"a few of each test on {legs} (all: --full)"
+    cases = "all" if config.getoption("full") else f"one of each test on {legs} (all: --full)"
     if config.getoption("quick"):
         legs = ", ".join(sorted(leg.removeprefix("Test") for leg in QUICK_LEGS))
         cases = f"of {legs} only"
     lines.append(f"contract cases: {cases}")
     return lines
+
+
+@pytest.fixture(scope="session")
+def is_full(pytestconfig: pytest.Config) -> bool:
+    """Whether the run has ``--full``."""
+    return bool(pytestconfig.getoption("full"))
+
+
+@pytest.fixture(scope="session")
+def scaled(*, is_full: bool) -> Callable[[int], int]:
+    """The function that returns the default run's share of a number of repetitions."""
+    return lambda count: count if is_full else max(1, round(count * SHARE))
 
 
 @pytest.fixture(scope="session")

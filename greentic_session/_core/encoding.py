@@ -5,7 +5,6 @@ It makes every check that a session must pass before any I/O. So each stored ses
 
 from __future__ import annotations
 
-import inspect
 import math
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Generic, cast, final, get_args, get_origin
@@ -16,7 +15,7 @@ import msgspec
 from .._validation import check_key, ttl_to_ms
 from ..abc.records import EncodedSession, Record
 from ..codec import Codec, CodecFactory, JsonCodec, MessagePackCodec, SessionBody, context_classes
-from ..errors import DecodeError, InvalidInputError, PayloadTooLargeError, TenantMismatchError
+from ..errors import DecodeError, InvalidInputError, PayloadTooLargeError
 from ..model import (
     MAX_CAS_VALUE,
     C,
@@ -37,7 +36,7 @@ from .survival import first_loss, has_open_parts, is_plain
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["SessionEncoder", "apply_change", "as_versioned", "check_token"]
+__all__ = ["SessionEncoder", "as_versioned", "check_token", "with_ttl"]
 
 
 @final
@@ -264,24 +263,14 @@ def as_versioned(
     return _new_versioned(Versioned, (session, cas))
 
 
-def apply_change(session: Session[C], change: Callable[[Session[C]], Session[C]]) -> Session[C]:
-    """Return the session that a caller's function returns for a session.
+def with_ttl(encoded: EncodedSession, ttl: object) -> EncodedSession:
+    """Return an encoded session with another lifetime.
 
-    :raises InvalidInputError: ``change`` did not return a session with the same key.
-    :raises TenantMismatchError: the new session has another owner.
+    :param ttl: the lifetime, as :func:`ttl_to_ms` takes it.
+    :raises InvalidInputError: naming ``ttl``.
     """
-    changed = change(session)
-    if not isinstance(cast("object", changed), Session):
-        if inspect.iscoroutine(changed):
-            changed.close()  # otherwise Python warns that it was never awaited
-        raise InvalidInputError(
-            "change", f"must return a Session, returned {type(changed).__name__}"
-        )
-    if changed.key != session.key:
-        raise InvalidInputError("change", "returned a session under another key")
-    if tenancy.owner_of(changed.meta) != tenancy.owner_of(session.meta):
-        raise TenantMismatchError(session.key)
-    return changed
+    ttl_ms = ttl_to_ms(ttl, "ttl")
+    return EncodedSession(encoded.scope, encoded.key, encoded.owner, ttl_ms, encoded.body)
 
 
 def check_token(expected: object) -> None:

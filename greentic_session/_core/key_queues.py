@@ -10,14 +10,13 @@ from collections import deque
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar, final
 
-from ..errors import CasConflictError, StoreUnavailableError
+from ..errors import CasConflictError, SessionExistsError, StoreUnavailableError
+from ..model import Cas
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
 
     from anyio import Event
-
-    from ..model import Cas
 
     _Name = tuple[str, str]
 
@@ -33,16 +32,18 @@ class Conflict(NamedTuple):
     """An attempt that wrote nothing, because another writer came first.
 
     :ivar scope: the session's ``env/tenant``.
-    :ivar expected: the token that the attempt read.
-    :ivar current: the token that the write found.
+    :ivar expected: the token that the attempt read, ``Cas.none()`` if it read none.
+    :ivar current: the token that the write found, if the attempt read one.
     """
 
     scope: str
     expected: Cas
     current: Cas
 
-    def error(self, key: str) -> CasConflictError:
+    def error(self, key: str) -> CasConflictError | SessionExistsError:
         """Return the error for a caller that makes no further attempt."""
+        if self.expected == Cas.none():
+            return SessionExistsError(key)
         return CasConflictError(key, self.expected, self.current)
 
 
@@ -94,6 +95,7 @@ class KeyQueues:
         :param attempts: maximum number of attempts.
         :param secs_left: the function that returns the seconds in which an attempt may still begin.
         :raises CasConflictError: every attempt conflicted with another writer, or no time is left.
+        :raises SessionExistsError: the same, if the last attempt was to create the session.
         :raises StoreUnavailableError: the time ended before the caller's turn.
         """
         from anyio import sleep  # noqa: PLC0415 - keeps `import greentic_session` free of it

@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from inspect import isawaitable
+from typing import TYPE_CHECKING, TypeVar
+
+from ..errors import SessionError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from ..model import Cas, SessionKey
     from .fencing import LeaseRef
     from .records import AllowedOwners, EncodedSession, Outcome, Page, Record, UnreadableRecord
 
-__all__ = ["StorePrimitives"]
+__all__ = ["StorePrimitives", "settled"]
+
+_T = TypeVar("_T")
+
+
+async def settled(step: Callable[[], Awaitable[_T]]) -> _T | SessionError:
+    """Return the result of a step, or the error of this library that it raised."""
+    try:
+        return await step()
+    except SessionError as error:
+        return error.with_traceback(None)
 
 
 class StorePrimitives(ABC):
@@ -24,8 +37,8 @@ class StorePrimitives(ABC):
     the record is absent or expired, its owner, whether it exists or its token.
 
     ``until`` is the result of ``_deadline`` at the start of a verb with several steps. ``None``
-    means that this step is the whole verb. Only a backend that calls ``_slow_writes`` gets
-    ``until`` for ``_create`` and ``_put``.
+    means that this step is the whole verb. ``_create`` and ``_put`` get ``until`` only if it is not
+    ``None``.
 
     ``lease`` is a lease that must be held for the write. If it is not held, the verdict is
     ``LOST``, even if no other holder has one. Only a backend that derives from
@@ -67,6 +80,16 @@ class StorePrimitives(ABC):
     ) -> Record | Awaitable[Record | None] | None:
         """Return the live record, ``None`` if there is none."""
 
+    async def _read_owner(self, scope: str, key: SessionKey, until: float | None) -> str | None:
+        """Return the owner of the live record, ``None`` if there is none.
+
+        By default, this reads the record.
+        """
+        record = self._read(scope, key, until)
+        if isawaitable(record):
+            record = await record
+        return None if record is None else record.owner
+
     @abstractmethod
     async def _read_many(
         self, scope: str, keys: Sequence[SessionKey]
@@ -92,6 +115,15 @@ class StorePrimitives(ABC):
 
         :param position: position of the page, ``None`` for the first one.
         """
+
+    async def _run_each(
+        self, steps: Sequence[Callable[[], Awaitable[_T]]]
+    ) -> list[_T | SessionError]:
+        """Run independent steps, and return the result or the error of each one, in order.
+
+        By default, one step follows the other. A backend with I/O runs them concurrently.
+        """
+        return [await settled(step) for step in steps]
 
     @abstractmethod
     async def _create(self, encoded: EncodedSession, *, until: float | None = None) -> Outcome:

@@ -56,12 +56,14 @@ class MemoryConfig(msgspec.Struct, frozen=True, kw_only=True):
     :ivar sweep_interval_secs: pause between two runs of the background sweeper, in seconds.
     :ivar close_secs: limit on the time that closing waits for running calls, in seconds. 0 does not
         wait.
+    :ivar require_ctx: as in :class:`AsyncSessionStore`.
     """
 
     max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES
     verify: bool = True
     sweep_interval_secs: Seconds = default_secs(1.0)
     close_secs: Seconds = default_secs(DEFAULT_CLOSE_SECS)
+    require_ctx: bool = False
 
     def __post_init__(self) -> None:
         timedeltas_to_secs(self, "sweep_interval_secs", "close_secs")
@@ -73,6 +75,7 @@ class MemoryConfig(msgspec.Struct, frozen=True, kw_only=True):
         """
         require_int(self.max_payload_bytes, "max_payload_bytes", 1)
         require_bool(self.verify, "verify")
+        require_bool(self.require_ctx, "require_ctx")
         require_secs(self.sweep_interval_secs, "sweep_interval_secs")
         require_secs(self.close_secs, "close_secs", allow_zero=True)
 
@@ -179,6 +182,7 @@ class RedisConfig(_HidesPassword, frozen=True, kw_only=True):
     :ivar max_payload_bytes: limit on the size of one encoded session, in bytes.
     :ivar verify: as in :class:`AsyncSessionStore`.
     :ivar protocol: version of RESP, 2 or 3. The results are the same.
+    :ivar require_ctx: as in :class:`AsyncSessionStore`.
     """
 
     host: str = "localhost"
@@ -198,6 +202,7 @@ class RedisConfig(_HidesPassword, frozen=True, kw_only=True):
     max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES
     verify: bool = True
     protocol: int = 3
+    require_ctx: bool = False
 
     def __post_init__(self) -> None:
         timedeltas_to_secs(self, "deadline_secs", "close_secs")
@@ -239,6 +244,7 @@ class RedisConfig(_HidesPassword, frozen=True, kw_only=True):
         require_int(self.max_connections, "max_connections", 1)
         require_int(self.max_payload_bytes, "max_payload_bytes", 1)
         require_bool(self.verify, "verify")
+        require_bool(self.require_ctx, "require_ctx")
         require_int(self.protocol, "protocol", 2, 3)
 
     def _check_address(self) -> None:
@@ -291,6 +297,7 @@ class EmbeddedConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES
     verify: bool = True
     protocol: int = 3
+    require_ctx: bool = False
 
     def __post_init__(self) -> None:
         timedeltas_to_secs(self, "start_secs", "deadline_secs", "close_secs")

@@ -250,6 +250,7 @@ if TYPE_CHECKING:
 _MEMORY_OPTIONS: Final[dict[str, _Option]] = {
     "max_payload": ("max_payload_bytes", _number),
     "verify": ("verify", _yes_no),
+    "require_ctx": ("require_ctx", _yes_no),
     "sweep_interval": ("sweep_interval_secs", _secs),
     "close_timeout": ("close_secs", _secs),
 }
@@ -261,6 +262,7 @@ _REDIS_OPTIONS: Final[dict[str, _Option]] = {
     "max_connections": ("max_connections", _number),
     "max_payload": ("max_payload_bytes", _number),
     "verify": ("verify", _yes_no),
+    "require_ctx": ("require_ctx", _yes_no),
     "protocol": ("protocol", _number),
 }
 _EMBEDDED_OPTIONS: Final[dict[str, _Option]] = {

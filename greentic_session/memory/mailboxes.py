@@ -31,12 +31,12 @@ class Mailbox:
     def __init__(self, ref: MailboxRef) -> None:
         self.ref: Final = ref
         self.mail: Final[deque[StoredMessage]] = deque()
-        self.fence = 0
-        self.lease_ms = 0
-        self.worker = ""
-        self.tries = 0
-        self.backoff_ms = 0
-        self.done = 0
+        self.fence: int = 0
+        self.lease_ms: int = 0
+        self.worker: str = ""
+        self.tries: int = 0
+        self.backoff_ms: int = 0
+        self.done: int = 0
 
 
 @final

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import islice
 from time import perf_counter
-from typing import TYPE_CHECKING, Final, cast, final
+from typing import TYPE_CHECKING, Final, TypeVar, cast, final
 
 from anyio.lowlevel import checkpoint
 
@@ -27,6 +27,8 @@ from ..abc.records import (
     Verdict,
     mint_incarnation,
 )
+from ..abc.store import settled
+from ..abc.timers import SupportsTimers
 from ..abc.waits import SupportsWaits
 from ..clock import Clock, SystemClock
 from ..codec import CodecFactory, JsonCodec
@@ -41,16 +43,20 @@ from .locks import MemoryLocks
 from .notifications import MemoryNotifications
 from .records import Records
 from .sweeper import start_sweeper
+from .timers import MemoryTimers
 from .waits import MemoryWaits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from .._core.tasks import BackgroundTask
     from ..abc.fencing import LeaseRef
+    from ..errors import SessionError
     from .records import StoredRecord
 
 __all__ = ["InMemorySessionStore"]
+
+_T = TypeVar("_T")
 
 _FREED_PER_CALL: Final = 8
 """Number of entries that a call checks for expiry without a sweeper. A call adds fewer."""
@@ -58,6 +64,8 @@ _LOOK_EVERY_MS: Final = 1000
 """Interval in milliseconds at which such calls check entries other than records."""
 _MAX_STEP_BYTES: Final = 1 << 20
 """Number of bytes that a read of several records returns before other tasks run."""
+_STEPS_AT_ONCE: Final = 64
+"""Number of steps of a call that run before other tasks run."""
 _SLICE_SECS: Final = 0.0005
 """Time for which a sweep may block the event loop before other tasks run."""
 
@@ -72,6 +80,7 @@ class InMemorySessionStore(
     SupportsInbox,
     SupportsClock,
     SupportsGenerations,
+    SupportsTimers,
 ):
     """Keeps encoded sessions in dictionaries, under the same rules as a server.
 
@@ -104,6 +113,7 @@ class InMemorySessionStore(
             max_payload_bytes=config.max_payload_bytes,
             verify=config.verify,
             close_secs=config.close_secs,
+            require_ctx=config.require_ctx,
         )
         self._interval_secs: Final = config.sweep_interval_secs
         self._records: Final = Records(SystemClock() if clock is None else clock)
@@ -115,6 +125,7 @@ class InMemorySessionStore(
         self._inbox: Final = MemoryInbox(
             self._records, self._waits, self._notifications, self.check_open
         )
+        self._timers: Final = MemoryTimers(self._records.clock, self._notifications)
         self._is_held: Final[Mapping[LeaseKind, Callable[[LeaseRef], bool]]] = {
             LeaseKind.LOCK: self._locks.is_held,
             LeaseKind.INBOX: self._inbox.is_held,
@@ -142,6 +153,7 @@ class InMemorySessionStore(
         self._affinity.forget_all()
         self._generations.forget_all()
         self._inbox.forget_all()
+        self._timers.forget_all()
         self._notifications.notify_all()
         if self._sweeper is not None:
             await self._sweeper.stop()
@@ -167,6 +179,7 @@ class InMemorySessionStore(
             **self._affinity.sizes(),
             **self._generations.sizes(),
             **self._inbox.sizes(),
+            "timers": len(self._timers),
             "locks": len(self._locks),
         }
         sizes["events"] += self._inbox.remembered
@@ -191,6 +204,11 @@ class InMemorySessionStore(
     def generation_backend(self) -> MemoryGenerations:
         """As :meth:`SupportsGenerations.generation_backend`."""
         return self._generations
+
+    @override
+    def timer_backend(self) -> MemoryTimers:
+        """As :meth:`SupportsTimers.timer_backend`."""
+        return self._timers
 
     @override
     def lock_backend(self) -> MemoryLocks:
@@ -299,6 +317,17 @@ class InMemorySessionStore(
         return Page(records, (keys, end) if end < len(keys) else None)
 
     # --- writing -----------------------------------------------------------------------------
+
+    @override
+    async def _run_each(
+        self, steps: Sequence[Callable[[], Awaitable[_T]]]
+    ) -> list[_T | SessionError]:
+        found: list[_T | SessionError] = []
+        for number, step in enumerate(steps, 1):
+            found.append(await settled(step))
+            if number % _STEPS_AT_ONCE == 0:
+                await checkpoint()
+        return found
 
     @override
     async def _create(self, encoded: EncodedSession, *, until: float | None = None) -> Outcome:

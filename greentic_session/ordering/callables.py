@@ -1,69 +1,21 @@
-"""Checks of functions that a caller passes, and classification of their exceptions."""
+"""Classification of the exceptions of a caller's functions."""
 
 from __future__ import annotations
 
 import asyncio
-import inspect
 import math
 import sys
-from functools import partial
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import cast
 
 import anyio
-
-from ..errors import InvalidInputError
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
 
 __all__ = [
     "is_being_cancelled",
     "is_cancellation",
     "is_run_ending",
     "leaves_loop",
-    "require_async",
-    "require_awaitable",
     "require_loop",
-    "require_plain",
 ]
-
-T = TypeVar("T")
-
-
-def require_async(value: object, field: str) -> None:
-    """Refuse a value that cannot be called, or whose result can never be awaited.
-
-    A plain function is accepted, because it may return an awaitable. Its result is checked at the
-    call.
-
-    :raises InvalidInputError: naming ``field``.
-    """
-    function = _require_callable(value, field)
-    if _is_any(function, _is_generator_function, inspect.isasyncgenfunction):
-        raise InvalidInputError(field, "must return an awaitable, got a generator function")
-
-
-def require_plain(value: object, field: str) -> None:
-    """Refuse a value that cannot be called, or that only runs when awaited or iterated.
-
-    :raises InvalidInputError: naming ``field``.
-    """
-    function = _require_callable(value, field)
-    if _is_any(function, inspect.iscoroutinefunction):
-        raise InvalidInputError(field, "must be a plain function, got a coroutine function")
-    if _is_any(function, _is_generator_function, inspect.isasyncgenfunction):
-        raise InvalidInputError(field, "must be a plain function, got a generator function")
-
-
-def require_awaitable(returned: Awaitable[T], field: str) -> Awaitable[T]:
-    """Return the result of a function if it can be awaited.
-
-    :param field: name of the function.
-    :raises InvalidInputError: naming ``field``.
-    """
-    if not inspect.isawaitable(cast("object", returned)):
-        raise InvalidInputError(field, f"returned {type(returned).__name__}, not an awaitable")
-    return returned
 
 
 def require_loop() -> None:
@@ -122,23 +74,3 @@ def leaves_loop(error: BaseException) -> bool:
 
 def _is_asyncio() -> bool:
     return anyio.get_cancelled_exc_class() is asyncio.CancelledError
-
-
-def _require_callable(value: object, field: str) -> Callable[..., object]:
-    if not callable(value):
-        raise InvalidInputError(field, f"expected a callable, got {type(value).__name__}")
-    while isinstance(value, partial):
-        value = cast("partial[object]", value).func
-    return value
-
-
-def _is_any(function: Callable[..., object], *kinds: Callable[[object], bool]) -> bool:
-    # A call looks up `__call__` in the class.
-    return any(kind(function) or kind(type(function).__call__) for kind in kinds)
-
-
-def _is_generator_function(value: object) -> bool:
-    if not inspect.isgeneratorfunction(value):
-        return False
-    # `types.coroutine` makes generator functions whose result can be awaited.
-    return not value.__code__.co_flags & inspect.CO_ITERABLE_COROUTINE

@@ -106,6 +106,17 @@ class KeyNames:
         """Return the name of an inbox's index, ``{ns}:inbox:{<name>}``."""
         return f"{self._namespace}:inbox:{{{escape(inbox)}}}"
 
+    def timers(self, name: str, shard: int) -> tuple[str, str, str, str]:
+        """Return the names of a shard's timers, ``{ns}:timers:{<name>.<shard>}``, and the same with
+        ``payloads``, ``taken`` and ``cancelled``.
+        """
+        start = f"{self._namespace}:timers:{{{escape(name)}.{shard}}}"
+        return start, f"{start}:payloads", f"{start}:taken", f"{start}:cancelled"
+
+    def timer_shards(self, name: str) -> str:
+        """Return the name of a set's number of shards, ``{ns}:timers:{<name>}:shards``."""
+        return f"{self._namespace}:timers:{{{escape(name)}}}:shards"
+
     def early_events(
         self, env: str, tenant_id: str, team_id: str | None, user_id: str, scope_hash: str
     ) -> str:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .transport.client import RedisClient
     from .transport.protocol import Command, Reply
 
-__all__ = ["FIELDS", "LargeNames", "read_some", "record_of"]
+__all__ = ["FIELDS", "LargeNames", "read_owner", "read_some", "record_of"]
 
 FIELDS: Final = ("cas", "inc", "owner", "ttl", "at", "body")
 _MAX_BYTES: Final = 1 << 20
@@ -44,7 +44,7 @@ class LargeNames(dict[str, None]):
 
     def __init__(self) -> None:
         super().__init__()
-        self.sizes_to_ask = _MAX_SIZES
+        self.sizes_to_ask: int = _MAX_SIZES
 
     def note(self, name: str, size: int) -> None:
         """Record the size of a record's body, in bytes."""
@@ -140,6 +140,32 @@ async def _each(
             found[index] = reply
         break
     return found
+
+
+async def read_owner(
+    client: RedisClient, names: KeyNames, scope: str, key: SessionKey, until: float | None
+) -> str | None:
+    """Return the owner of the live record, ``None`` if there is none.
+
+    :raises DecodeError: the owner cannot be read.
+    """
+    name = names.record(scope, key)
+    try:
+        reply = await client.read("HMGET", name, "cas", "owner", key=name, until=until)
+    except ForeignValueError:
+        raise wrong_type(key) from None
+    try:
+        value, owner = cast("list[bytes | None]", reply)
+    except (TypeError, ValueError):
+        raise malformed_reply() from None
+    if value is None:
+        return None
+    if owner is None:
+        raise DecodeError(key, "the stored record lacks a field")
+    try:
+        return owner.decode()
+    except UnicodeError:
+        raise undecodable_record(key) from None
 
 
 def record_of(key: str, reply: Reply) -> Record | None:

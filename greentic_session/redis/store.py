@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from typing import TYPE_CHECKING, Any, Final, cast, final
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast, final
 
 from .._compat import override
 from .._core.lifetime import wait_until_idle
@@ -24,6 +24,8 @@ from ..abc.records import (
     Verdict,
     mint_incarnation,
 )
+from ..abc.store import settled
+from ..abc.timers import SupportsTimers
 from ..abc.waits import SupportsWaits
 from ..codec import CodecFactory, JsonCodec
 from ..model import C, Cas, SessionKey
@@ -35,7 +37,7 @@ from .inbox import RedisInbox
 from .key_names import KeyNames
 from .locks import RedisLocks
 from .notifications import RedisNotifications
-from .record_reads import FIELDS, LargeNames, read_some, record_of
+from .record_reads import FIELDS, LargeNames, read_owner, read_some, record_of
 from .replies import outcome_of, time_ms, wrong_type
 from .scripts.sessions import (
     CREATE,
@@ -55,24 +57,29 @@ from .scripts.sessions import (
     update_cas_arguments,
     update_cas_fenced_arguments,
 )
+from .timers import RedisTimers
 from .transport.acks import UnconfirmedError
 from .transport.attempts import log_retention_ms
 from .transport.client import RedisClient
 from .transport.failures import ForeignValueError, malformed_reply
 from .transport.server import LARGE_BYTES
+from .transport.topology import run_concurrently
 from .waits import RedisWaits
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
     from ..abc.fencing import LeaseRef
     from ..config import RedisConfig
+    from ..errors import SessionError
     from .transport.protocol import Arguments, Command, Reply
     from .transport.script import Script
     from .transport.server_process import ServerProcess
     from .transport.topology import ScanPosition
 
 __all__ = ["RedisSessionStore"]
+
+_T = TypeVar("_T")
 
 _LEAST_STEP_SECS: Final = 0.02
 """Minimum time left for a step. With less, its outcome might be unknown."""
@@ -96,6 +103,7 @@ class RedisSessionStore(
     SupportsInbox,
     SupportsClock,
     SupportsGenerations,
+    SupportsTimers,
 ):
     """Keeps sessions on a Redis (6.2 or later) or Valkey server, shared by any number of workers.
 
@@ -126,6 +134,7 @@ class RedisSessionStore(
             max_payload_bytes=config.max_payload_bytes,
             verify=config.verify,
             close_secs=config.close_secs,
+            require_ctx=config.require_ctx,
         )
         self._host: Final = host
         self._client: Final = RedisClient(config, host)
@@ -148,6 +157,9 @@ class RedisSessionStore(
         )
         self._affinity: Final = RedisAffinity(self._client, self._names, self._tombstone_ms)
         self._generations: Final = RedisGenerations(self._client, self._names)
+        self._timers: Final = RedisTimers(
+            self._client, self._names, self._notifications, self._tombstone_ms
+        )
 
     @override
     async def _open(self) -> None:
@@ -205,6 +217,11 @@ class RedisSessionStore(
         return self._generations
 
     @override
+    def timer_backend(self) -> RedisTimers:
+        """As :meth:`SupportsTimers.timer_backend`."""
+        return self._timers
+
+    @override
     def lock_backend(self) -> RedisLocks:
         """As :meth:`SupportsLocks.lock_backend`."""
         return self._locks
@@ -231,6 +248,23 @@ class RedisSessionStore(
         if record is not None and (is_large or len(record.body) > LARGE_BYTES):
             large_names.note(name, len(record.body))
         return record
+
+    @override
+    async def _read_owner(self, scope: str, key: SessionKey, until: float | None) -> str | None:
+        return await read_owner(self._client, self._names, scope, key, until)
+
+    @override
+    async def _run_each(
+        self, steps: Sequence[Callable[[], Awaitable[_T]]]
+    ) -> list[_T | SessionError]:
+        # The client sends the requests of one iteration of the event loop in one write.
+        found: dict[int, _T | SessionError] = {}
+
+        async def run(index: int) -> None:
+            found[index] = await settled(steps[index])
+
+        await run_concurrently(run, range(len(steps)))
+        return [found[index] for index in range(len(steps))]
 
     @override
     async def _read_many(

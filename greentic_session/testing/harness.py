@@ -51,6 +51,7 @@ class StoreHarness(Protocol):
         codec: CodecFactory = JsonCodec,
         max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES,
         verify: bool = True,
+        require_ctx: bool = False,
     ) -> AsyncSessionStore[Any]:
         """Return an open store on this namespace. The harness closes it.
 
@@ -94,11 +95,14 @@ class MemoryHarness(_Harness):
         codec: CodecFactory = JsonCodec,
         max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES,
         verify: bool = True,
+        require_ctx: bool = False,
     ) -> AsyncSessionStore[Any]:
         """Return an open store, as :meth:`StoreHarness.open`."""
         store: InMemorySessionStore[Any] = InMemorySessionStore(
             context_type,
-            config=MemoryConfig(max_payload_bytes=max_payload_bytes, verify=verify),
+            config=MemoryConfig(
+                max_payload_bytes=max_payload_bytes, verify=verify, require_ctx=require_ctx
+            ),
             codec=codec,
             clock=self.clock,
         )
@@ -167,10 +171,14 @@ class RedisHarness(_Harness):
         codec: CodecFactory = JsonCodec,
         max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES,
         verify: bool = True,
+        require_ctx: bool = False,
     ) -> AsyncSessionStore[Any]:
         """Return an open store, as :meth:`StoreHarness.open`."""
         config = msgspec.structs.replace(
-            self.config, max_payload_bytes=max_payload_bytes, verify=verify
+            self.config,
+            max_payload_bytes=max_payload_bytes,
+            verify=verify,
+            require_ctx=require_ctx,
         )
         return await self._held(RedisSessionStore(config, context_type, codec=codec))
 
@@ -230,7 +238,7 @@ class RedisHarness(_Harness):
 # * A hash with a time `at` is a record. A hash with the operation log `ops` alone is a tombstone.
 # * A hash of expiries is a lookup. A hash of index entries is an index of waits.
 # * A hash with a lease and queue positions is a lock.
-# * A mailbox, or a group of workers, is known by its name.
+# * A mailbox, a group of workers, or the timers that are taken, are known by their names.
 # * A sorted set is the queue of a lock, or is sorted by time.
 # * A list holds messages, which begin with a time.
 #
@@ -264,6 +272,13 @@ for _, name in ipairs(KEYS) do
     for _, field in ipairs({'lease', 'rest', 'start'}) do
       local ends = redis.call('HGET', name, field)
       if ends then redis.call('HSET', name, field, text(ends - by)) end
+    end
+  elseif redis.call('TYPE', name).ok == 'string' then  -- the number of shards of a set of timers
+  elseif string.find(name, ':timers:{', 1, true) then
+    local taken = string.sub(name, -6) == ':taken' and redis.call('HGETALL', name) or {}
+    for i = 1, #taken, 2 do
+      local due, start, rest = string.match(taken[i + 1], '^([%d.]+):([%d.]+)(.*)$')
+      redis.call('HSET', name, taken[i], text(due - by) .. ':' .. text(start - by) .. rest)
     end
   elseif string.find(name, ':affinity:{', 1, true) then
     local all = redis.call('HGETALL', name)

@@ -39,7 +39,7 @@ KEYS: Final = tuple(f"conversation-{number}" for number in range(10_000))
 
 
 @pytest.mark.parametrize("vector", VECTORS, ids=range(len(VECTORS)))
-def test_published_vectors(vector: dict[str, Any]) -> None:
+def test_workers_for_the_published_places_are_theirs(vector: dict[str, Any]) -> None:
     assert rendezvous(vector["place"], vector["workers"]) == vector["worker"]
     assert rendezvous(vector["place"], reversed(vector["workers"])) == vector["worker"]
 

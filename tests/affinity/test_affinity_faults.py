@@ -137,7 +137,9 @@ async def test_a_repeated_call_is_answered_and_changes_nothing(
 
 
 @pytest.mark.parametrize("name", REPEATABLE)
-async def test_what_leaves_no_trace_comes_to_the_same(scripted: ScriptRunner, name: str) -> None:
+async def test_a_repeated_call_without_an_operation_log_returns_the_same_result(
+    scripted: ScriptRunner, name: str
+) -> None:
     script, arguments = REPEATABLE[name]
     first = await scripted.run(script, *arguments, op="the call")
     assert first[0] == 1
@@ -175,7 +177,9 @@ async def test_calls_that_change_nothing_write_nothing(scripted: ScriptRunner) -
 
 
 @pytest.mark.parametrize("chance", [0.0, 0.25], ids=["good", "bad"])
-async def test_a_bad_line_comes_to_the_same_as_none(tcp_server_url: str, chance: float) -> None:
+async def test_calls_over_a_faulty_connection_have_the_same_results_as_in_memory(
+    tcp_server_url: str, chance: float
+) -> None:
     async with (
         RedisHarness(tcp_server_url) as harness,
         InMemorySessionStore(clock=ManualClock()) as memory,

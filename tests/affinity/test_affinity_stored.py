@@ -77,7 +77,7 @@ async def rig(valkey_url: str) -> AsyncIterator[Rig]:
         yield await Rig.of(harness)
 
 
-async def test_members(rig: Rig) -> None:
+async def test_members_have_the_documented_bytes(rig: Rig) -> None:
     async with rig.affinity.member("host:{1}", lease=30) as membership:
         assert await rig.names() == [MEMBERS]
         members = await rig.hash(MEMBERS)
@@ -111,7 +111,7 @@ async def test_fences_grow_though_the_clock_is_set_back(rig: Rig) -> None:
         assert await rig.join(worker) == ahead + number
 
 
-async def test_places(rig: Rig) -> None:
+async def test_placements_have_the_documented_bytes(rig: Rig) -> None:
     await rig.join("w1")
     placement = await rig.affinity.worker_for(KEY, ctx=CTX)
     assert placement is not None

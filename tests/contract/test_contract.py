@@ -20,6 +20,7 @@ from greentic_session.testing.contract import (
     RaceContract,
     ReadingContract,
     SessionStoreContract,
+    TimerContract,
     WaitContract,
     WritingContract,
 )
@@ -57,9 +58,10 @@ class Contract(
     LockContract,
     AffinityContract,
     InboxContract,
+    TimerContract,
     GenerationContract,
 ):
-    """Sessions, waits, locks, affinity, inboxes and generations."""
+    """Sessions, waits, locks, affinity, inboxes, timers and generations."""
 
 
 class TestMemory(Contract):
@@ -148,7 +150,7 @@ if NO_REDIS is None:
 else:
     # Because Redis is an optional second engine.
     @pytest.mark.skip(reason=f"backend redis-server: {NO_REDIS}")  # not installed here
-    def test_redis_server() -> None: ...
+    def test_redis_server_runs_the_contract() -> None: ...
 
 
 if CONTAINER_URL:
@@ -162,7 +164,7 @@ if CONTAINER_URL:
 else:
     # Because a Docker engine is optional.
     @pytest.mark.skip(reason=f"backend container: {NO_CONTAINER}")  # no engine answers here
-    def test_container() -> None: ...
+    def test_container_runs_the_contract() -> None: ...
 
 
 if GIVEN_URL:
@@ -176,4 +178,4 @@ if GIVEN_URL:
 else:
     # Because only a person can name another server that may be written to.
     @pytest.mark.skip(reason=f"backend {URL_VARIABLE}: not set")  # nobody named a server
-    def test_given_url() -> None: ...
+    def test_given_url_runs_the_contract() -> None: ...

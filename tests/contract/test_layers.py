@@ -27,6 +27,7 @@ FLOORS: dict[str, int] = {
     "config": 0,
     "errors": 0,
     "keys": 0,
+    "merging": 0,
     "model": 0,
     "schema": 0,
     "statistics": 0,

@@ -30,8 +30,10 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.timeout(300)
-def test_every_backend_does_what_the_model_does(valkey_url: str) -> None:
-    drive(valkey_url, examples=150, phases=[Phase.generate, Phase.shrink])
+def test_every_backend_does_what_the_model_does(
+    valkey_url: str, scaled: Callable[[int], int]
+) -> None:
+    drive(valkey_url, examples=scaled(150), phases=[Phase.generate, Phase.shrink])
 
 
 # --- detection -----------------------------------------------------------------------------------

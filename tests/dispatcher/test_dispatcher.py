@@ -21,7 +21,7 @@ pytestmark = pytest.mark.anyio
 
 
 @both
-async def test_a_key_keeps_its_order_and_has_one_message_in_hand() -> None:
+async def test_a_key_keeps_its_order_and_handles_one_message_at_a_time() -> None:
     desk = Desk()
     async with SessionDispatcher(desk.handle) as dispatcher:
         for number in range(5):
@@ -95,7 +95,7 @@ async def test_keys_take_turns_of_one_message() -> None:
 
 
 @both
-async def test_who_never_waits_lets_others_run() -> None:
+async def test_a_handler_that_never_waits_lets_other_tasks_run() -> None:
     beside: list[int] = []
 
     async def handle(_: str | None, message: int) -> None:
@@ -123,7 +123,7 @@ async def in_an_anyio_fixture() -> AsyncIterator[tuple[SessionDispatcher[int], D
 
 
 @both
-async def test_in_an_anyio_fixture(
+async def test_dispatcher_runs_in_an_anyio_fixture(
     in_an_anyio_fixture: tuple[SessionDispatcher[int], Desk],
 ) -> None:
     dispatcher, desk = in_an_anyio_fixture
@@ -141,7 +141,7 @@ async def in_a_pytest_asyncio_fixture() -> AsyncIterator[tuple[SessionDispatcher
 
 
 @pytest.mark.asyncio
-async def test_in_a_pytest_asyncio_fixture(
+async def test_dispatcher_runs_in_a_pytest_asyncio_fixture(
     in_a_pytest_asyncio_fixture: tuple[SessionDispatcher[int], Desk],
 ) -> None:
     dispatcher, desk = in_a_pytest_asyncio_fixture

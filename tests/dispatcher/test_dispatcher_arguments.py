@@ -150,7 +150,7 @@ async def test_whatever_can_be_awaited_is() -> None:
 
 
 @both
-async def test_a_handler_that_returns_nothing_to_await_is_told_so() -> None:
+async def test_a_handler_that_returns_nothing_to_await_is_refused() -> None:
     desk = Desk()
     ran: list[int] = []
 

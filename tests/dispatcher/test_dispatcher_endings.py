@@ -25,7 +25,7 @@ def full(desk: Desk) -> SessionDispatcher[int]:
 
 
 @both
-async def test_a_drain_handles_what_was_accepted_and_turns_away_who_waits() -> None:
+async def test_a_drain_handles_accepted_messages_and_refuses_waiting_submitters() -> None:
     desk = Desk()
     dispatcher = full(desk)
     turned_away: list[int] = []
@@ -231,7 +231,7 @@ async def test_a_drain_that_is_cancelled_cancels_the_rest() -> None:
 
 
 @both
-async def test_join_waits_for_those_who_wait_for_room_too() -> None:
+async def test_join_includes_submitters_that_wait_for_room() -> None:
     desk = Desk()
     joined: list[int] = []
     dispatcher = full(desk)

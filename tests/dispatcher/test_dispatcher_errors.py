@@ -46,7 +46,7 @@ async def test_an_error_comes_before_the_next_message_of_the_key() -> None:
 
 
 @both
-async def test_an_error_nobody_takes_is_logged_without_the_message(
+async def test_an_error_without_a_callback_is_logged_without_the_message(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def handle(_: str | None, message: int) -> None:
@@ -177,7 +177,7 @@ def test_on_asyncio_two_leave_the_loop_and_the_rest_stays_in_order(
 
 
 @both
-async def test_what_is_no_exception_stops_nothing_in_those_who_are_told(
+async def test_a_base_exception_of_a_callback_stops_no_worker(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def handle(_: str | None, message: int) -> None:

@@ -106,7 +106,7 @@ def test_clients_are_measured_side_by_side(tmp_path: Path) -> None:
         assert (tmp_path / "clients.png").stat().st_size
 
 
-def test_each_verb_is_measured_beside_a_pool(tmp_path: Path) -> None:
+def test_each_verb_is_measured_next_to_a_connection_pool(tmp_path: Path) -> None:
     done = _bench("verbs", "--quick", "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "README.md").read_text("utf-8")
@@ -116,7 +116,7 @@ def test_each_verb_is_measured_beside_a_pool(tmp_path: Path) -> None:
     assert all(re.fullmatch(SPREAD, cell) for cells in rows.values() for cell in cells)
 
 
-def test_what_a_write_costs_the_server_is_measured_beside_a_bare_script(tmp_path: Path) -> None:
+def test_the_servers_cost_of_a_write_is_measured_next_to_a_bare_script(tmp_path: Path) -> None:
     done = _bench("server", "--quick", "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "README.md").read_text("utf-8")
@@ -125,7 +125,7 @@ def test_what_a_write_costs_the_server_is_measured_beside_a_bare_script(tmp_path
     assert re.fullmatch(SPREAD, rows["Valkey: update_cas"][1])
 
 
-def test_the_dispatcher_is_measured_beside_bare_queues(tmp_path: Path) -> None:
+def test_the_dispatcher_is_measured_next_to_bare_queues(tmp_path: Path) -> None:
     done = _bench("dispatcher", "--quick", "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "README.md").read_text("utf-8")
@@ -157,7 +157,9 @@ def test_the_dispatcher_is_measured_against_bare_queues(tmp_path: Path) -> None:
     assert all(re.fullmatch(SPREAD, cells[2]) for name, cells in rows.items() if name)
 
 
-def test_locks_are_measured_beside_others_and_an_inbox_by_its_scripts(tmp_path: Path) -> None:
+def test_locks_are_measured_next_to_other_libraries_and_an_inbox_by_its_scripts(
+    tmp_path: Path,
+) -> None:
     done = _bench("ordering", "--quick", "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "README.md").read_text("utf-8")

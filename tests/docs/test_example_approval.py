@@ -46,11 +46,11 @@ def url(request: pytest.FixtureRequest) -> str:
     return f"{request.getfixturevalue('valkey_url')}?deadline=20&namespace=test:{uuid4().hex}"
 
 
-def test_as_a_program(url: str) -> None:
+def test_approval_as_a_program_prints_its_result(url: str) -> None:
     assert output_of("approval.py", "--url", url, "--rounds", ROUNDS) == EXPECTED
 
 
-def test_many_press_at_once(approval: ModuleType, url: str) -> None:
+def test_one_of_many_concurrent_presses_is_accepted(approval: ModuleType, url: str) -> None:
     people = [f"person {number}" for number in range(16)]
     answers: Counter[str] = Counter()
 
@@ -76,7 +76,9 @@ def test_many_press_at_once(approval: ModuleType, url: str) -> None:
     assert session.cursor.node_id == "deploy"
 
 
-def test_worker_dies_while_it_looks(approval: ModuleType, url: str) -> None:
+def test_a_press_is_accepted_after_the_worker_of_another_died(
+    approval: ModuleType, url: str
+) -> None:
     async def press() -> tuple[str, str]:
         async with create_session_store(url, context_type=approval.Deployment) as store:
             worker = approval.Worker(store)
@@ -96,7 +98,7 @@ def test_worker_dies_while_it_looks(approval: ModuleType, url: str) -> None:
     assert anyio.run(press) == ("approved", "already approved by Grace")
 
 
-def test_nobody_in_time(approval: ModuleType, url: str) -> None:
+def test_a_press_after_the_expiry_is_too_late(approval: ModuleType, url: str) -> None:
     async def press_late() -> tuple[str, int]:
         async with create_session_store(url, context_type=approval.Deployment) as store:
             worker = approval.Worker(store)

@@ -205,7 +205,9 @@ class TestOneConversation:
             "That is not an e-mail address. Please try again.",
         ]
 
-    def test_start_behind_the_end_begins_anew(self, worker: ModuleType, url: str) -> None:
+    def test_start_queued_after_the_end_begins_a_new_flow(
+        self, worker: ModuleType, url: str
+    ) -> None:
         """The end of one flow removes no message of the next, which was already there."""
         attempts: list[Any] = []
 
@@ -232,7 +234,7 @@ class TestOneConversation:
         ]
         assert len(attempts) == len(texts)  # no worker died, so nothing is sent again
 
-    def test_start_meets_itself(self, worker: ModuleType, url: str) -> None:
+    def test_start_sent_many_times_begins_one_flow(self, worker: ModuleType, url: str) -> None:
         gateway = worker.Gateway()
         start = self.said(worker, 1, "/start")
         admitted: list[Any] = []

@@ -26,5 +26,5 @@ pull requests:
 """
 
 
-def test_orders() -> None:
+def test_orders_print_their_result() -> None:
     assert output_of("orders.py") == ORDERS

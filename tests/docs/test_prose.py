@@ -3,7 +3,7 @@
 Per 1,000 words of Markdown, docstrings and Lua headers there is at most 0.1 "``who``",
 "``whoever``" or "``nobody``", and 1 semicolon. A banned word needs a listed reason. A folder that
 does not meet the rules yet has its own limits in ``tests/vectors/prose.json``. No new folder may
-get such limits.
+get such limits. The name of a test has none of these words.
 """
 
 from __future__ import annotations
@@ -19,6 +19,28 @@ def test_prose_of_a_folder_keeps_its_limits(folder: str) -> None:
     limits = prose.final_limits(count["words"]) | prose.limits().get(folder, {})
     over = {kind: (count[kind], limit) for kind, limit in limits.items() if count[kind] > limit}
     assert over == {}, f"counted, limit: {over}"
+
+
+def test_names_of_tests_have_no_banned_word() -> None:
+    names = [*prose.names_of_tests()]
+    assert len(names) > 1000
+    found = {f"{name.file}: {name.words}": prose.banned_in_name(name) for name in names}
+    assert {name: words for name, words in found.items() if words} == {}
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("who waits is served", ["who"]),
+        ("a session is nobodys and begins anew", ["nobodys", "anew"]),
+        ("a session whose owner is known is found by someone", ["someone"]),
+        ("a waiting caller is served", []),
+    ],
+)
+def test_name_of_a_test_is_searched_for_persons_and_banned_words(
+    words: str, expected: list[str]
+) -> None:
+    assert prose.banned_in_name(prose.Text("x.py", words)) == expected
 
 
 def test_pages_follow_the_rules_already() -> None:

@@ -33,6 +33,7 @@ from ..support.embedded import (
 from ..support.redis import session, until
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from greentic_session import AsyncSessionStore
@@ -127,7 +128,10 @@ async def test_the_server_goes_with_the_last_process_however_that_ends(folder: P
         assert found.session.context == {"count": 1}
 
 
-async def test_processes_that_open_at_the_same_instant_start_one_server(folder: Path) -> None:
+async def test_processes_that_open_at_the_same_instant_start_one_server(
+    folder: Path, scaled: Callable[[int], int]
+) -> None:
+    rounds = scaled(20)
     url = url_of(folder)
     with worker(url) as one, worker(url) as two:
         for worked in (one, two):
@@ -135,7 +139,7 @@ async def test_processes_that_open_at_the_same_instant_start_one_server(folder: 
             assert await worked.ask("close") == "closed"
         servers: set[int] = set()
         before = (folder / "server.log").read_text().count("Ready to accept connections")
-        for round_ in range(1, 21):
+        for round_ in range(1, rounds + 1):
             answers = await asyncio.gather(one.ask("open"), two.ask("open"))
             assert set(answers) == {"open"}
             if round_ == 1:
@@ -148,10 +152,10 @@ async def test_processes_that_open_at_the_same_instant_start_one_server(folder: 
             assert started == before + round_
             await asyncio.gather(one.ask("close"), two.ask("close"))
             assert is_gone(server)
-        assert len(servers) == 20
+        assert len(servers) == rounds
 
 
-async def test_who_comes_while_the_last_one_leaves_is_served(folder: Path) -> None:
+async def test_a_store_that_opens_while_the_last_user_closes_is_served(folder: Path) -> None:
     for turn in range(20):
         leaving = store_in(folder)
         await leaving.put(session(f"turn {turn}"))

@@ -132,7 +132,7 @@ async def test_a_folder_in_a_world_writable_one_with_the_sticky_bit_is_taken(fol
     Folder(str(folder)).close()
 
 
-async def test_a_folder_that_is_made_anew_is_a_new_one(folder: Path) -> None:
+async def test_a_folder_that_was_deleted_and_created_again_has_a_new_server(folder: Path) -> None:
     async with store_in(folder) as store:
         await store.put(session())
         old = server_of(folder)

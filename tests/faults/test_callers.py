@@ -38,7 +38,9 @@ async def cancelled_after(call: Callable[[], Awaitable[object]], steps: int) -> 
     return was_running
 
 
-async def test_cancellation_at_every_await(server: LocalServer) -> None:
+async def test_cancellation_at_every_await_of_a_verb_leaves_it_applied_or_not(
+    server: LocalServer,
+) -> None:
     print(f"GREENTIC_SESSION_TEST_SEED={SEED}")  # noqa: T201 - pytest shows it with a failure
     dice = random.Random(SEED)
     async with store_at(server.url, max_connections=2) as store, control(server) as client:
@@ -80,7 +82,9 @@ async def test_cancellation_at_every_await(server: LocalServer) -> None:
         await asyncio.gather(*(crowd.get() for _ in range(50)))
 
 
-async def test_cancellation_at_every_await_of_clients_who_write(standalone: StandaloneRig) -> None:
+async def test_cancellation_at_every_await_of_a_write_leaves_it_applied_or_not(
+    standalone: StandaloneRig,
+) -> None:
     """A cancelled write has happened or not, and other clients see one of the two."""
     async with at_work(standalone.url, nodes=standalone.nodes, cancels=0.3) as company:
         await company.clients.has_done(1500)

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(150)]
 
 
-async def test_script_flush_storm(standalone: StandaloneRig) -> None:
+async def test_script_flush_storm_causes_no_error(standalone: StandaloneRig) -> None:
     async with at_work(standalone.url, nodes=standalone.nodes) as company:
         calls, forgotten = company.clients.met["done"], 0
         while company.clients.met["done"] < calls + 600 or forgotten < 100:
@@ -64,7 +64,9 @@ async def test_script_flush_storm(standalone: StandaloneRig) -> None:
 # --- out of memory --------------------------------------------------------------------------------
 
 
-async def test_oom_with_noeviction(standalone: StandaloneRig) -> None:
+async def test_oom_with_noeviction_refuses_writes_and_keeps_reads(
+    standalone: StandaloneRig,
+) -> None:
     node = standalone.node
     await node.ask("CONFIG", "SET", "maxmemory-policy", "noeviction")
     namespace = f"test:{uuid4().hex}"

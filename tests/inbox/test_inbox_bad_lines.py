@@ -144,7 +144,7 @@ async def test_a_slow_line_is_no_bar_to_a_turn_behind_many_hints_that_lead_to_no
         assert turn.key == key_of(0)
 
 
-async def test_a_storm_of_forgotten_scripts_is_seen_by_nobody(server: LocalServer) -> None:
+async def test_scripts_flushed_again_and_again_cause_no_error(server: LocalServer) -> None:
     async with RedisHarness(server.url) as harness:
         store = await harness.open()
         office = Office(store)

@@ -178,7 +178,7 @@ async def test_a_name_that_holds_something_else_is_left_alone(
     ("name", "field", "value"),
     [("record", "inc", b"\xff"), ("record", "ttl", b"soon"), ("record", "body", b"{")],
 )
-async def test_a_session_that_cannot_be_read_is_at_rest_and_blocks_nobody(
+async def test_a_session_that_cannot_be_read_fails_and_blocks_no_other(
     harness: RedisHarness, name: str, field: str, value: bytes
 ) -> None:
     at = await desk(harness)

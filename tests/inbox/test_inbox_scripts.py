@@ -237,7 +237,7 @@ async def test_a_turn_that_was_taken_is_not_taken_by_another(runner: InboxScript
     assert 0 < int(refused[1]) <= LEASE_MS
 
 
-async def test_a_turn_whose_lease_has_ended_is_lost_though_nobody_took_it(
+async def test_a_turn_whose_lease_has_ended_is_lost_before_another_takes_it(
     runner: InboxScriptRunner,
 ) -> None:
     await runner.post()
@@ -260,14 +260,18 @@ async def test_fences_grow_though_the_clock_was_set_back(runner: InboxScriptRunn
     assert int(await runner.turn()) == future + 1
 
 
-async def test_who_may_not_write_to_a_session_is_refused(runner: InboxScriptRunner) -> None:
+async def test_a_message_of_a_caller_without_write_access_is_refused(
+    runner: InboxScriptRunner,
+) -> None:
     await runner.create(owner="red/bob")
     before = await runner.everything()
     assert await runner.post() == [-3]
     assert await runner.everything() == before
 
 
-async def test_the_head_is_buried_when_the_index_knows(runner: InboxScriptRunner) -> None:
+async def test_the_head_becomes_a_dead_letter_after_its_index_entry(
+    runner: InboxScriptRunner,
+) -> None:
     await runner.post()
     await runner.post("e2")
     for _ in range(2):

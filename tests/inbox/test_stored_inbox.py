@@ -64,7 +64,7 @@ async def rig(valkey_url: str) -> AsyncIterator[Rig]:
         yield Rig(harness, inbox)
 
 
-async def test_a_letter_that_waits(rig: Rig) -> None:
+async def test_a_pending_message_has_the_documented_bytes(rig: Rig) -> None:
     before = await rig.now_ms()
     await rig.admit()
     after = await rig.now_ms()
@@ -86,7 +86,7 @@ async def test_a_letter_that_waits(rig: Rig) -> None:
         assert await rig.read("PTTL", name) == -1
 
 
-async def test_a_letter_in_hand(rig: Rig) -> None:
+async def test_a_message_that_is_taken_has_the_documented_bytes(rig: Rig) -> None:
     await rig.admit()
     before = await rig.now_ms()
     async with rig.inbox.take("worker-1") as turn:
@@ -119,7 +119,7 @@ async def test_a_letter_in_hand(rig: Rig) -> None:
     assert list(record) == ["cas", "inc", "owner", "ttl", "at", "body", "ops"]
 
 
-async def test_a_session_at_rest_and_a_dead_letter(rig: Rig) -> None:
+async def test_a_dead_letter_has_the_documented_bytes(rig: Rig) -> None:
     await rig.admit()
     with pytest.raises(FailedError):
         async with rig.inbox.take("worker-1"):
@@ -143,7 +143,7 @@ async def test_a_session_at_rest_and_a_dead_letter(rig: Rig) -> None:
     assert 59 * DAY_MS < await rig.read("PTTL", f"{INDEX}:dead") <= 60 * DAY_MS
 
 
-async def test_an_event_that_came_early(rig: Rig) -> None:
+async def test_an_early_event_has_the_documented_bytes(rig: Rig) -> None:
     before = await rig.now_ms()
     await rig.inbox.deliver(ANN, "Ann:{1}", CHAT, "event:1", b"hello")
     name = f"early:{{prod:acme:support:Ann%3A%7B1%7D}}:{CHAT_HASH}"

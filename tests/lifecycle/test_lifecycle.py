@@ -99,7 +99,7 @@ def test_bad_limits_are_refused(field: str, limit: float) -> None:
 
 
 @both
-async def test_a_clock_that_is_set_back_makes_nobody_due() -> None:
+async def test_a_clock_that_is_set_back_makes_no_session_due() -> None:
     lifecycle, clock = make()
     await lifecycle.start(A)
     start_ms = clock.now_ms()
@@ -115,7 +115,7 @@ async def test_a_clock_that_is_set_back_makes_nobody_due() -> None:
 
 
 @both
-async def test_work_in_hand_is_neither_idle_nor_cut_off() -> None:
+async def test_a_session_with_running_work_is_not_idle_and_not_closed() -> None:
     diary = Diary()
     lifecycle, clock = make(diary, stalled_secs=None)
     await lifecycle.start(A)

@@ -33,7 +33,7 @@ pytestmark = pytest.mark.anyio
 
 
 @both
-async def test_what_is_called_when() -> None:
+async def test_each_hook_is_called_at_its_moment() -> None:
     diary = Diary()
     lifecycle, clock = make(diary, messages=1)
     for key in ("idle", "full", "old", "stopped"):

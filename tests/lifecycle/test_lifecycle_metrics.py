@@ -207,7 +207,7 @@ async def test_metrics_are_of_one_moment() -> None:
     assert (told.due, told.messages_per_sec) == (0, 1 / 3)
 
 
-def test_opentelemetry_is_told_the_same() -> None:
+def test_opentelemetry_gets_the_same_metrics() -> None:
     reader = InMemoryMetricReader()
     provider = MeterProvider([reader])
     lifecycle, clock = make(messages=2)

@@ -28,7 +28,9 @@ def deaf(request: bytes) -> Fate:
     return Fate.SWALLOW if b"SUBSCRIBE" in request else Fate.PASS
 
 
-async def test_who_hears_no_bell_waits_no_longer_than_it_will(server: LocalServer) -> None:
+async def test_a_caller_without_notifications_stops_waiting_at_its_timeout(
+    server: LocalServer,
+) -> None:
     namespace = f"test:{uuid4().hex}"
     async with (
         store_at(server.tcp_url, namespace=namespace) as near,
@@ -40,7 +42,7 @@ async def test_who_hears_no_bell_waits_no_longer_than_it_will(server: LocalServe
             await SessionLocks(far).hold(KEY, wait=0.05).__aenter__()
 
 
-async def test_who_hears_no_bell_has_its_place(server: LocalServer) -> None:
+async def test_a_caller_without_notifications_keeps_its_place(server: LocalServer) -> None:
     namespace = f"test:{uuid4().hex}"
     served: list[str] = []
     async with (

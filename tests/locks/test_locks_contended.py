@@ -33,7 +33,7 @@ from ..support.locks import (
 from ..support.redis import KEY, SEED, control, session, store_at, until_async
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from greentic_session import AsyncSessionStore, SessionKey
     from greentic_session.redis.transport.client import RedisClient
@@ -321,14 +321,16 @@ async def lock_each(store: Store, count: int) -> int:
     return most
 
 
-async def test_ten_thousand_keys_leave_nothing_in_memory() -> None:
+async def test_many_keys_leave_nothing_in_memory(scaled: Callable[[int], int]) -> None:
     async with MemoryHarness() as harness:
         store = await harness.open()
-        assert await lock_each(store, 10_000) > 1
+        assert await lock_each(store, scaled(10_000)) > 1
         assert store.statistics().locks == 0
         assert await harness.residue() == []
 
 
-async def test_ten_thousand_keys_leave_nothing_on_a_server(harness: RedisHarness) -> None:
-    assert await lock_each(await harness.open(), 10_000) > 1
+async def test_many_keys_leave_nothing_on_a_server(
+    harness: RedisHarness, scaled: Callable[[int], int]
+) -> None:
+    assert await lock_each(await harness.open(), scaled(10_000)) > 1
     assert await harness.residue() == []

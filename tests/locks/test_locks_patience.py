@@ -101,7 +101,7 @@ class Rig:
 
 
 @pytest.mark.parametrize("error", PASSING)
-async def test_who_waits_keeps_its_place_while_the_store_is_away(
+async def test_a_waiting_caller_keeps_its_place_while_the_server_is_away(
     monkeypatch: pytest.MonkeyPatch, error: str
 ) -> None:
     rig = Rig(monkeypatch)
@@ -198,7 +198,7 @@ async def test_a_store_that_closes_does_not_pass(
 
 
 @pytest.mark.parametrize("error", PASSING)
-async def test_who_does_not_wait_yet_is_told_at_once(
+async def test_a_caller_that_does_not_wait_yet_gets_the_error_at_once(
     monkeypatch: pytest.MonkeyPatch, error: str
 ) -> None:
     rig = Rig(monkeypatch)

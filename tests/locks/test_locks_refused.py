@@ -53,7 +53,7 @@ def waiting(client: RedisClient, namespace: str, count: int = 1) -> Callable[[],
     return is_so
 
 
-async def test_a_full_server_gives_no_lock_and_leaves_those_who_have_one(
+async def test_a_full_server_grants_no_lock_and_keeps_those_that_are_held(
     harness: RedisHarness,
 ) -> None:
     store = await harness.open()
@@ -95,7 +95,7 @@ async def assert_free(client: RedisClient, pattern: str = "n:*") -> None:
 
 
 @pytest.mark.parametrize("denied", ["-publish", "-subscribe", "resetchannels"])
-async def test_who_is_not_rung_for_looks_by_itself(server: LocalServer, denied: str) -> None:
+async def test_a_caller_that_may_not_subscribe_polls(server: LocalServer, denied: str) -> None:
     async with control(server) as client:
         rules = ("on", ">s3cret", "~*", "&*", "+@all", denied)
         await client.read("ACL", "SETUSER", "ann", *rules)
@@ -105,7 +105,7 @@ async def test_who_is_not_rung_for_looks_by_itself(server: LocalServer, denied: 
             await assert_free(client)
 
 
-async def test_who_lost_its_connection_is_served(server: LocalServer) -> None:
+async def test_a_caller_whose_connection_was_lost_is_served(server: LocalServer) -> None:
     async with control(server) as client, store_at(server.url, namespace="n") as store:
 
         async def cut_all() -> None:

@@ -72,7 +72,9 @@ def kept_until_ms(fence: int) -> int:
 
 
 @pytest.mark.parametrize(("ctx", "name"), [(None, EVERYBODYS), (CTX, TENANTS)])
-async def test_a_held_lock(rig: Rig, ctx: TenantCtx | None, name: str) -> None:
+async def test_a_held_lock_has_the_documented_bytes(
+    rig: Rig, ctx: TenantCtx | None, name: str
+) -> None:
     async with rig.locks.hold(KEY, 30, ctx=ctx) as lease:
         assert await rig.names() == [name]
         stored = await rig.hash(name)

@@ -80,7 +80,7 @@ async def take(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("ask", [try_hold, hold, take], ids=lambda ask: ask.__name__)
-async def test_who_asks_again_and_again_lets_others_run(
+async def test_a_caller_that_polls_lets_other_tasks_run(
     ask: Callable[[Rig], Awaitable[None]],
 ) -> None:
     rig = Rig()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from uuid import uuid4
 
 import anyio
@@ -27,7 +27,7 @@ from ..support.waits import CTX as ACME
 from ..support.waits import USER, chat, paused
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
     from greentic_session import AsyncSessionStore
 
@@ -195,6 +195,30 @@ async def test_a_dead_workers_leases_end_though_the_clock_is_set_back(
 # --- the operation log -------------------------------------------------------------------------
 
 STEPS: Final = (-86_400, -HOUR, -30, -5, 0, 5, 30, HOUR, 86_400)
+VICTIM: Final = SessionKey("victim")
+
+
+class Stores(NamedTuple):
+    """Two stores of one namespace.
+
+    :ivar direct: connected to the server.
+    :ivar lossy: connected through the proxy, with time for a retry.
+    """
+
+    direct: Store
+    lossy: Store
+    proxy: FaultProxy
+
+
+@pytest.fixture
+async def stores(steered: SteeredServer) -> AsyncIterator[Stores]:
+    namespace = f"test:{uuid4().hex}"
+    async with (
+        FaultProxy(steered.server.port, lambda _: Fate.PASS) as proxy,
+        store_at(steered.server.url, namespace=namespace) as direct,
+        store_at(proxy.url, namespace=namespace, deadline=20) as lossy,
+    ):
+        yield Stores(direct, lossy, proxy)
 
 
 def losing_once(key: str) -> Callable[[bytes], Fate]:
@@ -210,137 +234,109 @@ def losing_once(key: str) -> Callable[[bytes], Fate]:
 @pytest.mark.parametrize("steps_first", [True, False], ids=["step, writes", "writes, step"])
 @pytest.mark.parametrize("step", STEPS)
 async def test_a_put_is_executed_once_or_unknown_though_the_clock_is_set_before_its_retry(
-    steered: SteeredServer, step: int, *, steps_first: bool
+    stores: Stores, steered: SteeredServer, step: int, *, steps_first: bool
 ) -> None:
-    namespace = f"test:{uuid4().hex}"
-    victim = SessionKey("victim")
-    async with (
-        FaultProxy(steered.server.port, losing_once(victim)) as proxy,
-        store_at(steered.server.url, namespace=namespace) as direct,
-        store_at(proxy.url, namespace=namespace, deadline=20) as store,
-    ):
-        for one in (direct, store):
-            await one.put(session(SessionKey("other")))
+    direct, store, proxy = stores
+    for one in (direct, store):
+        await one.put(session(SessionKey("other")))
+    proxy.schedule = losing_once(VICTIM)
 
-        async def meanwhile() -> None:
-            if steps_first:
-                await steered.set_ahead(step)
-            for number in range(MORE_THAN_A_RECORD_REMEMBERS):
-                await direct.put(session(victim, number=number))
+    async def meanwhile() -> None:
+        if steps_first:
             await steered.set_ahead(step)
+        for number in range(MORE_THAN_A_RECORD_REMEMBERS):
+            await direct.put(session(VICTIM, number=number))
+        await steered.set_ahead(step)
 
-        proxy.before_loss = meanwhile
-        with suppress(OutcomeUnknownError):
-            await store.put(session(victim, number=-1))
-        assert proxy.met[Fate.LOSE] == 1
-        found = await direct.get(victim, ctx=CTX)
-        assert found is not None
-        assert found.session.context["number"] == MORE_THAN_A_RECORD_REMEMBERS - 1
+    proxy.before_loss = meanwhile
+    with suppress(OutcomeUnknownError):
+        await store.put(session(VICTIM, number=-1))
+    assert proxy.met[Fate.LOSE] == 1
+    found = await direct.get(VICTIM, ctx=CTX)
+    assert found is not None
+    assert found.session.context["number"] == MORE_THAN_A_RECORD_REMEMBERS - 1
 
 
 @pytest.mark.parametrize("step", STEPS)
 async def test_a_delete_is_not_executed_over_a_session_created_since_though_the_clock_is_set(
-    steered: SteeredServer, step: int
+    stores: Stores, steered: SteeredServer, step: int
 ) -> None:
-    namespace = f"test:{uuid4().hex}"
-    victim = SessionKey("victim")
-    async with (
-        FaultProxy(steered.server.port, lambda _: Fate.PASS) as proxy,
-        store_at(steered.server.url, namespace=namespace) as direct,
-        store_at(proxy.url, namespace=namespace, deadline=20) as store,
-    ):
-        await store.put(session(victim))
-        await store.delete(victim, ctx=CTX)
-        await store.put(session(victim))
-        proxy.schedule = losing_once(victim)
+    direct, store, proxy = stores
+    await store.put(session(VICTIM))
+    await store.delete(VICTIM, ctx=CTX)
+    await store.put(session(VICTIM))
+    proxy.schedule = losing_once(VICTIM)
 
-        async def meanwhile() -> None:
-            await steered.set_ahead(step)
-            await direct.create(session(victim))
+    async def meanwhile() -> None:
+        await steered.set_ahead(step)
+        await direct.create(session(VICTIM))
 
-        proxy.before_loss = meanwhile
-        with suppress(OutcomeUnknownError):
-            assert await store.delete(victim, ctx=CTX) is True
-        assert await direct.get(victim, ctx=CTX) is not None
+    proxy.before_loss = meanwhile
+    with suppress(OutcomeUnknownError):
+        assert await store.delete(VICTIM, ctx=CTX) is True
+    assert await direct.get(VICTIM, ctx=CTX) is not None
 
 
 async def test_a_put_does_not_bring_back_a_session_whose_tombstone_has_expired(
-    steered: SteeredServer,
+    stores: Stores, steered: SteeredServer
 ) -> None:
-    namespace = f"test:{uuid4().hex}"
-    victim = SessionKey("victim")
-    async with (
-        FaultProxy(steered.server.port, lambda _: Fate.PASS) as proxy,
-        store_at(steered.server.url, namespace=namespace) as direct,
-        store_at(proxy.url, namespace=namespace, deadline=20) as store,
-    ):
-        await store.put(session(SessionKey("other")))
-        await direct.put(session(victim))
-        proxy.schedule = losing_once(victim)
+    direct, store, proxy = stores
+    await store.put(session(SessionKey("other")))
+    await direct.put(session(VICTIM))
+    proxy.schedule = losing_once(VICTIM)
 
-        async def meanwhile() -> None:
-            await direct.delete(victim, ctx=CTX)
-            await steered.set_ahead(HOUR)
+    async def meanwhile() -> None:
+        await direct.delete(VICTIM, ctx=CTX)
+        await steered.set_ahead(HOUR)
 
-        proxy.before_loss = meanwhile
-        with pytest.raises(OutcomeUnknownError):
-            await store.put(session(victim))
-        assert await direct.get(victim, ctx=CTX) is None
+    proxy.before_loss = meanwhile
+    with pytest.raises(OutcomeUnknownError):
+        await store.put(session(VICTIM))
+    assert await direct.get(VICTIM, ctx=CTX) is None
 
 
 async def test_a_compare_and_set_is_certain_whatever_the_clock_does(
-    steered: SteeredServer,
+    stores: Stores, steered: SteeredServer
 ) -> None:
-    namespace = f"test:{uuid4().hex}"
-    victim = SessionKey("victim")
-    async with (
-        FaultProxy(steered.server.port, lambda _: Fate.PASS) as proxy,
-        store_at(steered.server.url, namespace=namespace) as direct,
-        store_at(proxy.url, namespace=namespace, deadline=20) as store,
-    ):
-        cas = await store.put(session(victim))
-        for step in STEPS:
-            proxy.schedule = losing_once(victim)
+    direct, store, proxy = stores
+    cas = await store.put(session(VICTIM))
+    for step in STEPS:
+        proxy.schedule = losing_once(VICTIM)
 
-            async def meanwhile(step: int = step) -> None:
-                await steered.set_ahead(step)
+        async def meanwhile(step: int = step) -> None:
+            await steered.set_ahead(step)
 
-            proxy.before_loss = meanwhile
-            cas = await store.update_cas(session(victim), cas)
-        found = await direct.get(victim, ctx=CTX)
-        assert found is not None
-        assert found.cas == cas
-        assert cas.value == 1 + len(STEPS)
+        proxy.before_loss = meanwhile
+        cas = await store.update_cas(session(VICTIM), cas)
+    found = await direct.get(VICTIM, ctx=CTX)
+    assert found is not None
+    assert found.cas == cas
+    assert cas.value == 1 + len(STEPS)
 
 
 async def test_a_message_is_admitted_once_or_unknown_though_its_event_is_forgotten(
-    steered: SteeredServer,
+    stores: Stores, steered: SteeredServer
 ) -> None:
-    namespace = f"test:{uuid4().hex}"
-    async with (
-        FaultProxy(steered.server.port, lambda _: Fate.PASS) as proxy,
-        store_at(steered.server.url, namespace=namespace) as direct,
-        store_at(proxy.url, namespace=namespace, deadline=20) as store,
-    ):
-        far: SessionInbox[Any] = SessionInbox(store, CTX)
-        near: SessionInbox[Any] = SessionInbox(direct, CTX)
-        await far.admit(SessionKey("other"), "e", b"")
+    direct, store, proxy = stores
+    far: SessionInbox[Any] = SessionInbox(store, CTX)
+    near: SessionInbox[Any] = SessionInbox(direct, CTX)
+    await far.admit(SessionKey("other"), "e", b"")
+    async with near.take("worker", wait=PATIENCE_SECS) as turn:
+        assert turn is not None
+        await turn.finish()
+    proxy.schedule = losing_once("{victim}:inbox")
+
+    async def meanwhile() -> None:
+        await near.admit(VICTIM, "another", b"")  # and the session is due
         async with near.take("worker", wait=PATIENCE_SECS) as turn:
             assert turn is not None
+            assert [mail.event_id for mail in turn.mail] == ["e", "another"]
             await turn.finish()
-        proxy.schedule = losing_once("{victim}:inbox")
+        await steered.set_ahead(400 * 86_400)
 
-        async def meanwhile() -> None:
-            await near.admit(SessionKey("victim"), "another", b"")  # and the session is due
-            async with near.take("worker", wait=PATIENCE_SECS) as turn:
-                assert turn is not None
-                assert [mail.event_id for mail in turn.mail] == ["e", "another"]
-                await turn.finish()
-            await steered.set_ahead(400 * 86_400)
-
-        proxy.before_loss = meanwhile
-        with pytest.raises(OutcomeUnknownError):
-            await far.admit(SessionKey("victim"), "e", b"")
-        assert proxy.met[Fate.LOSE] == 1
-        async with near.take("worker", wait=0) as turn:
-            assert turn is None
+    proxy.before_loss = meanwhile
+    with pytest.raises(OutcomeUnknownError):
+        await far.admit(VICTIM, "e", b"")
+    assert proxy.met[Fate.LOSE] == 1
+    async with near.take("worker", wait=0) as turn:
+        assert turn is None

@@ -187,7 +187,7 @@ async def test_more_callers_than_room_wait_their_turn(
         assert not pool_of(client).queue
 
 
-async def test_who_is_cancelled_while_it_waits_for_room_gives_its_place_up(
+async def test_a_caller_that_is_cancelled_while_it_waits_for_room_gives_up_its_place(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server_module, "_MOST_IN_FLIGHT", 2)
@@ -230,7 +230,7 @@ async def test_a_large_request_leaves_its_place_on_the_shared_connection_to_the_
         assert replies == [b"held", b"large", b"last"]
 
 
-async def test_many_large_sessions_at_once(server: LocalServer) -> None:
+async def test_many_large_sessions_at_once_are_written_and_read(server: LocalServer) -> None:
     async with store_at(server.url, max_payload=2 << 20) as store:
         text = "x" * (1 << 20)
         keys = [SessionKey(f"large-{number}") for number in range(60)]
@@ -270,7 +270,7 @@ def _asked(client: RedisClient) -> bool:
     return False
 
 
-async def test_a_silent_server_is_left_by_the_deadline_and_everybody_told() -> None:
+async def test_a_silent_server_is_left_by_the_deadline_and_all_callers_fail() -> None:
     async def silent(chunk: bytes) -> bytes:
         return b"" if b"ECHO" in chunk else b"+OK\r\n"
 
@@ -303,7 +303,7 @@ async def test_what_is_no_answer_ends_the_wire_and_the_call_is_made_again(answer
         assert server.connections == 2
 
 
-async def test_a_closed_client_tells_whoever_waits(server: LocalServer) -> None:
+async def test_a_closed_client_fails_its_waiting_callers(server: LocalServer) -> None:
     async def silent(chunk: bytes) -> bytes:
         return b"" if b"ECHO" in chunk else b"+OK\r\n"
 
@@ -340,7 +340,7 @@ async def test_a_server_that_comes_back_is_found_again(server: LocalServer) -> N
         await until_async(only_ours)
 
 
-async def test_what_is_sent_on_a_connection_that_was_lost_meanwhile_is_told_at_once(
+async def test_a_request_on_a_connection_that_was_lost_meanwhile_fails_at_once(
     server: LocalServer,
 ) -> None:
     async with client_of(server.url) as client:
@@ -361,9 +361,7 @@ async def test_what_is_sent_on_a_connection_that_was_lost_meanwhile_is_told_at_o
         (b"-NOPERM this user has no permissions\r\n", "NOPERM"),
     ],
 )
-async def test_replicas_that_cannot_be_asked_are_told_to_each_who_asks(
-    answer: bytes, raised: str
-) -> None:
+async def test_an_error_of_wait_reaches_each_of_its_callers(answer: bytes, raised: str) -> None:
     async def refuse(chunk: bytes) -> bytes:
         return answer if b"WAIT" in chunk else await echoed(chunk)
 

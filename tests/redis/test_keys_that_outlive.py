@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 import anyio
 import msgspec
 import pytest
 
 from greentic_session import ReplyScope, SessionKey, WaitRegistry
+from greentic_session.abc.generations import GenerationOwner
 from greentic_session.ordering import InboxLimits, SessionAffinity, SessionInbox, SessionLocks
 from greentic_session.testing.contract.inbox.helpers import FailedError, fail
 from greentic_session.testing.harness import RedisHarness
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from greentic_session import AsyncSessionStore
+    from greentic_session.abc.generations import SupportsGenerations
 
 pytestmark = pytest.mark.anyio
 
@@ -55,6 +57,7 @@ LIMITS: Final = {
     "{ns}:lookup:{<key>}": TTL + LEASE,
     "{ns}:waits:{<owner>}": TTL + LEASE,
     "{ns}:waits:{<owner>}:events": DAY,
+    "{ns}:generation:{<owner>}": TTL + 0.001,
     "<record>:lock": LEASE + FENCED,
     "<record>:lock:queue": LEASE,
     "<record>:inbox": LEASE + KEPT + FENCED,
@@ -151,6 +154,22 @@ async def _update(at: Scene) -> None:
 
 async def _touch(at: Scene) -> None:
     assert await at.store.touch(at.session.key, ctx=owner())
+
+
+async def _replace(at: Scene) -> None:
+    found = await at.store.get(at.session.key, ctx=owner())
+    assert found is not None
+    await at.store.replace_incarnation(at.session, found.cas)
+
+
+async def _sign_in(at: Scene) -> None:
+    steps = cast("SupportsGenerations", at.store).generation_backend()
+    generation = await steps.read(_OWNER, 1000)
+    assert await steps.confirm(_OWNER, generation, round(TTL * 1000))
+
+
+async def _revoke(at: Scene) -> None:
+    await cast("SupportsGenerations", at.store).generation_backend().raise_(_OWNER, 1000)
 
 
 async def _delete(at: Scene) -> None:
@@ -262,9 +281,11 @@ def fresh(at: Scene) -> str:
     return f"event {id(at)} {next(_NUMBERS)}"
 
 
+_OWNER: Final = GenerationOwner("default/acme", "/ann")
 _NUMBERS: Final = iter(range(1_000_000))
 _SESSION: Final = {"<record>", "{ns}:lookup:{<key>}"}
 _INDEX: Final = {"{ns}:waits:{<owner>}"}
+_GENERATION: Final = {"{ns}:generation:{<owner>}"}
 _EVENTS: Final = {"<record>:events", "{ns}:waits:{<owner>}:events"}
 _SEEN: Final = {"<record>:inbox:seen"}
 _MAIL: Final = {"<record>:inbox:mail", "{ns}:inbox:{<name>}", *_SEEN}
@@ -280,6 +301,7 @@ SCENARIOS: Final[dict[str, list[Step]]] = {
         (lambda at: at.store.put(at.session), _SESSION),
         (_update, _SESSION),
         (_touch, _SESSION),
+        (_replace, _SESSION),
         (_delete, {"<record>"}),
     ],
     "permanent session": [
@@ -296,6 +318,9 @@ SCENARIOS: Final[dict[str, list[Step]]] = {
         (_register, _SESSION | _INDEX | _EVENTS),
         (_finish, {"<record>"} | _EVENTS),
         (_register, _SESSION | _INDEX | _EVENTS),
+        (_register, _SESSION | _INDEX | _EVENTS),
+        (_replace, _SESSION | {"{ns}:waits:{<owner>}:events"}),
+        (_register, _SESSION | _INDEX | _EVENTS),
         (_clear, {"<record>", "{ns}:waits:{<owner>}:events"}),
     ],
     "permanent wait": [
@@ -307,6 +332,7 @@ SCENARIOS: Final[dict[str, list[Step]]] = {
         ),
         (_finish, {"<record>"} | _EVENTS),
     ],
+    "generation": [(_sign_in, _GENERATION), (_revoke, _GENERATION)],
     "lock": [(_lock, set())],
     "affinity": [(_worker, _PLACED | _OPS), (_forget, _OPS)],
     "inbox": [

@@ -124,7 +124,7 @@ async def test_it_has_the_life_of_the_longest_after_every_write(
         await tenants.check(live)
 
 
-async def test_a_renewed_life_reads_nobody_elses(server: LocalServer) -> None:
+async def test_a_renewed_lifetime_reads_no_other_record(server: LocalServer) -> None:
     async with RedisHarness(server.url) as harness:
         tenants = Tenants(harness)
         names = [f"tenant-{number}" for number in range(200)]

@@ -75,7 +75,7 @@ OURS = ("get", "get of a caller", "get_many", "scoped get", "scoped get_many", "
         SIX + b"*0\r\n" * 6,
     ],
 )
-async def test_an_answer_of_another_shape(answer: bytes) -> None:
+async def test_an_answer_of_another_shape_raises_internal_or_unknown(answer: bytes) -> None:
     async with answering(answer) as url, store_at(url, deadline=1) as store:
         reads = await ended(store, {name: READS[name] for name in OURS})
         writes = await ended(store, WRITES)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import subprocess
+import sys
 import threading
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
@@ -95,6 +97,54 @@ async def test_callers_of_one_name_share_a_lookup_that_fails(release: threading.
     release.set()
     results = await asyncio.gather(*attempts, return_exceptions=True)
     assert [type(result) for result in results] == [socket.gaierror] * 5
+
+
+FORKED: Final = """
+import asyncio, os, socket, threading
+from greentic_session.redis.transport.resolver import resolve
+
+real = socket.getaddrinfo
+asked, release = threading.Event(), threading.Event()
+
+
+def hang(*args, **kwargs):
+    asked.set()
+    release.wait(30)
+    raise socket.gaierror
+
+
+async def start():
+    looking = asyncio.create_task(resolve("localhost", 1))
+    await asyncio.to_thread(asked.wait, 30)
+    looking.cancel()
+
+
+async def look_up():
+    async with asyncio.timeout(20):
+        assert await resolve("localhost", 1)
+
+
+socket.getaddrinfo = hang
+asyncio.run(start())
+pid = os.fork()
+socket.getaddrinfo = real
+if pid == 0:
+    try:
+        asyncio.run(look_up())
+        os._exit(7)
+    finally:
+        os._exit(1)
+_, status = os.waitpid(pid, 0)
+release.set()
+print(os.waitstatus_to_exitcode(status))
+"""
+
+
+def test_a_forked_process_looks_a_name_up_although_its_parent_does() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FORKED], capture_output=True, text=True, timeout=50, check=False
+    )
+    assert done.stdout.strip() == "7", done.stderr
 
 
 @pytest.mark.usefixtures("release")

@@ -79,7 +79,9 @@ def server_context(authority: trustme.CA, *, wants_certificate: bool) -> ssl.SSL
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-async def test_a_missing_client_certificate(version: ssl.TLSVersion, tmp_path: Path) -> None:
+async def test_a_missing_client_certificate_is_named(
+    version: ssl.TLSVersion, tmp_path: Path
+) -> None:
     authority = trustme.CA()
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     context = server_context(authority, wants_certificate=True)
@@ -114,7 +116,7 @@ async def store_of(url: str) -> AsyncIterator[Store]:
         yield store
 
 
-async def test_tls_to_a_plain_port(server: LocalServer) -> None:
+async def test_tls_to_a_plain_port_is_named(server: LocalServer) -> None:
     url = server.tcp_url.replace("redis://", f"rediss://{LOGIN}@")
     async with store_at(url, deadline=6) as store:
         error = await failure_of(store)
@@ -140,7 +142,7 @@ async def test_no_tls_to_a_port_of_tls() -> None:
         ("rediss", "the server does not speak TLS on this port"),
     ],
 )
-async def test_an_http_server(scheme: str, reason: str, protocol: int) -> None:
+async def test_an_http_server_is_named(scheme: str, reason: str, protocol: int) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             await reader.read(1)
@@ -162,7 +164,9 @@ async def test_an_http_server(scheme: str, reason: str, protocol: int) -> None:
 
 @pytest.mark.parametrize("protocol", [2, 3])
 @pytest.mark.parametrize("transport", ["unix", "tcp"])
-async def test_a_rotated_password(server: LocalServer, transport: str, protocol: int) -> None:
+async def test_a_rotated_password_is_named(
+    server: LocalServer, transport: str, protocol: int
+) -> None:
     base = server.url if transport == "unix" else server.tcp_url
     async with control(server) as client:
         await client.read("CONFIG", "SET", "requirepass", SECRET)

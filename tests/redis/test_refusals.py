@@ -43,7 +43,7 @@ pytestmark = pytest.mark.anyio
 
 
 class TestServerRefuses:
-    async def test_a_forgotten_script_is_seen_by_nobody(self, server: LocalServer) -> None:
+    async def test_a_flushed_script_causes_no_error(self, server: LocalServer) -> None:
         async with store_at(server.url) as store, control(server) as client:
             steps: list[tuple[Callable[[], Awaitable[Any]], Callable[[Any], bool]]] = [
                 (lambda: store.create(session()), lambda cas: bool(cas.value == 1)),
@@ -68,7 +68,7 @@ class TestServerRefuses:
     )
     @pytest.mark.parametrize("protocol", [2, 3])
     @pytest.mark.parametrize("transport", ["unix", "redis"])
-    async def test_a_refused_account_is_told_at_once(
+    async def test_a_refused_account_is_reported_at_once(
         self,
         server: LocalServer,
         rules: str,
@@ -103,7 +103,7 @@ class TestServerRefuses:
 
     @pytest.mark.parametrize("protocol", [2, 3])
     @pytest.mark.parametrize("transport", ["unix", "redis"])
-    async def test_a_missing_password_is_told_at_once(
+    async def test_a_missing_password_is_reported_at_once(
         self, server: LocalServer, protocol: int, transport: str
     ) -> None:
         async with control(server) as client:

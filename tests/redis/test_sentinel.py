@@ -59,7 +59,7 @@ async def test_a_write_that_too_few_replicas_confirm_is_applied_and_says_so(
         assert found.cas.value == 1
 
 
-async def test_many_who_write_within_a_tick_ask_the_replicas_once(rig: SentinelRig) -> None:
+async def test_writes_of_one_tick_share_a_wait(rig: SentinelRig) -> None:
     async with store_of(rig, acks=2) as store:
         await store.create(numbered(SessionKey("first"), 1))
         master = await rig.master()

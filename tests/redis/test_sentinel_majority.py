@@ -75,7 +75,7 @@ def new(epoch: int) -> MasterReport:
         pytest.param(new(5), [], None, id="no answer"),
     ],
 )
-async def test_the_report_to_follow(
+async def test_the_report_to_follow_has_the_highest_epoch_or_a_majority(
     known: MasterReport | None, reports: list[MasterReport], chosen: MasterReport | None
 ) -> None:
     assert choose_master(reports, configured=3, known=known) == chosen

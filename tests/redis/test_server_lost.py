@@ -69,7 +69,7 @@ class TestServerGone:
                         assert outcome.code in ("unavailable", "timeout"), name
             assert store.statistics().in_flight == 0
 
-    async def test_a_stopped_server_times_out_and_answers_nobody_else_later(
+    async def test_a_stopped_server_times_out_and_its_late_reply_reaches_no_other_call(
         self, server: LocalServer
     ) -> None:
         namespace = f"test:{uuid4().hex}"

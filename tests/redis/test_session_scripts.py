@@ -138,7 +138,7 @@ class TestScripts:
         assert await runner.delete(1, inc="a", op="delete", age=50) == [1, b"0", b"", deleted[3]]
         assert await runner.everything() == before
 
-    async def test_a_delete_leaves_a_trace_that_nobody_reads_and_that_ends(
+    async def test_a_delete_leaves_a_tombstone_that_is_not_read_and_expires(
         self, runner: ScriptRunner
     ) -> None:
         await runner.create()

@@ -140,6 +140,22 @@ async def test_a_failed_step_after_an_unconfirmed_admit_does_not_replace_its_err
         rig.link.heal()
 
 
+async def test_a_known_event_is_acknowledged_only_when_a_replica_has_it(
+    rig: ReplicatedRig,
+) -> None:
+    async with AsyncExitStack() as stack:
+        bench, _ = await bench_on(rig, stack, deadline=0.6)
+        await bench.admit("before")
+        await rig.until_equal()
+        rig.link.black_hole()
+        for _ in range(2):  # the second call finds the event, which rests on the first call's write
+            with pytest.raises(DurabilityError):
+                await bench.admit("e1")
+        rig.link.heal()
+        await rig.until_equal()
+        await bench.admit("e1")
+
+
 async def bench_on(
     rig: ReplicatedRig, stack: AsyncExitStack, *, deadline: float, node: Node | None = None
 ) -> tuple[Bench, Observer]:

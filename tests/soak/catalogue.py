@@ -39,6 +39,7 @@ RUNS: Final[dict[str, Run]] = {
     "failovers-sentinel": Run(200, "failovers", failovers.with_sentinel),
     "failovers-cluster": Run(200, "failovers", failovers.with_cluster),
     "resumes": Run(100_000, "waits", deaths.resumes),
+    "beginnings": Run(1_000, "sessions that 64 racers begin", deaths.beginnings),
     "fifo": Run(1_000_000, "messages", mail.fifo),
     "leftovers-memory": Run(100_000, "lives", leftovers.in_memory),
     "leftovers-valkey": Run(100_000, "lives", leftovers.on_valkey),

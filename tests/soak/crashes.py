@@ -16,6 +16,7 @@ from greentic_session.testing.linearizability import check_history
 from greentic_session.testing.servers import LocalServer, valkey_binary
 from greentic_session.testing.version_order import check_versions
 
+from ..support.beginnings import Beginnings
 from ..support.histories import DOCUMENTED, another
 from ..support.redis import CTX, LONG_SECS, session, store_at, until
 from ..support.waits import Orders, Race
@@ -35,6 +36,7 @@ KEYS: Final = [SessionKey(f"key-{number}") for number in range(16)]
 WAITS: Final = 2000
 WORKERS: Final = 8
 KILLS: Final = 16
+ROUNDS_PER_KILL: Final = 10
 
 
 async def restarts(report: Report) -> None:
@@ -94,6 +96,17 @@ async def _write(
                 await client.mutate(key, another, ctx=CTX, attempts=100)
         except DOCUMENTED:
             continue
+
+
+async def beginnings(report: Report) -> None:
+    """Let racers of two processes begin the same sessions, and kill the processes meanwhile."""
+    with LocalServer(valkey_binary()) as server:
+        async with RedisHarness(server.url) as harness:
+            race = Beginnings(harness, report.dice())
+            await race.run(report.wanted, lambda number: number % ROUNDS_PER_KILL == 0)
+    report.losses += race.losses
+    report.faults += race.kills
+    report.count += race.rounds
 
 
 async def resumes(report: Report) -> None:

@@ -18,6 +18,7 @@ from .catalogue import RUNS, Run
 from .report import Report
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import ModuleType
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "soak.py"
@@ -31,6 +32,7 @@ GATES = {
     "cancellations": 20_000,
     "wire-faults": 2_000,
     "restarts": 3,
+    "beginnings": 20,
     "failovers-sentinel": 2,
     "failovers-cluster": 2,
     "leftovers-memory": 2_000,
@@ -43,7 +45,7 @@ GATES = {
     "web-revocations": 50,
     "web-inventions": 4_000,
 }
-"""Share for each change. Histories, checkers and waits have tests of their own."""
+"""Counts in ``--full``. Histories, checkers and waits have tests of their own."""
 
 
 def command(*arguments: object) -> list[str]:
@@ -73,12 +75,13 @@ def test_every_run_does_its_share() -> None:
 @pytest.mark.timeout(240)  # seconds, ten times what an idle machine needs
 @pytest.mark.anyio
 @pytest.mark.parametrize("name", GATES)
-async def test_the_gate_of_every_change(name: str) -> None:
-    report = Report(SEED, GATES[name])
+async def test_the_gate_of_every_change(name: str, scaled: Callable[[int], int]) -> None:
+    wanted = scaled(GATES[name])
+    report = Report(SEED, wanted)
     await RUNS[name].soak(report)
     print(f"GREENTIC_SESSION_TEST_SEED={SEED}: {report.count} {RUNS[name].unit}")  # noqa: T201
     assert report.losses == []
-    assert report.count >= GATES[name]
+    assert report.count >= wanted
 
 
 def be_interrupted() -> None:

@@ -169,9 +169,13 @@ class EmbeddedHarness(AsyncExitStack):
         codec: CodecFactory = JsonCodec,
         max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES,
         verify: bool = True,
+        require_ctx: bool = False,
     ) -> AsyncSessionStore[Any]:
         config = msgspec.structs.replace(
-            self._config, max_payload_bytes=max_payload_bytes, verify=verify
+            self._config,
+            max_payload_bytes=max_payload_bytes,
+            verify=verify,
+            require_ctx=require_ctx,
         )
         store = create_session_store(config, context_type=context_type, codec=codec)
         return await self.enter_async_context(store)

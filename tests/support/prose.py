@@ -28,6 +28,10 @@ _BANNED: Final = re.compile(
     r"|forgo(?:es|ing|ne)?)\b",
     re.IGNORECASE,
 )
+_PERSON: Final = re.compile(
+    r"\b(?:who|whom|whoever|whomever|(?:some|any|every|no)(?:body|one)s?)\b", re.IGNORECASE
+)
+"""In the name of a test, which has a thing as its subject."""
 ALLOWED: Final[dict[tuple[str, str], str]] = {}
 """Banned words that are right in their place: (file, word) -> the reason."""
 
@@ -133,6 +137,22 @@ def banned_in(text: Text) -> list[str]:
         for word in (found.lower() for found in _BANNED.findall(text.words))
         if (text.file, word) not in ALLOWED
     ]
+
+
+def names_of_tests() -> Iterator[Text]:
+    """Yield the names of test functions as words."""
+    for name in _sources():
+        if name.endswith(".py"):
+            for node in ast.walk(ast.parse((ROOT / name).read_text("utf-8"))):
+                if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                    prefix, _, words = node.name.partition("_")
+                    if prefix == "test":
+                        yield Text(name, words.replace("_", " "))
+
+
+def banned_in_name(text: Text) -> list[str]:
+    """Return the words that the name of a test may not have."""
+    return _PERSON.findall(text.words) + banned_in(text)
 
 
 @cache

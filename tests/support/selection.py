@@ -5,13 +5,22 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 CONTRACT: Final = "tests/contract/test_contract.py"
+SHARE: Final = 1 / 4
+"""What the default run does of the repetitions of a long race, or of a long search by chance.
+
+``--full`` does all of them, and ``scripts/soak`` does more. The tests take their number from the
+fixture ``scaled``.
+"""
 
 _NAMES: Final = frozenset(
     {
@@ -39,11 +48,12 @@ _NUMBERS: Final = frozenset(
 THINNED_LEGS: Final[Mapping[str, frozenset[str]]] = {
     "TestCluster": _NAMES,
     "TestContainer": frozenset(),
+    "TestEmbedded": frozenset(),
     "TestRedisServer": _NUMBERS,
     "TestSentinel": frozenset(),
     "TestValkeyResp2": _REPLIES,
 }
-"""Legs that run a few cases of each test, with the tests that run all of their cases there.
+"""Legs that run one case of each test, with the tests that run all of their cases there.
 
 The legs on memory and on Valkey run every case. The legs named here run the same checks and the
 same scripts. They differ in the way to the server, which rarely depends on the value of a
@@ -55,6 +65,50 @@ several servers for each test. The exceptions depend on the value:
 * Redis is another engine: its scripts convert numbers in their own way.
 """
 
+LAST_CASES: Final = frozenset({"TestContainer", "TestRedisServer", "TestSentinel"})
+"""Thinned legs that run the last case of a test. The others run the first.
+
+The first and the last case of a product of parameters differ in every parameter.
+"""
+
+SAMPLED_LEGS: Final[Mapping[str, int]] = {"TestContainer": 4}
+"""Thinned legs that run one test in this many.
+
+The container has the engine of the leg on Valkey. It differs in its image and in TCP, on which
+nearly every test depends.
+"""
+
+_ARGUMENTS: Final = ("inputs.py", "arguments.py")
+_LONG_LISTS: Final = frozenset(
+    {
+        "test_a_scan_that_is_left_early_leaves_nothing_behind",
+        "test_no_dead_letter_is_passed_over_while_others_die_and_end",
+        "test_scan_gives_more_sessions_than_its_usual_batch",
+        "test_sessions_that_live_throughout_are_given_once_while_many_expire",
+        "test_sessions_that_live_throughout_are_given_once_while_others_come_and_go",
+        "test_waits_among_many_sessions_are_rebuilt",
+    }
+)
+LONG_LIST_LEGS: Final = frozenset({"TestCluster", "TestMemory", "TestRedisServer", "TestValkey"})
+"""Legs that run the tests with hundreds of sessions: one server of each engine and a cluster."""
+
+ONE_ENGINE: Final = (
+    "tests/locks/test_locks_bad_lines.py",
+    "tests/locks/test_locks_retried.py",
+    "tests/redis/test_connections.py",
+    "tests/redis/test_loops.py",
+    "tests/redis/test_lost_replies.py",
+    "tests/redis/test_revoke_after_cancellation.py",
+    "tests/testing/test_topologies.py",
+)
+"""Files whose tests run on Valkey, and on Redis with ``--full`` only.
+
+They test what the client does about a fault on its connection, or the rigs of the tests. The
+engines differ in the errors that they return and in their scripts' numbers. Other tests cover
+these on both engines.
+"""
+
+_REDIS: Final = re.compile(r"[\[-]redis[\]-]")
 
 QUICK_LEGS: Final = frozenset({"TestMemory", "TestValkey"})
 """Legs of the contract that ``--quick`` runs.
@@ -66,7 +120,7 @@ _WHOLE_LEGS: Final = frozenset({"TestMemory"})
 """Legs that ``--quick`` runs with every case on asyncio: they test the code before any I/O."""
 
 _TRIO: Final = "[trio"
-"""In the names of cases on trio, which the default run thins as well.
+"""In the names of cases on trio, of which the default run takes one of each test as well.
 
 They differ from those on asyncio where a task waits, is cancelled or runs next to another. That
 does not depend on the value of a parameter either.
@@ -116,11 +170,29 @@ def leg_and_test(node_id: str) -> tuple[str, str]:
     return (leg, case.partition("[")[0]) if path == CONTRACT and case else ("", "")
 
 
-def left_out(node_ids: Iterable[str], *, quick: bool = False) -> frozenset[str]:
-    """Return the cases that a run leaves out: all but the first and the last of a thinned test.
+@cache
+def argument_tests() -> frozenset[str]:
+    """Return the tests of the contract in which a call is refused before any I/O."""
+    contract = Path(__file__).parents[2] / "greentic_session" / "testing" / "contract"
+    return frozenset(
+        test
+        for path in contract.glob("*/*.py")
+        if path.name in _ARGUMENTS
+        for test in re.findall(r"def (test_\w+)", path.read_text("utf-8"))
+    )
 
-    The first and the last case of a product of parameters differ in every parameter. The answer
-    depends on the names and their order only. Because all xdist workers must agree on it.
+
+def left_out(node_ids: Iterable[str], *, quick: bool = False) -> frozenset[str]:
+    """Return the cases that a run leaves out.
+
+    * A test on a thinned leg, or on trio, runs one case. On Valkey it runs all of them.
+    * A test of arguments runs all its cases in memory, and the first and the last on Valkey. It
+      runs on no other leg, because the call is refused before any I/O.
+    * A test with long lists runs on :data:`LONG_LIST_LEGS` only.
+    * ``--quick`` runs the first and the last case of each test on Valkey.
+
+    The answer depends on the names and their order only. Because all xdist workers must agree on
+    it.
 
     :param node_ids: cases in the order of collection.
     :param quick: leave out what ``--quick`` does, not what the default run does.
@@ -136,9 +208,31 @@ def left_out(node_ids: Iterable[str], *, quick: bool = False) -> frozenset[str]:
                 out.add(node_id)
             elif leg and leg not in _WHOLE_LEGS:
                 cases[leg, test].append(node_id)
+        elif _runs_elsewhere(node_id, leg, test):
+            out.add(node_id)
         elif leg and _TRIO in node_id:
-            cases[leg + _TRIO, test].append(node_id)
-        elif test not in THINNED_LEGS.get(leg, (test,)):
+            cases[_TRIO, test].append(node_id)
+        elif test not in THINNED_LEGS.get(leg, () if test in argument_tests() else (test,)):
             cases[leg, test].append(node_id)
-    out.update(case for of_test in cases.values() for case in of_test[1:-1])
+    sampled: defaultdict[str, int] = defaultdict(int)
+    for (leg, _), of_test in cases.items():
+        sampled[leg] += 1
+        if (sampled[leg] - 1) % SAMPLED_LEGS.get(leg, 1):
+            out.update(of_test)
+        elif leg in LAST_CASES:
+            out.update(of_test[:-1])
+        elif leg == _TRIO or leg in THINNED_LEGS:
+            out.update(of_test[1:])
+        elif leg not in _WHOLE_LEGS:
+            out.update(of_test[1:-1])
     return frozenset(out)
+
+
+def _runs_elsewhere(node_id: str, leg: str, test: str) -> bool:
+    """Whether the default run leaves a case out because another file, leg or engine has it."""
+    if not leg:
+        return node_id.startswith(ONE_ENGINE) and bool(_REDIS.search(node_id))
+    is_thinned = leg in THINNED_LEGS or _TRIO in node_id
+    if test in argument_tests():
+        return is_thinned
+    return test in _LONG_LISTS and (leg not in LONG_LIST_LEGS or _TRIO in node_id)

@@ -136,6 +136,7 @@ class Observer:
             ("HKEYS", members),
             ("HVALS", places),
             ("ZCARD", names.inbox_index(name)),
+            ("EXISTS", names.generation("default", "acme", None, name)),
         ]
         (
             (cas, wait, lease),
@@ -148,6 +149,7 @@ class Observer:
             fields,
             placed,
             due,
+            generation,
         ) = await self._client.read_many(commands, key=record)
         # The highest fencing token outlives the members. Its field is no worker's name.
         joined = [field for field in fields if not field.startswith(b"\n")]
@@ -164,6 +166,7 @@ class Observer:
         words += [
             word for word, is_so in (("turn", by), ("locked", lock), ("member", joined)) if is_so
         ]
+        words += ["generation"] if generation else []
         if placed:
             words.append("pinned" if placed[0].split(b"\n")[1] else "placed")
         return ", ".join(words) or "nothing"

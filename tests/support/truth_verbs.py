@@ -16,6 +16,7 @@ from greentic_session import (
     TenantCtx,
     WaitRegistry,
 )
+from greentic_session.abc.generations import GenerationOwner
 from greentic_session.ordering import SessionAffinity, SessionInbox, SessionLocks
 from greentic_session.redis import scripts as lua
 
@@ -64,9 +65,14 @@ class Bench:
         self.affinity = SessionAffinity(self.store, self.name)
         backed: Any = self.store
         self.members: Any = backed.affinity_backend()
+        self.generations: Any = backed.generation_backend()
+        self.owner = GenerationOwner("default/acme", f"/{self.name}")
 
     async def created(self) -> Cas:
         return await self.store.create(self.session)
+
+    async def updated(self) -> Cas:
+        return await self.store.update_cas(self.session, await self.created())
 
     async def lock(self) -> Any:
         return await self.stack.enter_async_context(
@@ -113,6 +119,9 @@ class Bench:
 
     async def deliver(self) -> Any:
         return await self.inbox.deliver(self.ctx, self.name, HERE, "early", b"")
+
+    async def generation(self) -> Any:
+        return await self.generations.read(self.owner, LEASE_MS)
 
     async def joined(self) -> None:
         await self.members.join(self.name, "w", "attempt", LEASE_MS)
@@ -196,6 +205,12 @@ _prepared(
     lambda b, _: b.store.mutate(b.key, lambda found: found, ctx=b.ctx),
 )
 _prepared("touch", lua.TOUCH, Bench.created, lambda b, _: b.store.touch(b.key, 60, ctx=b.ctx))
+_prepared(
+    "replace_incarnation",
+    lua.REPLACE,
+    Bench.updated,
+    lambda b, cas: b.store.replace_incarnation(b.session, cas),
+)
 _prepared("delete", lua.DELETE, Bench.created, lambda b, _: b.store.delete(b.key, ctx=b.ctx))
 
 _simple("register_wait", lua.REGISTER, Bench.register)
@@ -284,3 +299,17 @@ _prepared("pin", lua.AFFINITY_PIN, Bench.joined, lambda b, _: b.affinity.pin(b.k
 _prepared("unpin", lua.AFFINITY_UNPIN, _pinned, lambda b, _: b.affinity.unpin(b.key))
 _prepared("affinity.touch", lua.AFFINITY_TOUCH, _assigned, lambda b, _: b.affinity.touch(b.key))
 _prepared("forget", lua.AFFINITY_FORGET, _assigned, lambda b, _: b.affinity.forget(b.key))
+
+_simple("generation.read", lua.READ_GENERATION, Bench.generation)
+_prepared(
+    "generation.confirm",
+    lua.CONFIRM_GENERATION,
+    Bench.generation,
+    lambda b, generation: b.generations.confirm(b.owner, generation, LEASE_MS),
+)
+_prepared(
+    "generation.raise",
+    lua.RAISE_GENERATION,
+    Bench.generation,
+    lambda b, _: b.generations.raise_(b.owner, LEASE_MS),
+)

@@ -261,6 +261,10 @@ class Worker:
 
     async def begin(self, orders: msgspec.Struct) -> None:
         assert (await self.hear())["word"] == "ready"
+        self.order(orders)
+
+    def order(self, orders: msgspec.Struct) -> None:
+        """Send the worker a line of orders."""
         assert self._process.stdin is not None
         self._process.stdin.write(msgspec.json.encode(orders) + b"\n")
 

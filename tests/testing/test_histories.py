@@ -15,40 +15,49 @@ from ..support.histories import CLIENTS, OPERATIONS, Clients
 from ..support.redis import SEED, store_at
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from greentic_session.testing.servers import LocalServer
 
 pytestmark = pytest.mark.anyio
 
 HISTORIES: Final = 300
+"""In ``--full``. The default run has a share of them."""
 DEADLINE_SECS: Final = 0.5
 FATES: Final = tuple(fate for fate in Fate if fate is not Fate.PASS)
 
 
-def assert_orderly(clients: Clients) -> None:
+def assert_orderly(clients: Clients, histories: int) -> None:
     print(  # noqa: T201 - pytest shows it with a failure
         f"GREENTIC_SESSION_TEST_SEED={SEED}:",
         ", ".join(f"{count} {what}" for what, count in sorted(clients.tally.items())),
     )
     assert not clients.verdicts, clients.verdicts[0].explanation
     assert clients.late == []
-    assert clients.tally["histories"] == HISTORIES
-    assert clients.tally["operations"] >= HISTORIES * OPERATIONS
-    assert clients.tally["cancelled"] > HISTORIES / 2
+    assert clients.tally["histories"] == histories
+    assert clients.tally["operations"] >= histories * OPERATIONS
+    assert clients.tally["cancelled"] > histories / 2
     # They did conflict with one another, and most of their calls succeeded.
-    assert clients.tally["refused"] > HISTORIES * CLIENTS
-    assert clients.tally["done"] > HISTORIES * OPERATIONS / 3
+    assert clients.tally["refused"] > histories * CLIENTS
+    assert clients.tally["done"] > histories * OPERATIONS / 3
 
 
-async def test_in_memory_with_cancelled_clients() -> None:
+async def test_histories_in_memory_with_cancelled_clients_have_an_order(
+    scaled: Callable[[int], int],
+) -> None:
+    histories = scaled(HISTORIES)
     async with create_session_store("memory://") as store:
         clients = Clients([store], store, cancels=0.1)
-        await clients.play(range(HISTORIES), SEED)
-        assert_orderly(clients)
+        await clients.play(range(histories), SEED)
+        assert_orderly(clients, histories)
 
 
 @pytest.mark.timeout(180)  # seconds; about twenty are needed on an idle machine
 @pytest.mark.parametrize("server", ["valkey"], indirect=True)
-async def test_over_a_bad_line_with_cancelled_clients(server: LocalServer) -> None:
+async def test_histories_over_a_faulty_connection_with_cancelled_clients_have_an_order(
+    server: LocalServer, scaled: Callable[[int], int]
+) -> None:
+    histories = scaled(HISTORIES)
     namespace = f"test:{uuid4().hex}"
     schedule = at_random(SEED, 0.06, FATES)
     delay_secs = 0.7 * DEADLINE_SECS  # longer than the limit of an attempt, which is half
@@ -65,7 +74,7 @@ async def test_over_a_bad_line_with_cancelled_clients(server: LocalServer) -> No
             for _ in range(CLIENTS)
         ]
         clients = Clients(stores, reader, cancels=0.03, deadline_secs=DEADLINE_SECS)
-        await clients.play(range(HISTORIES), SEED)
+        await clients.play(range(histories), SEED)
         print(", ".join(f"{count} {fate.name}" for fate, count in proxy.met.items()))  # noqa: T201
-        assert_orderly(clients)
-        assert min(proxy.met[fate] for fate in FATES) > 10
+        assert_orderly(clients, histories)
+        assert min(proxy.met[fate] for fate in FATES) > histories / 30

@@ -198,7 +198,7 @@ def test_an_unknown_write_explains_one_version_and_no_more() -> None:
     assert check_versions([create, lost, fourth]).is_violation
 
 
-def test_a_write_whose_token_was_not_told_was_made() -> None:
+def test_a_write_with_an_unknown_token_counts_as_applied() -> None:
     create = op(Verb.CREATE, 0, (1, 2), mark="x", token=A1)
     short = op(Verb.PUT, 1, (3, 4), mark="y", error="DurabilityError")
     assert check_history([create, short, op(Verb.GET, 2, (5, 6), token=A2, mark="y")]).holds

@@ -327,7 +327,7 @@ def test_a_port_is_claimed_once(monkeypatch: pytest.MonkeyPatch) -> None:
         claim.release()
 
 
-async def test_who_comes_first_on_a_port_keeps_it(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_server_that_is_first_on_a_port_keeps_it(monkeypatch: pytest.MonkeyPatch) -> None:
     free = PortClaim()
     with socket.socket() as foreign:
         claimed = PortClaim()

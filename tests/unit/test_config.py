@@ -330,7 +330,7 @@ def test_a_context_type_that_the_codec_cannot_handle_is_refused() -> None:
         ({"GREENTIC_SESSION_URL": "redis://h"}, "redis"),
     ],
 )
-def test_from_env(environ: dict[str, str], backend: str) -> None:
+def test_from_env_opens_the_backend_of_the_url(environ: dict[str, str], backend: str) -> None:
     assert from_env(environ=environ).statistics().backend == backend
 
 

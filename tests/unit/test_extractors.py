@@ -358,7 +358,7 @@ anything = st.recursive(
 
 
 @given(anything, st.lists(names, min_size=1, max_size=3).map(".".join))
-def test_no_message_raises(message: object, path: str) -> None:
+def test_metadata_of_any_message_raises_nothing(message: object, path: str) -> None:
     extractor = extractor_for(message)
     text = extractor.get_metadata(path)
     listed = extractor.list_metadata_keys()

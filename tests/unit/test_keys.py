@@ -27,7 +27,7 @@ def _sha(text: str) -> str:
 
 
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda v: f"{v['function']}{v['arguments']}")
-def test_published_vectors(vector: dict[str, Any]) -> None:
+def test_names_for_the_published_parts_are_theirs(vector: dict[str, Any]) -> None:
     assert getattr(keys, vector["function"])(*vector["arguments"]) == vector["key"]
 
 

@@ -85,7 +85,7 @@ async def test_the_store_is_asked_again_while_time_is_left() -> None:
     assert asked_at == pytest.approx([10, 13, 16, 19, 22, 25, 28])
 
 
-async def test_what_nobody_thought_of_is_logged_and_ends_the_block_with_the_lease(
+async def test_an_unexpected_error_is_logged_and_ends_the_block_with_the_lease(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     asked = 0
@@ -101,7 +101,7 @@ async def test_what_nobody_thought_of_is_logged_and_ends_the_block_with_the_leas
     assert all(record.exc_info is not None for record in caplog.records)
 
 
-async def test_the_store_is_asked_again_after_what_nobody_thought_of() -> None:
+async def test_a_renewal_is_retried_after_an_unexpected_error() -> None:
     began_at = anyio.current_time()
     renewer = LeaseRenewer(30, began_at + 30)
     asked = 0

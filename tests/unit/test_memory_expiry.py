@@ -20,6 +20,8 @@ from greentic_session.memory.expiry import ExpiryIndex, Name
 from greentic_session.model import Session, SessionCursor, SessionKey, SessionMeta, TenantCtx
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     Store = InMemorySessionStore[dict[str, Any]]
 
 SEED: Final = int(os.environ.get("GREENTIC_SESSION_TEST_SEED", "20240229"))
@@ -128,12 +130,12 @@ class IndexMachine(RuleBasedStateMachine):
         assert len(self.index._times) <= 2 * len(self.index._buckets) + 65
 
 
-def test_index_does_what_a_naive_one_does() -> None:
+def test_index_does_what_a_naive_one_does(scaled: Callable[[int], int]) -> None:
     print(f"GREENTIC_SESSION_TEST_SEED={SEED}")  # noqa: T201 - pytest shows it with a failure
     run_state_machine_as_test(
         seed(SEED)(IndexMachine),
         settings=settings(
-            max_examples=300,
+            max_examples=scaled(300),
             stateful_step_count=50,
             deadline=None,
             database=None,
@@ -223,7 +225,9 @@ def sizes(store: Store) -> tuple[int, ...]:
 @pytest.mark.anyio
 class TestSweep:
     @pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
-    async def test_lets_other_tasks_run(self, store: Store, clock: ManualClock) -> None:
+    async def test_sweep_of_many_records_lets_other_tasks_run(
+        self, store: Store, clock: ManualClock
+    ) -> None:
         count = 200_000
         # By the primitive, because the stored content does not matter and encoding takes long.
         for number in range(count):

@@ -122,14 +122,14 @@ def test_a_random_key_is_a_uuid_and_never_the_same() -> None:
     assert all(str(UUID(key)) == key for key in made)
 
 
-def test_meta_of_a_caller() -> None:
+def test_meta_of_a_caller_has_its_tenant_and_labels() -> None:
     ctx = TenantCtx(tenant_id="a", env="e", team_id="t", user_id="u", attributes={"x": "y"})
     meta = SessionMeta(tenant_id="a", env="e", team_id="t", user_id="u", labels={"l": 1})
     assert SessionMeta.of(ctx, labels={"l": 1}) == meta
     assert SessionMeta.of(ctx).labels == {}
 
 
-def test_expires_at() -> None:
+def test_expires_at_is_the_last_write_plus_the_lifetime() -> None:
     at = datetime(2026, 1, 1, tzinfo=UTC)
     assert make(updated_at=at).expires_at is None
     assert make(updated_at=at, ttl_secs=0.03).expires_at == at + timedelta(milliseconds=30)
@@ -311,7 +311,7 @@ def test_a_clock_advances_by_a_timedelta() -> None:
 # --- clocks ----------------------------------------------------------------------------------
 
 
-def test_clocks() -> None:
+def test_clocks_give_milliseconds_since_the_epoch() -> None:
     clock = ManualClock(1000)
     clock.advance(0.03)
     assert clock.now_ms() == 1030

@@ -83,7 +83,7 @@ async def tower(request: pytest.FixtureRequest, tcp_server_url: str) -> AsyncIte
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
-async def test_memory_wakes_one_who_listens_for_each_ring() -> None:
+async def test_in_memory_each_notification_wakes_one_subscriber() -> None:
     notifications = MemoryNotifications()
     async with (
         notifications.subscribe("x") as one,
@@ -110,7 +110,7 @@ async def test_memory_wakes_one_who_listens_for_each_ring() -> None:
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
-async def test_whoever_goes_has_the_first_of_the_others_woken() -> None:
+async def test_a_subscriber_that_leaves_passes_its_notification_on() -> None:
     notifications = MemoryNotifications()
     async with notifications.subscribe("x") as one, notifications.subscribe("x") as two:
         async with notifications.subscribe("x") as three:
@@ -125,7 +125,7 @@ async def test_whoever_goes_has_the_first_of_the_others_woken() -> None:
 
 
 @pytest.mark.parametrize("anyio_backend", [("trio", {"clock": MockClock(autojump_threshold=0)})])
-async def test_of_those_who_know_when_it_is_due_one_is_woken() -> None:
+async def test_one_of_the_subscribers_that_know_a_due_time_is_woken_then() -> None:
     notifications = MemoryNotifications()
     woken: list[tuple[str, float]] = []
     began_at = anyio.current_time()
@@ -153,7 +153,7 @@ async def test_of_those_who_know_when_it_is_due_one_is_woken() -> None:
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
-async def test_who_looks_keeps_the_time_for_nobody() -> None:
+async def test_a_subscriber_that_is_awake_keeps_no_due_time_for_others() -> None:
     notifications = MemoryNotifications()
     async with notifications.subscribe("x") as busy, notifications.subscribe("x") as idle:
         await until_active(busy, idle)
@@ -162,7 +162,7 @@ async def test_who_looks_keeps_the_time_for_nobody() -> None:
             assert not await idle.wait(PATIENCE_SECS, 0.02)
 
 
-async def test_a_ring_wakes_one_who_listens_to_its_topic(tower: Tower) -> None:
+async def test_a_notification_wakes_one_subscriber_of_its_topic(tower: Tower) -> None:
     notifications = tower.notifications
     async with (
         notifications.subscribe("x") as one,
@@ -184,7 +184,7 @@ async def test_a_ring_wakes_one_who_listens_to_its_topic(tower: Tower) -> None:
     await tower.has_no_channels()
 
 
-async def test_a_bell_that_is_heard_misses_nothing(tower: Tower) -> None:
+async def test_an_active_subscription_misses_nothing(tower: Tower) -> None:
     for number in range(50):
         async with tower.notifications.subscribe(f"topic-{number}") as subscription:
             await until_active(subscription)
@@ -205,7 +205,7 @@ async def test_a_topic_left_and_entered_again_is_heard(tower: Tower) -> None:
             assert await subscription.wait(PATIENCE_SECS)
 
 
-async def test_a_lost_connection_rings_all_bells_and_is_made_anew(tower: Tower) -> None:
+async def test_a_lost_connection_wakes_all_subscribers_and_is_opened_again(tower: Tower) -> None:
     async with tower.notifications.subscribe("x") as one, tower.notifications.subscribe("y") as two:
         await until_active(one, two)
         for _ in range(3):
@@ -228,7 +228,7 @@ async def test_closing_wakes_all_and_leaves_no_connection(tower: Tower) -> None:
     await tower.has_no_channels()
 
 
-async def test_an_account_that_may_not_subscribe_is_told_once(
+async def test_an_account_that_may_not_subscribe_is_logged_once(
     tower: Tower, tcp_server_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     name = f"deaf-{uuid4().hex}"
@@ -252,7 +252,9 @@ async def test_an_account_that_may_not_subscribe_is_told_once(
         await tower.client.read("ACL", "DELUSER", name)
 
 
-async def test_without_a_server_a_bell_is_silent_until_there_is_one(server: LocalServer) -> None:
+async def test_without_a_server_a_subscription_is_inactive_until_there_is_one(
+    server: LocalServer,
+) -> None:
     tower = Tower(server.tcp_url)
     tower.notifications = RedisNotifications(tower.client, tower.names, 0.05)  # retries soon
     server.pause()
@@ -316,7 +318,7 @@ async def test_what_is_no_server_is_asked_again(
     assert caplog.messages == []
 
 
-async def test_a_cluster_passes_rings_on(cluster_url: str) -> None:
+async def test_a_cluster_forwards_notifications_of_every_server(cluster_url: str) -> None:
     async with tower_at(cluster_url) as tower, tower.notifications.subscribe("x") as subscription:
         await until_active(subscription)
         await tower.client.ping()  # so that the store knows all its servers

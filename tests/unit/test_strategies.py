@@ -88,7 +88,7 @@ def is_valid(key: str) -> bool:
 
 
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda v: f"{v['strategy']}{v['message']}"[:80])
-def test_published_vectors(vector: dict[str, Any]) -> None:
+def test_keys_for_the_published_messages_are_theirs(vector: dict[str, Any]) -> None:
     assert made(vector).key_of(vector["message"]) == vector["key"]
 
 
@@ -415,7 +415,7 @@ def test_the_clock_is_the_machine_s_unless_given() -> None:
     assert key in (f"k-p{hour_before}", f"k-p{hour_before + 1}")
 
 
-def test_a_value_is_empty_whoever_extracts_it() -> None:
+def test_a_value_is_empty_for_every_extractor() -> None:
     class Careless(SessionKeyExtractor):
         def get_metadata(self, field: str, /) -> Any:
             return {"empty": "", "odd": 7, "id": "7"}.get(field)

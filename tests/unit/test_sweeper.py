@@ -78,7 +78,7 @@ both = pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
 
 @both
 @pytest.mark.anyio
-async def test_in_async_with() -> None:
+async def test_sweep_runs_in_async_with() -> None:
     store, clock = make()
     async with store:
         await swept_by_itself(store, clock)
@@ -141,7 +141,7 @@ async def held_by_anyio() -> AsyncIterator[Clocked]:
 
 @both
 @pytest.mark.anyio
-async def test_in_an_anyio_fixture(held_by_anyio: Clocked) -> None:
+async def test_sweep_runs_in_an_anyio_fixture(held_by_anyio: Clocked) -> None:
     await swept_by_itself(*held_by_anyio)
 
 
@@ -153,7 +153,7 @@ async def held_by_pytest_asyncio() -> AsyncIterator[Clocked]:
 
 
 @pytest.mark.asyncio
-async def test_in_a_pytest_asyncio_fixture(held_by_pytest_asyncio: Clocked) -> None:
+async def test_sweep_runs_in_a_pytest_asyncio_fixture(held_by_pytest_asyncio: Clocked) -> None:
     await swept_by_itself(*held_by_pytest_asyncio)
 
 

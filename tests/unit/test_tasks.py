@@ -16,7 +16,7 @@ both = pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
 
 
 @both
-async def test_it_begins_at_its_time() -> None:
+async def test_a_background_task_begins_at_its_time() -> None:
     began = anyio.Event()
     began_at: list[float] = []
 
@@ -53,7 +53,7 @@ async def test_until_its_time_it_is_no_task_of_asyncio() -> None:
 
 
 @both
-async def test_what_runs_to_its_end_is_waited_for_whoever_is_cancelled() -> None:
+async def test_a_cancelled_caller_waits_for_work_that_runs_to_completion() -> None:
     ended: list[str] = []
 
     async def run() -> None:

@@ -77,7 +77,7 @@ async def rig(valkey_url: str) -> AsyncIterator[Rig]:
         yield Rig(harness, await harness.open())
 
 
-async def test_a_waiting_session(rig: Rig) -> None:
+async def test_a_waiting_session_has_the_documented_bytes(rig: Rig) -> None:
     await rig.register()
     assert await rig.names() == sorted([LOOKUP, RECORD, INDEX])
     record = await rig.hash(RECORD)
@@ -89,7 +89,7 @@ async def test_a_waiting_session(rig: Rig) -> None:
     assert await rig.expires_ms(INDEX) == -1
 
 
-async def test_a_claimed_session(rig: Rig) -> None:
+async def test_a_claimed_session_has_the_documented_bytes(rig: Rig) -> None:
     await rig.register(ttl=100)
     claim = await rig.waits.claim(ANN, "Ann:{1}", CHAT, attempt_id="a", event_id="e", lease=30)
     record = await rig.hash(RECORD)
@@ -106,7 +106,7 @@ async def test_a_claimed_session(rig: Rig) -> None:
     assert set(await rig.hash(RECORD)) == {*PLAIN, "wait", "since", "fence"}
 
 
-async def test_a_completed_event(rig: Rig) -> None:
+async def test_a_completed_event_has_the_documented_bytes(rig: Rig) -> None:
     await rig.register(ttl=100)
     claim = await rig.waits.claim(ANN, "Ann:{1}", CHAT, event_id="e")
     await claim.complete(session(ttl_secs=100))

@@ -163,7 +163,9 @@ class Conversation:
 
 
 @pytest.mark.timeout(150)  # seconds; about eight are needed on an idle machine
-async def test_hundreds_of_turns_over_a_bad_line(harness: RedisHarness) -> None:
+async def test_hundreds_of_turns_over_a_bad_line(
+    harness: RedisHarness, scaled: Callable[[int], int]
+) -> None:
     namespace = harness.config.namespace
     direct = await harness.open()
     async with (
@@ -172,7 +174,7 @@ async def test_hundreds_of_turns_over_a_bad_line(harness: RedisHarness) -> None:
     ):
         conversations = [Conversation(store, number) for number in range(8)]
         rounds = 0
-        while min(proxy.met[fate] for fate in BREAKS) < 30:  # a fate is for one request
+        while min(proxy.met[fate] for fate in BREAKS) < scaled(30):  # a fate is for one request
             rounds += 1
             assert rounds <= 10, f"the line was never as bad as meant: {proxy.met}"
             async with asyncio.TaskGroup() as tasks:
@@ -188,11 +190,13 @@ async def test_hundreds_of_turns_over_a_bad_line(harness: RedisHarness) -> None:
 
 
 @pytest.mark.timeout(150)
-async def test_rivals_over_a_bad_line_take_each_turn_once(harness: RedisHarness) -> None:
+async def test_rivals_over_a_bad_line_take_each_turn_once(
+    harness: RedisHarness, *, is_full: bool
+) -> None:
     namespace = harness.config.namespace
     direct = await harness.open()
     registry: Registry = WaitRegistry(direct)
-    waits = [Wait.of(number, 6) for number in range(90)]
+    waits = [Wait.of(number, 6) for number in range(90 if is_full else 40)]
     for wait in waits:
         await registry.register_wait(CTX, wait.user, wait.scope, paused(wait.key, wait.user))
     won: dict[SessionKey, list[Any]] = {}
@@ -346,7 +350,7 @@ BETWEEN: Final[dict[Callable[[Scene], Play], tuple[Script, Callable[[Scene], Any
 
 
 @pytest.mark.parametrize("verb", BETWEEN, ids=lambda verb: verb.__name__)
-async def test_an_answer_that_was_lost_is_given_though_somebody_came_between(
+async def test_a_lost_answer_is_repeated_although_another_call_came_between(
     harness: RedisHarness, verb: Callable[[Scene], Play]
 ) -> None:
     script, interfere = BETWEEN[verb]

@@ -45,7 +45,7 @@ class BlockCut:
             assert scope.cancelled_caught
         await self.assert_free(waits)
 
-    async def test_by_a_time_limit(self, harness: StoreHarness) -> None:
+    async def test_a_time_limit_within_a_block_frees_its_wait(self, harness: StoreHarness) -> None:
         waits = await self.waiting(harness)
         with anyio.fail_after(20):
             with anyio.move_on_after(0.005) as scope:
@@ -54,7 +54,9 @@ class BlockCut:
             assert scope.cancelled_caught
         await self.assert_free(waits)
 
-    async def test_by_a_task_beside_it_that_fails(self, harness: StoreHarness) -> None:
+    async def test_a_failing_task_next_to_a_block_frees_its_wait(
+        self, harness: StoreHarness
+    ) -> None:
         waits = await self.waiting(harness)
         inside = anyio.Event()
 
@@ -82,7 +84,9 @@ class BlockCut:
                 raise ZeroDivisionError
         await self.assert_free(waits)
 
-    async def test_after_the_turn_was_completed(self, harness: StoreHarness) -> None:
+    async def test_a_block_that_is_cancelled_after_its_completion_stays_completed(
+        self, harness: StoreHarness
+    ) -> None:
         waits = await self.waiting(harness)
         with anyio.fail_after(20):
             with anyio.CancelScope() as scope:

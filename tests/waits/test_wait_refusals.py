@@ -324,7 +324,7 @@ async def test_a_claim_that_cannot_be_read_is_given_back(
 # --- lost scripts ---------------------------------------------------------------------------------
 
 
-async def test_a_storm_of_forgotten_scripts_is_seen_by_nobody(harness: RedisHarness) -> None:
+async def test_scripts_flushed_again_and_again_cause_no_error(harness: RedisHarness) -> None:
     store = await harness.open()
     over = False
     forgotten = 0

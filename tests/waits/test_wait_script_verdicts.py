@@ -134,7 +134,7 @@ class TestVerdicts:
         await runner.settle("complete", turn, event="second", most=2, memory=900_000)
         assert set(await seen(runner)) == {"first", "second"}
 
-    async def test_the_newest_event_stays_beside_one_of_a_clock_that_was_ahead(
+    async def test_the_newest_event_stays_next_to_one_of_a_clock_that_was_ahead(
         self, runner: WaitScriptRunner
     ) -> None:
         ahead_ms = await runner.now_us() // 1000 + 60_000

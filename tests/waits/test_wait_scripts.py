@@ -283,7 +283,7 @@ class TestFence:
     @pytest.mark.parametrize(
         "way", ["released", "completed", "paused", "run out", "other", "none", "gone"]
     )
-    async def test_who_holds_no_claim_changes_nothing(
+    async def test_a_caller_without_a_claim_changes_nothing(
         self, runner: WaitScriptRunner, way: str
     ) -> None:
         turn = await runner.arrange("claimed")

@@ -164,7 +164,7 @@ async def test_a_stopped_server_ends_no_call_late_and_the_store_works_again(
         await claim.complete(answered(claim.session, "a turn"))
 
 
-async def test_a_block_is_cancelled_when_its_lease_ran_out_and_nobody_could_be_asked(
+async def test_a_block_is_cancelled_when_its_lease_ran_out_and_no_server_answered(
     server: LocalServer,
 ) -> None:
     async with store_at(server.url, deadline=SHORT_SECS) as store:

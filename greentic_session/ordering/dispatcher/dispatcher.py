@@ -13,16 +13,11 @@ import anyio
 import msgspec
 from anyio.lowlevel import checkpoint
 
+from ..._core.functions import require_async, require_awaitable
 from ..._core.tasks import BackgroundTask, run_to_completion, start_background
 from ..._validation import duration_to_ms
 from ...errors import DispatcherClosedError, InvalidInputError
-from ..callables import (
-    is_being_cancelled,
-    is_run_ending,
-    require_async,
-    require_awaitable,
-    require_loop,
-)
+from ..callables import is_being_cancelled, is_run_ending, require_loop
 from .lanes import Lanes, Overflow, Submitter
 from .outcomes import Discard, Outcomes
 

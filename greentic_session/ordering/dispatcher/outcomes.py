@@ -5,14 +5,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Final, Generic, Literal, TypeVar, final
 
-from ..callables import (
-    is_being_cancelled,
-    is_cancellation,
-    leaves_loop,
-    require_async,
-    require_awaitable,
-    require_plain,
-)
+from ..._core.functions import require_async, require_awaitable, require_plain
+from ..callables import is_being_cancelled, is_cancellation, leaves_loop
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

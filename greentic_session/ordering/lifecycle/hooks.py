@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Final, Literal, cast, final
 import anyio
 import msgspec
 
+from ..._core.functions import require_async, require_awaitable
 from ..._core.tasks import run_to_completion, start_background
 from ...errors import InvalidInputError
-from ..callables import is_being_cancelled, is_cancellation, require_async, require_awaitable
+from ..callables import is_being_cancelled, is_cancellation
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

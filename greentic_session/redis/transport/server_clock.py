@@ -45,7 +45,7 @@ class ServerClock:
 
     def __init__(self) -> None:
         self._readings: Final[deque[tuple[float, float]]] = deque(maxlen=_KEPT)
-        self.refresh_at = 0.0
+        self.refresh_at: float = 0.0
 
     def learn(self, reply: Reply, heard_at: float) -> None:
         """Remember a reading.

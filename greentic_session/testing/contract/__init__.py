@@ -25,10 +25,14 @@ from .inbox.contract import InboxContract
 from .locks.contract import LockContract
 from .store.absence import AbsenceContract
 from .store.arguments import ArgumentContract
+from .store.batches import BatchContract
+from .store.beginning import BeginningContract, EndingByMutateContract
 from .store.bodies import BodyContract, DecodingContract
+from .store.callers import CallerContract
 from .store.closing import ClosingContract
 from .store.expiry import LifeContract, TouchContract
 from .store.fencing import FencingContract, IsolationContract
+from .store.given_lives import GivenLifeContract
 from .store.inputs import InputContract
 from .store.leaks import LeavingContract
 from .store.lookup import LookupContract, LookupLifeContract
@@ -44,17 +48,23 @@ from .store.scoping import ScopingContract
 from .store.tenants import TenantContract
 from .store.verifying import VerifyingContract
 from .store.writing import StampingContract, WritingContract
+from .timers.contract import TimerContract
 from .waits.contract import WaitContract
 
 __all__ = [
     "AbsenceContract",
     "AffinityContract",
     "ArgumentContract",
+    "BatchContract",
+    "BeginningContract",
     "BodyContract",
+    "CallerContract",
     "ClosingContract",
     "DecodingContract",
+    "EndingByMutateContract",
     "FencingContract",
     "GenerationContract",
+    "GivenLifeContract",
     "InboxContract",
     "InputContract",
     "IsolationContract",
@@ -75,6 +85,7 @@ __all__ = [
     "SessionStoreContract",
     "StampingContract",
     "TenantContract",
+    "TimerContract",
     "TouchContract",
     "VerifyingContract",
     "WaitContract",
@@ -94,8 +105,13 @@ class SessionStoreContract(
     StampingContract,
     MutatingContract,
     ReplacingContract,
+    BeginningContract,
+    EndingByMutateContract,
+    BatchContract,
+    CallerContract,
     LifeContract,
     TouchContract,
+    GivenLifeContract,
     LeavingContract,
     IsolationContract,
     FencingContract,

@@ -73,7 +73,7 @@ _BAD_SPANS: Final[dict[str, Any]] = {
 class AffinityInputContract:
     """An invalid argument is refused by name before any I/O, and is never quoted."""
 
-    async def test_bad_keys(self, harness: StoreHarness) -> None:
+    async def test_bad_keys_are_refused(self, harness: StoreHarness) -> None:
         at = await affinity_harness(harness)
         for verb, call in _OF_KEYS.items():
             for bad in BAD_KEYS.values():
@@ -81,7 +81,7 @@ class AffinityInputContract:
                 assert error.field == "key", verb
                 assert SECRET not in told(error)
 
-    async def test_bad_workers(self, harness: StoreHarness) -> None:
+    async def test_bad_workers_are_refused(self, harness: StoreHarness) -> None:
         at = await affinity_harness(harness)
         for verb, call in _OF_WORKERS.items():
             for bad in _BAD_NAMES.values():
@@ -89,7 +89,7 @@ class AffinityInputContract:
                 assert error.field == "worker", verb
                 assert SECRET not in told(error)
 
-    async def test_bad_callers(self, harness: StoreHarness) -> None:
+    async def test_bad_callers_are_refused(self, harness: StoreHarness) -> None:
         at = await affinity_harness(harness)
         for verb, call in {**_OF_KEYS, "keys_of": _listed}.items():
             for field, bad in _BAD_CALLERS.values():
@@ -97,7 +97,7 @@ class AffinityInputContract:
                 assert error.field == field, verb
                 assert SECRET not in told(error)
 
-    async def test_bad_spans(self, harness: StoreHarness) -> None:
+    async def test_bad_durations_are_refused(self, harness: StoreHarness) -> None:
         at = await affinity_harness(harness)
         for bad in _BAD_SPANS.values():
             error = await refusal(at.affinity.pin(KEY, "w1", bad))
@@ -110,7 +110,7 @@ class AffinityInputContract:
                 SessionAffinity(at.store, ttl=bad)
             assert caught.value.field == "ttl"
 
-    async def test_bad_groups_and_stores(self, harness: StoreHarness) -> None:
+    async def test_bad_groups_and_stores_are_refused(self, harness: StoreHarness) -> None:
         at = await affinity_harness(harness)
         for bad in _BAD_NAMES.values():
             with pytest.raises(InvalidInputError) as caught:

@@ -66,7 +66,7 @@ class AffinityMemberContract:
                 assert scope.cancelled_caught
             assert await at.living() == []
 
-    async def test_a_name_is_one_members(self, harness: StoreHarness) -> None:
+    async def test_a_name_has_one_member(self, harness: StoreHarness) -> None:
         at = await affinity_harness(harness)
         async with at.affinity.member("w1", lease=timedelta(seconds=LIFE)) as first:
             with pytest.raises(MemberExistsError) as caught:
@@ -85,7 +85,9 @@ class AffinityMemberContract:
             assert await other.server_of("k") is None
         assert await other.living() == []
 
-    async def test_names_may_be_odd(self, harness: StoreHarness) -> None:
+    async def test_names_with_special_characters_do_not_collide(
+        self, harness: StoreHarness
+    ) -> None:
         store = await harness.open()
         names = ("a:b", "a", "{a}", "%7Ba%7D", "*", " ", "\N{SNOWMAN}", "-", "ops", "x" * 128)
         for name in names:
@@ -113,7 +115,7 @@ class AffinityMemberContract:
         async with at.affinity.member("w1"):
             assert await at.living() == ["other", "w1"]
 
-    async def test_a_renewal_lets_the_lease_begin_anew(self, harness: StoreHarness) -> None:
+    async def test_a_renewal_starts_a_new_lease(self, harness: StoreHarness) -> None:
         at = await affinity_harness(harness)
         (fence,) = await at.join("w1")
         ends_ms = 0
@@ -187,7 +189,7 @@ class AffinityMemberContract:
 
     # --- fencing tokens ----------------------------------------------------------------------
 
-    async def test_fences_of_a_name_grow(self, harness: StoreHarness) -> None:
+    async def test_fencing_tokens_of_a_name_grow(self, harness: StoreHarness) -> None:
         at = await affinity_harness(harness)
         fences: list[int] = []
         for number in range(20):

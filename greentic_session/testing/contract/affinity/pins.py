@@ -56,7 +56,7 @@ class AffinityPinContract:
         await at.join("absent")
         assert await at.worker_for(pinned=True) == "absent"
 
-    async def test_a_pin_outlasts_that_nobody_lives(self, harness: StoreHarness) -> None:
+    async def test_a_pin_outlasts_a_group_without_members(self, harness: StoreHarness) -> None:
         at = await affinity_harness(harness)
         await at.affinity.pin(KEY, "w1")
         assert await at.worker_for() is None

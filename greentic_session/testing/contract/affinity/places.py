@@ -24,7 +24,7 @@ _CALLERS = (None, ctx(), ctx(GLOBEX), ctx(env="staging"))
 class AffinityPlaceContract:
     """A key has one worker and keeps it."""
 
-    async def test_without_members_nobody_serves(self, harness: StoreHarness) -> None:
+    async def test_a_group_without_members_returns_no_worker(self, harness: StoreHarness) -> None:
         at = await affinity_harness(harness)
         assert await at.worker_for() is None
         assert await harness.residue() == []
@@ -39,7 +39,9 @@ class AffinityPlaceContract:
             assert await at.worker_for(key) == chosen(key, *WORKERS)
         assert len({await at.server_of(key) for key in keys(40)}) == len(WORKERS)
 
-    async def test_a_key_stays_whoever_joins_or_leaves(self, harness: StoreHarness) -> None:
+    async def test_a_key_stays_when_other_workers_join_or_leave(
+        self, harness: StoreHarness
+    ) -> None:
         at = await affinity_harness(harness, workers=("w1", "w2"))
         before = {key: await at.worker_for(key) for key in keys(30)}
         await at.join("w3", "w4")
@@ -83,7 +85,7 @@ class AffinityPlaceContract:
         await at.join("w1", lease=LIFE)  # back too late
         assert {key: await at.worker_for(key) for key in keys(40)} == after
 
-    async def test_all_who_ask_at_once_are_told_the_same(self, harness: StoreHarness) -> None:
+    async def test_concurrent_callers_get_the_same_worker(self, harness: StoreHarness) -> None:
         at = await affinity_harness(harness, workers=WORKERS)
         answers: dict[str, set[str | None]] = {key: set() for key in keys(5)}
 
@@ -130,7 +132,7 @@ class AffinityPlaceContract:
 
     # --- lifetimes ---------------------------------------------------------------------------
 
-    async def test_each_use_begins_the_life_anew(self, harness: StoreHarness) -> None:
+    async def test_each_use_starts_a_new_lifetime(self, harness: StoreHarness) -> None:
         at = await affinity_harness(harness, workers=WORKERS)
         worker = await at.worker_for()
         await at.join("w5", lease=HOUR)
@@ -196,7 +198,9 @@ class AffinityPlaceContract:
         await harness.advance(PART)
         assert await at.server_of() is None
 
-    async def test_a_key_that_is_forgotten_is_placed_anew(self, harness: StoreHarness) -> None:
+    async def test_a_key_that_was_forgotten_gets_a_new_placement(
+        self, harness: StoreHarness
+    ) -> None:
         at = await affinity_harness(harness, workers=("w1",))
         await at.worker_for("a")
         await at.worker_for("b")

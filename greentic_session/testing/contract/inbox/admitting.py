@@ -24,7 +24,7 @@ _OTHER = "conversation-2"
 class InboxAdmittingContract:
     """A message is admitted to its session's mailbox once, and the result says so."""
 
-    async def test_the_first_is_new_and_nobody_works_on_it(self, harness: StoreHarness) -> None:
+    async def test_the_first_message_is_new_and_has_no_worker(self, harness: StoreHarness) -> None:
         at = await desk(harness)
         told = await at.admit("e1")
         assert (told.is_new, told.waiting, told.worker) == (True, 1, None)
@@ -33,7 +33,7 @@ class InboxAdmittingContract:
         at = await desk(harness)
         assert [(await at.admit(f"e{n}")).waiting for n in range(1, 5)] == [1, 2, 3, 4]
 
-    async def test_who_works_on_it_is_told(self, harness: StoreHarness) -> None:
+    async def test_an_admission_names_the_worker_of_the_turn(self, harness: StoreHarness) -> None:
         at = await desk(harness)
         await at.admit("e1")
         async with at.turn("worker-7") as turn:
@@ -192,7 +192,9 @@ class InboxAdmittingContract:
             ]
             await turn.finish()
 
-    async def test_who_may_touch_a_session_may_write_to_it(self, harness: StoreHarness) -> None:
+    async def test_a_caller_that_may_touch_a_session_may_write_to_it(
+        self, harness: StoreHarness
+    ) -> None:
         at = await desk(harness)
         await at.store.put(session(owner=ctx(team_id="red")))
         assert (await at.admit("e1", owner=ctx(team_id="red", user_id="ann"))).is_new
@@ -238,7 +240,7 @@ class InboxAdmittingContract:
             )
             await turn.finish()
 
-    async def test_a_message_wakes_who_waits(self, harness: StoreHarness) -> None:
+    async def test_a_message_wakes_a_waiting_worker(self, harness: StoreHarness) -> None:
         at = await desk(harness)
         peer = await at.peer()
         heard: list[str] = []

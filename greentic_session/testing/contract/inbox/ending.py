@@ -161,7 +161,7 @@ class InboxEndingContract:
             await turn.finish(evolve(turn.session, outbox=(entry, entry)))
         assert (await at.record()).session.outbox == (entry,)
 
-    async def test_the_life_begins_anew(self, harness: StoreHarness) -> None:
+    async def test_finishing_a_turn_starts_a_new_lifetime(self, harness: StoreHarness) -> None:
         at = await desk(harness)
         await at.store.put(session(ttl_secs=LIFE))
         await harness.advance(PART)

@@ -135,7 +135,7 @@ class InboxFailingContract:
         assert await other.handle() == ["e1"]
 
     @pytest.mark.parametrize("error", [KeyboardInterrupt, GeneratorExit])
-    async def test_an_interruption_was_none(
+    async def test_an_interruption_does_not_count_as_an_attempt(
         self, harness: StoreHarness, error: type[BaseException]
     ) -> None:
         at = await desk(harness, attempts=1)
@@ -167,7 +167,9 @@ class InboxFailingContract:
         await at.fail()
         assert await at.handle() == ["e2"]
 
-    async def test_dying_counts_as_well(self, harness: StoreHarness) -> None:
+    async def test_a_turn_of_a_killed_worker_counts_as_an_attempt(
+        self, harness: StoreHarness
+    ) -> None:
         at = await desk(harness, attempts=2)
         await at.admit("e1", "e2")
         for _ in range(2):
@@ -344,7 +346,7 @@ class InboxFailingContract:
         assert await at.handle() == ["e2"]
         assert [letter.event_id for letter in await at.dead()] == ["e1"]
 
-    async def test_no_message_is_told_by_what_describes_it(self, harness: StoreHarness) -> None:
+    async def test_no_repr_shows_a_message(self, harness: StoreHarness) -> None:
         at = await desk(harness, attempts=1)
         await at.admit("e1", payload=SECRET.encode())
         mailbox, memory = MailboxRef("default/acme", KEY), EventMemory(1, 1)

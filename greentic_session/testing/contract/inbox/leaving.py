@@ -106,7 +106,9 @@ class InboxLeavingContract:
             assert await at.handle() == ["e2"]
         assert await at.told() == ["e1", "e2"]
 
-    async def test_who_waits_is_woken_when_the_store_closes(self, harness: StoreHarness) -> None:
+    async def test_a_waiting_worker_is_woken_when_the_store_closes(
+        self, harness: StoreHarness
+    ) -> None:
         at = await desk(harness)
         ends: list[str] = []
 

@@ -85,7 +85,9 @@ class InboxTakingContract:
             await turn.finish()
         assert await peer.is_idle()
 
-    async def test_a_session_in_hand_is_nobody_elses(self, harness: StoreHarness) -> None:
+    async def test_a_session_in_a_turn_is_not_taken_by_another_worker(
+        self, harness: StoreHarness
+    ) -> None:
         at = await desk(harness)
         peer = await at.peer()
         await at.admit("e1")
@@ -126,7 +128,7 @@ class InboxTakingContract:
         assert await at.handle(most=1) == ["f1"]
         assert await at.handle(most=1) == ["e2"]
 
-    async def test_tenants_never_meet(self, harness: StoreHarness) -> None:
+    async def test_tenants_do_not_share_messages(self, harness: StoreHarness) -> None:
         at = await desk(harness)
         owners = {"acme": ctx(), GLOBEX: ctx(GLOBEX)}
         for tenant_id, owner in owners.items():

@@ -79,7 +79,7 @@ class InboxWakingContract:
                     taker.leave.set()
         assert sorted(taker.key for taker in takers) == [f"k{number}" for number in range(5)]
 
-    async def test_mail_is_not_forgotten_with_who_was_woken_for_it(
+    async def test_mail_is_taken_although_the_woken_worker_is_cancelled(
         self, harness: StoreHarness
     ) -> None:
         at = await desk(harness)
@@ -97,7 +97,9 @@ class InboxWakingContract:
                 takers[-1].leave.set()
         assert await at.told() == ["e1"]
 
-    async def test_somebody_keeps_the_time_of_what_rests(self, harness: StoreHarness) -> None:
+    async def test_a_waiting_worker_takes_a_session_when_its_backoff_ends(
+        self, harness: StoreHarness
+    ) -> None:
         rest_secs = 0.2
         at = await desk(harness, retry_delay=rest_secs)
         await at.admit("e1")

@@ -68,7 +68,7 @@ class LockHoldingContract:
             assert granted_at <= datetime.fromtimestamp(lease.fence / 1e6 + 0.001, UTC)
         assert lease.ended
 
-    async def test_the_holder_is_told(self, harness: StoreHarness) -> None:
+    async def test_the_holder_of_a_lock_is_returned(self, harness: StoreHarness) -> None:
         at = await lock_harness(harness, name="worker 7 (Füße)")
         other = await at.peer()
         assert await other.locks.holder(KEY) is None
@@ -87,7 +87,7 @@ class LockHoldingContract:
             assert holder is not None
             assert holder.name
 
-    async def test_what_is_held_is_told(self, harness: StoreHarness) -> None:
+    async def test_held_lists_the_leases_of_its_locks(self, harness: StoreHarness) -> None:
         at = await lock_harness(harness)
         other = await at.peer()
         assert at.locks.held() == ()
@@ -100,7 +100,9 @@ class LockHoldingContract:
             assert at.locks.held() == ()
         assert at.locks.held() == ()
 
-    async def test_who_does_not_wait_is_told_until_when(self, harness: StoreHarness) -> None:
+    async def test_a_caller_that_does_not_wait_gets_the_end_of_the_lease(
+        self, harness: StoreHarness
+    ) -> None:
         at = await lock_harness(harness)
         async with at.locks.hold(KEY) as lease:
             with pytest.raises(LockHeldError) as caught:
@@ -214,7 +216,7 @@ class LockHoldingContract:
                 async with at.locks.hold(KEY, wait=0, ctx=caller) as theirs:
                     assert theirs.guard.scope != lease.guard.scope
 
-    async def test_a_lock_is_the_tenants_whoever_of_it_asks(self, harness: StoreHarness) -> None:
+    async def test_a_lock_is_shared_by_all_callers_of_a_tenant(self, harness: StoreHarness) -> None:
         at = await lock_harness(harness)
         async with at.locks.hold(KEY, ctx=ANN):
             for caller in (ctx(), ctx(team_id="blue"), ctx(user_id="bob")):
@@ -230,7 +232,7 @@ class LockHoldingContract:
                 assert {lease.key for lease in at.locks.held()} == {*_ODD_KEYS}
         assert await harness.residue() == []
 
-    async def test_of_many_who_ask_at_once_one_holds(self, harness: StoreHarness) -> None:
+    async def test_of_many_concurrent_callers_one_holds(self, harness: StoreHarness) -> None:
         workers = [await lock_harness(harness)]
         workers.append(await workers[0].peer())
         got: list[SessionLease] = []

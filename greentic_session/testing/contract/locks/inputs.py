@@ -87,7 +87,7 @@ class LockInputContract:
                 assert (await refusal(held.renew(lease))).field == "lease", name
             assert (held.until, held.ended) == (until, False)
 
-    async def test_nobody_waits_for_a_bad_time(self, harness: StoreHarness) -> None:
+    async def test_a_bad_wait_is_refused(self, harness: StoreHarness) -> None:
         at = await lock_harness(harness)
         for name, wait in _BAD_DURATIONS.items():
             if name in _NO_TIME:
@@ -108,7 +108,7 @@ class LockInputContract:
             assert caught.value.field == "name", name
             assert SECRET not in told(caught.value), name
 
-    async def test_nobody_keeps_a_bad_place(self, harness: StoreHarness) -> None:
+    async def test_a_bad_place_is_refused(self, harness: StoreHarness) -> None:
         store = await harness.open()
         for name, value in {**_BAD_DURATIONS, **_ZERO, **_NONE}.items():
             with pytest.raises(InvalidInputError) as caught:

@@ -142,7 +142,7 @@ class LockLosingContract:
     # --- writes ------------------------------------------------------------------------------
 
     @pytest.mark.parametrize("write", _WRITES)
-    async def test_who_holds_writes(self, harness: StoreHarness, write: str) -> None:
+    async def test_the_holder_writes(self, harness: StoreHarness, write: str) -> None:
         at = await lock_harness(harness)
         cas = await at.store.create(session())
         for value, caller in ((2, None), (3, ctx()), (4, ANN)):
@@ -153,7 +153,7 @@ class LockLosingContract:
         assert found is not None
         assert (found.cas, found.session.context) == (cas, {"step": "taken"})
 
-    async def test_who_holds_creates(self, harness: StoreHarness) -> None:
+    async def test_the_holder_creates(self, harness: StoreHarness) -> None:
         at = await lock_harness(harness)
         async with at.locks.hold(KEY) as lease:
             cas = await at.store.put(session(ttl_secs=LIFE), fence=lease)
@@ -165,7 +165,7 @@ class LockLosingContract:
         assert await harness.residue() == []
 
     @pytest.mark.parametrize("loss", _LOSSES)
-    async def test_who_lost_the_lease_does_not(self, harness: StoreHarness, loss: str) -> None:
+    async def test_a_former_holder_writes_nothing(self, harness: StoreHarness, loss: str) -> None:
         at = await lock_harness(harness)
         cas = await at.store.create(session())
         lease = await _lost(at, loss)
@@ -227,7 +227,7 @@ class LockLosingContract:
                 assert caught.value.field == "fence"
 
     @pytest.mark.parametrize("write", _WRITES)
-    async def test_who_has_no_lease_writes_nothing_under_it(
+    async def test_a_stranger_writes_nothing_under_a_lease(
         self, harness: StoreHarness, write: str
     ) -> None:
         at = await lock_harness(harness)

@@ -45,7 +45,7 @@ async def _assert_order(at: LockHarness, *tokens: str) -> None:
 class LockWaitingContract:
     """Waiters get a lock in turn."""
 
-    async def test_who_waits_is_served_in_order(self, harness: StoreHarness) -> None:
+    async def test_waiting_callers_are_served_in_order(self, harness: StoreHarness) -> None:
         at = await lock_harness(harness)
         workers = [at, await at.peer()]
         served: list[int] = []
@@ -57,7 +57,7 @@ class LockWaitingContract:
         assert served == list(range(6))
         await at.assert_free()
 
-    async def test_who_comes_later_waits_behind(self, harness: StoreHarness) -> None:
+    async def test_a_later_caller_waits_behind_the_others(self, harness: StoreHarness) -> None:
         at = await lock_harness(harness)
         await _queued(at, "first")
         await at.leave("holder")
@@ -79,7 +79,7 @@ class LockWaitingContract:
         assert await at.locks.holder(KEY) is None
         assert (await at.ask("first")).verdict is DONE
 
-    async def test_order_is_that_of_coming(self, harness: StoreHarness) -> None:
+    async def test_callers_are_served_in_the_order_of_arrival(self, harness: StoreHarness) -> None:
         at = await lock_harness(harness)
         names = [f"waiter-{number}" for number in (3, 1, 4, 15, 9, 2, 6, 5, 35)]
         await _queued(at, *names)
@@ -87,21 +87,25 @@ class LockWaitingContract:
         await _assert_order(at, *names)
         assert await harness.residue() == []
 
-    async def test_who_asks_again_keeps_its_place(self, harness: StoreHarness) -> None:
+    async def test_a_caller_that_asks_again_keeps_its_place(self, harness: StoreHarness) -> None:
         at = await lock_harness(harness)
         await _queued(at, "a", "b", "a", "b", "a")
         assert await at.waiting() == 2
         await at.leave("holder")
         await _assert_order(at, "a", "b")
 
-    async def test_who_holds_and_asks_again_is_told_the_same(self, harness: StoreHarness) -> None:
+    async def test_a_holder_that_asks_again_gets_the_same_lease(
+        self, harness: StoreHarness
+    ) -> None:
         at = await lock_harness(harness)
         first = await at.ask("a")
         again = await at.ask("a", lease=2 * LEASE)
         assert (again.verdict, again.fence, again.lease_ms) == (DONE, first.fence, first.lease_ms)
         assert again.left_ms <= first.left_ms == LEASE * 1000
 
-    async def test_who_is_refused_is_told_when_to_ask_again(self, harness: StoreHarness) -> None:
+    async def test_a_refused_caller_gets_the_time_of_its_next_attempt(
+        self, harness: StoreHarness
+    ) -> None:
         at = await lock_harness(harness)
         held = await at.ask("holder")
 
@@ -116,7 +120,7 @@ class LockWaitingContract:
         assert_told(await at.ask("stranger", queues=False), 2)
         assert_told(await at.ask("b"), 1)
 
-    async def test_a_lock_is_left_to_each_who_waits_for_a_while(
+    async def test_a_free_lock_is_reserved_for_each_waiting_caller_in_turn(
         self, harness: StoreHarness
     ) -> None:
         at = await lock_harness(harness)
@@ -135,7 +139,7 @@ class LockWaitingContract:
         await harness.advance(_TURN)
         assert (await at.ask("alive")).verdict is DONE
 
-    async def test_who_was_passed_over_comes_next(self, harness: StoreHarness) -> None:
+    async def test_a_caller_that_was_passed_over_is_next(self, harness: StoreHarness) -> None:
         at = await lock_harness(harness)
         await _queued(at, "slow", "quick", "third")
         await at.leave("holder")
@@ -144,7 +148,7 @@ class LockWaitingContract:
         await at.leave("quick")
         await _assert_order(at, "slow", "third")
 
-    async def test_a_place_lapses(self, harness: StoreHarness) -> None:
+    async def test_a_place_that_is_not_renewed_expires(self, harness: StoreHarness) -> None:
         at = await lock_harness(harness)
         await _queued(at, "dead")
         await at.renew("holder", 3 * _PLACE)
@@ -180,7 +184,9 @@ class LockWaitingContract:
         assert await at.leave("holder") is True
         assert await harness.residue() == []
 
-    async def test_leaving_a_place(self, harness: StoreHarness) -> None:
+    async def test_leaving_a_place_keeps_the_order_of_the_others(
+        self, harness: StoreHarness
+    ) -> None:
         at = await lock_harness(harness)
         await _queued(at, "a", "b", "c")
         assert await at.leave("b") is False
@@ -191,7 +197,7 @@ class LockWaitingContract:
         await _assert_order(at, "a", "c")
         assert await harness.residue() == []
 
-    async def test_leaving_the_only_place(self, harness: StoreHarness) -> None:
+    async def test_leaving_the_only_place_leaves_nothing(self, harness: StoreHarness) -> None:
         at = await lock_harness(harness)
         await _queued(at, "a")
         await at.leave("a")
@@ -200,7 +206,7 @@ class LockWaitingContract:
         assert await harness.residue() == []
 
     @pytest.mark.parametrize("left", ["the lock", "the first place"])
-    async def test_the_next_is_rung_for(self, harness: StoreHarness, left: str) -> None:
+    async def test_the_next_caller_is_notified(self, harness: StoreHarness, left: str) -> None:
         at = await lock_harness(harness)
         other = await at.peer()
         async with (
@@ -221,7 +227,9 @@ class LockWaitingContract:
             assert await subscription.wait(PATIENCE_SECS) is True
             assert await later.wait(0) is False
 
-    async def test_nobody_is_rung_for_in_vain(self, harness: StoreHarness) -> None:
+    async def test_a_caller_that_leaves_notifies_no_other_while_the_lock_is_held(
+        self, harness: StoreHarness
+    ) -> None:
         at = await lock_harness(harness)
         async with at.backend.subscribe("b") as subscription:
             assert await subscription.wait(PATIENCE_SECS) is True  # the subscription is active
@@ -240,7 +248,7 @@ class LockWaitingContract:
             assert await at.waiting() == 0
         await at.assert_free()
 
-    async def test_who_is_cancelled_while_waiting_leaves_nothing(
+    async def test_a_caller_that_is_cancelled_while_it_waits_leaves_nothing(
         self, harness: StoreHarness
     ) -> None:
         at = await lock_harness(harness)
@@ -255,7 +263,9 @@ class LockWaitingContract:
         assert served == [2]
         await at.assert_free()
 
-    async def test_who_waits_is_served_when_the_holder_died(self, harness: StoreHarness) -> None:
+    async def test_a_waiting_caller_is_served_when_the_holder_died(
+        self, harness: StoreHarness
+    ) -> None:
         at = await lock_harness(harness, place=1)
         dead = await at.ask("dead", position_ms=1000)
         fences: list[int] = []
@@ -272,7 +282,9 @@ class LockWaitingContract:
         assert fences[0] > dead.fence
         await at.assert_free()
 
-    async def test_who_waits_is_told_that_the_store_closes(self, harness: StoreHarness) -> None:
+    async def test_a_waiting_caller_gets_an_error_when_the_store_closes(
+        self, harness: StoreHarness
+    ) -> None:
         at = await lock_harness(harness)
         await at.ask("holder")
         ends: list[str] = []

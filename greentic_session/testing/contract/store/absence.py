@@ -89,7 +89,7 @@ class AbsenceContract:
         assert found.session.id.hex != token.incarnation
 
     @pytest.mark.parametrize("way", _WAYS)
-    async def test_a_session_made_anew_has_the_life_it_was_given(
+    async def test_a_session_created_again_has_its_own_lifetime(
         self, harness: StoreHarness, way: str
     ) -> None:
         store = await harness.open()

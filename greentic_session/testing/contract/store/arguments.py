@@ -130,7 +130,7 @@ class ArgumentContract:
                 assert error.field == field, verb
                 assert SECRET not in told(error), verb
 
-    @pytest.mark.parametrize("verb", ["get_many", "scan", "scoped"])
+    @pytest.mark.parametrize("verb", ["get_many", "delete_many", "scan", "scoped"])
     async def test_a_caller_that_must_be_given_is_not_none(
         self, harness: StoreHarness, verb: str
     ) -> None:

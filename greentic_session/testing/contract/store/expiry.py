@@ -118,7 +118,7 @@ class LifeContract:
     # --- a new lifetime ----------------------------------------------------------------------
 
     @pytest.mark.parametrize("verb", _RENEWALS)
-    async def test_a_renewal_starts_the_life_anew(self, harness: StoreHarness, verb: str) -> None:
+    async def test_a_renewal_starts_a_new_lifetime(self, harness: StoreHarness, verb: str) -> None:
         store = await harness.open()
         await store.create(session(ttl_secs=LIFE))
         for _ in range(3):
@@ -159,13 +159,13 @@ class LifeContract:
         stale = await store.create(session(ttl_secs=LIFE))
         await store.put(session(ttl_secs=LIFE))
         await harness.advance(PART)
-        owner = ctx(team_id="red") if verb == "put" else ctx()
+        owner = ctx(team_id="red") if verb.startswith("put") else ctx()
         with pytest.raises((CasConflictError, SessionExistsError, TenantMismatchError)):
             await WRITES[verb](store, session(ttl_secs=1000, owner=owner), stale)
         await harness.advance(LIFE - PART)
         assert await store.get(KEY, ctx=ctx()) is None
 
-    async def test_reading_gives_no_new_life(self, harness: StoreHarness) -> None:
+    async def test_reading_does_not_renew_the_lifetime(self, harness: StoreHarness) -> None:
         store = await harness.open()
         await store.create(session(ttl_secs=LIFE))
         await harness.advance(PART)

@@ -43,7 +43,7 @@ class InputContract:
     @pytest.mark.parametrize(
         "bad",
         [
-            *("session none", "key empty", "ttl_secs negative", "env empty", "cursor dict"),
+            *("session dict", "key empty", "ttl_secs negative", "env empty", "cursor dict"),
             *("outbox list", "context list", "context with an object", "labels none"),
         ],
     )

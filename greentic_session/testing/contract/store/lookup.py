@@ -9,7 +9,7 @@ import pytest
 from ....errors import AmbiguousKeyError, SessionNotFoundError
 from ..assertions import everything, kept, told
 from ..samples import GLOBEX, KEY, LIFE, PART, ctx, session
-from .verbs import LOOKUP_VERBS, same
+from .verbs import LOOKUP_VERBS, REMOVALS, same
 
 if TYPE_CHECKING:
     from ....model import TenantCtx
@@ -65,7 +65,7 @@ class LookupContract:
         assert await store.delete(KEY) is True
         assert await store.get(KEY, ctx=_OWNERS[owner]) is None
 
-    async def test_nobodys_key_is_absent(self, harness: StoreHarness) -> None:
+    async def test_a_key_without_an_owner_is_absent(self, harness: StoreHarness) -> None:
         store = await harness.open()
         await store.create(session("another"))
         assert await store.get(KEY) is None
@@ -111,7 +111,7 @@ class LookupContract:
         result = await LOOKUP_VERBS[verb](store, KEY, None)
         assert result
         assert await everything(store, expires) == {}
-        assert len(await everything(store, lives)) == (verb != "delete")
+        assert len(await everything(store, lives)) == (verb not in REMOVALS)
 
     @pytest.mark.parametrize("first", [True, False], ids=["the first", "the second"])
     async def test_when_one_of_two_was_deleted_the_other_is_meant(
@@ -156,7 +156,9 @@ class LookupContract:
 class LookupLifeContract:
     """The lookup lives as long as the longest-lived session under its key, and no longer."""
 
-    async def test_it_ends_with_the_session(self, harness: StoreHarness) -> None:
+    async def test_a_lookup_without_caller_ends_with_the_session(
+        self, harness: StoreHarness
+    ) -> None:
         store = await harness.open()
         await store.create(session(ttl_secs=LIFE))
         await harness.advance(LIFE)
@@ -165,7 +167,9 @@ class LookupLifeContract:
         assert await store.delete(KEY) is False
 
     @pytest.mark.parametrize("ttl_secs", [0, 1000, None])
-    async def test_touch_moves_its_end(self, harness: StoreHarness, ttl_secs: float | None) -> None:
+    async def test_touch_moves_the_end_of_a_lookup_without_caller(
+        self, harness: StoreHarness, ttl_secs: float | None
+    ) -> None:
         store = await harness.open()
         await store.create(session(ttl_secs=LIFE))
         await harness.advance(PART)
@@ -176,7 +180,9 @@ class LookupLifeContract:
         assert found == await store.get(KEY, ctx=ctx())
 
     @pytest.mark.parametrize("ttl_secs", [0, 1000, LIFE])
-    async def test_a_write_moves_its_end(self, harness: StoreHarness, ttl_secs: float) -> None:
+    async def test_a_write_moves_the_end_of_a_lookup_without_caller(
+        self, harness: StoreHarness, ttl_secs: float
+    ) -> None:
         store = await harness.open()
         await store.create(session(ttl_secs=LIFE))
         await harness.advance(PART)

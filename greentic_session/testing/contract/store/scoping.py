@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from ....errors import CasConflictError, SessionNotFoundError, TenantMismatchError
+from ....errors import CasConflictError, SessionError, SessionNotFoundError, TenantMismatchError
 from ....model import Cas
 from ..assertions import kept, require, told
 from ..samples import GLOBEX, KEY, ctx, session
@@ -29,9 +29,27 @@ _OTHERS: Final = {
     "no team": ctx(user_id="ann"),
     "user": ctx(team_id="red", user_id="bob"),
 }
+
+
+async def _put_many(view: View, given: Session[Any]) -> None:
+    [result] = await view.put_many([given])
+    if isinstance(result, SessionError):
+        raise result
+
+
+async def _delete_many(view: View) -> object:
+    [result] = await view.delete_many([KEY])
+    if isinstance(result, SessionError):
+        raise result
+    return result
+
+
 _WRITES: Final[dict[str, Callable[[View, Session[Any]], Awaitable[object]]]] = {
     "create": lambda view, given: view.create(given),
     "put": lambda view, given: view.put(given),
+    "put_many": _put_many,
+    "get_or_create": lambda view, given: view.get_or_create(KEY, lambda: given),
+    "mutate": lambda view, given: view.mutate(KEY, same, default=lambda: given),
     "update_cas": lambda view, given: view.update_cas(given, Cas(value=1, incarnation="a" * 32)),
 }
 _KEY_VERBS: Final[dict[str, Callable[[View], Awaitable[object]]]] = {
@@ -40,6 +58,11 @@ _KEY_VERBS: Final[dict[str, Callable[[View], Awaitable[object]]]] = {
     "mutate": lambda view: view.mutate(KEY, same),
     "touch": lambda view: view.touch(KEY),
     "delete": lambda view: view.delete(KEY),
+    "require": lambda view: view.require(KEY),
+    "exists": lambda view: view.exists(KEY),
+    "get_or_create": lambda view: view.get_or_create(KEY, lambda: session(owner=_ANN)),
+    "mutate with a default": lambda view: view.mutate(KEY, same, default=session),
+    "delete_many": _delete_many,
 }
 
 
@@ -85,7 +108,7 @@ class ScopingContract:
 
     @pytest.mark.parametrize("other", _OTHERS)
     @pytest.mark.parametrize("verb", _WRITES)
-    async def test_a_session_of_somebody_else_is_not_written(
+    async def test_a_session_of_another_owner_is_not_written(
         self, harness: StoreHarness, verb: str, other: str
     ) -> None:
         store = await harness.open()
@@ -125,7 +148,9 @@ class ScopingContract:
         assert "bob" not in told(caught.value)
 
     @pytest.mark.parametrize("other", ["tenant", "env"])
-    @pytest.mark.parametrize("verb", ["get", "get_many", "touch", "delete"])
+    @pytest.mark.parametrize(
+        "verb", ["get", "get_many", "touch", "delete", "exists", "delete_many"]
+    )
     async def test_a_session_of_another_tenant_is_absent(
         self, harness: StoreHarness, verb: str, other: str
     ) -> None:

@@ -132,7 +132,7 @@ class WaitClaimingContract:
                 await at.claim(event_id="e", attempt_id="a")
         assert await at.find() is None
 
-    async def test_a_second_worker_is_told_until_when(self, harness: StoreHarness) -> None:
+    async def test_a_second_worker_gets_the_end_of_the_lease(self, harness: StoreHarness) -> None:
         at = await wait_harness(harness)
         await at.register()
         turn = await at.claim(lease=LIFE)
@@ -214,7 +214,7 @@ class WaitClaimingContract:
             with pytest.raises(LeaseLostError):
                 await second.complete(second.session)
 
-    async def test_the_same_attempt_begins_its_lease_anew(self, harness: StoreHarness) -> None:
+    async def test_the_same_attempt_starts_a_new_lease(self, harness: StoreHarness) -> None:
         at = await wait_harness(harness)
         await at.register()
         await at.claim(attempt_id="a", lease=LIFE)
@@ -244,7 +244,7 @@ class WaitClaimingContract:
                 with pytest.raises(WaitClaimedError):
                     await at.claim(attempt_id=attempt)
 
-    async def test_the_same_attempt_meets_its_claim_after_a_write_beside_it(
+    async def test_the_same_attempt_finds_its_claim_after_another_write(
         self, harness: StoreHarness
     ) -> None:
         at = await wait_harness(harness)
@@ -259,7 +259,7 @@ class WaitClaimingContract:
         await second.complete(second.session)
         assert (await at.record()).session.context == {"n": 2}
 
-    async def test_an_attempt_that_has_ended_claims_anew(self, harness: StoreHarness) -> None:
+    async def test_an_attempt_that_has_ended_claims_again(self, harness: StoreHarness) -> None:
         at = await wait_harness(harness)
         await at.register()
         first = await at.claim(attempt_id="a")
@@ -312,7 +312,7 @@ class WaitClaimingContract:
         assert second.session.context == {"n": 1}
         assert await at.claimed_until() == second.lease_until
 
-    async def test_renewing_begins_the_lease_anew(self, harness: StoreHarness) -> None:
+    async def test_renewing_starts_a_new_lease(self, harness: StoreHarness) -> None:
         at = await wait_harness(harness)
         await at.register()
         turn = await at.claim(lease=LIFE)
@@ -325,7 +325,9 @@ class WaitClaimingContract:
         await at.claim()
 
     @pytest.mark.parametrize("lease", [3 * LIFE, timedelta(seconds=3 * LIFE)], ids=["s", "delta"])
-    async def test_renewing_for_longer(self, harness: StoreHarness, lease: Any) -> None:
+    async def test_renewing_for_longer_extends_the_lease(
+        self, harness: StoreHarness, lease: Any
+    ) -> None:
         at = await wait_harness(harness)
         await at.register()
         turn = await at.claim(lease=1)
@@ -343,7 +345,7 @@ class WaitClaimingContract:
         first = turn.lease_until
         assert await turn.renew(1) == first == turn.lease_until == await at.claimed_until()
 
-    async def test_a_lease_that_has_run_out_is_renewed_while_nobody_came(
+    async def test_an_expired_lease_is_renewed_unless_another_worker_claimed(
         self, harness: StoreHarness
     ) -> None:
         at = await wait_harness(harness)

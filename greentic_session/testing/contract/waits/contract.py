@@ -27,6 +27,7 @@ from .losing import WaitLosingContract
 from .racing import WaitRaceContract
 from .registering import WaitRegisteringContract
 from .remembering import WaitRememberingContract
+from .replacing import ReplacedWaitContract
 from .resuming import WaitResumingContract
 from .starting import WaitStartingContract
 from .stepping import WaitClockContract
@@ -51,6 +52,7 @@ class WaitContract(
     WaitLeavingContract,
     WaitIndexContract,
     WaitRaceContract,
+    ReplacedWaitContract,
     WaitClosingContract,
 ):
     """Requirements for a registry of waits on every store that supports waits."""

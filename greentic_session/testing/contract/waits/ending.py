@@ -239,7 +239,7 @@ class WaitEndingContract:
             assert await turn.release() is False
 
     @pytest.mark.parametrize("step", STEPS)
-    async def test_a_late_step_is_fine_while_nobody_came(
+    async def test_a_late_step_succeeds_unless_another_worker_claimed(
         self, harness: StoreHarness, step: str
     ) -> None:
         at = await wait_harness(harness)
@@ -251,7 +251,9 @@ class WaitEndingContract:
             assert (await at.record()).session.context == {"step": "taken"}
         assert (await at.find() is None) is (step in ("complete", "finish", "wait elsewhere"))
 
-    async def test_a_late_release_is_fine_while_nobody_came(self, harness: StoreHarness) -> None:
+    async def test_a_late_release_succeeds_unless_another_worker_claimed(
+        self, harness: StoreHarness
+    ) -> None:
         at = await wait_harness(harness)
         await at.register()
         turn = await at.claim(lease=LIFE)
@@ -262,7 +264,7 @@ class WaitEndingContract:
     # --- other writers -----------------------------------------------------------------------
 
     @pytest.mark.parametrize("plain", CHANGES)
-    async def test_a_write_beside_the_claim_is_not_overwritten(
+    async def test_a_write_next_to_the_claim_is_not_overwritten(
         self, harness: StoreHarness, plain: str
     ) -> None:
         at = await wait_harness(harness)
@@ -283,7 +285,7 @@ class WaitEndingContract:
         assert await turn.release() is True
         await at.claim(event_id="e")
 
-    async def test_a_touch_beside_the_claim_is_no_write(self, harness: StoreHarness) -> None:
+    async def test_a_touch_next_to_the_claim_does_not_conflict(self, harness: StoreHarness) -> None:
         at = await wait_harness(harness)
         await at.register(ttl=LIFE)
         turn = await at.claim()

@@ -111,7 +111,7 @@ class WaitFencingContract:
         assert await at.listed(BOB) == []
 
     @pytest.mark.parametrize("verb", ["find", "list", "clear", "claim", "resume"])
-    async def test_a_key_that_became_anothers_is_nobodys_wait(
+    async def test_a_key_that_passed_to_another_owner_is_not_found(
         self, harness: StoreHarness, verb: str
     ) -> None:
         at = await wait_harness(harness)

@@ -72,7 +72,9 @@ class WaitFindingContract:
         assert await at.listed() == keys
 
     @pytest.mark.parametrize("way", ["register", "register elsewhere", "wait again", "elsewhere"])
-    async def test_who_waits_anew_is_listed_last(self, harness: StoreHarness, way: str) -> None:
+    async def test_a_session_that_waits_again_is_listed_last(
+        self, harness: StoreHarness, way: str
+    ) -> None:
         at = await wait_harness(harness)
         await at.register(CHAT)
         await harness.advance(1)
@@ -186,7 +188,7 @@ class WaitFindingContract:
         assert await at.find() is None
         assert await at.clear() is False
 
-    async def test_what_was_cleared_is_made_anew(self, harness: StoreHarness) -> None:
+    async def test_a_cleared_session_can_be_registered_again(self, harness: StoreHarness) -> None:
         at = await wait_harness(harness)
         first = await at.register()
         assert await at.clear() is True
@@ -213,7 +215,7 @@ class WaitFindingContract:
         assert turn.cas.value == cas.value + 1
 
     @pytest.mark.parametrize("verb", ["find", "clear", "claim"])
-    async def test_a_key_made_anew_waits_in_its_new_place_only(
+    async def test_a_key_created_again_waits_in_its_new_place_only(
         self, harness: StoreHarness, verb: str
     ) -> None:
         at = await wait_harness(harness)

@@ -59,7 +59,7 @@ class WaitIndexContract:
         assert await at.record() == before
         assert before.cas == cas
 
-    async def test_registering_heals(self, harness: StoreHarness) -> None:
+    async def test_registering_restores_the_index(self, harness: StoreHarness) -> None:
         at = await wait_harness(harness)
         cas = await at.register()
         await harness.forget_indexes()
@@ -67,7 +67,7 @@ class WaitIndexContract:
         assert (again.value, again.incarnation) == (cas.value + 1, cas.incarnation)
         await _is_whole(at)
 
-    async def test_rebuilding_heals(self, harness: StoreHarness) -> None:
+    async def test_rebuilding_restores_the_index(self, harness: StoreHarness) -> None:
         at = await wait_harness(harness)
         await at.register(ttl=LIFE)
         before = await at.record()
@@ -91,7 +91,9 @@ class WaitIndexContract:
         assert await at.find() is None
 
     @pytest.mark.parametrize("scope", [CHAT, THREAD], ids=["there", "elsewhere"])
-    async def test_waiting_again_heals(self, harness: StoreHarness, scope: Any) -> None:
+    async def test_waiting_again_restores_the_index(
+        self, harness: StoreHarness, scope: Any
+    ) -> None:
         at = await wait_harness(harness)
         await at.register()
         turn = await at.claim()
@@ -143,7 +145,9 @@ class WaitIndexContract:
         assert await at.waits.rebuild_index(BOB) == 1
         assert await at.find() == KEY
 
-    async def test_who_does_not_wait_stays_out(self, harness: StoreHarness) -> None:
+    async def test_a_rebuilt_index_leaves_out_sessions_that_do_not_wait(
+        self, harness: StoreHarness
+    ) -> None:
         at = await wait_harness(harness)
         await at.create("plain")
         await at.register(CHAT, "displaced")
@@ -203,7 +207,7 @@ class WaitIndexContract:
 
     # --- two entries of one reply scope ----------------------------------------------------------
 
-    async def test_who_registered_last_is_found_though_the_index_forgot_the_first(
+    async def test_the_last_registration_is_found_although_the_index_lost_the_first(
         self, harness: StoreHarness
     ) -> None:
         at = await wait_harness(harness)

@@ -140,7 +140,7 @@ class WaitLeavingContract:
         assert await harness.residue() == []
 
     @pytest.mark.parametrize("verb", [*CHANGES, "touch"])
-    async def test_nothing_is_left_of_a_user_who_never_comes_back(
+    async def test_nothing_is_left_of_a_user_without_further_calls(
         self, harness: StoreHarness, verb: str
     ) -> None:
         at = await wait_harness(harness)
@@ -153,7 +153,7 @@ class WaitLeavingContract:
         await harness.advance(2 * LIFE)
         assert await harness.residue() == []
 
-    async def test_nothing_is_left_in_a_list_beside_a_wait_that_lives_on(
+    async def test_nothing_is_left_in_a_list_next_to_another_wait(
         self, harness: StoreHarness
     ) -> None:
         at = await wait_harness(harness)

@@ -84,7 +84,7 @@ class WaitLifeContract:
     # --- plain verbs -------------------------------------------------------------------------
 
     @pytest.mark.parametrize("verb", _RENEWALS)
-    async def test_a_renewed_wait_starts_its_life_anew(
+    async def test_a_renewed_wait_starts_a_new_lifetime(
         self, harness: StoreHarness, verb: str
     ) -> None:
         at = await wait_harness(harness)
@@ -201,9 +201,7 @@ class WaitLifeContract:
         assert await _is_waiting(at) is False
         assert await harness.residue() == []
 
-    async def test_a_wait_that_was_given_back_starts_its_life_anew(
-        self, harness: StoreHarness
-    ) -> None:
+    async def test_a_released_wait_starts_a_new_lifetime(self, harness: StoreHarness) -> None:
         at = await wait_harness(harness)
         await at.register(ttl=LIFE)
         for _ in range(3):

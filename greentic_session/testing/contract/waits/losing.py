@@ -244,7 +244,7 @@ class WaitLosingContract:
         assert await at.store.get(KEY, ctx=ANN) is None
         assert await at.find() == ANOTHER
 
-    async def test_whoever_completed_in_time_has_completed(self, harness: StoreHarness) -> None:
+    async def test_a_completion_in_time_stays_after_the_lease(self, harness: StoreHarness) -> None:
         at = await wait_harness(harness)
         await at.register()
         turn = await at.claim(lease=LIFE)

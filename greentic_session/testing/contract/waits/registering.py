@@ -282,7 +282,7 @@ class WaitRegisteringContract:
         await harness.advance(LIFE - PART)
         assert await at.find() is None
 
-    async def test_after_its_life_a_session_is_made_anew(self, harness: StoreHarness) -> None:
+    async def test_an_expired_session_is_created_again(self, harness: StoreHarness) -> None:
         at = await wait_harness(harness)
         first = await at.register(ttl=LIFE)
         await at.register(ttl=LIFE)

@@ -1,0 +1,1 @@
+"""The verbs of every store, as base classes of :class:`.store.AsyncSessionStore`."""
