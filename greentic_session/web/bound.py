@@ -69,9 +69,9 @@ class BoundSession(Generic[C]):
         self.clears = False
         self.is_over = False
         self.fence: Fenced = UNFENCED
-        self.begin_anew(state)
+        self.begin_again(state)
 
-    def begin_anew(self, state: C) -> None:
+    def begin_again(self, state: C) -> None:
         """Forget the record. The next change creates another one, with another token."""
         self.record: Versioned[C] | None = None
         self.stamp: Stamp | None = None

@@ -104,7 +104,7 @@ async def logout(bound: BoundSession[C]) -> bool:
                 expected = error.current
         else:
             raise SessionConflictError(())
-    bound.begin_anew(bound.sessions.new())
+    bound.begin_again(bound.sessions.new())
     bound.sent = None
     bound.clears = bound.exchange.can_set_cookie and record is not None
     return is_deleted
@@ -185,6 +185,6 @@ async def _keep_limit(bound: BoundSession[C], user_id: str) -> None:
 
 def _forget(bound: BoundSession[C]) -> None:
     """Begin again without a record. The cookie of the browser is dead, so it is removed."""
-    bound.begin_anew(bound.sessions.new())
+    bound.begin_again(bound.sessions.new())
     bound.sent = None
     bound.clears = True

@@ -1,4 +1,4 @@
-"""What the record of a web session holds beside the application's state."""
+"""What the record of a web session holds in addition to the application's state."""
 
 from __future__ import annotations
 

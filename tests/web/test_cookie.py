@@ -169,7 +169,7 @@ async def test_a_late_response_cannot_destroy_a_newer_login(browser: Browser) ->
 
 
 @pytest.mark.parametrize("verb", [login(), regenerate, logout], ids=["login", "new", "logout"])
-async def test_beside_a_cookie_the_response_is_not_cached(browser: Browser, verb: object) -> None:
+async def test_a_response_with_a_cookie_is_not_cached(browser: Browser, verb: object) -> None:
     await browser.request(change(theme="dark"))
     reply = await browser.post(verb)  # type: ignore[arg-type]
     assert len(reply.cookies) == 1

@@ -107,7 +107,7 @@ async def test_a_login_takes_unsaved_changes_along(browser: Browser) -> None:
     assert (look.user_id, look.state.theme) == ("ann", "dark")
 
 
-async def test_a_login_from_one_user_to_another_starts_anew(browser: Browser) -> None:
+async def test_a_login_from_one_user_to_another_starts_from_new(browser: Browser) -> None:
     await browser.post(login("ann"))
     await browser.post(change(basket=["book"]))
     await browser.post(login("bob"))

@@ -116,7 +116,7 @@ async def test_a_successor_is_not_sent_again_once_it_was_presented(rig: Rig, age
     assert (await old.request(Look())).cookies == []
 
 
-async def test_a_change_beside_a_renewal_is_saved(aged: Browser) -> None:
+async def test_a_change_with_a_renewal_is_saved(aged: Browser) -> None:
     reply = await aged.request(change(theme="light"))
     assert len(reply.cookies) == 1
     assert (await seen_by(aged)).state.theme == "light"
