@@ -47,17 +47,14 @@ async def login(
     owner = sessions.user_ctx(bound.ctx, user_id)
     if generation is None:
         generation = await sessions.generations.read(owner)
-    if state is not None:
-        bound.state = state
-    elif bound.user_id not in (None, user_id):
-        bound.state = sessions.new()
     if sessions.policy.max_sessions is not None:
         await _make_room(bound, user_id)
-    keeps = state is None and bound.user_id in (None, user_id)
+    if state is None and bound.user_id not in (None, user_id):
+        state = sessions.new()
     if bound.record is None:
-        await saving.create(bound, user_id=user_id)
+        await saving.create(bound, user_id=user_id, state=state)
     else:
-        await _replace(bound, user_id, keeps_state=keeps, is_login=True)
+        await _replace(bound, user_id, state, is_login=True)
     key = bound.require_record().session.key
     is_confirmed = False
     try:
@@ -79,7 +76,7 @@ async def regenerate(bound: BoundSession[C]) -> None:
     """Begin an incarnation with the same state, user and lifetime, and with another secret."""
     bound.require_cookie()
     bound.require_record()
-    await _replace(bound, bound.user_id, keeps_state=True, is_login=False)
+    await _replace(bound, bound.user_id, None, is_login=False)
 
 
 async def logout(bound: BoundSession[C]) -> bool:
@@ -111,9 +108,13 @@ async def logout(bound: BoundSession[C]) -> bool:
 
 
 async def _replace(
-    bound: BoundSession[C], user_id: str | None, *, keeps_state: bool, is_login: bool
+    bound: BoundSession[C], user_id: str | None, state: C | None, *, is_login: bool
 ) -> None:
-    """Replace the incarnation, over the newest version of the one that the request knows."""
+    """Replace the incarnation, over the newest version of the one that the request knows.
+
+    :param state: the state to begin with. ``None`` keeps that of the request. The request gets it
+        only if this succeeds.
+    """
     sessions = bound.sessions
     for _ in range(_ROUNDS):
         record = bound.require_record()
@@ -128,20 +129,20 @@ async def _replace(
             is_login=is_login,
         )
         ends_ms = stamp.end_ms(sessions.policy, now_ms)
-        session = bound.built(stamp, bound.state, ends_ms, now_ms, user_id=user_id)
+        begun = bound.state if state is None else state
+        session = bound.built(stamp, begun, ends_ms, now_ms, user_id=user_id)
         try:
             cas = await sessions.store.replace_incarnation(session, record.cas)
         except CasConflictError as error:
             if error.current.incarnation != record.cas.incarnation:
                 raise bound.end() from None
-            state, label = bound.state, bound.label
-            await saving.refresh(bound, keeps_changes=keeps_state)
+            label = bound.label
+            await saving.refresh(bound, keeps_changes=state is None)
             bound.label = label
-            if not keeps_state:
-                bound.state = state
         except TenantMismatchError:
             raise bound.end() from None
         else:
+            bound.state = begun
             bound.wrote(session, cas, stamp, now_ms)
             bound.token = bound.sent = token
             bound.clears = False

@@ -175,12 +175,14 @@ class _Response:
         exchange = self._exchange
         try:
             await self._app(exchange.scope, receive, self._on_message)
-        except SessionError as error:
-            if self._is_sent or (
-                error is not exchange.failure and error is not exchange.load_error
-            ):
+        except Exception as error:
+            if self._is_sent:
                 raise
-            await self._replace(_status_of(error, 500))
+            if isinstance(error, SessionError) and error in (exchange.failure, exchange.load_error):
+                await self._replace(_status_of(error, 500))
+            elif exchange.load_error is not None:  # such as a group of errors that holds it
+                await self._replace(503)
+                raise
             if not self._is_replaced:
                 raise
         if exchange.session is not None:

@@ -78,8 +78,14 @@ async def save(bound: BoundSession[C]) -> None:
     bound.sessions.counters.add("merges")
 
 
-async def create(bound: BoundSession[C], *, user_id: str | None = None) -> None:
-    """Create the record, and send its token."""
+async def create(
+    bound: BoundSession[C], *, user_id: str | None = None, state: C | None = None
+) -> None:
+    """Create the record, and send its token.
+
+    :param user_id: the user that logs in.
+    :param state: the state to begin with. ``None`` is that of the request.
+    """
     bound.require_cookie()
     now_ms = await bound.sessions.clock.now_ms()
     policy = bound.sessions.policy
@@ -89,9 +95,10 @@ async def create(bound: BoundSession[C], *, user_id: str | None = None) -> None:
     )
     if bound.stamp is not None:  # a CSRF token was already made
         stamp = msgspec.structs.replace(stamp, k=bound.stamp.k)
-    session = bound.built(stamp, bound.state, stamp.end_ms(policy, now_ms), now_ms, user_id=user_id)
+    begun = bound.state if state is None else state
+    session = bound.built(stamp, begun, stamp.end_ms(policy, now_ms), now_ms, user_id=user_id)
     cas = await bound.sessions.store.create(session)
-    bound.is_wanted = False
+    bound.is_wanted, bound.state = False, begun
     bound.wrote(session, cas, stamp, now_ms)
     bound.sent, bound.clears = token, False
     bound.sessions.counters.add("creates")
@@ -103,8 +110,7 @@ async def mutate(bound: BoundSession[C], change: Callable[[C], C]) -> None:
         raise SessionEndedError
     encoder = bound.sessions.store.encoder
     if bound.record is None:
-        bound.state = change(bound.state)
-        await create(bound)
+        await create(bound, state=change(bound.state))
         return
     key, base = bound.record.session.key, bound.base
     data = bound.encoded()

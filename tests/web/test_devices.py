@@ -203,6 +203,21 @@ async def test_a_limit_refuses_the_next_login(rig: Rig) -> None:
     assert await users_of([late]) == ["ann"]
 
 
+async def test_a_refused_login_changes_nothing(rig: Rig) -> None:
+    rig.configure(WebPolicy(max_sessions=1))
+    await logged_in(rig, 1)
+    (bob,) = await logged_in(rig, 1, "bob")
+    await bob.post(change(theme="dark"))
+
+    async def handler(call: Call) -> None:
+        with pytest.raises(SessionLimitError):
+            await (await call.session()).login("ann")
+
+    assert (await bob.post(handler)).cookies == []
+    look = await seen_by(bob)
+    assert (look.user_id, look.state.theme) == ("bob", "dark")
+
+
 async def test_a_login_again_counts_once(rig: Rig) -> None:
     rig.configure(WebPolicy(max_sessions=1))
     (browser,) = await logged_in(rig, 1)
