@@ -9,6 +9,7 @@ from typing import Any, Final, Generic, Protocol, cast, final
 
 import msgspec
 
+from ._foreign import DecHook, EncHook, decoding_hook, encoding_hook, is_model
 from .model import C, Hidden, OutboxEntry, SessionCursor, SessionMeta
 
 __all__ = ["Codec", "CodecFactory", "JsonCodec", "MessagePackCodec", "SessionBody"]
@@ -27,12 +28,17 @@ class SessionBody(msgspec.Struct, Generic[C], frozen=True, kw_only=True, omit_de
     :ivar meta: as in :class:`Session`.
     :ivar context: as in :class:`Session`.
     :ivar outbox: as in :class:`Session`.
+    :ivar shape: digest of the type that encoded the body, ``mixed`` if the body also holds fields
+        of another type. Empty if that type has no named fields, or an earlier release wrote it.
+    :ivar schema_version: the ``schema_version`` of the context.
     """
 
     cursor: SessionCursor
     meta: SessionMeta
     context: C
     outbox: tuple[OutboxEntry, ...] = ()
+    shape: str = ""
+    schema_version: int = 1
 
     def __repr__(self) -> str:
         """Return the fields without the application's state."""
@@ -105,14 +111,25 @@ class JsonCodec(_BufferedCodec[C]):
     JSON has only text keys, and neither NaN nor infinity. A store with ``verify``, the default,
     refuses a value that would be read as a different one.
 
+    Pydantic models are encoded by their aliases, and validated when they are decoded. Other foreign
+    types need hooks: ``codec=partial(JsonCodec, enc_hook=…, dec_hook=…)``.
+
     :param context_type: type of :attr:`Session.context`.
+    :param enc_hook: function that converts a value of a foreign type to a supported one.
+    :param dec_hook: function that converts a value back. It gets the type and the value.
     """
 
     __slots__ = ()
 
-    def __init__(self, context_type: type[C]) -> None:
-        decoder = msgspec.json.Decoder(_body_type(context_type))
-        super().__init__(msgspec.json.Encoder(), decoder.decode)
+    def __init__(
+        self,
+        context_type: type[C],
+        *,
+        enc_hook: EncHook | None = None,
+        dec_hook: DecHook | None = None,
+    ) -> None:
+        decoder = msgspec.json.Decoder(_body_type(context_type), dec_hook=decoding_hook(dec_hook))
+        super().__init__(msgspec.json.Encoder(enc_hook=encoding_hook(enc_hook)), decoder.decode)
 
 
 @final
@@ -122,13 +139,23 @@ class MessagePackCodec(_BufferedCodec[C]):
     MessagePack is smaller and faster than JSON, and bytes need no base64.
 
     :param context_type: type of :attr:`Session.context`.
+    :param enc_hook: as in :class:`JsonCodec`.
+    :param dec_hook: as in :class:`JsonCodec`.
     """
 
     __slots__ = ()
 
-    def __init__(self, context_type: type[C]) -> None:
-        decoder = msgspec.msgpack.Decoder(_body_type(context_type))
-        super().__init__(msgspec.msgpack.Encoder(), decoder.decode)
+    def __init__(
+        self,
+        context_type: type[C],
+        *,
+        enc_hook: EncHook | None = None,
+        dec_hook: DecHook | None = None,
+    ) -> None:
+        decoder = msgspec.msgpack.Decoder(
+            _body_type(context_type), dec_hook=decoding_hook(dec_hook)
+        )
+        super().__init__(msgspec.msgpack.Encoder(enc_hook=encoding_hook(enc_hook)), decoder.decode)
 
 
 def _body_type(context_type: type[C]) -> type[SessionBody[C]]:
@@ -159,6 +186,6 @@ def context_classes(context_type: object) -> tuple[type, ...] | None:
     if isinstance(origin, type):
         cls = cast("type[object]", origin)
         plain = any(base in (msgspec.Struct, dict) for base in cls.__mro__)
-        if plain or hasattr(cls, "__dataclass_fields__"):
+        if plain or hasattr(cls, "__dataclass_fields__") or is_model(cls):
             return (cls,)
     return None

@@ -26,6 +26,7 @@
     ├── SessionLimitError             web: the user has too many sessions
     ├── ReauthenticationRequiredError
     ├── DecodeError
+    ├── SchemaVersionError            refused: it would lose or lower what a newer release stored
     ├── StoreUnavailableError         not written, as far as the store could find out
     │   └── StoreFullError
     ├── OutcomeUnknownError           written or not: the store could not find out
@@ -63,6 +64,7 @@ __all__ = [
     "OutcomeUnknownError",
     "PayloadTooLargeError",
     "ReauthenticationRequiredError",
+    "SchemaVersionError",
     "SessionConflictError",
     "SessionEndedError",
     "SessionError",
@@ -419,6 +421,24 @@ class DecodeError(SessionError):
     :ivar key: the session's key.
     :ivar reason: where decoding failed, without stored values.
     """
+
+    def __init__(self, key: str, reason: str) -> None:
+        self.key = key
+        self.reason = reason
+        super().__init__(f"key {key!r}: {reason}")
+
+
+class SchemaVersionError(SessionError):
+    """The write would lose what another release of the application stored. Nothing was changed.
+
+    Either the stored state has fields that the writer's type does not know, or the stored record
+    has a higher schema version than the new state.
+
+    :ivar key: the session's key.
+    :ivar reason: what a write would lose, without stored values.
+    """
+
+    code: ErrorCode = "conflict"
 
     def __init__(self, key: str, reason: str) -> None:
         self.key = key

@@ -21,7 +21,9 @@ from .errors import InvalidInputError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from ._core.evolution import Upgrades
     from .clock import Clock
+    from .config.backends import OnUnknown
     from .store import AsyncSessionStore
 
 __all__ = ["create_session_store", "from_env"]
@@ -38,6 +40,9 @@ def create_session_store(
     codec: CodecFactory = ...,
     clock: Clock | None = ...,
     require_ctx: bool | None = ...,
+    unknown_fields: OnUnknown | None = ...,
+    schema_version: int | None = ...,
+    upgrades: Upgrades | None = ...,
 ) -> AsyncSessionStore[dict[str, Any]]: ...
 @overload
 def create_session_store(
@@ -47,6 +52,9 @@ def create_session_store(
     codec: CodecFactory = ...,
     clock: Clock | None = ...,
     require_ctx: bool | None = ...,
+    unknown_fields: OnUnknown | None = ...,
+    schema_version: int | None = ...,
+    upgrades: Upgrades | None = ...,
 ) -> AsyncSessionStore[_T]: ...
 @overload
 def create_session_store(
@@ -56,6 +64,9 @@ def create_session_store(
     codec: CodecFactory = ...,
     clock: Clock | None = ...,
     require_ctx: bool | None = ...,
+    unknown_fields: OnUnknown | None = ...,
+    schema_version: int | None = ...,
+    upgrades: Upgrades | None = ...,
 ) -> AsyncSessionStore[Any]: ...
 def create_session_store(
     url_or_config: str | SessionBackendConfig,
@@ -64,6 +75,9 @@ def create_session_store(
     codec: CodecFactory = JsonCodec,
     clock: Clock | None = None,
     require_ctx: bool | None = None,
+    unknown_fields: OnUnknown | None = None,
+    schema_version: int | None = None,
+    upgrades: Upgrades | None = None,
 ) -> AsyncSessionStore[Any]:
     """Make the store of a URL or a configuration.
 
@@ -76,23 +90,38 @@ def create_session_store(
     :param clock: the memory backend's clock. A server uses its own clock.
     :param require_ctx: whether to refuse calls without ``ctx``, as in :class:`AsyncSessionStore`.
         ``None`` takes the value of the URL or configuration.
+    :param unknown_fields: as in :class:`AsyncSessionStore`. ``None`` is that of the configuration.
+    :param schema_version: as in :class:`AsyncSessionStore`.
+    :param upgrades: as in :class:`AsyncSessionStore`.
     :raises InvalidInputError: an unknown scheme or option (the message lists the known ones), a
         value out of range, or a context type that the codec cannot handle. Also a clock for another
         backend than memory.
     """
     config = config_from_url(url_or_config) if isinstance(url_or_config, str) else url_or_config
-    if require_ctx is not None and isinstance(cast("object", config), SessionBackendConfig):
-        config = replace(config, require_ctx=require_ctx)
+    if isinstance(cast("object", config), SessionBackendConfig):
+        if require_ctx is not None:
+            config = replace(config, require_ctx=require_ctx)
+        if unknown_fields is not None:
+            config = replace(config, unknown_fields=unknown_fields)
     if isinstance(config, MemoryConfig):
         from .memory import InMemorySessionStore  # noqa: PLC0415 - backends load on first use
 
-        return InMemorySessionStore(context_type, config=config, codec=codec, clock=clock)
+        return InMemorySessionStore(
+            context_type,
+            config=config,
+            codec=codec,
+            clock=clock,
+            schema_version=schema_version,
+            upgrades=upgrades,
+        )
     if isinstance(config, RedisConfig):
         if clock is not None:
             raise InvalidInputError("clock", "a server's clock cannot be replaced")
         from .redis import RedisSessionStore  # noqa: PLC0415 - backends load on first use
 
-        return RedisSessionStore(config, context_type, codec=codec)
+        return RedisSessionStore(
+            config, context_type, codec=codec, schema_version=schema_version, upgrades=upgrades
+        )
     if isinstance(cast("object", config), EmbeddedConfig):
         if clock is not None:
             raise InvalidInputError("clock", "a server's clock cannot be replaced")
@@ -100,7 +129,9 @@ def create_session_store(
             raise InvalidInputError("url_or_config", "no embedded server on this platform")
         from .embedded import embedded_session_store  # noqa: PLC0415 - backends load on first use
 
-        return embedded_session_store(config, context_type, codec=codec)
+        return embedded_session_store(
+            config, context_type, codec=codec, schema_version=schema_version, upgrades=upgrades
+        )
     raise InvalidInputError(
         "url_or_config", f"expected a URL or a configuration, got {type(config).__name__}"
     )
@@ -108,7 +139,13 @@ def create_session_store(
 
 @overload
 def from_env(
-    *, codec: CodecFactory = ..., environ: Mapping[str, str] = ..., allow_memory: bool = ...
+    *,
+    codec: CodecFactory = ...,
+    environ: Mapping[str, str] = ...,
+    allow_memory: bool = ...,
+    unknown_fields: OnUnknown | None = ...,
+    schema_version: int | None = ...,
+    upgrades: Upgrades | None = ...,
 ) -> AsyncSessionStore[dict[str, Any]]: ...
 @overload
 def from_env(
@@ -117,6 +154,9 @@ def from_env(
     codec: CodecFactory = ...,
     environ: Mapping[str, str] = ...,
     allow_memory: bool = ...,
+    unknown_fields: OnUnknown | None = ...,
+    schema_version: int | None = ...,
+    upgrades: Upgrades | None = ...,
 ) -> AsyncSessionStore[_T]: ...
 @overload
 def from_env(
@@ -125,6 +165,9 @@ def from_env(
     codec: CodecFactory = ...,
     environ: Mapping[str, str] = ...,
     allow_memory: bool = ...,
+    unknown_fields: OnUnknown | None = ...,
+    schema_version: int | None = ...,
+    upgrades: Upgrades | None = ...,
 ) -> AsyncSessionStore[Any]: ...
 def from_env(
     *,
@@ -132,6 +175,9 @@ def from_env(
     codec: CodecFactory = JsonCodec,
     environ: Mapping[str, str] = os.environ,
     allow_memory: bool = True,
+    unknown_fields: OnUnknown | None = None,
+    schema_version: int | None = None,
+    upgrades: Upgrades | None = None,
 ) -> AsyncSessionStore[Any]:
     """Make the store of the URL in ``GREENTIC_SESSION_URL`` or ``REDIS_URL``.
 
@@ -146,6 +192,9 @@ def from_env(
     :param environ: mapping to read the variables from.
     :param allow_memory: whether the memory backend is allowed, by a variable or because none is
         set. With ``False``, a service that needs a server does not start without one.
+    :param unknown_fields: as in :func:`create_session_store`.
+    :param schema_version: as in :func:`create_session_store`.
+    :param upgrades: as in :func:`create_session_store`.
     :raises InvalidInputError: as :func:`create_session_store`. If memory is not allowed, the error
         names the variable.
     """
@@ -156,7 +205,14 @@ def from_env(
         if variable is None:
             raise InvalidInputError(_VARIABLES[0], "is not set: the memory backend is not allowed")
         raise InvalidInputError(variable, "names the memory backend: expected a server")
-    store = create_session_store(config, context_type=context_type, codec=codec)
+    store = create_session_store(
+        config,
+        context_type=context_type,
+        codec=codec,
+        unknown_fields=unknown_fields,
+        schema_version=schema_version,
+        upgrades=upgrades,
+    )
     if variable is None:
         _LOGGER.info("session store: memory:// (no variable is set)")
     else:

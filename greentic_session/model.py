@@ -45,6 +45,7 @@ __all__ = [
     "SessionKey",
     "SessionMeta",
     "TenantCtx",
+    "UnknownFields",
     "Versioned",
     "new_session_key",
 ]
@@ -201,6 +202,25 @@ class Hidden:
         return f"<{self._type_name}>"
 
 
+class UnknownFields(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The part of a stored session that the store's ``context_type`` does not know.
+
+    A store with another type wrote it. A write of the session keeps it.
+
+    :ivar fields: the unknown fields as JSON, at their places in the stored body.
+    :ivar unkept: path of a part whose unknown fields a write would lose, empty if there is none.
+    :ivar schema_version: version of the stored state if it is higher than the store's, otherwise 0.
+    """
+
+    fields: msgspec.Raw = msgspec.Raw(b"{}")
+    unkept: str = ""
+    schema_version: int = 0
+
+    def __repr__(self) -> str:
+        """Return the version and the path without the fields, because they may be secret."""
+        return f"UnknownFields(unkept={self.unkept!r}, schema_version={self.schema_version})"
+
+
 class Session(msgspec.Struct, Generic[C], frozen=True, kw_only=True):
     """The durable state of one conversation or flow.
 
@@ -215,6 +235,8 @@ class Session(msgspec.Struct, Generic[C], frozen=True, kw_only=True):
     :ivar id: identity of this incarnation. The store sets it when it creates the record. All zero
         before that.
     :ivar updated_at: time of the last write or touch, to 1 ms, aware UTC. The store sets it.
+    :ivar unknown: fields of another release's type, which a write keeps. The store sets it on a
+        session that was read. ``UNSET`` if there are none.
     """
 
     key: SessionKey = msgspec.field(default_factory=new_session_key)
@@ -225,6 +247,7 @@ class Session(msgspec.Struct, Generic[C], frozen=True, kw_only=True):
     ttl_secs: Seconds = default_secs(0)
     id: SessionId = _NO_ID
     updated_at: datetime = msgspec.field(default_factory=_utc_now)
+    unknown: UnknownFields | msgspec.UnsetType = msgspec.UNSET
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:  # Any: as msgspec declares it
         """Return the fields for pretty printers, without the application's state."""
@@ -232,6 +255,7 @@ class Session(msgspec.Struct, Generic[C], frozen=True, kw_only=True):
             (name, Hidden(value) if name == "context" else value)
             for name in self.__struct_fields__
             for value in (getattr(self, name),)
+            if value is not msgspec.UNSET
         ]
 
     def __repr__(self) -> str:

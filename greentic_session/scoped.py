@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .model import Cas, Session, SessionKey, TenantCtx, Versioned
     from .store import AsyncSessionStore
 
-__all__ = ["ScopedSessionStore", "TenantSessionStore"]
+__all__ = ["ScopedSessionStore", "TenantSessionStore", "unscoped"]
 
 
 @final
@@ -228,3 +228,16 @@ class TenantSessionStore(Generic[C]):
     async def delete(self, key: SessionKey, *, expected: Cas | None = None) -> bool:
         """As :meth:`AsyncSessionStore.delete`."""
         return await self._store.delete(key, ctx=self._ctx, expected=expected)
+
+
+def unscoped(
+    store: AsyncSessionStore[C] | ScopedSessionStore[C],
+) -> tuple[AsyncSessionStore[C], TenantCtx | None]:
+    """Return the store that a service works on, and the caller that it is bound to.
+
+    :param store: a store, or a view of one.
+    :returns: the caller is ``None`` for a store, which serves all callers.
+    """
+    if isinstance(store, ScopedSessionStore):
+        return store._store, store.ctx  # noqa: SLF001 - of this module
+    return store, None

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from datetime import timedelta
 
+    from ._core.evolution import Upgrades
     from .abc.records import Page, UnreadableSession
+    from .config.backends import OnUnknown
     from .model import Versioned
     from .statistics import StoreStatistics
 
@@ -68,6 +70,16 @@ class AsyncSessionStore(ReadingVerbs[C], WritingVerbs[C], BatchVerbs[C], Mutatin
     :param require_ctx: whether to refuse a call without ``ctx``, with :class:`InvalidInputError`.
         ``create``, ``put``, ``put_many`` and ``update_cas`` have no ``ctx``: the owner that they
         check is in the session. Give connector code a :meth:`scoped` view, which checks that too.
+    :param unknown_fields: what a write does with stored fields that ``context_type`` does not know.
+        ``"keep"`` writes them back with the session that was read. ``"refuse"`` raises
+        :class:`SchemaVersionError`. A write that cannot keep them raises it in any case: below a
+        list, map or union, in ``array_like`` structs, and with other codecs than
+        :class:`JsonCodec`.
+    :param schema_version: version of ``context_type``, at least 1. A stored record without a
+        version has version 1. No write lowers the version of a live record.
+    :param upgrades: functions that convert the context of an earlier version. The one under ``1``
+        gets the JSON value of version 1 and returns that of version 2. They run on a read, and the
+        next write stores the result. A version without a function needs no conversion.
     :ivar encoder: checks, encodes and decodes the store's sessions. For services on top of a store.
     """
 
@@ -80,6 +92,9 @@ class AsyncSessionStore(ReadingVerbs[C], WritingVerbs[C], BatchVerbs[C], Mutatin
         verify: bool = True,
         close_secs: timedelta | float = DEFAULT_CLOSE_SECS,
         require_ctx: bool = False,
+        unknown_fields: OnUnknown = "keep",
+        schema_version: int | None = None,
+        upgrades: Upgrades | None = None,
     ) -> None:
         super().__init__(
             context_type,
@@ -88,6 +103,9 @@ class AsyncSessionStore(ReadingVerbs[C], WritingVerbs[C], BatchVerbs[C], Mutatin
             verify=verify,
             close_secs=close_secs,
             require_ctx=require_ctx,
+            unknown_fields=unknown_fields,
+            schema_version=schema_version,
+            upgrades=upgrades,
         )
 
     @overload

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, Final, Generic, cast, final, get_args, ge
 from uuid import UUID
 
 import msgspec
+from msgspec.structs import replace
 
 from .._validation import check_key, ttl_to_ms
 from ..abc.records import EncodedSession, Record
-from ..codec import Codec, CodecFactory, JsonCodec, MessagePackCodec, SessionBody, context_classes
+from ..codec import Codec, CodecFactory, JsonCodec, SessionBody, context_classes
 from ..errors import DecodeError, InvalidInputError, PayloadTooLargeError
 from ..model import (
     MAX_CAS_VALUE,
@@ -26,15 +27,20 @@ from ..model import (
     SessionId,
     SessionKey,
     SessionMeta,
+    UnknownFields,
     Versioned,
     distinct_entries,
 )
 from . import tenancy
+from .evolution import KNOWN_CODECS, Evolution, UpgradeError
 from .nesting import MAX_DEPTH, TOO_DEEP, is_surely_flat, is_too_deep
 from .survival import first_loss, has_open_parts, is_plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from ..config.backends import OnUnknown
+    from .evolution import Upgrades
 
 __all__ = ["SessionEncoder", "as_versioned", "check_token", "with_ttl"]
 
@@ -49,6 +55,9 @@ class SessionEncoder(Generic[C]):
     :param verify: whether to check, before a write, that a read returns the same session. The check
         decodes the body, unless a codec of this library encoded a plain dict. It compares labels
         and parts of any type.
+    :param unknown_fields: as in :class:`AsyncSessionStore`.
+    :param schema_version: as in :class:`AsyncSessionStore`.
+    :param upgrades: as in :class:`AsyncSessionStore`.
     :raises InvalidInputError: the codec cannot handle ``context_type``.
     """
 
@@ -59,6 +68,9 @@ class SessionEncoder(Generic[C]):
         max_payload_bytes: int,
         *,
         verify: bool,
+        unknown_fields: OnUnknown = "keep",
+        schema_version: int | None = None,
+        upgrades: Upgrades | None = None,
     ) -> None:
         try:
             made: Codec[C] = codec(context_type)
@@ -69,7 +81,7 @@ class SessionEncoder(Generic[C]):
         self._verify: Final = verify
         self._takes_raw: Final = not _is_of_anything(context_type)
         self._is_json: Final = isinstance(cast("object", made), JsonCodec)
-        self._is_known: Final = self._is_json or isinstance(cast("object", made), MessagePackCodec)
+        self._is_known: Final = isinstance(cast("object", made), KNOWN_CODECS)
         # The codecs of the library can decode every plain dict that they encode.
         self._takes_plain: Final = self._is_known and _has_text_keys(context_type)
         self._is_open: Final = not self._takes_raw or has_open_parts(context_type)
@@ -77,6 +89,17 @@ class SessionEncoder(Generic[C]):
         self._flat_bytes: Final = MAX_DEPTH * 2 if self._is_json else MAX_DEPTH
         self._context_classes: Final = context_classes(context_type)
         self._max_payload_bytes: Final = max_payload_bytes
+        self._evolution: Final = Evolution(
+            context_type,
+            codec,
+            made,
+            unknown_fields=unknown_fields,
+            schema_version=schema_version,
+            upgrades=upgrades,
+        )
+        self._shape: Final = self._evolution.shape
+        self._version: Final = self._evolution.version
+        self._checked_version: Final = self._evolution.checked_version
 
     def encode(self, session: Session[C], *, read_back: bool = True) -> EncodedSession:
         """Return a session encoded for a write.
@@ -90,6 +113,7 @@ class SessionEncoder(Generic[C]):
         :param read_back: whether the encoder's ``verify`` applies.
         :raises InvalidInputError: a field is invalid. The error names it.
         :raises PayloadTooLargeError: the encoded session is larger than the limit.
+        :raises SchemaVersionError: the write would lose fields that the type does not know.
         """
         # A struct does not check its fields when it is created, so they may hold any value.
         if type(session) is not Session and not isinstance(cast("object", session), Session):
@@ -115,11 +139,22 @@ class SessionEncoder(Generic[C]):
         ttl_ms = ttl_to_ms(session.ttl_secs)
         # The error of a codec may hold or quote parts of the session. So this method and those
         # below raise outside the handler, and no payload leaks through `__context__`.
-        data, failure = b"", ""
+        data, failure, version = b"", "", self._checked_version
+        body = SessionBody(
+            cursor=cursor,
+            meta=meta,
+            context=context,
+            outbox=outbox,
+            shape=self._shape,
+            schema_version=self._version,
+        )
         try:
-            data = self._encode(
-                SessionBody(cursor=cursor, meta=meta, context=context, outbox=outbox)
-            )
+            if session.unknown is msgspec.UNSET:
+                data = self._encode(body)
+            else:
+                data, version = self._evolution.write(key, body, session.unknown)
+        except InvalidInputError:  # which is a ValueError
+            raise
         except _ENCODE_ERRORS as error:
             failure = _encode_failure(error)
         if failure:
@@ -134,7 +169,7 @@ class SessionEncoder(Generic[C]):
             and is_plain(context)
             and (not labels or is_plain(cast("object", labels)))
         ):
-            return EncodedSession(owner.scope, key, owner.owner, ttl_ms, data)
+            return EncodedSession(owner.scope, key, owner.owner, ttl_ms, data, version)
         self._check_raw(session)
         if (
             len(data) > self._flat_bytes
@@ -144,7 +179,7 @@ class SessionEncoder(Generic[C]):
             self._check_depth(session)
         if self._verify and read_back:
             self._read_back(data, session)
-        return EncodedSession(owner.scope, key, owner.owner, ttl_ms, data)
+        return EncodedSession(owner.scope, key, owner.owner, ttl_ms, data, version)
 
     def encode_with_body(
         self, session: Session[C], check: Callable[[EncodedSession], None] | None = None
@@ -195,11 +230,34 @@ class SessionEncoder(Generic[C]):
         :raises DecodeError: as :meth:`decode_body`.
         """
         cas = Cas(value=record.value, incarnation=record.incarnation)
-        body = self.decode_body(key, record.body)
+        body: SessionBody[C] | None = None
+        unknown: UnknownFields | msgspec.UnsetType = msgspec.UNSET
+        failure = ""
         try:
-            return as_versioned(key, body, cas, record.ttl_ms, record.at_ms)
+            body = self._decode(record.body)
+        except _DECODE_ERRORS as error:
+            failure = _decode_failure(error)
+        if body is None:
+            if self._checked_version < 2:  # no earlier version may fit after an upgrade
+                raise DecodeError(key, failure)
+            body, unknown = self._decode_other(key, record.body)
+        elif body.shape != self._shape and not self._evolution.is_own(body):
+            body, unknown = self._decode_other(key, record.body)
+        try:
+            return as_versioned(key, body, cas, record.ttl_ms, record.at_ms, unknown=unknown)
         except (msgspec.DecodeError, ValueError, OverflowError):
             raise DecodeError(key, "a field of the stored record is out of range") from None
+
+    def _decode_other(
+        self, key: SessionKey, data: bytes
+    ) -> tuple[SessionBody[C], UnknownFields | msgspec.UnsetType]:
+        try:
+            return self._evolution.read(data)
+        except UpgradeError as error:
+            failure = str(error)
+        except (*_DECODE_ERRORS, KeyError) as error:
+            failure = _decode_failure(error)
+        raise DecodeError(key, failure)
 
     def _check_raw(self, session: Session[C]) -> None:
         if not self._takes_raw and msgspec.Raw in map(
@@ -247,9 +305,18 @@ _DECODE_ERRORS: Final = (msgspec.DecodeError, TypeError, ValueError, OverflowErr
 
 
 def as_versioned(
-    key: SessionKey, body: SessionBody[C], cas: Cas, ttl_ms: int, at_ms: int
+    key: SessionKey,
+    body: SessionBody[C],
+    cas: Cas,
+    ttl_ms: int,
+    at_ms: int,
+    *,
+    unknown: UnknownFields | msgspec.UnsetType,
 ) -> Versioned[C]:
-    """Return the result of a read, from a decoded body and the other fields of the record."""
+    """Return the result of a read, from a decoded body and the other fields of the record.
+
+    :param unknown: the fields that the body does not hold. After a write, those of the session.
+    """
     session: Session[C] = Session(
         key=key,
         cursor=body.cursor,
@@ -259,6 +326,7 @@ def as_versioned(
         ttl_secs=ttl_ms / 1000,
         id=SessionId(_uuid_of(f'"{cas.incarnation}"')),
         updated_at=datetime.fromtimestamp(at_ms / 1000, UTC),
+        unknown=unknown,
     )
     return _new_versioned(Versioned, (session, cas))
 
@@ -270,7 +338,7 @@ def with_ttl(encoded: EncodedSession, ttl: object) -> EncodedSession:
     :raises InvalidInputError: naming ``ttl``.
     """
     ttl_ms = ttl_to_ms(ttl, "ttl")
-    return EncodedSession(encoded.scope, encoded.key, encoded.owner, ttl_ms, encoded.body)
+    return replace(encoded, ttl_ms=ttl_ms)
 
 
 def check_token(expected: object) -> None:

@@ -10,6 +10,8 @@ from typing import Annotated, Any, Final, cast
 
 import msgspec
 
+from .._foreign import is_model, model_fields
+
 __all__ = ["first_loss", "has_open_parts", "is_plain"]
 
 _PLAIN_LEVELS: Final = 6
@@ -116,6 +118,11 @@ def first_loss(given: object, found: object, path: str) -> str | None:
             if loss is not None:
                 return loss
         return None
+    if is_model(type(other)):
+        if type(one) is not type(other):
+            return f"{path}: a value of type {type(one).__name__} comes back as {_kind(other)}"
+        # Private attributes are not stored, so they do not count.
+        return _loss_of_dict(model_fields(one), model_fields(other), path)
     names = _field_names(other) if type(one) is type(other) else ()
     for name in names:
         loss = first_loss(getattr(one, name, None), getattr(other, name, None), f"{path}.{name}")

@@ -35,10 +35,12 @@ __all__ = [
     "allowed_owners_of",
     "allows",
     "check_caller_may_write",
+    "check_presents",
     "ctx_of",
     "owner_of",
     "owners_open_to",
     "scope_of",
+    "scope_of_key",
 ]
 
 
@@ -155,3 +157,36 @@ def check_caller_may_write(
     owner = owner_of(meta)
     if owner.scope != scope or owner.owner not in allowed:
         raise TenantMismatchError(session.key)
+
+
+def check_presents(bound: TenantCtx | None, ctx: TenantCtx, key: str = "") -> None:
+    """Check that a call presents the caller that a service is bound to.
+
+    If the bound caller has no user, the call may present one.
+
+    :param bound: the caller of the service's scoped view, ``None`` for a service of all callers.
+    :param ctx: the caller of the call.
+    :param key: names the session in the error.
+    :raises TenantMismatchError: ``ctx`` has another env, tenant or team, or another user.
+    """
+    if bound is None:
+        return
+    own, caller = owner_of(bound), owner_of(_require_ctx(ctx))
+    is_same_user = own.owner == caller.owner
+    is_same_team = own.allowed.shared == caller.allowed.shared
+    if own.scope != caller.scope or not (is_same_user or (bound.user_id is None and is_same_team)):
+        raise TenantMismatchError(key)
+
+
+def scope_of_key(bound: TenantCtx | None, ctx: TenantCtx | None, key: str = "") -> str:
+    """Return the ``env/tenant`` of a key, empty for a key of no tenant.
+
+    :param bound: as in :func:`check_presents`.
+    :param ctx: the caller of the call, ``None`` for that of the service.
+    :param key: as in :func:`check_presents`.
+    :raises TenantMismatchError: as :func:`check_presents`.
+    """
+    if ctx is None:
+        return "" if bound is None else scope_of(bound)
+    check_presents(bound, ctx, key)
+    return scope_of(ctx)

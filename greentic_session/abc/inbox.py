@@ -69,12 +69,14 @@ class StoredMessage(NamedTuple):
     :ivar at_ms: when it was admitted, in milliseconds since the epoch by the store's clock.
     :ivar owner: ``team/user`` of the caller that admitted it, see
         :mod:`greentic_session._core.tenancy`.
+    :ivar headers: opaque bytes, empty for none.
     """
 
     event_id: str
     payload: bytes
     at_ms: int
     owner: str
+    headers: bytes = b""
 
     def __repr__(self) -> str:
         """Return the sizes without the payload, because it is private."""
@@ -91,6 +93,9 @@ class NewMessage(NamedTuple):
     :ivar payload: opaque bytes.
     :ivar most: maximum number of messages in the mailbox.
     :ivar events: limits of the memory of event ids.
+    :ivar headers: opaque bytes, empty for none.
+    :ivar headers_memory: limits of the stored headers. They are higher than those of messages and
+        dead letters.
     """
 
     inbox: str
@@ -100,6 +105,8 @@ class NewMessage(NamedTuple):
     payload: bytes
     most: int
     events: EventMemory
+    headers: bytes = b""
+    headers_memory: EventMemory | None = None
 
     def __repr__(self) -> str:
         """Return the inbox and the size without the payload, because it is private."""
@@ -127,6 +134,7 @@ class TakeRequest(NamedTuple):
     :ivar attempts: maximum number of attempts at a message as the head of its mailbox.
     :ivar dead_ms: retention of dead letters, in milliseconds.
     :ivar dead_most: maximum number of stored dead letters of one session.
+    :ivar scope: ``env/tenant`` of the sessions, empty for those of all tenants.
     """
 
     inbox: str
@@ -136,6 +144,7 @@ class TakeRequest(NamedTuple):
     attempts: int
     dead_ms: int
     dead_most: int
+    scope: str = ""
 
 
 class TurnRef(NamedTuple):
@@ -331,8 +340,11 @@ class InboxCall(ABC):
         """
 
     @abstractmethod
-    async def size(self, inbox: str) -> InboxSize:
-        """Return the size of the index. It includes stale entries."""
+    async def size(self, inbox: str, scope: str) -> InboxSize:
+        """Return the size of the index. It includes stale entries.
+
+        :param scope: as in :class:`TakeRequest`.
+        """
 
     # --- dead letters ------------------------------------------------------------------------
 
@@ -356,7 +368,12 @@ class InboxCall(ABC):
 
     @abstractmethod
     async def store_early(
-        self, queue: EarlyEventQueue, event_id: str, payload: bytes, events: EventMemory
+        self,
+        queue: EarlyEventQueue,
+        event_id: str,
+        payload: bytes,
+        events: EventMemory,
+        headers: bytes = b"",
     ) -> Outcome:
         """Store an event at the end of a queue.
 
@@ -399,17 +416,21 @@ class InboxBackend(ABC):
         """Begin a call, with a deadline that starts now."""
 
     @abstractmethod
-    def subscribe(self, inbox: str) -> AbstractAsyncContextManager[Subscription]:
-        """Subscribe to notifications on sessions of an inbox with messages and without a worker."""
+    def subscribe(self, inbox: str, scope: str) -> AbstractAsyncContextManager[Subscription]:
+        """Subscribe to notifications on sessions of an inbox with messages and without a worker.
+
+        :param scope: as in :class:`TakeRequest`.
+        """
 
     @abstractmethod
     async def dead_letters(
-        self, inbox: str, dead_ms: int, position: object | None
+        self, inbox: str, scope: str, dead_ms: int, position: object | None
     ) -> tuple[Sequence[StoredDeadLetter], object | None]:
         """Return a page of dead letters, and the position of the next page.
 
         Each page has its own deadlines.
 
+        :param scope: as in :class:`TakeRequest`.
         :param dead_ms: retention of dead letters, in milliseconds.
         :param position: position of the page, ``None`` for the first one.
         :returns: the dead letters, and ``None`` in place of the position after the last page.

@@ -14,6 +14,7 @@ from ..errors import (
     DurabilityError,
     LeaseLostError,
     OutcomeUnknownError,
+    SchemaVersionError,
     SessionError,
     TenantMismatchError,
 )
@@ -99,6 +100,8 @@ class EncodedSession(msgspec.Struct, frozen=True, gc=False):
     :ivar owner: as in :class:`Record`.
     :ivar ttl_ms: as in :class:`Record`.
     :ivar body: as in :class:`Record`.
+    :ivar schema_version: version of the state, which the record keeps next to its body. The live
+        record must not have a higher one. 0 makes no check and leaves the stored version.
     """
 
     scope: str
@@ -106,6 +109,7 @@ class EncodedSession(msgspec.Struct, frozen=True, gc=False):
     owner: str
     ttl_ms: int
     body: bytes
+    schema_version: int = 0
 
     def __repr__(self) -> str:
         """Return the address and the size without the body, because it is private state."""
@@ -126,6 +130,7 @@ class Verdict(IntEnum):
     SEEN = -7
     LOST = -8
     FULL = -9
+    NEWER = -10
 
 
 # Python 3.11 calls a function of the enum for each lookup of a member. In a verb that succeeds,
@@ -179,6 +184,8 @@ def error_for(key: str, outcome: Outcome) -> SessionError:
         return OutcomeUnknownError("the operation log no longer covers this write")
     if outcome.verdict is Verdict.LOST:
         return LeaseLostError()
+    if outcome.verdict is Verdict.NEWER:
+        return SchemaVersionError(key, "the stored record has a higher schema version")
     return SessionError(f"key {key!r}: the backend returned {outcome.verdict.name}")
 
 

@@ -23,8 +23,10 @@ from .records import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from contextlib import AbstractAsyncContextManager
 
     from ..model import Cas, SessionKey
+    from .notifications import Subscription
     from .records import EncodedSession
 
 __all__ = [
@@ -339,7 +341,8 @@ class WaitCall(ABC):
 
             * ``SEEN`` if the event was completed.
             * ``ABSENT`` if the session is absent, has another owner, or does not wait there.
-            * ``CLAIMED`` with ``lease_ms``, if another attempt holds a claim with a valid lease.
+            * ``CLAIMED`` with ``lease_ms`` and ``left_ms``, if another attempt holds a claim with a
+              valid lease.
             * ``DONE`` with the record and the claim.
         """
 
@@ -452,6 +455,10 @@ class WaitBackend(ABC):
     @abstractmethod
     def call(self) -> WaitCall:
         """Begin a call, with a deadline that starts now."""
+
+    @abstractmethod
+    def subscribe(self, scope: str, key: SessionKey) -> AbstractAsyncContextManager[Subscription]:
+        """Subscribe to the end of claims on a session, by an ending or a release."""
 
     @abstractmethod
     async def list_keys(

@@ -28,10 +28,12 @@ __all__ = [
     "Address",
     "EmbeddedConfig",
     "MemoryConfig",
+    "OnUnknown",
     "RedisConfig",
     "SentinelConfig",
     "SessionBackendConfig",
     "TlsConfig",
+    "check_on_unknown",
     "config_from_url",
 ]
 
@@ -41,6 +43,9 @@ DEFAULT_NAMESPACE: Final = "greentic:session"
 
 _NAMESPACE: Final = re.compile(r"[A-Za-z0-9._-]+(:[A-Za-z0-9._-]+)*")
 _FSYNC: Final = ("always", "everysec", "no")
+
+OnUnknown = Literal["keep", "refuse"]
+"""What a write does with fields that the store's type does not know."""
 
 Address = tuple[str, int]
 """Host and port."""
@@ -53,6 +58,7 @@ class MemoryConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     :ivar max_payload_bytes: limit on the size of one encoded session, in bytes.
     :ivar verify: as in :class:`AsyncSessionStore`.
+    :ivar unknown_fields: as in :class:`AsyncSessionStore`.
     :ivar sweep_interval_secs: pause between two runs of the background sweeper, in seconds.
     :ivar close_secs: limit on the time that closing waits for running calls, in seconds. 0 does not
         wait.
@@ -61,6 +67,7 @@ class MemoryConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES
     verify: bool = True
+    unknown_fields: OnUnknown = "keep"
     sweep_interval_secs: Seconds = default_secs(1.0)
     close_secs: Seconds = default_secs(DEFAULT_CLOSE_SECS)
     require_ctx: bool = False
@@ -76,6 +83,7 @@ class MemoryConfig(msgspec.Struct, frozen=True, kw_only=True):
         require_int(self.max_payload_bytes, "max_payload_bytes", 1)
         require_bool(self.verify, "verify")
         require_bool(self.require_ctx, "require_ctx")
+        check_on_unknown(self.unknown_fields)
         require_secs(self.sweep_interval_secs, "sweep_interval_secs")
         require_secs(self.close_secs, "close_secs", allow_zero=True)
 
@@ -181,6 +189,7 @@ class RedisConfig(_HidesPassword, frozen=True, kw_only=True):
         are being replaced, and the connection for notifications, are not counted.
     :ivar max_payload_bytes: limit on the size of one encoded session, in bytes.
     :ivar verify: as in :class:`AsyncSessionStore`.
+    :ivar unknown_fields: as in :class:`AsyncSessionStore`.
     :ivar protocol: version of RESP, 2 or 3. The results are the same.
     :ivar require_ctx: as in :class:`AsyncSessionStore`.
     """
@@ -201,6 +210,7 @@ class RedisConfig(_HidesPassword, frozen=True, kw_only=True):
     max_connections: int = 32
     max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES
     verify: bool = True
+    unknown_fields: OnUnknown = "keep"
     protocol: int = 3
     require_ctx: bool = False
 
@@ -245,6 +255,7 @@ class RedisConfig(_HidesPassword, frozen=True, kw_only=True):
         require_int(self.max_payload_bytes, "max_payload_bytes", 1)
         require_bool(self.verify, "verify")
         require_bool(self.require_ctx, "require_ctx")
+        check_on_unknown(self.unknown_fields)
         require_int(self.protocol, "protocol", 2, 3)
 
     def _check_address(self) -> None:
@@ -296,6 +307,7 @@ class EmbeddedConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_connections: int = 32
     max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES
     verify: bool = True
+    unknown_fields: OnUnknown = "keep"
     protocol: int = 3
     require_ctx: bool = False
 
@@ -345,6 +357,15 @@ def config_from_url(url: str) -> SessionBackendConfig:
 
 
 _CONFIGS: Final = {"memory": MemoryConfig, "redis": RedisConfig, "embedded": EmbeddedConfig}
+
+
+def check_on_unknown(value: object) -> None:
+    """Check the option ``unknown_fields``.
+
+    :raises InvalidInputError: it is not a known word.
+    """
+    if value not in ("keep", "refuse"):
+        raise InvalidInputError("unknown_fields", "expected 'keep' or 'refuse'")
 
 
 def _check_addresses(addresses: object, field: str) -> None:

@@ -251,6 +251,7 @@ _MEMORY_OPTIONS: Final[dict[str, _Option]] = {
     "max_payload": ("max_payload_bytes", _number),
     "verify": ("verify", _yes_no),
     "require_ctx": ("require_ctx", _yes_no),
+    "unknown_fields": ("unknown_fields", _text),
     "sweep_interval": ("sweep_interval_secs", _secs),
     "close_timeout": ("close_secs", _secs),
 }
@@ -263,6 +264,7 @@ _REDIS_OPTIONS: Final[dict[str, _Option]] = {
     "max_payload": ("max_payload_bytes", _number),
     "verify": ("verify", _yes_no),
     "require_ctx": ("require_ctx", _yes_no),
+    "unknown_fields": ("unknown_fields", _text),
     "protocol": ("protocol", _number),
 }
 _EMBEDDED_OPTIONS: Final[dict[str, _Option]] = {

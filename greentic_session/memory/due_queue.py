@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, final
 if TYPE_CHECKING:
     from ..abc.inbox import MailboxRef
 
-__all__ = ["DueQueue"]
+__all__ = ["DueQueue", "InboxQueues"]
 
 
 @final
@@ -65,3 +65,43 @@ class DueQueue:
     def due(self, now_ms: int) -> int:
         """Return the number of due sessions."""
         return sum(at_ms <= now_ms for at_ms, _ in self._due.values())
+
+
+@final
+class InboxQueues:
+    """The queues of one inbox: of all tenants, and of each tenant."""
+
+    __slots__ = ("_all", "_tenants")
+
+    def __init__(self) -> None:
+        self._all: Final = DueQueue()
+        self._tenants: Final[dict[str, DueQueue]] = {}
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def __contains__(self, mailbox: MailboxRef) -> bool:
+        return mailbox in self._all
+
+    def of(self, scope: str) -> DueQueue | None:
+        """Return the queue of a tenant, or of all tenants if the scope is empty."""
+        return self._tenants.get(scope) if scope else self._all
+
+    def move(self, mailbox: MailboxRef, at_ms: int) -> None:
+        """As :meth:`DueQueue.move`."""
+        self._all.move(mailbox, at_ms)
+        self._tenants.setdefault(mailbox.scope, DueQueue()).move(mailbox, at_ms)
+
+    def move_all(self, by_ms: int) -> None:
+        """As :meth:`DueQueue.move_all`."""
+        for queue in (self._all, *self._tenants.values()):
+            queue.move_all(by_ms)
+
+    def discard(self, mailbox: MailboxRef) -> None:
+        """As :meth:`DueQueue.discard`."""
+        self._all.discard(mailbox)
+        queue = self._tenants.get(mailbox.scope)
+        if queue is not None:
+            queue.discard(mailbox)
+            if not queue:
+                del self._tenants[mailbox.scope]

@@ -25,7 +25,7 @@ from ..abc.inbox import (
 )
 from ..abc.records import Outcome, Verdict, mint_incarnation
 from .dedupe import DedupeWindow
-from .due_queue import DueQueue
+from .due_queue import InboxQueues
 from .expiring_lists import ExpiringLists
 from .expiry import ExpiryIndex
 from .mailboxes import EarlyEvent, InboxDeadLetter, Mailbox
@@ -75,7 +75,7 @@ class MemoryInbox(InboxBackend, InboxCall):
         self._waits: Final = waits
         self._notifications: Final = notifications
         self._mailboxes: Final[dict[Name, Mailbox]] = {}
-        self._queues: Final[dict[str, DueQueue]] = {}
+        self._queues: Final[dict[str, InboxQueues]] = {}
         self._seen: Final = DedupeWindow()
         self._dead: Final[ExpiringLists[StoredDeadLetter, InboxDeadLetter]] = ExpiringLists()
         self._early: Final[ExpiringLists[str, EarlyEvent]] = ExpiringLists()
@@ -140,8 +140,8 @@ class MemoryInbox(InboxBackend, InboxCall):
         return self
 
     @override
-    def subscribe(self, inbox: str) -> AbstractAsyncContextManager[Subscription]:
-        return self._notifications.subscribe(_topic(inbox))
+    def subscribe(self, inbox: str, scope: str) -> AbstractAsyncContextManager[Subscription]:
+        return self._notifications.subscribe(_topic(inbox, scope))
 
     # --- mailboxes ---------------------------------------------------------------------------
 
@@ -157,12 +157,14 @@ class MemoryInbox(InboxBackend, InboxCall):
         worker = "" if mailbox is None or now_ms >= mailbox.lease_ms else mailbox.worker
         if self._seen.knows(name, message.event_id, message.events, now_ms):
             if waiting and not worker:
-                self._notifications.notify(_topic(message.inbox))
+                self._notify(message.inbox, name)
             return EnqueueOutcome(Verdict.SEEN, waiting=waiting, worker=worker)
         if waiting >= message.most:
             return EnqueueOutcome(Verdict.FULL, waiting=waiting, worker=worker)
         self._seen.add(name, message.event_id, message.events, now_ms)
-        stored = StoredMessage(message.event_id, message.payload, now_ms, message.allowed.exact)
+        stored = StoredMessage(
+            message.event_id, message.payload, now_ms, message.allowed.exact, message.headers
+        )
         self._append(message.inbox, name, stored, now_ms)
         return EnqueueOutcome(Verdict.DONE, waiting=waiting + 1, worker=worker)
 
@@ -172,8 +174,12 @@ class MemoryInbox(InboxBackend, InboxCall):
         self._check_open()
         now_ms = self._now_ms()
         self._dropped = 0
-        queue = self._queues.get(request.inbox)
-        while queue is not None and (first := queue.first()) is not None:
+        queues = self._queues.get(request.inbox)
+        while (
+            queues is not None
+            and (queue := queues.of(request.scope)) is not None
+            and (first := queue.first()) is not None
+        ):
             due_ms, name = first
             if now_ms < due_ms:
                 return NothingDue((due_ms - now_ms) / 1000, self._dropped)
@@ -181,7 +187,7 @@ class MemoryInbox(InboxBackend, InboxCall):
             if mailbox is not None and now_ms < (
                 free_ms := max(mailbox.lease_ms, mailbox.backoff_ms)
             ):
-                queue.move(name, free_ms)
+                queues.move(name, free_ms)
             elif mailbox is None or not self._try_head(request, mailbox, now_ms):
                 self._forget(name)
             else:
@@ -235,8 +241,9 @@ class MemoryInbox(InboxBackend, InboxCall):
         return True
 
     @override
-    async def size(self, inbox: str) -> InboxSize:
-        queue = self._queues.get(inbox)
+    async def size(self, inbox: str, scope: str) -> InboxSize:
+        queues = self._queues.get(inbox)
+        queue = None if queues is None else queues.of(scope)
         return (
             InboxSize(0, 0) if queue is None else InboxSize(len(queue), queue.due(self._now_ms()))
         )
@@ -245,7 +252,7 @@ class MemoryInbox(InboxBackend, InboxCall):
 
     @override
     async def dead_letters(
-        self, inbox: str, dead_ms: int, position: object | None
+        self, inbox: str, scope: str, dead_ms: int, position: object | None
     ) -> tuple[Sequence[StoredDeadLetter], object | None]:
         names, start = (
             (self._dead.names(), 0)
@@ -256,7 +263,9 @@ class MemoryInbox(InboxBackend, InboxCall):
         found: list[StoredDeadLetter] = []
         for end, name in enumerate(names[start : start + _DEAD_PAGE], start + 1):
             found += [
-                dead.mail for dead in self._dead.page(name, 0, None, now_ms) if dead.inbox == inbox
+                dead.mail
+                for dead in self._dead.page(name, 0, None, now_ms)
+                if dead.inbox == inbox and scope in ("", dead.mail.mailbox.scope)
             ]
             if len(found) >= _DEAD_PAGE:
                 return found, (names, end) if end < len(names) else None
@@ -287,7 +296,12 @@ class MemoryInbox(InboxBackend, InboxCall):
 
     @override
     async def store_early(
-        self, queue: EarlyEventQueue, event_id: str, payload: bytes, events: EventMemory
+        self,
+        queue: EarlyEventQueue,
+        event_id: str,
+        payload: bytes,
+        events: EventMemory,
+        headers: bytes = b"",
     ) -> Outcome:
         now_ms = self._now_ms()
         name = _name_of(queue)
@@ -296,7 +310,7 @@ class MemoryInbox(InboxBackend, InboxCall):
             return Outcome(Verdict.SEEN)
         if self._early.count(name) >= events.most:
             return Outcome(Verdict.FULL)
-        message = StoredMessage(event_id, payload, now_ms, queue.wait_owner.owner)
+        message = StoredMessage(event_id, payload, now_ms, queue.wait_owner.owner, headers)
         self._early.add(name, event_id, EarlyEvent(message), now_ms + events.ttl_ms, now_ms)
         return Outcome(Verdict.DONE)
 
@@ -345,19 +359,23 @@ class MemoryInbox(InboxBackend, InboxCall):
             mailbox.backoff_ms = max(0, mailbox.backoff_ms - back_ms)
             if not mailbox.mail:
                 self._lapses.add(name, mailbox.lease_ms, now_ms)
-        for queue in self._queues.values():
-            queue.move_all(-back_ms)
+        for queues in self._queues.values():
+            queues.move_all(-back_ms)
 
     def _append(self, inbox: str, name: MailboxRef, message: StoredMessage, now_ms: int) -> None:
         mailbox = self._mailboxes.get(name)
         if mailbox is None:
             mailbox = self._mailboxes[name] = Mailbox(name)
         mailbox.mail.append(message)
-        queue = self._queues.setdefault(inbox, DueQueue())
-        if name not in queue:
-            queue.move(name, max(now_ms, mailbox.lease_ms, mailbox.backoff_ms))
+        queues = self._queues.setdefault(inbox, InboxQueues())
+        if name not in queues:
+            queues.move(name, max(now_ms, mailbox.lease_ms, mailbox.backoff_ms))
         if now_ms >= mailbox.lease_ms:
-            self._notifications.notify(_topic(inbox))
+            self._notify(inbox, name)
+
+    def _notify(self, inbox: str, name: MailboxRef) -> None:
+        self._notifications.notify(_topic(inbox, ""))
+        self._notifications.notify(_topic(inbox, name.scope))
 
     def _try_head(self, request: TakeRequest, mailbox: Mailbox, now_ms: int) -> bool:
         """Make dead letters of messages that may not be tried, and count an attempt at the head.
@@ -438,16 +456,16 @@ class MemoryInbox(InboxBackend, InboxCall):
         if not mailbox.mail:
             self._forget(ref.mailbox)
             return
-        self._queues.setdefault(ref.inbox, DueQueue()).move(
+        self._queues.setdefault(ref.inbox, InboxQueues()).move(
             ref.mailbox, max(now_ms, mailbox.backoff_ms)
         )
-        self._notifications.notify(_topic(ref.inbox))
+        self._notify(ref.inbox, ref.mailbox)
 
     def _forget(self, name: MailboxRef) -> None:
         self._mailboxes.pop(name, None)
-        for inbox, queue in [*self._queues.items()]:
-            queue.discard(name)
-            if not queue:
+        for inbox, queues in [*self._queues.items()]:
+            queues.discard(name)
+            if not queues:
                 del self._queues[inbox]
 
 
@@ -455,8 +473,8 @@ def _is_for(live: Record | None, message: StoredMessage) -> bool:
     return live is None or allows(owners_open_to(message.owner), live.owner)
 
 
-def _topic(inbox: str) -> str:
-    return f"inbox:{inbox}"
+def _topic(inbox: str, scope: str) -> str:
+    return f"inbox:{inbox}:{scope}" if scope else f"inbox:{inbox}"
 
 
 def _name_of(queue: EarlyEventQueue) -> Name:

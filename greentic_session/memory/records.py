@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, final
 import msgspec
 from msgspec.structs import force_setattr, replace
 
-from ..abc.records import DONE, EncodedSession, Outcome, Record
+from ..abc.records import DONE, EncodedSession, Outcome, Record, Verdict
 from .expiry import ExpiryIndex
 
 if TYPE_CHECKING:
@@ -61,10 +61,16 @@ class StoredRecord(Record, frozen=True, gc=False):
 
     :ivar due: when the expiry index checks the record, in milliseconds since the epoch. 0 is never.
     :ivar wait: the wait and the claim, ``None`` before the session first waits.
+    :ivar schema_version: the highest that a store with versions wrote, 0 for none.
     """
 
     due: int = 0
     wait: WaitState | None = None
+    schema_version: int = 0
+
+    def is_newer(self, encoded: EncodedSession) -> bool:
+        """Return whether the record has a higher schema version than the state to write."""
+        return 0 < encoded.schema_version < self.schema_version
 
     @property
     def expires_ms(self) -> int:
@@ -154,13 +160,32 @@ class Records:
         due = self._schedule(
             scope, key, stored.due if stored else 0, ttl_ms and begins_ms + ttl_ms, now_ms
         )
+        schema_version = encoded.schema_version
+        if not schema_version and stored is not None and stored.incarnation == incarnation:
+            schema_version = stored.schema_version
         tenant[key] = StoredRecord(
-            value, incarnation, encoded.owner, ttl_ms, now_ms, encoded.body, due, wait
+            value,
+            incarnation,
+            encoded.owner,
+            ttl_ms,
+            now_ms,
+            encoded.body,
+            due,
+            wait,
+            schema_version,
         )
         return Outcome(DONE, value, incarnation, now_ms)
 
     def rewrite(self, encoded: EncodedSession, live: StoredRecord, now_ms: int) -> Outcome:
-        """Write the next version of a live record. Its wait stays."""
+        """Write the next version of a live record, unless it has a higher schema version.
+
+        Its wait stays.
+        """
+        schema_version = live.schema_version
+        if encoded.schema_version:
+            if live.is_newer(encoded):
+                return Outcome(Verdict.NEWER)
+            schema_version = encoded.schema_version
         scope, key, wait, ttl_ms = encoded.scope, encoded.key, live.wait, encoded.ttl_ms
         value, incarnation = live.value + 1, live.incarnation
         begins_ms = now_ms if wait is None or now_ms >= wait.lease_ms else wait.lease_ms
@@ -168,7 +193,7 @@ class Records:
         if not 0 < due <= begins_ms + ttl_ms or ttl_ms == 0:
             due = self._schedule(scope, key, due, ttl_ms and begins_ms + ttl_ms, now_ms)
         self._tenants[scope][key] = StoredRecord(
-            value, incarnation, live.owner, ttl_ms, now_ms, encoded.body, due, wait
+            value, incarnation, live.owner, ttl_ms, now_ms, encoded.body, due, wait, schema_version
         )
         return Outcome(DONE, value, incarnation, now_ms)
 

@@ -49,6 +49,7 @@ from .waits import MemoryWaits
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
+    from .._core.evolution import Upgrades
     from .._core.tasks import BackgroundTask
     from ..abc.fencing import LeaseRef
     from ..errors import SessionError
@@ -95,6 +96,8 @@ class InMemorySessionStore(
     :param config: the limits and the sweeper's interval.
     :param codec: as in :class:`AsyncSessionStore`.
     :param clock: the clock of the store. Tests can pass a :class:`ManualClock`.
+    :param schema_version: as in :class:`AsyncSessionStore`.
+    :param upgrades: as in :class:`AsyncSessionStore`.
     """
 
     def __init__(
@@ -104,6 +107,8 @@ class InMemorySessionStore(
         config: MemoryConfig | None = None,
         codec: CodecFactory = JsonCodec,
         clock: Clock | None = None,
+        schema_version: int | None = None,
+        upgrades: Upgrades | None = None,
     ) -> None:
         config = MemoryConfig() if config is None else config
         config.check()
@@ -114,11 +119,14 @@ class InMemorySessionStore(
             verify=config.verify,
             close_secs=config.close_secs,
             require_ctx=config.require_ctx,
+            unknown_fields=config.unknown_fields,
+            schema_version=schema_version,
+            upgrades=upgrades,
         )
         self._interval_secs: Final = config.sweep_interval_secs
         self._records: Final = Records(SystemClock() if clock is None else clock)
-        self._waits: Final = MemoryWaits(self._records)
         self._notifications: Final = MemoryNotifications()
+        self._waits: Final = MemoryWaits(self._records, self._notifications)
         self._locks: Final = MemoryLocks(self._records.clock, self._notifications, self.check_open)
         self._affinity: Final = MemoryAffinity(self._records.clock)
         self._generations: Final = MemoryGenerations(self._records.clock, self.check_open)
@@ -380,6 +388,8 @@ class InMemorySessionStore(
             return _MISMATCH
         if live.value != expected.value or live.incarnation != expected.incarnation:
             return Outcome(Verdict.CONFLICT, live.value, live.incarnation)
+        if live.is_newer(encoded):
+            return Outcome(Verdict.NEWER)
         self._records.remove(encoded.scope, encoded.key, live)
         self._waits.forget_events(encoded.scope, encoded.key)
         return self._records.write(encoded, 1, mint_incarnation(), now_ms)

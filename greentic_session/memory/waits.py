@@ -34,9 +34,12 @@ from .records import Records, StoredRecord, WaitState
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from contextlib import AbstractAsyncContextManager
 
+    from ..abc.notifications import Subscription
     from ..abc.records import Outcome
     from ..model import Cas
+    from .notifications import MemoryNotifications
 
 __all__ = ["MemoryWaits"]
 
@@ -51,10 +54,12 @@ class MemoryWaits(WaitBackend, WaitCall):
     So a verb with several steps is one step for other tasks, and a call needs no deadline.
 
     :param records: the records of the store.
+    :param notifications: the notifications of the store.
     """
 
-    def __init__(self, records: Records) -> None:
+    def __init__(self, records: Records, notifications: MemoryNotifications) -> None:
         self._records: Final = records
+        self._notifications: Final = notifications
         self._index: Final[dict[WaitOwner, dict[str, dict[str, int]]]] = {}
         self._events: Final = EventLog()
         self._events_of_owners: Final = EventLog()
@@ -93,6 +98,10 @@ class MemoryWaits(WaitBackend, WaitCall):
     def call(self) -> MemoryWaits:
         return self
 
+    @override
+    def subscribe(self, scope: str, key: SessionKey) -> AbstractAsyncContextManager[Subscription]:
+        return self._notifications.subscribe(_topic(scope, key))
+
     # --- on a record -------------------------------------------------------------------------
 
     @override
@@ -112,6 +121,8 @@ class MemoryWaits(WaitBackend, WaitCall):
             left = before.scope_hash if before.scope_hash != scope_hash else ""
         if expected is not None and (value, incarnation) != (expected.value, expected.incarnation):
             return WaitOutcome(Verdict.CONFLICT, value, incarnation)
+        if live is not None and live.is_newer(encoded):
+            return WaitOutcome(Verdict.NEWER)
         if event:
             self._events.add(name, [SeenEvent(event, now_ms)], events, now_ms)
         wait = WaitState(scope_hash, self._next_since(now_ms, registration.floor_us), before.fence)
@@ -140,7 +151,9 @@ class MemoryWaits(WaitBackend, WaitCall):
         at_ms, value = live.at_ms, live.value
         if now_ms < before.lease_ms:
             if before.attempt != request.attempt:
-                return WaitOutcome(Verdict.CLAIMED, lease_ms=before.lease_ms)
+                return WaitOutcome(
+                    Verdict.CLAIMED, lease_ms=before.lease_ms, left_ms=before.lease_ms - now_ms
+                )
             ends_ms = max(ends_ms, before.lease_ms)
         else:
             at_ms, value, fence = now_ms, value + 1, self._fencing.issue(now_ms, above=fence)
@@ -181,9 +194,13 @@ class MemoryWaits(WaitBackend, WaitCall):
             return WaitOutcome(Verdict.LOST)
         if not _is_at(live, ending.expected):
             return WaitOutcome(Verdict.CONFLICT, live.value, live.incarnation)
+        if encoded is not None and live.is_newer(encoded):
+            return WaitOutcome(Verdict.NEWER)
         if ending.event and how is not EndingMode.SAVE:
             seen = SeenEvent(ending.event, now_ms)
             self._events.add((ref.scope, ref.key), [seen], events, now_ms)
+        if how is not EndingMode.SAVE:
+            self._notifications.notify(_topic(ref.scope, ref.key))
         if encoded is None:
             self._records.remove(ref.scope, ref.key, live)
             return WaitOutcome(Verdict.DONE, at_ms=now_ms, since_us=wait.since_us)
@@ -205,6 +222,7 @@ class MemoryWaits(WaitBackend, WaitCall):
             return WaitOutcome(Verdict.LOST)
         wait = WaitState(wait.scope_hash, wait.since_us, wait.fence)
         self._records.rewait(ref.scope, ref.key, replace(live, wait=wait, at_ms=now_ms), now_ms)
+        self._notifications.notify(_topic(ref.scope, ref.key))
         return WaitOutcome(Verdict.DONE, live.value, live.incarnation, now_ms)
 
     @override
@@ -337,6 +355,10 @@ class MemoryWaits(WaitBackend, WaitCall):
             del scopes[scope_hash]
         if not scopes:
             del self._index[wait_owner]
+
+
+def _topic(scope: str, key: str) -> str:
+    return f"wait:{scope}/{key}"
 
 
 def _is_at(held: StoredRecord, cas: Cas) -> bool:

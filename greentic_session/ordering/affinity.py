@@ -26,6 +26,7 @@ from ..errors import (
     SessionError,
 )
 from ..model import SessionKey
+from ..scoped import unscoped
 from ..store import AsyncSessionStore
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from ..abc.affinity import AffinityBackend, MembershipOutcome, PlacementPage, PlacementRecord
     from ..model import TenantCtx
+    from ..scoped import ScopedSessionStore
 
 __all__ = ["Member", "Membership", "Placement", "SessionAffinity"]
 
@@ -180,7 +182,9 @@ class SessionAffinity:
     raise :class:`OutcomeUnknownError` (repeat it, or read). With ``acks``, it may raise
     :class:`DurabilityError` (written, but :meth:`member` releases the name).
 
-    :param store: a store whose backend has affinity, as all stores of this library do.
+    :param store: a store whose backend has affinity, as all stores of this library do. With a
+        scoped view, all keys are of the caller's tenant, and a ``ctx`` of another caller raises
+        :class:`TenantMismatchError` before any I/O.
     :param group: name of the workers' group: 1 to 128 characters, no control characters.
     :param ttl: lifetime of a placement since its last use. A :class:`datetime.timedelta` or
         seconds.
@@ -189,11 +193,13 @@ class SessionAffinity:
 
     def __init__(
         self,
-        store: AsyncSessionStore[Any],  # Any: affinity does not use contexts
+        # Any: affinity does not use contexts
+        store: AsyncSessionStore[Any] | ScopedSessionStore[Any],
         group: str = "default",
         *,
         ttl: timedelta | float = _TTL_SECS,
     ) -> None:
+        store, self._bound = unscoped(store)
         given = cast("object", store)
         if not isinstance(given, AsyncSessionStore) or not isinstance(given, SupportsAffinity):
             raise InvalidInputError("store", f"{type(store).__name__} does not support affinity")
@@ -277,7 +283,7 @@ class SessionAffinity:
         :raises InvalidInputError: naming ``key``, or the invalid field of ``ctx``.
         """
         backend, group = self._group.backend, self._group.name
-        return _placement(await backend.assign(group, _affinity_key(key, ctx), self._ttl_ms))
+        return _placement(await backend.assign(group, self._named(key, ctx), self._ttl_ms))
 
     async def placement(self, key: SessionKey, *, ctx: TenantCtx | None = None) -> Placement | None:
         """Return the worker that serves a key now, and change nothing.
@@ -286,7 +292,7 @@ class SessionAffinity:
         :raises InvalidInputError: as :meth:`worker_for`.
         """
         backend, group = self._group.backend, self._group.name
-        return _placement(await backend.find(group, _affinity_key(key, ctx)))
+        return _placement(await backend.find(group, self._named(key, ctx)))
 
     async def pin(
         self,
@@ -306,7 +312,7 @@ class SessionAffinity:
         :raises InvalidInputError: naming ``worker`` or ``ttl``, or as :meth:`worker_for`.
         """
         backend, group = self._group.backend, self._group.name
-        named, worker = _affinity_key(key, ctx), _worker(worker)
+        named, worker = self._named(key, ctx), _worker(worker)
         await backend.pin(group, named, worker, self._ttl(ttl) or self._ttl_ms)
 
     async def unpin(self, key: SessionKey, *, ctx: TenantCtx | None = None) -> bool:
@@ -319,7 +325,7 @@ class SessionAffinity:
         :raises InvalidInputError: as :meth:`worker_for`.
         """
         backend, group = self._group.backend, self._group.name
-        return await backend.unpin(group, _affinity_key(key, ctx), self._ttl_ms)
+        return await backend.unpin(group, self._named(key, ctx), self._ttl_ms)
 
     async def touch(
         self,
@@ -336,7 +342,7 @@ class SessionAffinity:
         :raises InvalidInputError: naming ``ttl``, or as :meth:`worker_for`.
         """
         backend, group = self._group.backend, self._group.name
-        return await backend.touch(group, _affinity_key(key, ctx), self._ttl(ttl))
+        return await backend.touch(group, self._named(key, ctx), self._ttl(ttl))
 
     async def forget(self, key: SessionKey, *, ctx: TenantCtx | None = None) -> bool:
         """Remove a key's placement and its pin. The next use assigns the key again.
@@ -345,7 +351,7 @@ class SessionAffinity:
         :raises InvalidInputError: as :meth:`worker_for`.
         """
         backend, group = self._group.backend, self._group.name
-        return await backend.forget(group, _affinity_key(key, ctx))
+        return await backend.forget(group, self._named(key, ctx))
 
     def keys_of(self, worker: str, *, ctx: TenantCtx | None = None) -> PlacedKeys:
         """Iterate over the keys that a worker serves, page by page, in no order.
@@ -359,10 +365,14 @@ class SessionAffinity:
         """
         group = self._group
         group.check_open()
-        worker, scope = _worker(worker), "" if ctx is None else tenancy.scope_of(ctx)
+        worker, scope = _worker(worker), tenancy.scope_of_key(self._bound, ctx)
         return PlacedKeys(lambda position: group.backend.page(group.name, worker, position), scope)
 
     # --- shared steps ------------------------------------------------------------------------
+
+    def _named(self, key: SessionKey, ctx: TenantCtx | None) -> str:
+        key = check_key(key)
+        return affinity_key(tenancy.scope_of_key(self._bound, ctx, key), key)
 
     def _ttl(self, ttl: timedelta | float | None) -> int | None:
         return None if ttl is None else duration_to_ms(ttl, "ttl")
@@ -399,11 +409,6 @@ class PlacedKeys:
                     self._pending.append(SessionKey(key))
             self._at_end = self._position is None
         return self._pending.pop()
-
-
-def _affinity_key(key: SessionKey, ctx: TenantCtx | None) -> str:
-    key = check_key(key)
-    return affinity_key("" if ctx is None else tenancy.scope_of(ctx), key)
 
 
 def _worker(worker: str) -> str:

@@ -29,6 +29,7 @@ from ..errors import (
     StoreFullError,
     StoreUnavailableError,
 )
+from ..scoped import unscoped
 from ..store import AsyncSessionStore
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from ..abc.locks import LockBackend
     from ..abc.notifications import Subscription
     from ..model import SessionKey, TenantCtx
+    from ..scoped import ScopedSessionStore
 
 __all__ = ["LockHolder", "SessionLease", "SessionLocks"]
 
@@ -187,7 +189,9 @@ class SessionLocks:
     Each verb may raise :class:`InvalidInputError` before any I/O, and
     :class:`StoreUnavailableError`.
 
-    :param store: a store whose backend has locks, as all stores of this library do.
+    :param store: a store whose backend has locks, as all stores of this library do. With a scoped
+        view, all locks are on keys in the caller's env and tenant, and a ``ctx`` of another caller
+        raises :class:`TenantMismatchError` before any I/O.
     :param name: name of this holder, for people: see :meth:`holder`. The default is host and
         process.
     :param place: how long a waiter keeps its queue position without polling, in seconds or as a
@@ -196,11 +200,13 @@ class SessionLocks:
 
     def __init__(
         self,
-        store: AsyncSessionStore[Any],  # Any: locks do not use contexts
+        # Any: locks do not use contexts
+        store: AsyncSessionStore[Any] | ScopedSessionStore[Any],
         *,
         name: str | None = None,
         place: timedelta | float = _PLACE_SECS,
     ) -> None:
+        store, self._bound = unscoped(store)
         given = cast("object", store)
         if not isinstance(given, AsyncSessionStore) or not isinstance(given, SupportsLocks):
             raise InvalidInputError("store", f"{type(store).__name__} does not support locks")
@@ -286,7 +292,8 @@ class SessionLocks:
         :param ctx: as in :meth:`hold`.
         """
         self._store.check_open()
-        scope, key = _scope(ctx), check_key(key)
+        key = check_key(key)
+        scope = tenancy.scope_of_key(self._bound, ctx, key)
         found = await self._backend.call().holder(scope, key)
         if found is None:
             return None
@@ -307,7 +314,9 @@ class SessionLocks:
     ) -> SessionLease | LockOutcome:
         """Take the lock, or return its holder's lease when the time is over."""
         self._store.check_open()
-        ref = LockRef(_scope(ctx), check_key(key), secrets.token_urlsafe(16))
+        key = check_key(key)
+        scope = tenancy.scope_of_key(self._bound, ctx, key)
+        ref = LockRef(scope, key, secrets.token_urlsafe(16))
         lease_ms = duration_to_ms(lease, "lease")
         wait_ms = None if wait is None else wait_to_ms(wait, "wait")
         request = LockRequest(ref, self._name, lease_ms, self._place_ms, queues=wait_ms != 0)
@@ -407,7 +416,3 @@ class SessionLocks:
                 yield
         finally:
             del self._held[lease]
-
-
-def _scope(ctx: TenantCtx | None) -> str:
-    return "" if ctx is None else tenancy.scope_of(ctx)

@@ -48,10 +48,17 @@ class _Position(NamedTuple):
 
 
 async def read_dead_letters(
-    client: RedisClient, names: KeyNames, inbox: str, dead_ms: int, position: object | None
+    client: RedisClient,
+    names: KeyNames,
+    inbox: str,
+    *,
+    scope: str,
+    dead_ms: int,
+    position: object | None,
 ) -> tuple[Sequence[StoredDeadLetter], object | None]:
     """Return a page of dead letters, and the position of the next page.
 
+    :param scope: ``env/tenant`` of the sessions, empty for those of all tenants.
     :param dead_ms: retention of dead letters, in milliseconds.
     :param position: the position that the previous page returned, ``None`` for the first page.
     :raises StoreUnavailableError: the index holds another type of value, or no server answers.
@@ -71,7 +78,7 @@ async def read_dead_letters(
             at = at._replace(offset=offset, returned=at.returned.union(map(hash, entries)))
     else:
         if not at.mailboxes:
-            at = await _read_index(client, f"{names.inbox_index(inbox)}:dead", at)
+            at = await _read_index(client, f"{names.inbox_index(inbox)}:dead", scope, at)
         mailboxes = at.mailboxes[:_LETTERS]
         lists = [f"{names.inbox(*mailbox)}:dead" for mailbox in mailboxes]
         try:
@@ -91,11 +98,21 @@ async def read_dead_letters(
         for mailbox, entry in found
         if (letter := decode_dead_letter(mailbox, entry)).died_ms > now_ms - dead_ms
     ]
+    headers = await client.read_each(
+        [
+            ("HGET", f"{names.inbox(*letter.mailbox)}:headers", letter.message.event_id)
+            for letter in letters
+        ]
+    )
+    letters = [
+        letter._replace(message=letter.message._replace(headers=cast("bytes | None", one) or b""))
+        for letter, one in zip(letters, headers, strict=True)
+    ]
     is_end = at.is_last and not at.mailboxes and not at.long
     return letters, None if is_end else at
 
 
-async def _read_index(client: RedisClient, index: str, at: _Position) -> _Position:
+async def _read_index(client: RedisClient, index: str, scope: str, at: _Position) -> _Position:
     # A session that gets another dead letter moves to the end of the index. So the next page starts
     # at a time instead of a rank.
     most = len(at.seen) + _SESSIONS
@@ -105,7 +122,9 @@ async def _read_index(client: RedisClient, index: str, at: _Position) -> _Positi
         mailboxes = [
             mailbox
             for member, _ in entries
-            if member not in at.seen and (mailbox := mailbox_from_member(member)) is not None
+            if member not in at.seen
+            and (mailbox := mailbox_from_member(member)) is not None
+            and scope in ("", mailbox.scope)
         ]
     except ForeignValueError:
         raise wrong_type_of("an inbox's index") from None

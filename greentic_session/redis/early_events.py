@@ -39,7 +39,13 @@ class EarlyEvents:
         self._names: Final = names
 
     async def store(
-        self, queue: EarlyEventQueue, event_id: str, payload: bytes, events: EventMemory
+        self,
+        queue: EarlyEventQueue,
+        event_id: str,
+        payload: bytes,
+        *,
+        events: EventMemory,
+        headers: bytes,
     ) -> Outcome:
         """Store an event at the end of a queue."""
         arguments = store_early_arguments(
@@ -47,6 +53,7 @@ class EarlyEvents:
             payload,
             limit=events.most,
             retention_ms=events.ttl_ms,
+            headers=headers,
         )
         reply = await self._scripts.on_index(
             STORE_EARLY, *self._names_of(queue), arguments=arguments, skips_acks=False
@@ -69,8 +76,10 @@ class EarlyEvents:
         with parsing_write_reply():
             _, following, *assigned = reply
             found = [
-                (SessionKey(key.decode()), decode(event))
-                for key, event in zip(assigned[::2], assigned[1::2], strict=True)
+                (SessionKey(key.decode()), decode(event)._replace(headers=headers))
+                for key, event, headers in zip(
+                    assigned[::3], assigned[1::3], assigned[2::3], strict=True
+                )
             ]
             return EarlyPage(found, int(following) if following else None)
 
@@ -79,8 +88,8 @@ class EarlyEvents:
         arguments = delete_early_arguments(key, encode(message))
         await self._scripts.on_index(DELETE_EARLY, *self._names_of(queue), arguments=arguments)
 
-    def _names_of(self, queue: EarlyEventQueue) -> tuple[str, str]:
+    def _names_of(self, queue: EarlyEventQueue) -> tuple[str, str, str]:
         env, tenant_id = queue.wait_owner.scope.split("/")
         team_id, user_id = queue.wait_owner.owner.split("/", 1)
         name = self._names.early_events(env, tenant_id, team_id, user_id, queue.scope_hash)
-        return name, f"{name}:heads"
+        return name, f"{name}:heads", f"{name}:headers"

@@ -38,6 +38,7 @@ from ..errors import (
 )
 from .dead_letters import read_dead_letters
 from .early_events import EarlyEvents
+from .inbox_index import CopyPasses, InboxIndex
 from .inbox_script_runner import InboxScriptRunner, topic_of
 from .message_format import (
     decode_turn,
@@ -46,10 +47,10 @@ from .message_format import (
     mailbox_from_member,
     member_of,
 )
-from .replies import outcome_of, parsing_write_reply, wrong_type_of
+from .replies import outcome_of, parsing_write_reply
 from .scripts import inbox as lua
+from .scripts.sessions import with_schema_version
 from .transport.acks import UnconfirmedError
-from .transport.failures import ForeignValueError, malformed_reply
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,8 +81,6 @@ __all__ = ["RedisInbox"]
 
 _DEAD_LETTER: Final = -10
 _UNREADABLE_BACKOFF_MS: Final = 10_000
-_MARGIN_MS: Final = 250
-"""Limit on the time that a requeue takes to the server. After it, the entry stays deferred."""
 _DUE_LATER: Final = (StoreUnavailableError, OutcomeUnknownError)
 """Errors after which an index entry stays unchanged, and becomes due at its time."""
 
@@ -97,6 +96,7 @@ class RedisInbox(InboxBackend):
     :ivar keep_ms: a time longer than any call may take, in milliseconds.
     :ivar grace_ms: limit on the time from one step of a call to the next, in milliseconds.
     :ivar fencing: the fencing counter of the store's turns.
+    :ivar passes: the passes that copy entries to the indexes of tenants.
     """
 
     def __init__(
@@ -116,6 +116,7 @@ class RedisInbox(InboxBackend):
         self.keep_ms: Final = keep_ms
         self.grace_ms: Final = grace_ms
         self.fencing: Final = FencingCounter()
+        self.passes: Final = CopyPasses()
 
     def scripts(self) -> InboxScriptRunner:
         """Return a runner of the scripts whose deadline starts now."""
@@ -126,14 +127,16 @@ class RedisInbox(InboxBackend):
         return RedisInboxCall(self, self.scripts())
 
     @override
-    def subscribe(self, inbox: str) -> AbstractAsyncContextManager[Subscription]:
-        return self._notifications.subscribe(topic_of(inbox))
+    def subscribe(self, inbox: str, scope: str) -> AbstractAsyncContextManager[Subscription]:
+        return self._notifications.subscribe(topic_of(inbox, scope))
 
     @override
     async def dead_letters(
-        self, inbox: str, dead_ms: int, position: object | None
+        self, inbox: str, scope: str, dead_ms: int, position: object | None
     ) -> tuple[Sequence[StoredDeadLetter], object | None]:
-        return await read_dead_letters(self.client, self.names, inbox, dead_ms, position)
+        return await read_dead_letters(
+            self.client, self.names, inbox, scope=scope, dead_ms=dead_ms, position=position
+        )
 
 
 @final
@@ -151,12 +154,15 @@ class RedisInboxCall(InboxCall):
         self._keep_ms: Final = backend.keep_ms
         self._scripts: Final = scripts
         self._early_events: Final = EarlyEvents(scripts, backend.names)
+        self._index: Final = InboxIndex(
+            backend.client, backend.names, scripts, backend.passes, backend.scripts
+        )
 
     # --- mailboxes ---------------------------------------------------------------------------
 
     @override
     async def enqueue(self, message: NewMessage) -> EnqueueOutcome:
-        allowed, event_id = message.allowed, message.event_id
+        allowed, event_id, memory = message.allowed, message.event_id, message.headers_memory
         arguments = lua.admit_arguments(
             allowed.exact,
             allowed.shared,
@@ -166,6 +172,9 @@ class RedisInboxCall(InboxCall):
             event_limit=message.events.most,
             event_memory_ms=message.events.ttl_ms,
             keep_ms=self._keep_ms,
+            headers=message.headers,
+            header_limit=0 if memory is None else memory.most,
+            header_ms=0 if memory is None else memory.ttl_ms,
         )
         reply = await self._enqueue(lua.ADMIT, message.inbox, message.mailbox, ":seen", arguments)
         with parsing_write_reply():
@@ -182,8 +191,8 @@ class RedisInboxCall(InboxCall):
         pending = lua.index_add_pending_arguments(
             f"{token}!{member_of(mailbox)}", self._backend.grace_ms
         )
-        index = self._names.inbox_index(inbox)
-        await self._scripts.on_index(lua.INDEX_ADD_PENDING, index, arguments=pending)
+        indexes = self._names.inbox_indexes(inbox, mailbox.scope)
+        await self._scripts.on_index(lua.INDEX_ADD_PENDING, *indexes, arguments=pending)
         set_due = partial(self._scripts.set_due, inbox, mailbox, "", pending_token=token)
         try:
             reply = await self._scripts.on_mailbox(script, mailbox, suffix, arguments)
@@ -206,11 +215,13 @@ class RedisInboxCall(InboxCall):
     @override
     async def take(self, request: TakeRequest) -> GrantedTurn | NothingDue:
         attempt = mint_incarnation()
-        found: Reply = await self._next_due(request, attempt)
+        defer_ms = min(request.lease_ms, self._backend.grace_ms)
+        longest_ms = self._longest_ms(request)
+        found = await self._index.next_due(request, attempt, defer_ms, longest_ms)
+        if isinstance(found, NothingDue):
+            return found
+        member, score = found
         with parsing_write_reply():
-            if found[0] == 0:
-                return NothingDue(int(found[1]) / 1000 if len(found) > 1 else None)
-            member, score = found[1:]
             mailbox = mailbox_from_member(member)
         if mailbox is None:  # this library did not write the entry
             index = self._names.inbox_index(request.inbox)
@@ -230,35 +241,6 @@ class RedisInboxCall(InboxCall):
     def _longest_ms(self, request: TakeRequest) -> int:
         """Return the longest time for which a worker defers a session, in milliseconds."""
         return max(request.lease_ms, self._backend.grace_ms)
-
-    async def _next_due(self, request: TakeRequest, attempt: str) -> Reply:
-        """Defer the first due session, and return the reply of ``inbox/index_next_due``."""
-        defer_ms = min(request.lease_ms, self._backend.grace_ms)
-        index = self._names.inbox_index(request.inbox)
-        asked_at = anyio.current_time()
-        arguments = lua.index_next_due_arguments(defer_ms, self._longest_ms(request))
-        try:
-            return await self._scripts.on_index(
-                lua.INDEX_NEXT_DUE, index, arguments=arguments, grants=attempt
-            )
-        except anyio.get_cancelled_exc_class():
-            # Without a requeue no worker would get the session for `defer_ms`.
-            if self._client.may_still_arrive(attempt):
-                requeued = lua.index_requeue_arguments(
-                    defer_ms,
-                    age_ms=round((anyio.current_time() - asked_at) * 1000) + _MARGIN_MS,
-                    channel=self._names.channel(topic_of(request.inbox)),
-                )
-
-                async def requeue() -> None:
-                    with suppress(SessionError):
-                        scripts = self._backend.scripts()
-                        await scripts.on_index(
-                            lua.INDEX_REQUEUE, index, arguments=requeued, ends=attempt
-                        )
-
-                start_background(requeue, "greentic_session inbox requeue")
-            raise
 
     async def _take_turn(
         self, request: TakeRequest, mailbox: MailboxRef, score: bytes, attempt: str
@@ -358,6 +340,8 @@ class RedisInboxCall(InboxCall):
             new_incarnation=mint_incarnation(),
             keep_ms=self._keep_ms,
         )
+        if encoded is not None:
+            arguments = with_schema_version(arguments, encoded)
         shortfall: tuple[int, int] | None = None
         try:
             reply = await self._scripts.on_mailbox(lua.COMMIT_TURN, ref.mailbox, "", arguments)
@@ -413,21 +397,8 @@ class RedisInboxCall(InboxCall):
         return True
 
     @override
-    async def size(self, inbox: str) -> InboxSize:
-        index = self._names.inbox_index(inbox)
-        try:
-            sessions, (secs, us) = await self._client.read_many(
-                [("ZCARD", index), ("TIME",)], key=index, until=self._scripts.until
-            )
-            now_ms = f"{int(secs) * 1000 + int(us) / 1000:.3f}"
-            due = await self._client.read(
-                "ZCOUNT", index, "-inf", now_ms, key=index, until=self._scripts.until
-            )
-            return InboxSize(int(sessions), min(int(sessions), int(due)))
-        except ForeignValueError:
-            raise wrong_type_of("an inbox's index") from None
-        except (TypeError, ValueError):
-            raise malformed_reply() from None
+    async def size(self, inbox: str, scope: str) -> InboxSize:
+        return await self._index.size(inbox, scope)
 
     # --- dead letters ------------------------------------------------------------------------
 
@@ -458,9 +429,16 @@ class RedisInboxCall(InboxCall):
 
     @override
     async def store_early(
-        self, queue: EarlyEventQueue, event_id: str, payload: bytes, events: EventMemory
+        self,
+        queue: EarlyEventQueue,
+        event_id: str,
+        payload: bytes,
+        events: EventMemory,
+        headers: bytes = b"",
     ) -> Outcome:
-        return await self._early_events.store(queue, event_id, payload, events)
+        return await self._early_events.store(
+            queue, event_id, payload, events=events, headers=headers
+        )
 
     @override
     async def assign_early(

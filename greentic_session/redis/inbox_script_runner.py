@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Final
 from .message_format import member_of
 from .replies import wrong_type, wrong_type_of
 from .scripts.inbox import (
+    ADMIT,
     COMMIT_TURN,
+    DISCARD_DEAD_LETTER,
     INDEX_SET_DUE,
     RELEASE_TURN,
     RENEW_TURN,
@@ -70,12 +72,13 @@ class InboxScriptRunner:
             delay_ms=delay_ms,
             channel=self._names.channel(topic_of(inbox)) if notifies and is_due else "",
             pending_token=pending_token,
+            tenant_channel=self._names.channel(topic_of(inbox, mailbox.scope)),
         )
         # A replica that has the message also has the pending entry, which was written before it.
         skips_acks = not pending_token or not self.confirms_apart
         await self.on_index(
             INDEX_SET_DUE,
-            self._names.inbox_index(inbox),
+            *self._names.inbox_indexes(inbox, mailbox.scope),
             arguments=arguments,
             skips_acks=skips_acks,
         )
@@ -122,6 +125,7 @@ class InboxScriptRunner:
         """Run a script on a mailbox.
 
         :param suffix: suffix of the fifth key after the mailbox's name, empty for no fifth key.
+            A key for headers follows where the script uses it.
         :param arguments: the arguments after the scope, which is ARGV 3.
         :raises DecodeError: a key holds another type of value.
         :raises UnconfirmedError: only from ``COMMIT_TURN``, in place of :class:`DurabilityError`.
@@ -133,6 +137,8 @@ class InboxScriptRunner:
             names = (*names, f"{names[2]}{suffix}")
         elif script is COMMIT_TURN:
             names = (*names, self._names.events(names[0]))
+        if script in (ADMIT, TAKE_TURN, COMMIT_TURN, DISCARD_DEAD_LETTER):
+            names = (*names, f"{names[2]}:headers")
         try:
             return await self._client.run(
                 script,
@@ -153,6 +159,9 @@ class InboxScriptRunner:
             raise error.plain() from None
 
 
-def topic_of(inbox: str) -> str:
-    """Return the notification topic of an inbox's new messages."""
-    return f"inbox:{inbox}"
+def topic_of(inbox: str, scope: str = "") -> str:
+    """Return the notification topic of an inbox's new messages.
+
+    :param scope: ``env/tenant``, empty for the messages of all tenants.
+    """
+    return f"inbox:{inbox}:{scope}" if scope else f"inbox:{inbox}"

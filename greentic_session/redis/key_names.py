@@ -117,6 +117,14 @@ class KeyNames:
         """Return the name of a set's number of shards, ``{ns}:timers:{<name>}:shards``."""
         return f"{self._namespace}:timers:{{{escape(name)}}}:shards"
 
+    def inbox_indexes(self, inbox: str, scope: str) -> tuple[str, ...]:
+        """Return the names of an inbox's index, and of a tenant's part of it.
+
+        :param scope: ``env/tenant``. With an empty one, only the first name is returned.
+        """
+        index = self.inbox_index(inbox)
+        return (index, f"{index}:tenant:{escape(scope)}") if scope else (index,)
+
     def early_events(
         self, env: str, tenant_id: str, team_id: str | None, user_id: str, scope_hash: str
     ) -> str:
@@ -134,6 +142,10 @@ class KeyNames:
             of all channels.
         """
         return f"{self._namespace}:bell:{topic}"
+
+    def claims_topic(self, scope: str, key: str) -> str:
+        """Return the notification topic of the end of a session's claims."""
+        return f"wait:{scope}/{escape(key)}"
 
     def pattern(self, scope: str) -> str:
         """Return the pattern for SCAN's MATCH that finds a scope's records."""

@@ -101,7 +101,10 @@ def decode_turn(inbox: str, mailbox: MailboxRef, score: str, reply: list[bytes])
             TurnRef(inbox, mailbox, int(fence), score),
             int(lease),
             int(left),
-            tuple(map(decode, messages)),
+            tuple(
+                decode(message)._replace(headers=headers)
+                for message, headers in zip(messages[::2], messages[1::2], strict=True)
+            ),
             int(attempt),
             record,
             int(dropped),

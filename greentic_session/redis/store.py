@@ -56,6 +56,7 @@ from .scripts.sessions import (
     touch_arguments,
     update_cas_arguments,
     update_cas_fenced_arguments,
+    with_schema_version,
 )
 from .timers import RedisTimers
 from .transport.acks import UnconfirmedError
@@ -69,6 +70,7 @@ from .waits import RedisWaits
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
+    from .._core.evolution import Upgrades
     from ..abc.fencing import LeaseRef
     from ..config import RedisConfig
     from ..errors import SessionError
@@ -116,6 +118,8 @@ class RedisSessionStore(
     :param context_type: as in :class:`AsyncSessionStore`.
     :param codec: as in :class:`AsyncSessionStore`.
     :param host: the process of the server, if the store starts the server itself.
+    :param schema_version: as in :class:`AsyncSessionStore`.
+    :param upgrades: as in :class:`AsyncSessionStore`.
     :raises InvalidInputError: a field of ``config`` is invalid. The error names it.
     """
 
@@ -126,6 +130,8 @@ class RedisSessionStore(
         *,
         codec: CodecFactory = JsonCodec,
         host: ServerProcess | None = None,
+        schema_version: int | None = None,
+        upgrades: Upgrades | None = None,
     ) -> None:
         config.check()
         super().__init__(
@@ -135,6 +141,9 @@ class RedisSessionStore(
             verify=config.verify,
             close_secs=config.close_secs,
             require_ctx=config.require_ctx,
+            unknown_fields=config.unknown_fields,
+            schema_version=schema_version,
+            upgrades=upgrades,
         )
         self._host: Final = host
         self._client: Final = RedisClient(config, host)
@@ -142,9 +151,11 @@ class RedisSessionStore(
         self._large_names: Final = LargeNames()
         # Longer than any attempt may be in flight, even one of a worker with another deadline.
         self._tombstone_ms: Final = log_retention_ms(config.deadline_secs)
-        self._waits: Final = RedisWaits(self._client, self._names, self._tombstone_ms)
         self._notifications: Final = RedisNotifications(
             self._client, self._names, config.deadline_secs
+        )
+        self._waits: Final = RedisWaits(
+            self._client, self._names, self._notifications, self._tombstone_ms
         )
         self._locks: Final = RedisLocks(self._client, self._names, self._notifications)
         self._inbox: Final = RedisInbox(
@@ -350,6 +361,7 @@ class RedisSessionStore(
         arguments = create_arguments(
             encoded.owner, encoded.ttl_ms, encoded.body, mint_incarnation()
         )
+        arguments = with_schema_version(arguments, encoded)
         if len(encoded.body) > LARGE_BYTES:
             self._note_large(encoded)
         key = SessionKey(encoded.key)
@@ -366,8 +378,10 @@ class RedisSessionStore(
             self._note_large(encoded)
         if lease is None:
             arguments = put_arguments(owner, ttl_ms, body, incarnation)
+            arguments = with_schema_version(arguments, encoded)
             return self._run(PUT, scope, key, arguments, until=until)
         arguments = put_fenced_arguments(owner, ttl_ms, body, incarnation, lease.fence)
+        arguments = with_schema_version(arguments, encoded)
         return self._run(PUT_FENCED, scope, key, arguments, until=until, lease=lease)
 
     @override
@@ -391,6 +405,7 @@ class RedisSessionStore(
                 following_version=following,
                 log_field=log_field,
             )
+            arguments = with_schema_version(arguments, encoded)
             return self._run(UPDATE_CAS, scope, key, arguments, until=until, expected=expected)
         arguments = update_cas_fenced_arguments(
             new_owner=owner,
@@ -402,6 +417,7 @@ class RedisSessionStore(
             log_field=log_field,
             fencing_token=lease.fence,
         )
+        arguments = with_schema_version(arguments, encoded)
         return self._run(
             UPDATE_CAS_FENCED, scope, key, arguments, until=until, expected=expected, lease=lease
         )
@@ -418,6 +434,7 @@ class RedisSessionStore(
             expected_incarnation=expected.incarnation,
             expected_version=expected.value,
         )
+        arguments = with_schema_version(arguments, encoded)
         if len(encoded.body) > LARGE_BYTES:
             self._note_large(encoded)
         key = SessionKey(encoded.key)

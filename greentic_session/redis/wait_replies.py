@@ -13,7 +13,13 @@ from .replies import parsing_read_reply, parsing_write_reply, scored, undecodabl
 if TYPE_CHECKING:
     from .transport.protocol import Reply
 
-__all__ = ["index_entries", "seen_events", "status_of", "written_outcome"]
+__all__ = [
+    "claim_outcome",
+    "index_entries",
+    "seen_events",
+    "status_of",
+    "written_outcome",
+]
 
 _ENTRY: Final = re.compile(r"([0-9]+):[0-9,]+:([0-9]+):(.*)", re.ASCII)
 _DEFAULTS: Final = (b"0", b"", b"0", b"0", b"")
@@ -44,6 +50,38 @@ def written_outcome(
             shortfall=shortfall,
             since_us=int(since),
             moved_from=left.decode(),
+        )
+    except (TypeError, ValueError, AttributeError):
+        raise undecodable_record(key) from None
+
+
+def claim_outcome(key: str, reply: Reply) -> WaitOutcome:
+    """Return the outcome in a reply of ``lua/waits/claim.lua``.
+
+    :raises DecodeError: as :func:`written_outcome`.
+    :raises OutcomeUnknownError: as :func:`written_outcome`.
+    """
+    with parsing_write_reply():
+        verdict = Verdict(reply[0])
+        if verdict is Verdict.CLAIMED:
+            return WaitOutcome(verdict, lease_ms=int(reply[1]), left_ms=int(reply[2]))
+        if verdict is not Verdict.DONE:
+            return WaitOutcome(verdict)
+        value, incarnation, at, ttl_ms, body, fence, lease, left, since, *_ = cast(
+            "list[bytes]", reply[1:]
+        )
+    try:
+        return WaitOutcome(
+            verdict,
+            int(value),
+            incarnation.decode(),
+            int(at),
+            since_us=int(since),
+            ttl_ms=int(ttl_ms),
+            body=body,
+            fence=int(fence),
+            lease_ms=int(lease),
+            left_ms=int(left),
         )
     except (TypeError, ValueError, AttributeError):
         raise undecodable_record(key) from None

@@ -33,10 +33,10 @@ from ..model import SessionKey
 from .replies import (
     parsing_read_reply,
     parsing_write_reply,
-    undecodable_record,
     wrong_type,
     wrong_type_of,
 )
+from .scripts.sessions import with_schema_version
 from .scripts.waits import (
     CLAIM,
     CLEAR,
@@ -59,11 +59,13 @@ from .scripts.waits import (
 )
 from .transport.acks import TOUCH_FOR_WAIT, UnconfirmedError
 from .transport.failures import ForeignValueError
-from .wait_replies import index_entries, seen_events, status_of, written_outcome
+from .wait_replies import claim_outcome, index_entries, seen_events, status_of, written_outcome
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from contextlib import AbstractAsyncContextManager
 
+    from ..abc.notifications import Subscription, SupportsNotifications
     from .key_names import KeyNames
     from .transport.client import RedisClient
     from .transport.protocol import Arguments, Reply
@@ -85,12 +87,20 @@ class RedisWaits(WaitBackend):
 
     :param client: of the store.
     :param names: of the store.
+    :param notifications: of the store.
     :param grace_ms: longer than any call may be under way, in milliseconds.
     """
 
-    def __init__(self, client: RedisClient, names: KeyNames, grace_ms: int) -> None:
+    def __init__(
+        self,
+        client: RedisClient,
+        names: KeyNames,
+        notifications: SupportsNotifications,
+        grace_ms: int,
+    ) -> None:
         self._client: Final = client
         self._names: Final = names
+        self._notifications: Final = notifications
         self._grace_ms: Final = grace_ms
         self._fencing: Final = FencingCounter()
 
@@ -102,6 +112,10 @@ class RedisWaits(WaitBackend):
         """
         until = self._client.deadline() if until is None else until
         return RedisWaitCall(self._client, self._names, self._grace_ms, self._fencing, until)
+
+    @override
+    def subscribe(self, scope: str, key: SessionKey) -> AbstractAsyncContextManager[Subscription]:
+        return self._notifications.subscribe(self._names.claims_topic(scope, key))
 
     @override
     async def list_keys(
@@ -169,6 +183,9 @@ class RedisWaitCall(WaitCall):
         change = IndexChange(upsert=entry)
         await self._repair(WaitOwner(ref.scope, ref.owner), change)
 
+    def _channel(self, ref: ClaimRef) -> str:
+        return self._names.channel(self._names.claims_topic(ref.scope, ref.key))
+
     async def _repair(self, wait_owner: WaitOwner, change: IndexChange) -> None:
         with suppress(StoreUnavailableError, OutcomeUnknownError):
             await self.update_index(wait_owner, change, _NO_EVENTS)
@@ -191,6 +208,7 @@ class RedisWaitCall(WaitCall):
             event_limit=events.most,
             event_ttl_ms=events.ttl_ms,
         )
+        arguments = with_schema_version(arguments, encoded)
         reply, shortfall = await self._write(REGISTER, encoded.scope, encoded.key, arguments)
         return written_outcome(encoded.key, reply, shortfall)
 
@@ -210,30 +228,9 @@ class RedisWaitCall(WaitCall):
             reply = await self._run(CLAIM, request.scope, key, arguments, grants=request.attempt)
         except UnconfirmedError as error:
             raise error.plain() from None
-        with parsing_write_reply():
-            verdict = Verdict(reply[0])
-            if verdict is Verdict.CLAIMED:
-                return WaitOutcome(verdict, lease_ms=int(reply[1]))
-            if verdict is not Verdict.DONE:
-                return WaitOutcome(verdict)
-            value, incarnation, at, ttl_ms, body, fence, lease, left, since, *_ = cast(
-                "list[bytes]", reply[1:]
-            )
-        try:
-            outcome = WaitOutcome(
-                verdict,
-                int(value),
-                incarnation.decode(),
-                int(at),
-                since_us=int(since),
-                ttl_ms=int(ttl_ms),
-                body=body,
-                fence=int(fence),
-                lease_ms=int(lease),
-                left_ms=int(left),
-            )
-        except (TypeError, ValueError, AttributeError):
-            raise undecodable_record(key) from None
+        outcome = claim_outcome(key, reply)
+        if outcome.verdict is not Verdict.DONE:
+            return outcome
         self._fencing.observe(outcome.fence)
         if outcome.ttl_ms:
             ref = ClaimRef(request.scope, key, request.owner, outcome.fence)
@@ -269,7 +266,10 @@ class RedisWaitCall(WaitCall):
             event_limit=events.most,
             event_ttl_ms=events.ttl_ms,
             tombstone_ms=self._grace_ms,
+            channel=self._channel(ref),
         )
+        if encoded is not None:
+            arguments = with_schema_version(arguments, encoded)
         reply, shortfall = await self._write(END_CLAIM, ref.scope, ref.key, arguments)
         if how is EndingMode.SAVE:
             await self._extend(ref, reply[4:])
@@ -277,7 +277,7 @@ class RedisWaitCall(WaitCall):
 
     @override
     async def release(self, ref: ClaimRef, attempt: str) -> WaitOutcome:
-        arguments = release_claim_arguments(ref.fence, attempt)
+        arguments = release_claim_arguments(ref.fence, attempt, self._channel(ref))
         # If it is lost with its server, the lease ends at its time.
         reply = await self._run(
             RELEASE_CLAIM, ref.scope, ref.key, arguments, ends=attempt, skips_acks=True

@@ -24,6 +24,8 @@ from ..redis.transport.client import RedisClient
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from .._core.evolution import Upgrades
+    from ..config.backends import OnUnknown
     from ..redis.transport.protocol import Command
     from ..store import AsyncSessionStore
 
@@ -33,6 +35,11 @@ __all__ = ["MemoryHarness", "RedisHarness", "StoreHarness"]
 _RETAINED_MS: Final = 2 * 3_600_000
 """Longest time in seconds that a server keeps a fencing token after its lease."""
 _NAMES_PER_CHECK: Final = 500
+_SHARED: Final = (
+    *("_records", "_waits", "_notifications", "_locks", "_affinity", "_inbox"),
+    *("_timers", "_generations", "_is_held", "_due_times"),
+)
+"""What two stores in memory have in common if they share their sessions."""
 _SIZES: Final = (
     *("sessions", "expiring", "tenants", "lookups", "waits", "events"),
     *("mail", "turns", "dead_letters", "early"),
@@ -52,10 +59,15 @@ class StoreHarness(Protocol):
         max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES,
         verify: bool = True,
         require_ctx: bool = False,
+        unknown_fields: OnUnknown = "keep",
+        schema_version: int | None = None,
+        upgrades: Upgrades | None = None,
+        beside: AsyncSessionStore[Any] | None = None,
     ) -> AsyncSessionStore[Any]:
         """Return an open store on this namespace. The harness closes it.
 
-        Stores of one harness share their sessions if the backend can share sessions.
+        Stores of one harness share their sessions if the backend can share sessions. A store
+        ``beside`` another one shares its sessions on every backend.
         """
         ...
 
@@ -96,16 +108,28 @@ class MemoryHarness(_Harness):
         max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES,
         verify: bool = True,
         require_ctx: bool = False,
+        unknown_fields: OnUnknown = "keep",
+        schema_version: int | None = None,
+        upgrades: Upgrades | None = None,
+        beside: AsyncSessionStore[Any] | None = None,
     ) -> AsyncSessionStore[Any]:
         """Return an open store, as :meth:`StoreHarness.open`."""
         store: InMemorySessionStore[Any] = InMemorySessionStore(
             context_type,
             config=MemoryConfig(
-                max_payload_bytes=max_payload_bytes, verify=verify, require_ctx=require_ctx
+                max_payload_bytes=max_payload_bytes,
+                verify=verify,
+                require_ctx=require_ctx,
+                unknown_fields=unknown_fields,
             ),
             codec=codec,
             clock=self.clock,
+            schema_version=schema_version,
+            upgrades=upgrades,
         )
+        if beside is not None:
+            for name in _SHARED:
+                setattr(store, name, getattr(beside, name))
         self._stores.append(store)
         return await self._held(store)
 
@@ -150,6 +174,7 @@ class RedisHarness(_Harness):
         )
         self.client: Final = RedisClient(self.config)
         self._indexes: Final = f"{self.config.namespace}:waits:{{"
+        self._opened: Final[list[RedisSessionStore[Any]]] = []  # Any: as in `StoreHarness`
 
     @override
     async def __aexit__(
@@ -172,15 +197,25 @@ class RedisHarness(_Harness):
         max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES,
         verify: bool = True,
         require_ctx: bool = False,
+        unknown_fields: OnUnknown = "keep",
+        schema_version: int | None = None,
+        upgrades: Upgrades | None = None,
+        beside: AsyncSessionStore[Any] | None = None,
     ) -> AsyncSessionStore[Any]:
         """Return an open store, as :meth:`StoreHarness.open`."""
+        del beside  # all stores of the namespace share their sessions
         config = msgspec.structs.replace(
             self.config,
             max_payload_bytes=max_payload_bytes,
             verify=verify,
             require_ctx=require_ctx,
+            unknown_fields=unknown_fields,
         )
-        return await self._held(RedisSessionStore(config, context_type, codec=codec))
+        store = RedisSessionStore(
+            config, context_type, codec=codec, schema_version=schema_version, upgrades=upgrades
+        )
+        self._opened.append(store)
+        return await self._held(store)
 
     async def advance(self, secs: float) -> None:
         """Advance time, as :meth:`StoreHarness.advance`."""
@@ -190,6 +225,8 @@ class RedisHarness(_Harness):
                 await self.client.read("EVAL", _AGE, 1, name, round(secs * 1000), key=name)
         elif names:
             await self.client.read("EVAL", _AGE, len(names), *names, round(secs * 1000))
+        for store in self._opened:  # their clocks do not advance
+            store.inbox_backend().passes.restart()
 
     async def forget_indexes(self) -> None:
         """Lose the indexes, as :meth:`StoreHarness.forget_indexes`."""
@@ -240,7 +277,7 @@ class RedisHarness(_Harness):
 # * A hash with a lease and queue positions is a lock.
 # * A mailbox, a group of workers, or the timers that are taken, are known by their names.
 # * A sorted set is the queue of a lock, or is sorted by time.
-# * A list holds messages, which begin with a time.
+# * A list holds messages, which begin with a time. Their headers are a hash known by its name.
 #
 # Numbers that name a claim, a grant, a ticket, a registration or a turn stay, because only their
 # order counts.
@@ -268,6 +305,8 @@ for _, name in ipairs(KEYS) do
     end
   elseif redis.call('TYPE', name).ok == 'string' then
     -- The text of a generation stays, and its lifetime is shortened below.
+  elseif string.sub(name, -8) == ':headers' then
+    -- texts without a time
   elseif string.find(name, '}:inbox$') then
     for _, field in ipairs({'lease', 'rest', 'start'}) do
       local ends = redis.call('HGET', name, field)

@@ -13,12 +13,20 @@ from .._core import tenancy
 from .._validation import check_user, require_clean_text, ttl_to_ms
 from ..abc.waits import WaitOwner
 from ..errors import InvalidInputError
-from ..model import C, ReplyScope, Session, TenantCtx
+from ..model import C, ReplyScope, Session, SessionMeta, TenantCtx
 
 if TYPE_CHECKING:
     from .index import WaitAddress
 
-__all__ = ["digest_of_attempt", "digest_of_event", "hash_of", "owner_of", "presenting", "with_ttl"]
+__all__ = [
+    "digest_of_attempt",
+    "digest_of_event",
+    "hash_of",
+    "owner_of",
+    "presenting",
+    "with_ttl",
+    "with_user",
+]
 
 _MAX_ID_CHARS: Final = 512
 
@@ -69,6 +77,14 @@ def with_ttl(session: Session[C], ttl: timedelta | float | None) -> Session[C]:
     if not isinstance(cast("object", session), Session):
         raise InvalidInputError("session", f"expected Session, got {type(session).__name__}")
     return replace(session, ttl_secs=secs)
+
+
+def with_user(session: Session[C], user_id: str) -> Session[C]:
+    """Return the session, with the user if its meta has none."""
+    meta = cast("object", getattr(session, "meta", None))
+    if not isinstance(meta, SessionMeta) or meta.user_id is not None:
+        return session  # the encoder refuses what is not a session
+    return replace(session, meta=replace(meta, user_id=user_id))
 
 
 def digest_of_event(address: WaitAddress, event_id: str | None) -> str:

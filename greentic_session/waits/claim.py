@@ -16,7 +16,7 @@ from .arguments import hash_of, with_ttl
 from .index import WaitAddress, WaitIndex
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from .._core.encoding import SessionEncoder
     from ..abc.waits import EventMemory, WaitBackend, WaitOutcome
@@ -43,6 +43,8 @@ class ClaimTerms(NamedTuple):
     :ivar event: digest of the event, empty for none.
     :ivar lease_ms: length of the lease, in milliseconds.
     :ivar sent_at: time at which the claim was sent, on the event loop's clock.
+    :ivar scope: the reply scope where the session waited.
+    :ivar collect: admits the early events of a reply scope, after a session was registered there.
     """
 
     backend: WaitBackend
@@ -54,6 +56,8 @@ class ClaimTerms(NamedTuple):
     event: str
     lease_ms: int
     sent_at: float
+    scope: ReplyScope
+    collect: Callable[[ReplyScope], Awaitable[None]]
 
 
 @final
@@ -151,11 +155,16 @@ class Claim(LeaseHandle, Generic[C]):
     ) -> Cas:
         """Write the session and pause it again, under the same reply scope or another.
 
+        If the registry has an inbox, its early events for the reply scope are then collected, as
+        after :meth:`WaitRegistry.register_wait`.
+
         :param session: the new state, under the same key.
         :param scope: the reply scope of the next reply. ``None`` keeps the current one. Another
             session that waits there is superseded.
         :param ttl: the session's new lifetime, as in :meth:`WaitRegistry.register_wait`.
         :returns: the new token.
+        :raises InboxFullError: the session waits. Its mailbox is full, and other early events stay
+            stored.
         :raises: as :meth:`complete`.
         """
         self._require_held()
@@ -187,6 +196,7 @@ class Claim(LeaseHandle, Generic[C]):
             outcome = await index.enter(address, encoded, write, event=self._terms.event, left=left)
             self._raise_unless_done(outcome)
             self._renewer.end("wait_again()")
+        await self._terms.collect(self._terms.scope if scope is None else scope)
         return outcome.token
 
     async def finish(self) -> None:
@@ -209,7 +219,7 @@ class Claim(LeaseHandle, Generic[C]):
         encoded, body = self._encoder.encode_with_body(session, self._check_same)
         outcome = await self._end(EndingMode.SAVE, encoded)
         self._session, self._cas = as_versioned(
-            self.key, body, outcome.token, encoded.ttl_ms, outcome.at_ms
+            self.key, body, outcome.token, encoded.ttl_ms, outcome.at_ms, unknown=session.unknown
         )
         outcome.raise_shortfall()
         return self._cas

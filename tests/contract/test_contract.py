@@ -12,6 +12,7 @@ import pytest
 from greentic_session.testing.contract import (
     AffinityContract,
     ClosingContract,
+    FlowContract,
     GenerationContract,
     InboxContract,
     LeavingContract,
@@ -60,8 +61,9 @@ class Contract(
     InboxContract,
     TimerContract,
     GenerationContract,
+    FlowContract,
 ):
-    """Sessions, waits, locks, affinity, inboxes, timers and generations."""
+    """Sessions, waits, locks, affinity, inboxes, timers, generations and flows."""
 
 
 class TestMemory(Contract):

@@ -48,6 +48,8 @@ FLOORS: dict[str, int] = {
     # Services get a store.
     "ordering": 6,
     "waits": 6,
+    # Runtimes over the services.
+    "flows": 7,
     "web": 7,
     # No other module imports these.
     "__init__": 8,
@@ -63,6 +65,9 @@ REACH: dict[str, frozenset[str]] = {
     "ordering": frozenset({*(name for name, floor in FLOORS.items() if floor <= 3), "waits"}),
     "waits": frozenset(name for name, floor in FLOORS.items() if floor <= 3),
     "web": frozenset(
+        {*(name for name, floor in FLOORS.items() if floor <= 3), "ordering", "waits"}
+    ),
+    "flows": frozenset(
         {*(name for name, floor in FLOORS.items() if floor <= 3), "ordering", "waits"}
     ),
 }

@@ -87,12 +87,12 @@ def bot_of(
     worker: ModuleType, store: AsyncSessionStore[Any], gateway: Any, attempts: int = 5
 ) -> Any:
     inbox = SessionInbox(store, worker.TENANT, attempts=attempts, retry_delay=0.001)
-    return worker.Bot(inbox, gateway)
+    return worker.Bot(store, inbox, gateway)
 
 
 async def run(worker: ModuleType, bot: Any, updates: list[Any]) -> str:
     async with bot.working(4):
-        report: str = await worker.run(bot.inbox, bot.gateway, updates)
+        report: str = await worker.run(bot, updates)
     return report
 
 
@@ -109,7 +109,7 @@ async def hear(worker: ModuleType, bot: Any, *conversation: Any) -> None:
 def test_worker_stopped_at_every_reply(worker: ModuleType, after_sending: bool) -> None:
     expected = output_of("telegram_worker.py")
     updates = recorded_updates(worker)
-    gateway = MortalGateway(worker.Gateway(), after_sending=after_sending)
+    gateway = MortalGateway(worker.telegram.Gateway(), after_sending=after_sending)
 
     async def live_again_until_done() -> str:
         async with create_session_store("memory://", context_type=worker.Onboarding) as store:
@@ -132,7 +132,7 @@ def test_worker_stopped_at_every_reply(worker: ModuleType, after_sending: bool) 
 def test_same_words_in_a_later_session_are_another_reply(worker: ModuleType) -> None:
     updates = recorded_updates(worker)
     later = [msgspec.structs.replace(u, update_id=u.update_id + 1_000_000) for u in updates]
-    gateway = worker.Gateway()
+    gateway = worker.telegram.Gateway()
 
     async def run_in_new_sessions(updates: list[Any]) -> None:
         async with create_session_store("memory://", context_type=worker.Onboarding) as store:
@@ -154,10 +154,12 @@ class TestOneConversation:
 
     @staticmethod
     def said(worker: ModuleType, update_id: int, text: str) -> Any:
-        return worker.Said(update_id, worker.Chat(-5, "Garden"), worker.User(7, "Ana"), text)
+        return worker.Said(
+            update_id, worker.telegram.Chat(-5, "Garden"), worker.telegram.User(7, "Ana"), text
+        )
 
     def test_what_came_before_the_flow_is_no_answer(self, worker: ModuleType, url: str) -> None:
-        gateway = worker.Gateway()
+        gateway = worker.telegram.Gateway()
         conversation = [(1, "anyone?"), (2, "/start"), (1, "anyone?"), (3, "Ana"), (2, "/start")]
 
         async def talk() -> None:
@@ -178,7 +180,7 @@ class TestOneConversation:
         self, worker: ModuleType, url: str, attempts: int, after_sending: bool
     ) -> None:
         """Even if its update became a dead letter and is replayed after the next one."""
-        gateway = worker.Gateway()
+        gateway = worker.telegram.Gateway()
         mortal = MortalGateway(gateway, after_sending=after_sending, cut=FailureError)
         start, answer, next_answer = (
             self.said(worker, number, text)
@@ -190,7 +192,7 @@ class TestOneConversation:
                 bot = bot_of(worker, store, gateway, attempts)
                 await hear(worker, bot, start)
                 with pytest.raises(FailureError):
-                    await hear(worker, bot._replace(gateway=mortal.spent()), answer)
+                    await hear(worker, worker.Bot(store, bot.inbox, mortal.spent()), answer)
                 await hear(worker, bot, next_answer)
                 letters = [letter async for letter in bot.inbox.dead_letters()]
                 assert [letter.event_id for letter in letters] == ["2"] * (attempts == 1)
@@ -211,7 +213,7 @@ class TestOneConversation:
         """The end of one flow removes no message of the next, which was already there."""
         attempts: list[Any] = []
 
-        class CountingGateway(worker.Gateway):  # type: ignore[misc, name-defined]
+        class CountingGateway(worker.telegram.Gateway):  # type: ignore[misc, name-defined]
             def send(self, *replies: Any) -> None:
                 attempts.extend(replies)
                 super().send(*replies)
@@ -235,7 +237,7 @@ class TestOneConversation:
         assert len(attempts) == len(texts)  # no worker died, so nothing is sent again
 
     def test_start_sent_many_times_begins_one_flow(self, worker: ModuleType, url: str) -> None:
-        gateway = worker.Gateway()
+        gateway = worker.telegram.Gateway()
         start = self.said(worker, 1, "/start")
         admitted: list[Any] = []
 
@@ -257,7 +259,7 @@ class TestOneConversation:
 
 def test_repeat_mends_a_lost_index(worker: ModuleType, server: str) -> None:
     """A message that is missing from the index is found when its conversation gets another one."""
-    gateway = worker.Gateway()
+    gateway = worker.telegram.Gateway()
     socket, options = server.removeprefix("unix://").split("?")
     namespace = options.rpartition("=")[2]
     start = TestOneConversation.said(worker, 1, "/start")
@@ -280,17 +282,17 @@ def test_log_is_read_under_its_lock(
     worker: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = tmp_path / "sent.jsonl"
-    mine = worker.Sent(("key", 0, "sha"), 1, "mine")
+    mine = worker.telegram.Sent(("key", 0, "sha"), 1, "mine")
     lock = fcntl.flock
 
     def lock_after_another(file: Any, operation: int) -> None:
         assert operation == fcntl.LOCK_EX
-        another = worker.Sent(("key", 0, "sha"), 1, "another's")
+        another = worker.telegram.Sent(("key", 0, "sha"), 1, "another's")
         log.write_bytes(msgspec.json.encode(another) + b"\n")
         lock(file, operation)
 
     monkeypatch.setattr(fcntl, "flock", lock_after_another)
-    gateway = worker.Gateway(log)
+    gateway = worker.telegram.Gateway(log)
     gateway.send(mine)
     assert [sent.text for sent in gateway.sent.values()] == ["another's"]
     assert log.read_bytes().count(b"\n") == 1
@@ -298,8 +300,8 @@ def test_log_is_read_under_its_lock(
 
 def test_look_ahead_is_bounded(worker: ModuleType) -> None:
     def sequence(*ids: int) -> list[int]:
-        updates = [worker.Update(update_id) for update_id in ids]
-        return [update.update_id for update in worker.in_sequence(updates)]
+        updates = [worker.telegram.Update(update_id) for update_id in ids]
+        return [update.update_id for update in worker.telegram.in_sequence(updates)]
 
     assert sequence(3, 1, 2, 2, 5, 4, 1) == [1, 1, 2, 2, 3, 4, 5]
     assert sequence(1, 2, *range(10, 18), 3) == [1, 2, 3, *range(10, 18)]  # 4 to 9 never arrive

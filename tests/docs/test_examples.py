@@ -85,7 +85,7 @@ class Bot(example.Bot):
         live_through("ended")
 
 
-class Gateway(example.Gateway):
+class Gateway(example.telegram.Gateway):
     def send(self, *replies):
         if replies:
             live_through("saved")
@@ -94,7 +94,7 @@ class Gateway(example.Gateway):
             live_through("sent")
 
 
-example.Bot, example.Gateway = Bot, Gateway
+example.Bot, example.telegram.Gateway = Bot, Gateway
 anyio.run(example.main)
 """
 
@@ -107,6 +107,7 @@ def program(name: str | Path, *args: object, **variables: str) -> tuple[list[str
     }
     # Warnings are errors in every process too. An example must leave nothing open.
     environment |= {"PYTHONIOENCODING": "utf-8", "PYTHONWARNINGS": "error", **variables}
+    environment["PYTHONPATH"] = str(EXAMPLES)  # for programs that import an example
     return [sys.executable, str(EXAMPLES / name), *map(str, args)], environment
 
 
@@ -163,14 +164,16 @@ def imported(name: str) -> Iterator[ModuleType]:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # its structs look up their annotations there
+    sys.path.insert(0, str(EXAMPLES))  # an example may import its neighbour
     spec.loader.exec_module(module)
+    sys.path.remove(str(EXAMPLES))
     yield module
     del sys.modules[spec.name]
 
 
 def recorded_updates(worker: ModuleType) -> list[Any]:
     recorded = (EXAMPLES / "telegram_updates.jsonl").read_bytes()
-    updates: list[Any] = msgspec.json.Decoder(worker.Update).decode_lines(recorded)
+    updates: list[Any] = msgspec.json.Decoder(worker.telegram.Update).decode_lines(recorded)
     return updates
 
 

@@ -23,6 +23,7 @@ CHAT: Final = ReplyScope(conversation="chat-42")
 CHAT_HASH: Final = "f7ecd6bfcfa2b0aca9572a6eb70722dff50f63f93d2c8df9d55a23be46c4d923"
 RECORD, LOOKUP = "prod:acme:{chat%3A1}", "lookup:{chat%3A1}"
 BOX, INDEX = f"{RECORD}:inbox", "inbox:{mail.in}"
+TENANT_INDEX = f"{INDEX}:tenant:prod/acme"
 MEMBER: Final = b"prod/acme/chat:1"
 DAY_MS: Final = 86_400_000
 
@@ -68,7 +69,7 @@ async def test_a_pending_message_has_the_documented_bytes(rig: Rig) -> None:
     before = await rig.now_ms()
     await rig.admit()
     after = await rig.now_ms()
-    assert await rig.names() == sorted([BOX, f"{BOX}:mail", f"{BOX}:seen", INDEX])
+    assert await rig.names() == sorted([BOX, f"{BOX}:mail", f"{BOX}:seen", INDEX, TENANT_INDEX])
     mailbox = await rig.hash(BOX)
     assert list(mailbox) == ["posts"]
     assert re.fullmatch(r"[0-9a-f]{16}:\d+:\d+:0;", mailbox["posts"])
@@ -82,6 +83,8 @@ async def test_a_pending_message_has_the_documented_bytes(rig: Rig) -> None:
     ((member, due_at),) = await rig.read("ZRANGE", INDEX, 0, -1, "WITHSCORES")
     assert member == MEMBER
     assert before <= due_at <= after + 1
+    assert await rig.read("ZRANGE", TENANT_INDEX, 0, -1, "WITHSCORES") == [[member, due_at]]
+    assert DAY_MS - 60_000 < await rig.read("PTTL", TENANT_INDEX) <= DAY_MS
     for name in (BOX, f"{BOX}:mail", INDEX):  # messages have no expiry
         assert await rig.read("PTTL", name) == -1
 

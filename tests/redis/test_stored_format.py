@@ -126,6 +126,27 @@ async def test_what_an_earlier_release_wrote_is_read(harness: RedisHarness) -> N
     assert (await store.update_cas(BARE, found.cas)).value == 8
 
 
+class _State(msgspec.Struct):
+    step: int = 0
+
+
+async def test_a_typed_state_has_the_digest_of_its_type_and_its_version(
+    harness: RedisHarness,
+) -> None:
+    plain, raw = await harness.open(_State), Raw(harness)
+    given: Session[Any] = msgspec.structs.replace(BARE, context=_State(step=1))
+    await plain.create(given)
+    record = await raw.hash("default:acme:{k}")
+    start = BARE_BODY[:-3] + b'{"step":1},"shape":'
+    assert record["body"] == start + b'"c1ec7033aee0d041"}'
+    assert "schema" not in record
+    versioned = await harness.open(_State, schema_version=3)
+    await versioned.put(given)
+    record = await raw.hash("default:acme:{k}")
+    assert record["body"] == start + b'"8e7acf4025db5a73","schema_version":3}'
+    assert record["schema"] == b"3"
+
+
 async def test_the_ring_names_the_last_writes(harness: RedisHarness) -> None:
     store, raw = await harness.open(), Raw(harness)
     cas = await store.create(BARE)

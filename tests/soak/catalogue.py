@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from . import crashes as deaths
-from . import failovers, histories, web
+from . import deploys, failovers, histories, web
 from . import fifo as mail
 from . import leaks as leftovers
 from . import network as lines
@@ -40,6 +40,8 @@ RUNS: Final[dict[str, Run]] = {
     "failovers-cluster": Run(200, "failovers", failovers.with_cluster),
     "resumes": Run(100_000, "waits", deaths.resumes),
     "beginnings": Run(1_000, "sessions that 64 racers begin", deaths.beginnings),
+    "deploys-keep": Run(10_000, "writes of two releases", deploys.keeping),
+    "deploys-refuse": Run(10_000, "writes of two releases", deploys.refusing),
     "fifo": Run(1_000_000, "messages", mail.fifo),
     "leftovers-memory": Run(100_000, "lives", leftovers.in_memory),
     "leftovers-valkey": Run(100_000, "lives", leftovers.on_valkey),

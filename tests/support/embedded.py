@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from greentic_session import AsyncSessionStore
+    from greentic_session._core.evolution import Upgrades
+    from greentic_session.config.backends import OnUnknown
 
 CTX: Final = TenantCtx(tenant_id="acme")
 KEY: Final = SessionKey("conversation")
@@ -170,14 +172,26 @@ class EmbeddedHarness(AsyncExitStack):
         max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES,
         verify: bool = True,
         require_ctx: bool = False,
+        unknown_fields: OnUnknown = "keep",
+        schema_version: int | None = None,
+        upgrades: Upgrades | None = None,
+        beside: AsyncSessionStore[Any] | None = None,
     ) -> AsyncSessionStore[Any]:
+        del beside
         config = msgspec.structs.replace(
             self._config,
             max_payload_bytes=max_payload_bytes,
             verify=verify,
             require_ctx=require_ctx,
         )
-        store = create_session_store(config, context_type=context_type, codec=codec)
+        store = create_session_store(
+            config,
+            context_type=context_type,
+            codec=codec,
+            unknown_fields=unknown_fields,
+            schema_version=schema_version,
+            upgrades=upgrades,
+        )
         return await self.enter_async_context(store)
 
 

@@ -31,6 +31,7 @@ MODULES: Final = (
     "greentic_session.keys",
     "greentic_session.memory",
     "greentic_session.model",
+    "greentic_session.flows",
     "greentic_session.ordering",
     "greentic_session.redis",
     "greentic_session.schema",

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from ...abc.fencing import Fenced, LeaseRef
     from ...abc.records import AllowedOwners, EncodedSession, Outcome, Record
     from ...codec import CodecFactory
+    from ...config.backends import OnUnknown
     from ...model import SessionKey, Versioned
+    from ..evolution import Upgrades
 
 __all__ = ["VerbBase"]
 
@@ -36,12 +38,23 @@ class VerbBase(StoreLifetime, Generic[C]):
         verify: bool,
         close_secs: timedelta | float,
         require_ctx: bool,
+        unknown_fields: OnUnknown,
+        schema_version: int | None,
+        upgrades: Upgrades | None,
     ) -> None:
         super().__init__(close_secs)
         require_bool(require_ctx, "require_ctx")
         self._requires_ctx: Final = require_ctx
         self.context_type: Final = context_type
-        self.encoder: Final = SessionEncoder(context_type, codec, max_payload_bytes, verify=verify)
+        self.encoder: Final = SessionEncoder(
+            context_type,
+            codec,
+            max_payload_bytes,
+            verify=verify,
+            unknown_fields=unknown_fields,
+            schema_version=schema_version,
+            upgrades=upgrades,
+        )
 
     def _opened(
         self, key: SessionKey, record: Record, allowed: AllowedOwners | None

@@ -154,7 +154,7 @@ class MutatingVerbs(VerbBase[C]):
         if outcome.verdict is Verdict.CONFLICT:
             return Conflict(scope, found.cas, outcome.token)
         cas = self._token(key, outcome)
-        return as_versioned(key, body, cas, encoded.ttl_ms, outcome.at_ms)
+        return as_versioned(key, body, cas, encoded.ttl_ms, outcome.at_ms, unknown=changed.unknown)
 
     async def _find(
         self, key: SessionKey, ctx: TenantCtx | None, until: float | None
@@ -179,7 +179,9 @@ class MutatingVerbs(VerbBase[C]):
         if outcome.verdict is Verdict.EXISTS:
             return Conflict(encoded.scope, Cas.none(), outcome.token)
         cas = self._token(encoded.key, outcome)
-        return as_versioned(made.key, body, cas, encoded.ttl_ms, outcome.at_ms)
+        return as_versioned(
+            made.key, body, cas, encoded.ttl_ms, outcome.at_ms, unknown=made.unknown
+        )
 
     async def _try_delete(
         self, scope: str, key: SessionKey, record: Record, cas: Cas, until: float | None

@@ -35,8 +35,8 @@ class EarlyEvents:
     :param queue: address of the events.
     :param limit: how many events are stored, and for how long.
     :param find_wait: returns the key of the session that waits there.
-    :param admit: adds a message at the end of a mailbox. It gets the mailbox, the event id and the
-        payload.
+    :param admit: adds a message at the end of a mailbox. It gets the mailbox, the event id, the
+        payload and the headers.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class EarlyEvents:
         limit: EventMemory,
         *,
         find_wait: Callable[[], Awaitable[SessionKey | None]],
-        admit: Callable[[MailboxRef, str, bytes], Awaitable[Admitted]],
+        admit: Callable[[MailboxRef, str, bytes, bytes], Awaitable[Admitted]],
     ) -> None:
         self._backend: Final = backend
         self._queue: Final = queue
@@ -54,7 +54,9 @@ class EarlyEvents:
         self._find_wait: Final = find_wait
         self._admit: Final = admit
 
-    async def store_and_move(self, event_id: str, payload: bytes) -> tuple[bool, Moved]:
+    async def store_and_move(
+        self, event_id: str, payload: bytes, headers: bytes
+    ) -> tuple[bool, Moved]:
         """Store an event, and move the events of the queue.
 
         :returns: whether the queue had room, and the result of :meth:`move`.
@@ -65,7 +67,7 @@ class EarlyEvents:
         has_room = True
         try:
             outcome = await self._backend.call().store_early(
-                self._queue, event_id, payload, self._limit
+                self._queue, event_id, payload, self._limit, headers
             )
         except DurabilityError as error:  # the event is stored, and a session may wait for it
             shortfall = error
@@ -116,7 +118,9 @@ class EarlyEvents:
                     continue
                 mailbox = MailboxRef(queue.wait_owner.scope, assigned_key)
                 try:
-                    admitted = await self._admit(mailbox, message.event_id, message.payload)
+                    admitted = await self._admit(
+                        mailbox, message.event_id, message.payload, message.headers
+                    )
                 except InboxFullError:
                     if assigned_key == key:
                         raise

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Final, Generic, cast, final, overload
+from typing import TYPE_CHECKING, Final, Generic, Literal, cast, final, overload
 
 import anyio
 
 from ..._core import tenancy
-from ..._core.leases import RELEASE_SECS
-from ..._core.tasks import run_to_completion
 from ..._validation import (
     check_identifier,
     check_key,
@@ -22,7 +20,6 @@ from ..._validation import (
 )
 from ...abc.inbox import (
     EarlyEventQueue,
-    GrantedTurn,
     MailboxRef,
     NewMessage,
     SupportsInbox,
@@ -31,14 +28,13 @@ from ...abc.inbox import (
 from ...abc.records import Verdict, error_for
 from ...abc.waits import EventMemory
 from ...errors import (
-    DecodeError,
     InboxFullError,
     InvalidInputError,
-    LeaseLostError,
     PayloadTooLargeError,
-    SessionError,
+    TenantMismatchError,
 )
 from ...model import C, SessionKey
+from ...scoped import unscoped
 from ...store import AsyncSessionStore
 from ...waits import WaitRegistry
 from ...waits.arguments import hash_of, owner_of, presenting
@@ -52,24 +48,25 @@ from .messages import (
     InboxStatistics,
     check_limits,
     dead_letter_of,
+    encode_headers,
     require_bytes,
     stored_dead_letter_of,
 )
+from .taking import TurnTaker
 from .turn import InboxTurn, TurnTerms
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Mapping
     from contextlib import AbstractAsyncContextManager
     from datetime import timedelta
 
-    from ...abc.inbox import InboxBackend
+    from ...abc.inbox import InboxBackend, StoredDeadLetter
     from ...abc.records import AllowedOwners
     from ...model import ReplyScope, TenantCtx
+    from ...scoped import ScopedSessionStore
 
 __all__ = ["SessionInbox"]
 
-_POLL_SECS: Final = 30.0
-"""Limit on the sleep of a waiting worker, because a notification may be lost."""
 _MAX_WORKER_CHARS: Final = 128
 _MOST_MAIL: Final = 10_000
 
@@ -90,8 +87,12 @@ class SessionInbox(Generic[C]):
     * Sessions take turns. The one that has been due for longest is next.
 
     The caller opens and closes the store. Any number of inboxes, in any number of processes, may
-    share a name on one backend. One inbox serves any number of tenants, if ``admit`` gets their
-    ``ctx``. A session has one mailbox for all inboxes, so admit all its messages by one inbox.
+    share a name on one backend. An inbox serves the tenant of its caller. With ``tenants="all"`` it
+    serves any number of tenants, if ``admit`` gets their ``ctx``. Inboxes of several tenants may
+    share a name, and do not delay each other. A session has one mailbox for all inboxes, so admit
+    all its messages by one inbox.
+
+    A ``ctx`` or a dead letter of another tenant raises :class:`TenantMismatchError` before any I/O.
 
     Any verb may raise :class:`InvalidInputError` (before any I/O) and
     :class:`StoreUnavailableError` (nothing written). A verb that writes may also raise
@@ -99,8 +100,10 @@ class SessionInbox(Generic[C]):
     :class:`DurabilityError`: written, so a message was admitted, now or before. Repeat
     :meth:`admit`, :meth:`deliver` and :meth:`collect` after each of these errors.
 
-    :param store: a store whose backend has inboxes, as all stores of this library do.
-    :param ctx: the caller that admits messages.
+    :param store: a store whose backend has inboxes, as all stores of this library do. With a scoped
+        view, each ``ctx`` must be of the view's caller. If that caller has no user, it may be one
+        of its users. Only a caller without team and user may take turns and read dead letters.
+    :param ctx: the caller that admits messages. ``None`` is the caller of the scoped view.
     :param name: name of the inbox: 1 to 128 of ``A-Z a-z 0-9 . _ -``.
     :param lease: how long a turn stays with a worker that died. A :class:`datetime.timedelta` or
         seconds to 1 ms.
@@ -109,12 +112,13 @@ class SessionInbox(Generic[C]):
         with each further failure, up to a minute.
     :param limits: limits on what is stored, and for how long.
     :param waits: the registry that :meth:`deliver` uses. ``None`` makes one on ``store``.
+    :param tenants: ``"own"`` serves the tenant of the caller, ``"all"`` each tenant.
     """
 
     def __init__(
         self,
-        store: AsyncSessionStore[C],
-        ctx: TenantCtx,
+        store: AsyncSessionStore[C] | ScopedSessionStore[C],
+        ctx: TenantCtx | None = None,
         *,
         name: str = "inbox",
         lease: timedelta | float = 30.0,
@@ -122,7 +126,9 @@ class SessionInbox(Generic[C]):
         retry_delay: timedelta | float = 1.0,
         limits: InboxLimits | None = None,
         waits: WaitRegistry[C] | None = None,
+        tenants: Literal["own", "all"] = "own",
     ) -> None:
+        store, bound = unscoped(store)
         given = cast("object", store)
         if not isinstance(given, AsyncSessionStore) or not isinstance(given, SupportsInbox):
             raise InvalidInputError("store", f"{type(store).__name__} does not support inboxes")
@@ -132,9 +138,17 @@ class SessionInbox(Generic[C]):
         if not isinstance(cast("object", limits), InboxLimits):
             raise InvalidInputError("limits", f"expected InboxLimits, got {type(limits).__name__}")
         require_int(attempts, "attempts", 1, 1000)
-        tenancy.allowed_owners_of(ctx)
+        if tenants not in ("own", "all"):
+            raise InvalidInputError("tenants", "expected 'own' or 'all'")
+        if tenants == "all" and bound is not None:
+            raise InvalidInputError("tenants", "a scoped view serves its own tenant only")
+        caller = cast("TenantCtx", bound if ctx is None else ctx)
+        scope = tenancy.scope_of(caller)
+        tenancy.check_presents(bound, caller)
         self._store: Final = store
-        self._ctx: Final = ctx
+        self._bound: Final = bound
+        self._ctx: Final = caller
+        self._scope: Final = "" if tenants == "all" else scope
         self._name: Final = check_identifier(name, "name")
         check_limits(limits)
         self._limits: Final = limits
@@ -142,6 +156,7 @@ class SessionInbox(Generic[C]):
             limits.events, duration_to_ms(limits.events_ttl_secs, "events_ttl_secs")
         )
         self._dead_ms: Final = duration_to_ms(limits.dead_ttl_secs, "dead_ttl_secs")
+        self._headers_memory: Final = EventMemory(limits.mail + limits.dead_letters, self._dead_ms)
         self._early: Final = EventMemory(
             limits.early, duration_to_ms(limits.early_ttl_secs, "early_ttl_secs")
         )
@@ -155,12 +170,18 @@ class SessionInbox(Generic[C]):
             backoff_ms=duration_to_ms(retry_delay, "retry_delay"),
         )
         self._waits: Final[WaitRegistry[C]] = WaitRegistry(store) if waits is None else waits
-        self._turns = self._dropped = 0
+        self._taker: Final = TurnTaker(self._terms, store.check_open)
 
     # --- admitting ---------------------------------------------------------------------------
 
     async def admit(
-        self, key: SessionKey, event_id: str, payload: bytes, *, ctx: TenantCtx | None = None
+        self,
+        key: SessionKey,
+        event_id: str,
+        payload: bytes,
+        *,
+        ctx: TenantCtx | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> Admitted:
         """Add a message at the end of a session's mailbox, unless its event is known.
 
@@ -171,7 +192,9 @@ class SessionInbox(Generic[C]):
         :param key: the session's key.
         :param event_id: the channel's id of the event, 1 to 512 characters.
         :param payload: opaque bytes.
-        :param ctx: the caller. ``None`` is the caller of the inbox.
+        :param ctx: the caller. ``None`` is the caller of the inbox. Its ``attributes`` travel with
+            the message.
+        :param headers: texts that travel with the message, for example ``traceparent``.
         :raises PayloadTooLargeError: the payload is over ``payload_bytes`` of the limits.
         :raises InboxFullError: the mailbox has reached its limit of messages.
         :raises TenantMismatchError: a live session of another team or user has the key.
@@ -180,11 +203,19 @@ class SessionInbox(Generic[C]):
         key = check_key(key)
         event_id = require_clean_text(event_id, "event_id", MAX_ID_CHARS)
         payload = self._fitting(payload)
-        scope, allowed = tenancy.allowed_owners_of(self._ctx if ctx is None else ctx)
-        return await self._admit(allowed, MailboxRef(scope, key), event_id, payload)
+        ctx = self._ctx if ctx is None else ctx
+        scope, allowed = tenancy.allowed_owners_of(ctx)
+        self._check_caller(ctx, key)
+        encoded = self._headers(ctx, headers)
+        return await self._admit(allowed, MailboxRef(scope, key), event_id, payload, encoded)
 
     async def _admit(
-        self, allowed: AllowedOwners, mailbox: MailboxRef, event_id: str, payload: bytes
+        self,
+        allowed: AllowedOwners,
+        mailbox: MailboxRef,
+        event_id: str,
+        payload: bytes,
+        headers: bytes,
     ) -> Admitted:
         limits = self._limits
         message = NewMessage(
@@ -195,6 +226,8 @@ class SessionInbox(Generic[C]):
             payload=payload,
             most=limits.mail,
             events=self._events,
+            headers=headers,
+            headers_memory=self._headers_memory if headers else None,
         )
         outcome = await self._backend.call().enqueue(message)
         if outcome.verdict is Verdict.FULL:
@@ -258,6 +291,7 @@ class SessionInbox(Generic[C]):
         self, worker: str, most: int, wait: timedelta | float | None
     ) -> AsyncGenerator[InboxTurn[C] | None]:
         self._store.check_open()
+        self._check_serves()
         worker = require_clean_text(worker, "worker", _MAX_WORKER_CHARS)
         require_int(most, "most", 1, _MOST_MAIL)
         ends_at = math.inf
@@ -272,71 +306,14 @@ class SessionInbox(Generic[C]):
             attempts=terms.attempts,
             dead_ms=self._dead_ms,
             dead_most=self._limits.dead_letters,
+            scope=self._scope,
         )
-        turn = await self._next(request, ends_at)
+        turn = await self._taker.next(request, ends_at)
         if turn is None:
             yield None
             return
         async with turn.auto_renew():
             yield turn
-
-    async def _next(self, request: TakeRequest, ends_at: float) -> InboxTurn[C] | None:
-        backend = self._backend
-        turn, due_secs = await self._poll(request)
-        if turn is not None or anyio.current_time() >= ends_at:
-            return turn
-        async with backend.subscribe(self._name) as subscription:
-            while True:
-                left_secs = ends_at - anyio.current_time()
-                if turn is not None or left_secs <= 0:
-                    return turn
-                await subscription.wait(min(left_secs, _POLL_SECS), due_secs)
-                self._store.check_open()
-                turn, due_secs = await self._poll(request)
-
-    async def _poll(self, request: TakeRequest) -> tuple[InboxTurn[C] | None, float]:
-        """Return a turn if there is one now, and the seconds until the next poll."""
-        while True:
-            sent_at = anyio.current_time()
-            taken = await self._backend.call().take(request)
-            self._dropped += taken.dropped
-            if isinstance(taken, GrantedTurn):
-                turn = await self._accept(taken, sent_at)
-                if turn is not None:
-                    return turn, 0
-                continue
-            if taken.due_secs is None:
-                return None, _POLL_SECS
-            if taken.due_secs > 0:
-                return None, min(taken.due_secs, _POLL_SECS)
-
-    async def _accept(self, taken: GrantedTurn, sent_at: float) -> InboxTurn[C] | None:
-        """Return the turn, ``None`` if another worker may have had it before the reply came."""
-        try:
-            turn = InboxTurn(self._terms, taken, sent_at)
-        except DecodeError:
-            backoff_ms = self._terms.backoff_after(taken.attempt)
-            with suppress(SessionError):  # without a release, the turn ends with its lease
-                await self._backend.call().release(taken.ref, backoff_ms)
-            raise
-        if anyio.current_time() >= sent_at + taken.left_ms / 1000:
-            # A grant may wait for replicas for longer than its lease. Then another worker may have
-            # handled the messages.
-            try:
-                await turn.renew()
-            except LeaseLostError:
-                return None
-            except (SessionError, anyio.get_cancelled_exc_class()):
-                await run_to_completion(
-                    partial(self._give_back, taken), "greentic_session late turn", RELEASE_SECS
-                )
-                raise
-        self._turns += 1
-        return turn
-
-    async def _give_back(self, taken: GrantedTurn) -> None:
-        with suppress(SessionError):  # without a release, the turn ends with its lease
-            await self._backend.call().release(taken.ref, None)
 
     async def depth(self) -> InboxDepth:
         """Return how many sessions have messages or a held turn.
@@ -344,12 +321,13 @@ class SessionInbox(Generic[C]):
         The numbers are for operators, and may be stale.
         """
         self._store.check_open()
-        sessions, due = await self._backend.call().size(self._name)
+        self._check_serves()
+        sessions, due = await self._backend.call().size(self._name, self._scope)
         return InboxDepth(sessions=sessions, due=due)
 
     def statistics(self) -> InboxStatistics:
         """Return counters of this object, without I/O."""
-        return InboxStatistics(turns=self._turns, dropped_dead_letters=self._dropped)
+        return InboxStatistics(turns=self._taker.turns, dropped_dead_letters=self._taker.dropped)
 
     # --- dead letters ------------------------------------------------------------------------
 
@@ -366,9 +344,12 @@ class SessionInbox(Generic[C]):
         :raises DecodeError: a stored dead letter was not written by this library.
         """
         position: object | None = None
+        self._check_serves()
         while True:
             self._store.check_open()
-            found, position = await self._backend.dead_letters(self._name, self._dead_ms, position)
+            found, position = await self._backend.dead_letters(
+                self._name, self._scope, self._dead_ms, position
+            )
             for mail in found:
                 yield dead_letter_of(mail)
             if position is None:
@@ -383,7 +364,7 @@ class SessionInbox(Generic[C]):
         :raises InboxFullError: the mailbox has reached its limit of messages.
         """
         self._store.check_open()
-        mail = stored_dead_letter_of(letter)
+        mail = self._stored(letter)
         limits = self._limits
         outcome = await self._backend.call().replay(self._name, mail, self._dead_ms, limits.mail)
         if outcome.verdict is Verdict.FULL:
@@ -398,7 +379,7 @@ class SessionInbox(Generic[C]):
         :returns: ``False`` if it is no longer a dead letter.
         """
         self._store.check_open()
-        mail = stored_dead_letter_of(letter)
+        mail = self._stored(letter)
         return await self._backend.call().discard(mail)
 
     # --- early events ------------------------------------------------------------------------
@@ -410,6 +391,8 @@ class SessionInbox(Generic[C]):
         scope: ReplyScope,
         event_id: str,
         payload: bytes,
+        *,
+        headers: Mapping[str, str] | None = None,
     ) -> Admitted | None:
         """Admit an event for the session that waits under a reply scope, or store it as early.
 
@@ -427,6 +410,7 @@ class SessionInbox(Generic[C]):
         :param scope: the reply scope.
         :param event_id: as in :meth:`admit`.
         :param payload: as in :meth:`admit`.
+        :param headers: as in :meth:`admit`.
         :returns: ``None`` if the event is stored as early, or if another call has just admitted it.
         :raises PayloadTooLargeError: as :meth:`admit`.
         :raises InboxFullError: the early events have reached their limit, and no session waits. Or
@@ -436,10 +420,10 @@ class SessionInbox(Generic[C]):
         self._store.check_open()
         early = self._early_events(ctx, user_id, scope)
         event_id = require_clean_text(event_id, "event_id", MAX_ID_CHARS)
-        payload = self._fitting(payload)
-        has_room, moved = await early.store_and_move(event_id, payload)
+        payload, encoded = self._fitting(payload), self._headers(ctx, headers)
+        has_room, moved = await early.store_and_move(event_id, payload, encoded)
         if not has_room and moved:  # a session waits by now, so the earlier events were admitted
-            has_room, moved = await early.store_and_move(event_id, payload)
+            has_room, moved = await early.store_and_move(event_id, payload, encoded)
         if not has_room:
             raise InboxFullError(self._limits.early)
         return moved[event_id][1] if event_id in moved else None
@@ -459,7 +443,9 @@ class SessionInbox(Generic[C]):
     # --- shared steps ------------------------------------------------------------------------
 
     def _early_events(self, ctx: TenantCtx, user_id: str, scope: ReplyScope) -> EarlyEvents:
-        _, allowed = tenancy.allowed_owners_of(presenting(ctx, user_id))
+        caller = presenting(ctx, user_id)
+        _, allowed = tenancy.allowed_owners_of(caller)
+        self._check_caller(caller)
         return EarlyEvents(
             self._backend,
             EarlyEventQueue(owner_of(ctx, user_id), hash_of(scope)),
@@ -467,6 +453,31 @@ class SessionInbox(Generic[C]):
             find_wait=partial(self._waits.find_wait_by_scope, ctx, user_id, scope),
             admit=partial(self._admit, allowed),
         )
+
+    def _check_caller(self, ctx: TenantCtx, key: str = "") -> None:
+        """Check that this inbox serves a caller."""
+        tenancy.check_presents(self._bound, ctx, key)
+        if self._scope not in ("", tenancy.scope_of(ctx)):
+            raise TenantMismatchError(key)
+
+    def _check_serves(self) -> None:
+        """Check that the caller of the scoped view stands for its whole tenant."""
+        bound = self._bound
+        if bound is not None and (bound.team_id, bound.user_id) != (None, None):
+            raise TenantMismatchError("")
+
+    def _stored(self, letter: DeadLetter) -> StoredDeadLetter:
+        stored = stored_dead_letter_of(letter)
+        self._check_serves()
+        if self._scope not in ("", stored.mailbox.scope):
+            raise TenantMismatchError(letter.key)
+        return stored
+
+    def _headers(self, ctx: TenantCtx, headers: Mapping[str, str] | None) -> bytes:
+        encoded = encode_headers(ctx, headers)
+        if len(encoded) > self._limits.payload_bytes:
+            raise PayloadTooLargeError(len(encoded), self._limits.payload_bytes, "headers")
+        return encoded
 
     def _fitting(self, payload: bytes) -> bytes:
         size = len(require_bytes(payload))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Final, cast
 
@@ -31,6 +32,7 @@ __all__ = [
     "Mail",
     "check_limits",
     "dead_letter_of",
+    "encode_headers",
     "message_of",
     "require_bytes",
     "stored_dead_letter_of",
@@ -103,9 +105,10 @@ class Admitted(msgspec.Struct, frozen=True, kw_only=True):
 class Mail(msgspec.Struct, frozen=True, kw_only=True):
     """A message in a turn.
 
-    :ivar ctx: the caller that admitted it, without attributes.
+    :ivar ctx: the caller that admitted it.
     :ivar event_id: id of the event, as given by that caller.
     :ivar payload: the bytes that were admitted.
+    :ivar headers: the headers that were admitted.
     :ivar admitted_at: time of admission, aware UTC, by the store's clock.
     :ivar attempt: number of this attempt at the message as the head of its mailbox, from 1. For
         messages behind the head it is 1.
@@ -116,6 +119,7 @@ class Mail(msgspec.Struct, frozen=True, kw_only=True):
     payload: bytes
     admitted_at: datetime
     attempt: int
+    headers: dict[str, str] = {}
 
     def __repr__(self) -> str:
         """Return everything but the payload, because it is private."""
@@ -131,10 +135,11 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     The check fails if the message was admitted before the session was created, and its caller may
     not act on that session.
 
-    :ivar ctx: the caller that admitted it, without attributes.
+    :ivar ctx: the caller that admitted it.
     :ivar key: key of its session.
     :ivar event_id: id of the event, as given by that caller.
     :ivar payload: the bytes that were admitted.
+    :ivar headers: the headers that were admitted.
     :ivar admitted_at: time of admission, aware UTC, by the store's clock.
     :ivar died_at: time at which it became a dead letter, in the same form.
     :ivar attempts: how many attempts it had, 0 if it failed the access check.
@@ -147,6 +152,7 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     admitted_at: datetime
     died_at: datetime
     attempts: int
+    headers: dict[str, str] = {}
 
     def __repr__(self) -> str:
         """Return everything but the payload, because it is private."""
@@ -183,10 +189,57 @@ class InboxStatistics(msgspec.Struct, frozen=True, kw_only=True):
     dropped_dead_letters: int = 0
 
 
+class _Headers(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The headers of a message as stored.
+
+    :ivar headers: the headers.
+    :ivar attributes: the attributes of the caller.
+    """
+
+    headers: dict[str, str] = {}
+    attributes: dict[str, str] = {}
+
+
+_ENCODER: Final = msgspec.json.Encoder(order="sorted")
+_DECODER: Final = msgspec.json.Decoder(_Headers)
+
+
+def encode_headers(ctx: TenantCtx, headers: Mapping[str, str] | None) -> bytes:
+    """Return headers and the caller's attributes as stored, empty for none.
+
+    :raises InvalidInputError: naming ``headers`` or ``ctx``.
+    """
+    if not headers and not ctx.attributes:
+        return b""
+    for field, texts in (("headers", headers or {}), ("ctx", ctx.attributes)):
+        given = cast("object", texts)
+        if not isinstance(given, Mapping) or not all(
+            type(name) is str and type(text) is str for name, text in texts.items()
+        ):
+            raise InvalidInputError(field, "expected a mapping of str to str")
+    try:
+        return _ENCODER.encode(_Headers(dict(headers or {}), dict(ctx.attributes)))
+    except UnicodeEncodeError:
+        raise InvalidInputError("headers", "contain a lone surrogate") from None
+
+
+def _decode_headers(ctx: TenantCtx, stored: bytes) -> tuple[TenantCtx, dict[str, str]]:
+    """Return the caller with its attributes, and the headers of its message."""
+    if not stored:
+        return ctx, {}
+    try:
+        found = _DECODER.decode(stored)
+    except msgspec.MsgspecError:  # not of this library. The message is worth more than its headers
+        return ctx, {}
+    return msgspec.structs.replace(ctx, attributes=found.attributes), found.headers
+
+
 def message_of(scope: str, message: StoredMessage, attempt: int) -> Mail:
     """Return a stored message as its worker sees it."""
+    ctx, headers = _decode_headers(tenancy.ctx_of(scope, message.owner), message.headers)
     return Mail(
-        ctx=tenancy.ctx_of(scope, message.owner),
+        ctx=ctx,
+        headers=headers,
         event_id=message.event_id,
         payload=message.payload,
         admitted_at=datetime_of(message.at_ms),
@@ -196,8 +249,11 @@ def message_of(scope: str, message: StoredMessage, attempt: int) -> Mail:
 
 def dead_letter_of(mail: StoredDeadLetter) -> DeadLetter:
     """Return a stored dead letter as an operator sees it."""
+    sender = tenancy.ctx_of(mail.mailbox.scope, mail.message.owner)
+    ctx, headers = _decode_headers(sender, mail.message.headers)
     return DeadLetter(
-        ctx=tenancy.ctx_of(mail.mailbox.scope, mail.message.owner),
+        ctx=ctx,
+        headers=headers,
         key=mail.mailbox.key,
         event_id=mail.message.event_id,
         payload=mail.message.payload,
@@ -231,6 +287,7 @@ def stored_dead_letter_of(letter: DeadLetter) -> StoredDeadLetter:
             payload=letter.payload,
             at_ms=ms_of(letter.admitted_at),
             owner=sender.owner,
+            headers=encode_headers(letter.ctx, letter.headers),
         ),
         died_ms=ms_of(letter.died_at),
         attempts=letter.attempts,

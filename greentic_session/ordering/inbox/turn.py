@@ -266,7 +266,7 @@ class InboxTurn(LeaseHandle, Generic[C]):
         encoded, body = self._terms.encoder.encode_with_body(session, self._check_same)
         outcome = await self._end(encoded, handled, removes=False, ends_by=ends_by)
         self._session, self._cas = as_versioned(
-            self.key, body, outcome.token, encoded.ttl_ms, outcome.at_ms
+            self.key, body, outcome.token, encoded.ttl_ms, outcome.at_ms, unknown=session.unknown
         )
         outcome.raise_shortfall()
         return self._cas

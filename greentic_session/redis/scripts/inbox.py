@@ -77,6 +77,9 @@ def admit_arguments(
     event_limit: int,
     event_memory_ms: int,
     keep_ms: int,
+    headers: bytes = b"",
+    header_limit: int = 0,
+    header_ms: int = 0,
 ) -> Arguments:
     """Return the arguments of ``lua/inbox/admit.lua``."""
     return (
@@ -88,6 +91,9 @@ def admit_arguments(
         event_limit,
         event_memory_ms,
         keep_ms,
+        headers,
+        header_limit,
+        header_ms,
     )
 
 
@@ -202,14 +208,18 @@ def index_add_pending_arguments(entry: str, grace_ms: int) -> Arguments:
     return entry, grace_ms
 
 
-def index_next_due_arguments(defer_ms: int, longest_ms: int) -> Arguments:
+def index_next_due_arguments(
+    defer_ms: int, longest_ms: int, prefix: str = "", position: int | None = None
+) -> Arguments:
     """Return the arguments of ``lua/inbox/index_next_due.lua``."""
-    return defer_ms, longest_ms
+    return defer_ms, longest_ms, prefix, "" if position is None else position
 
 
-def index_requeue_arguments(defer_ms: int, age_ms: int, channel: str) -> Arguments:
+def index_requeue_arguments(
+    defer_ms: int, age_ms: int, channel: str, tenant_channel: str
+) -> Arguments:
     """Return the arguments of ``lua/inbox/index_requeue.lua``."""
-    return defer_ms, age_ms, channel
+    return defer_ms, age_ms, channel, tenant_channel
 
 
 def index_set_due_arguments(
@@ -219,9 +229,10 @@ def index_set_due_arguments(
     delay_ms: Argument,
     channel: str,
     pending_token: str,
+    tenant_channel: str,
 ) -> Arguments:
     """Return the arguments of ``lua/inbox/index_set_due.lua``."""
-    return member, known_score, delay_ms, channel, pending_token
+    return member, known_score, delay_ms, channel, pending_token, tenant_channel
 
 
 def index_dead_letter_arguments(member: str, retention_ms: int) -> Arguments:
@@ -233,10 +244,10 @@ def index_dead_letter_arguments(member: str, retention_ms: int) -> Arguments:
 
 
 def store_early_arguments(
-    event_head: bytes, payload: bytes, *, limit: int, retention_ms: int
+    event_head: bytes, payload: bytes, *, limit: int, retention_ms: int, headers: bytes = b""
 ) -> Arguments:
     """Return the arguments of ``lua/inbox/store_early.lua``."""
-    return event_head, payload, limit, retention_ms
+    return event_head, payload, limit, retention_ms, headers
 
 
 def assign_early_arguments(key: str, retention_ms: int, gone_key: str, position: int) -> Arguments:

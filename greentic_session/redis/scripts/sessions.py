@@ -8,6 +8,7 @@ from ...abc.records import Verdict
 from ..transport.script import Script
 
 if TYPE_CHECKING:
+    from ...abc.records import EncodedSession
     from ..transport.protocol import Arguments
 
 __all__ = [
@@ -27,7 +28,17 @@ __all__ = [
     "touch_arguments",
     "update_cas_arguments",
     "update_cas_fenced_arguments",
+    "with_schema_version",
 ]
+
+
+def with_schema_version(arguments: Arguments, encoded: EncodedSession) -> Arguments:
+    """Return the arguments of a script that writes a record, with the schema version if it has one.
+
+    It is the last argument. A script makes no check without it.
+    """
+    return (*arguments, encoded.schema_version) if encoded.schema_version else arguments
+
 
 CREATE: Final = Script("sessions/create")
 

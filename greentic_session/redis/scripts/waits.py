@@ -118,6 +118,7 @@ def end_claim_arguments(
     event_limit: int,
     event_ttl_ms: int,
     tombstone_ms: int,
+    channel: str,
 ) -> Arguments:
     """Return the arguments from ARGV 4 on."""
     return (
@@ -134,15 +135,16 @@ def end_claim_arguments(
         event_limit,
         event_ttl_ms,
         tombstone_ms,
+        channel,
     )
 
 
 RELEASE_CLAIM: Final = Script("waits/release_claim")
 
 
-def release_claim_arguments(fencing_token: int, claim_attempt: str) -> Arguments:
+def release_claim_arguments(fencing_token: int, claim_attempt: str, channel: str) -> Arguments:
     """Return the arguments from ARGV 4 on."""
-    return fencing_token, claim_attempt
+    return fencing_token, claim_attempt, channel
 
 
 SUPERSEDE: Final = Script("waits/supersede")

@@ -20,6 +20,7 @@ sleeps. A server's clock runs meanwhile, so tests keep seconds of distance from 
 from __future__ import annotations
 
 from .affinity.contract import AffinityContract
+from .flows.contract import FlowContract
 from .generations.contract import GenerationContract
 from .inbox.contract import InboxContract
 from .locks.contract import LockContract
@@ -30,6 +31,7 @@ from .store.beginning import BeginningContract, EndingByMutateContract
 from .store.bodies import BodyContract, DecodingContract
 from .store.callers import CallerContract
 from .store.closing import ClosingContract
+from .store.evolution import EvolutionContract, VersionContract
 from .store.expiry import LifeContract, TouchContract
 from .store.fencing import FencingContract, IsolationContract
 from .store.given_lives import GivenLifeContract
@@ -62,7 +64,9 @@ __all__ = [
     "ClosingContract",
     "DecodingContract",
     "EndingByMutateContract",
+    "EvolutionContract",
     "FencingContract",
+    "FlowContract",
     "GenerationContract",
     "GivenLifeContract",
     "InboxContract",
@@ -88,6 +92,7 @@ __all__ = [
     "TimerContract",
     "TouchContract",
     "VerifyingContract",
+    "VersionContract",
     "WaitContract",
     "WritingContract",
 ]
@@ -122,6 +127,8 @@ class SessionStoreContract(
     BodyContract,
     DecodingContract,
     VerifyingContract,
+    EvolutionContract,
+    VersionContract,
     OutboxContract,
     RaceContract,
     ClosingContract,

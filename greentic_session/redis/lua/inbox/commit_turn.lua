@@ -5,6 +5,7 @@
 --       3 mailbox   HASH  see lib/mailbox
 --       4 messages  LIST  see lib/mailbox
 --       5 events    ZSET  the completed events of the session, which are removed with it
+--       6 headers   HASH  see lib/mailbox
 -- ARGV 1-3: see lib/record.
 -- ARGV  4 new_owner             team/user, '' unless it writes
 --       5 new_ttl_ms            lifetime in ms, 0 never expires, '' unless it writes
@@ -19,10 +20,12 @@
 --      13 ends_turn             1 if the turn ends, otherwise ''
 --      14 new_incarnation       incarnation of a new record
 --      15 keep_ms               ms to keep the operation logs of a removed record and of an empty mailbox
+--      16 new_schema_version    as in sessions/put
 -- Returns {1, version, incarnation, at, message count}, {-2, version, incarnation}, or {verdict}. If the session waits,
 -- its reply scope, its owner and its expiry follow the message count. If it was removed, the start of the wait follows
 -- in place of the expiry.
 -- Verdicts: 1 done   -2 conflict (with the stored token)   -3 mismatch   -5 unknown   -8 turn lost
+--           -10 newer schema version
 -- A repeated call finds its operation id in the log ops of the mailbox.
 -- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back.
 
@@ -30,7 +33,7 @@ local new_owner, new_ttl_ms, new_body = ARGV[4], ARGV[5], ARGV[6]
 local expected_incarnation, expected_version, turn_fence = ARGV[7], ARGV[8], ARGV[9]
 local action, handled_count, remaining_count = ARGV[10], ARGV[11], ARGV[12]
 local ends_turn, new_incarnation = ARGV[13], ARGV[14]
-local keep_ms = ARGV[15]
+local keep_ms, new_schema_version = ARGV[15], ARGV[16]
 local tombstone_ms = keep_ms
 local LOG_FIELD = 'ops'
 
@@ -58,15 +61,20 @@ if action ~= 'leave' then
   if stored_version ~= expected_version or stored_inc ~= expected_incarnation then
     return {-2, stored_version, stored_inc}
   end
+--@include lib/check_schema_version
   -- These reads fail before the first write if a key holds another type of value.
   call('HLEN', KEYS[2])
   if action == 'remove' then call('ZCARD', KEYS[5]) end
 end
+local header_count = call('HLEN', KEYS[6])  -- fails before the first write as well
 -- HDEL is allowed at maxmemory, and after a script's first write the server no longer rejects OOM commands.
 -- So this also works when memory is full.
 call('HDEL', KEYS[3], 'rest')
 local removals = handled_count - removed_count
 if removals > 0 then
+  for _, message in ipairs(header_count > 0 and call('LRANGE', KEYS[4], '0', text(removals - 1)) or {}) do
+    call('HDEL', KEYS[6], id_of(message) or '')
+  end
   call('LTRIM', KEYS[4], text(removals), '-1')
   message_count = math.max(0, message_count - removals)
   attempts = ends_turn == '' and remaining_count ~= '0' and 1 or 0

@@ -2,6 +2,7 @@
 --
 -- KEYS  1 early    LIST  see lib/early_event
 --       2 heads    ZSET  see lib/early_event
+--       3 headers  HASH  see lib/early_event
 -- ARGV 1-2: see lib/early_event.
 -- ARGV  3 key    key of the session
 --       4 event  the event as inbox/assign_early returns it
@@ -19,5 +20,6 @@ redis.call('ZCARD', KEYS[2])  -- fails before the first write if the key holds a
 -- LREM stops at the first match. It is near the start of the list, unless the mailbox of another session is full.
 if redis.call('LREM', KEYS[1], '1', assigned_event(at, key, rest)) > 0 then
   redis.call('ZREM', KEYS[2], head_of(rest))
+  redis.pcall('HDEL', KEYS[3], head_of(rest))
 end
 return {1}

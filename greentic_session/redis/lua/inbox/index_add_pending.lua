@@ -1,6 +1,7 @@
 -- Add a pending entry to the index before the message is enqueued, because each message needs an entry.
 --
 -- KEYS  1 index    ZSET  see lib/inbox_index
+--       2 tenant   ZSET  see lib/inbox_index
 -- ARGV 1-2: see lib/inbox_index.
 -- ARGV  3 entry     the pending entry, token!env/tenant/key
 --       4 grace_ms  ms after which the session is due if the caller dies
@@ -13,5 +14,5 @@ local entry, grace_ms = ARGV[3], ARGV[4]
 
 --@include lib/inbox_index
 
-redis.call('ZADD', KEYS[1], score(now + grace_ms), entry)
+put_entry(entry, score(now + grace_ms))
 return {1}

@@ -7,6 +7,7 @@
 --       5 dead      LIST  dead letters: `died:tries:` and the message. died is ms since the epoch
 --       6 token     HASH  fence, the fencing token of the newest turn. It is kept longer than the mailbox: see
 --                   lib/fencing_retention
+--       7 headers   HASH  see lib/mailbox
 -- ARGV 1-3: see lib/record.
 -- ARGV  4 taking_attempt   names this attempt to take the turn
 --       5 worker           name of the worker
@@ -21,7 +22,7 @@
 --      12 fence_floor      in us. The new fencing token is higher
 --      13 dead_limit       maximum number of dead letters. The oldest ones above it are dropped
 -- Returns {1, fencing token, lease end in ms, ms left, attempts, dropped dead letters, version, incarnation, owner,
--- ttl, at, body, message, ...}, {-6, ms until a turn may be taken}, {0, dropped dead letters}, or
+-- ttl, at, body, message, headers, message, headers, ...}, {-6, ms until a turn may be taken}, {0, dropped dead letters}, or
 -- {-10, dropped dead letters}. If the session is absent, its six parts are ''.
 -- Verdicts: 1 done   0 no messages   -6 held, or in backoff   -10 the head must become a dead letter, call again
 -- A repeated call finds its own attempt and returns the same turn.
@@ -100,6 +101,7 @@ if not (is_held and turn_attempt == taking_attempt) then
   end
   set_mailbox_expiry(keep_ms)
 end
+local has_headers = redis.pcall('HLEN', KEYS[7]) ~= 0
 local body = live and call('HGET', KEYS[1], 'body') or ''
 local turn = {1, fencing_token, text(lease_end), text(lease_end - now), text(attempts), text(dropped)}
 if live then
@@ -116,5 +118,7 @@ for _, message in ipairs(messages) do
   -- Without a session, its future owner is unknown. So a turn only returns messages of one owner.
   if message_owner ~= head_owner and (not live or not is_allowed(message_owner)) then break end
   turn[#turn + 1] = message
+  local headers = has_headers and redis.pcall('HGET', KEYS[7], id_of(message) or '')
+  turn[#turn + 1] = type(headers) == 'string' and headers or ''
 end
 return turn

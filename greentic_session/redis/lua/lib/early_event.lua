@@ -5,6 +5,7 @@
 --                        unless that session is gone
 --       2 heads    ZSET  event head, `length:owner length:id` without the blank -> time of the event. A worker of an
 --                        earlier release does not write it: see inbox/store_early
+--       3 headers  HASH  event head -> headers of the event. A worker of an earlier release does not write or read it
 -- ARGV  1 operation_id     as for other scripts. Not used here, because a repeated call is idempotent
 --       2 ambiguous_since  as for other scripts. Not used here
 --

@@ -6,6 +6,8 @@
 --                         the epoch, owner the team/user of the admitting caller. A length counts the bytes of
 --                         the next part
 --       5           depends on the script
+--       :headers    HASH  id of a message or dead letter -> its headers, which may stay for a while after it. Each key
+--                         name after 4 that ends so. A worker of an earlier release does not write or read it
 -- ARGV 1-3: see lib/record.
 --
 -- Fields of the mailbox:
@@ -30,7 +32,7 @@
 -- Reads: KEYS 3-4, call ambiguous_since now of lib/record, text log_overrun of lib/operation_log.
 -- Sets: stored_mailbox (the fields above), fencing_token, lease_end, turn_attempt, turn_worker, attempts,
 --    retry_at, removed_count, turn_log, message_log, is_held, message_count.
--- Functions: holds_turn, lost_reply, set_mailbox_expiry, mailbox_reply.
+-- Functions: holds_turn, lost_reply, set_mailbox_expiry, mailbox_reply, id_of.
 -- Verdicts, in addition to those of lib/record: -9 full   -10 dead letter
 --
 -- Why atomic: a script runs alone.
@@ -81,6 +83,14 @@ local function set_mailbox_expiry(log_ms)
     call('HDEL', KEYS[3], 'lease', 'start', 'by', 'worker', 'tries', 'rest', 'done')
     call('PEXPIRE', KEYS[3], log_ms)
   end
+end
+
+-- Returns the event id of a message, nil for a message of another form.
+local function id_of(message)
+  local _, last, length = string.find(message, '^%d+:(%d+):')
+  if not last then return nil end
+  local _, id_start, id_length = string.find(message, '^(%d+):', last + length + 1)
+  return id_start and string.sub(message, id_start + 1, id_start + id_length)
 end
 
 -- Returns the reply after an enqueue, with the parts that the index needs: the number of messages, the ms until a turn

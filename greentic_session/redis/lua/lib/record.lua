@@ -1,6 +1,6 @@
 -- Read the record and the time. Every script that reads or writes a record starts with this text.
 --
--- KEYS  1 record   HASH  cas inc owner ttl at body ops op0 ... op7: see below. A session that waits or is claimed
+-- KEYS  1 record   HASH  cas inc owner ttl at body schema ops op0 ... op7: see below. A session that waits or is claimed
 --                        also has wait since fence lease start attempt: see lib/wait_state
 --       2 lookup   HASH  env/tenant -> the last ms of that tenant's record (since the epoch, 0 never expires)
 -- ARGV  1 operation_id     16 hex digits that name this call, the same on each retry
@@ -17,6 +17,7 @@
 --    ttl    lifetime in ms, 0 never expires
 --    at     ms since the epoch: when the lifetime started
 --    body   opaque bytes. No script looks into it
+--    schema  schema version of the state in the body. Only stores with a schema_version write and check it
 --    ops, op0 ... op7  operation log: see below
 --
 -- Reads: KEYS 1, ARGV 1-3, LOG_FIELD (the field of the operation log that the script writes. If that is not ops, the
@@ -30,7 +31,7 @@
 -- update_cas, touch and commit_turn also return its reply scope, its owner and its expiry. The caller needs them
 -- because the index of waits lives in another slot. The header of each script names its replies.
 -- Verdicts: 1 done   0 absent   -1 exists   -2 conflict   -3 mismatch   -4 ambiguous   -5 unknown
---           -6 claimed   -7 event seen   -8 claim, lease or turn lost
+--           -6 claimed   -7 event seen   -8 claim, lease or turn lost   -10 newer schema version
 --
 -- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back.
 --

@@ -1,7 +1,7 @@
 -- Write the record if the script has set `next_version`, a text, and `next_incarnation`.
 --
--- Reads: KEYS 1-2, new_owner, new_ttl_ms, new_body (of the script), next_version, next_incarnation, LOG_FIELD, and
---    the locals of lib/record.
+-- Reads: KEYS 1-2, new_owner, new_ttl_ms, new_body, new_schema_version (of the script, nil for none), next_version,
+--    next_incarnation, LOG_FIELD, and the locals of lib/record.
 -- Sets: added (new fields in the lookup: 1 or 0), expires (when the record expires, a number, 0 never), last_ms (the
 --    last ms before it expires, as text, '0' if it never does).
 
@@ -23,10 +23,11 @@ if next_version then
     call('HSET', KEYS[1], 'cas', next_version, 'inc', next_incarnation, 'owner', new_owner, 'ttl', new_ttl_ms,
       'at', now, 'body', new_body, LOG_FIELD, entry)
     if version then  -- the stored session has expired, and the server has not removed it
-      call('HDEL', KEYS[1], 'wait', 'since', 'fence', 'lease', 'start', 'attempt',
+      call('HDEL', KEYS[1], 'schema', 'wait', 'since', 'fence', 'lease', 'start', 'attempt',
         'op0', 'op1', 'op2', 'op3', 'op4', 'op5', 'op6', 'op7')
     end
   end
+  if new_schema_version then call('HSET', KEYS[1], 'schema', new_schema_version) end
   if last_ms ~= '0' then
     call('PEXPIREAT', KEYS[1], last_ms)
   elseif not live or stored_expires ~= 0 then

@@ -7,11 +7,13 @@
 --       5 new_ttl_ms       lifetime in ms, 0 never expires
 --       6 new_body         opaque bytes
 --       7 new_incarnation  incarnation of the record
+--       8 new_schema_version  version of the state. Absent: none is stored
 -- Returns {1, version, incarnation, at}, or {verdict}.
 -- Verdicts: 1 done   -1 exists   -3 mismatch   -5 unknown
 -- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back.
 
 local new_owner, new_ttl_ms, new_body, new_incarnation = ARGV[4], ARGV[5], ARGV[6], ARGV[7]
+local new_schema_version = ARGV[8]
 local LOG_FIELD = 'ops'
 
 --@include lib/record

@@ -7,17 +7,20 @@
 --       5 new_ttl_ms       lifetime in ms, 0 never expires
 --       6 new_body         opaque bytes
 --       7 new_incarnation  incarnation of a new record
+--       8 new_schema_version  version of the state. Absent: no check, and the stored version stays
 -- Returns {1, version, incarnation, at}, or {verdict}. If the session waits, its reply scope, its owner and its expiry
 -- follow.
--- Verdicts: 1 done   -3 mismatch   -5 unknown
+-- Verdicts: 1 done   -3 mismatch   -5 unknown   -10 newer schema version
 -- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back.
 
 local new_owner, new_ttl_ms, new_body, new_incarnation = ARGV[4], ARGV[5], ARGV[6], ARGV[7]
+local new_schema_version = ARGV[8]
 local LOG_FIELD = 'ops'
 
 --@include lib/record
 --@include lib/operation_log
 --@include lib/put_verdict
+--@include lib/check_schema_version
 --@include lib/merge_operation_log
 --@include lib/write_record
 --@include lib/update_lookup_ttl

@@ -9,14 +9,15 @@
 --       6 new_body         opaque bytes
 --       7 new_incarnation  incarnation of a new record
 --       8 fencing_token    fencing token of the caller's lease
+--       9 new_schema_version  as in sessions/put
 -- Returns {1, version, incarnation, at}, or {verdict}. If the session waits, its reply scope, its owner and its expiry
 -- follow.
--- Verdicts: 1 done   -3 mismatch   -5 unknown   -8 lease lost
+-- Verdicts: 1 done   -3 mismatch   -5 unknown   -8 lease lost   -10 newer schema version
 -- If an earlier attempt was executed while the lease was valid, its result is returned even after the lease.
 -- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back.
 
 local new_owner, new_ttl_ms, new_body, new_incarnation = ARGV[4], ARGV[5], ARGV[6], ARGV[7]
-local fencing_token = ARGV[8]
+local fencing_token, new_schema_version = ARGV[8], ARGV[9]
 local LOG_FIELD = 'ops'
 
 --@include lib/record
@@ -28,6 +29,7 @@ if not is_held and not find_earlier_attempt(log) then
 end
 
 --@include lib/put_verdict
+--@include lib/check_schema_version
 --@include lib/merge_operation_log
 --@include lib/write_record
 --@include lib/update_lookup_ttl

@@ -10,14 +10,15 @@
 --       7 new_incarnation       incarnation of the new record
 --       8 expected_incarnation  incarnation of the expected token
 --       9 expected_version      version of the expected token
+--      10 new_schema_version    as in sessions/put
 -- Returns {1, version, incarnation, at} of the new record, {-2, version, incarnation} with the stored token,
 -- {-2, '0', ''} if the record is absent, or {verdict}. If the old incarnation waited, its reply scope, its owner and the
 -- start of its wait follow.
--- Verdicts: 1 done   -2 conflict   -3 mismatch   -5 unknown
+-- Verdicts: 1 done   -2 conflict   -3 mismatch   -5 unknown   -10 newer schema version
 -- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back.
 
 local new_owner, new_ttl_ms, new_body, new_incarnation = ARGV[4], ARGV[5], ARGV[6], ARGV[7]
-local expected_incarnation, expected_version = ARGV[8], ARGV[9]
+local expected_incarnation, expected_version, new_schema_version = ARGV[8], ARGV[9], ARGV[10]
 local LOG_FIELD = 'ops'
 
 --@include lib/record
@@ -31,6 +32,7 @@ if not live then return {ambiguous_since == '' and -2 or -5, '0', ''} end
 if string.match(owner, '^[^/]*/') ~= string.match(new_owner, '^[^/]*/') then return {-3} end
 if may_have_expired(new_ttl_ms) then return {-5} end
 if version ~= expected_version or incarnation ~= expected_incarnation then return {-2, version, incarnation} end
+--@include lib/check_schema_version
 reply = {1, '1', new_incarnation, text(now)}
 if waits_on then
   reply[5], reply[6], reply[7] = waits_on, owner, call('HGET', KEYS[1], 'since')

@@ -12,14 +12,15 @@
 --       9 following_version     the version after the expected one
 --      10 log_field             op0 ... op7: the field of the operation log for the following version
 --      11 fencing_token         fencing token of the caller's lease
+--      12 new_schema_version    as in sessions/put
 -- Returns as sessions/update_cas does.
--- Verdicts: 1 done   -2 conflict   -3 mismatch   -5 unknown   -8 lease lost
+-- Verdicts: 1 done   -2 conflict   -3 mismatch   -5 unknown   -8 lease lost   -10 newer schema version
 -- If an earlier attempt was executed while the lease was valid, its result is returned even after the lease.
 -- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back.
 
 local new_owner, new_ttl_ms, new_body = ARGV[4], ARGV[5], ARGV[6]
 local expected_incarnation, expected_version, following_version = ARGV[7], ARGV[8], ARGV[9]
-local LOG_FIELD, fencing_token = ARGV[10], ARGV[11]
+local LOG_FIELD, fencing_token, new_schema_version = ARGV[10], ARGV[11], ARGV[12]
 
 --@include lib/record
 --@include lib/operation_log
@@ -35,6 +36,9 @@ if not is_held then
 end
 
 --@include lib/update_cas_verdict
+if next_version then
+--@include lib/check_schema_version
+end
 --@include lib/write_record
 --@include lib/update_lookup_ttl
 

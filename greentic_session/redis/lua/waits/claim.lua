@@ -14,7 +14,7 @@
 --       9 event_ttl_ms    ms for which completed events are remembered
 --      10 fencing_floor   in us. The new fencing token is higher
 -- Returns {1, version, incarnation, at, ttl, body, fencing token, lease end in ms, ms left, since, scope, expiry},
--- {-6, lease end in ms}, or {verdict}.
+-- {-6, lease end in ms, ms left}, or {verdict}.
 -- Verdicts: 1 done   0 absent   -6 claimed   -7 event seen
 -- A repeated call finds its own attempt.
 -- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back.
@@ -35,7 +35,7 @@ if not live or owner ~= expected_owner or waits_on ~= scope_hash then return {0}
 if find_earlier_attempt(log) and not (lease and attempt == claim_attempt) then return {0} end
 local lease_end, at, new_log, is_new = now + lease_ms, text(now), log, true
 if lease and now < tonumber(lease) then
-  if attempt ~= claim_attempt then return {-6, lease} end
+  if attempt ~= claim_attempt then return {-6, lease, text(lease - now)} end
   lease_end, at, is_new = math.max(lease_end, lease), stored[5], false
   if lease_end > lease + 0 then lease_start = now end
 else

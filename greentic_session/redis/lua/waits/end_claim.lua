@@ -17,10 +17,12 @@
 --      14 event_limit           maximum number of remembered events
 --      15 event_ttl_ms          ms for which completed events are remembered
 --      16 tombstone_ms          with finish: how long the tombstone stays (see lib/delete_record)
+--      17 channel               channel of the notification that the claim has ended
+--      18 new_schema_version    as in sessions/put
 -- Returns {1, version, incarnation, at, since}, {-2, version, incarnation} with the stored token, or {verdict}. since
 -- belongs to the wait that ended or that starts. With save, returns {1, version, incarnation, at, since, scope or '',
 -- expiry}. With finish, the version is '0' and the incarnation ''.
--- Verdicts: 1 done   -2 conflict   -3 mismatch   -5 unknown   -8 claim lost
+-- Verdicts: 1 done   -2 conflict   -3 mismatch   -5 unknown   -8 claim lost   -10 newer schema version
 -- A repeated call returns the version and time of its earlier attempt, and the expected incarnation, even with finish.
 -- It returns the stored since, '0' if the wait or the record is gone.
 -- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back.
@@ -28,7 +30,8 @@
 local new_owner, new_ttl_ms, new_body = ARGV[4], ARGV[5], ARGV[6]
 local expected_incarnation, expected_version = ARGV[7], ARGV[8]
 local fencing_token, mode, scope_hash, since_floor = ARGV[9], ARGV[10], ARGV[11], ARGV[12]
-local event, event_limit, event_ttl_ms, tombstone_ms = ARGV[13], ARGV[14], ARGV[15], ARGV[16]
+local event, event_limit, event_ttl_ms = ARGV[13], ARGV[14], ARGV[15]
+local tombstone_ms, channel, new_schema_version = ARGV[16], ARGV[17], ARGV[18]
 local LOG_FIELD = 'ops'
 
 --@include lib/record
@@ -47,6 +50,8 @@ if not holds_claim(fencing_token) then
   return claim_lost_reply()
 end
 if version ~= expected_version or incarnation ~= expected_incarnation then return conflict_reply(log) end
+--@include lib/check_schema_version
+
 -- These reads fail before the first write if a key holds another type of value. With save, the first write is to the
 -- lookup in lib/write_record, and it fails in that case.
 if event ~= '' then call('ZCARD', KEYS[3]) end
@@ -80,5 +85,6 @@ if mode == 'save' then
   return with_index_update({1, next_version, next_incarnation, text(now)}, expires)
 end
 remember_event(event, event_limit, event_ttl_ms)
+redis.pcall('PUBLISH', channel, '1')
 if deletes then return {1, '0', '', text(now), since} end
 return {1, next_version, next_incarnation, text(now), since}

@@ -15,14 +15,16 @@
 --      12 event                 digest of the event that the registration completes, '' for none
 --      13 event_limit           maximum number of remembered events
 --      14 event_ttl_ms          ms for which completed events are remembered
+--      15 new_schema_version    as in sessions/put
 -- Returns {1, version, incarnation, at, since, scope that the session left or ''}, {-2, version, incarnation} with the
 -- stored token, or {verdict}.
--- Verdicts: 1 done   -2 conflict   -3 mismatch   -5 unknown   -7 event seen
+-- Verdicts: 1 done   -2 conflict   -3 mismatch   -5 unknown   -7 event seen   -10 newer schema version
 -- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back.
 
 local new_owner, new_ttl_ms, new_body = ARGV[4], ARGV[5], ARGV[6]
 local expected_incarnation, expected_version, new_incarnation = ARGV[7], ARGV[8], ARGV[9]
 local scope_hash, since_floor, event, event_limit, event_ttl_ms = ARGV[10], ARGV[11], ARGV[12], ARGV[13], ARGV[14]
+local new_schema_version = ARGV[15]
 local LOG_FIELD = 'ops'
 
 --@include lib/record
@@ -55,6 +57,8 @@ elseif expected_version == '0' then
 elseif not live or owner ~= new_owner or version ~= expected_version or incarnation ~= expected_incarnation then
   return conflict_reply(log)
 end
+--@include lib/check_schema_version
+
 local left_scope = live and waits_on and waits_on ~= scope_hash and waits_on or ''
 local new_since = later_than(live and since or 0, since_floor)
 local had_claim = lease

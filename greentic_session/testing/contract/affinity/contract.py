@@ -20,6 +20,7 @@ from .listing import AffinityListingContract
 from .members import AffinityMemberContract
 from .pins import AffinityPinContract
 from .places import AffinityPlaceContract
+from .scoping import AffinityScopingContract
 from .stepping import AffinityClockContract
 
 __all__ = ["AffinityContract"]
@@ -32,6 +33,7 @@ class AffinityContract(
     AffinityListingContract,
     AffinityClockContract,
     AffinityInputContract,
+    AffinityScopingContract,
     AffinityClosingContract,
 ):
     """Requirements for affinity on every store that supports it."""

@@ -91,7 +91,7 @@ class InboxAdmittingContract:
     async def test_events_of_different_sessions_have_nothing_to_do_with_one_another(
         self, harness: StoreHarness
     ) -> None:
-        at = await desk(harness)
+        at = await desk(harness, tenants="all")
         assert (await at.admit("e1")).is_new
         assert (await at.admit("e1", key=_OTHER)).is_new
         assert (await at.admit("e1", owner=ctx(GLOBEX))).is_new

@@ -20,10 +20,12 @@ from .bounds import InboxBoundsContract
 from .early import InboxEarlyContract
 from .ending import InboxEndingContract
 from .failing import InboxFailingContract
+from .headers import InboxHeaderContract
 from .inputs import InboxInputContract
 from .leaving import InboxLeavingContract
 from .stepping import InboxClockContract
 from .taking import InboxTakingContract
+from .tenants import InboxTenantContract
 from .waking import InboxWakingContract
 
 __all__ = ["InboxContract"]
@@ -32,6 +34,8 @@ __all__ = ["InboxContract"]
 class InboxContract(
     InboxAdmittingContract,
     InboxTakingContract,
+    InboxTenantContract,
+    InboxHeaderContract,
     InboxWakingContract,
     InboxEndingContract,
     InboxFailingContract,

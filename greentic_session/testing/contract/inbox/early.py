@@ -93,7 +93,7 @@ class InboxEarlyContract:
             await turn.finish()
 
     async def test_events_wait_for_their_own_place(self, harness: StoreHarness) -> None:
-        at = await desk(harness)
+        at = await desk(harness, tenants="all")
         await _deliver(at, "e1", _THREAD)
         await _deliver(at, "e2", owner=ctx(team_id="blue", user_id="ann"))
         await _deliver(at, "e3", owner=ctx(GLOBEX, team_id="red", user_id="ann"))

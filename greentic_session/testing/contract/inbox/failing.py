@@ -265,7 +265,7 @@ class InboxFailingContract:
         assert await at.is_idle()
 
     async def test_dead_letters_of_many_sessions_are_listed(self, harness: StoreHarness) -> None:
-        at = await desk(harness, attempts=1)
+        at = await desk(harness, attempts=1, tenants="all")
         other = ctx(GLOBEX)
         for owner in (ctx(), other):
             for key in "abc":

@@ -10,7 +10,7 @@ import pytest
 
 from ....abc.inbox import SupportsInbox
 from ....errors import LeaseLostError
-from ....model import Session, SessionKey
+from ....model import Session, SessionKey, SessionMeta
 from ....ordering import SessionInbox
 from ..samples import KEY, ctx, evolve, session
 
@@ -124,9 +124,17 @@ class InboxHarness:
         async with self.take() as turn:
             return turn is None
 
-    async def handle(self, *, worker: str = "worker-1", most: int = 100) -> list[str]:
-        """Take a turn, finish it, and return its event ids."""
+    async def handle(
+        self, *, worker: str = "worker-1", most: int = 100, owner: TenantCtx | None = None
+    ) -> list[str]:
+        """Take a turn, finish it, and return its event ids.
+
+        :param owner: the owner that the session must have.
+        """
         async with self.turn(worker, most=most) as turn:
+            if owner is not None:
+                assert turn.session is not None
+                assert turn.session.meta == SessionMeta.of(owner)
             told = [mail.event_id for mail in turn.mail]
             await turn.finish(counted(turn))
         return told

@@ -185,7 +185,7 @@ class InboxInputContract:
         store = await harness.open()
         members = dict.fromkeys(AsyncSessionStore.__abstractmethods__)
         boxless: Any = type("Boxless", (AsyncSessionStore,), members)
-        others: list[Any] = [None, SECRET, type(store), store.scoped(OWNER), boxless(dict)]
+        others: list[Any] = [None, SECRET, type(store), boxless(dict)]
         for given in others:
             with pytest.raises(InvalidInputError) as caught:
                 SessionInbox(given, OWNER)

@@ -129,7 +129,7 @@ class InboxTakingContract:
         assert await at.handle(most=1) == ["e2"]
 
     async def test_tenants_do_not_share_messages(self, harness: StoreHarness) -> None:
-        at = await desk(harness)
+        at = await desk(harness, tenants="all")
         owners = {"acme": ctx(), GLOBEX: ctx(GLOBEX)}
         for tenant_id, owner in owners.items():
             await at.store.put(session(owner=owner, context={"whose": tenant_id}))

@@ -53,7 +53,7 @@ class _NoNotifications:
         self._subscribers = Subscribers()
 
     @asynccontextmanager
-    async def subscribe(self, _inbox: str) -> AsyncGenerator[Subscription]:
+    async def subscribe(self, _inbox: str, _scope: str) -> AsyncGenerator[Subscription]:
         with self._subscribers.subscribed(is_notified=False) as subscription:
             yield subscription
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 from .holding import LockHoldingContract
 from .inputs import LockInputContract
 from .losing import LockLosingContract
+from .scoping import LockScopingContract
 from .stepping import LockClockContract
 from .waiting import LockWaitingContract
 
@@ -27,6 +28,7 @@ __all__ = [
     "LockHoldingContract",
     "LockInputContract",
     "LockLosingContract",
+    "LockScopingContract",
     "LockWaitingContract",
 ]
 
@@ -37,5 +39,6 @@ class LockContract(
     LockLosingContract,
     LockInputContract,
     LockClockContract,
+    LockScopingContract,
 ):
     """Requirements for every backend of locks."""

@@ -117,7 +117,7 @@ class LockInputContract:
 
     async def test_a_store_that_keeps_no_locks_is_refused(self, harness: StoreHarness) -> None:
         store = await harness.open()
-        wrong: tuple[Any, ...] = (None, "memory://", object(), type(store), store.scoped(ctx()))
+        wrong: tuple[Any, ...] = (None, "memory://", object(), type(store))
         for value in wrong:
             with pytest.raises(InvalidInputError) as caught:
                 SessionLocks(value)

@@ -31,6 +31,7 @@ from .replacing import ReplacedWaitContract
 from .resuming import WaitResumingContract
 from .starting import WaitStartingContract
 from .stepping import WaitClockContract
+from .waiting import WaitWaitingContract
 
 __all__ = ["WaitContract"]
 
@@ -46,6 +47,7 @@ class WaitContract(
     WaitLosingContract,
     WaitClockContract,
     WaitResumingContract,
+    WaitWaitingContract,
     WaitEventContract,
     WaitRememberingContract,
     WaitLifeContract,

@@ -55,12 +55,21 @@ _VERBS: Final[dict[str, Callable[[WaitRegistry[Any], TenantCtx, str], Awaitable[
 class WaitFencingContract:
     """Env, tenant, team and user of a wait are the caller's."""
 
-    @pytest.mark.parametrize("whose", [*_STRANGERS, "no user"])
+    async def test_a_session_without_a_user_gets_the_user_of_the_wait(
+        self, harness: StoreHarness
+    ) -> None:
+        at = await wait_harness(harness)
+        mine = session(owner=without_user(ANN))
+        await at.waits.register_wait(ANN, "ann", CHAT, mine)
+        assert (await at.record()).session.meta == session(owner=ANN).meta
+        assert await at.find(CHAT) == KEY
+
+    @pytest.mark.parametrize("whose", _STRANGERS)
     async def test_a_session_of_another_owner_is_not_registered(
         self, harness: StoreHarness, whose: str
     ) -> None:
         at = await wait_harness(harness)
-        owner = without_user(ANN) if whose == "no user" else _STRANGERS[whose]
+        owner = _STRANGERS[whose]
         for caller in (ANN, without_user(ANN)):
             async with at.kept():
                 with pytest.raises(TenantMismatchError) as caught:

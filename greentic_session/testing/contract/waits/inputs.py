@@ -278,7 +278,7 @@ class WaitInputContract:
         store = await harness.open()
         members = dict.fromkeys(AsyncSessionStore.__abstractmethods__)
         waitless: Any = type("Waitless", (AsyncSessionStore,), members)
-        others: list[Any] = [None, SECRET, type(store), store.scoped(ANN), waitless(dict)]
+        others: list[Any] = [None, SECRET, type(store), waitless(dict)]
         for given in others:
             with pytest.raises(InvalidInputError) as caught:
                 WaitRegistry(given)
