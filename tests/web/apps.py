@@ -3,19 +3,25 @@
 A server imports :data:`app`, which reads the URL of the store from the environment.
 """
 
+# Frameworks read annotations, so the names in them are needed at run time.
+# ruff: noqa: TC002
 from __future__ import annotations
 
 import asyncio
 import os
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from fastapi import Depends, FastAPI, WebSocket
 from litestar import Litestar, get, post, websocket
+from litestar.connection import WebSocket as LitestarWebSocket
 from litestar.di import NamedDependency
+from litestar.params import FromQuery
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocket as StarletteWebSocket
 
 from greentic_session import create_session_store
 from greentic_session.web import CookiePolicy, WebPolicy, WebSession, WebSessions
@@ -24,12 +30,6 @@ from greentic_session.web import litestar as web_litestar
 from greentic_session.web import starlette as web_starlette
 
 from .driver import TENANT, AppSession
-
-if TYPE_CHECKING:
-    from litestar.connection import WebSocket as LitestarWebSocket
-    from litestar.params import FromQuery
-    from starlette.requests import Request
-    from starlette.websockets import WebSocket as StarletteWebSocket
 
 URL: Final = "WEB_STORE_URL"
 FRAMEWORKS: Final = ("starlette", "fastapi", "litestar")
