@@ -14,6 +14,7 @@ from .._core.lifetime import wait_until_idle
 from ..abc.affinity import SupportsAffinity
 from ..abc.clock import SupportsClock
 from ..abc.fencing import LeaseKind, SupportsFencing
+from ..abc.finding import SupportsFinding
 from ..abc.generations import SupportsGenerations
 from ..abc.inbox import SupportsInbox
 from ..abc.locks import SupportsLocks
@@ -37,6 +38,7 @@ from ..model import C, Cas, SessionKey
 from ..statistics import StoreStatistics
 from ..store import AsyncSessionStore
 from .affinity import MemoryAffinity
+from .finding import MemoryFinding
 from .generations import MemoryGenerations
 from .inbox import MemoryInbox
 from .locks import MemoryLocks
@@ -82,6 +84,7 @@ class InMemorySessionStore(
     SupportsClock,
     SupportsGenerations,
     SupportsTimers,
+    SupportsFinding,
 ):
     """Keeps encoded sessions in dictionaries, under the same rules as a server.
 
@@ -122,6 +125,7 @@ class InMemorySessionStore(
             unknown_fields=config.unknown_fields,
             schema_version=schema_version,
             upgrades=upgrades,
+            indexed_labels=config.indexed_labels,
         )
         self._interval_secs: Final = config.sweep_interval_secs
         self._records: Final = Records(SystemClock() if clock is None else clock)
@@ -134,6 +138,10 @@ class InMemorySessionStore(
             self._records, self._waits, self._notifications, self.check_open
         )
         self._timers: Final = MemoryTimers(self._records.clock, self._notifications)
+        self._finding_steps: Final = MemoryFinding(
+            self._records,
+            lambda: self._now_ms(),  # noqa: PLW0108 - an open store has another function
+        )
         self._is_held: Final[Mapping[LeaseKind, Callable[[LeaseRef], bool]]] = {
             LeaseKind.LOCK: self._locks.is_held,
             LeaseKind.INBOX: self._inbox.is_held,
@@ -217,6 +225,11 @@ class InMemorySessionStore(
     def timer_backend(self) -> MemoryTimers:
         """As :meth:`SupportsTimers.timer_backend`."""
         return self._timers
+
+    @override
+    def finding_backend(self) -> MemoryFinding:
+        """As :meth:`SupportsFinding.finding_backend`."""
+        return self._finding_steps
 
     @override
     def lock_backend(self) -> MemoryLocks:
