@@ -103,6 +103,18 @@ DRIVER: dict[str, frozenset[str]] = {
 
 CYCLES: dict[frozenset[str], str] = {
     frozenset({"errors", "model", "_validation"}): "CasConflictError carries a Cas",
+    frozenset(
+        {
+            "web.bound",
+            "web.devices",
+            "web.ending",
+            "web.entering",
+            "web.exchange",
+            "web.saving",
+            "web.session",
+            "web.sessions",
+        }
+    ): "a session of a request knows the sessions that loaded it",
     frozenset({"store", "scoped"}): "a scoped view is made by the store that it wraps",
 }
 """Cycles that exist for type checkers only, with the reason."""
