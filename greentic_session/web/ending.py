@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Generic, final
+from typing import TYPE_CHECKING, Any, Final, Generic, final
 
 import anyio
 
@@ -33,7 +33,7 @@ class SessionEnd(Generic[C]):
         self._bound: Final = bound
         self._look_secs: Final = look_secs
 
-    def __await__(self) -> Generator[object, object, None]:
+    def __await__(self) -> Generator[Any, None, None]:  # Any: what the loop yields
         return self.wait().__await__()
 
     async def wait(self) -> None:

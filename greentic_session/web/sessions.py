@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, Generic, cast, final
 
@@ -105,8 +106,9 @@ class WebSessions(Generic[C]):
         :raises StoreUnavailableError: the store cannot be read. The response is a 503, whatever the
             handler answers.
         """
-        scope = getattr(scope_or_connection, "scope", scope_or_connection)
-        exchange = scope.get(SCOPE_KEY) if hasattr(scope, "get") else None
+        scope: object = getattr(scope_or_connection, "scope", scope_or_connection)
+        is_scope = isinstance(scope, Mapping)
+        exchange = cast("Mapping[str, object]", scope).get(SCOPE_KEY) if is_scope else None
         return await self._checked(exchange).load()
 
     async def current(self) -> WebSession[C]:

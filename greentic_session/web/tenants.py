@@ -21,6 +21,9 @@ Tenant: TypeAlias = (
 """One tenant for all hosts, a tenant for each host, or a function of the host."""
 
 
+_ByHost = Mapping[str, TenantCtx]
+
+
 @final
 class TenantByHost:
     """Finds the tenant of a host.
@@ -34,7 +37,7 @@ class TenantByHost:
     def __init__(self, tenant: Tenant) -> None:
         self._sole: Final = _checked(tenant) if isinstance(tenant, TenantCtx) else None
         self._by_host: Final = (
-            {_host(host): _checked(ctx) for host, ctx in tenant.items()}
+            {_host(host): _checked(ctx) for host, ctx in cast("_ByHost", tenant).items()}
             if isinstance(tenant, Mapping)
             else None
         )
