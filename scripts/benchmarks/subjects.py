@@ -20,6 +20,7 @@ SUBJECTS: Final = {
     "memory": "the memory backend against the bare minimum of its work",
     "dispatcher": "a message through the dispatcher, and through a bare queue per key",
     "ordering": "locks against redis.asyncio's, and a message through an inbox",
+    "web": "web sessions in bad situations, and a request through other libraries for them",
     "peers": "other libraries for conversation state",
 }
 """Subjects by module name, in the order of their runs and of the results."""

@@ -170,6 +170,26 @@ def test_locks_are_measured_next_to_other_libraries_and_an_inbox_by_its_scripts(
     assert all(float(cells[0]) >= 7 for name, cells in mail.items() if name != "idle takers")
 
 
+def test_web_sessions_are_measured_next_to_other_libraries(tmp_path: Path) -> None:
+    done = _bench("web", "--quick", "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "README.md").read_text("utf-8")
+    situations = _rows(page, "Situations")
+    columns = situations.pop("")
+    assert "Starlette cookie" in columns
+    assert len(situations) == 7
+    litestar = [cells[columns.index("Litestar")] for cells in situations.values()]
+    assert litestar[0] == "yes"
+    assert re.fullmatch(r"(\d+) of \1", litestar[2])
+    if "greentic_session" in columns:
+        ours = [cells[columns.index("greentic_session")] for cells in situations.values()]
+        assert [ours[0], ours[1], ours[4], ours[6]] == ["no", "no", "no", "503"]
+        assert [cell.partition(" ")[0] for cell in ours[2:4]] == ["0", "0"]
+    costs = _rows(page, "Time per request, 64 callers, in µs (CPU)")
+    cells = [cell for what in ("reads", "changes a field") for cell in costs[what]]
+    assert all(re.fullmatch(r"[\d.]+ \([\d.]+\)", cell) for cell in cells)
+
+
 def test_a_quick_run_writes_nothing_unless_told_where() -> None:
     before = {path: path.read_bytes() for path in RESULTS.iterdir()}
     done = _bench("peers", "--quick")
@@ -182,7 +202,8 @@ def test_an_unknown_subject_is_refused_with_those_that_are_known() -> None:
     done = _bench("nonsense")
     assert done.returncode == 2
     assert (
-        "expected one of clients, verbs, server, memory, dispatcher, ordering, peers" in done.stderr
+        "expected one of clients, verbs, server, memory, dispatcher, ordering, web, peers"
+        in done.stderr
     )
 
 

@@ -269,7 +269,7 @@ class Writer:
                 assert self.cas.value == 1
             else:
                 steps = (self._put, self._update, self._update, self._mutate, self._touch)
-                await self._dice.choice((*steps, self._delete))(self.cas)
+                await self._dice.choice((*steps, self._replace, self._delete))(self.cas)
 
     async def _put(self, cas: Cas) -> None:
         self.cas = await self._store.put(session(self.key))
@@ -286,6 +286,11 @@ class Writer:
 
     async def _touch(self, _cas: Cas) -> None:
         assert await self._store.touch(self.key, 1000, ctx=CTX)
+
+    async def _replace(self, cas: Cas) -> None:
+        self.cas = await self._store.replace_incarnation(session(self.key), cas)
+        assert self.cas.value == 1
+        assert self.cas.incarnation != cas.incarnation
 
     async def _delete(self, cas: Cas) -> None:
         assert await self._store.delete(self.key, ctx=CTX, expected=cas)

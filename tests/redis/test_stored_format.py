@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 import pytest
@@ -19,12 +19,14 @@ from greentic_session import (
     SessionMeta,
     TenantCtx,
 )
+from greentic_session.abc.generations import GenerationOwner
 from greentic_session.testing.harness import RedisHarness
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from greentic_session import AsyncSessionStore
+    from greentic_session.abc.generations import SupportsGenerations
 
 pytestmark = pytest.mark.anyio
 
@@ -203,6 +205,26 @@ async def test_the_codec_can_be_swapped(harness: RedisHarness) -> None:
     found = await store.get(FULL.key, ctx=CTX)
     assert found is not None
     assert (found.session.context, found.cas) == (FULL.context, cas)
+
+
+async def test_a_generation_is_one_text_in_the_slot_of_its_user(harness: RedisHarness) -> None:
+    store = cast("SupportsGenerations", await harness.open())
+    owner = GenerationOwner("prod/acme", "support/Ann:{1}")
+    generation = await store.generation_backend().read(owner, 60_000)
+    (name,) = await harness.residue()
+    assert name == f"{harness.config.namespace}:generation:{{prod:acme:support:Ann%3A%7B1%7D}}"
+    assert await harness.client.read("GET", name, key=name) == generation.encode()
+    assert re.fullmatch(r"\d{16}-[0-9a-f]{32}", generation)
+
+
+async def test_a_replaced_session_has_the_fields_of_a_new_one(harness: RedisHarness) -> None:
+    store = await harness.open()
+    cas = await store.update_cas(BARE, await store.create(BARE))
+    new = await store.replace_incarnation(BARE, cas)
+    name = f"{harness.config.namespace}:default:acme:{{k}}"
+    fields = await harness.client.read("HKEYS", name, key=name)
+    assert set(fields) == {b"cas", b"inc", b"owner", b"ttl", b"at", b"body", b"ops"}
+    assert await harness.client.read("HGET", name, "inc", key=name) == new.incarnation.encode()
 
 
 def _with_ttl(ttl_secs: float) -> Session[dict[str, Any]]:

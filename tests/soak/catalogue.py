@@ -9,6 +9,7 @@ from . import deploys, failovers, histories, searches, web
 from . import fifo as mail
 from . import leaks as leftovers
 from . import network as lines
+from . import revocations as orders
 
 if TYPE_CHECKING:
     from .report import Soak
@@ -40,6 +41,7 @@ RUNS: Final[dict[str, Run]] = {
     "failovers-cluster": Run(200, "failovers", failovers.with_cluster),
     "resumes": Run(100_000, "waits", deaths.resumes),
     "beginnings": Run(1_000, "sessions that 64 racers begin", deaths.beginnings),
+    "revocations": Run(972_972, "orders of logins and a revocation", orders.revocations),
     "deploys-keep": Run(10_000, "writes of two releases", deploys.keeping),
     "deploys-refuse": Run(10_000, "writes of two releases", deploys.refusing),
     "fifo": Run(1_000_000, "messages", mail.fifo),
