@@ -37,7 +37,10 @@ class TenantByHost:
     def __init__(self, tenant: Tenant) -> None:
         self._sole: Final = _checked(tenant) if isinstance(tenant, TenantCtx) else None
         self._by_host: Final = (
-            {_host(host): _checked(ctx) for host, ctx in cast("_ByHost", tenant).items()}
+            {
+                _host(host): _checked(ctx)
+                for host, ctx in cast("_ByHost", cast("object", tenant)).items()
+            }
             if isinstance(tenant, Mapping)
             else None
         )
