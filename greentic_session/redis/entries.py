@@ -113,26 +113,25 @@ class SessionEntries:
         held: Held = ""
         token = ""
         is_done = False
-        try:
-            for _ in range(_MAX_ATTEMPTS):
-                if hold_ms is not None:
-                    token = token or uuid4().hex[:16]
-                    await self._add(indexes, key, token, hold_ms, until)
-                    held = hold_ms
-                reply = await attempt((), held)
-                if not is_unindexed(reply):
-                    is_done = _is_done(reply)
-                    break
-                with parsing_write_reply():
-                    hold_ms = int(reply[1])
-                    had_no_end = had_no_end or (hold_ms > 0 and reply[4] == b"0")
-            else:
-                raise StoreUnavailableError(
-                    "the session changes faster than its index", code="internal"
-                )
-        finally:
-            if token:
-                await self._end_write(indexes, key, token, until)
+        # After an error, the record may still be written. Then its guard stays until it expires.
+        for _ in range(_MAX_ATTEMPTS):
+            if hold_ms is not None:
+                token = token or uuid4().hex[:16]
+                await self._add(indexes, key, token, hold_ms, until)
+                held = hold_ms
+            reply = await attempt((), held)
+            if not is_unindexed(reply):
+                is_done = _is_done(reply)
+                break
+            with parsing_write_reply():
+                hold_ms = int(reply[1])
+                had_no_end = had_no_end or (hold_ms > 0 and reply[4] == b"0")
+        else:
+            raise StoreUnavailableError(
+                "the session changes faster than its index", code="internal"
+            )
+        if token:
+            await self._end_write(indexes, key, token, until)
         if is_done and had_no_end:
             await self._lower(indexes, scope, key, until)
         return reply
