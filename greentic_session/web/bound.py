@@ -62,14 +62,14 @@ class BoundSession(Generic[C]):
         "token",
     )
 
-    def __init__(self, exchange: Exchange[C], state: C) -> None:
+    def __init__(self, exchange: Exchange[C]) -> None:
         self.exchange: Final = exchange
         self.sessions: Final[WebSessions[C]] = exchange.sessions
         self.sent: Token | None = None
         self.clears = False
         self.is_over = False
         self.fence: Fenced = UNFENCED
-        self.begin_again(state)
+        self.is_wanted = False
 
     def begin_again(self, state: C) -> None:
         """Forget the record. The next change creates another one, with another token."""
