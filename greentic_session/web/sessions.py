@@ -152,10 +152,10 @@ class WebSessions(Generic[C]):
         ):
             # An unknown token is never adopted, and its cookie is not removed.
             self.counters.reject("unknown_token")
-        elif stamp.presented(token, now_ms) is None:
+        elif (presented := stamp.presented(token, now_ms)) is None:
             self.counters.reject("replaced")
         else:
-            bound.token = token
+            bound.token, bound.presented = token, (stamp, presented)
             bound.adopt(found, stamp)
             return True
         return False
