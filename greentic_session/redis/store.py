@@ -246,38 +246,38 @@ class RedisSessionStore(
         )
 
     @override
-    def wait_backend(self) -> RedisWaits:
-        """As :meth:`SupportsWaits.wait_backend`."""
+    def _wait_backend(self) -> RedisWaits:
+        """As :meth:`SupportsWaits._wait_backend`."""
         return self._waits
 
     @override
-    def inbox_backend(self) -> RedisInbox:
-        """As :meth:`SupportsInbox.inbox_backend`."""
+    def _inbox_backend(self) -> RedisInbox:
+        """As :meth:`SupportsInbox._inbox_backend`."""
         return self._inbox
 
     @override
-    def affinity_backend(self) -> RedisAffinity:
-        """As :meth:`SupportsAffinity.affinity_backend`."""
+    def _affinity_backend(self) -> RedisAffinity:
+        """As :meth:`SupportsAffinity._affinity_backend`."""
         return self._affinity
 
     @override
-    def generation_backend(self) -> RedisGenerations:
-        """As :meth:`SupportsGenerations.generation_backend`."""
+    def _generation_backend(self) -> RedisGenerations:
+        """As :meth:`SupportsGenerations._generation_backend`."""
         return self._generations
 
     @override
-    def timer_backend(self) -> RedisTimers:
-        """As :meth:`SupportsTimers.timer_backend`."""
+    def _timer_backend(self) -> RedisTimers:
+        """As :meth:`SupportsTimers._timer_backend`."""
         return self._timers
 
     @override
-    def finding_backend(self) -> RedisFinding:
-        """As :meth:`SupportsFinding.finding_backend`."""
+    def _finding_backend(self) -> RedisFinding:
+        """As :meth:`SupportsFinding._finding_backend`."""
         return self._finding_steps
 
     @override
-    def lock_backend(self) -> RedisLocks:
-        """As :meth:`SupportsLocks.lock_backend`."""
+    def _lock_backend(self) -> RedisLocks:
+        """As :meth:`SupportsLocks._lock_backend`."""
         return self._locks
 
     @override

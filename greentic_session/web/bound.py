@@ -121,7 +121,7 @@ class BoundSession(Generic[C]):
 
     def encoded(self) -> bytes | None:
         """Return the encoded state, ``None`` if it cannot be encoded."""
-        return self.sessions.store.encoder.context_bytes(self.state)
+        return self.sessions.encoder.context_bytes(self.state)
 
     @property
     def is_changed(self) -> bool:

@@ -74,7 +74,7 @@ async def _save_changed(bound: BoundSession[C]) -> None:
         return
 
     def merged(theirs: Session[C]) -> C:
-        before = bound.sessions.store.encoder.decode_body(session.key, base or b"").context
+        before = bound.sessions.encoder.decode_body(session.key, base or b"").context
         return bound.sessions.merged(before, mine, theirs.context)
 
     await _write_in_rounds(bound, merged)
@@ -111,7 +111,7 @@ async def mutate(bound: BoundSession[C], change: Callable[[C], C]) -> None:
     """Apply a function to the stored state, with the unsaved changes of the request, at once."""
     if bound.is_over:
         raise SessionEndedError
-    encoder = bound.sessions.store.encoder
+    encoder = bound.sessions.encoder
     if bound.record is None:
         await create(bound, state=change(bound.state))
         return
@@ -145,7 +145,7 @@ async def refresh(bound: BoundSession[C], *, keeps_changes: bool = False) -> Non
     mine, base, is_changed = bound.state, bound.base, bound.is_changed
     bound.adopt(found, stamp)
     if keeps_changes and is_changed:
-        old = bound.sessions.store.encoder.decode_body(before.session.key, base or b"").context
+        old = bound.sessions.encoder.decode_body(before.session.key, base or b"").context
         bound.state = bound.sessions.merged(old, mine, found.session.context)
 
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Final, Generic, cast, final
 import msgspec
 
 from .._core import tenancy
+from .._core.verbs.base import services_of
 from .._validation import check_key, check_user
 from ..abc.clock import SupportsClock
-from ..abc.generations import SupportsGenerations
+from ..abc.generations import SupportsGenerations, generation_backend_of
 from ..errors import InvalidInputError, SessionConflictError
 from ..merging import MergeConflict
 from ..model import C
@@ -84,6 +85,7 @@ class WebSessions(Generic[C]):
         if type(cast("object", policy)) is not WebPolicy:
             raise InvalidInputError("policy", f"expected WebPolicy, got {type(policy).__name__}")
         self.store: Final = store
+        self.encoder: Final = services_of(store).encoder
         self.new: Final = new
         self.policy: Final = policy
         self.tenants: Final = TenantByHost(tenant)
@@ -93,7 +95,7 @@ class WebSessions(Generic[C]):
         self.counters: Final = Counters(on_rejected)
         self.clock: Final = StoreClock(given, clock)
         self.devices: Final = Devices(self)
-        self.generations: Final = Generations(given.generation_backend(), policy)
+        self.generations: Final = Generations(generation_backend_of(given), policy)
         self._merger: Final = StateMerger(store.context_type, policy.on_conflict)
 
     # --- the session of a request ----------------------------------------------------------------

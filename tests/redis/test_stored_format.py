@@ -210,7 +210,7 @@ async def test_the_codec_can_be_swapped(harness: RedisHarness) -> None:
 async def test_a_generation_is_one_text_in_the_slot_of_its_user(harness: RedisHarness) -> None:
     store = cast("SupportsGenerations", await harness.open())
     owner = GenerationOwner("prod/acme", "support/Ann:{1}")
-    generation = await store.generation_backend().read(owner, 60_000)
+    generation = await store._generation_backend().read(owner, 60_000)
     (name,) = await harness.residue()
     assert name == f"{harness.config.namespace}:generation:{{prod:acme:support:Ann%3A%7B1%7D}}"
     assert await harness.client.read("GET", name, key=name) == generation.encode()

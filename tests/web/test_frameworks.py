@@ -14,6 +14,7 @@ import httpx
 import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.typing import Origin
 
 from greentic_session import StoreUnavailableError
 from greentic_session.testing.ports import PortClaim
@@ -187,8 +188,8 @@ async def test_a_websocket_has_the_session_under_a_server(server: str, framework
         url = f"ws://{server}/{framework}/socket"
         async with connect(
             url,
-            origin=f"http://{server}",
-            additional_headers={"cookie": cookie},  # type: ignore[arg-type]
+            origin=Origin(f"http://{server}"),
+            additional_headers={"cookie": cookie},
         ) as socket:
             assert json.loads(await socket.recv())["theme"] == "dark"
             await socket.send("light")

@@ -35,7 +35,7 @@ async def test_an_error_of_the_report_is_logged_without_ids(
     def failing(_reason: str) -> None:
         raise RuntimeError("report")
 
-    rig.sessions.counters.__init__(failing)  # type: ignore[misc]
+    rig.sessions.counters.__init__(failing)
     with caplog.at_level(logging.ERROR):
         assert (await Browser(rig, "unknown.example").request(Look())).status == 421
     assert "on_rejected raised" in caplog.text

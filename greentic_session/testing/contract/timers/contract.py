@@ -14,13 +14,13 @@ and the rest are as for :class:`SessionStoreContract`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
 import anyio
 import pytest
 
 from ....abc.records import Verdict
-from ....abc.timers import SupportsTimers, TimerShard
+from ....abc.timers import TimerShard, timer_backend_of
 from ..samples import LIFE, PART
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ _DAY_MS: Final = 86_400_000
 
 async def _backend(harness: StoreHarness) -> TimerBackend:
     store = await harness.open()
-    return cast("SupportsTimers", store).timer_backend()
+    return timer_backend_of(store)
 
 
 async def _take(timers: TimerBackend, attempt: str = "a1", *, most: int = 64) -> TakenTimers:
