@@ -10,7 +10,7 @@ from .._core.times import ms_of
 from ..abc.fencing import UNFENCED
 from ..errors import InvalidInputError, SessionEndedError
 from ..model import C, Session, SessionCursor, SessionMeta, TenantCtx, Versioned
-from .stamp import OVERLAP_MS, Stamp, renewed
+from .stamp import OVERLAP_MS, Presented, Stamp, renewed
 from .tokens import Token
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ class BoundSession(Generic[C]):
     :ivar is_wanted: whether to create a record although the state is that of a new session.
     :ivar label: name of the device.
     :ivar ends_ms: end of the lifetime by the store's clock, 0 without a record.
+    :ivar presented: a stamp, and what the token of the request is to it. It saves two digests.
     :ivar fence: a lock that guards each save, if the request holds one.
     """
 
@@ -54,6 +55,7 @@ class BoundSession(Generic[C]):
         "is_over",
         "is_wanted",
         "label",
+        "presented",
         "record",
         "sent",
         "sessions",
@@ -62,14 +64,15 @@ class BoundSession(Generic[C]):
         "token",
     )
 
-    def __init__(self, exchange: Exchange[C], state: C) -> None:
+    def __init__(self, exchange: Exchange[C]) -> None:
         self.exchange: Final = exchange
         self.sessions: Final[WebSessions[C]] = exchange.sessions
         self.sent: Token | None = None
         self.clears = False
         self.is_over = False
         self.fence: Fenced = UNFENCED
-        self.begin_again(state)
+        self.presented: tuple[Stamp, Presented] | None = None
+        self.is_wanted = False
 
     def begin_again(self, state: C) -> None:
         """Forget the record. The next change creates another one, with another token."""
@@ -207,7 +210,9 @@ class BoundSession(Generic[C]):
         token, policy = self.token, self.sessions.policy
         if token is None or not self.exchange.can_set_cookie or self.sent is not None:
             return stamp, None
-        is_current = stamp.presented(token, now_ms)
+        known = self.presented
+        is_known = known is not None and known[0] is stamp
+        is_current = known[1] if known and is_known else stamp.presented(token, now_ms)
         if is_current is None:
             return stamp, None
         if not is_current:

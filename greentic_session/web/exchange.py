@@ -39,7 +39,8 @@ class Exchange(Generic[C]):
     """
 
     __slots__ = (
-        "_lock",
+        "_is_loading",
+        "_loaded",
         "can_set_cookie",
         "cookies",
         "ctx",
@@ -63,7 +64,8 @@ class Exchange(Generic[C]):
         self.ctx: TenantCtx | None = None
         self.load_error: SessionError | None = None
         self.failure: SessionError | None = None
-        self._lock: anyio.Lock | None = None
+        self._is_loading = False
+        self._loaded: anyio.Event | None = None
         self.cookies: Final[list[bytes]] = []
         self.origins: Final[list[bytes]] = []
         self.sites: Final[list[bytes]] = []
@@ -81,24 +83,30 @@ class Exchange(Generic[C]):
 
     async def load(self) -> WebSession[C]:
         """Return the session. The first call reads it."""
+        # A lock would cost two turns of the event loop, and rarely do two tasks load at once.
+        while self._is_loading:
+            if self._loaded is None:
+                self._loaded = anyio.Event()
+            await self._loaded.wait()
         if self.session is not None:
             return self.session
-        if self._lock is None:
-            self._lock = anyio.Lock()
-        async with self._lock:
-            if self.session is not None:
-                return self.session
-            if self.load_error is not None:
-                raise self.load_error
-            if self.ctx is None:
-                raise InvalidInputError("scope", "the request has no tenant")
-            try:
-                self.session = await self.sessions.load(self)
-            except (StoreUnavailableError, OutcomeUnknownError) as error:
-                self.load_error = error
-                self.sessions.counters.reject("unavailable")
-                raise
-            return self.session
+        if self.load_error is not None:
+            raise self.load_error
+        if self.ctx is None:
+            raise InvalidInputError("scope", "the request has no tenant")
+        self._is_loading = True
+        try:
+            self.session = await self.sessions.load(self)
+        except (StoreUnavailableError, OutcomeUnknownError) as error:
+            self.load_error = error
+            self.sessions.counters.reject("unavailable")
+            raise
+        finally:
+            self._is_loading = False
+            if self._loaded is not None:
+                self._loaded.set()
+                self._loaded = None
+        return self.session
 
     @contextmanager
     def noting(self) -> Generator[None]:

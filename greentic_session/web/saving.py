@@ -45,7 +45,7 @@ async def commit(bound: BoundSession[C]) -> None:
         return
     if bound.is_changed:
         with suppress(SessionEndedError):
-            await save(bound)
+            await _save_changed(bound)
     elif bound.record is not None:
         await _keep_up(bound, bound.record)
 
@@ -58,8 +58,11 @@ async def save(bound: BoundSession[C]) -> None:
     """
     if bound.is_over:
         raise SessionEndedError
-    if not bound.is_changed:
-        return
+    if bound.is_changed:
+        await _save_changed(bound)
+
+
+async def _save_changed(bound: BoundSession[C]) -> None:
     if bound.record is None:
         await create(bound)
         return
@@ -152,7 +155,7 @@ async def _write_once(bound: BoundSession[C], record: Versioned[C], now_ms: int)
     :returns: ``False`` if the record has another version of the same incarnation.
     :raises SessionEndedError: it has another incarnation, or is gone.
     """
-    old = Stamp.of(record.session.meta)
+    old = bound.stamp
     if old is None:
         raise bound.end()
     stamp, send = bound.refreshed(old, now_ms)

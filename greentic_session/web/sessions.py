@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from .counters import Rejection, WebStatistics
     from .devices import WebDevice
     from .tenants import Tenant
+    from .tokens import Token
 
 __all__ = ["WebSessions", "current"]
 
@@ -127,14 +128,20 @@ class WebSessions(Generic[C]):
 
     async def load(self, exchange: Exchange[C]) -> WebSession[C]:
         """Read the session of a request. For the library's own modules: use :meth:`of`."""
-        bound = BoundSession(exchange, self.new())
+        bound = BoundSession(exchange)
         value = self.jar.read(exchange.cookies) if exchange.cookies else None
-        if value is None:
-            return WebSession(bound)
-        token = self.tokens.read(value)
-        if token is None:
-            self.counters.reject("malformed_token")
-            return WebSession(bound)
+        token = None if value is None else self.tokens.read(value)
+        if token is None or not await self._adopt(bound, token):
+            if value is not None and token is None:
+                self.counters.reject("malformed_token")
+            bound.begin_again(self.new())
+        return WebSession(bound)
+
+    async def _adopt(self, bound: BoundSession[C], token: Token) -> bool:
+        """Read the session of a token.
+
+        :returns: whether the token opens one.
+        """
         self.counters.add("loads")
         now_ms = await self.clock.now_ms()
         found = await self.view(bound.ctx).get(token.key)
@@ -147,12 +154,13 @@ class WebSessions(Generic[C]):
         ):
             # An unknown token is never adopted, and its cookie is not removed.
             self.counters.reject("unknown_token")
-        elif stamp.presented(token, now_ms) is None:
+        elif (presented := stamp.presented(token, now_ms)) is None:
             self.counters.reject("replaced")
         else:
-            bound.token = token
+            bound.token, bound.presented = token, (stamp, presented)
             bound.adopt(found, stamp)
-        return WebSession(bound)
+            return True
+        return False
 
     # --- the sessions of a user ------------------------------------------------------------------
 
