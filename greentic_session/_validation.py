@@ -48,6 +48,7 @@ _K = TypeVar("_K", bound=str)
 MAX_KEY_CHARS: Final = 512
 MAX_IDENTIFIER_CHARS: Final = 128
 MAX_USER_CHARS: Final = 256
+_MAX_LABELS: Final = 16
 _MAX_SETTING_SECS: Final = 86_400
 MAX_TTL_SECS: Final = 100 * 366 * 86_400
 """About a century. Every date type can represent such a time from now."""
@@ -279,3 +280,19 @@ def require_secs(value: object, field: str, *, allow_zero: bool = False) -> None
     ):
         least = "from" if allow_zero else "above"
         raise InvalidInputError(field, f"expected seconds {least} 0, at most {_MAX_SETTING_SECS}")
+
+
+def require_label_names(names: object) -> tuple[str, ...]:
+    """Return the names of indexed labels as a tuple, after a check.
+
+    :raises InvalidInputError: ``names`` is not a sequence of up to 16 different texts of 1 to 128
+        characters without control characters and lone surrogates.
+    """
+    if isinstance(names, (str, bytes)) or not isinstance(names, Sequence):
+        raise InvalidInputError("indexed_labels", f"expected a tuple, got {type(names).__name__}")
+    found = tuple(
+        require_clean_text(name, "indexed_labels", 128) for name in cast("Sequence[object]", names)
+    )
+    if len(set(found)) != len(found) or len(found) > _MAX_LABELS:
+        raise InvalidInputError("indexed_labels", f"expected up to {_MAX_LABELS} different names")
+    return found

@@ -14,12 +14,12 @@ from msgspec.structs import replace
 
 from .codec import CodecFactory, JsonCodec
 from .config import EmbeddedConfig, MemoryConfig, RedisConfig, SessionBackendConfig
-from .config.backends import config_from_url
+from .config.backends import config_from_url, with_indexed_labels
 from .config.urls import public_part
 from .errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from ._core.evolution import Upgrades
     from .clock import Clock
@@ -43,6 +43,7 @@ def create_session_store(
     unknown_fields: OnUnknown | None = ...,
     schema_version: int | None = ...,
     upgrades: Upgrades | None = ...,
+    indexed_labels: Sequence[str] | None = ...,
 ) -> AsyncSessionStore[dict[str, Any]]: ...
 @overload
 def create_session_store(
@@ -55,6 +56,7 @@ def create_session_store(
     unknown_fields: OnUnknown | None = ...,
     schema_version: int | None = ...,
     upgrades: Upgrades | None = ...,
+    indexed_labels: Sequence[str] | None = ...,
 ) -> AsyncSessionStore[_T]: ...
 @overload
 def create_session_store(
@@ -67,6 +69,7 @@ def create_session_store(
     unknown_fields: OnUnknown | None = ...,
     schema_version: int | None = ...,
     upgrades: Upgrades | None = ...,
+    indexed_labels: Sequence[str] | None = ...,
 ) -> AsyncSessionStore[Any]: ...
 def create_session_store(
     url_or_config: str | SessionBackendConfig,
@@ -78,6 +81,7 @@ def create_session_store(
     unknown_fields: OnUnknown | None = None,
     schema_version: int | None = None,
     upgrades: Upgrades | None = None,
+    indexed_labels: Sequence[str] | None = None,
 ) -> AsyncSessionStore[Any]:
     """Make the store of a URL or a configuration.
 
@@ -93,6 +97,7 @@ def create_session_store(
     :param unknown_fields: as in :class:`AsyncSessionStore`. ``None`` is that of the configuration.
     :param schema_version: as in :class:`AsyncSessionStore`.
     :param upgrades: as in :class:`AsyncSessionStore`.
+    :param indexed_labels: as in :class:`AsyncSessionStore`, in place of those of the configuration.
     :raises InvalidInputError: an unknown scheme or option (the message lists the known ones), a
         value out of range, or a context type that the codec cannot handle. Also a clock for another
         backend than memory.
@@ -103,6 +108,8 @@ def create_session_store(
             config = replace(config, require_ctx=require_ctx)
         if unknown_fields is not None:
             config = replace(config, unknown_fields=unknown_fields)
+    if indexed_labels is not None:
+        config = with_indexed_labels(config, indexed_labels)
     if isinstance(config, MemoryConfig):
         from .memory import InMemorySessionStore  # noqa: PLC0415 - backends load on first use
 

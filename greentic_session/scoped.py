@@ -11,7 +11,7 @@ from .errors import SessionError
 from .model import C
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
     from datetime import timedelta
 
     from ._core.unreadable import OnError
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from .store import AsyncSessionStore
 
 __all__ = ["ScopedSessionStore", "TenantSessionStore", "unscoped"]
+
+_NO_LABELS: Final[Mapping[str, str | int | bool]] = {}
 
 
 @final
@@ -154,6 +156,37 @@ class ScopedSessionStore(Generic[C]):
     async def delete_many(self, keys: Sequence[SessionKey]) -> list[bool | SessionError]:
         """As :meth:`AsyncSessionStore.delete_many`."""
         return await self._store.delete_many(keys, ctx=self.ctx)
+
+    def find(
+        self,
+        *,
+        user_id: str | None = None,
+        labels: Mapping[str, str | int | bool] = _NO_LABELS,
+        limit: int | None = None,
+    ) -> AsyncIterator[Versioned[C]]:
+        """As :meth:`AsyncSessionStore.find`, for the sessions that :meth:`get` would return."""
+        return self._store.find(self.ctx, user_id=user_id, labels=labels, limit=limit, fenced=True)
+
+    def find_keys(
+        self,
+        *,
+        user_id: str | None = None,
+        labels: Mapping[str, str | int | bool] = _NO_LABELS,
+        limit: int | None = None,
+    ) -> AsyncIterator[SessionKey]:
+        """As :meth:`AsyncSessionStore.find_keys`, for the sessions of :meth:`find`."""
+        return self._store.find_keys(
+            self.ctx, user_id=user_id, labels=labels, limit=limit, fenced=True
+        )
+
+    async def count(
+        self,
+        *,
+        user_id: str | None = None,
+        labels: Mapping[str, str | int | bool] = _NO_LABELS,
+    ) -> int:
+        """As :meth:`AsyncSessionStore.count`, for the sessions of :meth:`find`."""
+        return await self._store.count(self.ctx, user_id=user_id, labels=labels, fenced=True)
 
     @overload
     def scan(

@@ -8,35 +8,33 @@ encoded records. Its tests inherit those of :mod:`greentic_session.testing.contr
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Literal, cast, final, overload
+from typing import TYPE_CHECKING, cast, final
 
 from ._core import tenancy
-from ._core.scan import SessionScan
-from ._core.unreadable import OnError, decoder_of
 from ._core.verbs.batches import BatchVerbs
 from ._core.verbs.mutating import MutatingVerbs
 from ._core.verbs.reading import ReadingVerbs
 from ._core.verbs.writing import WritingVerbs
 from .codec import CodecFactory, JsonCodec
 from .config import DEFAULT_CLOSE_SECS, DEFAULT_MAX_PAYLOAD_BYTES
-from .errors import InvalidInputError
+from .finding import SessionFinding
 from .model import C, TenantCtx
 from .scoped import ScopedSessionStore, TenantSessionStore
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import Sequence
     from datetime import timedelta
 
     from ._core.evolution import Upgrades
-    from .abc.records import Page, UnreadableSession
     from .config.backends import OnUnknown
-    from .model import Versioned
     from .statistics import StoreStatistics
 
 __all__ = ["AsyncSessionStore"]
 
 
-class AsyncSessionStore(ReadingVerbs[C], WritingVerbs[C], BatchVerbs[C], MutatingVerbs[C]):
+class AsyncSessionStore(
+    ReadingVerbs[C], WritingVerbs[C], BatchVerbs[C], MutatingVerbs[C], SessionFinding[C]
+):
     """Stores sessions of many tenants.
 
     Use a store on one event loop at a time, from one thread, with ``async with``. The block may be
@@ -80,6 +78,8 @@ class AsyncSessionStore(ReadingVerbs[C], WritingVerbs[C], BatchVerbs[C], Mutatin
     :param upgrades: functions that convert the context of an earlier version. The one under ``1``
         gets the JSON value of version 1 and returns that of version 2. They run on a read, and the
         next write stores the result. A version without a function needs no conversion.
+    :param indexed_labels: names of up to 16 labels by which :meth:`find` finds sessions. Values of
+        other types than str, int and bool are not indexed.
     :ivar encoder: checks, encodes and decodes the store's sessions. For services on top of a store.
     """
 
@@ -95,6 +95,7 @@ class AsyncSessionStore(ReadingVerbs[C], WritingVerbs[C], BatchVerbs[C], Mutatin
         unknown_fields: OnUnknown = "keep",
         schema_version: int | None = None,
         upgrades: Upgrades | None = None,
+        indexed_labels: Sequence[str] = (),
     ) -> None:
         super().__init__(
             context_type,
@@ -106,68 +107,8 @@ class AsyncSessionStore(ReadingVerbs[C], WritingVerbs[C], BatchVerbs[C], Mutatin
             unknown_fields=unknown_fields,
             schema_version=schema_version,
             upgrades=upgrades,
+            indexed_labels=indexed_labels,
         )
-
-    @overload
-    def scan(
-        self,
-        ctx: TenantCtx,
-        *,
-        batch_size: int = 256,
-        fenced: bool = False,
-        on_error: Literal["raise", "skip"] = "raise",
-    ) -> AsyncIterator[Versioned[C]]: ...
-
-    @overload
-    def scan(
-        self,
-        ctx: TenantCtx,
-        *,
-        batch_size: int = 256,
-        fenced: bool = False,
-        on_error: Literal["return"],
-    ) -> AsyncIterator[Versioned[C] | UnreadableSession]: ...
-
-    @final
-    def scan(
-        self,
-        ctx: TenantCtx,
-        *,
-        batch_size: int = 256,
-        fenced: bool = False,
-        on_error: OnError = "raise",
-    ) -> AsyncIterator[Versioned[C] | UnreadableSession]:
-        """Iterate over a tenant's live sessions, for operators.
-
-        The order is undefined. A session that is live during the whole scan is returned exactly
-        once. A session that is created or becomes absent during the scan may or may not be
-        returned. A loop may end early, and needs no cleanup.
-
-        :param ctx: env and tenant. If it has a team or user, only sessions that are accessible to
-            that team or user are returned. Otherwise all of the tenant are.
-        :param batch_size: number of records to examine in one step, 1 to 10000. A step returns
-            about 1 MiB at most, and has a deadline of its own.
-        :param fenced: return only sessions that :meth:`get` with this ``ctx`` would return.
-        :param on_error: as in :meth:`get_many`, but ``"skip"`` leaves the session out. The
-            iteration can continue after an error.
-        :raises DecodeError: while iterating, as :meth:`get`, with ``on_error="raise"``.
-        """
-        self.check_open()
-        scope, allowed = tenancy.allowed_owners_of(ctx)
-        if type(batch_size) is not int or not 1 <= batch_size <= 10_000:
-            raise InvalidInputError("batch_size", "expected an int from 1 to 10000")
-        decode = decoder_of(self.encoder.decode, on_error)
-
-        async def fetch(position: object | None) -> Page:
-            self.check_open()
-            return await self._page(scope, position, batch_size)
-
-        def visible(owner: str) -> bool:
-            if fenced or ctx.user_id is not None:
-                return tenancy.allows(allowed, owner)
-            return ctx.team_id is None or owner.startswith(allowed.shared)
-
-        return SessionScan(fetch, visible, decode)
 
     # --- the store itself --------------------------------------------------------------------
 

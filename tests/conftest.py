@@ -184,15 +184,15 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def is_full(pytestconfig: pytest.Config) -> bool:
+def is_full_run(pytestconfig: pytest.Config) -> bool:
     """Whether the run has ``--full``."""
     return bool(pytestconfig.getoption("full"))
 
 
 @pytest.fixture(scope="session")
-def scaled(*, is_full: bool) -> Callable[[int], int]:
+def scaled(*, is_full_run: bool) -> Callable[[int], int]:
     """The function that returns the default run's share of a number of repetitions."""
-    return lambda count: count if is_full else max(1, round(count * SHARE))
+    return lambda count: count if is_full_run else max(1, round(count * SHARE))
 
 
 @pytest.fixture(scope="session")

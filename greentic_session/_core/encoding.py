@@ -33,6 +33,7 @@ from ..model import (
 )
 from . import tenancy
 from .evolution import KNOWN_CODECS, Evolution, UpgradeError
+from .labels import NOT_COMPARED, labels_of
 from .nesting import MAX_DEPTH, TOO_DEEP, is_surely_flat, is_too_deep
 from .survival import first_loss, has_open_parts, is_plain
 
@@ -58,6 +59,7 @@ class SessionEncoder(Generic[C]):
     :param unknown_fields: as in :class:`AsyncSessionStore`.
     :param schema_version: as in :class:`AsyncSessionStore`.
     :param upgrades: as in :class:`AsyncSessionStore`.
+    :param indexed_labels: names of the labels whose texts an encoded session carries.
     :raises InvalidInputError: the codec cannot handle ``context_type``.
     """
 
@@ -71,6 +73,7 @@ class SessionEncoder(Generic[C]):
         unknown_fields: OnUnknown = "keep",
         schema_version: int | None = None,
         upgrades: Upgrades | None = None,
+        indexed_labels: tuple[str, ...] = (),
     ) -> None:
         try:
             made: Codec[C] = codec(context_type)
@@ -79,6 +82,7 @@ class SessionEncoder(Generic[C]):
         self._encode: Final = made.encode
         self._decode: Final = made.decode
         self._verify: Final = verify
+        self._indexed_labels: Final = indexed_labels
         self._takes_raw: Final = not _is_of_anything(context_type)
         self._is_json: Final = isinstance(cast("object", made), JsonCodec)
         self._is_known: Final = isinstance(cast("object", made), KNOWN_CODECS)
@@ -137,6 +141,8 @@ class SessionEncoder(Generic[C]):
                 "context", f"expected {_names(classes)}, got {type(context).__name__}"
             )
         ttl_ms = ttl_to_ms(session.ttl_secs)
+        names = self._indexed_labels
+        texts = labels_of(names, meta.labels) if names else NOT_COMPARED
         # The error of a codec may hold or quote parts of the session. So this method and those
         # below raise outside the handler, and no payload leaks through `__context__`.
         data, failure, version = b"", "", self._checked_version
@@ -169,7 +175,7 @@ class SessionEncoder(Generic[C]):
             and is_plain(context)
             and (not labels or is_plain(cast("object", labels)))
         ):
-            return EncodedSession(owner.scope, key, owner.owner, ttl_ms, data, version)
+            return EncodedSession(owner.scope, key, owner.owner, ttl_ms, data, version, texts)
         self._check_raw(session)
         if (
             len(data) > self._flat_bytes
@@ -179,7 +185,7 @@ class SessionEncoder(Generic[C]):
             self._check_depth(session)
         if self._verify and read_back:
             self._read_back(data, session)
-        return EncodedSession(owner.scope, key, owner.owner, ttl_ms, data, version)
+        return EncodedSession(owner.scope, key, owner.owner, ttl_ms, data, version, texts)
 
     def encode_with_body(
         self, session: Session[C], check: Callable[[EncodedSession], None] | None = None

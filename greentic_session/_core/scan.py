@@ -27,6 +27,7 @@ class SessionScan(Generic[T]):
         owner cannot be read is always returned.
     :param decode: the function that converts a record into the result of a read. If it returns
         ``None``, the scan skips the record.
+    :param limit: maximum number of results. ``None`` sets no limit.
     """
 
     def __init__(
@@ -34,10 +35,12 @@ class SessionScan(Generic[T]):
         fetch: Callable[[object | None], Awaitable[Page]],
         visible: Callable[[str], bool],
         decode: Callable[[SessionKey, Record | UnreadableRecord], T | None],
+        limit: int | None = None,
     ) -> None:
         self._fetch: Final = fetch
         self._visible: Final = visible
         self._decode: Final = decode
+        self._left = limit
         self._pending: list[tuple[SessionKey, Record | UnreadableRecord]] = []
         self._position: object | None = None
         self._at_end = False
@@ -46,15 +49,18 @@ class SessionScan(Generic[T]):
         return self
 
     async def __anext__(self) -> T:
-        while True:
+        while self._left != 0:
             while self._pending:
                 key, record = self._pending.pop()
                 if record.owner is None or self._visible(record.owner):
                     found = self._decode(key, record)
                     if found is not None:
+                        if self._left is not None:
+                            self._left -= 1
                         return found
             if self._at_end:
-                raise StopAsyncIteration
+                break
             records, self._position = await self._fetch(self._position)
             self._pending = list(records)
             self._at_end = self._position is None
+        raise StopAsyncIteration

@@ -102,6 +102,8 @@ class EncodedSession(msgspec.Struct, frozen=True, gc=False):
     :ivar body: as in :class:`Record`.
     :ivar schema_version: version of the state, which the record keeps next to its body. The live
         record must not have a higher one. 0 makes no check and leaves the stored version.
+    :ivar labels: texts of the indexed labels, one a line. ``"-"`` in a store without indexed
+        labels, and then the stored ones stay.
     """
 
     scope: str
@@ -110,6 +112,7 @@ class EncodedSession(msgspec.Struct, frozen=True, gc=False):
     ttl_ms: int
     body: bytes
     schema_version: int = 0
+    labels: str = "-"
 
     def __repr__(self) -> str:
         """Return the address and the size without the body, because it is private state."""
@@ -131,6 +134,7 @@ class Verdict(IntEnum):
     LOST = -8
     FULL = -9
     NEWER = -10
+    UNINDEXED = -11
 
 
 # Python 3.11 calls a function of the enum for each lookup of a member. In a verb that succeeds,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Final, Literal, Self, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, cast
 
 import msgspec
 
@@ -14,12 +14,16 @@ from .._validation import (
     require_bool,
     require_host,
     require_int,
+    require_label_names,
     require_secs,
     require_str,
     timedeltas_to_secs,
 )
 from ..errors import InvalidInputError
 from .urls import parse_url
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = [
     "DEFAULT_CLOSE_SECS",
@@ -63,6 +67,7 @@ class MemoryConfig(msgspec.Struct, frozen=True, kw_only=True):
     :ivar close_secs: limit on the time that closing waits for running calls, in seconds. 0 does not
         wait.
     :ivar require_ctx: as in :class:`AsyncSessionStore`.
+    :ivar indexed_labels: as in :class:`AsyncSessionStore`.
     """
 
     max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES
@@ -71,6 +76,7 @@ class MemoryConfig(msgspec.Struct, frozen=True, kw_only=True):
     sweep_interval_secs: Seconds = default_secs(1.0)
     close_secs: Seconds = default_secs(DEFAULT_CLOSE_SECS)
     require_ctx: bool = False
+    indexed_labels: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         timedeltas_to_secs(self, "sweep_interval_secs", "close_secs")
@@ -86,6 +92,7 @@ class MemoryConfig(msgspec.Struct, frozen=True, kw_only=True):
         check_on_unknown(self.unknown_fields)
         require_secs(self.sweep_interval_secs, "sweep_interval_secs")
         require_secs(self.close_secs, "close_secs", allow_zero=True)
+        require_label_names(self.indexed_labels)
 
 
 class TlsConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -192,6 +199,7 @@ class RedisConfig(_HidesPassword, frozen=True, kw_only=True):
     :ivar unknown_fields: as in :class:`AsyncSessionStore`.
     :ivar protocol: version of RESP, 2 or 3. The results are the same.
     :ivar require_ctx: as in :class:`AsyncSessionStore`.
+    :ivar indexed_labels: as in :class:`AsyncSessionStore`.
     """
 
     host: str = "localhost"
@@ -213,6 +221,7 @@ class RedisConfig(_HidesPassword, frozen=True, kw_only=True):
     unknown_fields: OnUnknown = "keep"
     protocol: int = 3
     require_ctx: bool = False
+    indexed_labels: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         timedeltas_to_secs(self, "deadline_secs", "close_secs")
@@ -257,6 +266,7 @@ class RedisConfig(_HidesPassword, frozen=True, kw_only=True):
         require_bool(self.require_ctx, "require_ctx")
         check_on_unknown(self.unknown_fields)
         require_int(self.protocol, "protocol", 2, 3)
+        require_label_names(self.indexed_labels)
 
     def _check_address(self) -> None:
         sentinel = cast("object", self.sentinel)
@@ -310,6 +320,7 @@ class EmbeddedConfig(msgspec.Struct, frozen=True, kw_only=True):
     unknown_fields: OnUnknown = "keep"
     protocol: int = 3
     require_ctx: bool = False
+    indexed_labels: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         timedeltas_to_secs(self, "start_secs", "deadline_secs", "close_secs")
@@ -354,6 +365,19 @@ def config_from_url(url: str) -> SessionBackendConfig:
     config: SessionBackendConfig = _CONFIGS[backend](**fields)
     config.check()
     return config
+
+
+def with_indexed_labels(
+    config: SessionBackendConfig, indexed_labels: Sequence[str]
+) -> SessionBackendConfig:
+    """Return a configuration with other indexed labels.
+
+    :raises InvalidInputError: a name of a label is invalid.
+    """
+    names = require_label_names(indexed_labels)
+    if not isinstance(cast("object", config), (MemoryConfig, RedisConfig, EmbeddedConfig)):
+        return config  # the caller names the error
+    return msgspec.structs.replace(config, indexed_labels=names)
 
 
 _CONFIGS: Final = {"memory": MemoryConfig, "redis": RedisConfig, "embedded": EmbeddedConfig}

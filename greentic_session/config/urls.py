@@ -244,6 +244,10 @@ def _yes_no(text: str, field: str) -> bool:
     return text == "yes"
 
 
+def _names(text: str, field: str) -> tuple[str, ...]:
+    return tuple(_text(name, field) for name in text.split(","))
+
+
 if TYPE_CHECKING:
     _Option = tuple[str, Callable[[str, str], object]]
 
@@ -254,6 +258,7 @@ _MEMORY_OPTIONS: Final[dict[str, _Option]] = {
     "unknown_fields": ("unknown_fields", _text),
     "sweep_interval": ("sweep_interval_secs", _secs),
     "close_timeout": ("close_secs", _secs),
+    "indexed_labels": ("indexed_labels", _names),
 }
 _REDIS_OPTIONS: Final[dict[str, _Option]] = {
     "namespace": ("namespace", _text),
@@ -266,6 +271,7 @@ _REDIS_OPTIONS: Final[dict[str, _Option]] = {
     "require_ctx": ("require_ctx", _yes_no),
     "unknown_fields": ("unknown_fields", _text),
     "protocol": ("protocol", _number),
+    "indexed_labels": ("indexed_labels", _names),
 }
 _EMBEDDED_OPTIONS: Final[dict[str, _Option]] = {
     "fsync": ("fsync", _text),

@@ -10,6 +10,7 @@ from msgspec.structs import force_setattr, replace
 
 from ..abc.records import DONE, EncodedSession, Outcome, Record, Verdict
 from .expiry import ExpiryIndex
+from .session_index import SessionIndex
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -62,11 +63,13 @@ class StoredRecord(Record, frozen=True, gc=False):
     :ivar due: when the expiry index checks the record, in milliseconds since the epoch. 0 is never.
     :ivar wait: the wait and the claim, ``None`` before the session first waits.
     :ivar schema_version: the highest that a store with versions wrote, 0 for none.
+    :ivar labels: as in :class:`EncodedSession`.
     """
 
     due: int = 0
     wait: WaitState | None = None
     schema_version: int = 0
+    labels: str = "-"
 
     def is_newer(self, encoded: EncodedSession) -> bool:
         """Return whether the record has a higher schema version than the state to write."""
@@ -103,6 +106,7 @@ class Records:
         self._expiry: Final = ExpiryIndex()
         self.due_times: Final = self._expiry.times
         self.on_forget: Callable[[str, str, StoredRecord], None] | None = None
+        self.index: Final = SessionIndex()
 
     def sizes(self) -> dict[str, int]:
         """Return the numbers of sessions, sessions that expire, tenants and lookups."""
@@ -155,6 +159,11 @@ class Records:
         elif stored.wait is not None and stored.incarnation != incarnation:
             # The stored record has expired, and was not swept yet.
             self._tell(scope, key, stored)
+        if stored is None:
+            self.index.add(scope, key, encoded.owner, encoded.labels)
+        elif stored.owner != encoded.owner or stored.labels != encoded.labels:
+            self.index.discard(scope, key, stored.owner, stored.labels)
+            self.index.add(scope, key, encoded.owner, encoded.labels)
         ttl_ms = encoded.ttl_ms
         begins_ms = now_ms if wait is None else max(now_ms, wait.lease_ms)
         due = self._schedule(
@@ -173,6 +182,7 @@ class Records:
             due,
             wait,
             schema_version,
+            encoded.labels,
         )
         return Outcome(DONE, value, incarnation, now_ms)
 
@@ -188,12 +198,24 @@ class Records:
             schema_version = encoded.schema_version
         scope, key, wait, ttl_ms = encoded.scope, encoded.key, live.wait, encoded.ttl_ms
         value, incarnation = live.value + 1, live.incarnation
+        if live.labels != encoded.labels:
+            self.index.discard(scope, key, live.owner, live.labels)
+            self.index.add(scope, key, live.owner, encoded.labels)
         begins_ms = now_ms if wait is None or now_ms >= wait.lease_ms else wait.lease_ms
         due = live.due
         if not 0 < due <= begins_ms + ttl_ms or ttl_ms == 0:
             due = self._schedule(scope, key, due, ttl_ms and begins_ms + ttl_ms, now_ms)
         self._tenants[scope][key] = StoredRecord(
-            value, incarnation, live.owner, ttl_ms, now_ms, encoded.body, due, wait, schema_version
+            value,
+            incarnation,
+            live.owner,
+            ttl_ms,
+            now_ms,
+            encoded.body,
+            due,
+            wait,
+            schema_version,
+            encoded.labels,
         )
         return Outcome(DONE, value, incarnation, now_ms)
 
@@ -242,6 +264,7 @@ class Records:
         self._tenants.clear()
         self._lookup.clear()
         self._expiry.clear()
+        self.index.clear()
 
     def _schedule(self, scope: str, key: str, due: int, expires_ms: int, now_ms: int) -> int:
         if due:
@@ -253,6 +276,7 @@ class Records:
     def _forget(self, scope: str, key: str) -> None:
         tenant = self._tenants[scope]
         record = tenant.pop(key)
+        self.index.discard(scope, key, record.owner, record.labels)
         if not tenant and getsizeof(tenant) <= _FREED_BYTES:
             del self._tenants[scope]
         scopes = self._lookup[key]

@@ -13,6 +13,7 @@ from .._core import tenancy
 from .._core.lifetime import wait_until_idle
 from ..abc.affinity import SupportsAffinity
 from ..abc.fencing import LeaseKind, SupportsFencing
+from ..abc.finding import SupportsFinding
 from ..abc.generations import SupportsGenerations
 from ..abc.inbox import SupportsInbox
 from ..abc.locks import SupportsLocks
@@ -36,6 +37,7 @@ from ..model import C, Cas, SessionKey
 from ..statistics import StoreStatistics
 from ..store import AsyncSessionStore
 from .affinity import MemoryAffinity
+from .finding import MemoryFinding
 from .generations import MemoryGenerations
 from .inbox import MemoryInbox
 from .locks import MemoryLocks
@@ -80,6 +82,7 @@ class InMemorySessionStore(
     SupportsInbox,
     SupportsGenerations,
     SupportsTimers,
+    SupportsFinding,
 ):
     """Keeps encoded sessions in dictionaries, under the same rules as a server.
 
@@ -120,6 +123,7 @@ class InMemorySessionStore(
             unknown_fields=config.unknown_fields,
             schema_version=schema_version,
             upgrades=upgrades,
+            indexed_labels=config.indexed_labels,
         )
         self._interval_secs: Final = config.sweep_interval_secs
         self._records: Final = Records(SystemClock() if clock is None else clock)
@@ -132,6 +136,10 @@ class InMemorySessionStore(
             self._records, self._waits, self._notifications, self.check_open
         )
         self._timers: Final = MemoryTimers(self._records.clock, self._notifications)
+        self._finding_steps: Final = MemoryFinding(
+            self._records,
+            lambda: self._now_ms(),  # noqa: PLW0108 - an open store has another function
+        )
         self._is_held: Final[Mapping[LeaseKind, Callable[[LeaseRef], bool]]] = {
             LeaseKind.LOCK: self._locks.is_held,
             LeaseKind.INBOX: self._inbox.is_held,
@@ -215,6 +223,11 @@ class InMemorySessionStore(
     def timer_backend(self) -> MemoryTimers:
         """As :meth:`SupportsTimers.timer_backend`."""
         return self._timers
+
+    @override
+    def finding_backend(self) -> MemoryFinding:
+        """As :meth:`SupportsFinding.finding_backend`."""
+        return self._finding_steps
 
     @override
     def lock_backend(self) -> MemoryLocks:

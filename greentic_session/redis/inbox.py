@@ -25,6 +25,7 @@ import msgspec
 
 from .._compat import override
 from .._core.fencing import FencingCounter
+from .._core.labels import NOT_COMPARED
 from .._core.leases import RELEASE_SECS
 from .._core.tasks import run_to_completion, start_background
 from ..abc.inbox import EnqueueOutcome, GrantedTurn, InboxBackend, InboxCall, InboxSize, NothingDue
@@ -68,8 +69,10 @@ if TYPE_CHECKING:
         TurnRef,
     )
     from ..abc.notifications import Subscription
+    from ..abc.records import EncodedSession
     from ..abc.waits import EventMemory
     from ..model import SessionKey
+    from .entries import Held, SessionEntries
     from .key_names import KeyNames
     from .notifications import RedisNotifications
     from .transport.client import RedisClient
@@ -81,6 +84,8 @@ __all__ = ["RedisInbox"]
 
 _DEAD_LETTER: Final = -10
 _UNREADABLE_BACKOFF_MS: Final = 10_000
+_REMOVED_REPLIES: Final = (6, 9)
+"""Lengths of a reply that ends with the owner and the labels of a removed session."""
 _DUE_LATER: Final = (StoreUnavailableError, OutcomeUnknownError)
 """Errors after which an index entry stays unchanged, and becomes due at its time."""
 
@@ -93,6 +98,7 @@ class RedisInbox(InboxBackend):
     :ivar names: the key names of the store.
     :param notifications: the notifications of the store.
     :ivar waits: the waits of the store. A commit updates their index.
+    :ivar index_entries: the index entries of the store's sessions.
     :ivar keep_ms: a time longer than any call may take, in milliseconds.
     :ivar grace_ms: limit on the time from one step of a call to the next, in milliseconds.
     :ivar fencing: the fencing counter of the store's turns.
@@ -105,6 +111,7 @@ class RedisInbox(InboxBackend):
         names: KeyNames,
         notifications: RedisNotifications,
         waits: RedisWaits,
+        index_entries: SessionEntries,
         *,
         keep_ms: int,
         grace_ms: int,
@@ -113,6 +120,7 @@ class RedisInbox(InboxBackend):
         self.names: Final = names
         self._notifications: Final = notifications
         self.waits: Final = waits
+        self.index_entries: Final = index_entries
         self.keep_ms: Final = keep_ms
         self.grace_ms: Final = grace_ms
         self.fencing: Final = FencingCounter()
@@ -339,12 +347,12 @@ class RedisInboxCall(InboxCall):
             ends_turn=result.ends,
             new_incarnation=mint_incarnation(),
             keep_ms=self._keep_ms,
+            held_ms="",
+            new_labels=NOT_COMPARED if encoded is None else encoded.labels,
         )
-        if encoded is not None:
-            arguments = with_schema_version(arguments, encoded)
         shortfall: tuple[int, int] | None = None
         try:
-            reply = await self._scripts.on_mailbox(lua.COMMIT_TURN, ref.mailbox, "", arguments)
+            reply = await self._commit(ref, encoded, arguments)
         except UnconfirmedError as error:  # the script was executed
             reply, shortfall = error.reply, error.shortfall
         if _first(reply) != Verdict.DONE:
@@ -352,6 +360,9 @@ class RedisInboxCall(InboxCall):
         outcome = outcome_of(key, reply[:4])
         with parsing_write_reply():
             is_empty = reply[4] == b"0"
+        if len(reply) in _REMOVED_REPLIES:
+            ended = reply.pop()
+            await self._backend.index_entries.remove(scope, key, ended, self._scripts.until)
         if len(reply) > 5:  # the session waits
             await self._backend.waits.call(self._scripts.until).extend_index(
                 scope, key, reply[5:], gone=result.removes
@@ -363,6 +374,26 @@ class RedisInboxCall(InboxCall):
         if shortfall is not None:
             return msgspec.structs.replace(outcome, shortfall=shortfall)
         return outcome
+
+    async def _commit(
+        self, ref: TurnRef, encoded: EncodedSession | None, arguments: Arguments
+    ) -> Reply:
+        run = self._scripts.on_mailbox
+        if encoded is None:
+            return await run(lua.COMMIT_TURN, ref.mailbox, "", arguments)
+
+        async def attempt(indexes: tuple[str, ...], held: Held) -> Reply:
+            given = with_schema_version((*arguments[:-2], held, arguments[-1]), encoded)
+            return await run(lua.COMMIT_TURN, ref.mailbox, "", given, indexes=indexes)
+
+        return await self._backend.index_entries.write(
+            attempt,
+            encoded.scope,
+            encoded.key,
+            encoded.owner,
+            encoded.labels,
+            until=self._scripts.until,
+        )
 
     @override
     async def release(self, ref: TurnRef, backoff_ms: int | None) -> bool:

@@ -119,6 +119,7 @@ class InboxScriptRunner:
         suffix: str,
         arguments: Arguments,
         *,
+        indexes: tuple[str, ...] = (),
         grants: str = "",
         ends: str = "",
     ) -> Reply:
@@ -127,6 +128,7 @@ class InboxScriptRunner:
         :param suffix: suffix of the fifth key after the mailbox's name, empty for no fifth key.
             A key for headers follows where the script uses it.
         :param arguments: the arguments after the scope, which is ARGV 3.
+        :param indexes: names of the indexes of sessions that ``COMMIT_TURN`` writes.
         :raises DecodeError: a key holds another type of value.
         :raises UnconfirmedError: only from ``COMMIT_TURN``, in place of :class:`DurabilityError`.
         """
@@ -139,6 +141,7 @@ class InboxScriptRunner:
             names = (*names, self._names.events(names[0]))
         if script in (ADMIT, TAKE_TURN, COMMIT_TURN, DISCARD_DEAD_LETTER):
             names = (*names, f"{names[2]}:headers")
+        names = (*names, *indexes)
         try:
             return await self._client.run(
                 script,

@@ -9,25 +9,42 @@ sessions spread over all slots.
 from __future__ import annotations
 
 import re
+import zlib
 from functools import lru_cache
-from typing import Final, final
+from typing import Final, NamedTuple, final
 from urllib.parse import quote, unquote
 
 from ..abc.fencing import LeaseKind, LeaseRef
 from ..errors import DecodeError
 from ..model import SessionKey
 
-__all__ = ["KeyNames"]
+__all__ = ["SHARDS", "IndexName", "KeyNames"]
 
 # All printable ASCII except `%` (escapes), `:{}` (structure) and `*?[]\` (patterns of MATCH).
 # `quote` never escapes letters, digits and `_.-~`, so they are not listed.
 _SAFE: Final = " !\"#$&'()+,/;<=>@^`|"
+SHARDS: Final = 16
+"""Number of slots over which the indexes of one tenant are spread."""
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_.~ !\"#$&'()+,/;<=>@^`|-]*")
 
 
 def escape(part: str) -> str:
     """Return a unique text of a part, in printable ASCII without ``:``, ``{`` and ``}``."""
     return part if _PLAIN.fullmatch(part) else quote(part, safe=_SAFE)
+
+
+class IndexName(NamedTuple):
+    """An index of sessions.
+
+    :ivar name: the name of its key.
+    :ivar kind: what has an entry: ``all`` sessions of a tenant, those of a ``user``, or those with
+        a ``label``.
+    :ivar value: the user or the text of the label.
+    """
+
+    name: str
+    kind: str
+    value: str
 
 
 @final
@@ -135,6 +152,56 @@ class KeyNames:
         owner = ":".join(escape(part) for part in (env, tenant_id, team_id or "", user_id))
         return f"{self._namespace}:early:{{{owner}}}:{scope_hash}"
 
+    def session_indexes(
+        self, scope: str, key: str, owner: str, labels: str
+    ) -> tuple[tuple[IndexName, ...], ...]:
+        """Return the indexes that have an entry of a session, by slot.
+
+        :param owner: its owner, ``team/user``.
+        :param labels: texts of its indexed labels, one a line.
+        """
+        shard = self._shard(scope, zlib.crc32(key.encode()) % SHARDS)
+        texts = [label for label in labels.split("\n") if label]
+        of_labels = (IndexName(f"{shard}:{label}", "label", label) for label in texts)
+        of_tenant = (IndexName(shard, "all", ""), *of_labels)
+        user = owner.partition("/")[2]
+        if not user:
+            return (of_tenant,)
+        return of_tenant, (IndexName(self.user_index(scope, user), "user", user),)
+
+    def tenant_indexes(self, scope: str, label: str = "") -> list[IndexName]:
+        """Return ``{ns}:find:{<env>:<tenant>:<shard>}`` of each shard, or ``…:<label>``."""
+        shards = (self._shard(scope, number) for number in range(SHARDS))
+        if label:
+            return [IndexName(f"{shard}:{label}", "label", label) for shard in shards]
+        return [IndexName(shard, "all", "") for shard in shards]
+
+    def user_index(self, scope: str, user_id: str) -> str:
+        """Return ``{ns}:find:{<env>:<tenant>::<user>}``, the index of a user in all teams."""
+        return f"{self._namespace}:find:{{{scope.replace('/', ':')}::{escape(user_id)}}}"
+
+    def index_guards(self, index: str) -> str:
+        """Return the name of the guards in the slot of an index."""
+        return f"{index[: index.index('}') + 1]}:guards"
+
+    def complete_indexes(self) -> str:
+        """Return ``{ns}:find:complete``, the tenants and labels whose indexes are complete."""
+        return f"{self._namespace}:find:complete"
+
+    def _shard(self, scope: str, number: int) -> str:
+        return f"{self._namespace}:find:{{{scope.replace('/', ':')}:{number:x}}}"
+
+    def unescaped(self, scope: str, member: bytes) -> SessionKey:
+        """Return the session key in an entry of an index.
+
+        :raises DecodeError: this library did not write the entry.
+        """
+        return self.key_of(scope, self._records(scope).encode() + member + b"}")
+
+    def escaped(self, key: str) -> str:
+        """Return a session key as it stands in the name of its record."""
+        return escape(key)
+
     def channel(self, topic: str) -> str:
         """Return the channel ``{ns}:bell:{topic}``.
 
@@ -150,6 +217,18 @@ class KeyNames:
     def pattern(self, scope: str) -> str:
         """Return the pattern for SCAN's MATCH that finds a scope's records."""
         return f"{self._records(scope)}*}}"
+
+    def all_records(self) -> str:
+        """Return the pattern for SCAN's MATCH that finds the records of every scope."""
+        return f"{self._namespace}:*:*:{{*}}"
+
+    def scope_of(self, record: bytes) -> str | None:
+        """Return the scope in the name of a record, ``None`` if it is the name of another key."""
+        start, _, rest = record.decode("ascii", "replace").partition(":{")
+        parts = start[len(self._namespace) + 1 :].split(":")
+        if len(parts) != 2 or not rest or rest.find("}") != len(rest) - 1:
+            return None
+        return "/".join(parts)
 
     def key_of(self, scope: str, record: bytes) -> SessionKey:
         """Return the session key in the name of a record.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .transport.client import RedisClient
     from .transport.protocol import Command, Reply
 
-__all__ = ["FIELDS", "LargeNames", "read_owner", "read_some", "record_of"]
+__all__ = ["FIELDS", "LargeNames", "read_each", "read_owner", "read_some", "record_of"]
 
 FIELDS: Final = ("cas", "inc", "owner", "ttl", "at", "body")
 _MAX_BYTES: Final = 1 << 20
@@ -73,7 +73,7 @@ async def read_some(
     if len(called) > _FEW or any(name in large for name in called):
         count, is_large = await _fitting(client, large, keys, called, until)
         called = called[:count]
-    replies = await _each(
+    replies = await read_each(
         client, keys, [("HMGET", name, *FIELDS) for name in called], until, is_large=is_large
     )
     records: list[Record | UnreadableRecord | None] = []
@@ -103,7 +103,7 @@ async def _fitting(
         commands = [
             ("HSTRLEN", name, "body") for name in called[count : min(count + asked, _MAX_SIZES)]
         ]
-        for size in await _each(client, keys[count:], commands, until):
+        for size in await read_each(client, keys[count:], commands, until):
             if isinstance(size, int):
                 total += size
             if count and total > _MAX_BYTES:
@@ -116,7 +116,7 @@ async def _fitting(
     return count, is_large
 
 
-async def _each(
+async def read_each(
     client: RedisClient,
     keys: Sequence[SessionKey],
     commands: Sequence[Command],

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import math
-from typing import TYPE_CHECKING, Any, Final, TypeVar, cast, final
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar, cast, final
 
 from .._compat import override
+from .._core.labels import NOT_COMPARED
 from .._core.lifetime import wait_until_idle
 from ..abc.affinity import SupportsAffinity
 from ..abc.fencing import SupportsFencing
+from ..abc.finding import SupportsFinding
 from ..abc.generations import SupportsGenerations
 from ..abc.inbox import SupportsInbox
 from ..abc.locks import SupportsLocks
@@ -31,13 +34,16 @@ from ..model import C, Cas, SessionKey
 from ..statistics import StoreStatistics
 from ..store import AsyncSessionStore
 from .affinity import RedisAffinity
+from .entries import SessionEntries, is_unindexed
+from .finding import RedisFinding
 from .generations import RedisGenerations
 from .inbox import RedisInbox
 from .key_names import KeyNames
 from .locks import RedisLocks
+from .lookup_reads import read_holders
 from .notifications import RedisNotifications
 from .record_reads import FIELDS, LargeNames, read_owner, read_some, record_of
-from .replies import outcome_of, wrong_type
+from .replies import outcome_of, parsing_write_reply, wrong_type
 from .scripts.sessions import (
     CREATE,
     DELETE,
@@ -55,13 +61,12 @@ from .scripts.sessions import (
     touch_arguments,
     update_cas_arguments,
     update_cas_fenced_arguments,
-    with_schema_version,
 )
 from .timers import RedisTimers
 from .transport.acks import UnconfirmedError
 from .transport.attempts import log_retention_ms
 from .transport.client import RedisClient
-from .transport.failures import ForeignValueError, malformed_reply
+from .transport.failures import ForeignValueError
 from .transport.server import LARGE_BYTES
 from .transport.topology import run_concurrently
 from .waits import RedisWaits
@@ -73,7 +78,8 @@ if TYPE_CHECKING:
     from ..abc.fencing import LeaseRef
     from ..config import RedisConfig
     from ..errors import SessionError
-    from .transport.protocol import Arguments, Command, Reply
+    from .entries import Held
+    from .transport.protocol import Arguments, Reply
     from .transport.script import Script
     from .transport.server_process import ServerProcess
     from .transport.topology import ScanPosition
@@ -89,9 +95,27 @@ _TOKEN_REPLY: Final = 4
 """Length of a reply that holds only a token."""
 _ENDS_INCARNATION: Final = (DELETE, REPLACE)
 """The scripts that delete the completed events, and whose reply names the wait that ended."""
-_LOOKUP_PAGE: Final = 512
-_LOOKUP_STEP: Final = 16
-"""Number of fields of a lookup whose records a call checks in one round trip."""
+_ENDED_REPLIES: Final = (5, 8)
+"""Lengths of a reply that ends with the owner and the labels of an incarnation that ended."""
+
+
+class _Write(NamedTuple):
+    """The script of a write with its arguments, which may run several times.
+
+    :ivar arguments: the arguments from ARGV 4 on. If the write can create a session, the last two
+        are ``held_ms`` and ``new_labels``.
+    :ivar until: the deadline.
+    :ivar lease: the lease that guards the write.
+    :ivar schema_version: of the state, 0 for none.
+    """
+
+    script: Script
+    scope: str
+    key: SessionKey
+    arguments: Arguments
+    until: float
+    lease: LeaseRef | None
+    schema_version: int
 
 
 @final
@@ -104,6 +128,7 @@ class RedisSessionStore(
     SupportsInbox,
     SupportsGenerations,
     SupportsTimers,
+    SupportsFinding,
 ):
     """Keeps sessions on a Redis (6.2 or later) or Valkey server, shared by any number of workers.
 
@@ -142,6 +167,7 @@ class RedisSessionStore(
             unknown_fields=config.unknown_fields,
             schema_version=schema_version,
             upgrades=upgrades,
+            indexed_labels=config.indexed_labels,
         )
         self._host: Final = host
         self._client: Final = RedisClient(config, host)
@@ -149,11 +175,22 @@ class RedisSessionStore(
         self._large_names: Final = LargeNames()
         # Longer than any attempt may be in flight, even one of a worker with another deadline.
         self._tombstone_ms: Final = log_retention_ms(config.deadline_secs)
+        # A reader's steps end within one such time, and those of a writer within another.
+        self._index_entries: Final = SessionEntries(
+            self._client, self._names, 2 * self._tombstone_ms, is_cluster=bool(config.cluster)
+        )
+        self._finding_steps: Final = RedisFinding(
+            self._client, self._names, self._index_entries, self._large_names
+        )
         self._notifications: Final = RedisNotifications(
             self._client, self._names, config.deadline_secs
         )
         self._waits: Final = RedisWaits(
-            self._client, self._names, self._notifications, self._tombstone_ms
+            self._client,
+            self._names,
+            self._notifications,
+            self._tombstone_ms,
+            self._index_entries,
         )
         self._locks: Final = RedisLocks(self._client, self._names, self._notifications)
         self._inbox: Final = RedisInbox(
@@ -161,6 +198,7 @@ class RedisSessionStore(
             self._names,
             self._notifications,
             self._waits,
+            self._index_entries,
             keep_ms=self._tombstone_ms,
             grace_ms=max(_MIN_GRACE_MS, round(2000 * config.deadline_secs)),
         )
@@ -231,6 +269,11 @@ class RedisSessionStore(
         return self._timers
 
     @override
+    def finding_backend(self) -> RedisFinding:
+        """As :meth:`SupportsFinding.finding_backend`."""
+        return self._finding_steps
+
+    @override
     def lock_backend(self) -> RedisLocks:
         """As :meth:`SupportsLocks.lock_backend`."""
         return self._locks
@@ -278,50 +321,10 @@ class RedisSessionStore(
 
     @override
     async def _holders(self, key: SessionKey, until: float | None) -> Sequence[str]:
-        lookup = self._names.lookup(key)
         try:
-            found = await self._client.read("HRANDFIELD", lookup, 2, key=lookup, until=until)
-            scopes = _scopes(found)
-            if len(scopes) < 2:
-                return scopes
-            holders = await self._live(key, scopes, until)
-            return holders if len(holders) > 1 else await self._walk_lookup(key, until)
+            return await read_holders(self._client, self._names, key, until)
         except ForeignValueError:
             raise wrong_type(key) from None
-
-    async def _walk_lookup(self, key: SessionKey, until: float | None) -> list[str]:
-        """Return up to two holders, although some fields of the lookup are of expired records."""
-        lookup = self._names.lookup(key)
-        holders: dict[str, None] = {}  # HSCAN may return a field twice
-        cursor: bytes = b"0"
-        while True:
-            commands: list[Command] = [("HSCAN", lookup, cursor, "COUNT", _LOOKUP_PAGE), ("TIME",)]
-            page, time = await self._client.read_many(commands, key=lookup, until=until)
-            try:
-                cursor, fields = page
-                now_ms = int(time[0]) * 1000 + int(time[1]) // 1000
-                scopes = [
-                    scope
-                    for scope, end in zip(_scopes(fields[::2]), fields[1::2], strict=True)
-                    if not (end.isdigit() and 0 < int(end) < now_ms)
-                ]
-                is_last = int(cursor) == 0
-            except (TypeError, ValueError, AttributeError):
-                raise malformed_reply() from None
-            while scopes and len(holders) < 2:
-                some, scopes = scopes[:_LOOKUP_STEP], scopes[_LOOKUP_STEP:]
-                holders.update(dict.fromkeys(await self._live(key, some, until)))
-            if is_last or len(holders) > 1:
-                return list(holders)
-
-    async def _live(self, key: SessionKey, scopes: Sequence[str], until: float | None) -> list[str]:
-        """Return the scopes that hold a live record, by the server's clock."""
-        alive: list[int] = await self._client.read_many(
-            [("HEXISTS", self._names.record(scope, key), "cas") for scope in scopes],
-            key=self._names.lookup(key),
-            until=until,
-        )
-        return [scope for scope, exists in zip(scopes, alive, strict=True) if exists]
 
     @override
     async def _page(self, scope: str, position: object | None, batch_size: int) -> Page:
@@ -352,30 +355,47 @@ class RedisSessionStore(
     @override
     async def _create(self, encoded: EncodedSession, *, until: float | None = None) -> Outcome:
         arguments = create_arguments(
-            encoded.owner, encoded.ttl_ms, encoded.body, mint_incarnation()
+            new_owner=encoded.owner,
+            new_ttl_ms=encoded.ttl_ms,
+            new_body=encoded.body,
+            new_incarnation=mint_incarnation(),
+            held_ms="",
+            new_labels=encoded.labels,
         )
-        arguments = with_schema_version(arguments, encoded)
         if len(encoded.body) > LARGE_BYTES:
             self._note_large(encoded)
-        key = SessionKey(encoded.key)
-        return await self._run(CREATE, encoded.scope, key, arguments, until=until)
+        return await self._run_indexed(
+            CREATE, encoded, arguments, until=until, hold_ms=2 * encoded.ttl_ms
+        )
 
     @override
     def _put(
         self, encoded: EncodedSession, lease: LeaseRef | None, *, until: float | None = None
     ) -> Coroutine[Any, Any, Outcome]:
-        scope, key = encoded.scope, SessionKey(encoded.key)
-        owner, ttl_ms, body = encoded.owner, encoded.ttl_ms, encoded.body
+        owner, ttl_ms, body, labels = encoded.owner, encoded.ttl_ms, encoded.body, encoded.labels
         incarnation = mint_incarnation()
         if len(body) > LARGE_BYTES:
             self._note_large(encoded)
         if lease is None:
-            arguments = put_arguments(owner, ttl_ms, body, incarnation)
-            arguments = with_schema_version(arguments, encoded)
-            return self._run(PUT, scope, key, arguments, until=until)
-        arguments = put_fenced_arguments(owner, ttl_ms, body, incarnation, lease.fence)
-        arguments = with_schema_version(arguments, encoded)
-        return self._run(PUT_FENCED, scope, key, arguments, until=until, lease=lease)
+            arguments = put_arguments(
+                new_owner=owner,
+                new_ttl_ms=ttl_ms,
+                new_body=body,
+                new_incarnation=incarnation,
+                held_ms="",
+                new_labels=labels,
+            )
+            return self._run_indexed(PUT, encoded, arguments, until=until)
+        arguments = put_fenced_arguments(
+            new_owner=owner,
+            new_ttl_ms=ttl_ms,
+            new_body=body,
+            new_incarnation=incarnation,
+            fencing_token=lease.fence,
+            held_ms="",
+            new_labels=labels,
+        )
+        return self._run_indexed(PUT_FENCED, encoded, arguments, until=until, lease=lease)
 
     @override
     def _update_cas(
@@ -397,9 +417,18 @@ class RedisSessionStore(
                 expected_version=value,
                 following_version=following,
                 log_field=log_field,
+                held_ms="",
+                new_labels=encoded.labels,
             )
-            arguments = with_schema_version(arguments, encoded)
-            return self._run(UPDATE_CAS, scope, key, arguments, until=until, expected=expected)
+            return self._run(
+                UPDATE_CAS,
+                scope,
+                key,
+                arguments,
+                until=until,
+                expected=expected,
+                schema_version=encoded.schema_version,
+            )
         arguments = update_cas_fenced_arguments(
             new_owner=owner,
             new_ttl_ms=ttl_ms,
@@ -409,10 +438,18 @@ class RedisSessionStore(
             following_version=following,
             log_field=log_field,
             fencing_token=lease.fence,
+            held_ms="",
+            new_labels=encoded.labels,
         )
-        arguments = with_schema_version(arguments, encoded)
         return self._run(
-            UPDATE_CAS_FENCED, scope, key, arguments, until=until, expected=expected, lease=lease
+            UPDATE_CAS_FENCED,
+            scope,
+            key,
+            arguments,
+            until=until,
+            expected=expected,
+            lease=lease,
+            schema_version=encoded.schema_version,
         )
 
     @override
@@ -426,12 +463,14 @@ class RedisSessionStore(
             new_incarnation=mint_incarnation(),
             expected_incarnation=expected.incarnation,
             expected_version=expected.value,
+            held_ms="",
+            new_labels=encoded.labels,
         )
-        arguments = with_schema_version(arguments, encoded)
         if len(encoded.body) > LARGE_BYTES:
             self._note_large(encoded)
-        key = SessionKey(encoded.key)
-        return await self._run(REPLACE, encoded.scope, key, arguments, until=until)
+        return await self._run_indexed(
+            REPLACE, encoded, arguments, until=until, hold_ms=2 * encoded.ttl_ms
+        )
 
     def _note_large(self, encoded: EncodedSession) -> None:
         name = self._names.record(encoded.scope, SessionKey(encoded.key))
@@ -448,7 +487,9 @@ class RedisSessionStore(
         until: float | None,
     ) -> Coroutine[Any, Any, Outcome]:
         exact, shared = allowed or ("", "")
-        arguments = touch_arguments(exact, shared, "" if ttl_ms is None else ttl_ms)
+        arguments = touch_arguments(
+            exact, shared, "" if ttl_ms is None else ttl_ms, "", NOT_COMPARED
+        )
         return self._run(TOUCH, scope, key, arguments, until=until)
 
     @override
@@ -479,6 +520,32 @@ class RedisSessionStore(
         now = asyncio.get_running_loop().time()
         return math.inf if until is None else until - now - _LEAST_STEP_SECS
 
+    async def _run_indexed(
+        self,
+        script: Script,
+        encoded: EncodedSession,
+        arguments: Arguments,
+        *,
+        until: float | None,
+        lease: LeaseRef | None = None,
+        hold_ms: int | None = None,
+    ) -> Outcome:
+        """Run the script of a write that may create the session, with its index entries."""
+        scope, key = encoded.scope, SessionKey(encoded.key)
+        until = self._client.deadline() if until is None else until
+        write = _Write(script, scope, key, arguments, until, lease, encoded.schema_version)
+        run = partial(self._attempt, write)
+        try:
+            reply = await self._index_entries.write(
+                run, scope, key, encoded.owner, encoded.labels, until=until, hold_ms=hold_ms
+            )
+        except UnconfirmedError as error:
+            await self._extend_index(script, scope, key, error.reply, until)
+            raise error.plain() from None
+        outcome = outcome_of(key, reply)
+        await self._extend_index(script, scope, key, reply, until)
+        return outcome
+
     async def _run(
         self,
         script: Script,
@@ -489,17 +556,14 @@ class RedisSessionStore(
         until: float | None = None,
         expected: Cas | None = None,
         lease: LeaseRef | None = None,
+        schema_version: int = 0,
     ) -> Outcome:
         until = self._client.deadline() if until is None else until
-        names = self._names.session_keys(scope, key)
-        if script in _ENDS_INCARNATION:
-            names = (*names, self._names.events(names[0]))
-        elif lease is not None:
-            names = (*names, self._names.lease(lease))
         try:
-            reply = await self._client.run(script, names, (scope, *arguments), until=until)
-        except ForeignValueError:
-            raise wrong_type(key) from None
+            write = _Write(script, scope, key, arguments, until, lease, schema_version)
+            reply = await self._attempt(write)
+            if is_unindexed(reply):
+                reply = await self._run_with_entries(write, reply)
         except UnconfirmedError as error:
             if type(error.reply) is not int:
                 await self._extend_index(script, scope, key, error.reply, until)
@@ -510,17 +574,54 @@ class RedisSessionStore(
         await self._extend_index(script, scope, key, reply, until)
         return outcome
 
+    async def _run_with_entries(self, write: _Write, refusal: Reply) -> Reply:
+        """Run a script again that wrote nothing, because the session lacks index entries."""
+        with parsing_write_reply():
+            hold_ms, owner, stored = int(refusal[1]), refusal[2].decode(), refusal[3].decode()
+            had_no_end = hold_ms > 0 and refusal[4] == b"0"
+        scope, key, until = write.scope, write.key, write.until
+        given = str(write.arguments[-1])
+        labels = stored if given == NOT_COMPARED else given
+        reply = await self._index_entries.write(
+            partial(self._attempt, write),
+            scope,
+            key,
+            owner,
+            labels,
+            until=until,
+            hold_ms=hold_ms,
+            had_no_end=had_no_end,
+        )
+        if labels != stored:
+            await self._index_entries.remove(scope, key, f"{owner}\n{stored}".encode(), until)
+        return reply
+
+    async def _attempt(
+        self, write: _Write, indexes: tuple[str, ...] = (), held_ms: Held = ""
+    ) -> Reply:
+        script, scope, key, arguments, until, lease, schema_version = write
+        names = self._names.session_keys(scope, key)
+        if script in _ENDS_INCARNATION:
+            names = (*names, self._names.events(names[0]))
+        elif lease is not None:
+            names = (*names, self._names.lease(lease))
+        if indexes:
+            names += indexes
+        elif held_ms != "":
+            arguments = (*arguments[:-2], held_ms, arguments[-1])
+        if schema_version:
+            arguments = (*arguments, schema_version)
+        try:
+            return await self._client.run(script, names, (scope, *arguments), until=until)
+        except ForeignValueError:
+            raise wrong_type(key) from None
+
     async def _extend_index(
         self, script: Script, scope: str, key: SessionKey, reply: Reply, until: float
     ) -> None:
+        if script in _ENDS_INCARNATION and len(reply) in _ENDED_REPLIES:
+            await self._index_entries.remove(scope, key, reply.pop(), until)
         if len(reply) > _TOKEN_REPLY:  # the session waits
             call = self._waits.call(until)
             gone = script in _ENDS_INCARNATION
             await call.extend_index(scope, key, reply[_TOKEN_REPLY:], gone=gone)
-
-
-def _scopes(reply: Reply) -> list[str]:
-    try:
-        return [scope.decode(errors="replace") for scope in cast("list[bytes]", reply)]
-    except (TypeError, AttributeError):
-        raise malformed_reply() from None

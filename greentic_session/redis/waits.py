@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, cast, final
 
 from .._compat import override
 from .._core.fencing import FencingCounter
+from .._core.labels import NOT_COMPARED
 from ..abc.records import Verdict, mint_incarnation
 from ..abc.waits import (
     ClaimEnding,
@@ -28,7 +29,7 @@ from ..abc.waits import (
     WaitOwner,
     WaitStatus,
 )
-from ..errors import OutcomeUnknownError, StoreUnavailableError
+from ..errors import DurabilityError, OutcomeUnknownError, StoreUnavailableError
 from ..model import SessionKey
 from .replies import (
     parsing_read_reply,
@@ -36,7 +37,7 @@ from .replies import (
     wrong_type,
     wrong_type_of,
 )
-from .scripts.sessions import with_schema_version
+from .scripts.finding import INDEX_SESSION, index_session_arguments
 from .scripts.waits import (
     CLAIM,
     CLEAR,
@@ -66,6 +67,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from ..abc.notifications import Subscription, SupportsNotifications
+    from ..abc.records import EncodedSession
+    from .entries import Held, SessionEntries
     from .key_names import KeyNames
     from .transport.client import RedisClient
     from .transport.protocol import Arguments, Reply
@@ -79,6 +82,9 @@ _NO_EVENTS: Final = EventMemory(1, 1)
 """For a change of an index without events. No event is trimmed then."""
 _NO_UPSERT: Final = IndexUpsert("", SessionKey(""), 0, 0)
 _KEYS_PER_PAGE: Final = 512
+_FINISHED_REPLY: Final = 6
+_CLEARED_REPLY: Final = 5
+"""Length of a reply that ends with the owner and the labels of a deleted session."""
 
 
 @final
@@ -89,6 +95,7 @@ class RedisWaits(WaitBackend):
     :param names: of the store.
     :param notifications: of the store.
     :param grace_ms: longer than any call may be under way, in milliseconds.
+    :param index_entries: of the store.
     """
 
     def __init__(
@@ -97,11 +104,13 @@ class RedisWaits(WaitBackend):
         names: KeyNames,
         notifications: SupportsNotifications,
         grace_ms: int,
+        index_entries: SessionEntries,
     ) -> None:
         self._client: Final = client
         self._names: Final = names
         self._notifications: Final = notifications
         self._grace_ms: Final = grace_ms
+        self._index_entries: Final = index_entries
         self._fencing: Final = FencingCounter()
 
     @override
@@ -111,7 +120,14 @@ class RedisWaits(WaitBackend):
         :param until: the deadline, if it counts from an earlier time.
         """
         until = self._client.deadline() if until is None else until
-        return RedisWaitCall(self._client, self._names, self._grace_ms, self._fencing, until)
+        return RedisWaitCall(
+            self._client,
+            self._names,
+            grace_ms=self._grace_ms,
+            fencing=self._fencing,
+            index_entries=self._index_entries,
+            until=until,
+        )
 
     @override
     def subscribe(self, scope: str, key: SessionKey) -> AbstractAsyncContextManager[Subscription]:
@@ -135,6 +151,7 @@ class RedisWaitCall(WaitCall):
     :param names: of the store.
     :param grace_ms: longer than any call may be under way, in milliseconds.
     :param fencing: of the store's waits.
+    :param index_entries: of the store.
     :param until: the deadline of the call.
     """
 
@@ -142,14 +159,17 @@ class RedisWaitCall(WaitCall):
         self,
         client: RedisClient,
         names: KeyNames,
+        *,
         grace_ms: int,
         fencing: FencingCounter,
+        index_entries: SessionEntries,
         until: float,
     ) -> None:
         self._client: Final = client
         self._names: Final = names
         self._grace_ms: Final = grace_ms
         self._fencing: Final = fencing
+        self._index_entries: Final = index_entries
         self._until: Final = until
 
     async def extend_index(
@@ -174,8 +194,13 @@ class RedisWaitCall(WaitCall):
         """Let the index live as long as a record whose lifetime a step prolonged.
 
         :param parts: since when the session waits, its reply scope, and when its record expires.
+            Then its labels, if its index entries end too early.
             Empty if the step was not done.
         """
+        if len(parts) > 3:
+            labels = parts[3].decode(errors="replace")
+            with suppress(StoreUnavailableError, OutcomeUnknownError, DurabilityError):
+                await self._prolong_entries(ref, labels)
         if not parts or not parts[1]:
             return
         # Only a registration creates the entry. Because this step may arrive after the wait ended.
@@ -185,6 +210,20 @@ class RedisWaitCall(WaitCall):
 
     def _channel(self, ref: ClaimRef) -> str:
         return self._names.channel(self._names.claims_topic(ref.scope, ref.key))
+
+    async def _prolong_entries(self, ref: ClaimRef, labels: str) -> None:
+        """Let the entries of the session live as long as its record, which a claim prolonged."""
+
+        async def attempt(indexes: tuple[str, ...], held: Held) -> Reply:
+            names = (*self._names.session_keys(ref.scope, ref.key), *indexes)
+            arguments = index_session_arguments("", "", held, NOT_COMPARED)
+            return await self._client.run(
+                INDEX_SESSION, names, (ref.scope, *arguments), until=self._until, skips_acks=True
+            )
+
+        await self._index_entries.write(
+            attempt, ref.scope, ref.key, ref.owner, labels, until=self._until
+        )
 
     async def _repair(self, wait_owner: WaitOwner, change: IndexChange) -> None:
         with suppress(StoreUnavailableError, OutcomeUnknownError):
@@ -207,9 +246,10 @@ class RedisWaitCall(WaitCall):
             event=event,
             event_limit=events.most,
             event_ttl_ms=events.ttl_ms,
+            held_ms="",
+            new_labels=encoded.labels,
         )
-        arguments = with_schema_version(arguments, encoded)
-        reply, shortfall = await self._write(REGISTER, encoded.scope, encoded.key, arguments)
+        reply, shortfall = await self._write_indexed(REGISTER, encoded, arguments)
         return written_outcome(encoded.key, reply, shortfall)
 
     @override
@@ -267,10 +307,15 @@ class RedisWaitCall(WaitCall):
             event_ttl_ms=events.ttl_ms,
             tombstone_ms=self._grace_ms,
             channel=self._channel(ref),
+            held_ms="",
+            new_labels=NOT_COMPARED if encoded is None else encoded.labels,
         )
-        if encoded is not None:
-            arguments = with_schema_version(arguments, encoded)
-        reply, shortfall = await self._write(END_CLAIM, ref.scope, ref.key, arguments)
+        if encoded is None:
+            reply, shortfall = await self._write(END_CLAIM, ref.scope, ref.key, arguments)
+            if isinstance(reply, list) and len(cast("list[object]", reply)) == _FINISHED_REPLY:
+                await self._index_entries.remove(ref.scope, ref.key, reply[5], self._until)
+        else:
+            reply, shortfall = await self._write_indexed(END_CLAIM, encoded, arguments)
         if how is EndingMode.SAVE:
             await self._extend(ref, reply[4:])
         return written_outcome(ref.key, reply[:5], shortfall)
@@ -308,6 +353,8 @@ class RedisWaitCall(WaitCall):
     async def clear(self, scope: str, key: SessionKey, owner: str, scope_hash: str) -> WaitOutcome:
         arguments = clear_arguments(owner, scope_hash, self._grace_ms)
         reply, shortfall = await self._write(CLEAR, scope, key, arguments)
+        if isinstance(reply, list) and len(cast("list[object]", reply)) == _CLEARED_REPLY:
+            await self._index_entries.remove(scope, key, reply.pop(), self._until)
         return written_outcome(key, reply, shortfall)
 
     @property
@@ -440,11 +487,12 @@ class RedisWaitCall(WaitCall):
         key: str,
         arguments: Arguments,
         *,
+        indexes: tuple[str, ...] = (),
         skips_acks: bool = False,
         grants: str = "",
         ends: str = "",
     ) -> Reply:
-        names: tuple[str, ...] = self._record_names(scope, key)
+        names: tuple[str, ...] = (*self._record_names(scope, key), *indexes)
         if script is CLAIM:
             names = (*names, f"{names[0]}:fence")
         try:
@@ -468,6 +516,24 @@ class RedisWaitCall(WaitCall):
             return await self._run(script, scope, key, arguments), None
         except UnconfirmedError as error:
             return error.reply, error.shortfall
+
+    async def _write_indexed(
+        self, script: Script, encoded: EncodedSession, arguments: Arguments
+    ) -> tuple[Reply, tuple[int, int] | None]:
+        """Run a script that writes a session with its index entries, as :meth:`_write`."""
+        scope, key = encoded.scope, encoded.key
+
+        async def attempt(indexes: tuple[str, ...], held: Held) -> Reply:
+            given = with_schema_version((*arguments[:-2], held, arguments[-1]), encoded)
+            return await self._run(script, scope, key, given, indexes=indexes)
+
+        try:
+            reply = await self._index_entries.write(
+                attempt, scope, key, encoded.owner, encoded.labels, until=self._until
+            )
+        except UnconfirmedError as error:
+            return error.reply, error.shortfall
+        return reply, None
 
     def _record_names(self, scope: str, key: str) -> tuple[str, str, str]:
         record = self._names.record(scope, key)

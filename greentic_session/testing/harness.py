@@ -37,7 +37,7 @@ _RETAINED_MS: Final = 2 * 3_600_000
 _NAMES_PER_CHECK: Final = 500
 _SHARED: Final = (
     *("_records", "_waits", "_notifications", "_locks", "_affinity", "_inbox"),
-    *("_timers", "_generations", "_is_held", "_due_times"),
+    *("_timers", "_generations", "_finding_steps", "_is_held", "_due_times"),
 )
 """What two stores in memory have in common if they share their sessions."""
 _SIZES: Final = (
@@ -63,6 +63,7 @@ class StoreHarness(Protocol):
         schema_version: int | None = None,
         upgrades: Upgrades | None = None,
         beside: AsyncSessionStore[Any] | None = None,
+        indexed_labels: tuple[str, ...] = (),
     ) -> AsyncSessionStore[Any]:
         """Return an open store on this namespace. The harness closes it.
 
@@ -112,6 +113,7 @@ class MemoryHarness(_Harness):
         schema_version: int | None = None,
         upgrades: Upgrades | None = None,
         beside: AsyncSessionStore[Any] | None = None,
+        indexed_labels: tuple[str, ...] = (),
     ) -> AsyncSessionStore[Any]:
         """Return an open store, as :meth:`StoreHarness.open`."""
         store: InMemorySessionStore[Any] = InMemorySessionStore(
@@ -121,6 +123,7 @@ class MemoryHarness(_Harness):
                 verify=verify,
                 require_ctx=require_ctx,
                 unknown_fields=unknown_fields,
+                indexed_labels=indexed_labels,
             ),
             codec=codec,
             clock=self.clock,
@@ -201,6 +204,7 @@ class RedisHarness(_Harness):
         schema_version: int | None = None,
         upgrades: Upgrades | None = None,
         beside: AsyncSessionStore[Any] | None = None,
+        indexed_labels: tuple[str, ...] = (),
     ) -> AsyncSessionStore[Any]:
         """Return an open store, as :meth:`StoreHarness.open`."""
         del beside  # all stores of the namespace share their sessions
@@ -210,6 +214,7 @@ class RedisHarness(_Harness):
             verify=verify,
             require_ctx=require_ctx,
             unknown_fields=unknown_fields,
+            indexed_labels=indexed_labels,
         )
         store = RedisSessionStore(
             config, context_type, codec=codec, schema_version=schema_version, upgrades=upgrades
@@ -237,7 +242,8 @@ class RedisHarness(_Harness):
         """Return the names in the namespace, as :meth:`StoreHarness.residue`.
 
         A key with nothing but a fencing token and ended leases does not count if it expires within
-        two hours. It is kept for that long.
+        two hours. It is kept for that long. An index of sessions does not count if it expires, as
+        its entries may outlive their sessions.
         """
         names = await self._names()
         size = 1 if self.config.cluster else _NAMES_PER_CHECK
@@ -295,7 +301,9 @@ for _, name in ipairs(KEYS) do
   local left = redis.call('PTTL', name)
   if redis.call('TYPE', name).ok == 'zset' then
     local is_queue = string.sub(name, -6) == ':queue'
-    for _, member in ipairs(is_queue and {} or redis.call('ZRANGE', name, 0, -1)) do
+    -- A score from 1e15 on is not a time: an entry without an end in an index of sessions.
+    local dated = is_queue and {} or redis.call('ZRANGEBYSCORE', name, '-inf', '(1e15')
+    for _, member in ipairs(dated) do
       redis.call('ZINCRBY', name, text(-by), member)
     end
   elseif redis.call('TYPE', name).ok == 'list' then
@@ -345,6 +353,8 @@ for _, name in ipairs(KEYS) do
       end
     elseif at then
       redis.call('HSET', name, 'at', text(at - by))
+      local ends = redis.call('HGET', name, 'until')
+      if ends and ends ~= '0' then redis.call('HSET', name, 'until', text(ends - by)) end
       if lease then redis.call('HSET', name, 'lease', text(lease - by)) end
       if start then redis.call('HSET', name, 'start', text(start - by)) end
     elseif not ops then
@@ -365,7 +375,9 @@ _ARE_RETAINED: Final = r"""
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local function is_retained(name)
+  if string.sub(name, -14) == ':find:complete' then return 1 end
   local left = redis.call('PTTL', name)
+  if left >= 0 and string.find(name, ':find:{', 1, true) then return 1 end
   if left < 0 or left > tonumber(ARGV[1]) then return 0 end
   local kind = redis.call('TYPE', name).ok
   if kind ~= 'hash' then return 0 end

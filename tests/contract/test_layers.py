@@ -35,6 +35,7 @@ FLOORS: dict[str, int] = {
     "abc": 1,
     # Tools that the store, the services and the backends share.
     "_core": 2,
+    "finding": 3,
     "scoped": 3,
     "store": 3,
     # Connections to servers know no session.

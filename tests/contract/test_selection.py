@@ -18,14 +18,17 @@ import pytest
 from greentic_session.testing.ladder import LADDER_VARIABLE
 
 from ..conftest import CONTAINER_VARIABLE, pytest_collection_modifyitems
+from ..mutants.catalogue import load
 from ..support.selection import (
     CONTRACT,
+    FULL_ONLY,
     LONG_LIST_LEGS,
     ONE_ENGINE,
     QUICK_LEGS,
     QUICK_PATHS,
     SAMPLED_LEGS,
     THINNED_LEGS,
+    TWO_CASES,
     argument_tests,
     is_quick,
     left_out,
@@ -179,6 +182,42 @@ def test_selection_takes_faults_of_a_connection_on_one_engine() -> None:
     assert left_out([*cases, elsewhere]) == {cases[1]}
     missing = [file for file in ONE_ENGINE if not (Path(__file__).parents[2] / file).exists()]
     assert missing == []
+
+
+@pytest.mark.parametrize("name", sorted(TWO_CASES | FULL_ONLY))
+def test_selection_takes_two_cases_of_a_slow_test_or_none(name: str) -> None:
+    path, _, test = name.partition("::")
+    assert f"def {test}(" in (Path(__file__).parents[2] / path).read_text("utf-8")
+    cases = [f"{name}[{value}]" for value in "abc"]
+    assert left_out([*cases, name]) == ({*cases[1:]} if name in TWO_CASES else {name})
+
+
+def test_each_mutant_has_an_expected_test_in_the_default_run() -> None:
+    mutants = load()
+    tests = sorted({test for mutant in mutants for test in mutant.tests})
+    done = subprocess.run(
+        [sys.executable, "-c", _COLLECT, *tests],
+        env=_ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr
+    found = {
+        name
+        for line in done.stdout.splitlines()
+        if not line.startswith("left out ")
+        for name in _names_of(line)
+    }
+    missing = {mutant.name: mutant.tests for mutant in mutants if found.isdisjoint(mutant.tests)}
+    assert missing == {}
+
+
+def _names_of(case: str) -> set[str]:
+    """Return the names that select a case: its file, its class, its test, and its own."""
+    test, _, parameters = case.partition("[")
+    parts = test.split("::")
+    return {case if parameters else test, *("::".join(parts[:end]) for end in range(1, 5))}
 
 
 def test_quick_run_takes_all_of_memory_and_a_few_cases_on_one_server() -> None:

@@ -254,10 +254,10 @@ async def test_row_of_the_transition_table_holds_in_memory(row: Transition) -> N
 
 @ROWS
 async def test_row_of_the_transition_table_holds_on_a_server(
-    row: Transition, valkey_url: str, *, is_full: bool
+    row: Transition, valkey_url: str, *, is_full_run: bool
 ) -> None:
     # They differ in the look at the record afterwards. In memory each row has both of them.
-    for ask_holder in (False, True) if is_full else (TRANSITIONS.index(row) % 2 == 1,):
+    for ask_holder in (False, True) if is_full_run else (TRANSITIONS.index(row) % 2 == 1,):
         async with RedisHarness(valkey_url) as harness:
             await _check(Play(harness), row, ask_holder=ask_holder)
 

@@ -32,6 +32,8 @@ TIERS: Final[dict[str, tuple[tuple[str, ...], float]]] = {
 }
 """By name, the arguments of pytest and the time limit in seconds of one run."""
 MOST_JOBS: Final = 2
+_ENDS_HANGS: Final = ("--timeout-method=thread",)
+"""Ends the process. The usual exception does not end a loop that a mutant made endless."""
 
 By = Literal["expected tests", "tier", "nothing"]
 
@@ -137,7 +139,7 @@ def _tried(mutant: Mutant, tree: Tree, tier: str) -> Fate:
     missing: list[str] = []
     trial: Trial | None = None
     while tests:
-        trial = tree.run(["-x", *options, *tests], EXPECTED_SECS)
+        trial = tree.run(["-x", *_ENDS_HANGS, *options, *tests], EXPECTED_SECS)
         gone = [test for test in tests if any(test in name for name in not_found(trial))]
         if not gone:
             break
@@ -151,7 +153,8 @@ def _tried(mutant: Mutant, tree: Tree, tier: str) -> Fate:
 
 def _fate(mutant: Mutant, by: By, trial: Trial, note: str = "") -> Fate:
     if trial.verdict == "failed":
-        return Fate(mutant, by, trial.failed, trial.secs, note)
+        ended = "" if trial.failed else "the process ended; "
+        return Fate(mutant, by, trial.failed, trial.secs, f"{ended}{note}".rstrip("; "))
     if trial.verdict == "hung":
         return Fate(mutant, by, (), trial.secs, f"hung; {note}".rstrip("; "))
     if trial.verdict == "unknown":
@@ -209,7 +212,8 @@ def _told(fates: Sequence[Fate], false: frozenset[str], tier: str, secs: float) 
     for fate in survivors:
         print(f"survived  {fate.mutant.name}: {fate.mutant.breaks}")  # noqa: T201
     print(  # noqa: T201
-        f"tier {tier}: {len(fates)} mutants, {by['expected tests']} killed by expected tests,",
+        f"tier {tier}: {len(sound)} of {len(fates)} mutants killed,",
+        f"{by['expected tests']} by expected tests,",
         f"{by['tier']} by the tier, {len(survivors)} survived, {len(unsure) + len(broken)} unsure,",
         f"{secs:.0f} s",
     )

@@ -58,6 +58,10 @@ LIMITS: Final = {
     "{ns}:waits:{<owner>}": TTL + LEASE,
     "{ns}:waits:{<owner>}:events": DAY,
     "{ns}:generation:{<owner>}": TTL + 0.001,
+    "{ns}:find:{<owner>}": 2 * (TTL + 2 * LEASE),
+    "{ns}:find:{<owner>}:<label>=<value>": 2 * (TTL + 2 * LEASE),
+    "{ns}:find:{<owner>}:guards": 2 * KEPT,
+    "{ns}:find:complete": 0.0,
     "<record>:lock": LEASE + FENCED,
     "<record>:lock:queue": LEASE,
     "<record>:inbox": LEASE + KEPT + FENCED,
@@ -283,7 +287,7 @@ def fresh(at: Scene) -> str:
 
 _OWNER: Final = GenerationOwner("default/acme", "/ann")
 _NUMBERS: Final = iter(range(1_000_000))
-_SESSION: Final = {"<record>", "{ns}:lookup:{<key>}"}
+_SESSION: Final = {"<record>", "{ns}:lookup:{<key>}", "{ns}:find:{<owner>}"}
 _INDEX: Final = {"{ns}:waits:{<owner>}"}
 _GENERATION: Final = {"{ns}:generation:{<owner>}"}
 _EVENTS: Final = {"<record>:events", "{ns}:waits:{<owner>}:events"}

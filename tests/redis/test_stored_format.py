@@ -94,7 +94,8 @@ async def test_names_and_fields_of_a_full_session(harness: RedisHarness) -> None
     assert await harness.residue() == [f"{raw.ns}:{lookup_name}", f"{raw.ns}:{record_name}"]
     record = await raw.hash(record_name)
     at = int(record["at"])
-    assert list(record) == ["cas", "inc", "owner", "ttl", "at", "body", "ops"]
+    assert list(record) == ["cas", "inc", "owner", "ttl", "at", "body", "ops", "until"]
+    assert record["until"] == str(at + 2 * 12_500).encode()
     assert record["cas"] == b"1"
     assert record["inc"] == cas.incarnation.encode()
     assert record["owner"] == b"support/Ann:{1}"

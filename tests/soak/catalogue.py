@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from . import crashes as deaths
-from . import deploys, failovers, histories
+from . import deploys, failovers, histories, searches
 from . import fifo as mail
 from . import leaks as leftovers
 from . import network as lines
@@ -45,6 +45,7 @@ RUNS: Final[dict[str, Run]] = {
     "deploys-keep": Run(10_000, "writes of two releases", deploys.keeping),
     "deploys-refuse": Run(10_000, "writes of two releases", deploys.refusing),
     "fifo": Run(1_000_000, "messages", mail.fifo),
+    "searches": Run(1_000_000, "other sessions", searches.on_valkey),
     "leftovers-memory": Run(100_000, "lives", leftovers.in_memory),
     "leftovers-valkey": Run(100_000, "lives", leftovers.on_valkey),
 }

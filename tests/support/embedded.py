@@ -176,6 +176,7 @@ class EmbeddedHarness(AsyncExitStack):
         schema_version: int | None = None,
         upgrades: Upgrades | None = None,
         beside: AsyncSessionStore[Any] | None = None,
+        indexed_labels: tuple[str, ...] = (),
     ) -> AsyncSessionStore[Any]:
         del beside
         config = msgspec.structs.replace(
@@ -183,6 +184,7 @@ class EmbeddedHarness(AsyncExitStack):
             max_payload_bytes=max_payload_bytes,
             verify=verify,
             require_ctx=require_ctx,
+            indexed_labels=indexed_labels,
         )
         store = create_session_store(
             config,

@@ -71,11 +71,13 @@ LAST_CASES: Final = frozenset({"TestContainer", "TestRedisServer", "TestSentinel
 The first and the last case of a product of parameters differ in every parameter.
 """
 
-SAMPLED_LEGS: Final[Mapping[str, int]] = {"TestContainer": 4}
+SAMPLED_LEGS: Final[Mapping[str, int]] = {"TestContainer": 4, "TestSentinel": 2}
 """Thinned legs that run one test in this many.
 
-The container has the engine of the leg on Valkey. It differs in its image and in TCP, on which
-nearly every test depends.
+* The container has the engine of the leg on Valkey. It differs in its image and in TCP, on which
+  nearly every test depends.
+* The master that Sentinel names is a single server. Its leg differs in the confirmation of writes,
+  which ``tests/redis/test_truth_table.py`` tests for each verb.
 """
 
 _ARGUMENTS: Final = ("inputs.py", "arguments.py")
@@ -107,6 +109,25 @@ They test what the client does about a fault on its connection, or the rigs of t
 engines differ in the errors that they return and in their scripts' numbers. Other tests cover
 these on both engines.
 """
+
+_CLOCKS: Final = "tests/redis/test_clock_steps.py"
+TWO_CASES: Final = frozenset(
+    {
+        "tests/docs/test_examples.py::test_two_of_three_processes_killed_in_a_turn",
+        "tests/docs/test_examples.py::test_worker_killed_and_run_again",
+        f"{_CLOCKS}::test_a_fencing_token_does_not_go_back_when_a_server_that_is_behind_takes_over",
+        "tests/redis/test_loops.py::test_no_socket_is_leaked",
+    }
+)
+"""Slow tests of which the default run takes the first and the last case.
+
+The other cases are the same fault at another moment, or of another verb with the same code.
+"""
+
+FULL_ONLY: Final = frozenset(
+    {"tests/docs/test_bench_instructions.py::test_a_working_tree_is_compared_with_a_revision"}
+)
+"""Tests that only ``--full`` runs: a whole run of a tool of the project under valgrind."""
 
 _REDIS: Final = re.compile(r"[\[-]redis[\]-]")
 
@@ -189,6 +210,7 @@ def left_out(node_ids: Iterable[str], *, quick: bool = False) -> frozenset[str]:
     * A test of arguments runs all its cases in memory, and the first and the last on Valkey. It
       runs on no other leg, because the call is refused before any I/O.
     * A test with long lists runs on :data:`LONG_LIST_LEGS` only.
+    * A test of :data:`TWO_CASES` runs the first and the last, one of :data:`FULL_ONLY` none.
     * ``--quick`` runs the first and the last case of each test on Valkey.
 
     The answer depends on the names and their order only. Because all xdist workers must agree on
@@ -210,6 +232,8 @@ def left_out(node_ids: Iterable[str], *, quick: bool = False) -> frozenset[str]:
                 cases[leg, test].append(node_id)
         elif _runs_elsewhere(node_id, leg, test):
             out.add(node_id)
+        elif (name := node_id.partition("[")[0]) in TWO_CASES:
+            cases["", name].append(node_id)
         elif leg and _TRIO in node_id:
             cases[_TRIO, test].append(node_id)
         elif test not in THINNED_LEGS.get(leg, () if test in argument_tests() else (test,)):
@@ -231,7 +255,8 @@ def left_out(node_ids: Iterable[str], *, quick: bool = False) -> frozenset[str]:
 def _runs_elsewhere(node_id: str, leg: str, test: str) -> bool:
     """Whether the default run leaves a case out because another file, leg or engine has it."""
     if not leg:
-        return node_id.startswith(ONE_ENGINE) and bool(_REDIS.search(node_id))
+        is_redis = node_id.startswith(ONE_ENGINE) and _REDIS.search(node_id)
+        return bool(is_redis) or node_id in FULL_ONLY
     is_thinned = leg in THINNED_LEGS or _TRIO in node_id
     if test in argument_tests():
         return is_thinned

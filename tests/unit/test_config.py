@@ -119,7 +119,7 @@ BAD = [
     (
         "memory://?namespace=x",
         "url",
-        "unknown option namespace: expected one of close_timeout, max_payload, sweep_",
+        "unknown option namespace: expected one of close_timeout, indexed_labels, max_payload, ",
     ),
     ("redis://", "url", "expected a host"),
     ("redis://h?colour=red", "url", "unknown option colour: expected one of acks, close_"),

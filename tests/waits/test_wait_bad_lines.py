@@ -191,12 +191,12 @@ async def test_hundreds_of_turns_over_a_bad_line(
 
 @pytest.mark.timeout(150)
 async def test_rivals_over_a_bad_line_take_each_turn_once(
-    harness: RedisHarness, *, is_full: bool
+    harness: RedisHarness, *, is_full_run: bool
 ) -> None:
     namespace = harness.config.namespace
     direct = await harness.open()
     registry: Registry = WaitRegistry(direct)
-    waits = [Wait.of(number, 6) for number in range(90 if is_full else 40)]
+    waits = [Wait.of(number, 6) for number in range(90 if is_full_run else 40)]
     for wait in waits:
         await registry.register_wait(CTX, wait.user, wait.scope, paused(wait.key, wait.user))
     won: dict[SessionKey, list[Any]] = {}

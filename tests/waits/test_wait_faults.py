@@ -413,12 +413,12 @@ FATES: Final = tuple(fate for fate in Fate if fate is not Fate.PASS)
 
 @pytest.mark.parametrize("fate", FATES, ids=lambda fate: fate.name.lower())
 async def test_a_verb_is_done_once_and_answered_whichever_of_its_requests_meets_a_fault(
-    harness: RedisHarness, fate: Fate, *, is_full: bool
+    harness: RedisHarness, fate: Fate, *, is_full_run: bool
 ) -> None:
     theatre = await Theatre.of(harness)
     cases = [(verb, at) for verb in VERBS for at in range(await theatre.requests(verb))]
     assert len(cases) > 40
-    if not is_full:  # each request meets every other fate
+    if not is_full_run:  # each request meets every other fate
         cases = cases[FATES.index(fate) % 2 :: 2]
 
     async def play(verb: Callable[[Scene], Play], at: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Generic
 
-from ..._validation import require_bool
+from ..._validation import require_bool, require_label_names
 from ...abc.fencing import SupportsFencing, lease_ref_of
 from ...abc.records import DONE, error_for
 from ...errors import AmbiguousKeyError, InvalidInputError, TenantMismatchError
@@ -14,6 +14,7 @@ from ..encoding import SessionEncoder
 from ..lifetime import StoreLifetime
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import timedelta
 
     from ...abc.fencing import Fenced, LeaseRef
@@ -27,7 +28,10 @@ __all__ = ["VerbBase"]
 
 
 class VerbBase(StoreLifetime, Generic[C]):
-    """Holds the encoder of a store, and the steps that several verbs share."""
+    """Holds the encoder of a store, and the steps that several verbs share.
+
+    :ivar indexed_labels: names of the labels that :meth:`AsyncSessionStore.find` accepts.
+    """
 
     def __init__(
         self,
@@ -41,11 +45,13 @@ class VerbBase(StoreLifetime, Generic[C]):
         unknown_fields: OnUnknown,
         schema_version: int | None,
         upgrades: Upgrades | None,
+        indexed_labels: Sequence[str],
     ) -> None:
         super().__init__(close_secs)
         require_bool(require_ctx, "require_ctx")
         self._requires_ctx: Final = require_ctx
         self.context_type: Final = context_type
+        self.indexed_labels: Final = require_label_names(indexed_labels)
         self.encoder: Final = SessionEncoder(
             context_type,
             codec,
@@ -54,6 +60,7 @@ class VerbBase(StoreLifetime, Generic[C]):
             unknown_fields=unknown_fields,
             schema_version=schema_version,
             upgrades=upgrades,
+            indexed_labels=self.indexed_labels,
         )
 
     def _opened(

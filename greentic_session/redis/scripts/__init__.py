@@ -12,6 +12,7 @@ from .affinity import (
     AFFINITY_TOUCH,
     AFFINITY_UNPIN,
 )
+from .finding import ADD, END_WRITE, INDEX_SESSION, MARK_COMPLETE, REPAIR
 from .generations import CONFIRM_GENERATION, RAISE_GENERATION, READ_GENERATION
 from .inbox import (
     ADMIT,
@@ -55,6 +56,7 @@ from .waits import (
 
 __all__ = [
     "ACQUIRE_LOCK",
+    "ADD",
     "ADMIT",
     "AFFINITY_ASSIGN",
     "AFFINITY_FORGET",
@@ -74,12 +76,15 @@ __all__ = [
     "DELETE_EARLY",
     "DISCARD_DEAD_LETTER",
     "END_CLAIM",
+    "END_WRITE",
     "INDEX_ADD_PENDING",
     "INDEX_DEAD_LETTER",
     "INDEX_INTENT",
     "INDEX_NEXT_DUE",
     "INDEX_REQUEUE",
+    "INDEX_SESSION",
     "INDEX_SET_DUE",
+    "MARK_COMPLETE",
     "PUT",
     "PUT_FENCED",
     "RAISE_GENERATION",
@@ -91,6 +96,7 @@ __all__ = [
     "RENEW_CLAIM",
     "RENEW_LOCK",
     "RENEW_TURN",
+    "REPAIR",
     "REPLACE",
     "REPLAY_DEAD_LETTER",
     "STORE_EARLY",

@@ -144,6 +144,8 @@ def commit_turn_arguments(
     ends_turn: bool,
     new_incarnation: str,
     keep_ms: int,
+    held_ms: int | Literal[""],
+    new_labels: str,
 ) -> Arguments:
     """Return the arguments of ``lua/inbox/commit_turn.lua``.
 
@@ -162,6 +164,8 @@ def commit_turn_arguments(
         1 if ends_turn else "",
         new_incarnation,
         keep_ms,
+        held_ms,
+        new_labels,
     )
 
 

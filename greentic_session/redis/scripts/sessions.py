@@ -44,30 +44,49 @@ CREATE: Final = Script("sessions/create")
 
 
 def create_arguments(
-    new_owner: str, new_ttl_ms: int, new_body: bytes, new_incarnation: str
+    *,
+    new_owner: str,
+    new_ttl_ms: int,
+    new_body: bytes,
+    new_incarnation: str,
+    held_ms: int | Literal[""],
+    new_labels: str,
 ) -> Arguments:
     """Return the arguments from ARGV 4 on."""
-    return new_owner, new_ttl_ms, new_body, new_incarnation
+    return new_owner, new_ttl_ms, new_body, new_incarnation, held_ms, new_labels
 
 
 PUT: Final = Script("sessions/put")
 
 
 def put_arguments(
-    new_owner: str, new_ttl_ms: int, new_body: bytes, new_incarnation: str
+    *,
+    new_owner: str,
+    new_ttl_ms: int,
+    new_body: bytes,
+    new_incarnation: str,
+    held_ms: int | Literal[""],
+    new_labels: str,
 ) -> Arguments:
     """Return the arguments from ARGV 4 on."""
-    return new_owner, new_ttl_ms, new_body, new_incarnation
+    return new_owner, new_ttl_ms, new_body, new_incarnation, held_ms, new_labels
 
 
 PUT_FENCED: Final = Script("sessions/put_fenced")
 
 
 def put_fenced_arguments(
-    new_owner: str, new_ttl_ms: int, new_body: bytes, new_incarnation: str, fencing_token: int
+    *,
+    new_owner: str,
+    new_ttl_ms: int,
+    new_body: bytes,
+    new_incarnation: str,
+    fencing_token: int,
+    held_ms: int | Literal[""],
+    new_labels: str,
 ) -> Arguments:
     """Return the arguments from ARGV 4 on."""
-    return new_owner, new_ttl_ms, new_body, new_incarnation, fencing_token
+    return new_owner, new_ttl_ms, new_body, new_incarnation, fencing_token, held_ms, new_labels
 
 
 UPDATE_CAS: Final = Script("sessions/update_cas")
@@ -82,6 +101,8 @@ def update_cas_arguments(
     expected_version: int,
     following_version: int,
     log_field: str,
+    held_ms: int | Literal[""],
+    new_labels: str,
 ) -> Arguments:
     """Return the arguments from ARGV 4 on."""
     return (
@@ -92,6 +113,8 @@ def update_cas_arguments(
         expected_version,
         following_version,
         log_field,
+        held_ms,
+        new_labels,
     )
 
 
@@ -108,6 +131,8 @@ def update_cas_fenced_arguments(
     following_version: int,
     log_field: str,
     fencing_token: int,
+    held_ms: int | Literal[""],
+    new_labels: str,
 ) -> Arguments:
     """Return the arguments from ARGV 4 on."""
     return (
@@ -119,6 +144,8 @@ def update_cas_fenced_arguments(
         following_version,
         log_field,
         fencing_token,
+        held_ms,
+        new_labels,
     )
 
 
@@ -133,6 +160,8 @@ def replace_arguments(
     new_incarnation: str,
     expected_incarnation: str,
     expected_version: int,
+    held_ms: int | Literal[""],
+    new_labels: str,
 ) -> Arguments:
     """Return the arguments from ARGV 4 on."""
     return (
@@ -142,6 +171,8 @@ def replace_arguments(
         new_incarnation,
         expected_incarnation,
         expected_version,
+        held_ms,
+        new_labels,
     )
 
 
@@ -149,10 +180,14 @@ TOUCH: Final = Script("sessions/touch")
 
 
 def touch_arguments(
-    exact_owner: str, shared_owner: str, new_ttl_ms: int | Literal[""]
+    exact_owner: str,
+    shared_owner: str,
+    new_ttl_ms: int | Literal[""],
+    held_ms: int | Literal[""],
+    new_labels: str,
 ) -> Arguments:
     """Return the arguments from ARGV 4 on."""
-    return exact_owner, shared_owner, new_ttl_ms
+    return exact_owner, shared_owner, new_ttl_ms, held_ms, new_labels
 
 
 DELETE: Final = Script("sessions/delete", rests_on=Verdict.ABSENT)

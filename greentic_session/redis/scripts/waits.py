@@ -50,6 +50,8 @@ def register_arguments(
     event: str,
     event_limit: int,
     event_ttl_ms: int,
+    held_ms: int | Literal[""],
+    new_labels: str,
 ) -> Arguments:
     """Return the arguments from ARGV 4 on."""
     return (
@@ -64,6 +66,8 @@ def register_arguments(
         event,
         event_limit,
         event_ttl_ms,
+        held_ms,
+        new_labels,
     )
 
 
@@ -119,6 +123,8 @@ def end_claim_arguments(
     event_ttl_ms: int,
     tombstone_ms: int,
     channel: str,
+    held_ms: int | Literal[""],
+    new_labels: str,
 ) -> Arguments:
     """Return the arguments from ARGV 4 on."""
     return (
@@ -136,6 +142,8 @@ def end_claim_arguments(
         event_ttl_ms,
         tombstone_ms,
         channel,
+        held_ms,
+        new_labels,
     )
 
 

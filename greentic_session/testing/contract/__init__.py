@@ -34,6 +34,7 @@ from .store.closing import ClosingContract
 from .store.evolution import EvolutionContract, VersionContract
 from .store.expiry import LifeContract, TouchContract
 from .store.fencing import FencingContract, IsolationContract
+from .store.finding import FindingContract
 from .store.given_lives import GivenLifeContract
 from .store.inputs import InputContract
 from .store.leaks import LeavingContract
@@ -66,6 +67,7 @@ __all__ = [
     "EndingByMutateContract",
     "EvolutionContract",
     "FencingContract",
+    "FindingContract",
     "FlowContract",
     "GenerationContract",
     "GivenLifeContract",
@@ -103,6 +105,7 @@ class SessionStoreContract(
     LookupContract,
     LookupLifeContract,
     ScanningContract,
+    FindingContract,
     ScopingContract,
     TenantContract,
     AbsenceContract,

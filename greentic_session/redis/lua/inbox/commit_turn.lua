@@ -6,6 +6,7 @@
 --       4 messages  LIST  see lib/mailbox
 --       5 events    ZSET  the completed events of the session, which are removed with it
 --       6 headers   HASH  see lib/mailbox
+--       7 and more  ZSET  the indexes, see lib/write_entries
 -- ARGV 1-3: see lib/record.
 -- ARGV  4 new_owner             team/user, '' unless it writes
 --       5 new_ttl_ms            lifetime in ms, 0 never expires, '' unless it writes
@@ -20,12 +21,14 @@
 --      13 ends_turn             1 if the turn ends, otherwise ''
 --      14 new_incarnation       incarnation of a new record
 --      15 keep_ms               ms to keep the operation logs of a removed record and of an empty mailbox
---      16 new_schema_version    as in sessions/put
+--      16 held_ms               see lib/check_entries
+--      17 new_labels            see lib/check_entries
+--      18 new_schema_version    as in sessions/put
 -- Returns {1, version, incarnation, at, message count}, {-2, version, incarnation}, or {verdict}. If the session waits,
 -- its reply scope, its owner and its expiry follow the message count. If it was removed, the start of the wait follows
--- in place of the expiry.
+-- in place of the expiry, and owner newline labels are last if it has index entries.
 -- Verdicts: 1 done   -2 conflict (with the stored token)   -3 mismatch   -5 unknown   -8 turn lost
---           -10 newer schema version
+--           -10 newer schema version   -11 not indexed
 -- A repeated call finds its operation id in the log ops of the mailbox.
 -- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back.
 
@@ -33,9 +36,9 @@ local new_owner, new_ttl_ms, new_body = ARGV[4], ARGV[5], ARGV[6]
 local expected_incarnation, expected_version, turn_fence = ARGV[7], ARGV[8], ARGV[9]
 local action, handled_count, remaining_count = ARGV[10], ARGV[11], ARGV[12]
 local ends_turn, new_incarnation = ARGV[13], ARGV[14]
-local keep_ms, new_schema_version = ARGV[15], ARGV[16]
+local keep_ms, held_ms, new_labels, new_schema_version = ARGV[15], ARGV[16], ARGV[17], ARGV[18]
 local tombstone_ms = keep_ms
-local LOG_FIELD = 'ops'
+local LOG_FIELD, FIRST_ENTRY = 'ops', 7
 
 --@include lib/record
 --@include lib/operation_log
@@ -67,6 +70,10 @@ if action ~= 'leave' then
   if action == 'remove' then call('ZCARD', KEYS[5]) end
 end
 local header_count = call('HLEN', KEYS[6])  -- fails before the first write as well
+local is_writing = action == 'write'
+
+--@include lib/check_entries
+
 -- HDEL is allowed at maxmemory, and after a script's first write the server no longer rejects OOM commands.
 -- So this also works when memory is full.
 call('HDEL', KEYS[3], 'rest')
@@ -91,6 +98,7 @@ elseif action == 'remove' and live then
   if waits_on then
     reply[6], reply[7], reply[8] = waits_on, owner, call('HGET', KEYS[1], 'since')
   end
+  if entries_end then reply[#reply + 1] = owner .. '\n' .. (call('HGET', KEYS[1], 'labels') or '') end
   call('DEL', KEYS[5])
 end
 if ends_turn ~= '' then
@@ -100,6 +108,7 @@ end
 call('HSET', KEYS[3], 'ops', append_to_log(turn_log, log_result), 'tries', text(attempts))
 set_mailbox_expiry(keep_ms)
 
+--@include lib/write_entries
 --@include lib/merge_operation_log
 --@include lib/delete_record
 --@include lib/write_record

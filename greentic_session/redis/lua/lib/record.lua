@@ -19,11 +19,15 @@
 --    body   opaque bytes. No script looks into it
 --    schema  schema version of the state in the body. Only stores with a schema_version write and check it
 --    ops, op0 ... op7  operation log: see below
+--    until  ms since the epoch: how long the session's index entries are kept at least, 0 never expires. Absent in a
+--           record that no indexing writer has written: see lib/check_entries
+--    labels the session's indexed labels, as text. Absent if it has none
 --
 -- Reads: KEYS 1, ARGV 1-3, LOG_FIELD (the field of the operation log that the script writes. If that is not ops, the
 --    script reads ops as well: see lib/update_reply).
 -- Sets: KEYS ARGV call operation_id ambiguous_since lookup_field time us now LOG_BYTES, stored (fields cas inc owner
---    ttl at lease wait LOG_FIELD), version incarnation owner ttl lease waits_on log, stored_expires, live.
+--    ttl at lease wait LOG_FIELD until), version incarnation owner ttl lease waits_on log entries_end, stored_expires,
+--    live.
 -- Declares, for the script and the later texts to set: next_version next_incarnation, added expires last_ms, deletes,
 --    reply.
 --
@@ -32,6 +36,7 @@
 -- because the index of waits lives in another slot. The header of each script names its replies.
 -- Verdicts: 1 done   0 absent   -1 exists   -2 conflict   -3 mismatch   -4 ambiguous   -5 unknown
 --           -6 claimed   -7 event seen   -8 claim, lease or turn lost   -10 newer schema version
+--           -11 not indexed (see lib/check_entries)
 --
 -- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back.
 --
@@ -68,9 +73,9 @@ local LOG_BYTES = 330  -- bytes of older entries that stay after a new one
 local time = call('TIME')
 local us = time[2] + 0  -- converted once
 local now = time[1] * 1000 + (us - us % 1000) / 1000
-local stored = call('HMGET', KEYS[1], 'cas', 'inc', 'owner', 'ttl', 'at', 'lease', 'wait', LOG_FIELD)
+local stored = call('HMGET', KEYS[1], 'cas', 'inc', 'owner', 'ttl', 'at', 'lease', 'wait', LOG_FIELD, 'until')
 local version, incarnation, owner, ttl = stored[1], stored[2], stored[3], stored[4]
-local lease, waits_on, log = stored[6], stored[7], stored[8] or ''
+local lease, waits_on, log, entries_end = stored[6], stored[7], stored[8] or '', stored[9]
 -- A record is absent from the instant it expires. The server may remove it a moment later. Inside a script, Redis 7.0
 -- decides about expiry by the time of the script's start, while TIME and PTTL advance. A hash with only ops is a
 -- tombstone. While a claim is held, the lifetime counts from the end of its lease.

@@ -62,11 +62,18 @@ local function claim_lost_reply()
   return {-8}
 end
 
--- Adds to a reply the parts that the index of waits needs. The index lives in another slot, as long as the record.
+-- Adds to a reply the parts that the index of waits needs. The index lives in another slot, as long as the record. If
+-- the session's entries in the indexes of sessions end too early, its labels follow.
 local function with_index_update(answer, expires_ms)
   answer[#answer + 1] = since
   answer[#answer + 1] = live and waits_on or ''  -- an expired record that the server has not removed does not wait
   answer[#answer + 1] = text(expires_ms)
+  -- The next renewal may prolong the record once more, before the caller has prolonged its index entries.
+  local ahead = lease and lease - now > 0 and lease - now or 0
+  local is_short = live and tonumber(entries_end) and entries_end ~= '0' and expires_ms + ahead > entries_end + 0
+  if is_short then
+    answer[#answer + 1] = call('HGET', KEYS[1], 'labels') or ''
+  end
   return answer
 end
 

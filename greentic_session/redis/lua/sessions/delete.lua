@@ -11,7 +11,8 @@
 --       7 expected_version      version of the expected token, '' for any token
 --       8 tombstone_ms          how long the tombstone stays: see lib/delete_record
 -- Returns {1, version, incarnation, at} of the deleted record, {-2, version, incarnation} with the stored token, or
--- {verdict}. If the session waited, its reply scope, its owner and the start of its wait follow.
+-- {verdict}. If the session waited, its reply scope, its owner and the start of its wait follow. If it has index entries,
+-- owner newline labels are last.
 -- Verdicts: 1 done   0 absent   -2 conflict   -3 mismatch   -4 ambiguous   -5 unknown
 -- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back.
 
@@ -36,6 +37,7 @@ reply = {1, version, incarnation, text(now)}
 if waits_on then
   reply[5], reply[6], reply[7] = waits_on, owner, call('HGET', KEYS[1], 'since')
 end
+if entries_end then reply[#reply + 1] = owner .. '\n' .. (call('HGET', KEYS[1], 'labels') or '') end
 call('HLEN', KEYS[2])  -- fails before the first write if a key holds another type of value
 call('ZCARD', KEYS[3])
 call('DEL', KEYS[3])

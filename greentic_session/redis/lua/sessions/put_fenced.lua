@@ -3,22 +3,25 @@
 -- KEYS  1 record   HASH  see lib/record
 --       2 lookup   HASH  see lib/record
 --       3 grant    HASH  see lib/check_fencing_token
+--       4 and more  ZSET  the indexes, see lib/write_entries
 -- ARGV 1-3: see lib/record.
 -- ARGV  4 new_owner        team/user
 --       5 new_ttl_ms       lifetime in ms, 0 never expires
 --       6 new_body         opaque bytes
 --       7 new_incarnation  incarnation of a new record
 --       8 fencing_token    fencing token of the caller's lease
---       9 new_schema_version  as in sessions/put
+--       9 held_ms          see lib/check_entries
+--      10 new_labels       see lib/check_entries
+--      11 new_schema_version  as in sessions/put
 -- Returns {1, version, incarnation, at}, or {verdict}. If the session waits, its reply scope, its owner and its expiry
 -- follow.
--- Verdicts: 1 done   -3 mismatch   -5 unknown   -8 lease lost   -10 newer schema version
+-- Verdicts: 1 done   -3 mismatch   -5 unknown   -8 lease lost   -10 newer schema version   -11 not indexed
 -- If an earlier attempt was executed while the lease was valid, its result is returned even after the lease.
 -- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back.
 
 local new_owner, new_ttl_ms, new_body, new_incarnation = ARGV[4], ARGV[5], ARGV[6], ARGV[7]
-local fencing_token, new_schema_version = ARGV[8], ARGV[9]
-local LOG_FIELD = 'ops'
+local fencing_token, held_ms, new_labels, new_schema_version = ARGV[8], ARGV[9], ARGV[10], ARGV[11]
+local LOG_FIELD, FIRST_ENTRY = 'ops', 4
 
 --@include lib/record
 --@include lib/operation_log
@@ -30,6 +33,11 @@ end
 
 --@include lib/put_verdict
 --@include lib/check_schema_version
+
+local is_writing = true
+
+--@include lib/check_entries
+--@include lib/write_entries
 --@include lib/merge_operation_log
 --@include lib/write_record
 --@include lib/update_lookup_ttl

@@ -3,6 +3,7 @@
 -- KEYS  1 record   HASH  see lib/record
 --       2 lookup   HASH  see lib/record
 --       3 grant    HASH  see lib/check_fencing_token
+--       4 and more  ZSET  the indexes, see lib/write_entries
 -- ARGV 1-3: see lib/record.
 -- ARGV  4 new_owner             team/user
 --       5 new_ttl_ms            lifetime in ms, 0 never expires
@@ -12,15 +13,19 @@
 --       9 following_version     the version after the expected one
 --      10 log_field             op0 ... op7: the field of the operation log for the following version
 --      11 fencing_token         fencing token of the caller's lease
---      12 new_schema_version    as in sessions/put
+--      12 held_ms               see lib/check_entries
+--      13 new_labels            see lib/check_entries
+--      14 new_schema_version    as in sessions/put
 -- Returns as sessions/update_cas does.
 -- Verdicts: 1 done   -2 conflict   -3 mismatch   -5 unknown   -8 lease lost   -10 newer schema version
+--           -11 not indexed
 -- If an earlier attempt was executed while the lease was valid, its result is returned even after the lease.
 -- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back.
 
 local new_owner, new_ttl_ms, new_body = ARGV[4], ARGV[5], ARGV[6]
 local expected_incarnation, expected_version, following_version = ARGV[7], ARGV[8], ARGV[9]
-local LOG_FIELD, fencing_token, new_schema_version = ARGV[10], ARGV[11], ARGV[12]
+local LOG_FIELD, fencing_token, held_ms, new_labels = ARGV[10], ARGV[11], ARGV[12], ARGV[13]
+local FIRST_ENTRY, new_schema_version = 4, ARGV[14]
 
 --@include lib/record
 --@include lib/operation_log
@@ -39,6 +44,11 @@ end
 if next_version then
 --@include lib/check_schema_version
 end
+
+local is_writing = next_version
+
+--@include lib/check_entries
+--@include lib/write_entries
 --@include lib/write_record
 --@include lib/update_lookup_ttl
 

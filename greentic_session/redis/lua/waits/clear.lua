@@ -7,7 +7,8 @@
 -- ARGV  4 expected_owner  team/user
 --       5 scope_hash      reply scope, as a hash
 --       6 tombstone_ms    how long the tombstone stays: see lib/delete_record
--- Returns {1, version, incarnation, at} of the deleted record, or {verdict}.
+-- Returns {1, version, incarnation, at} of the deleted record, or {verdict}. If it has index entries, owner newline
+-- labels follow.
 -- Verdicts: 1 done   0 absent   -5 unknown
 -- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back.
 
@@ -28,6 +29,7 @@ call('ZCARD', KEYS[3])
 call('DEL', KEYS[3])
 deletes = true
 reply = {1, version, incarnation, text(now)}
+if entries_end then reply[5] = owner .. '\n' .. (call('HGET', KEYS[1], 'labels') or '') end
 
 --@include lib/merge_operation_log
 --@include lib/delete_record

@@ -3,6 +3,7 @@
 -- KEYS  1 record   HASH  see lib/record
 --       2 lookup   HASH  see lib/record
 --       3 events   ZSET  see lib/wait_state
+--       4 and more  ZSET  the indexes, see lib/write_entries
 -- ARGV 1-3: see lib/record.
 -- ARGV  4 new_owner             team/user
 --       5 new_ttl_ms            lifetime in ms, 0 never expires
@@ -15,17 +16,20 @@
 --      12 event                 digest of the event that the registration completes, '' for none
 --      13 event_limit           maximum number of remembered events
 --      14 event_ttl_ms          ms for which completed events are remembered
---      15 new_schema_version    as in sessions/put
+--      15 held_ms               see lib/check_entries
+--      16 new_labels            see lib/check_entries
+--      17 new_schema_version    as in sessions/put
 -- Returns {1, version, incarnation, at, since, scope that the session left or ''}, {-2, version, incarnation} with the
 -- stored token, or {verdict}.
 -- Verdicts: 1 done   -2 conflict   -3 mismatch   -5 unknown   -7 event seen   -10 newer schema version
+--           -11 not indexed
 -- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back.
 
 local new_owner, new_ttl_ms, new_body = ARGV[4], ARGV[5], ARGV[6]
 local expected_incarnation, expected_version, new_incarnation = ARGV[7], ARGV[8], ARGV[9]
 local scope_hash, since_floor, event, event_limit, event_ttl_ms = ARGV[10], ARGV[11], ARGV[12], ARGV[13], ARGV[14]
-local new_schema_version = ARGV[15]
-local LOG_FIELD = 'ops'
+local held_ms, new_labels, new_schema_version = ARGV[15], ARGV[16], ARGV[17]
+local LOG_FIELD, FIRST_ENTRY = 'ops', 4
 
 --@include lib/record
 --@include lib/operation_log
@@ -68,6 +72,10 @@ if live then
   waits_on, lease = nil, nil  -- the lifetime counts from now, and the caller updates the index
 end
 
+local is_writing = true
+
+--@include lib/check_entries
+--@include lib/write_entries
 --@include lib/merge_operation_log
 --@include lib/write_record
 --@include lib/update_lookup_ttl
