@@ -6,7 +6,7 @@ Nothing here imports pydantic. A model brings its own functions.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 
@@ -29,8 +29,10 @@ def is_model(cls: object) -> bool:
 
 def model_fields(model: Any) -> dict[str, object]:
     """Return the fields of a model and the extra ones, without its private attributes."""
-    fields = {name: getattr(model, name, None) for name in type(model).model_fields}
-    return fields | (model.model_extra or {})
+    kind = cast("Any", type(model))
+    fields: dict[str, object] = {name: getattr(model, name, None) for name in kind.model_fields}
+    extra: dict[str, object] = model.model_extra or {}
+    return fields | extra
 
 
 def encoding_hook(hook: EncHook | None) -> EncHook:
@@ -40,7 +42,7 @@ def encoding_hook(hook: EncHook | None) -> EncHook:
     """
 
     def encode(value: Any) -> Any:
-        kind: type[Any] = type(value)
+        kind = cast("Any", type(value))
         is_failed = False
         try:
             if is_model(kind):

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from .codec import CodecFactory, JsonCodec
 from .config import EmbeddedConfig, MemoryConfig, RedisConfig, SessionBackendConfig
-from .config.backends import config_from_url, with_indexed_labels
+from .config.backends import config_from_url, with_indexed_labels, with_unknown_fields
 from .config.urls import public_part
 from .errors import InvalidInputError
 
@@ -107,7 +107,7 @@ def create_session_store(
         if require_ctx is not None:
             config = replace(config, require_ctx=require_ctx)
         if unknown_fields is not None:
-            config = replace(config, unknown_fields=unknown_fields)
+            config = with_unknown_fields(config, unknown_fields)
     if indexed_labels is not None:
         config = with_indexed_labels(config, indexed_labels)
     if isinstance(config, MemoryConfig):

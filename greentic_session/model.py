@@ -212,7 +212,8 @@ class UnknownFields(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     :ivar schema_version: version of the stored state if it is higher than the store's, otherwise 0.
     """
 
-    fields: msgspec.Raw = msgspec.Raw(b"{}")
+    # A factory, because JSON Schema has no form for a raw default.
+    fields: msgspec.Raw = msgspec.field(default_factory=lambda: msgspec.Raw(b"{}"))
     unkept: str = ""
     schema_version: int = 0
 

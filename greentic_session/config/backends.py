@@ -39,6 +39,7 @@ __all__ = [
     "TlsConfig",
     "check_on_unknown",
     "config_from_url",
+    "with_unknown_fields",
 ]
 
 DEFAULT_CLOSE_SECS: Final = 1.0
@@ -381,6 +382,13 @@ def with_indexed_labels(
 
 
 _CONFIGS: Final = {"memory": MemoryConfig, "redis": RedisConfig, "embedded": EmbeddedConfig}
+
+
+def with_unknown_fields(
+    config: SessionBackendConfig, unknown_fields: OnUnknown
+) -> SessionBackendConfig:
+    """Return the configuration with another ``unknown_fields``."""
+    return msgspec.structs.replace(config, unknown_fields=unknown_fields)
 
 
 def check_on_unknown(value: object) -> None:

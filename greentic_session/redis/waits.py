@@ -38,6 +38,7 @@ from .replies import (
     wrong_type_of,
 )
 from .scripts.finding import INDEX_SESSION, index_session_arguments
+from .scripts.sessions import with_schema_version
 from .scripts.waits import (
     CLAIM,
     CLEAR,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC
-from typing import Any
+from typing import Any, cast
 
 from hypothesis import strategies as st
 from msgspec import inspect
@@ -49,7 +49,8 @@ def _built(node: Any, known: dict[int, st.SearchStrategy[Any]]) -> st.SearchStra
         key, value = _strategy(node.key_type, known), _strategy(node.value_type, known)
         return st.dictionaries(key, value, max_size=3)
     if isinstance(node, (inspect.EnumType, inspect.CustomType)):
-        return st.from_type(node.cls)
+        examples: st.SearchStrategy[Any] = st.from_type(cast("Any", node.cls))
+        return examples
     if isinstance(node, inspect.LiteralType):
         return st.sampled_from(node.values)
     if hasattr(node, "item_type"):
@@ -59,7 +60,10 @@ def _built(node: Any, known: dict[int, st.SearchStrategy[Any]]) -> st.SearchStra
 
 def _items(node: Any, known: dict[int, st.SearchStrategy[Any]]) -> st.SearchStrategy[Any]:
     least, most = node.min_length or 0, node.max_length
-    size = {"min_size": least, "max_size": least + 3 if most is None else min(most, least + 3)}
+    size: dict[str, Any] = {
+        "min_size": least,
+        "max_size": least + 3 if most is None else min(most, least + 3),
+    }
     items = _strategy(node.item_type, known)
     if isinstance(node, inspect.SetType):
         return st.sets(items, **size)
@@ -70,6 +74,8 @@ def _items(node: Any, known: dict[int, st.SearchStrategy[Any]]) -> st.SearchStra
 
 
 def _scalar(node: Any) -> st.SearchStrategy[Any]:
+    least: Any
+    most: Any
     if isinstance(node, inspect.NoneType):
         return st.none()
     if isinstance(node, inspect.BoolType):
@@ -80,7 +86,11 @@ def _scalar(node: Any) -> st.SearchStrategy[Any]:
             least = node.gt + 1
         most = node.le if node.lt is None else node.lt - 1
         numbers = st.integers(least, 2**53 if most is None else most)
-        return numbers if node.multiple_of is None else numbers.map(lambda n: n * node.multiple_of)
+        return (
+            numbers
+            if node.multiple_of is None
+            else numbers.map(lambda n: n * (node.multiple_of or 1))
+        )
     if isinstance(node, inspect.FloatType):
         least = node.gt if node.ge is None else node.ge
         most = node.lt if node.le is None else node.le

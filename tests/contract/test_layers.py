@@ -21,6 +21,7 @@ FLOORS: dict[str, int] = {
     # Structs, names and rules: the standard library and msgspec only, no I/O, no await.
     "_compat": 0,
     "_exports": 0,
+    "_foreign": 0,
     "_validation": 0,
     "clock": 0,
     "codec": 0,
@@ -80,7 +81,10 @@ OUTSIDE: dict[int, frozenset[str]] = {
     6: frozenset({"msgspec", "anyio", "opentelemetry"}),
     7: frozenset({"msgspec", "anyio"}),
     8: frozenset(
-        {"msgspec", "anyio", "pytest", "typing_extensions", "hiredis", "docker", "testcontainers"}
+        {
+            *("msgspec", "anyio", "pytest", "hypothesis", "typing_extensions", "hiredis", "docker"),
+            "testcontainers",
+        }
     ),
 }
 """Distributions outside the standard library that a floor may import."""

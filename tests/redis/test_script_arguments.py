@@ -113,8 +113,10 @@ class Case(NamedTuple):
 
     @property
     def parameters(self) -> list[str]:
-        """Names of the function's parameters."""
-        return list(inspect.signature(self.build).parameters)
+        """Names of the function's parameters, with the one of `with_schema_version`."""
+        names = list(inspect.signature(self.build).parameters)
+        # A script that writes a record gets the version as its last argument, if there is one.
+        return [*names, "new_schema_version"] if "new_body" in names else names
 
 
 def _cases() -> Iterator[Case]:

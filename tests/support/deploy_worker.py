@@ -1,4 +1,4 @@
-"""A worker of one of two releases: ``python -m tests.support.deploy_worker URL RELEASE MODE WRITES SEED``.
+"""A worker of one of two releases. Its arguments: URL, release, mode, number of writes and seed.
 
 It prints how many of its writes succeeded and how many were refused.
 """
@@ -80,4 +80,4 @@ async def work(url: str, release: str, mode: Any, writes: int, seed: str) -> tup
 
 if __name__ == "__main__":
     _, url, release, mode, writes, seed = sys.argv
-    print(*asyncio.run(work(url, release, mode, int(writes), seed)))
+    print(*asyncio.run(work(url, release, mode, int(writes), seed)))  # noqa: T201 - its result

@@ -264,6 +264,7 @@ def _errors() -> dict[str, g.SessionError]:
         g.DispatcherFullError("total"),
         g.DispatcherClosedError(),
         g.DecodeError("k", "reason"),
+        g.SchemaVersionError("k", "reason"),
         g.StoreUnavailableError("reason", code="timeout"),
         g.StoreFullError(),
         g.OutcomeUnknownError("reason"),

@@ -345,6 +345,7 @@ EVERY: dict[str, tuple[SessionError, str]] = {
     "DispatcherFullError": (errors.DispatcherFullError("key"), "rate_limited"),
     "DispatcherClosedError": (errors.DispatcherClosedError(), "unavailable"),
     "DecodeError": (errors.DecodeError("k", "r"), "internal"),
+    "SchemaVersionError": (errors.SchemaVersionError("k", "r"), "conflict"),
     "StoreUnavailableError": (errors.StoreUnavailableError("r", code="timeout"), "timeout"),
     "StoreFullError": (errors.StoreFullError(), "unavailable"),
     "OutcomeUnknownError": (errors.OutcomeUnknownError("r"), "timeout"),
