@@ -12,6 +12,7 @@ from .._compat import override
 from .._core import tenancy
 from .._core.lifetime import wait_until_idle
 from ..abc.affinity import SupportsAffinity
+from ..abc.clock import SupportsClock
 from ..abc.fencing import LeaseKind, SupportsFencing
 from ..abc.finding import SupportsFinding
 from ..abc.generations import SupportsGenerations
@@ -80,6 +81,7 @@ class InMemorySessionStore(
     SupportsLocks,
     SupportsAffinity,
     SupportsInbox,
+    SupportsClock,
     SupportsGenerations,
     SupportsTimers,
     SupportsFinding,
@@ -233,6 +235,11 @@ class InMemorySessionStore(
     def lock_backend(self) -> MemoryLocks:
         """As :meth:`SupportsLocks.lock_backend`."""
         return self._locks
+
+    @override
+    def backend_clock_ms(self) -> int:
+        """As :meth:`SupportsClock.backend_clock_ms`."""
+        return self._records.clock.now_ms()
 
     async def sweep(self) -> int:
         """Remove every expired record.

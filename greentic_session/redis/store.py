@@ -11,6 +11,7 @@ from .._compat import override
 from .._core.labels import NOT_COMPARED
 from .._core.lifetime import wait_until_idle
 from ..abc.affinity import SupportsAffinity
+from ..abc.clock import SupportsClock
 from ..abc.fencing import SupportsFencing
 from ..abc.finding import SupportsFinding
 from ..abc.generations import SupportsGenerations
@@ -43,7 +44,7 @@ from .locks import RedisLocks
 from .lookup_reads import read_holders
 from .notifications import RedisNotifications
 from .record_reads import FIELDS, LargeNames, read_owner, read_some, record_of
-from .replies import outcome_of, parsing_write_reply, wrong_type
+from .replies import outcome_of, parsing_write_reply, time_ms, wrong_type
 from .scripts.sessions import (
     CREATE,
     DELETE,
@@ -126,6 +127,7 @@ class RedisSessionStore(
     SupportsLocks,
     SupportsAffinity,
     SupportsInbox,
+    SupportsClock,
     SupportsGenerations,
     SupportsTimers,
     SupportsFinding,
@@ -277,6 +279,11 @@ class RedisSessionStore(
     def lock_backend(self) -> RedisLocks:
         """As :meth:`SupportsLocks.lock_backend`."""
         return self._locks
+
+    @override
+    async def backend_clock_ms(self) -> int:
+        """As :meth:`SupportsClock.backend_clock_ms`. Servers of a cluster should agree."""
+        return time_ms(await self._client.read("TIME"))
 
     # --- reading -----------------------------------------------------------------------------
 

@@ -66,7 +66,13 @@ def run_snippets(page: Page, replaced: dict[str, str]) -> None:
         for old, new in replaced.items():
             code = code.replace(old, new)  # noqa: PLW2901 - the block with other URLs
         snippets.append(type(page.snippets[0])(code, line))
-    code = compile(joined(page.name, snippets), page.name, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    code = compile(
+        joined(page.name, snippets),
+        page.name,
+        "exec",
+        ast.PyCF_ALLOW_TOP_LEVEL_AWAIT,
+        dont_inherit=True,
+    )
     names: dict[str, Any] = {"__name__": "page"}
 
     async def run() -> None:

@@ -82,9 +82,11 @@ class ReadingVerbs(VerbBase[C]):
             tenancy.allowed_owners_of(ctx) if ctx is not None else await self._sole(key, until)
         )
         owner = None if scope is None else await self._read_owner(scope, key, until)
-        if owner is not None and not tenancy.allows(allowed, owner):
+        if owner is None:
+            return False
+        if not tenancy.allows(allowed, owner):
             raise TenantMismatchError(key)
-        return owner is not None
+        return True
 
     @overload
     async def get_many(
