@@ -399,7 +399,7 @@ class InMemorySessionStore(
         team, new_team = (tenancy.owners_open_to(one.owner).shared for one in (live, encoded))
         if team != new_team:
             return _MISMATCH
-        if live.value != expected.value or live.incarnation != expected.incarnation:
+        if Cas(value=live.value, incarnation=live.incarnation) != expected:
             return Outcome(Verdict.CONFLICT, live.value, live.incarnation)
         if live.is_newer(encoded):
             return Outcome(Verdict.NEWER)

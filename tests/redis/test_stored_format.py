@@ -223,7 +223,9 @@ async def test_a_replaced_session_has_the_fields_of_a_new_one(harness: RedisHarn
     new = await store.replace_incarnation(BARE, cas)
     name = f"{harness.config.namespace}:default:acme:{{k}}"
     fields = await harness.client.read("HKEYS", name, key=name)
-    assert set(fields) == {b"cas", b"inc", b"owner", b"ttl", b"at", b"body", b"ops"}
+    await store.create(msgspec.structs.replace(BARE, key=SessionKey("fresh")))
+    other = f"{harness.config.namespace}:default:acme:{{fresh}}"
+    assert set(fields) == set(await harness.client.read("HKEYS", other, key=other))
     assert await harness.client.read("HGET", name, "inc", key=name) == new.incarnation.encode()
 
 

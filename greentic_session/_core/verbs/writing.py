@@ -139,7 +139,8 @@ class WritingVerbs(VerbBase[C]):
         encoded = self._encoder.encode(session)
         outcome = await self._replace(encoded, expected, until=until)
         if outcome.verdict is Verdict.CONFLICT:
-            raise CasConflictError(encoded.key, expected, outcome.token)
+            current = outcome.token
+            raise CasConflictError(encoded.key, expected, current)
         return self._token(encoded.key, outcome)
 
     @final
