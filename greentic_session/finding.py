@@ -10,7 +10,7 @@ from ._core.scan import SessionScan
 from ._core.unreadable import OnError, decoder_of
 from ._core.verbs.base import VerbBase
 from ._validation import check_user, require_int
-from .abc.finding import Match, MatchPage, SessionQuery, SupportsFinding
+from .abc.finding import Match, MatchPage, SessionQuery, SupportsFinding, finding_backend_of
 from .abc.records import Page, Record
 from .errors import InvalidInputError
 from .model import C, SessionKey, TenantCtx, Versioned
@@ -207,9 +207,7 @@ class SessionFinding(VerbBase[C]):
     # --- shared steps ------------------------------------------------------------------------
 
     def _finding(self) -> FindingBackend:
-        if not isinstance(self, SupportsFinding):
-            raise InvalidInputError("store", f"{type(self).__name__} does not find sessions")
-        return self._finding_backend()
+        return finding_backend_of(self)
 
     def _search(
         self,
@@ -218,7 +216,7 @@ class SessionFinding(VerbBase[C]):
         visible: Callable[[str], bool],
         size: int = _PAGE,
     ) -> _Search:
-        backend = self._finding_backend() if isinstance(self, SupportsFinding) else None
+        backend = finding_backend_of(self) if isinstance(self, SupportsFinding) else None
         steps = _Steps(self._check_open, self._page, self._read_many, backend)
         return _Search(steps, query, names, visible, size)
 
