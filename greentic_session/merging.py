@@ -14,6 +14,7 @@ from typing import (
     Annotated,
     Any,
     Final,
+    Literal,
     NamedTuple,
     NotRequired,
     Required,
@@ -76,7 +77,14 @@ class MergeConflict(msgspec.Struct, frozen=True, kw_only=True):
     fields: tuple[str, ...]
 
 
-def merge(base: _S, mine: _S, theirs: _S, *, of: type[_S] | None = None) -> _S | MergeConflict:
+def merge(
+    base: _S,
+    mine: _S,
+    theirs: _S,
+    *,
+    of: type[_S] | None = None,
+    prefer: Literal["mine", "theirs"] | None = None,
+) -> _S | MergeConflict:
     """Merge two states that derive from the same one.
 
     For each field of a struct or dataclass, and each key of a dict:
@@ -95,10 +103,12 @@ def merge(base: _S, mine: _S, theirs: _S, *, of: type[_S] | None = None) -> _S |
     :param theirs: the other changed state.
     :param of: the type of the state. The default is the class of the values. A dict needs it for
         its rules, such as a ``TypedDict``.
+    :param prefer: the side whose value counts where there would be a conflict. ``None`` reports
+        conflicts.
     :returns: the merged state, or the conflicting fields.
     :raises InvalidInputError: the type annotations of a class cannot be resolved.
     """
-    merger = _Merger()
+    merger = _Merger(prefer)
     merged = merger.value(of, _Sides(base, mine, theirs), "", is_state=True)
     if merger.conflicts:
         return MergeConflict(fields=tuple(dict.fromkeys(merger.conflicts)))
@@ -124,10 +134,17 @@ class _Sides(NamedTuple):
 
 @final
 class _Merger:
-    """One merge: collects the paths of the conflicts."""
+    """One merge: collects the paths of the conflicts, or lets a side win."""
 
-    def __init__(self) -> None:
+    def __init__(self, prefer: Literal["mine", "theirs"] | None) -> None:
+        self._prefer: Final = prefer
         self.conflicts: list[str] = []
+
+    def _settled(self, sides: _Sides, path: str) -> object:
+        """Return the value of the side that wins, or note the conflict."""
+        if self._prefer is None:
+            self.conflicts.append(path)
+        return sides.theirs if self._prefer == "theirs" else sides.mine
 
     def value(self, hint: object, sides: _Sides, path: str, *, is_state: bool = False) -> object:
         """Return the merged value. After a conflict, the value has no meaning."""
@@ -147,9 +164,7 @@ class _Merger:
             merged = mine if _same(mine, theirs) else _CONFLICT
         else:
             merged = _by_rule(rule, sides)
-        if merged is _CONFLICT:
-            self.conflicts.append(path)
-        return merged
+        return self._settled(sides, path) if merged is _CONFLICT else merged
 
     def _objects(self, fields: Mapping[str, object], sides: _Sides, path: str) -> object:
         before = len(self.conflicts)
@@ -166,8 +181,7 @@ class _Merger:
                 return msgspec.structs.replace(theirs, **changes)
             return dataclasses.replace(theirs, **changes)
         except (TypeError, ValueError):
-            self.conflicts.append(path)
-            return sides.mine
+            return self._settled(sides, path)
 
     def _dicts(self, hint: object, sides: _Sides, path: str, *, is_state: bool) -> object:
         tables = [cast("dict[object, object]", one) for one in sides]
@@ -218,9 +232,8 @@ def _union(base: Any, mine: Any, theirs: Any) -> object:  # Any: checked here
     kind = cast("type[object]", type(mine))
     if base is _ABSENT or base is None:
         base = kind()
-    if not (type(base) is kind is type(theirs)) or not issubclass(
-        kind, (set, frozenset, list, tuple)
-    ):
+    is_one_kind = len({kind, type(base), type(theirs)}) == 1
+    if not is_one_kind or not issubclass(kind, (set, frozenset, list, tuple)):
         return _CONFLICT
     # Lists and tuples keep their order. Their items may have no hash, and equal ones count once.
     stay = [one for one in theirs if one in mine or one not in base]

@@ -159,9 +159,20 @@ class BoundSession(Generic[C]):
     # --- what a write contains -----------------------------------------------------------------
 
     def built(
-        self, stamp: Stamp, state: C, ends_ms: int, now_ms: int, *, user_id: str | None = None
+        self,
+        stamp: Stamp,
+        state: C,
+        ends_ms: int,
+        now_ms: int,
+        *,
+        user_id: str | None = None,
+        is_new_state: bool = False,
     ) -> Session[C]:
-        """Return a session for the first write of an incarnation."""
+        """Return a session for the first write of an incarnation.
+
+        :param is_new_state: whether the state is not that of the record. Otherwise the fields of
+            another release that the record has stay with it.
+        """
         before = self.record
         ctx = msgspec.structs.replace(self.ctx, user_id=user_id)
         others = {} if before is None else before.session.meta.labels
@@ -172,6 +183,7 @@ class BoundSession(Generic[C]):
             context=state,
             outbox=() if before is None else before.session.outbox,
             ttl_secs=_secs(ends_ms, now_ms),
+            unknown=msgspec.UNSET if before is None or is_new_state else before.session.unknown,
         )
 
     def rebuilt(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, Generic, final
 import msgspec
 
 from .._core.times import datetime_of
-from ..errors import InvalidInputError, TenantMismatchError
+from ..errors import CasConflictError, InvalidInputError, SessionConflictError
 from ..model import C, SessionKey
 from . import entering
 from .stamp import Stamp
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from .sessions import WebSessions
 
 __all__ = ["Devices", "SigningIn", "WebDevice"]
+
+_ROUNDS: Final = 64
+"""Attempts against parallel saves of the same session."""
 
 
 class WebDevice(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,11 +73,22 @@ class Devices(Generic[C]):
         return sorted(found, key=lambda device: device.age_order)
 
     async def revoke(self, owner: TenantCtx, key: SessionKey) -> bool:
-        """End one session of a user."""
-        try:
-            return await self._sessions.store.delete(key, ctx=owner)
-        except TenantMismatchError:  # the session has another user by now
-            return False
+        """End one session of a user.
+
+        :returns: ``False`` if it is absent, of another user or of none, or no web session.
+        """
+        view = self._sessions.view(owner)
+        for _ in range(_ROUNDS):
+            found = await view.get(key) if key.startswith(KEY_PREFIX) else None
+            if found is None or _device(found) is None:
+                return False
+            if found.session.meta.user_id != owner.user_id:
+                return False
+            try:
+                return await view.delete(key, expected=found.cas)
+            except CasConflictError:  # a save came between, or a login of another user
+                continue
+        raise SessionConflictError(())
 
     async def revoke_all(self, owner: TenantCtx, keep: SessionKey | None) -> int:
         """End every session of a user, and every login that runs.

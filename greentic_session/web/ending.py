@@ -8,6 +8,7 @@ import anyio
 
 from ..errors import SessionError
 from ..model import C
+from . import saving
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -60,9 +61,4 @@ class SessionEnd(Generic[C]):
         bound = self._bound
         if bound.stamp is None or bound.record is None:
             return
-        now_ms = await bound.sessions.clock.now_ms()
-        ends_ms = bound.end_after(bound.stamp, now_ms)
-        if ends_ms - bound.ends_ms >= max(1, bound.sessions.policy.touch_every_ms):
-            key = bound.record.session.key
-            await bound.sessions.view(bound.ctx).touch(key, (ends_ms - now_ms) / 1000)
-            bound.ends_ms = ends_ms
+        await saving.prolong(bound, bound.stamp, await bound.sessions.clock.now_ms())

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+import hashlib
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from .._validation import check_user
 from ..errors import (
@@ -13,16 +14,20 @@ from ..errors import (
     SessionRevokedError,
     TenantMismatchError,
 )
+from ..model import SessionKey
+from ..ordering.locks import SessionLocks
 from . import saving
 from .stamp import new_stamp
 from .tokens import Token
 
 if TYPE_CHECKING:
-    from ..model import C
+    from ..model import C, TenantCtx
     from .bound import BoundSession
 
 __all__ = ["login", "logout", "regenerate"]
 
+_LOCK_WAIT_SECS: Final = 5.0
+"""How long a login waits for other logins of the user, if their sessions are limited."""
 _ROUNDS: Final = 64
 """Attempts against parallel saves of the same session. Each of those ends after one."""
 
@@ -37,7 +42,10 @@ async def login(
     replaces the earlier incarnation. Then the generation is confirmed. If it is another one, the
     session is deleted again.
 
+    With ``max_sessions``, the logins of a user run one at a time.
+
     :param generation: the generation that was read before the password check.
+    :raises LockHeldError: other logins of the user took all of the time.
     """
     user_id = check_user(user_id)
     bound.require_cookie()
@@ -47,8 +55,24 @@ async def login(
     owner = sessions.user_ctx(bound.ctx, user_id)
     if generation is None:
         generation = await sessions.generations.read(owner)
-    if sessions.policy.max_sessions is not None:
+    if sessions.policy.max_sessions is None:
+        await _login(bound, owner, user_id, state, generation)
+        return
+    # One login of a user at a time, because each counts the sessions that the others begin.
+    locks = SessionLocks(cast("Any", sessions.store), name="web-login")  # Any: it uses no context
+    async with locks.hold(_lock_key(user_id), wait=_LOCK_WAIT_SECS, ctx=bound.ctx):
         await _make_room(bound, user_id)
+        await _login(bound, owner, user_id, state, generation)
+
+
+def _lock_key(user_id: str) -> SessionKey:
+    return SessionKey(hashlib.sha256(user_id.encode()).hexdigest())
+
+
+async def _login(
+    bound: BoundSession[C], owner: TenantCtx, user_id: str, state: C | None, generation: str
+) -> None:
+    sessions = bound.sessions
     if state is None and bound.user_id not in (None, user_id):
         state = sessions.new()
     if bound.record is None:
@@ -130,7 +154,9 @@ async def _replace(
         )
         ends_ms = stamp.end_ms(sessions.policy, now_ms)
         begun = bound.state if state is None else state
-        session = bound.built(stamp, begun, ends_ms, now_ms, user_id=user_id)
+        session = bound.built(
+            stamp, begun, ends_ms, now_ms, user_id=user_id, is_new_state=state is not None
+        )
         try:
             cas = await sessions.store.replace_incarnation(session, record.cas)
         except CasConflictError as error:
@@ -165,8 +191,8 @@ async def _make_room(bound: BoundSession[C], user_id: str) -> None:
 async def _keep_limit(bound: BoundSession[C], user_id: str) -> None:
     """End the oldest sessions over the limit, or this one.
 
-    The session is in the index now. So of several logins at once, each sees those before it, and
-    the limit is never exceeded.
+    The session is in the index now, and logins of a user run one at a time. If a lock was lost,
+    this one still sees the sessions before it, so the limit is never exceeded.
     """
     sessions, policy = bound.sessions, bound.sessions.policy
     key, limit = bound.require_record().session.key, policy.max_sessions or 0

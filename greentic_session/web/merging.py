@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
-from typing import TYPE_CHECKING, Any, Generic, Literal, cast, final
+from typing import TYPE_CHECKING, Generic, Literal, final
 
-import msgspec
-
-from ..merging import MergeConflict, merge
+from ..merging import merge
 from ..model import C
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from typing import Final
+
+    from ..merging import MergeConflict
 
 __all__ = ["ConflictPolicy", "StateMerger"]
 
@@ -35,32 +33,5 @@ class StateMerger(Generic[C]):
 
     def merge(self, base: C, mine: C, theirs: C) -> C | MergeConflict:
         """Return the merged state, or the fields that both sides changed if the policy rejects."""
-        merged = merge(base, mine, theirs, of=self._type)
-        if not isinstance(merged, MergeConflict) or self._policy == "reject":
-            return merged
-        # The losing side gives up its changes of these fields. Then there is no conflict.
-        for path in merged.fields:
-            parts = path.split(".") if path else []
-            if self._policy == "mine":
-                theirs = cast("C", _with_part(theirs, base, parts))
-            else:
-                mine = cast("C", _with_part(mine, base, parts))
-        return merge(base, mine, theirs, of=self._type)
-
-
-def _with_part(target: Any, source: Any, path: Sequence[str]) -> Any:  # Any: parts of any state
-    """Return a copy of ``target`` with the part at a path taken from ``source``."""
-    if not path:
-        return source
-    name, rest = path[0], path[1:]
-    if isinstance(target, dict):
-        copy = dict(cast("dict[str, Any]", target))
-        if name in source:
-            copy[name] = _with_part(copy.get(name), source[name], rest)
-        else:
-            copy.pop(name, None)
-        return copy
-    part = _with_part(getattr(target, name), getattr(source, name), rest)
-    if isinstance(target, msgspec.Struct):
-        return msgspec.structs.replace(target, **{name: part})
-    return dataclasses.replace(target, **{name: part})
+        prefer = None if self._policy == "reject" else self._policy
+        return merge(base, mine, theirs, of=self._type, prefer=prefer)

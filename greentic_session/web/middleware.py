@@ -218,7 +218,8 @@ class _Response:
                 exchange.sessions.counters.reject("unavailable")
                 await self._replace(503)
                 return
-        elif exchange.failure is not None and (found := _status_of(exchange.failure, 0)):
+        # A framework turns an error that no handler catches into 500, and no other status.
+        elif status == 500 and exchange.failure and (found := _status_of(exchange.failure, 0)):
             await self._replace(found)
             return
         else:

@@ -41,7 +41,7 @@ def parse_origin(text: object) -> Origin | None:
     if match is None:
         return None
     scheme = _SCHEMES.get(match[1], match[1])
-    return Origin(scheme, match[2], int(match[3] or _PORTS.get(scheme, 0)))
+    return Origin(scheme, match[2].rstrip("."), int(match[3] or _PORTS.get(scheme, 0)))
 
 
 def parse_host(text: str, scheme: str) -> Origin | None:

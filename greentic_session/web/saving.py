@@ -10,6 +10,7 @@ import msgspec
 from ..abc.fencing import UNFENCED
 from ..errors import (
     CasConflictError,
+    InvalidInputError,
     SessionConflictError,
     SessionEndedError,
     SessionError,
@@ -113,7 +114,7 @@ async def mutate(bound: BoundSession[C], change: Callable[[C], C]) -> None:
         raise SessionEndedError
     encoder = bound.sessions.encoder
     if bound.record is None:
-        await create(bound, state=change(bound.state))
+        await create(bound, state=_state_of(change, bound.state))
         return
     key, base = bound.record.session.key, bound.base
     data = bound.encoded()
@@ -121,14 +122,21 @@ async def mutate(bound: BoundSession[C], change: Callable[[C], C]) -> None:
 
     def changed(theirs: Session[C]) -> C:
         if not is_changed:
-            return change(theirs.context)
+            return _state_of(change, theirs.context)
         # A private copy, because the function may change it, and run again.
         mine = bound.state if data is None else encoder.decode_body(key, data).context
         before = encoder.decode_body(key, base or b"").context
-        return change(bound.sessions.merged(before, mine, theirs.context))
+        return _state_of(change, bound.sessions.merged(before, mine, theirs.context))
 
     await _write_in_rounds(bound, changed, is_mutation=True)
     bound.sessions.counters.add("writes")
+
+
+def _state_of(change: Callable[[C], C], state: C) -> C:
+    changed = change(state)
+    if changed is None:
+        raise InvalidInputError("change", "must return the new state, returned None")
+    return changed
 
 
 async def refresh(bound: BoundSession[C], *, keeps_changes: bool = False) -> None:
@@ -272,12 +280,31 @@ async def _keep_up(bound: BoundSession[C], record: Versioned[C]) -> None:
             bound.wrote(session, cas, stamp, now_ms)
             _note_sent(bound, send)
         return
+    try:
+        await prolong(bound, stamp, now_ms)
+    except SessionError:
+        sessions.counters.reject("unavailable")
+
+
+async def prolong(bound: BoundSession[C], stamp: Stamp, now_ms: int) -> None:
+    """Extend the lifetime, if that is due."""
+    policy, record = bound.sessions.policy, bound.require_record()
     ends_ms = bound.end_after(stamp, now_ms)
-    if ends_ms - bound.ends_ms >= max(1, sessions.policy.touch_every_ms):
+    if ends_ms - bound.ends_ms < max(1, policy.touch_every_ms):
+        return
+    key = record.session.key
+    if ends_ms - now_ms >= policy.idle_ms:
+        # If a login has begun another incarnation, this is no shorter life than it has.
+        await bound.sessions.view(bound.ctx).touch(key, (ends_ms - now_ms) / 1000)
+    else:  # near the absolute end, so only this incarnation may get the shorter life
+        state = bound.sessions.encoder.decode_body(key, bound.base or b"").context
+        session = bound.rebuilt(record.session, stamp, state, ends_ms, now_ms)
         try:
-            await sessions.view(bound.ctx).touch(record.session.key, (ends_ms - now_ms) / 1000)
-        except SessionError:
-            sessions.counters.reject("unavailable")
+            cas = await _update(bound, session, record)
+        except CasConflictError:  # the next request does it
+            return
+        bound.record, bound.stamp = Versioned(session, cas), stamp
+    bound.ends_ms = ends_ms
 
 
 def _note_sent(bound: BoundSession[C], send: Token | None) -> None:
