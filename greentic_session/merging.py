@@ -232,7 +232,7 @@ def _union(base: Any, mine: Any, theirs: Any) -> object:  # Any: checked here
     kind = cast("type[object]", type(mine))
     if base is _ABSENT or base is None:
         base = kind()
-    is_one_kind = len({kind, type(base), type(theirs)}) == 1
+    is_one_kind = all(cast("object", type(one)) is kind for one in (base, theirs))
     if not is_one_kind or not issubclass(kind, (set, frozenset, list, tuple)):
         return _CONFLICT
     # Lists and tuples keep their order. Their items may have no hash, and equal ones count once.
