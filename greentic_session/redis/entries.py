@@ -6,6 +6,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Literal, cast, final
 from uuid import uuid4
 
+from .._core.labels import NOT_COMPARED
 from ..abc.records import Verdict
 from ..errors import DurabilityError, OutcomeUnknownError, StoreUnavailableError
 from .replies import parsing_write_reply, wrong_type_of
@@ -107,9 +108,11 @@ class SessionEntries:
             ``None`` lets the script decide.
         :param had_no_end: whether the entries had no end, and get one.
         """
-        indexes = self._names.session_indexes(scope, key, owner, "" if labels == "-" else labels)
         if not self.is_cluster:
-            return await attempt(tuple(index.name for slot in indexes for index in slot), "")
+            return await attempt(self._names.index_names(scope, key, owner, labels), "")
+        indexes = self._names.session_indexes(
+            scope, key, owner, "" if labels == NOT_COMPARED else labels
+        )
         held: Held = ""
         token = ""
         is_done = False
