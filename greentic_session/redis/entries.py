@@ -47,7 +47,10 @@ _UNINDEXED: Final = int(Verdict.UNINDEXED)
 
 def is_unindexed(reply: Reply) -> bool:
     """Return whether a script wrote nothing because the session lacks index entries."""
-    return isinstance(reply, list) and cast("list[object]", reply)[:1] == [_UNINDEXED]
+    try:
+        return bool(reply[0] == _UNINDEXED)
+    except (TypeError, LookupError):  # the parser of the reply refuses it
+        return False
 
 
 def _is_done(reply: Reply) -> bool:
