@@ -70,7 +70,7 @@ LIMITS: Final = {
     "<record>:inbox:seen": DAY,
     "<record>:inbox:dead": 30 * DAY,
     "{ns}:inbox:{<name>}": 0.0,
-    "{ns}:inbox:{<name>}:tenant:<tenant>": 0.0,
+    "{ns}:inbox:{<name>}:tenant:<tenant>": DAY,
     "{ns}:inbox:{<name>}:dead": 60 * DAY,
     "{ns}:early:{<owner>}:<scope>": 600.0,
     "{ns}:early:{<owner>}:<scope>:heads": 600.0,
