@@ -6,6 +6,8 @@ from datetime import date, time, timedelta
 from typing import Final
 from uuid import UUID
 
+import msgspec
+
 from .nesting import parts_of
 
 __all__ = ["is_surely_small"]
@@ -13,7 +15,7 @@ __all__ = ["is_surely_small"]
 _MAX_VALUES: Final = 256
 _MAX_CHARS: Final = 8192
 """Even if each character needs an escape of six bytes, such a session is small."""
-_SHORT: Final = (int, float, UUID, date, time, timedelta, type(None))
+_SHORT: Final = (int, float, UUID, date, time, timedelta, type(None), msgspec.UnsetType)
 
 
 def is_surely_small(value: object) -> bool:

@@ -6,6 +6,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Literal, cast, final
 from uuid import uuid4
 
+from .._core.labels import NOT_COMPARED
 from ..abc.records import Verdict
 from ..errors import DurabilityError, OutcomeUnknownError, StoreUnavailableError
 from .replies import parsing_write_reply, wrong_type_of
@@ -46,7 +47,10 @@ _UNINDEXED: Final = int(Verdict.UNINDEXED)
 
 def is_unindexed(reply: Reply) -> bool:
     """Return whether a script wrote nothing because the session lacks index entries."""
-    return isinstance(reply, list) and cast("list[object]", reply)[:1] == [_UNINDEXED]
+    try:
+        return bool(reply[0] == _UNINDEXED)
+    except (TypeError, LookupError):  # the parser of the reply refuses it
+        return False
 
 
 def _is_done(reply: Reply) -> bool:
@@ -107,9 +111,11 @@ class SessionEntries:
             ``None`` lets the script decide.
         :param had_no_end: whether the entries had no end, and get one.
         """
-        indexes = self._names.session_indexes(scope, key, owner, "" if labels == "-" else labels)
         if not self.is_cluster:
-            return await attempt(tuple(index.name for slot in indexes for index in slot), "")
+            return await attempt(self._names.index_names(scope, key, owner, labels), "")
+        indexes = self._names.session_indexes(
+            scope, key, owner, "" if labels == NOT_COMPARED else labels
+        )
         held: Held = ""
         token = ""
         is_done = False

@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Final, NamedTuple, final
 from urllib.parse import quote, unquote
 
+from .._core.labels import NOT_COMPARED
 from ..abc.fencing import LeaseKind, LeaseRef
 from ..errors import DecodeError
 from ..model import SessionKey
@@ -169,6 +170,10 @@ class KeyNames:
             return (of_tenant,)
         return of_tenant, (IndexName(self.user_index(scope, user), "user", user),)
 
+    def index_names(self, scope: str, key: str, owner: str, labels: str) -> tuple[str, ...]:
+        """Return the names of :meth:`session_indexes`. The labels may be ``"-"`` for none."""
+        return _index_names(self, scope, key, owner, labels)
+
     def tenant_indexes(self, scope: str, label: str = "") -> list[IndexName]:
         """Return ``{ns}:find:{<env>:<tenant>:<shard>}`` of each shard, or ``…:<label>``."""
         shards = (self._shard(scope, number) for number in range(SHARDS))
@@ -252,6 +257,12 @@ class KeyNames:
 def _session_keys(names: KeyNames, scope: str, key: str) -> tuple[str, ...]:
     # Cached, because a session that was written is often written again soon.
     return names.record(scope, key), names.lookup(key)
+
+
+@lru_cache(maxsize=8192)
+def _index_names(names: KeyNames, scope: str, key: str, owner: str, labels: str) -> tuple[str, ...]:
+    slots = names.session_indexes(scope, key, owner, "" if labels == NOT_COMPARED else labels)
+    return tuple(index.name for slot in slots for index in slot)
 
 
 @lru_cache(maxsize=8192)

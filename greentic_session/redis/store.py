@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from functools import partial
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar, cast, final
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast, final
 
 from .._compat import override
 from .._core.labels import NOT_COMPARED
@@ -24,7 +23,6 @@ from ..abc.records import (
     Page,
     Record,
     UnreadableRecord,
-    Verdict,
     mint_incarnation,
 )
 from ..abc.store import settled
@@ -35,7 +33,7 @@ from ..model import C, Cas, SessionKey
 from ..statistics import StoreStatistics
 from ..store import AsyncSessionStore
 from .affinity import RedisAffinity
-from .entries import SessionEntries, is_unindexed
+from .entries import SessionEntries
 from .finding import RedisFinding
 from .generations import RedisGenerations
 from .inbox import RedisInbox
@@ -44,7 +42,7 @@ from .locks import RedisLocks
 from .lookup_reads import read_holders
 from .notifications import RedisNotifications
 from .record_reads import FIELDS, LargeNames, read_owner, read_some, record_of
-from .replies import outcome_of, parsing_write_reply, time_ms, wrong_type
+from .replies import time_ms, wrong_type
 from .scripts.sessions import (
     CREATE,
     DELETE,
@@ -63,8 +61,8 @@ from .scripts.sessions import (
     update_cas_arguments,
     update_cas_fenced_arguments,
 )
+from .session_writes import SessionWrites
 from .timers import RedisTimers
-from .transport.acks import UnconfirmedError
 from .transport.attempts import log_retention_ms
 from .transport.client import RedisClient
 from .transport.failures import ForeignValueError
@@ -79,9 +77,6 @@ if TYPE_CHECKING:
     from ..abc.fencing import LeaseRef
     from ..config import RedisConfig
     from ..errors import SessionError
-    from .entries import Held
-    from .transport.protocol import Arguments, Reply
-    from .transport.script import Script
     from .transport.server_process import ServerProcess
     from .transport.topology import ScanPosition
 
@@ -92,31 +87,6 @@ _T = TypeVar("_T")
 _LEAST_STEP_SECS: Final = 0.02
 """Minimum time left for a step. With less, its outcome might be unknown."""
 _MIN_GRACE_MS: Final = 1000
-_TOKEN_REPLY: Final = 4
-"""Length of a reply that holds only a token."""
-_ENDS_INCARNATION: Final = (DELETE, REPLACE)
-"""The scripts that delete the completed events, and whose reply names the wait that ended."""
-_ENDED_REPLIES: Final = (5, 8)
-"""Lengths of a reply that ends with the owner and the labels of an incarnation that ended."""
-
-
-class _Write(NamedTuple):
-    """The script of a write with its arguments, which may run several times.
-
-    :ivar arguments: the arguments from ARGV 4 on. If the write can create a session, the last two
-        are ``held_ms`` and ``new_labels``.
-    :ivar until: the deadline.
-    :ivar lease: the lease that guards the write.
-    :ivar schema_version: of the state, 0 for none.
-    """
-
-    script: Script
-    scope: str
-    key: SessionKey
-    arguments: Arguments
-    until: float
-    lease: LeaseRef | None
-    schema_version: int
 
 
 @final
@@ -193,6 +163,9 @@ class RedisSessionStore(
             self._notifications,
             self._tombstone_ms,
             self._index_entries,
+        )
+        self._writes: Final = SessionWrites(
+            self._client, self._names, self._index_entries, self._waits
         )
         self._locks: Final = RedisLocks(self._client, self._names, self._notifications)
         self._inbox: Final = RedisInbox(
@@ -371,7 +344,7 @@ class RedisSessionStore(
         )
         if len(encoded.body) > LARGE_BYTES:
             self._note_large(encoded)
-        return await self._run_indexed(
+        return await self._writes.run_indexed(
             CREATE, encoded, arguments, until=until, hold_ms=2 * encoded.ttl_ms
         )
 
@@ -392,7 +365,7 @@ class RedisSessionStore(
                 held_ms="",
                 new_labels=labels,
             )
-            return self._run_indexed(PUT, encoded, arguments, until=until)
+            return self._writes.run_indexed(PUT, encoded, arguments, until=until)
         arguments = put_fenced_arguments(
             new_owner=owner,
             new_ttl_ms=ttl_ms,
@@ -402,7 +375,7 @@ class RedisSessionStore(
             held_ms="",
             new_labels=labels,
         )
-        return self._run_indexed(PUT_FENCED, encoded, arguments, until=until, lease=lease)
+        return self._writes.run_indexed(PUT_FENCED, encoded, arguments, until=until, lease=lease)
 
     @override
     def _update_cas(
@@ -427,7 +400,7 @@ class RedisSessionStore(
                 held_ms="",
                 new_labels=encoded.labels,
             )
-            return self._run(
+            return self._writes.run(
                 UPDATE_CAS,
                 scope,
                 key,
@@ -448,7 +421,7 @@ class RedisSessionStore(
             held_ms="",
             new_labels=encoded.labels,
         )
-        return self._run(
+        return self._writes.run(
             UPDATE_CAS_FENCED,
             scope,
             key,
@@ -475,7 +448,7 @@ class RedisSessionStore(
         )
         if len(encoded.body) > LARGE_BYTES:
             self._note_large(encoded)
-        return await self._run_indexed(
+        return await self._writes.run_indexed(
             REPLACE, encoded, arguments, until=until, hold_ms=2 * encoded.ttl_ms
         )
 
@@ -497,7 +470,7 @@ class RedisSessionStore(
         arguments = touch_arguments(
             exact, shared, "" if ttl_ms is None else ttl_ms, "", NOT_COMPARED
         )
-        return self._run(TOUCH, scope, key, arguments, until=until)
+        return self._writes.run(TOUCH, scope, key, arguments, until=until)
 
     @override
     async def _delete(
@@ -516,7 +489,7 @@ class RedisSessionStore(
             "" if expected is None else expected.value,
             self._tombstone_ms,
         )
-        return await self._run(DELETE, scope, key, arguments, until=until)
+        return await self._writes.run(DELETE, scope, key, arguments, until=until)
 
     @override
     def _deadline(self) -> float | None:
@@ -526,109 +499,3 @@ class RedisSessionStore(
     def _secs_left(self, until: float | None) -> float:
         now = asyncio.get_running_loop().time()
         return math.inf if until is None else until - now - _LEAST_STEP_SECS
-
-    async def _run_indexed(
-        self,
-        script: Script,
-        encoded: EncodedSession,
-        arguments: Arguments,
-        *,
-        until: float | None,
-        lease: LeaseRef | None = None,
-        hold_ms: int | None = None,
-    ) -> Outcome:
-        """Run the script of a write that may create the session, with its index entries."""
-        scope, key = encoded.scope, SessionKey(encoded.key)
-        until = self._client.deadline() if until is None else until
-        write = _Write(script, scope, key, arguments, until, lease, encoded.schema_version)
-        run = partial(self._attempt, write)
-        try:
-            reply = await self._index_entries.write(
-                run, scope, key, encoded.owner, encoded.labels, until=until, hold_ms=hold_ms
-            )
-        except UnconfirmedError as error:
-            await self._extend_index(script, scope, key, error.reply, until)
-            raise error.plain() from None
-        outcome = outcome_of(key, reply)
-        await self._extend_index(script, scope, key, reply, until)
-        return outcome
-
-    async def _run(
-        self,
-        script: Script,
-        scope: str,
-        key: SessionKey,
-        arguments: Arguments,
-        *,
-        until: float | None = None,
-        expected: Cas | None = None,
-        lease: LeaseRef | None = None,
-        schema_version: int = 0,
-    ) -> Outcome:
-        until = self._client.deadline() if until is None else until
-        try:
-            write = _Write(script, scope, key, arguments, until, lease, schema_version)
-            reply = await self._attempt(write)
-            if is_unindexed(reply):
-                reply = await self._run_with_entries(write, reply)
-        except UnconfirmedError as error:
-            if type(error.reply) is not int:
-                await self._extend_index(script, scope, key, error.reply, until)
-            raise error.plain() from None
-        if expected is not None and type(reply) is int:  # only the time of the write
-            return Outcome(Verdict.DONE, expected.value + 1, expected.incarnation, reply)
-        outcome = outcome_of(key, reply)
-        await self._extend_index(script, scope, key, reply, until)
-        return outcome
-
-    async def _run_with_entries(self, write: _Write, refusal: Reply) -> Reply:
-        """Run a script again that wrote nothing, because the session lacks index entries."""
-        with parsing_write_reply():
-            hold_ms, owner, stored = int(refusal[1]), refusal[2].decode(), refusal[3].decode()
-            had_no_end = hold_ms > 0 and refusal[4] == b"0"
-        scope, key, until = write.scope, write.key, write.until
-        given = str(write.arguments[-1])
-        labels = stored if given == NOT_COMPARED else given
-        reply = await self._index_entries.write(
-            partial(self._attempt, write),
-            scope,
-            key,
-            owner,
-            labels,
-            until=until,
-            hold_ms=hold_ms,
-            had_no_end=had_no_end,
-        )
-        if labels != stored:
-            await self._index_entries.remove(scope, key, f"{owner}\n{stored}".encode(), until)
-        return reply
-
-    async def _attempt(
-        self, write: _Write, indexes: tuple[str, ...] = (), held_ms: Held = ""
-    ) -> Reply:
-        script, scope, key, arguments, until, lease, schema_version = write
-        names = self._names.session_keys(scope, key)
-        if script in _ENDS_INCARNATION:
-            names = (*names, self._names.events(names[0]))
-        elif lease is not None:
-            names = (*names, self._names.lease(lease))
-        if indexes:
-            names += indexes
-        elif held_ms != "":
-            arguments = (*arguments[:-2], held_ms, arguments[-1])
-        if schema_version:
-            arguments = (*arguments, schema_version)
-        try:
-            return await self._client.run(script, names, (scope, *arguments), until=until)
-        except ForeignValueError:
-            raise wrong_type(key) from None
-
-    async def _extend_index(
-        self, script: Script, scope: str, key: SessionKey, reply: Reply, until: float
-    ) -> None:
-        if script in _ENDS_INCARNATION and len(reply) in _ENDED_REPLIES:
-            await self._index_entries.remove(scope, key, reply.pop(), until)
-        if len(reply) > _TOKEN_REPLY:  # the session waits
-            call = self._waits.call(until)
-            gone = script in _ENDS_INCARNATION
-            await call.extend_index(scope, key, reply[_TOKEN_REPLY:], gone=gone)

@@ -16,27 +16,20 @@ from ..abc.waits import (
     EndingMode,
     EventMemory,
     IndexChange,
-    IndexEntries,
-    IndexEntry,
-    IndexIntent,
-    IndexRemoval,
     IndexUpsert,
     Registration,
     SeenEvent,
     WaitBackend,
-    WaitCall,
     WaitOutcome,
     WaitOwner,
     WaitStatus,
 )
 from ..errors import DurabilityError, OutcomeUnknownError, StoreUnavailableError
-from ..model import SessionKey
 from .entries import pop_ended
 from .replies import (
     parsing_read_reply,
     parsing_write_reply,
     wrong_type,
-    wrong_type_of,
 )
 from .scripts.finding import INDEX_SESSION, index_session_arguments
 from .scripts.sessions import with_schema_version
@@ -44,25 +37,22 @@ from .scripts.waits import (
     CLAIM,
     CLEAR,
     END_CLAIM,
-    INDEX_INTENT,
     REGISTER,
     RELEASE_CLAIM,
     RENEW_CLAIM,
     SUPERSEDE,
-    UPDATE_INDEX,
     claim_arguments,
     clear_arguments,
     end_claim_arguments,
-    index_intent_arguments,
     register_arguments,
     release_claim_arguments,
     renew_claim_arguments,
     supersede_arguments,
-    update_index_arguments,
 )
 from .transport.acks import TOUCH_FOR_WAIT, UnconfirmedError
 from .transport.failures import ForeignValueError
-from .wait_replies import claim_outcome, index_entries, seen_events, status_of, written_outcome
+from .wait_index import WaitIndexSteps
+from .wait_replies import claim_outcome, seen_events, status_of, written_outcome
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,6 +60,7 @@ if TYPE_CHECKING:
 
     from ..abc.notifications import Subscription, SupportsNotifications
     from ..abc.records import EncodedSession
+    from ..model import SessionKey
     from .entries import Held, SessionEntries
     from .key_names import KeyNames
     from .transport.client import RedisClient
@@ -80,9 +71,6 @@ if TYPE_CHECKING:
 __all__ = ["RedisWaits"]
 
 _STATUS_FIELDS: Final = ("owner", "ttl", "at", "lease", "wait", "since")
-_NO_EVENTS: Final = EventMemory(1, 1)
-"""For a change of an index without events. No event is trimmed then."""
-_NO_UPSERT: Final = IndexUpsert("", SessionKey(""), 0, 0)
 _KEYS_PER_PAGE: Final = 512
 _FINISHED_REPLY: Final = 6
 _CLEARED_REPLY: Final = 5
@@ -146,7 +134,7 @@ class RedisWaits(WaitBackend):
 
 
 @final
-class RedisWaitCall(WaitCall):
+class RedisWaitCall(WaitIndexSteps):
     """Runs the steps of waits, each one script in one slot.
 
     :param client: of the store.
@@ -167,30 +155,9 @@ class RedisWaitCall(WaitCall):
         index_entries: SessionEntries,
         until: float,
     ) -> None:
-        self._client: Final = client
-        self._names: Final = names
-        self._grace_ms: Final = grace_ms
+        super().__init__(client, names, grace_ms, until)
         self._fencing: Final = fencing
         self._index_entries: Final = index_entries
-        self._until: Final = until
-
-    async def extend_index(
-        self, scope: str, key: SessionKey, parts: Sequence[bytes], *, gone: bool
-    ) -> None:
-        """Update the index after a plain write to a session that waits.
-
-        The write is done and stays done. If the update fails, the next reader repairs the index.
-
-        :param parts: of the script's reply, after the token.
-        :param gone: whether the session was deleted. If not, its lifetime may have changed.
-        """
-        with suppress(ValueError):  # fields of another writer name no index
-            scope_hash, owner, number = (part.decode() for part in parts)
-            if gone:
-                change = IndexChange(removals=(IndexRemoval(scope_hash, key, int(number)),))
-            else:
-                change = IndexChange(upsert=IndexUpsert(scope_hash, key, 0, int(number)))
-            await self._repair(WaitOwner(scope, owner), change)
 
     async def _extend(self, ref: ClaimRef, parts: Sequence[bytes]) -> None:
         """Let the index live as long as a record whose lifetime a step prolonged.
@@ -226,10 +193,6 @@ class RedisWaitCall(WaitCall):
         await self._index_entries.write(
             attempt, ref.scope, ref.key, ref.owner, labels, until=self._until
         )
-
-    async def _repair(self, wait_owner: WaitOwner, change: IndexChange) -> None:
-        with suppress(StoreUnavailableError, OutcomeUnknownError):
-            await self.update_index(wait_owner, change, _NO_EVENTS)
 
     # --- on a record -------------------------------------------------------------------------
 
@@ -391,96 +354,7 @@ class RedisWaitCall(WaitCall):
             raise wrong_type(keys[error.index]) from None
         return [status_of(key, reply) for key, reply in zip(keys, replies, strict=True)]
 
-    # --- on an index -------------------------------------------------------------------------
-
-    @override
-    async def entries(
-        self, wait_owner: WaitOwner, scope_hash: str, event: str, events: EventMemory
-    ) -> IndexEntries:
-        index = self._index(wait_owner)
-        try:
-            lines, seen_at, time = cast(
-                "tuple[bytes | None, float | bytes | None, tuple[bytes, bytes]]",
-                await self._client.read_many(
-                    [
-                        ("HGET", index, scope_hash),
-                        ("ZSCORE", self._names.events(index), event),
-                        ("TIME",),
-                    ],
-                    key=index,
-                    until=self._until,
-                ),
-            )
-        except ForeignValueError:
-            raise wrong_type_of("an index of waits") from None
-        with parsing_read_reply():
-            now_ms = int(time[0]) * 1000 + int(time[1]) // 1000
-            seen = seen_at is not None and now_ms < float(seen_at) + events.ttl_ms
-            return IndexEntries(index_entries(lines or b""), seen)
-
-    @override
-    async def all_entries(self, wait_owner: WaitOwner) -> Sequence[tuple[str, IndexEntry]]:
-        index = self._index(wait_owner)
-        try:
-            reply: dict[bytes, bytes] | list[bytes] = await self._client.read(
-                "HGETALL", index, key=index, until=self._until
-            )
-        except ForeignValueError:
-            raise wrong_type_of("an index of waits") from None
-        with parsing_read_reply():
-            pairs = (
-                reply.items()  # RESP3
-                if isinstance(reply, dict)
-                else zip(reply[::2], reply[1::2], strict=True)
-            )
-            return [
-                (scope.decode(), entry) for scope, lines in pairs for entry in index_entries(lines)
-            ]
-
-    @override
-    async def index_intent(
-        self, wait_owner: WaitOwner, scope_hash: str, key: SessionKey, ttl_ms: int
-    ) -> IndexIntent:
-        reply = await self._run_on_index(
-            INDEX_INTENT, wait_owner, index_intent_arguments(scope_hash, key, ttl_ms)
-        )
-        with parsing_write_reply():
-            others = [
-                IndexEntry(SessionKey(key.decode()), int(since), 0)
-                for since, key in zip(reply[2::2], reply[3::2], strict=True)
-            ]
-            return IndexIntent(reply[0].decode(), reply[1] == 1, others)
-
-    @override
-    async def update_index(
-        self, wait_owner: WaitOwner, change: IndexChange, events: EventMemory
-    ) -> None:
-        upsert = change.upsert or _NO_UPSERT
-        arguments = update_index_arguments(
-            event_limit=events.most,
-            event_ttl_ms=events.ttl_ms,
-            scope_hash=upsert.scope_hash,
-            key=upsert.key,
-            since_us=upsert.since_us,
-            expires_ms=upsert.expires_ms,
-            intent=upsert.intent_id,
-            removals=change.removals,
-            events=change.events,
-        )
-        # On one server, the index intent is confirmed: WAIT for the record covers what the server
-        # wrote before. In a cluster, the replicas of the index are others.
-        confirms = change.confirms and self._client.confirms_apart
-        try:
-            await self._run_on_index(UPDATE_INDEX, wait_owner, arguments, skips_acks=not confirms)
-        except UnconfirmedError as error:
-            raise error.plain() from None
-
     # --- shared steps ------------------------------------------------------------------------
-
-    def _index(self, wait_owner: WaitOwner) -> str:
-        env, tenant_id = wait_owner.scope.split("/")
-        team_id, user_id = wait_owner.owner.split("/", 1)
-        return self._names.wait_index(env, tenant_id, team_id, user_id)
 
     async def _run(
         self,
@@ -540,21 +414,3 @@ class RedisWaitCall(WaitCall):
     def _record_names(self, scope: str, key: str) -> tuple[str, str, str]:
         record = self._names.record(scope, key)
         return record, self._names.lookup(key), self._names.events(record)
-
-    async def _run_on_index(
-        self,
-        script: Script,
-        wait_owner: WaitOwner,
-        arguments: Arguments,
-        *,
-        skips_acks: bool = True,
-    ) -> Reply:
-        index = self._index(wait_owner)
-        names = index, self._names.events(index)
-        try:
-            parts = (self._grace_ms, *arguments)
-            return await self._client.run(
-                script, names, parts, until=self._until, skips_acks=skips_acks
-            )
-        except ForeignValueError:
-            raise wrong_type_of("an index of waits") from None

@@ -122,11 +122,14 @@ async def test_a_fenced_write_leaves_what_a_plain_one_does(rig: Rig) -> None:
         cas = await rig.store.put(session(KEY), fence=lease)
         cas = await rig.store.update_cas(session(KEY), cas, fence=lease)
     guarded = await rig.hash("default:acme:{chat%3A1}")
-    assert await rig.names() == ["default:acme:{chat%3A1}", EVERYBODYS.replace("lock", "lookup")]
+    names = await rig.names()
+    lookup = EVERYBODYS.replace("lock", "lookup")
+    assert names == ["default:acme:{chat%3A1}", "find:{default:acme:2}", lookup]
     await rig.store.delete(KEY, expected=cas)
     await rig.read("DEL", "default:acme:{chat%3A1}")
     await rig.store.update_cas(session(KEY), await rig.store.put(session(KEY)))
     plain = await rig.hash("default:acme:{chat%3A1}")
+    assert await rig.names() == names
     assert set(guarded) == set(plain)
     assert [guarded[field] for field in ("cas", "owner", "ttl", "body")] == [
         plain[field] for field in ("cas", "owner", "ttl", "body")

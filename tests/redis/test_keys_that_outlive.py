@@ -70,6 +70,7 @@ LIMITS: Final = {
     "<record>:inbox:seen": DAY,
     "<record>:inbox:dead": 30 * DAY,
     "{ns}:inbox:{<name>}": 0.0,
+    "{ns}:inbox:{<name>}:tenant:<tenant>": DAY,
     "{ns}:inbox:{<name>}:dead": 60 * DAY,
     "{ns}:early:{<owner>}:<scope>": 600.0,
     "{ns}:early:{<owner>}:<scope>:heads": 600.0,
@@ -292,7 +293,10 @@ _INDEX: Final = {"{ns}:waits:{<owner>}"}
 _GENERATION: Final = {"{ns}:generation:{<owner>}"}
 _EVENTS: Final = {"<record>:events", "{ns}:waits:{<owner>}:events"}
 _SEEN: Final = {"<record>:inbox:seen"}
-_MAIL: Final = {"<record>:inbox:mail", "{ns}:inbox:{<name>}", *_SEEN}
+_MAIL: Final = {
+    *("<record>:inbox:mail", "{ns}:inbox:{<name>}", "{ns}:inbox:{<name>}:tenant:<tenant>"),
+    *_SEEN,
+}
 _DEAD: Final = {"{ns}:inbox:{<name>}:dead", *_SEEN}
 _EARLY: Final = {"{ns}:early:{<owner>}:<scope>", "{ns}:early:{<owner>}:<scope>:heads"}
 _PLACED: Final = {"{ns}:affinity:{<group>}:places", "{ns}:affinity:{<group>}:ends"}

@@ -111,7 +111,7 @@ class Scene:
         self.mortal = Mortal(self._backend)
         self.sound: Registry = WaitRegistry(store)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(store, "wait_backend", lambda: self.mortal)
+            patch.setattr(store, "_wait_backend", lambda: self.mortal)
             self.doomed: Registry = WaitRegistry(store)
 
     def session(self, name: str) -> Session[dict[str, Any]]:

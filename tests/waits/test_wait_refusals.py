@@ -223,7 +223,7 @@ class TestFull:
         pytest.param("~* +@all -evalsha -eval", id="no-script"),
         pytest.param("~* +@all -@write", id="no-write"),
         pytest.param("~*:lookup:* ~*:waits:* +@all", id="no-record"),
-        pytest.param("~*:lookup:* ~*:default:* +@all", id="no-index"),
+        pytest.param("~*:lookup:* ~*:find:* ~*:default:* +@all", id="no-index"),
     ],
 )
 async def test_an_account_that_may_not_changes_nothing(

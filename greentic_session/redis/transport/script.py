@@ -21,7 +21,8 @@ _INCLUDE: Final = re.compile(r"^--@include ([a-z_/]+)$", re.MULTILINE)
 @cache
 def _text(name: str) -> str:
     # All scripts are read at import, and most library texts are part of several.
-    return files("greentic_session.redis").joinpath("lua", f"{name}.lua").read_text("utf-8")
+    text = files("greentic_session.redis").joinpath("lua", f"{name}.lua").read_text("utf-8")
+    return _INCLUDE.sub(lambda line: _text(line[1]), text)
 
 
 @final
@@ -29,7 +30,7 @@ class Script:
     """A script and the digest by which a server knows it.
 
     :param name: name of the entry file under ``lua/``, without the suffix. A line
-        ``--@include lib/x`` includes the text of ``lua/lib/x.lua``.
+        ``--@include lib/x`` includes the text of ``lua/lib/x.lua``, which may include others.
     :param rests_on: the verdict, other than ``DONE``, that means that an earlier write fulfilled
         the request. Replicas confirm it as they confirm ``DONE``.
     :param always_writes: whether a first attempt that returns ``DONE`` always writes.
@@ -43,7 +44,7 @@ class Script:
         self.name: Final = name
         self._rests_on: Final = int(rests_on)
         self.always_writes: Final = always_writes
-        self.source: Final = _INCLUDE.sub(lambda line: _text(line[1]), _text(name)).encode()
+        self.source: Final = _text(name).encode()
         # Not a secret: EVALSHA is defined by SHA-1.
         self.sha1: Final = hashlib.sha1(self.source, usedforsecurity=False).hexdigest()
 

@@ -27,14 +27,7 @@ if ttl ~= '0' then new_ttl_ms = stored_expires - now end
 
 --@include lib/check_entries
 
-if entries_until then
-  call('HSET', KEYS[1], 'until', entries_until)
-  if new_labels == '' then
-    call('HDEL', KEYS[1], 'labels')
-  elseif new_labels ~= '-' then
-    call('HSET', KEYS[1], 'labels', new_labels)
-  end
-end
+--@include lib/write_labels
 
 --@include lib/write_entries
 

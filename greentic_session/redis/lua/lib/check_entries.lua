@@ -36,6 +36,7 @@ if is_writing and held_ms then
         live and entries_end or ''}
     end
     entries_until = hold_ms == 0 and '0' or (now + hold_ms) .. ''
+    if KEYS[FIRST_ENTRY] then call('HLEN', KEYS[2]) end  -- fails as below. The entries are written before the lookup
     for i = FIRST_ENTRY, #KEYS do
       call('ZCARD', KEYS[i])  -- fails before the first write if the key holds another type of value
     end

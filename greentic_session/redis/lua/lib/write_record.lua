@@ -28,14 +28,7 @@ if next_version then
         'op0', 'op1', 'op2', 'op3', 'op4', 'op5', 'op6', 'op7', 'until', 'labels')
     end
   end
-  if entries_until then
-    call('HSET', KEYS[1], 'until', entries_until)
-    if new_labels == '' then
-      call('HDEL', KEYS[1], 'labels')
-    elseif new_labels ~= '-' then
-      call('HSET', KEYS[1], 'labels', new_labels)
-    end
-  end
+--@include lib/write_labels
   if new_schema_version then call('HSET', KEYS[1], 'schema', new_schema_version) end
   if last_ms ~= '0' then
     call('PEXPIREAT', KEYS[1], last_ms)

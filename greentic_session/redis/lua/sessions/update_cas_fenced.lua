@@ -24,8 +24,9 @@
 
 local new_owner, new_ttl_ms, new_body = ARGV[4], ARGV[5], ARGV[6]
 local expected_incarnation, expected_version, following_version = ARGV[7], ARGV[8], ARGV[9]
-local LOG_FIELD, fencing_token, held_ms, new_labels = ARGV[10], ARGV[11], ARGV[12], ARGV[13]
-local FIRST_ENTRY, new_schema_version = 4, ARGV[14]
+local LOG_FIELD, fencing_token, held_ms = ARGV[10], ARGV[11], ARGV[12]
+local new_labels, new_schema_version = ARGV[13], ARGV[14]
+local FIRST_ENTRY = 4
 
 --@include lib/record
 --@include lib/operation_log
