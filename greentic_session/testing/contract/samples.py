@@ -16,7 +16,9 @@ __all__ = [
     "GLOBEX",
     "KEY",
     "LIFE",
+    "OTHERS",
     "PART",
+    "RED_ANN",
     "SECRET",
     "AppState",
     "ctx",
@@ -56,6 +58,16 @@ def ctx(
 ) -> TenantCtx:
     """Return a caller."""
     return TenantCtx(tenant_id=tenant_id, env=env, team_id=team_id, user_id=user_id)
+
+
+RED_ANN: Final = ctx(team_id="red", user_id="ann")
+OTHERS: Final = {
+    "tenant": ctx(GLOBEX, team_id="red", user_id="ann"),
+    "env": ctx(env="staging", team_id="red", user_id="ann"),
+    "team": ctx(team_id="blue", user_id="ann"),
+    "user": ctx(team_id="red", user_id="bob"),
+}
+"""Callers that differ from :data:`RED_ANN` in one part."""
 
 
 def session(

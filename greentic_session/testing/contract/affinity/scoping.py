@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import pytest
 
 from ....errors import TenantMismatchError
 from ....ordering import SessionAffinity
-from ..samples import GLOBEX, KEY, ctx
+from ..samples import KEY, OTHERS, RED_ANN, ctx
 
 if TYPE_CHECKING:
     from ...harness import StoreHarness
-
-_ANN: Final = ctx(team_id="red", user_id="ann")
-_OTHERS: Final = {
-    "tenant": ctx(GLOBEX, team_id="red", user_id="ann"),
-    "env": ctx(env="staging", team_id="red", user_id="ann"),
-    "team": ctx(team_id="blue", user_id="ann"),
-    "user": ctx(team_id="red", user_id="bob"),
-}
 
 
 @pytest.mark.anyio
@@ -30,7 +22,7 @@ class AffinityScopingContract:
         self, harness: StoreHarness
     ) -> None:
         store = await harness.open()
-        mine, every = SessionAffinity(store.scoped(_ANN)), SessionAffinity(store)
+        mine, every = SessionAffinity(store.scoped(RED_ANN)), SessionAffinity(store)
         async with every.member("w"):
             placed = await mine.worker_for(KEY)
             assert placed is not None
@@ -38,15 +30,15 @@ class AffinityScopingContract:
             assert await every.placement(KEY, ctx=ctx()) is not None
             assert [key async for key in mine.keys_of("w")] == [KEY]
             assert [key async for key in every.keys_of("w")] == []
-            assert await mine.touch(KEY, ctx=_ANN) is True
+            assert await mine.touch(KEY, ctx=RED_ANN) is True
             assert await mine.forget(KEY) is True
 
-    @pytest.mark.parametrize("other", _OTHERS)
+    @pytest.mark.parametrize("other", OTHERS)
     async def test_affinity_on_a_scoped_view_keeps_to_its_caller(
         self, harness: StoreHarness, other: str
     ) -> None:
-        affinity = SessionAffinity((await harness.open()).scoped(_ANN))
-        caller = _OTHERS[other]
+        affinity = SessionAffinity((await harness.open()).scoped(RED_ANN))
+        caller = OTHERS[other]
         for verb in (
             affinity.worker_for,
             affinity.placement,

@@ -25,6 +25,8 @@ __all__ = ["FlowContract"]
 _ANN: Final = ctx(user_id="ann")
 _CHAT: Final = ReplyScope(conversation="chat")
 _PATIENCE_SECS: Final = 20
+_BACKOFF_SECS: Final = 60
+"""Longer than the backoff of every failed attempt in this suite."""
 
 
 class _DeadError(BaseException):
@@ -39,8 +41,11 @@ class _Bot(FlowRuntime[dict[str, Any]]):
     :ivar dies: when its worker dies: ``before`` or ``after`` it sends a reply.
     """
 
-    def __init__(self, store: AsyncSessionStore[Any], **options: Any) -> None:
-        super().__init__(store, SessionInbox(store, ctx(), retry_delay=0.001, **options))
+    def __init__(
+        self, harness: StoreHarness, store: AsyncSessionStore[Any], **options: Any
+    ) -> None:
+        super().__init__(store, SessionInbox(store, ctx(), **options))
+        self._harness: Final = harness
         self.sent: Final[list[Reply]] = []
         self.errors: Final[list[type[Exception]]] = []
         self.dies = ""
@@ -72,6 +77,7 @@ class _Bot(FlowRuntime[dict[str, Any]]):
     async def failed(self, key: SessionKey | None, error: Exception) -> None:
         assert key == KEY
         self.errors.append(type(error))
+        await self._harness.advance(_BACKOFF_SECS)
 
     @property
     def texts(self) -> list[object]:
@@ -84,16 +90,18 @@ class _Bot(FlowRuntime[dict[str, Any]]):
             await self.inbox.admit(SessionKey(KEY), f"{number}", text.encode(), ctx=_ANN)
 
     async def drain(self) -> None:
-        """Handle messages until there are none."""
+        """Handle messages until there are none. Time advances over the backoff of a session."""
         with anyio.fail_after(_PATIENCE_SECS):
             while (await self.inbox.depth()).sessions:
                 async with self.inbox.take("worker", most=1, wait=0.01) as turn:
                     if turn is not None:
                         await self.handle(turn)
+                        continue
+                await self._harness.advance(_BACKOFF_SECS)
 
 
 async def _bot(harness: StoreHarness, **options: Any) -> _Bot:
-    return _Bot(await harness.open(), **options)
+    return _Bot(harness, await harness.open(), **options)
 
 
 def _counted(*texts: str) -> list[object]:
@@ -191,7 +199,7 @@ class FlowContract:
 
     async def test_outbox_entries_of_the_application_stay(self, harness: StoreHarness) -> None:
         store = await harness.open()
-        bot = _Bot(store)
+        bot = _Bot(harness, store)
         mine, _ = session(owner=_ANN, context={"n": 0}).with_outbox(b"mine")
         await store.create(mine)
         await bot.say("hi")
@@ -204,7 +212,7 @@ class FlowContract:
 
     async def test_bad_arguments_are_refused(self, harness: StoreHarness) -> None:
         store = await harness.open()
-        bot = _Bot(store)
+        bot = _Bot(harness, store)
         given: Any = store
         with pytest.raises(InvalidInputError, match="inbox"):
             _Other(store, given)

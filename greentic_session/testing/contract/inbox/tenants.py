@@ -11,19 +11,12 @@ from ....errors import DuplicateEventError, InvalidInputError, TenantMismatchErr
 from ....model import ReplyScope, SessionKey
 from ....ordering import SessionInbox
 from ....waits import WaitRegistry
-from ..samples import GLOBEX, KEY, ctx, session
+from ..samples import GLOBEX, KEY, OTHERS, RED_ANN, ctx, session
 from .helpers import LEASE, PATIENCE, desk
 
 if TYPE_CHECKING:
     from ...harness import StoreHarness
 
-_ANN: Final = ctx(team_id="red", user_id="ann")
-_OTHERS: Final = {
-    "tenant": ctx(GLOBEX, team_id="red", user_id="ann"),
-    "env": ctx(env="staging", team_id="red", user_id="ann"),
-    "team": ctx(team_id="blue", user_id="ann"),
-    "user": ctx(team_id="red", user_id="bob"),
-}
 _CHAT: Final = ReplyScope(conversation="chat")
 
 
@@ -122,7 +115,7 @@ class InboxTenantContract:
         self, harness: StoreHarness, other: str
     ) -> None:
         at = await desk(harness)
-        caller = _OTHERS[other]
+        caller = OTHERS[other]
         with pytest.raises(TenantMismatchError) as caught:
             await at.admit("e1", owner=caller)
         assert caught.value.key == KEY
@@ -132,23 +125,23 @@ class InboxTenantContract:
             await at.inbox.collect(caller, "ann", _CHAT)
         assert await harness.residue() == []
 
-    @pytest.mark.parametrize("other", _OTHERS)
+    @pytest.mark.parametrize("other", OTHERS)
     async def test_an_inbox_on_a_scoped_view_keeps_to_its_caller(
         self, harness: StoreHarness, other: str
     ) -> None:
         at = await desk(harness)
-        inbox = SessionInbox(at.store.scoped(_ANN))
-        caller = _OTHERS[other]
+        inbox = SessionInbox(at.store.scoped(RED_ANN))
+        caller = OTHERS[other]
         with pytest.raises(TenantMismatchError):
             await inbox.admit(SessionKey(KEY), "e1", b"", ctx=caller)
         with pytest.raises(TenantMismatchError):
             await inbox.deliver(caller, caller.user_id or "", _CHAT, "e1", b"")
         with pytest.raises(TenantMismatchError):
-            SessionInbox(at.store.scoped(_ANN), caller)
+            SessionInbox(at.store.scoped(RED_ANN), caller)
         assert await harness.residue() == []
         assert (await inbox.admit(SessionKey(KEY), "e1", b"")).is_new
         async with at.turn() as turn:
-            assert [mail.ctx for mail in turn.mail] == [_ANN]
+            assert [mail.ctx for mail in turn.mail] == [RED_ANN]
             await turn.finish()
 
     async def test_only_a_tenants_view_takes_turns(self, harness: StoreHarness) -> None:
@@ -180,30 +173,34 @@ class InboxTenantContract:
     async def test_registering_collects_what_came_early(self, harness: StoreHarness) -> None:
         at = await desk(harness)
         waits: WaitRegistry[Any] = WaitRegistry(at.store, inbox=at.inbox)
-        await at.inbox.deliver(_ANN, "ann", _CHAT, "e1", b"one")
-        await waits.register_wait(_ANN, "ann", _CHAT, session(owner=_ANN), event_id="start")
-        assert await at.handle(owner=_ANN) == ["e1"]
+        await at.inbox.deliver(RED_ANN, "ann", _CHAT, "e1", b"one")
+        await waits.register_wait(RED_ANN, "ann", _CHAT, session(owner=RED_ANN), event_id="start")
+        assert await at.handle(owner=RED_ANN) == ["e1"]
 
     async def test_a_registration_of_a_known_event_collects_as_well(
         self, harness: StoreHarness
     ) -> None:
         """The worker died after it had registered the wait, and before it collected."""
         at = await desk(harness)
-        await at.inbox.deliver(_ANN, "ann", _CHAT, "e1", b"one")
+        await at.inbox.deliver(RED_ANN, "ann", _CHAT, "e1", b"one")
         forgetful: WaitRegistry[Any] = WaitRegistry(at.store)
-        await forgetful.register_wait(_ANN, "ann", _CHAT, session(owner=_ANN), event_id="start")
+        await forgetful.register_wait(
+            RED_ANN, "ann", _CHAT, session(owner=RED_ANN), event_id="start"
+        )
         assert await at.is_idle()
         waits: WaitRegistry[Any] = WaitRegistry(at.store, inbox=at.inbox)
         with pytest.raises(DuplicateEventError):
-            await waits.register_wait(_ANN, "ann", _CHAT, session(owner=_ANN), event_id="start")
-        assert await at.handle(owner=_ANN) == ["e1"]
+            await waits.register_wait(
+                RED_ANN, "ann", _CHAT, session(owner=RED_ANN), event_id="start"
+            )
+        assert await at.handle(owner=RED_ANN) == ["e1"]
 
     async def test_waiting_again_collects_what_came_early(self, harness: StoreHarness) -> None:
         at = await desk(harness)
         thread = ReplyScope(conversation="chat", thread="t")
         waits: WaitRegistry[Any] = WaitRegistry(at.store, inbox=at.inbox)
-        await waits.register_wait(_ANN, "ann", _CHAT, session(owner=_ANN))
-        await at.inbox.deliver(_ANN, "ann", thread, "e1", b"one")
-        async with waits.resume(_ANN, "ann", _CHAT) as turn:
+        await waits.register_wait(RED_ANN, "ann", _CHAT, session(owner=RED_ANN))
+        await at.inbox.deliver(RED_ANN, "ann", thread, "e1", b"one")
+        async with waits.resume(RED_ANN, "ann", _CHAT) as turn:
             await turn.wait_again(turn.session, thread)
-        assert await at.handle(owner=_ANN) == ["e1"]
+        assert await at.handle(owner=RED_ANN) == ["e1"]

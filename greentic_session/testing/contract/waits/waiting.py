@@ -16,7 +16,7 @@ from ....errors import (
     WaitNotFoundError,
 )
 from ....waits import WaitRegistry
-from ..samples import GLOBEX, KEY, ctx, session
+from ..samples import KEY, OTHERS, ctx, session
 from .helpers import ANN, CHAT, wait_harness, without_user
 
 if TYPE_CHECKING:
@@ -25,12 +25,6 @@ if TYPE_CHECKING:
 _PATIENCE_SECS: Final = 20
 _LEASE_SECS: Final = 3600
 """A lease that does not end in a test. So a waiter is woken by a notification."""
-_OTHERS: Final = {
-    "tenant": ctx(GLOBEX, team_id="red", user_id="ann"),
-    "env": ctx(env="staging", team_id="red", user_id="ann"),
-    "team": ctx(team_id="blue", user_id="ann"),
-    "user": ctx(team_id="red", user_id="bob"),
-}
 
 
 @pytest.mark.anyio
@@ -134,13 +128,13 @@ class WaitWaitingContract:
 
     # --- a registry on a scoped view ---------------------------------------------------------
 
-    @pytest.mark.parametrize("other", _OTHERS)
+    @pytest.mark.parametrize("other", OTHERS)
     async def test_a_registry_on_a_scoped_view_keeps_to_its_caller(
         self, harness: StoreHarness, other: str
     ) -> None:
         store = await harness.open()
         waits: WaitRegistry[Any] = WaitRegistry(store.scoped(ANN))
-        caller = _OTHERS[other]
+        caller = OTHERS[other]
         user = caller.user_id or ""
         with pytest.raises(TenantMismatchError):
             await waits.register_wait(caller, user, CHAT, session(owner=caller))
