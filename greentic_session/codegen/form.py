@@ -388,7 +388,7 @@ def _name_of(cls: Any) -> str:  # Any: a class or a parametrised generic
     parts = [get_origin(cls) or cls, *get_args(cls)]
     names = [getattr(each, "__name__", None) or str(each) for each in parts[:1]]
     names += [_name_of(each) if isinstance(each, type) else str(each) for each in parts[1:]]
-    return re.sub(r"\W+", "_", "_".join(names)).strip("_")
+    return re.sub(r"\W+", "_", "_".join(names)).rstrip("_")
 
 
 def _doc(cls: Any) -> str:  # Any: a class

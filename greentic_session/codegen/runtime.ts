@@ -54,6 +54,13 @@ function checkLength(length: number, least: number, most: number, path: string):
     throw new DecodeError(`Expected a length of ${least} to ${most}, got ${length}`, path);
   }
 }
+// msgspec decodes the elements that are present before it finds that one is missing.
+function itemOf(from: readonly unknown[], index: number, least: number, path: string): unknown {
+  if (index >= from.length) {
+    throw new DecodeError(`Expected \`array\` of at least length ${least}, got ${from.length}`, path);
+  }
+  return from[index];
+}
 const toJson: Decoder<unknown> = (value) => value;
 const toBool: Decoder<boolean> = (value, path) =>
   typeof value === "boolean" ? value : wrong("bool", value, path);

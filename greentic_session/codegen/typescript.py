@@ -184,28 +184,28 @@ class _Writer:
 
     def _from_array(self, struct: StructForm) -> list[str]:
         shift = 0 if struct.tag_field is None else 1
-        least = shift + sum(1 for each in struct.fields if each.is_required)
-        most = shift + len(struct.fields) if struct.forbids_unknown else "Infinity"
-        lines = [
-            "const from = toArray(value, path);",
-            f"checkLength(from.length, {least}, {most}, path);",
-        ]
+        lines = ["const from = toArray(value, path);"]
         tag = json.dumps(struct.tag)
         if shift:
+            lines.append("checkLength(from.length, 1, Infinity, path);")
             lines.append(f'if (from[0] !== {tag}) throw new DecodeError("Invalid value", `${{path}}[0]`);')
-        lines.append("return {")
+        least = shift + sum(1 for each in struct.fields if each.is_required)
+        lines.append("const found = {")
         if struct.tag_field is not None:
-            lines.append(f"  {_key(struct.tag_field)}: {tag},")
+            lines.append(f"  {_key(struct.tag_field)}: {tag} as const,")
         for index, field in enumerate(struct.fields, shift):
             where = f"{struct.name}.{field.name}"
             if _is_open(field):
                 raise CodegenError(where, "UNSET in an array_like struct is not supported")
-            item = f"from[{index}]"
+            item = f"itemOf(from, {index}, {least}, path)"
             if field.default:
                 item = f"(from.length > {index} ? {item} : {field.default})"
             decoder = self._decoder(field.node, where)
             lines.append(f"  {_key(field.name)}: ({decoder})({item}, `${{path}}[{index}]`),")
-        return [*lines, "};"]
+        lines.append("};")
+        if struct.forbids_unknown:
+            lines.append(f"checkLength(from.length, 0, {shift + len(struct.fields)}, path);")
+        return [*lines, "return found;"]
 
     def _encode_lines(self, struct: StructForm) -> list[str]:
         def encoded(field: FieldForm) -> str:
