@@ -44,6 +44,7 @@ class ElmNames:
         self._form = form
         self._types = {*_TYPES, *(_EFFECTS if has_effects else ())}
         self._constructors = set(self._types)
+        self._plain: dict[str, str] = {}
         self.types: dict[str, str] = {}
         self.inline: dict[Choice | OneOf, str] = {}
         self.choices: dict[tuple[str, str | int], str] = {}
@@ -71,11 +72,18 @@ class ElmNames:
             for field in struct.fields:
                 self._walk(field.node, f"{struct.name}_{field.name}")
         unions = [each for each in self.inline if isinstance(each, OneOf)]
+        roots = [each for each in unions if each in form.roots.values()]
         for name in (*form.enums, *form.structs):
-            times = sum(Declared(name=name) in each.members for each in unions)
             # The constructor of a message has the struct's name, as applications write it.
-            is_message = times == 1 and name in form.structs
-            self.types[name] = self._new_type(f"{name}Fields" if is_message else name)
+            holders = [
+                found
+                for group in (roots, unions)
+                if name in form.structs
+                and len(found := [each for each in group if Declared(name=name) in each.members]) == 1
+            ]
+            if holders:
+                self._plain[name] = self.inline[holders[0][0]]
+            self.types[name] = self._new_type(f"{name}Fields" if holders else name)
 
     def _name_constructors(self) -> None:
         for name, struct in self._form.structs.items():
@@ -88,11 +96,9 @@ class ElmNames:
                 self._name_choices(own, node.values)
                 continue
             for member in node.members:
-                is_alone = (
-                    isinstance(member, Declared) and self.types[member.name] == f"{member.name}Fields"
-                )
-                word = member.name if is_alone and isinstance(member, Declared) else ""
-                self.members[own, member] = self._new_constructor(word or f"{own}{_word(member)}")
+                is_plain = isinstance(member, Declared) and self._plain.get(member.name) == own
+                word = _word(member) if is_plain else f"{own}{_word(member)}"
+                self.members[own, member] = self._new_constructor(word)
 
     def _name_choices(self, own: str, values: tuple[str | int, ...]) -> None:
         for value in values:
