@@ -85,14 +85,16 @@ class _ElmWriter:
             parts.append(self._struct(struct))
             own = names.types[struct.name]
             exposed += _exposed(own, is_custom=struct.name in names.recursive)
-        for node, own in names.inline.items():
+        for inline, own in names.inline.items():
             exposed += _exposed(own, is_custom=True)
-            if isinstance(node, Choice):
-                parts.append(self._choice(own, node.values, ""))
+            if isinstance(inline, Choice):
+                parts.append(self._choice(own, inline.values, ""))
             else:
-                parts.append(self._union(node, own))
+                parts.append(self._union(inline, own))
         for root, node in self._form.roots.items():
-            if node == Declared(name=root) or names.inline.get(node) == root:
+            if node == Declared(name=root) or (
+                isinstance(node, Choice | OneOf) and names.inline[node] == names.types[root]
+            ):
                 continue
             own = names.types[root]
             exposed += _exposed(own, is_custom=False)
@@ -118,10 +120,7 @@ class _ElmWriter:
             name = self._used[option]
             if name is None:
                 return "Decode.Value", "identity", "Decode.value"
-            node = self._form.roots[name]
-            is_named = node == Declared(name=name) or node in self._names.inline
-            own = self._names.types[name]
-            kind = self._type(node) if is_named else own
+            kind = self._names.types[name]
             return kind, f"encode{kind}", f"decode{kind}"
 
         text = _resource("effects.elm")

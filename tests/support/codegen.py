@@ -69,14 +69,15 @@ def _leaves(rng: random.Random) -> list[Shape]:
 
 def _wrapped(rng: random.Random, inner: Shape) -> Shape:
     size = 3
+    kind: Any = inner.type
     match rng.randrange(5):
         case 0:
             return Shape(
-                list[inner.type], lambda r, d: [inner.make(r, d) for _ in range(r.randrange(size))]
+                list[kind], lambda r, d: [inner.make(r, d) for _ in range(r.randrange(size))]
             )
         case 1:
             return Shape(
-                dict[str, inner.type],
+                dict[str, kind],
                 lambda r, d: {k: inner.make(r, d) for k in "xyz"[: r.randrange(size)]},
             )
         case 2:
@@ -84,12 +85,17 @@ def _wrapped(rng: random.Random, inner: Shape) -> Shape:
                 inner.type | None, lambda r, d: inner.make(r, d) if r.random() < 0.6 else None
             )
         case 3:
-            return Shape(tuple[inner.type, bool], lambda r, d: (inner.make(r, d), True))
+            return Shape(tuple[kind, bool], lambda r, d: (inner.make(r, d), True))
         case _:
             return Shape(
-                tuple[inner.type, ...],
+                tuple[kind, ...],
                 lambda r, d: tuple(inner.make(r, d) for _ in range(r.randrange(size))),
             )
+
+
+def _one_of(members: list[Shape]) -> Shape:
+    kind = members[0].type | members[1].type
+    return Shape(kind, lambda r, d: r.choice(members).make(r, d))
 
 
 def shape(rng: random.Random, name: str, depth: int = 3) -> Shape:
@@ -104,9 +110,7 @@ def shape(rng: random.Random, name: str, depth: int = 3) -> Shape:
             inner = shape(rng, f"{name}{index}", depth - 1)
         elif depth and not is_array and rng.random() < 0.2:
             members = [_tagged(rng, f"{name}{index}{letter}", depth - 1) for letter in "AB"]
-            inner = Shape(
-                members[0].type | members[1].type, lambda r, d, m=members: r.choice(m).make(r, d)
-            )
+            inner = _one_of(members)
         else:
             inner = rng.choice(_leaves(rng))
         if rng.random() < 0.5:
