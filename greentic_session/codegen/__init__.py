@@ -10,4 +10,11 @@ from .form import CodegenError, Form, describe
 from .jsonschema import generate_schema
 from .typescript import generate_typescript
 
-__all__ = ["CodegenError", "Form", "describe", "generate_elm", "generate_schema", "generate_typescript"]
+__all__ = [
+    "CodegenError",
+    "Form",
+    "describe",
+    "generate_elm",
+    "generate_schema",
+    "generate_typescript",
+]

@@ -32,11 +32,14 @@ function connectAs<M>(
   const recent: string[] = [];
   let position = "";
   let ended = false;
+  let failures = 0;
+  let timer: ReturnType<typeof setTimeout> | undefined;
   let source: EventSource | undefined;
   let release: () => void = () => undefined;
 
   function close(): void {
     ended = true;
+    clearTimeout(timer);
     source?.close();
     release();
     stop.abort();
@@ -44,8 +47,27 @@ function connectAs<M>(
   }
   function receive(event: StreamEvent): void {
     if (ended) return;
+    if (event.kind === "join") {
+      if (source !== undefined) channel?.postMessage({ kind: "at", id: position, data: "" });
+      return;
+    }
+    if (event.kind === "at") {
+      if (position === "") position = event.id;
+      return;
+    }
+    if (event.kind === "from") {
+      // The tab that took the stream over began elsewhere, so messages may be missing here.
+      if (position !== "" && position !== event.id) {
+        position = event.id;
+        handlers.onReset();
+      }
+      return;
+    }
     if (event.id !== "") position = event.id;
-    if (event.kind === "hello") return;
+    if (event.kind === "hello") {
+      failures = 0;
+      return;
+    }
     if (event.kind === "ended") {
       close();
       handlers.onEnded();
@@ -69,24 +91,59 @@ function connectAs<M>(
     }
     handlers.onMessage(message);
   }
-  function open(): Promise<void> {
-    if (ended) return Promise.resolve();
+  function share(sent: StreamEvent): void {
+    channel?.postMessage(sent);
+    receive(sent);
+  }
+  function address(): string {
     const mark = url.includes("?") ? "&" : "?";
-    const address = position === "" ? url : `${url}${mark}last_event_id=${encodeURIComponent(position)}`;
-    source = new EventSource(address, { withCredentials: true });
+    return position === "" ? url : `${url}${mark}last_event_id=${encodeURIComponent(position)}`;
+  }
+  function listen(): void {
+    const current = new EventSource(address(), { withCredentials: true });
+    source = current;
     for (const kind of [...tags, "hello", "reset", "ended"]) {
-      source.addEventListener(kind, (event: Event) => {
+      current.addEventListener(kind, (event: Event) => {
         const { lastEventId, data } = event as MessageEvent<string>;
-        const sent: StreamEvent = { kind, id: lastEventId, data };
-        channel?.postMessage(sent);
-        receive(sent);
+        share({ kind, id: lastEventId, data });
       });
     }
+    current.addEventListener("error", () => {
+      // The browser reconnects by itself unless the server refused the stream.
+      if (!ended && current.readyState === 2) void recover();
+    });
+  }
+  /** Ask for the status, which an EventSource hides: the session is over, or the server is down. */
+  async function recover(): Promise<void> {
+    const probe = new AbortController();
+    let status = 0;
+    try {
+      const headers = { Accept: "text/event-stream" };
+      const found = await fetch(address(), { headers, credentials: "include", signal: probe.signal });
+      status = found.status;
+    } catch {
+      status = 0;
+    }
+    probe.abort();
+    if (ended) return;
+    if ([204, 401, 403, 404, 410].includes(status)) {
+      share({ kind: "ended", id: "", data: "" });
+      return;
+    }
+    const longest = Math.min(30_000, 500 * 2 ** failures);
+    failures += 1;
+    timer = setTimeout(listen, longest * (0.5 + Math.random() / 2));
+  }
+  function open(): Promise<void> {
+    if (ended) return Promise.resolve();
+    channel?.postMessage({ kind: "from", id: position, data: "" });
+    listen();
     return new Promise((resolve) => {
       release = resolve;
     });
   }
   channel?.addEventListener("message", (event: MessageEvent<StreamEvent>) => receive(event.data));
+  channel?.postMessage({ kind: "join", id: "", data: "" });
   const { navigator } = globalThis as unknown as { readonly navigator?: { readonly locks?: Locks } };
   if (channel === undefined || navigator?.locks === undefined) void open();
   else navigator.locks.request(name, { signal: stop.signal }, open).catch(() => undefined);

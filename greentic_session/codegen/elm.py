@@ -98,7 +98,9 @@ class _ElmWriter:
                 continue
             own = names.types[root]
             exposed += _exposed(own, is_custom=False)
-            parts.append(f"type alias {own} =\n    {self._type(node)}\n\n\n{self._codec(own, node)}")
+            parts.append(
+                f"type alias {own} =\n    {self._type(node)}\n\n\n{self._codec(own, node)}"
+            )
         if self._used["session"] is not None:
             parts.append(self._interface())
             exposed += [

@@ -15,15 +15,67 @@ if TYPE_CHECKING:
 __all__ = ["ElmNames"]
 
 _WORDS: Final = frozenset(
-    "alias as case else exposing if import in infix let module of port then type where".split()
+    [
+        "alias",
+        "as",
+        "case",
+        "else",
+        "exposing",
+        "if",
+        "import",
+        "in",
+        "infix",
+        "let",
+        "module",
+        "of",
+        "port",
+        "then",
+        "type",
+        "where",
+    ]
 )
 _TYPES: Final = frozenset(
-    "Bool Char Cmd Decoder Dict EQ Err False Float GT Int Just LT List Maybe Never Nothing Ok Order"
-    " Program Result String Sub True".split()
+    [
+        "Bool",
+        "Char",
+        "Cmd",
+        "Decoder",
+        "Dict",
+        "EQ",
+        "Err",
+        "False",
+        "Float",
+        "GT",
+        "Int",
+        "Just",
+        "LT",
+        "List",
+        "Maybe",
+        "Never",
+        "Nothing",
+        "Ok",
+        "Order",
+        "Program",
+        "Result",
+        "String",
+        "Sub",
+        "True",
+    ]
 )
 _EFFECTS: Final = frozenset(
-    "App BroadcastAll Context Effect Event LogEvent SSEBroadcast ScheduleEvent SendToSession"
-    " SessionId UpdateSession".split()
+    [
+        "App",
+        "BroadcastAll",
+        "Context",
+        "Effect",
+        "Event",
+        "LogEvent",
+        "SSEBroadcast",
+        "ScheduleEvent",
+        "SendToSession",
+        "SessionId",
+        "UpdateSession",
+    ]
 )
 
 
@@ -79,7 +131,8 @@ class ElmNames:
                 found
                 for group in (roots, unions)
                 if name in form.structs
-                and len(found := [each for each in group if Declared(name=name) in each.members]) == 1
+                and len(found := [each for each in group if Declared(name=name) in each.members])
+                == 1
             ]
             if holders:
                 self._plain[name] = self.inline[holders[0][0]]

@@ -9,7 +9,7 @@ import enum
 import hashlib
 import inspect as python_inspect
 import re
-from typing import TYPE_CHECKING, Any, Final, cast, final, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Final, final, get_args, get_origin
 
 import msgspec
 from msgspec import inspect
@@ -28,8 +28,8 @@ __all__ = [
     "Integer",
     "Json",
     "Node",
-    "Number",
     "Nullable",
+    "Number",
     "OneOf",
     "Scalar",
     "StringMap",
@@ -308,7 +308,7 @@ class _Reader:
                 raise CodegenError(path, f"{name} has no counterpart in client languages")
 
     def _literal(self, info: inspect.LiteralType) -> Node:
-        values = cast("tuple[str | int | None, ...]", info.values)
+        values = info.values
         choice = Choice(values=_ordered([each for each in values if each is not None]))
         return Nullable(inner=choice) if None in values else choice
 

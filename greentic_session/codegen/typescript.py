@@ -53,8 +53,29 @@ _FORMATS: Final[dict[str, str]] = {
     "bytes": "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$",
 }
 _RESERVED: Final = frozenset(
-    "Array BroadcastChannel Date DecodeError Decoder Error Event EventSource Formatted Handlers Locks Map "
-    "MessageEvent Number Object Promise RegExp Set Source StreamEvent String".split()
+    [
+        "Array",
+        "BroadcastChannel",
+        "Date",
+        "DecodeError",
+        "Decoder",
+        "Error",
+        "Event",
+        "EventSource",
+        "Formatted",
+        "Handlers",
+        "Locks",
+        "Map",
+        "MessageEvent",
+        "Number",
+        "Object",
+        "Promise",
+        "RegExp",
+        "Set",
+        "Source",
+        "StreamEvent",
+        "String",
+    ]
 )
 
 
@@ -188,7 +209,9 @@ class _Writer:
         tag = json.dumps(struct.tag)
         if shift:
             lines.append("checkLength(from.length, 1, Infinity, path);")
-            lines.append(f'if (from[0] !== {tag}) throw new DecodeError("Invalid value", `${{path}}[0]`);')
+            lines.append(
+                f'if (from[0] !== {tag}) throw new DecodeError("Invalid value", `${{path}}[0]`);'
+            )
         least = shift + sum(1 for each in struct.fields if each.is_required)
         lines.append("const found = {")
         if struct.tag_field is not None:
@@ -271,8 +294,9 @@ class _Writer:
             case Integer(ge=low, le=high):
                 if max(abs(low or 0), abs(high or 0)) > _MAX_SAFE:
                     raise CodegenError(path, "bounds of an int must be within ±(2^53 - 1)")
-                low, high = (-_MAX_SAFE if low is None else low), (
-                    _MAX_SAFE if high is None else high
+                low, high = (
+                    (-_MAX_SAFE if low is None else low),
+                    (_MAX_SAFE if high is None else high),
                 )
                 return f"toInt({low}, {high})"
             case Number():
@@ -340,7 +364,9 @@ class _Writer:
         for kind, members in sorted(by_kind.items()):
             structs = [each for each in map(self._struct_of, members) if each is not None]
             if len(members) == len(structs) > 1 or (structs and structs[0].tag_field is not None):
-                pairs = ", ".join(f"[{json.dumps(each.tag)}, decode{each.name}]" for each in structs)
+                pairs = ", ".join(
+                    f"[{json.dumps(each.tag)}, decode{each.name}]" for each in structs
+                )
                 name = json.dumps(structs[0].tag_field)
                 start = "toTaggedArray" if structs[0].is_array else "toTagged"
                 first = "" if structs[0].is_array else f"{name}, "
@@ -348,7 +374,9 @@ class _Writer:
             else:
                 entries.append(f"{kind}: {self._decoder(members[0], path)}")
         has_arrays = any(each and each.is_array for each in map(self._struct_of, node.members))
-        if has_arrays and ("object" in by_kind or any(self._struct_of(e) is None for e in by_kind["array"])):
+        if has_arrays and (
+            "object" in by_kind or any(self._struct_of(e) is None for e in by_kind["array"])
+        ):
             raise CodegenError(path, "a union of array_like structs with other objects or arrays")
         return f"toOneOf<{self._type(node)}>({{ {', '.join(entries)} }})"
 
@@ -382,13 +410,13 @@ class _Writer:
             inner = self._encoded(member, f"({value} as {name})")
             if struct is not None and struct.tag_field is not None:
                 tag = f"({value} as {name})[{json.dumps(struct.tag_field)}] === {json.dumps(struct.tag)}"
-                test = f"typeof {value} === \"object\" && !Array.isArray({value}) && {tag}"
+                test = f'typeof {value} === "object" && !Array.isArray({value}) && {tag}'
             elif self._is_date(member):
                 test = f"(({value}) as unknown) instanceof Date"
             elif "array" in self._kinds(member) and struct is None:
                 test = f"Array.isArray({value})"
             elif {"object", "array"} & {*self._kinds(member)}:
-                test = f"typeof {value} === \"object\" && !Array.isArray({value})"
+                test = f'typeof {value} === "object" && !Array.isArray({value})'
             else:
                 continue
             text = f"({test} ? {inner} : {text})"

@@ -62,7 +62,10 @@ def test_the_seeds_business_logic_compiles(tmp_path: Path) -> None:
     ("line", "complaint"),
     [
         ("UserJoined { user_id = ctx.sessionId }", "TYPE MISMATCH"),
-        ("case ctx.sessionId of\n        SessionId text -> UserJoined { user_id = text }", "NAMING"),
+        (
+            "case ctx.sessionId of\n        SessionId text -> UserJoined { user_id = text }",
+            "NAMING",
+        ),
         ("UserJoined { user_id = encodeSessionId ctx.sessionId }", "NAMING ERROR"),
     ],
 )

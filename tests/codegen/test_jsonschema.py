@@ -8,8 +8,8 @@ from typing import Any
 import jsonschema
 import msgspec
 import pytest
-from greentic_session.codegen import generate_schema
 
+from greentic_session.codegen import generate_schema
 from tests.codegen import samples
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from uuid import UUID
 
 import msgspec
+
 from greentic_session.codegen import generate_typescript
 
 if TYPE_CHECKING:
@@ -140,7 +141,9 @@ def _tagged(rng: random.Random, name: str, depth: int) -> Shape:
         tag_field="kind",
         forbid_unknown_fields=forbids,
     )
-    return Shape(made, lambda r, d: made(first=inner.make(r, d), second=r.choice([None, nested.make(r, d)])))
+    return Shape(
+        made, lambda r, d: made(first=inner.make(r, d), second=r.choice([None, nested.make(r, d)]))
+    )
 
 
 def corrupted(rng: random.Random, document: Any) -> Any:
@@ -191,8 +194,18 @@ def write_modules(folder: Path, types: dict[str, Any], **options: Any) -> None:
 def deno(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     assert DENO
     return subprocess.run(
-        [DENO, *arguments], cwd=folder, capture_output=True, text=True, timeout=120,
-        env={"NO_COLOR": "1", "HOME": str(folder), "DENO_DIR": str(folder / "cache"), "DENO_NO_UPDATE_CHECK": "1"},
+        [DENO, *arguments],
+        cwd=folder,
+        capture_output=True,
+        check=False,
+        text=True,
+        timeout=120,
+        env={
+            "NO_COLOR": "1",
+            "HOME": str(folder),
+            "DENO_DIR": str(folder / "cache"),
+            "DENO_NO_UPDATE_CHECK": "1",
+        },
     )
 
 

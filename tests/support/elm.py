@@ -105,7 +105,10 @@ _JSON: Final = {
         "decodeString : Decoder a -> String -> Result Error a",
     ),
 }
-_PACKAGES: Final = {"core": ((1, 0, 5), _CORE, {}), "json": ((1, 1, 3), _JSON, {"elm/core": "1.0.0 <= v < 2.0.0"})}
+_PACKAGES: Final = {
+    "core": ((1, 0, 5), _CORE, {}),
+    "json": ((1, 1, 3), _JSON, {"elm/core": "1.0.0 <= v < 2.0.0"}),
+}
 
 
 def prepare(folder: Path) -> None:
@@ -129,7 +132,9 @@ def prepare(folder: Path) -> None:
         root = packages / "elm" / name / ".".join(map(str, version))
         stub = "Stub" if name == "core" else "JsonStub"
         (root / "src" / "Elm" / "Kernel").mkdir(parents=True)
-        (root / "src" / "Elm" / "Kernel" / f"{stub}.js").write_text(f"/*\n*/\nvar _{stub}_todo = 0;\n")
+        (root / "src" / "Elm" / "Kernel" / f"{stub}.js").write_text(
+            f"/*\n*/\nvar _{stub}_todo = 0;\n"
+        )
         (root / "docs.json").write_text("[]")
         description = {
             "type": "package", "name": f"elm/{name}", "summary": "signatures",
