@@ -25,6 +25,8 @@ def json_schema(context_type: Any = dict) -> dict[str, Any]:  # Any: any type; J
     of them is named ``Session`` or ``SessionBody``, it keeps that name, and the definition of this
     library is ``Session_…_``.
 
+    The document itself is the schema of ``Session``, by its ``$ref``.
+
     :param context_type: type of :attr:`Session.context`.
     :returns: a JSON Schema 2020-12 document, as plain ``dict``.
     :raises InvalidInputError: naming ``context_type``, if msgspec has no schema for it.
@@ -45,4 +47,6 @@ def json_schema(context_type: Any = dict) -> dict[str, Any]:  # Any: any type; J
     for name, better in plain.items():
         old, new = (f'"$ref":"{_PREFIX}{each}"'.encode() for each in (name, better))
         text = text.replace(old, new)
-    return {"$schema": _DIALECT, "$defs": msgspec.json.decode(text)}
+    reference = references[1]["$ref"].removeprefix(_PREFIX)
+    root = f"{_PREFIX}{plain.get(reference, reference)}"
+    return {"$schema": _DIALECT, "$ref": root, "$defs": msgspec.json.decode(text)}

@@ -435,6 +435,7 @@ def test_the_schema_holds_every_stored_struct_with_the_context_in_place() -> Non
     referenced = set(_references(schema))
     assert referenced <= {f"#/$defs/{name}" for name in definitions}
     assert json_schema()["$defs"]
+    assert json_schema()["$ref"] == "#/$defs/Session"
 
 
 def _references(node: Any) -> list[str]:
