@@ -409,7 +409,8 @@ class _Writer:
             name = self._type(member)
             inner = self._encoded(member, f"({value} as {name})")
             if struct is not None and struct.tag_field is not None:
-                tag = f"({value} as {name})[{json.dumps(struct.tag_field)}] === {json.dumps(struct.tag)}"
+                field, text = json.dumps(struct.tag_field), json.dumps(struct.tag)
+                tag = f"({value} as {name})[{field}] === {text}"
                 test = f'typeof {value} === "object" && !Array.isArray({value}) && {tag}'
             elif self._is_date(member):
                 test = f"(({value}) as unknown) instanceof Date"

@@ -39,10 +39,13 @@ def test_check_of_a_stale_file_exits_with_1(tmp_path: Path) -> None:
     assert main([*arguments, "--check", "--dates"]) == 1
 
 
+_MAIN = "from greentic_session.cli import main; main()"
+
+
 def test_output_does_not_depend_on_the_hash_seed() -> None:
     outputs = {
         subprocess.run(
-            [sys.executable, "-c", "from greentic_session.cli import main; main()", *ARGUMENTS[:-2]],
+            [sys.executable, "-c", _MAIN, *ARGUMENTS[:-2]],
             check=True, capture_output=True, cwd=Path(__file__).parents[2],
             env={**os.environ, "PYTHONHASHSEED": str(seed)},
         ).stdout

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import enum
 import json
-import random
 import re
 import shutil
 import subprocess
@@ -21,6 +20,7 @@ import msgspec
 from greentic_session.codegen import generate_typescript
 
 if TYPE_CHECKING:
+    import random
     from collections.abc import Callable
 
 DENO = shutil.which("deno", path=str(Path(sys.executable).parent)) or shutil.which("deno")
@@ -172,10 +172,12 @@ def verdict(document: Any, kind: Any) -> str | None:
 
 _DRIVER = """
 const results: unknown[] = [];
-for (const [file, name, text] of JSON.parse(Deno.readTextFileSync(new URL("cases.json", import.meta.url)))) {
+const cases = JSON.parse(Deno.readTextFileSync(new URL("cases.json", import.meta.url)));
+for (const [file, name, text] of cases) {
   const module = await import(new URL(file, import.meta.url).href);
   try {
-    results.push({ encoded: JSON.stringify(module["encode" + name](module["decode" + name](JSON.parse(text)))) });
+    const value = module["decode" + name](JSON.parse(text));
+    results.push({ encoded: JSON.stringify(module["encode" + name](value)) });
   } catch (error) {
     if (!(error instanceof module.DecodeError)) throw error;
     results.push({ path: error.path, message: error.message });
