@@ -51,6 +51,7 @@ FLOORS: dict[str, int] = {
     "ordering": 6,
     "waits": 6,
     # Runtimes over the services.
+    "events": 7,
     "flows": 7,
     # No other module imports these.
     "__init__": 8,
@@ -65,6 +66,9 @@ REACH: dict[str, frozenset[str]] = {
     # Services know no backend.
     "ordering": frozenset({*(name for name, floor in FLOORS.items() if floor <= 3), "waits"}),
     "waits": frozenset(name for name, floor in FLOORS.items() if floor <= 3),
+    "events": frozenset(
+        {*(name for name, floor in FLOORS.items() if floor <= 3), "ordering", "waits"}
+    ),
     "flows": frozenset(
         {*(name for name, floor in FLOORS.items() if floor <= 3), "ordering", "waits"}
     ),
