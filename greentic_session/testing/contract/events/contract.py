@@ -102,9 +102,7 @@ class EventContract:
             await at.create(key)
             await at.events.schedule(Note(key), session=SessionKey(key), event_id="welcome")
         async with at.processing():
-            with anyio.fail_after(PATIENCE):
-                while len(at.seen) < 2:  # noqa: ASYNC110
-                    await anyio.sleep(0.005)
+            await at.until_handled(2)
         assert sorted(at.texts) == ["s1", "s2"]
 
     async def test_an_absent_session_is_refused_unless_the_event_follows(
@@ -267,8 +265,10 @@ class EventContract:
             await at.handle(event, turn)
 
         await harness.advance(1)
-        assert await at.drain(handle) == ["first"]
+        async with at.processing(handle):
+            await at.until_handled(1)
         assert results == ["running", "cancelled"]
+        assert at.texts == ["first"]
 
     async def test_a_deleted_session_takes_its_events_with_it(self, harness: StoreHarness) -> None:
         at = await desk(harness)

@@ -86,8 +86,14 @@ class EventHarness:
             await self.until_idle()
         return self.texts
 
+    async def until_handled(self, number: int) -> None:
+        """Wait until a number of events were handled."""
+        with anyio.fail_after(PATIENCE):
+            while (await self.events.statistics()).handled < number:
+                await anyio.sleep(0.005)
+
     async def until_idle(self) -> None:
-        """Wait until no timer is due or taken, and no message waits."""
+        """Wait until no timer is due or taken, and no session is due or has a held turn."""
         timers = cast("SupportsTimers", self.store).timer_backend()
         shards = [TimerShard("events/default/acme", number) for number in range(16)]
         with anyio.fail_after(PATIENCE):
