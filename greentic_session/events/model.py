@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import datetime  # noqa: TC003 - msgspec reads it
-from typing import Generic, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal, Protocol
 
 import msgspec
 
 from ..model import SessionKey, TenantCtx  # noqa: TC001 - msgspec reads them
 from ..ordering import DeadLetter  # noqa: TC001 - msgspec reads it
+
+# A type parameter with a default, because it follows one with a default: see `..model`.
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    P = TypeVar("P", default=object)
+elif sys.version_info >= (3, 13):
+    from typing import TypeVar
+
+    P = TypeVar("P", default=object)
+else:
+    from typing import TypeVar
+
+    P = TypeVar("P")
 
 __all__ = [
     "Alarm",
@@ -21,7 +36,6 @@ __all__ = [
     "PackedEvent",
 ]
 
-P = TypeVar("P")
 
 Cancelled = Literal["cancelled", "running", "unknown"]
 """The result of cancelling an event. Only ``"cancelled"`` promises that no handler gets it."""

@@ -217,7 +217,7 @@ def withdraw_arguments(
     keep_ms: int,
 ) -> Arguments:
     """Return the arguments of ``lua/inbox/withdraw.lua``."""
-    return event_id, prefix, "1" if refuses else "", event_limit, event_memory_ms, keep_ms
+    return event_id, prefix, 1 if refuses else "", event_limit, event_memory_ms, keep_ms
 
 
 # --- indexes -------------------------------------------------------------------------------------

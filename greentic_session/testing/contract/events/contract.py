@@ -258,7 +258,7 @@ class EventContract:
         async def handle(event: Event[Any], turn: EventTurn[Any]) -> None:
             if event.id == first:
                 with anyio.fail_after(PATIENCE):
-                    while [timer async for timer in at.events.list_scheduled()]:
+                    while [timer async for timer in at.events.list_scheduled()]:  # noqa: ASYNC110
                         await anyio.sleep(0.005)
                 results.append(await at.events.cancel(first))
                 results.append(await at.events.cancel(second))

@@ -89,7 +89,7 @@ class EventHarness:
     async def until_handled(self, number: int) -> None:
         """Wait until a number of events were handled."""
         with anyio.fail_after(PATIENCE):
-            while (await self.events.statistics()).handled < number:
+            while (await self.events.statistics()).handled < number:  # noqa: ASYNC110
                 await anyio.sleep(0.005)
 
     async def until_idle(self) -> None:
