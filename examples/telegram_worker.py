@@ -167,7 +167,8 @@ async def run(bot: Bot, updates: Sequence[telegram.Update], pace: float = 0) -> 
     async for letter in bot.inbox.dead_letters():
         print(f"dead letter: {letter}", file=sys.stderr, flush=True)
     talks = [(said.chat, said.user, said.key) for said in people.values()]
-    return telegram.report(bot.gateway, updates, talks)
+    report: str = telegram.report(bot.gateway, updates, talks)
+    return report
 
 
 async def main() -> None:

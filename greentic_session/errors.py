@@ -20,6 +20,11 @@
     ├── MemberExistsError
     ├── DispatcherFullError
     ├── DispatcherClosedError
+    ├── SessionEndedError             web: the session ended while the request ran
+    ├── SessionConflictError          web: two requests changed the same plain field
+    ├── SessionRevokedError           web: the user's sessions were revoked during the login
+    ├── SessionLimitError             web: the user has too many sessions
+    ├── ReauthenticationRequiredError
     ├── DecodeError
     ├── SchemaVersionError            refused: it would lose or lower what a newer release stored
     ├── StoreUnavailableError         not written, as far as the store could find out
@@ -58,10 +63,15 @@ __all__ = [
     "MemberExistsError",
     "OutcomeUnknownError",
     "PayloadTooLargeError",
+    "ReauthenticationRequiredError",
     "SchemaVersionError",
+    "SessionConflictError",
+    "SessionEndedError",
     "SessionError",
     "SessionExistsError",
+    "SessionLimitError",
     "SessionNotFoundError",
+    "SessionRevokedError",
     "StoreFullError",
     "StoreUnavailableError",
     "TenantMismatchError",
@@ -346,6 +356,63 @@ class DispatcherClosedError(SessionError):
 
     def __init__(self) -> None:
         super().__init__("the dispatcher is closed")
+
+
+class SessionEndedError(SessionError):
+    """The web session ended while the request ran. Nothing was saved.
+
+    It was deleted, it expired, or a login or a regeneration replaced its incarnation.
+    """
+
+    code: ErrorCode = "not_found"
+
+    def __init__(self) -> None:
+        super().__init__("the web session has ended")
+
+
+class SessionConflictError(SessionError):
+    """Two parallel requests changed the same plain fields of a web session. Nothing was saved.
+
+    :ivar fields: names of these fields.
+    """
+
+    code: ErrorCode = "conflict"
+
+    def __init__(self, fields: tuple[str, ...]) -> None:
+        self.fields = fields
+        names = ", ".join(fields)
+        super().__init__(f"a parallel request changed the same fields of the session: {names}")
+
+
+class SessionRevokedError(SessionError):
+    """The user's sessions were revoked while the login ran. The login was undone."""
+
+    code: ErrorCode = "unauthenticated"
+
+    def __init__(self) -> None:
+        super().__init__("the sessions of the user were revoked while the login ran")
+
+
+class SessionLimitError(SessionError):
+    """The user has as many web sessions as the policy allows. The login was refused.
+
+    :ivar limit: the limit.
+    """
+
+    code: ErrorCode = "rate_limited"
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        super().__init__(f"the user has too many sessions: limit of {limit} reached")
+
+
+class ReauthenticationRequiredError(SessionError):
+    """The action requires a login that is more recent than that of the session."""
+
+    code: ErrorCode = "unauthenticated"
+
+    def __init__(self) -> None:
+        super().__init__("the login is not recent enough for this action")
 
 
 class DecodeError(SessionError):

@@ -10,11 +10,9 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast, overload
 
-from msgspec.structs import replace
-
 from .codec import CodecFactory, JsonCodec
 from .config import EmbeddedConfig, MemoryConfig, RedisConfig, SessionBackendConfig
-from .config.backends import config_from_url, with_indexed_labels, with_unknown_fields
+from .config.backends import config_from_url, with_options
 from .config.urls import public_part
 from .errors import InvalidInputError
 
@@ -103,13 +101,12 @@ def create_session_store(
         backend than memory.
     """
     config = config_from_url(url_or_config) if isinstance(url_or_config, str) else url_or_config
-    if isinstance(cast("object", config), SessionBackendConfig):
-        if require_ctx is not None:
-            config = replace(config, require_ctx=require_ctx)
-        if unknown_fields is not None:
-            config = with_unknown_fields(config, unknown_fields)
-    if indexed_labels is not None:
-        config = with_indexed_labels(config, indexed_labels)
+    config = with_options(
+        config,
+        require_ctx=require_ctx,
+        unknown_fields=unknown_fields,
+        indexed_labels=indexed_labels,
+    )
     if isinstance(config, MemoryConfig):
         from .memory import InMemorySessionStore  # noqa: PLC0415 - backends load on first use
 

@@ -10,7 +10,7 @@ from ._core.scan import SessionScan
 from ._core.unreadable import OnError, decoder_of
 from ._core.verbs.base import VerbBase
 from ._validation import check_user, require_int
-from .abc.finding import Match, MatchPage, SessionQuery, SupportsFinding
+from .abc.finding import Match, MatchPage, SessionQuery, SupportsFinding, finding_backend_of
 from .abc.records import Page, Record
 from .errors import InvalidInputError
 from .model import C, SessionKey, TenantCtx, Versioned
@@ -60,7 +60,7 @@ class SessionFinding(VerbBase[C]):
         query, visible = self._query(ctx, user_id, labels, fenced=fenced)
         check_limit(limit)
         search = self._search(query, tuple(labels), visible)
-        decode = decoder_of(self.encoder.decode, "raise")
+        decode = decoder_of(self._encoder.decode, "raise")
 
         def fitting(key: SessionKey, record: Record | UnreadableRecord) -> Versioned[C] | None:
             found = cast("Versioned[C]", decode(key, record))
@@ -166,7 +166,7 @@ class SessionFinding(VerbBase[C]):
         query, visible = self._query(ctx, None, _NO_LABELS, fenced=fenced)
         if type(batch_size) is not int or not 1 <= batch_size <= 10_000:
             raise InvalidInputError("batch_size", "expected an int from 1 to 10000")
-        decode = decoder_of(self.encoder.decode, on_error)
+        decode = decoder_of(self._encoder.decode, on_error)
         search = self._search(query, (), visible, batch_size)
         return SessionScan(search.records, search.is_visible, decode)
 
@@ -185,18 +185,18 @@ class SessionFinding(VerbBase[C]):
             included.
         :returns: number of sessions whose entries were written.
         """
-        self.check_open()
+        self._check_open()
         scope = None if ctx is None else tenancy.scope_of(ctx)
         backend = self._finding()
         total = 0
         position: object | None = None
 
         def labels_text(key: SessionKey, record: Record) -> str:
-            body = self.encoder.decode_body(key, record.body)
+            body = self._encoder.decode_body(key, record.body)
             return labels_of(self.indexed_labels, body.meta.labels)
 
         while True:
-            self.check_open()
+            self._check_open()
             indexed, position = await backend.rebuild(scope, position, labels_text)
             total += indexed
             if position is None:
@@ -207,9 +207,7 @@ class SessionFinding(VerbBase[C]):
     # --- shared steps ------------------------------------------------------------------------
 
     def _finding(self) -> FindingBackend:
-        if not isinstance(self, SupportsFinding):
-            raise InvalidInputError("store", f"{type(self).__name__} does not find sessions")
-        return self.finding_backend()
+        return finding_backend_of(self)
 
     def _search(
         self,
@@ -218,15 +216,15 @@ class SessionFinding(VerbBase[C]):
         visible: Callable[[str], bool],
         size: int = _PAGE,
     ) -> _Search:
-        backend = self.finding_backend() if isinstance(self, SupportsFinding) else None
-        steps = _Steps(self.check_open, self._page, self._read_many, backend)
+        backend = finding_backend_of(self) if isinstance(self, SupportsFinding) else None
+        steps = _Steps(self._check_open, self._page, self._read_many, backend)
         return _Search(steps, query, names, visible, size)
 
     def _query(
         self, ctx: TenantCtx, user_id: str | None, labels: object, *, fenced: bool
     ) -> tuple[SessionQuery, Callable[[str], bool]]:
         """Check the arguments of a search, and return the query and its access check."""
-        self.check_open()
+        self._check_open()
         scope, allowed = tenancy.allowed_owners_of(ctx)
         texts = query_labels(self.indexed_labels, labels)
         user = None if user_id is None else check_user(user_id)
@@ -254,7 +252,7 @@ def check_limit(limit: object) -> None:
 class _Steps(NamedTuple):
     """The steps of a store that a search takes.
 
-    :ivar check_open: as :meth:`AsyncSessionStore.check_open`.
+    :ivar check_open: as :meth:`StoreLifetime._check_open`.
     :ivar page: as :meth:`StorePrimitives._page`.
     :ivar read_many: as :meth:`StorePrimitives._read_many`.
     :ivar backend: the backend of searches, ``None`` if the store has none.

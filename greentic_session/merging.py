@@ -215,7 +215,7 @@ def _sum(base: Any, mine: Any, theirs: Any) -> object:  # Any: the operators che
 
 
 def _union(base: Any, mine: Any, theirs: Any) -> object:  # Any: checked here
-    kind = type(mine)
+    kind = cast("type[object]", type(mine))
     if base is _ABSENT or base is None:
         base = kind()
     if not (type(base) is kind is type(theirs)) or not issubclass(
@@ -225,7 +225,7 @@ def _union(base: Any, mine: Any, theirs: Any) -> object:  # Any: checked here
     # Lists and tuples keep their order. Their items may have no hash, and equal ones count once.
     stay = [one for one in theirs if one in mine or one not in base]
     stay += [one for one in mine if one not in base and one not in theirs]
-    return kind(stay)
+    return cast("Callable[[list[object]], object]", kind)(stay)
 
 
 def _same(one: object, other: object) -> bool:
@@ -263,7 +263,7 @@ def _hints_of_dict(hint: object) -> Callable[[object], object]:
 
 
 @cache
-def _fields_of(cls: type) -> Mapping[str, object] | None:
+def _fields_of(cls: type[Any]) -> Mapping[str, object] | None:
     """Return the fields of a struct or dataclass with their annotations, ``None`` for others."""
     if issubclass(cls, msgspec.Struct):
         names = cls.__struct_fields__
@@ -276,7 +276,7 @@ def _fields_of(cls: type) -> Mapping[str, object] | None:
 
 
 @cache
-def _annotations(cls: type) -> Mapping[str, object]:
+def _annotations(cls: type[Any]) -> Mapping[str, object]:
     try:
         return get_type_hints(cls, include_extras=True)
     except (NameError, TypeError) as error:

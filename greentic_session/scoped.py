@@ -272,5 +272,6 @@ def unscoped(
     :returns: the caller is ``None`` for a store, which serves all callers.
     """
     if isinstance(store, ScopedSessionStore):
-        return store._store, store.ctx  # noqa: SLF001 - of this module
+        # The view is of this module.
+        return store._store, store.ctx  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
     return store, None

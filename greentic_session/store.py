@@ -80,7 +80,6 @@ class AsyncSessionStore(
         next write stores the result. A version without a function needs no conversion.
     :param indexed_labels: names of up to 16 labels by which :meth:`find` finds sessions. Values of
         other types than str, int and bool are not indexed.
-    :ivar encoder: checks, encodes and decodes the store's sessions. For services on top of a store.
     """
 
     def __init__(
@@ -145,6 +144,6 @@ class AsyncSessionStore(
         :returns: ``True``.
         :raises StoreUnavailableError: if it cannot.
         """
-        self.check_open()
+        self._check_open()
         await self._ping()
         return True

@@ -207,6 +207,18 @@ class SessionEncoder(Generic[C]):
             return encoded, self._read_back(encoded.body, session)
         return encoded, self.decode_body(session.key, encoded.body)
 
+    def context_bytes(self, context: C) -> bytes | None:
+        """Return the bytes of a body with a context alone, to compare two states of it.
+
+        :meth:`decode_body` returns the context again. There are no checks.
+
+        :returns: ``None`` if the codec cannot encode the context. :meth:`encode` names the reason.
+        """
+        try:
+            return self._encode(SessionBody(cursor=_NO_CURSOR, meta=_NO_META, context=context))
+        except _ENCODE_ERRORS:
+            return None
+
     def decode_body(self, key: SessionKey, data: bytes) -> SessionBody[C]:
         """Return the body in stored bytes.
 
@@ -291,6 +303,8 @@ _new_versioned: Final[Callable[[type[Any], tuple[Session[Any], Cas]], Versioned[
 """Does the same as the constructor of a named tuple, in half the time."""
 _uuid_of: Final = msgspec.json.Decoder(UUID).decode
 """Parses a quoted UUID, in a quarter of the time that :class:`UUID` takes."""
+_NO_CURSOR: Final = SessionCursor(flow_id="", node_id="")
+_NO_META: Final = SessionMeta(tenant_id="")
 _RAW: Final = "holds a msgspec.Raw: expected decoded values"
 _ENCODE_ERRORS: Final = (TypeError, ValueError, OverflowError, RecursionError, AttributeError)
 _DECODE_ERRORS: Final = (msgspec.DecodeError, TypeError, ValueError, OverflowError, RecursionError)

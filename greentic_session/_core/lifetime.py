@@ -43,7 +43,7 @@ class StoreLifetime(StorePrimitives):
         self._holds_writes = False  # closed or the gate is shut, in one flag for speed
 
     async def __aenter__(self) -> Self:
-        self.check_open()
+        self._check_open()
         self._entries += 1  # first, because another block may be left meanwhile
         try:
             await self._open()
@@ -78,7 +78,7 @@ class StoreLifetime(StorePrimitives):
         self._closed = self._holds_writes = True
         await self._aclose()
 
-    def check_open(self) -> None:
+    def _check_open(self) -> None:
         """Check that the store was not closed. Services on top of the store call this.
 
         :raises StoreUnavailableError: the store was closed.
@@ -106,7 +106,7 @@ class StoreLifetime(StorePrimitives):
         :returns: the deadline of the write, because the wait counts.
         :raises StoreUnavailableError: the store was closed, or the deadline passed.
         """
-        self.check_open()
+        self._check_open()
         until = self._deadline()
         await self._pass_gate(value, until)
         return until

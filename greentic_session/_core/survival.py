@@ -118,7 +118,7 @@ def first_loss(given: object, found: object, path: str) -> str | None:
             if loss is not None:
                 return loss
         return None
-    if is_model(type(other)):
+    if is_model(cast("type[object]", type(other))):
         if type(one) is not type(other):
             return f"{path}: a value of type {type(one).__name__} comes back as {_kind(other)}"
         # Private attributes are not stored, so they do not count.

@@ -14,6 +14,8 @@ import hashlib
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, NamedTuple
 
+from ..errors import InvalidInputError
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -26,6 +28,7 @@ __all__ = [
     "PlacementPage",
     "PlacementRecord",
     "SupportsAffinity",
+    "affinity_backend_of",
     "affinity_key",
     "rendezvous",
 ]
@@ -221,5 +224,15 @@ class SupportsAffinity(ABC):
     """A store with affinity."""
 
     @abstractmethod
-    def affinity_backend(self) -> AffinityBackend:
+    def _affinity_backend(self) -> AffinityBackend:
         """Return the steps of affinity."""
+
+
+def affinity_backend_of(store: object) -> AffinityBackend:
+    """Return the backend of affinity of a store.
+
+    :raises InvalidInputError: the store does not support affinity.
+    """
+    if not isinstance(store, SupportsAffinity):
+        raise InvalidInputError("store", f"{type(store).__name__} does not support affinity")
+    return store._affinity_backend()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]

@@ -5,13 +5,23 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, NamedTuple
 
+from ..errors import InvalidInputError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from ..model import SessionKey
     from .records import Record
 
-__all__ = ["FindingBackend", "Match", "MatchPage", "RebuildPage", "SessionQuery", "SupportsFinding"]
+__all__ = [
+    "FindingBackend",
+    "Match",
+    "MatchPage",
+    "RebuildPage",
+    "SessionQuery",
+    "SupportsFinding",
+    "finding_backend_of",
+]
 
 
 class SessionQuery(NamedTuple):
@@ -110,5 +120,15 @@ class SupportsFinding(ABC):
     """A store that can find sessions by owner and label."""
 
     @abstractmethod
-    def finding_backend(self) -> FindingBackend:
+    def _finding_backend(self) -> FindingBackend:
         """Return the steps of searches."""
+
+
+def finding_backend_of(store: object) -> FindingBackend:
+    """Return the backend of searches of a store.
+
+    :raises InvalidInputError: the store does not support searches.
+    """
+    if not isinstance(store, SupportsFinding):
+        raise InvalidInputError("store", f"{type(store).__name__} does not support searches")
+    return store._finding_backend()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]

@@ -21,7 +21,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import NamedTuple
 
-__all__ = ["GenerationBackend", "GenerationOwner", "SupportsGenerations"]
+from ..errors import InvalidInputError
+
+__all__ = [
+    "GenerationBackend",
+    "GenerationOwner",
+    "SupportsGenerations",
+    "generation_backend_of",
+]
 
 
 class GenerationOwner(NamedTuple):
@@ -75,5 +82,15 @@ class SupportsGenerations(ABC):
     """A store with generations."""
 
     @abstractmethod
-    def generation_backend(self) -> GenerationBackend:
+    def _generation_backend(self) -> GenerationBackend:
         """Return the steps of generations."""
+
+
+def generation_backend_of(store: object) -> GenerationBackend:
+    """Return the backend of generations of a store.
+
+    :raises InvalidInputError: the store does not support generations.
+    """
+    if not isinstance(store, SupportsGenerations):
+        raise InvalidInputError("store", f"{type(store).__name__} does not support generations")
+    return store._generation_backend()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]

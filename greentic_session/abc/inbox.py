@@ -19,6 +19,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, NamedTuple
 
+from ..errors import InvalidInputError
 from .records import Outcome
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ __all__ = [
     "TakeRequest",
     "TurnCommit",
     "TurnRef",
+    "inbox_backend_of",
 ]
 
 
@@ -461,5 +463,15 @@ class SupportsInbox(ABC):
     """A store with inboxes."""
 
     @abstractmethod
-    def inbox_backend(self) -> InboxBackend:
+    def _inbox_backend(self) -> InboxBackend:
         """Return the backend of inboxes."""
+
+
+def inbox_backend_of(store: object) -> InboxBackend:
+    """Return the backend of inboxes of a store.
+
+    :raises InvalidInputError: the store does not support inboxes.
+    """
+    if not isinstance(store, SupportsInbox):
+        raise InvalidInputError("store", f"{type(store).__name__} does not support inboxes")
+    return store._inbox_backend()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from ..errors import InvalidInputError
+
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
@@ -28,6 +30,7 @@ __all__ = [
     "LockRequest",
     "LockState",
     "SupportsLocks",
+    "lock_backend_of",
 ]
 
 
@@ -156,5 +159,15 @@ class SupportsLocks(ABC):
     """A store with locks."""
 
     @abstractmethod
-    def lock_backend(self) -> LockBackend:
+    def _lock_backend(self) -> LockBackend:
         """Return the backend of locks."""
+
+
+def lock_backend_of(store: object) -> LockBackend:
+    """Return the backend of locks of a store.
+
+    :raises InvalidInputError: the store does not support locks.
+    """
+    if not isinstance(store, SupportsLocks):
+        raise InvalidInputError("store", f"{type(store).__name__} does not support locks")
+    return store._lock_backend()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]

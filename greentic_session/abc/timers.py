@@ -11,6 +11,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, NamedTuple
 
+from ..errors import InvalidInputError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
@@ -27,6 +29,7 @@ __all__ = [
     "TimerPage",
     "TimerShard",
     "TimerStatistics",
+    "timer_backend_of",
 ]
 
 
@@ -202,5 +205,15 @@ class SupportsTimers(ABC):
     """A store with timers."""
 
     @abstractmethod
-    def timer_backend(self) -> TimerBackend:
+    def _timer_backend(self) -> TimerBackend:
         """Return the steps of timers."""
+
+
+def timer_backend_of(store: object) -> TimerBackend:
+    """Return the backend of timers of a store.
+
+    :raises InvalidInputError: the store does not support timers.
+    """
+    if not isinstance(store, SupportsTimers):
+        raise InvalidInputError("store", f"{type(store).__name__} does not support timers")
+    return store._timer_backend()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]

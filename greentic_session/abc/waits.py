@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
+from ..errors import InvalidInputError
 from .records import Outcome
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ __all__ = [
     "WaitOutcome",
     "WaitOwner",
     "WaitStatus",
+    "wait_backend_of",
 ]
 
 INTENT_ONLY: Final = -1
@@ -477,5 +479,15 @@ class SupportsWaits(ABC):
     """A store with waits."""
 
     @abstractmethod
-    def wait_backend(self) -> WaitBackend:
+    def _wait_backend(self) -> WaitBackend:
         """Return the backend of waits."""
+
+
+def wait_backend_of(store: object) -> WaitBackend:
+    """Return the backend of waits of a store.
+
+    :raises InvalidInputError: the store does not support waits.
+    """
+    if not isinstance(store, SupportsWaits):
+        raise InvalidInputError("store", f"{type(store).__name__} does not support waits")
+    return store._wait_backend()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]

@@ -39,7 +39,7 @@ __all__ = [
     "TlsConfig",
     "check_on_unknown",
     "config_from_url",
-    "with_unknown_fields",
+    "with_options",
 ]
 
 DEFAULT_CLOSE_SECS: Final = 1.0
@@ -368,27 +368,30 @@ def config_from_url(url: str) -> SessionBackendConfig:
     return config
 
 
-def with_indexed_labels(
-    config: SessionBackendConfig, indexed_labels: Sequence[str]
+def with_options(
+    config: SessionBackendConfig,
+    *,
+    require_ctx: bool | None = None,
+    unknown_fields: OnUnknown | None = None,
+    indexed_labels: Sequence[str] | None = None,
 ) -> SessionBackendConfig:
-    """Return a configuration with other indexed labels.
+    """Return a configuration with other options. ``None`` keeps the option.
 
     :raises InvalidInputError: a name of a label is invalid.
     """
-    names = require_label_names(indexed_labels)
-    if not isinstance(cast("object", config), (MemoryConfig, RedisConfig, EmbeddedConfig)):
+    changes: dict[str, object] = {}
+    if require_ctx is not None:
+        changes["require_ctx"] = require_ctx
+    if unknown_fields is not None:
+        changes["unknown_fields"] = unknown_fields
+    if indexed_labels is not None:
+        changes["indexed_labels"] = require_label_names(indexed_labels)
+    if not isinstance(cast("object", config), SessionBackendConfig):
         return config  # the caller names the error
-    return msgspec.structs.replace(config, indexed_labels=names)
+    return msgspec.structs.replace(config, **changes)
 
 
 _CONFIGS: Final = {"memory": MemoryConfig, "redis": RedisConfig, "embedded": EmbeddedConfig}
-
-
-def with_unknown_fields(
-    config: SessionBackendConfig, unknown_fields: OnUnknown
-) -> SessionBackendConfig:
-    """Return the configuration with another ``unknown_fields``."""
-    return msgspec.structs.replace(config, unknown_fields=unknown_fields)
 
 
 def check_on_unknown(value: object) -> None:

@@ -12,9 +12,9 @@ import anyio
 from .._core import tenancy
 from .._core.times import datetime_of, ms_of
 from .._validation import check_key, duration_to_ms, require_int, wait_to_ms
-from ..abc.inbox import MailboxRef, SupportsInbox
+from ..abc.inbox import MailboxRef, inbox_backend_of
 from ..abc.records import Verdict
-from ..abc.timers import SupportsTimers
+from ..abc.timers import timer_backend_of
 from ..abc.waits import EventMemory
 from ..errors import (
     InvalidInputError,
@@ -114,18 +114,15 @@ class SessionEvents(Generic[C, P]):
             retry_delay=retry_delay,
             limits=limits,
         )
-        backend = cast("object", plain)
-        if not isinstance(backend, SupportsTimers) or not isinstance(backend, SupportsInbox):
-            raise InvalidInputError("store", f"{type(plain).__name__} does not support timers")
         self._store: Final = plain
         caller = cast("TenantCtx", bound if ctx is None else ctx)
         self._scope: Final = tenancy.scope_of(caller)
-        self._inboxes: Final = backend.inbox_backend()
+        self._inboxes: Final = inbox_backend_of(plain)
         self._known: Final = EventMemory(
             limits.events, duration_to_ms(limits.events_ttl_secs, "events_ttl_secs")
         )
         self._alarm: Final = alarm
-        self._timers: Final = EventTimers(backend.timer_backend(), f"{inbox}/{self._scope}", shards)
+        self._timers: Final = EventTimers(timer_backend_of(plain), f"{inbox}/{self._scope}", shards)
         terms = EventTerms(
             store=plain,
             bound=bound,

@@ -16,6 +16,7 @@ import anyio
 import msgspec
 from msgspec.structs import replace
 
+from .._core.verbs.base import services_of
 from ..errors import (
     CasConflictError,
     DecodeError,
@@ -100,7 +101,7 @@ class FlowRuntime(ABC, Generic[C]):
             raise InvalidInputError("inbox", f"expected SessionInbox, got {type(inbox).__name__}")
         self.waits: Final[WaitRegistry[C]] = WaitRegistry(store, inbox=inbox)
         self.inbox: Final = inbox
-        self._check_open: Final = unscoped(store)[0].check_open
+        self._check_open: Final = services_of(unscoped(store)[0]).check_open
 
     # --- the flow ----------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from .._compat import override
 from .._core import tenancy
 from .._core.lifetime import wait_until_idle
 from ..abc.affinity import SupportsAffinity
+from ..abc.clock import SupportsClock
 from ..abc.fencing import LeaseKind, SupportsFencing
 from ..abc.finding import SupportsFinding
 from ..abc.generations import SupportsGenerations
@@ -80,6 +81,7 @@ class InMemorySessionStore(
     SupportsLocks,
     SupportsAffinity,
     SupportsInbox,
+    SupportsClock,
     SupportsGenerations,
     SupportsTimers,
     SupportsFinding,
@@ -129,11 +131,11 @@ class InMemorySessionStore(
         self._records: Final = Records(SystemClock() if clock is None else clock)
         self._notifications: Final = MemoryNotifications()
         self._waits: Final = MemoryWaits(self._records, self._notifications)
-        self._locks: Final = MemoryLocks(self._records.clock, self._notifications, self.check_open)
+        self._locks: Final = MemoryLocks(self._records.clock, self._notifications, self._check_open)
         self._affinity: Final = MemoryAffinity(self._records.clock)
-        self._generations: Final = MemoryGenerations(self._records.clock, self.check_open)
+        self._generations: Final = MemoryGenerations(self._records.clock, self._check_open)
         self._inbox: Final = MemoryInbox(
-            self._records, self._waits, self._notifications, self.check_open
+            self._records, self._waits, self._notifications, self._check_open
         )
         self._timers: Final = MemoryTimers(self._records.clock, self._notifications)
         self._finding_steps: Final = MemoryFinding(
@@ -174,9 +176,9 @@ class InMemorySessionStore(
             self._sweeper = None
 
     @override
-    def check_open(self) -> None:
-        """As :meth:`AsyncSessionStore.check_open`. Services on top of the store call it first."""
-        super().check_open()
+    def _check_open(self) -> None:
+        """As :meth:`StoreLifetime._check_open`. Services on top of the store call it first."""
+        super()._check_open()
         if self._sweeper is None:
             self._free_some()
 
@@ -200,39 +202,44 @@ class InMemorySessionStore(
         return StoreStatistics(backend="memory", closed=self._closed, swept=self._swept, **sizes)
 
     @override
-    def wait_backend(self) -> MemoryWaits:
-        """As :meth:`SupportsWaits.wait_backend`."""
+    def _wait_backend(self) -> MemoryWaits:
+        """As :meth:`SupportsWaits._wait_backend`."""
         return self._waits
 
     @override
-    def inbox_backend(self) -> MemoryInbox:
-        """As :meth:`SupportsInbox.inbox_backend`."""
+    def _inbox_backend(self) -> MemoryInbox:
+        """As :meth:`SupportsInbox._inbox_backend`."""
         return self._inbox
 
     @override
-    def affinity_backend(self) -> MemoryAffinity:
-        """As :meth:`SupportsAffinity.affinity_backend`."""
+    def _affinity_backend(self) -> MemoryAffinity:
+        """As :meth:`SupportsAffinity._affinity_backend`."""
         return self._affinity
 
     @override
-    def generation_backend(self) -> MemoryGenerations:
-        """As :meth:`SupportsGenerations.generation_backend`."""
+    def _generation_backend(self) -> MemoryGenerations:
+        """As :meth:`SupportsGenerations._generation_backend`."""
         return self._generations
 
     @override
-    def timer_backend(self) -> MemoryTimers:
-        """As :meth:`SupportsTimers.timer_backend`."""
+    def _timer_backend(self) -> MemoryTimers:
+        """As :meth:`SupportsTimers._timer_backend`."""
         return self._timers
 
     @override
-    def finding_backend(self) -> MemoryFinding:
-        """As :meth:`SupportsFinding.finding_backend`."""
+    def _finding_backend(self) -> MemoryFinding:
+        """As :meth:`SupportsFinding._finding_backend`."""
         return self._finding_steps
 
     @override
-    def lock_backend(self) -> MemoryLocks:
-        """As :meth:`SupportsLocks.lock_backend`."""
+    def _lock_backend(self) -> MemoryLocks:
+        """As :meth:`SupportsLocks._lock_backend`."""
         return self._locks
+
+    @override
+    def backend_clock_ms(self) -> int:
+        """As :meth:`SupportsClock.backend_clock_ms`."""
+        return self._records.clock.now_ms()
 
     async def sweep(self) -> int:
         """Remove every expired record.
@@ -392,7 +399,7 @@ class InMemorySessionStore(
         team, new_team = (tenancy.owners_open_to(one.owner).shared for one in (live, encoded))
         if team != new_team:
             return _MISMATCH
-        if live.value != expected.value or live.incarnation != expected.incarnation:
+        if Cas(value=live.value, incarnation=live.incarnation) != expected:
             return Outcome(Verdict.CONFLICT, live.value, live.incarnation)
         if live.is_newer(encoded):
             return Outcome(Verdict.NEWER)

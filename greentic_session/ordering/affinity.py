@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime  # noqa: TC003 - msgspec reads it
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, cast, final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, final
 from uuid import uuid4
 
 import anyio
@@ -15,19 +15,18 @@ from .._core import tenancy
 from .._core.leases import RELEASE_SECS, LeaseEnd, LeaseHandle
 from .._core.tasks import run_to_completion
 from .._core.times import datetime_of
+from .._core.verbs.base import services_of
 from .._validation import MAX_IDENTIFIER_CHARS, check_key, duration_to_ms, require_clean_text
-from ..abc.affinity import SupportsAffinity, affinity_key
+from ..abc.affinity import affinity_backend_of, affinity_key
 from ..abc.records import Verdict
 from ..errors import (
     DurabilityError,
-    InvalidInputError,
     MemberExistsError,
     OutcomeUnknownError,
     SessionError,
 )
 from ..model import SessionKey
 from ..scoped import unscoped
-from ..store import AsyncSessionStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     from ..abc.affinity import AffinityBackend, MembershipOutcome, PlacementPage, PlacementRecord
     from ..model import TenantCtx
     from ..scoped import ScopedSessionStore
+    from ..store import AsyncSessionStore
 
 __all__ = ["Member", "Membership", "Placement", "SessionAffinity"]
 
@@ -200,11 +200,9 @@ class SessionAffinity:
         ttl: timedelta | float = _TTL_SECS,
     ) -> None:
         store, self._bound = unscoped(store)
-        given = cast("object", store)
-        if not isinstance(given, AsyncSessionStore) or not isinstance(given, SupportsAffinity):
-            raise InvalidInputError("store", f"{type(store).__name__} does not support affinity")
+        backend = affinity_backend_of(store)
         name = require_clean_text(group, "group", MAX_IDENTIFIER_CHARS)
-        self._group: Final = _Group(given.affinity_backend(), name, store.check_open)
+        self._group: Final = _Group(backend, name, services_of(store).check_open)
         self._ttl_ms: Final = duration_to_ms(ttl, "ttl")
 
     # --- members -----------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import secrets
 import socket
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime  # noqa: TC003 - msgspec reads it
-from typing import TYPE_CHECKING, Any, ClassVar, Final, cast, final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, final
 
 import anyio
 import msgspec
@@ -17,12 +17,12 @@ from .._core import tenancy
 from .._core.leases import RELEASE_SECS, LeaseEnd, LeaseHandle
 from .._core.tasks import run_to_completion
 from .._core.times import datetime_of
+from .._core.verbs.base import services_of
 from .._validation import check_key, duration_to_ms, require_clean_text, wait_to_ms
 from ..abc.fencing import LeaseKind, LeaseRef
-from ..abc.locks import LockOutcome, LockRef, LockRequest, SupportsLocks
+from ..abc.locks import LockOutcome, LockRef, LockRequest, lock_backend_of
 from ..abc.records import DONE
 from ..errors import (
-    InvalidInputError,
     LockHeldError,
     OutcomeUnknownError,
     SessionError,
@@ -30,7 +30,6 @@ from ..errors import (
     StoreUnavailableError,
 )
 from ..scoped import unscoped
-from ..store import AsyncSessionStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
     from ..abc.notifications import Subscription
     from ..model import SessionKey, TenantCtx
     from ..scoped import ScopedSessionStore
+    from ..store import AsyncSessionStore
 
 __all__ = ["LockHolder", "SessionLease", "SessionLocks"]
 
@@ -207,13 +207,12 @@ class SessionLocks:
         place: timedelta | float = _PLACE_SECS,
     ) -> None:
         store, self._bound = unscoped(store)
-        given = cast("object", store)
-        if not isinstance(given, AsyncSessionStore) or not isinstance(given, SupportsLocks):
-            raise InvalidInputError("store", f"{type(store).__name__} does not support locks")
+        backend = lock_backend_of(store)
         if name is None:
             name = f"{socket.gethostname()}:{os.getpid()}"[:_MAX_NAME_CHARS]
         self._store: Final = store
-        self._backend: Final = given.lock_backend()
+        self._services: Final = services_of(store)
+        self._backend: Final = backend
         self._name: Final = require_clean_text(name, "name", _MAX_NAME_CHARS)
         self._place_ms: Final = duration_to_ms(place, "place")
         self._held: Final[dict[SessionLease, None]] = {}
@@ -291,7 +290,7 @@ class SessionLocks:
         :param key: as in :meth:`hold`.
         :param ctx: as in :meth:`hold`.
         """
-        self._store.check_open()
+        self._services.check_open()
         key = check_key(key)
         scope = tenancy.scope_of_key(self._bound, ctx, key)
         found = await self._backend.call().holder(scope, key)
@@ -313,7 +312,7 @@ class SessionLocks:
         ctx: TenantCtx | None,
     ) -> SessionLease | LockOutcome:
         """Take the lock, or return its holder's lease when the time is over."""
-        self._store.check_open()
+        self._services.check_open()
         key = check_key(key)
         scope = tenancy.scope_of_key(self._bound, ctx, key)
         ref = LockRef(scope, key, secrets.token_urlsafe(16))
@@ -363,7 +362,7 @@ class SessionLocks:
                     return held
                 secs = min(secs, left_secs)
             await subscription.wait(secs)
-            self._store.check_open()
+            self._services.check_open()
             now = anyio.current_time()
             try:
                 found = await self._ask(request)
@@ -393,12 +392,12 @@ class SessionLocks:
         )
 
     async def _ask(self, request: LockRequest) -> SessionLease | LockOutcome:
-        self._store.check_open()
+        self._services.check_open()
         sent_at = anyio.current_time()
         outcome = await self._backend.call().acquire(request)
         if outcome.verdict is not DONE:
             return outcome
-        return SessionLease(self._backend, self._store.check_open, request, outcome, sent_at)
+        return SessionLease(self._backend, self._services.check_open, request, outcome, sent_at)
 
     async def _leave(self, request: LockRequest) -> None:
         async def leave() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 from .message_format import decode_dead_letter, mailbox_from_member
-from .replies import scored, wrong_type, wrong_type_of
+from .replies import scored, time_ms, wrong_type, wrong_type_of
 from .transport.failures import ForeignValueError, malformed_reply
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..abc.inbox import MailboxRef, StoredDeadLetter
     from .key_names import KeyNames
     from .transport.client import RedisClient
-    from .transport.protocol import Command, Reply
+    from .transport.protocol import Command
 
 __all__ = ["read_dead_letters"]
 
@@ -92,7 +92,7 @@ async def read_dead_letters(
             long=tuple(mailbox for mailbox, some in read if len(some) == _FIRST),
         )
         index = names.inbox_index(inbox)
-        now_ms = _ms(await client.read("TIME", key=index))
+        now_ms = time_ms(await client.read("TIME", key=index))
     letters = [
         letter
         for mailbox, entry in found
@@ -110,14 +110,6 @@ async def read_dead_letters(
     ]
     is_end = at.is_last and not at.mailboxes and not at.long
     return letters, None if is_end else at
-
-
-def _ms(time: Reply) -> int:
-    try:
-        secs, us = time
-        return int(secs) * 1000 + int(us) // 1000
-    except (TypeError, ValueError):
-        raise malformed_reply() from None
 
 
 async def _read_index(client: RedisClient, index: str, scope: str, at: _Position) -> _Position:
@@ -161,5 +153,5 @@ async def _read_list(client: RedisClient, name: str, at: _Position) -> tuple[lis
             raise malformed_reply() from None
         if preceding or start == 0:
             found = entries[preceding:][:_LETTERS]
-            return found, start + preceding + len(found), _ms(time)
+            return found, start + preceding + len(found), time_ms(time)
         start, stop = max(0, start - _LETTERS), start - 1

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     Attempt = Callable[[tuple[str, ...], Held], Awaitable[Reply]]
     """Runs the script of a write with the names of the indexes that it writes, and ``held_ms``."""
 
-__all__ = ["SessionEntries", "has_entry", "is_unindexed"]
+__all__ = ["SessionEntries", "has_entry", "is_unindexed", "pop_ended"]
 
 _MAX_ATTEMPTS: Final = 8
 _REPAIR_STEP: Final = 64
@@ -47,6 +47,21 @@ _UNINDEXED: Final = int(Verdict.UNINDEXED)
 def is_unindexed(reply: Reply) -> bool:
     """Return whether a script wrote nothing because the session lacks index entries."""
     return isinstance(reply, list) and cast("list[object]", reply)[:1] == [_UNINDEXED]
+
+
+def _is_done(reply: Reply) -> bool:
+    parts = cast("list[object]", reply) if isinstance(reply, list) else []
+    return isinstance(reply, int) or parts[:1] == [int(Verdict.DONE)]
+
+
+def pop_ended(reply: Reply, length: int) -> object:
+    """Remove and return the owner and the labels of a deleted session from a script's reply.
+
+    :param length: length of a reply that ends with them.
+    :returns: ``None`` if the reply has no such part.
+    """
+    parts = cast("list[object]", reply) if isinstance(reply, list) else []
+    return parts.pop() if len(parts) == length else None
 
 
 @final
@@ -98,29 +113,25 @@ class SessionEntries:
         held: Held = ""
         token = ""
         is_done = False
-        try:
-            for _ in range(_MAX_ATTEMPTS):
-                if hold_ms is not None:
-                    token = token or uuid4().hex[:16]
-                    await self._add(indexes, key, token, hold_ms, until)
-                    held = hold_ms
-                reply = await attempt((), held)
-                if not is_unindexed(reply):
-                    is_done = isinstance(reply, int) or (
-                        isinstance(reply, list)
-                        and cast("list[object]", reply)[:1] == [Verdict.DONE]
-                    )
-                    break
-                with parsing_write_reply():
-                    hold_ms = int(reply[1])
-                    had_no_end = had_no_end or (hold_ms > 0 and reply[4] == b"0")
-            else:
-                raise StoreUnavailableError(
-                    "the session changes faster than its index", code="internal"
-                )
-        finally:
-            if token:
-                await self._end_write(indexes, key, token, until)
+        # After an error, the record may still be written. Then its guard stays until it expires.
+        for _ in range(_MAX_ATTEMPTS):
+            if hold_ms is not None:
+                token = token or uuid4().hex[:16]
+                await self._add(indexes, key, token, hold_ms, until)
+                held = hold_ms
+            reply = await attempt((), held)
+            if not is_unindexed(reply):
+                is_done = _is_done(reply)
+                break
+            with parsing_write_reply():
+                hold_ms = int(reply[1])
+                had_no_end = had_no_end or (hold_ms > 0 and reply[4] == b"0")
+        else:
+            raise StoreUnavailableError(
+                "the session changes faster than its index", code="internal"
+            )
+        if token:
+            await self._end_write(indexes, key, token, until)
         if is_done and had_no_end:
             await self._lower(indexes, scope, key, until)
         return reply

@@ -20,6 +20,7 @@ __all__ = [
     "parsing_read_reply",
     "parsing_write_reply",
     "scored",
+    "time_ms",
     "undecodable_record",
     "wrong_type",
     "wrong_type_of",
@@ -71,6 +72,18 @@ def parsing_read_reply() -> Generator[None]:
     try:
         yield
     except (TypeError, ValueError, LookupError, AttributeError):
+        raise malformed_reply() from None
+
+
+def time_ms(time: Reply) -> int:
+    """Return the milliseconds since the epoch in a reply to ``TIME``.
+
+    :raises StoreUnavailableError: the reply has another form.
+    """
+    try:
+        secs, us = time
+        return int(secs) * 1000 + int(us) // 1000
+    except (TypeError, ValueError):
         raise malformed_reply() from None
 
 

@@ -11,6 +11,7 @@ from .._compat import override
 from .._core.labels import NOT_COMPARED
 from .._core.lifetime import wait_until_idle
 from ..abc.affinity import SupportsAffinity
+from ..abc.clock import SupportsClock
 from ..abc.fencing import SupportsFencing
 from ..abc.finding import SupportsFinding
 from ..abc.generations import SupportsGenerations
@@ -43,7 +44,7 @@ from .locks import RedisLocks
 from .lookup_reads import read_holders
 from .notifications import RedisNotifications
 from .record_reads import FIELDS, LargeNames, read_owner, read_some, record_of
-from .replies import outcome_of, parsing_write_reply, wrong_type
+from .replies import outcome_of, parsing_write_reply, time_ms, wrong_type
 from .scripts.sessions import (
     CREATE,
     DELETE,
@@ -126,6 +127,7 @@ class RedisSessionStore(
     SupportsLocks,
     SupportsAffinity,
     SupportsInbox,
+    SupportsClock,
     SupportsGenerations,
     SupportsTimers,
     SupportsFinding,
@@ -244,39 +246,44 @@ class RedisSessionStore(
         )
 
     @override
-    def wait_backend(self) -> RedisWaits:
-        """As :meth:`SupportsWaits.wait_backend`."""
+    def _wait_backend(self) -> RedisWaits:
+        """As :meth:`SupportsWaits._wait_backend`."""
         return self._waits
 
     @override
-    def inbox_backend(self) -> RedisInbox:
-        """As :meth:`SupportsInbox.inbox_backend`."""
+    def _inbox_backend(self) -> RedisInbox:
+        """As :meth:`SupportsInbox._inbox_backend`."""
         return self._inbox
 
     @override
-    def affinity_backend(self) -> RedisAffinity:
-        """As :meth:`SupportsAffinity.affinity_backend`."""
+    def _affinity_backend(self) -> RedisAffinity:
+        """As :meth:`SupportsAffinity._affinity_backend`."""
         return self._affinity
 
     @override
-    def generation_backend(self) -> RedisGenerations:
-        """As :meth:`SupportsGenerations.generation_backend`."""
+    def _generation_backend(self) -> RedisGenerations:
+        """As :meth:`SupportsGenerations._generation_backend`."""
         return self._generations
 
     @override
-    def timer_backend(self) -> RedisTimers:
-        """As :meth:`SupportsTimers.timer_backend`."""
+    def _timer_backend(self) -> RedisTimers:
+        """As :meth:`SupportsTimers._timer_backend`."""
         return self._timers
 
     @override
-    def finding_backend(self) -> RedisFinding:
-        """As :meth:`SupportsFinding.finding_backend`."""
+    def _finding_backend(self) -> RedisFinding:
+        """As :meth:`SupportsFinding._finding_backend`."""
         return self._finding_steps
 
     @override
-    def lock_backend(self) -> RedisLocks:
-        """As :meth:`SupportsLocks.lock_backend`."""
+    def _lock_backend(self) -> RedisLocks:
+        """As :meth:`SupportsLocks._lock_backend`."""
         return self._locks
+
+    @override
+    async def backend_clock_ms(self) -> int:
+        """As :meth:`SupportsClock.backend_clock_ms`. Servers of a cluster should agree."""
+        return time_ms(await self._client.read("TIME"))
 
     # --- reading -----------------------------------------------------------------------------
 

@@ -31,6 +31,7 @@ from ..abc.waits import (
 )
 from ..errors import DurabilityError, OutcomeUnknownError, StoreUnavailableError
 from ..model import SessionKey
+from .entries import pop_ended
 from .replies import (
     parsing_read_reply,
     parsing_write_reply,
@@ -313,8 +314,8 @@ class RedisWaitCall(WaitCall):
         )
         if encoded is None:
             reply, shortfall = await self._write(END_CLAIM, ref.scope, ref.key, arguments)
-            if isinstance(reply, list) and len(cast("list[object]", reply)) == _FINISHED_REPLY:
-                await self._index_entries.remove(ref.scope, ref.key, reply[5], self._until)
+            ended = pop_ended(reply, _FINISHED_REPLY)
+            await self._index_entries.remove(ref.scope, ref.key, ended, self._until)
         else:
             reply, shortfall = await self._write_indexed(END_CLAIM, encoded, arguments)
         if how is EndingMode.SAVE:
@@ -354,8 +355,8 @@ class RedisWaitCall(WaitCall):
     async def clear(self, scope: str, key: SessionKey, owner: str, scope_hash: str) -> WaitOutcome:
         arguments = clear_arguments(owner, scope_hash, self._grace_ms)
         reply, shortfall = await self._write(CLEAR, scope, key, arguments)
-        if isinstance(reply, list) and len(cast("list[object]", reply)) == _CLEARED_REPLY:
-            await self._index_entries.remove(scope, key, reply.pop(), self._until)
+        ended = pop_ended(reply, _CLEARED_REPLY)
+        await self._index_entries.remove(scope, key, ended, self._until)
         return written_outcome(key, reply, shortfall)
 
     @property

@@ -8,12 +8,14 @@ No caller can distinguish this from a clock that has advanced.
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any, Final, Protocol, final
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast, final
 from uuid import uuid4
 
 import msgspec
 
 from .._compat import override
+from ..abc.inbox import inbox_backend_of
+from ..abc.waits import wait_backend_of
 from ..clock import ManualClock
 from ..codec import CodecFactory, JsonCodec
 from ..config import DEFAULT_MAX_PAYLOAD_BYTES, MemoryConfig, RedisConfig
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
     from .._core.evolution import Upgrades
     from ..config.backends import OnUnknown
+    from ..memory.waits import MemoryWaits
+    from ..redis.inbox import RedisInbox
     from ..redis.transport.protocol import Command
     from ..store import AsyncSessionStore
 
@@ -153,7 +157,7 @@ class MemoryHarness(_Harness):
     async def forget_indexes(self) -> None:
         """Lose the indexes, as :meth:`StoreHarness.forget_indexes`."""
         for store in self._stores:
-            store.wait_backend().forget_indexes()
+            cast("MemoryWaits", wait_backend_of(store)).forget_indexes()
 
 
 @final
@@ -231,7 +235,7 @@ class RedisHarness(_Harness):
         elif names:
             await self.client.read("EVAL", _AGE, len(names), *names, round(secs * 1000))
         for store in self._opened:  # their clocks do not advance
-            store.inbox_backend().passes.restart()
+            cast("RedisInbox", inbox_backend_of(store)).passes.restart()
 
     async def forget_indexes(self) -> None:
         """Lose the indexes, as :meth:`StoreHarness.forget_indexes`."""

@@ -15,9 +15,10 @@ import anyio
 from .._core import tenancy
 from .._core.encoding import check_token
 from .._core.times import datetime_of
+from .._core.verbs.base import services_of
 from .._validation import duration_to_ms, wait_to_ms
 from ..abc.records import Verdict, error_for
-from ..abc.waits import ClaimRef, EventMemory, Registration, SupportsWaits
+from ..abc.waits import ClaimRef, EventMemory, Registration, wait_backend_of
 from ..errors import (
     AmbiguousWaitError,
     CasConflictError,
@@ -30,7 +31,6 @@ from ..errors import (
 )
 from ..model import C, Cas, ReplyScope, Session, SessionKey, TenantCtx, Versioned
 from ..scoped import unscoped
-from ..store import AsyncSessionStore
 from .arguments import (
     digest_of_attempt,
     digest_of_event,
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 
     from ..abc.waits import WaitOutcome, WaitOwner
     from ..scoped import ScopedSessionStore
+    from ..store import AsyncSessionStore
 
 __all__ = ["WaitRegistry"]
 
@@ -96,16 +97,15 @@ class WaitRegistry(Generic[C]):
         events_ttl: timedelta | float = _EVENTS_TTL_SECS,
     ) -> None:
         store, self._bound = unscoped(store)
-        given = cast("object", store)
-        if not isinstance(given, AsyncSessionStore) or not isinstance(given, SupportsWaits):
-            raise InvalidInputError("store", f"{type(store).__name__} does not support waits")
+        backend = wait_backend_of(store)
         if type(max_events) is not int or not 1 <= max_events <= 10_000:
             raise InvalidInputError("max_events", "expected an int from 1 to 10000")
         if inbox is not None and not callable(getattr(cast("object", inbox), "collect", None)):
             raise InvalidInputError("inbox", f"{type(inbox).__name__} has no collect()")
         self._store: Final = store
+        self._services: Final = services_of(store)
         self._inbox: Final = inbox
-        self._backend: Final = given.wait_backend()
+        self._backend: Final = backend
         self._events: Final = EventMemory(max_events, duration_to_ms(events_ttl, "events_ttl"))
 
     async def register_wait(
@@ -155,14 +155,14 @@ class WaitRegistry(Generic[C]):
         :raises InboxFullError: the session waits. Its mailbox is full, and other early events stay
             stored.
         """
-        self._store.check_open()
+        self._services.check_open()
         wait_owner = self._owner_of(ctx, user_id)
         address = WaitAddress(wait_owner, hash_of(scope))
         if expected is not None:
             check_token(expected)
         event = digest_of_event(address, event_id)
         session = with_user(with_ttl(session, ttl), user_id)
-        encoded = self._store.encoder.encode(session)
+        encoded = self._services.encoder.encode(session)
         if (encoded.scope, encoded.owner) != wait_owner:
             raise TenantMismatchError(encoded.key)
         index = self._index()
@@ -199,7 +199,7 @@ class WaitRegistry(Generic[C]):
 
         :raises DecodeError: its record was not written by this library.
         """
-        self._store.check_open()
+        self._services.check_open()
         address = WaitAddress(self._owner_of(ctx, user_id), hash_of(scope))
         return await self._index().find(address)
 
@@ -208,7 +208,7 @@ class WaitRegistry(Generic[C]):
 
         :raises DecodeError: as :meth:`find_wait_by_scope`.
         """
-        self._store.check_open()
+        self._services.check_open()
         wait_owner = self._owner_of(ctx, user_id)
         return await self._index().find_all(wait_owner)
 
@@ -218,7 +218,7 @@ class WaitRegistry(Generic[C]):
         :returns: ``False`` if there is none.
         :raises DecodeError: as :meth:`find_wait_by_scope`.
         """
-        self._store.check_open()
+        self._services.check_open()
         address = WaitAddress(self._owner_of(ctx, user_id), hash_of(scope))
         return await self._index().clear(address)
 
@@ -331,7 +331,7 @@ class WaitRegistry(Generic[C]):
         :param ctx: env and tenant.
         :returns: the number of waits.
         """
-        self._store.check_open()
+        self._services.check_open()
         scope = tenancy.scope_of(ctx)
         tenancy.check_presents(self._bound, ctx)
         return await rebuild_index(self._backend, self._events, scope)
@@ -357,7 +357,7 @@ class WaitRegistry(Generic[C]):
         attempt_id: str | None = None,
     ) -> _Attempt:
         """Check the arguments of a claim."""
-        self._store.check_open()
+        self._services.check_open()
         address = WaitAddress(self._owner_of(ctx, user_id), hash_of(scope))
         return _Attempt(
             address=address,
@@ -395,7 +395,7 @@ class WaitRegistry(Generic[C]):
         terms = ClaimTerms(
             backend=self._backend,
             events=self._events,
-            check_open=self._store.check_open,
+            check_open=self._services.check_open,
             address=address,
             ref=ref,
             event_id=attempt.event_id,
@@ -406,7 +406,7 @@ class WaitRegistry(Generic[C]):
             collect=attempt.collect,
         )
         try:
-            return Claim(terms, self._store.encoder, outcome)
+            return Claim(terms, self._services.encoder, outcome)
         except DecodeError:
             await index.release(ref)
             raise
@@ -425,7 +425,7 @@ class WaitRegistry(Generic[C]):
                         return claimed
                     # The subscription starts notified, so the first retry is immediate.
                     await subscription.wait(min(left_secs, claimed.left_secs, _POLL_SECS))
-                    self._store.check_open()
+                    self._services.check_open()
                     found = await self._try_claim(attempt)
                     if not isinstance(found, _Claimed):
                         return found

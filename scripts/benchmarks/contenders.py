@@ -17,6 +17,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from greentic_session import create_session_store
+from greentic_session._core.verbs.base import services_of
 from greentic_session.codec import JsonCodec, SessionBody
 from greentic_session.redis.key_names import KeyNames
 from greentic_session.redis.scripts import UPDATE_CAS
@@ -132,7 +133,7 @@ class ByHand(Contender):
         """Connect, as :meth:`Contender.open`."""
         async with self.store() as store:
             self._sessions = await stored(store, callers)
-            self._drafts = [store.encoder.encode(each) for each, _ in self._sessions]
+            self._drafts = [services_of(store).encoder.encode(each) for each, _ in self._sessions]
         self._versions = [cas.value for _, cas in self._sessions]
         self._names = KeyNames(self.namespace)
         self._operations = count(1)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import hiredis
 
 from greentic_session import create_session_store
+from greentic_session._core.verbs.base import services_of
 from greentic_session.redis.key_names import KeyNames
 from greentic_session.redis.scripts import CREATE, DELETE, PUT, TOUCH, UPDATE_CAS
 from greentic_session.testing.servers import LocalServer
@@ -102,7 +103,7 @@ class Line:
 
 def sample() -> EncodedSession:
     """Return the sample session as the store writes it."""
-    return create_session_store("memory://").encoder.encode(session(0))
+    return services_of(create_session_store("memory://")).encoder.encode(session(0))
 
 
 def fill_records(line: Line, names: KeyNames, keys: Sequence[str]) -> None:

@@ -145,7 +145,7 @@ class Rig:
         self.clock = ManualClock()
         self.store: InMemorySessionStore[dict[str, Any]] = InMemorySessionStore(clock=self.clock)
         self.affinity = SessionAffinity(self.store, ttl=timedelta(milliseconds=1000))
-        self.backend = self.store.affinity_backend()
+        self.backend = self.store._affinity_backend()
 
     async def join(self, worker: str, lease_ms: int = 10**9) -> int:
         return (await self.backend.join("default", worker, worker, lease_ms)).fence

@@ -269,11 +269,11 @@ async def test_leaving_waits_for_no_replicas(tcp_server_url: str) -> None:
         store_at(tcp_server_url, namespace=harness.config.namespace, deadline=1, acks=1) as store,
     ):
         near: Any = await harness.open()
-        await near.affinity_backend().join("g", "w1", "a", LEASE_MS)
+        await near._affinity_backend().join("g", "w1", "a", LEASE_MS)
         far: Any = store
-        assert await far.affinity_backend().leave("g", "w1", "a") is True
+        assert await far._affinity_backend().leave("g", "w1", "a") is True
         with pytest.raises(DurabilityError):
-            await far.affinity_backend().join("g", "w1", "a", LEASE_MS)
+            await far._affinity_backend().join("g", "w1", "a", LEASE_MS)
 
 
 # --- a full server --------------------------------------------------------------------------------
@@ -290,7 +290,7 @@ async def test_a_full_server_takes_nothing_new_and_keeps_what_there_is() -> None
     with LocalServer(valkey_binary()) as server:
         async with RedisHarness(server.url) as harness:
             store: Any = await harness.open()
-            backend: AffinityBackend = store.affinity_backend()
+            backend: AffinityBackend = store._affinity_backend()
             affinity = SessionAffinity(store)
             a, b = SessionKey("a"), SessionKey("b")
             for worker in WORKERS:

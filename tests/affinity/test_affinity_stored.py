@@ -45,7 +45,7 @@ class Rig:
     @classmethod
     async def of(cls, harness: RedisHarness) -> Rig:
         store: Any = await harness.open()
-        return cls(harness, SessionAffinity(store, "bots:{1}", ttl=100), store.affinity_backend())
+        return cls(harness, SessionAffinity(store, "bots:{1}", ttl=100), store._affinity_backend())
 
     async def join(self, worker: str, lease_ms: int = 60_000) -> int:
         fence: int = (await self.backend.join("bots:{1}", worker, "a" * 32, lease_ms)).fence

@@ -53,6 +53,7 @@ FLOORS: dict[str, int] = {
     # Runtimes over the services.
     "events": 7,
     "flows": 7,
+    "web": 7,
     # No other module imports these.
     "__init__": 8,
     "testing": 8,
@@ -67,6 +68,9 @@ REACH: dict[str, frozenset[str]] = {
     "ordering": frozenset({*(name for name, floor in FLOORS.items() if floor <= 3), "waits"}),
     "waits": frozenset(name for name, floor in FLOORS.items() if floor <= 3),
     "events": frozenset(
+        {*(name for name, floor in FLOORS.items() if floor <= 3), "ordering", "waits"}
+    ),
+    "web": frozenset(
         {*(name for name, floor in FLOORS.items() if floor <= 3), "ordering", "waits"}
     ),
     "flows": frozenset(
@@ -98,11 +102,27 @@ DRIVER: dict[str, frozenset[str]] = {
     "redis.notifications": frozenset({"redis", "hiredis"}),
     # The test servers work without the client that they test.
     "testing": frozenset({"hiredis"}),
+    # The adapters of frameworks. The middleware itself needs none.
+    "web.starlette": frozenset({"starlette"}),
+    "web.fastapi": frozenset({"fastapi"}),
+    "web.litestar": frozenset({"litestar"}),
 }
-"""The only folders that import the driver."""
+"""The only modules that import a driver or a framework."""
 
 CYCLES: dict[frozenset[str], str] = {
     frozenset({"errors", "model", "_validation"}): "CasConflictError carries a Cas",
+    frozenset(
+        {
+            "web.bound",
+            "web.devices",
+            "web.ending",
+            "web.entering",
+            "web.exchange",
+            "web.saving",
+            "web.session",
+            "web.sessions",
+        }
+    ): "a session of a request knows the sessions that loaded it",
     frozenset({"store", "scoped"}): "a scoped view is made by the store that it wraps",
 }
 """Cycles that exist for type checkers only, with the reason."""
@@ -217,6 +237,8 @@ def test_every_room_has_a_floor() -> None:
         ("redis/transport/client.py", "from ...abc.locks import LockBackend"),
         ("waits/registry.py", "from ..ordering import SessionLocks"),
         ("ordering/locks.py", "from ..memory import InMemorySessionStore"),
+        ("web/session.py", "from ..memory import InMemorySessionStore"),
+        ("web/middleware.py", "from starlette.types import ASGIApp"),
         ("model.py", "def f():\n    import anyio"),
         ("store.py", "import requests"),
     ],

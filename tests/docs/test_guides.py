@@ -66,7 +66,13 @@ def run_snippets(page: Page, replaced: dict[str, str]) -> None:
         for old, new in replaced.items():
             code = code.replace(old, new)  # noqa: PLW2901 - the block with other URLs
         snippets.append(type(page.snippets[0])(code, line))
-    code = compile(joined(page.name, snippets), page.name, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    code = compile(
+        joined(page.name, snippets),
+        page.name,
+        "exec",
+        ast.PyCF_ALLOW_TOP_LEVEL_AWAIT,
+        dont_inherit=True,
+    )
     names: dict[str, Any] = {"__name__": "page"}
 
     async def run() -> None:
@@ -169,12 +175,15 @@ def test_every_verb_of_a_store_is_in_the_readme_and_its_guide() -> None:
 
     verbs = {
         name
-        for name, member in vars(AsyncSessionStore).items()
-        if not name.startswith("_") and inspect.isfunction(member) and name != "check_open"
+        for name, _ in inspect.getmembers(AsyncSessionStore, inspect.isfunction)
+        if not name.startswith("_")
     }
     guide = PAGES["greentic_session/README.md"]
-    for page in (README, guide):
-        missing = [name for name in sorted(verbs) if not re.search(rf"`{name}\(", page.text)]
+    # The first page leaves out the verbs that combine others, and those for operators and services.
+    others = {"count", "delete_many", "exists", "find_keys", "put_many", "rebuild_index", "require"}
+    others |= {"replace_incarnation", "tenant"}
+    for page, named in ((README, verbs - others), (guide, verbs)):
+        missing = [name for name in sorted(named) if not re.search(rf"`{name}\(", page.text)]
         assert missing == [], page.name
 
 

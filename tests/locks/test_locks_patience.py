@@ -90,10 +90,10 @@ class Rig:
     async def ask(self, token: str) -> LockOutcome:
         position_ms = round(PLACE_SECS * 1000)
         bid = LockRequest(LockRef("", KEY, token), "bare", FOREVER_MS, position_ms, queues=True)
-        return await self.store.lock_backend().call().acquire(bid)
+        return await self.store._lock_backend().call().acquire(bid)
 
     async def leave(self, token: str) -> None:
-        await self.store.lock_backend().call().release(LockRef("", KEY, token), 0)
+        await self.store._lock_backend().call().release(LockRef("", KEY, token), 0)
 
     async def fail_from(self, secs: float, error: Callable[[], SessionError]) -> None:
         await anyio.sleep_until(self.began_at + secs)

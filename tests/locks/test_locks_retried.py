@@ -374,7 +374,7 @@ class Side:
         assert isinstance(store, SupportsLocks)
         self._harness = harness
         self._store = store
-        self._backend = store.lock_backend()
+        self._backend = store._lock_backend()
         self._fences = {"": 0}
 
     @classmethod

@@ -39,7 +39,7 @@ class Rig:
         assert isinstance(store, SupportsLocks)
         self.harness = harness
         self.store = store
-        self.backend = store.lock_backend()
+        self.backend = store._lock_backend()
         self.locks = SessionLocks(store, name="worker 1")
 
     async def ask(self, token: str, *, scope: str = "") -> int:

@@ -41,7 +41,7 @@ class Rig:
 
     async def ask(self, token: str) -> LockOutcome:
         bid = LockRequest(LockRef("", KEY, token), token, 30_000, POSITION_MS, queues=True)
-        return await self.store.lock_backend().call().acquire(bid)
+        return await self.store._lock_backend().call().acquire(bid)
 
 
 async def test_a_lock_that_was_given_back_is_open_though_the_clock_is_set_back() -> None:
@@ -126,7 +126,7 @@ async def test_a_release_that_is_called_again_after_a_lost_reply_is_told_so(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     rig = Rig()
-    backend = rig.store.lock_backend().call()
+    backend = rig.store._lock_backend().call()
     released = backend.release
 
     async def lose_reply(ref: LockRef, lease_ms: int) -> bool:

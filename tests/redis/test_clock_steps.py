@@ -164,12 +164,12 @@ async def test_a_dead_workers_leases_end_though_the_clock_is_set_back(
         await WaitRegistry[Any](gone).claim(ACME, USER, chat(), lease=1)
         assert isinstance(gone, SupportsLocks)
         request = LockRequest(LockRef("", KEY, "dead"), "dead", 1000, 1000, queues=False)
-        await gone.lock_backend().call().acquire(request)
+        await gone._lock_backend().call().acquire(request)
         inbox: SessionInbox[Any] = SessionInbox(store, CTX)
         await inbox.admit(KEY, "one", b"hello")
         assert isinstance(gone, SupportsInbox)
         take = TakeRequest("inbox", "dead", 1000, 10, 5, 60_000, 100)
-        assert isinstance(await gone.inbox_backend().call().take(take), GrantedTurn)
+        assert isinstance(await gone._inbox_backend().call().take(take), GrantedTurn)
         await steered.set_ahead(-HOUR)
 
         async def locked() -> bool:

@@ -167,13 +167,13 @@ async def _replace(at: Scene) -> None:
 
 
 async def _sign_in(at: Scene) -> None:
-    steps = cast("SupportsGenerations", at.store).generation_backend()
+    steps = cast("SupportsGenerations", at.store)._generation_backend()
     generation = await steps.read(_OWNER, 1000)
     assert await steps.confirm(_OWNER, generation, round(TTL * 1000))
 
 
 async def _revoke(at: Scene) -> None:
-    await cast("SupportsGenerations", at.store).generation_backend().raise_(_OWNER, 1000)
+    await cast("SupportsGenerations", at.store)._generation_backend().raise_(_OWNER, 1000)
 
 
 async def _delete(at: Scene) -> None:

@@ -92,7 +92,7 @@ async def test_an_answer_of_another_shape_raises_internal_or_unknown(answer: byt
 @pytest.mark.parametrize("body", [1, None, [b"{}"]])
 def test_a_body_that_is_no_bytes(body: Any) -> None:
     with pytest.raises(DecodeError):
-        create_session_store("memory://").encoder.decode_body(KEY, body)
+        create_session_store("memory://")._encoder.decode_body(KEY, body)
 
 
 @pytest.mark.parametrize("reply", [b"OK", b"", 1, None, [], [99], [[1]], [None], {1: 2}, [1, b"1"]])

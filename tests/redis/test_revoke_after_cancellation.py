@@ -137,7 +137,7 @@ async def test_what_was_asked_for_twice_and_comes_late_is_given_back(server: Loc
     ):
         await hold(near, "other")  # so that the server has the scripts
         assert isinstance(far, SupportsLocks)
-        locks = far.lock_backend()
+        locks = far._lock_backend()
         for _ in range(2):
             with pytest.raises(OutcomeUnknownError):
                 await locks.call().acquire(bid)

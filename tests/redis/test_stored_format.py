@@ -210,7 +210,7 @@ async def test_the_codec_can_be_swapped(harness: RedisHarness) -> None:
 async def test_a_generation_is_one_text_in_the_slot_of_its_user(harness: RedisHarness) -> None:
     store = cast("SupportsGenerations", await harness.open())
     owner = GenerationOwner("prod/acme", "support/Ann:{1}")
-    generation = await store.generation_backend().read(owner, 60_000)
+    generation = await store._generation_backend().read(owner, 60_000)
     (name,) = await harness.residue()
     assert name == f"{harness.config.namespace}:generation:{{prod:acme:support:Ann%3A%7B1%7D}}"
     assert await harness.client.read("GET", name, key=name) == generation.encode()
@@ -223,7 +223,9 @@ async def test_a_replaced_session_has_the_fields_of_a_new_one(harness: RedisHarn
     new = await store.replace_incarnation(BARE, cas)
     name = f"{harness.config.namespace}:default:acme:{{k}}"
     fields = await harness.client.read("HKEYS", name, key=name)
-    assert set(fields) == {b"cas", b"inc", b"owner", b"ttl", b"at", b"body", b"ops"}
+    await store.create(msgspec.structs.replace(BARE, key=SessionKey("fresh")))
+    other = f"{harness.config.namespace}:default:acme:{{fresh}}"
+    assert set(fields) == set(await harness.client.read("HKEYS", other, key=other))
     assert await harness.client.read("HGET", name, "inc", key=name) == new.incarnation.encode()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from . import crashes as deaths
-from . import deploys, failovers, histories, searches
+from . import deploys, failovers, histories, searches, web
 from . import fifo as mail
 from . import leaks as leftovers
 from . import network as lines
@@ -48,4 +48,11 @@ RUNS: Final[dict[str, Run]] = {
     "searches": Run(1_000_000, "other sessions", searches.on_valkey),
     "leftovers-memory": Run(100_000, "lives", leftovers.in_memory),
     "leftovers-valkey": Run(100_000, "lives", leftovers.on_valkey),
+    "web-pairs": Run(10_000, "pairs of parallel requests", web.pairs),
+    "web-sums": Run(200, "rounds of 64 requests", web.sums),
+    "web-logouts": Run(10_000, "logouts against a slow save", web.logouts),
+    "web-logins": Run(500, "logins under 32 readers", web.logins),
+    "web-renewals": Run(1_000, "rounds of 32 requests", web.renewals),
+    "web-revocations": Run(1_000, "revocations against logins", web.revocations),
+    "web-inventions": Run(200_000, "invented cookies", web.inventions),
 }

@@ -28,7 +28,7 @@ class Caller:
 
     def __init__(self, store: Any, group: str) -> None:
         self.group = group
-        self.backend: AffinityBackend = store.affinity_backend()
+        self.backend: AffinityBackend = store._affinity_backend()
         self.affinity = SessionAffinity(store, group)
 
     async def told(self, step: Step) -> object:

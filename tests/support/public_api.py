@@ -52,6 +52,10 @@ MODULES: Final = (
     "greentic_session.testing.version_order",
     "greentic_session.waits",
     "greentic_session.waits.transitions",
+    "greentic_session.web",
+    "greentic_session.web.fastapi",
+    "greentic_session.web.litestar",
+    "greentic_session.web.starlette",
 )
 """Modules whose import path must not change."""
 
@@ -250,6 +254,11 @@ def _errors() -> dict[str, g.SessionError]:
         g.PayloadTooLargeError(2, 1),
         g.SessionNotFoundError("k"),
         g.SessionExistsError("k"),
+        g.SessionEndedError(),
+        g.SessionConflictError(("theme",)),
+        g.SessionRevokedError(),
+        g.SessionLimitError(3),
+        g.ReauthenticationRequiredError(),
         g.CasConflictError("k", _CAS, g.Cas.none()),
         g.TenantMismatchError("k"),
         g.AmbiguousKeyError("k"),

@@ -115,7 +115,7 @@ class _Run:
     def __init__(self, store: InMemorySessionStore[Any], user: str, crash: int | None) -> None:
         self.store = store
         self.tenant = store.tenant("default", "acme")
-        self.generations = store.generation_backend()
+        self.generations = store._generation_backend()
         self.user = user
         self.owner = GenerationOwner("default/acme", f"/{user}")
         self.password = "old"

@@ -64,8 +64,8 @@ class Bench:
         self.locks = SessionLocks(self.store)
         self.affinity = SessionAffinity(self.store, self.name)
         backed: Any = self.store
-        self.members: Any = backed.affinity_backend()
-        self.generations: Any = backed.generation_backend()
+        self.members: Any = backed._affinity_backend()
+        self.generations: Any = backed._generation_backend()
         self.owner = GenerationOwner("default/acme", f"/{self.name}")
 
     async def created(self) -> Cas:

@@ -15,6 +15,7 @@ from greentic_session import (
     RedisConfig,
     RedisSessionStore,
     SentinelConfig,
+    SessionKey,
     SystemClock,
     TlsConfig,
     create_session_store,
@@ -48,6 +49,8 @@ GOOD: list[tuple[str, MemoryConfig | RedisConfig]] = [
     ("valkeys://h?tls_verify=no", RedisConfig(host="h", tls=TlsConfig(verify=False))),
     (f"rediss://h?tls_ca_file={__file__}", RedisConfig(host="h", tls=TlsConfig(ca_file=__file__))),
     ("memory://?verify=no", MemoryConfig(verify=False)),
+    ("memory://?require_ctx=yes", MemoryConfig(require_ctx=True)),
+    ("redis://h?require_ctx=yes", RedisConfig(host="h", require_ctx=True)),
     ("unix:///run/valkey.sock", RedisConfig(unix_path="/run/valkey.sock")),
     (
         "unix://:pw@/run/a%20b.sock?db=2",
@@ -95,6 +98,29 @@ GOOD: list[tuple[str, MemoryConfig | RedisConfig]] = [
         ),
     ),
 ]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("url", "given", "is_required"),
+    [
+        ("memory://", None, False),
+        ("memory://", True, True),
+        ("memory://?require_ctx=yes", None, True),
+        ("memory://?require_ctx=yes", False, False),
+    ],
+)
+async def test_an_argument_has_precedence_over_the_url(
+    url: str, given: bool | None, is_required: bool
+) -> None:
+    for source in (url, config_from_url(url)):
+        async with create_session_store(source, require_ctx=given) as store:
+            if not is_required:
+                assert await store.get(SessionKey("key")) is None
+                continue
+            with pytest.raises(InvalidInputError) as caught:
+                await store.get(SessionKey("key"))
+            assert caught.value.field == "ctx"
 
 
 @pytest.mark.parametrize(("url", "config"), GOOD, ids=[url for url, _ in GOOD])
@@ -299,6 +325,8 @@ def test_from_url_of_another_backend_is_refused() -> None:
         (RedisConfig(password="\ud800"), "password"),
         (RedisConfig(tls=True), "tls"),  # type: ignore[arg-type]
         (RedisConfig(verify=1), "verify"),  # type: ignore[arg-type]
+        (MemoryConfig(require_ctx=1), "require_ctx"),  # type: ignore[arg-type]
+        (RedisConfig(require_ctx=None), "require_ctx"),  # type: ignore[arg-type]
         (msgspec.structs.replace(RedisConfig(), db=True), "db"),
     ],
 )

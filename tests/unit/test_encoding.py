@@ -61,7 +61,7 @@ def test_what_is_written_unchecked_is_refused(
 ) -> None:
     store = create_session_store("memory://", context_type=context_type, codec=codec)
     with pytest.raises(InvalidInputError, match="Raw") as caught:
-        store.encoder.encode(session)
+        store._encoder.encode(session)
     assert caught.value.field == field
 
 
@@ -70,7 +70,7 @@ def test_what_is_written_unchecked_is_refused(
     [(Typed, Typed(msgspec.Raw(b"1"))), (dict[str, msgspec.Raw], {"a": msgspec.Raw(b"1")})],
 )
 def test_a_context_type_may_name_it(context_type: Any, context: Any) -> None:
-    encoder = create_session_store("memory://", context_type=context_type).encoder
+    encoder = create_session_store("memory://", context_type=context_type)._encoder
     session = make(context)
     encoded = encoder.encode(session)
     assert encoder.decode_body(session.key, encoded.body).context == context
@@ -80,7 +80,7 @@ def test_labels_that_refer_to_themselves_are_refused() -> None:
     labels: dict[str, Any] = {}
     labels["a"] = labels
     with pytest.raises(InvalidInputError, match="refers to itself"):
-        create_session_store("memory://").encoder.encode(make({}, **labels))
+        create_session_store("memory://")._encoder.encode(make({}, **labels))
 
 
 class Counted(msgspec.Struct):

@@ -144,6 +144,30 @@ def test_advance_is_a_new_step() -> None:
     assert moved.advance("last").cursor.wait_reason is None
 
 
+def test_a_session_without_a_key_gets_a_random_one() -> None:
+    keys = {Session(meta=make().meta).key for _ in range(10)}
+    assert len(keys) == 10
+    assert all(str(UUID(key)) == key for key in keys)
+
+
+def test_a_session_without_a_cursor_has_no_flow() -> None:
+    session = Session(meta=make().meta)
+    assert session.cursor == SessionCursor.none() == SessionCursor(flow_id="", node_id="")
+    assert session.advance("menu").cursor == SessionCursor(flow_id="", node_id="menu", outbox_seq=1)
+    # Workers of earlier releases cannot decode a cursor without these two fields.
+    assert msgspec.json.encode(session.cursor) == b'{"flow_id":"","node_id":""}'
+
+
+def test_another_state_leaves_the_other_fields_as_they_are() -> None:
+    session, _ = make().advance("next").with_outbox(b"hello")
+    other = session.with_context({"n": 1})
+    assert other == msgspec.structs.replace(session, context={"n": 1})
+    assert other.update_context(lambda state: {"n": state["n"] + 1}) == session.with_context(
+        {"n": 2}
+    )
+    assert session.context == make().context
+
+
 # --- outbox ----------------------------------------------------------------------------------
 
 

@@ -107,7 +107,7 @@ class Scene:
     def __init__(self, store: Store, number: int) -> None:
         self.user = f"user {number}"
         self.store = store
-        self._backend: Any = store.wait_backend()  # type: ignore[attr-defined] # both backends can
+        self._backend: Any = store._wait_backend()  # type: ignore[attr-defined] # both backends can
         self.mortal = Mortal(self._backend)
         self.sound: Registry = WaitRegistry(store)
         with pytest.MonkeyPatch.context() as patch:

@@ -61,7 +61,7 @@ class Scene:
 
     @property
     def steps(self) -> type[WaitCall]:
-        return type(self.store.wait_backend().call())  # type: ignore[attr-defined] # a capability
+        return type(self.store._wait_backend().call())  # type: ignore[attr-defined] # a capability
 
     @contextmanager
     def index_down(self) -> Iterator[None]:
@@ -108,7 +108,7 @@ async def _is_superseded(scene: Scene, turn: Claim[Any]) -> None:
 
 
 async def test_a_removal_that_comes_late_spares_the_newer_entry(scene: Scene) -> None:
-    call = scene.store.wait_backend().call()  # type: ignore[attr-defined] # a capability
+    call = scene.store._wait_backend().call()  # type: ignore[attr-defined] # a capability
     whose, place, key = WaitOwner("default/acme", "/ann"), HERE.scope_hash(), SessionKey("form")
     memory = EventMemory(10, 60_000)
 
@@ -126,7 +126,7 @@ async def test_an_entry_that_leads_to_the_session_of_another_owner_gives_no_clai
     scene: Scene,
 ) -> None:
     await scene.register()
-    call = scene.store.wait_backend().call()  # type: ignore[attr-defined] # a capability
+    call = scene.store._wait_backend().call()  # type: ignore[attr-defined] # a capability
     place, memory = HERE.scope_hash(), EventMemory(10, 60_000)
     for whose, verdict in (("/bob", Verdict.ABSENT), ("/ann", Verdict.DONE)):
         request = ClaimRequest(

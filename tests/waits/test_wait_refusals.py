@@ -160,7 +160,7 @@ class TestFull:
     ) -> None:
         store = await harness.open()
         desk = await Desk.of(store)
-        backend = store.wait_backend()  # type: ignore[attr-defined] # of Redis, which keeps waits
+        backend = store._wait_backend()  # type: ignore[attr-defined] # of Redis, which keeps waits
         steps = type(backend.call())
         index_intent = steps.index_intent
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Generic
+from typing import TYPE_CHECKING, Final, Generic, cast, final
 
 from ..._validation import require_bool, require_label_names
 from ...abc.fencing import SupportsFencing, lease_ref_of
@@ -14,7 +14,7 @@ from ..encoding import SessionEncoder
 from ..lifetime import StoreLifetime
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from datetime import timedelta
 
     from ...abc.fencing import Fenced, LeaseRef
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ...model import SessionKey, Versioned
     from ..evolution import Upgrades
 
-__all__ = ["VerbBase"]
+__all__ = ["StoreServices", "VerbBase", "services_of"]
 
 
 class VerbBase(StoreLifetime, Generic[C]):
@@ -52,7 +52,7 @@ class VerbBase(StoreLifetime, Generic[C]):
         self._requires_ctx: Final = require_ctx
         self.context_type: Final = context_type
         self.indexed_labels: Final = require_label_names(indexed_labels)
-        self.encoder: Final = SessionEncoder(
+        self._encoder: Final = SessionEncoder(
             context_type,
             codec,
             max_payload_bytes,
@@ -68,7 +68,7 @@ class VerbBase(StoreLifetime, Generic[C]):
     ) -> Versioned[C]:
         if not tenancy.allows(allowed, record.owner):
             raise TenantMismatchError(key)
-        return self.encoder.decode(key, record)
+        return self._encoder.decode(key, record)
 
     def _lease(self, fence: Fenced, encoded: EncodedSession) -> LeaseRef:
         if not isinstance(self, SupportsFencing):
@@ -92,3 +92,30 @@ class VerbBase(StoreLifetime, Generic[C]):
         if outcome.verdict is DONE:
             return Cas(value=outcome.value, incarnation=outcome.incarnation)
         raise error_for(key, outcome)
+
+
+@final
+class StoreServices(Generic[C]):
+    """The parts of a store that services on top of it use.
+
+    :param store: the store.
+    :ivar encoder: checks, encodes and decodes the store's sessions.
+    :ivar check_open: raises :class:`StoreUnavailableError` if the store was closed. A service calls
+        it first.
+    """
+
+    __slots__ = ("check_open", "encoder")
+
+    def __init__(self, store: VerbBase[C]) -> None:
+        self.encoder: Final[SessionEncoder[C]] = store._encoder  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        self.check_open: Final[Callable[[], None]] = store._check_open  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+
+
+def services_of(store: VerbBase[C]) -> StoreServices[C]:
+    """Return the parts of a store that services on top of it use.
+
+    :raises InvalidInputError: ``store`` is not a store.
+    """
+    if not isinstance(cast("object", store), VerbBase):
+        raise InvalidInputError("store", f"expected a store, got {type(store).__name__}")
+    return StoreServices(store)

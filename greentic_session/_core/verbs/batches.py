@@ -43,7 +43,7 @@ class BatchVerbs(VerbBase[C]):
         :returns: in the order of ``sessions``, the new token of each one. If a session was not
             written, the error that :meth:`put` raises takes its place.
         """
-        self.check_open()
+        self._check_open()
         require_sequence(sessions, "sessions")
         found: list[Cas | SessionError] = []
         while len(found) < len(sessions):
@@ -64,14 +64,14 @@ class BatchVerbs(VerbBase[C]):
     ) -> EncodedSession | SessionError:
         try:
             if self._holds_writes:
-                self.check_open()
+                self._check_open()
                 await self._pass_gate(session, until)
-            return self.encoder.encode(session)
+            return self._encoder.encode(session)
         except SessionError as error:
             return error.with_traceback(None)
 
     async def _put_step(self, until: float | None, encoded: EncodedSession) -> Cas:
-        self.check_open()
+        self._check_open()
         outcome = (
             self._put(encoded, None) if until is None else self._put(encoded, None, until=until)
         )
@@ -93,7 +93,7 @@ class BatchVerbs(VerbBase[C]):
         :returns: in the order of ``keys``, whether each session was removed. If the call could not
             remove it, the error that :meth:`delete` raises takes its place.
         """
-        self.check_open()
+        self._check_open()
         require_sequence(keys, "keys")
         scope, allowed = tenancy.allowed_owners_of(ctx)
         found: list[bool | SessionError] = []
@@ -106,7 +106,7 @@ class BatchVerbs(VerbBase[C]):
     async def _delete_step(
         self, scope: str, allowed: AllowedOwners, until: float | None, key: SessionKey
     ) -> bool:
-        self.check_open()
+        self._check_open()
         outcome = await self._delete(scope, key, allowed, None, until)
         if outcome.verdict is not DONE and outcome.verdict is not Verdict.ABSENT:
             raise error_for(key, outcome)

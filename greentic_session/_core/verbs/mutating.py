@@ -52,7 +52,7 @@ class MutatingVerbs(VerbBase[C]):
         :raises PayloadTooLargeError: over the store's limit.
         :raises SessionExistsError: other callers created and removed it until the deadline.
         """
-        self.check_open()
+        self._check_open()
         key = check_key(key)
         require_plain(make, "make")
         until = self._deadline()
@@ -101,7 +101,7 @@ class MutatingVerbs(VerbBase[C]):
         :raises TenantMismatchError: as :meth:`get`, or if ``change`` changed the owner, or ``ctx``
             may not write what ``default`` returned.
         """
-        self.check_open()
+        self._check_open()
         key = check_key(key)
         if not callable(cast("object", change)):
             raise InvalidInputError("change", f"expected a function, got {type(change).__name__}")
@@ -147,7 +147,7 @@ class MutatingVerbs(VerbBase[C]):
             return await self._try_delete(scope, key, record, found.cas, until)
         if self._holds_writes:
             await self._pass_gate(changed, until)
-        encoded, body = self.encoder.encode_with_body(changed)
+        encoded, body = self._encoder.encode_with_body(changed)
         outcome = self._update_cas(encoded, found.cas, until, None)
         if not isinstance(outcome, Outcome):
             outcome = await outcome
@@ -172,7 +172,7 @@ class MutatingVerbs(VerbBase[C]):
         """Create a session, and return it as a read would."""
         if self._holds_writes:
             await self._pass_gate(made, until)
-        encoded, body = self.encoder.encode_with_body(made)
+        encoded, body = self._encoder.encode_with_body(made)
         outcome = await (
             self._create(encoded) if until is None else self._create(encoded, until=until)
         )

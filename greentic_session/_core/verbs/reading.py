@@ -37,7 +37,7 @@ class ReadingVerbs(VerbBase[C]):
         :raises DecodeError: the stored bytes are not of the store's session type.
         """
         if self._closed:
-            self.check_open()
+            self._check_open()
         key = check_key(key)
         until = self._deadline()
         scope, allowed = (
@@ -75,16 +75,18 @@ class ReadingVerbs(VerbBase[C]):
         :raises AmbiguousKeyError: as :meth:`get`.
         :raises DecodeError: the owner of the stored record cannot be read.
         """
-        self.check_open()
+        self._check_open()
         key = check_key(key)
         until = self._deadline()
         scope, allowed = (
             tenancy.allowed_owners_of(ctx) if ctx is not None else await self._sole(key, until)
         )
         owner = None if scope is None else await self._read_owner(scope, key, until)
-        if owner is not None and not tenancy.allows(allowed, owner):
+        if owner is None:
+            return False
+        if not tenancy.allows(allowed, owner):
             raise TenantMismatchError(key)
-        return owner is not None
+        return True
 
     @overload
     async def get_many(
@@ -117,11 +119,11 @@ class ReadingVerbs(VerbBase[C]):
         :raises TenantMismatchError: wrong team or user for one of them.
         :raises DecodeError: as :meth:`get`, with ``on_error="raise"``.
         """
-        self.check_open()
+        self._check_open()
         require_sequence(keys, "keys")
         keys = [check_key(key) for key in keys]
         scope, allowed = tenancy.allowed_owners_of(ctx)
-        decode = decoder_of(self.encoder.decode, on_error)
+        decode = decoder_of(self._encoder.decode, on_error)
         found: list[Versioned[C] | UnreadableSession | None] = []
         while len(found) < len(keys):
             left = keys[len(found) :]

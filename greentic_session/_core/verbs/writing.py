@@ -35,7 +35,7 @@ class WritingVerbs(VerbBase[C]):
         :raises PayloadTooLargeError: over the store's limit.
         """
         until = await self._enter_write(session) if self._holds_writes else None
-        encoded = self.encoder.encode(session)
+        encoded = self._encoder.encode(session)
         outcome = await (
             self._create(encoded) if until is None else self._create(encoded, until=until)
         )
@@ -64,7 +64,7 @@ class WritingVerbs(VerbBase[C]):
         :raises PayloadTooLargeError: over the store's limit.
         """
         until = await self._enter_write(session) if self._holds_writes else None
-        encoded = self.encoder.encode(session)
+        encoded = self._encoder.encode(session)
         if ttl is not None:
             encoded = with_ttl(encoded, ttl)
         lease = None if fence is UNFENCED else self._lease(fence, encoded)
@@ -103,7 +103,7 @@ class WritingVerbs(VerbBase[C]):
         """
         until = await self._enter_write(session) if self._holds_writes else None
         check_token(expected)
-        encoded = self.encoder.encode(session)
+        encoded = self._encoder.encode(session)
         if ttl is not None:
             encoded = with_ttl(encoded, ttl)
         lease = None if fence is UNFENCED else self._lease(fence, encoded)
@@ -136,10 +136,11 @@ class WritingVerbs(VerbBase[C]):
         """
         until = await self._enter_write(session) if self._holds_writes else None
         check_token(expected)
-        encoded = self.encoder.encode(session)
+        encoded = self._encoder.encode(session)
         outcome = await self._replace(encoded, expected, until=until)
         if outcome.verdict is Verdict.CONFLICT:
-            raise CasConflictError(encoded.key, expected, outcome.token)
+            current = outcome.token
+            raise CasConflictError(encoded.key, expected, current)
         return self._token(encoded.key, outcome)
 
     @final
@@ -164,7 +165,7 @@ class WritingVerbs(VerbBase[C]):
         :raises AmbiguousKeyError: several tenants have the key, and there is no ``ctx``.
         """
         if self._closed:
-            self.check_open()
+            self._check_open()
         key = check_key(key)
         ttl_ms = None if ttl_secs is None else ttl_to_ms(ttl_secs)
         if ttl is not None:
@@ -203,7 +204,7 @@ class WritingVerbs(VerbBase[C]):
         :raises DecodeError: a field of the stored record cannot be read. With ``ctx``, the record
             is removed if its owner can be read and passes the access check.
         """
-        self.check_open()
+        self._check_open()
         key = check_key(key)
         if expected is not None:
             check_token(expected)

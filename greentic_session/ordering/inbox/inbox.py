@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, Generic, Literal, cast, final, overload
 import anyio
 
 from ..._core import tenancy
+from ..._core.verbs.base import services_of
 from ..._validation import (
     check_identifier,
     check_key,
@@ -22,8 +23,8 @@ from ...abc.inbox import (
     EarlyEventQueue,
     MailboxRef,
     NewMessage,
-    SupportsInbox,
     TakeRequest,
+    inbox_backend_of,
 )
 from ...abc.records import Verdict, error_for
 from ...abc.waits import EventMemory
@@ -35,7 +36,6 @@ from ...errors import (
 )
 from ...model import C, SessionKey
 from ...scoped import unscoped
-from ...store import AsyncSessionStore
 from ...waits import WaitRegistry
 from ...waits.arguments import hash_of, owner_of, presenting
 from .early_events import EarlyEvents
@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from ...abc.records import AllowedOwners
     from ...model import ReplyScope, TenantCtx
     from ...scoped import ScopedSessionStore
+    from ...store import AsyncSessionStore
 
 __all__ = ["SessionInbox"]
 
@@ -129,9 +130,7 @@ class SessionInbox(Generic[C]):
         tenants: Literal["own", "all"] = "own",
     ) -> None:
         store, bound = unscoped(store)
-        given = cast("object", store)
-        if not isinstance(given, AsyncSessionStore) or not isinstance(given, SupportsInbox):
-            raise InvalidInputError("store", f"{type(store).__name__} does not support inboxes")
+        backend = inbox_backend_of(store)
         if waits is not None and not isinstance(cast("object", waits), WaitRegistry):
             raise InvalidInputError("waits", f"expected WaitRegistry, got {type(waits).__name__}")
         limits = InboxLimits() if limits is None else limits
@@ -146,6 +145,7 @@ class SessionInbox(Generic[C]):
         scope = tenancy.scope_of(caller)
         tenancy.check_presents(bound, caller)
         self._store: Final = store
+        self._services: Final = services_of(store)
         self._bound: Final = bound
         self._ctx: Final = caller
         self._scope: Final = "" if tenants == "all" else scope
@@ -160,17 +160,17 @@ class SessionInbox(Generic[C]):
         self._early: Final = EventMemory(
             limits.early, duration_to_ms(limits.early_ttl_secs, "early_ttl_secs")
         )
-        self._backend: Final[InboxBackend] = given.inbox_backend()
+        self._backend: Final[InboxBackend] = backend
         self._terms: Final = TurnTerms(
             backend=self._backend,
-            encoder=store.encoder,
-            check_open=store.check_open,
+            encoder=self._services.encoder,
+            check_open=self._services.check_open,
             lease_ms=duration_to_ms(lease, "lease"),
             attempts=attempts,
             backoff_ms=duration_to_ms(retry_delay, "retry_delay"),
         )
         self._waits: Final[WaitRegistry[C]] = WaitRegistry(store) if waits is None else waits
-        self._taker: Final = TurnTaker(self._terms, store.check_open)
+        self._taker: Final = TurnTaker(self._terms, self._services.check_open)
 
     # --- admitting ---------------------------------------------------------------------------
 
@@ -199,7 +199,7 @@ class SessionInbox(Generic[C]):
         :raises InboxFullError: the mailbox has reached its limit of messages.
         :raises TenantMismatchError: a live session of another team or user has the key.
         """
-        self._store.check_open()
+        self._services.check_open()
         key = check_key(key)
         event_id = require_clean_text(event_id, "event_id", MAX_ID_CHARS)
         payload = self._fitting(payload)
@@ -290,7 +290,7 @@ class SessionInbox(Generic[C]):
     async def _take(
         self, worker: str, most: int, wait: timedelta | float | None
     ) -> AsyncGenerator[InboxTurn[C] | None]:
-        self._store.check_open()
+        self._services.check_open()
         self._check_serves()
         worker = require_clean_text(worker, "worker", _MAX_WORKER_CHARS)
         require_int(most, "most", 1, _MOST_MAIL)
@@ -320,7 +320,7 @@ class SessionInbox(Generic[C]):
 
         The numbers are for operators, and may be stale.
         """
-        self._store.check_open()
+        self._services.check_open()
         self._check_serves()
         sessions, due = await self._backend.call().size(self._name, self._scope)
         return InboxDepth(sessions=sessions, due=due)
@@ -346,7 +346,7 @@ class SessionInbox(Generic[C]):
         position: object | None = None
         self._check_serves()
         while True:
-            self._store.check_open()
+            self._services.check_open()
             found, position = await self._backend.dead_letters(
                 self._name, self._scope, self._dead_ms, position
             )
@@ -363,7 +363,7 @@ class SessionInbox(Generic[C]):
         :returns: ``False`` if it is no longer a dead letter.
         :raises InboxFullError: the mailbox has reached its limit of messages.
         """
-        self._store.check_open()
+        self._services.check_open()
         mail = self._stored(letter)
         limits = self._limits
         outcome = await self._backend.call().replay(self._name, mail, self._dead_ms, limits.mail)
@@ -378,7 +378,7 @@ class SessionInbox(Generic[C]):
 
         :returns: ``False`` if it is no longer a dead letter.
         """
-        self._store.check_open()
+        self._services.check_open()
         mail = self._stored(letter)
         return await self._backend.call().discard(mail)
 
@@ -417,7 +417,7 @@ class SessionInbox(Generic[C]):
             the waiting session's mailbox is full, and the event is stored as early. In both cases,
             deliver it again.
         """
-        self._store.check_open()
+        self._services.check_open()
         early = self._early_events(ctx, user_id, scope)
         event_id = require_clean_text(event_id, "event_id", MAX_ID_CHARS)
         payload, encoded = self._fitting(payload), self._headers(ctx, headers)
@@ -436,7 +436,7 @@ class SessionInbox(Generic[C]):
         :returns: how many events were new to the session's mailbox.
         :raises InboxFullError: the session's mailbox is full. The other events stay stored.
         """
-        self._store.check_open()
+        self._services.check_open()
         moved = await self._early_events(ctx, user_id, scope).move()
         return sum(is_its_own and admitted.is_new for is_its_own, admitted in moved.values())
 

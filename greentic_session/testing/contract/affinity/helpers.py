@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final, cast, final
 
 import anyio
 
-from ....abc.affinity import SupportsAffinity, rendezvous
+from ....abc.affinity import affinity_backend_of, rendezvous
 from ....abc.records import Verdict
 from ....model import SessionKey
 from ....ordering import SessionAffinity
@@ -56,7 +56,7 @@ class AffinityHarness:
         self.store: Final = store
         self.group: Final = group
         self.affinity: Final = SessionAffinity(store, group, **options)
-        self.backend: Final[AffinityBackend] = cast("SupportsAffinity", store).affinity_backend()
+        self.backend: Final[AffinityBackend] = affinity_backend_of(store)
 
     async def join(self, *workers: str, lease: float = LIFE) -> list[int]:
         """Join workers that never renew, and return their fencing tokens."""

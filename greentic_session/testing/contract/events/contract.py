@@ -15,12 +15,12 @@ For stores that can keep inboxes and timers. The fixture and the rest are as for
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 import pytest
 
-from ....abc.timers import SupportsTimers, TimerShard
+from ....abc.timers import TimerShard, timer_backend_of
 from ....errors import InvalidInputError, SessionNotFoundError, TenantMismatchError
 from ....events import PackedEvent, SessionEvents
 from ....model import SessionKey
@@ -288,7 +288,7 @@ class EventContract:
         at = await desk(harness, shards=1)
         await at.create()
         await at.events.schedule(Note("one"), session=KEY)
-        timers = cast("SupportsTimers", at.store).timer_backend()
+        timers = timer_backend_of(at.store)
         shard = TimerShard("events/default/acme", 0)
         (timer,) = (await timers.take(shard, 1, round(LEASE * 1000), "dead")).timers
         assert (await at.events.statistics()).due == 0

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final, cast, final
+from typing import TYPE_CHECKING, Any, Final, final
 
 import anyio
 import msgspec
 
-from ....abc.timers import SupportsTimers, TimerShard
+from ....abc.timers import TimerShard, timer_backend_of
 from ....events import Event, SessionEvents
 from ....model import SessionKey
 from ..samples import KEY, ctx, session
@@ -94,7 +94,7 @@ class EventHarness:
 
     async def until_idle(self) -> None:
         """Wait until no timer is due or taken, and no session is due or has a held turn."""
-        timers = cast("SupportsTimers", self.store).timer_backend()
+        timers = timer_backend_of(self.store)
         shards = [TimerShard("events/default/acme", number) for number in range(16)]
         with anyio.fail_after(PATIENCE):
             while True:

@@ -6,13 +6,13 @@ fixture and the rest are as for :class:`SessionStoreContract`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
 import anyio
 import pytest
 
 from ...._core import tenancy
-from ....abc.generations import GenerationBackend, GenerationOwner, SupportsGenerations
+from ....abc.generations import GenerationBackend, GenerationOwner, generation_backend_of
 from ....errors import StoreUnavailableError
 from ..samples import GLOBEX, LIFE, PART, ctx
 
@@ -40,7 +40,7 @@ def _owner(caller: TenantCtx = _ANN) -> GenerationOwner:
 
 
 async def _backend(harness: StoreHarness) -> GenerationBackend:
-    return cast("SupportsGenerations", await harness.open()).generation_backend()
+    return generation_backend_of(await harness.open())
 
 
 @pytest.mark.anyio
@@ -189,7 +189,7 @@ class GenerationContract:
 
     async def test_a_closed_store_has_no_generations(self, harness: StoreHarness) -> None:
         store = await harness.open()
-        at = cast("SupportsGenerations", store).generation_backend()
+        at = generation_backend_of(store)
         await store.aclose()
         with pytest.raises(StoreUnavailableError):
             await at.read(_owner(), _KEEP_MS)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, final
 import anyio
 import pytest
 
-from ....abc.inbox import SupportsInbox
+from ....abc.inbox import inbox_backend_of
 from ....errors import LeaseLostError
 from ....model import Session, SessionKey, SessionMeta
 from ....ordering import SessionInbox
@@ -73,10 +73,9 @@ class InboxHarness:
         self, harness: StoreHarness, store: AsyncSessionStore[Any], **options: Any
     ) -> None:
         given: dict[str, Any] = {"ctx": OWNER, "lease": LEASE, "retry_delay": REST, **options}
-        assert isinstance(store, SupportsInbox)
         self.harness: Final = harness
         self.store: Final = store
-        self.backend: Final = store.inbox_backend()
+        self.backend: Final = inbox_backend_of(store)
         self.inbox: Final[SessionInbox[Any]] = SessionInbox(store, **given)
 
     async def peer(self, **options: Any) -> InboxHarness:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, final
 import anyio
 import pytest
 
-from ....abc.locks import LockOutcome, LockRef, LockRequest, SupportsLocks
+from ....abc.locks import LockOutcome, LockRef, LockRequest, lock_backend_of
 from ....errors import LeaseLostError, LockHeldError
 from ....ordering import SessionLocks
 from ..samples import GLOBEX, KEY, ctx
@@ -57,10 +57,9 @@ class LockHarness:
     def __init__(
         self, harness: StoreHarness, store: AsyncSessionStore[Any], **options: Any
     ) -> None:
-        assert isinstance(store, SupportsLocks)
         self.harness: Final = harness
         self.store: Final = store
-        self.backend: Final[LockBackend] = store.lock_backend()
+        self.backend: Final[LockBackend] = lock_backend_of(store)
         self.locks: Final = SessionLocks(store, **options)
 
     async def peer(self, **options: Any) -> LockHarness:

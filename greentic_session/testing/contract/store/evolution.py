@@ -231,9 +231,13 @@ class EvolutionContract:
     async def test_hooks_convert_a_foreign_type(
         self, harness: StoreHarness, codec: Callable[..., Any]
     ) -> None:
-        hooked = partial(
-            codec, enc_hook=lambda price: price.cents, dec_hook=lambda kind, cents: kind(cents)
-        )
+        def encode(price: Price) -> int:
+            return price.cents
+
+        def decode(kind: type[Price], cents: int) -> Price:
+            return kind(cents)
+
+        hooked = partial(codec, enc_hook=encode, dec_hook=decode)
         store = await harness.open(Cart, codec=hooked)
         await store.create(session(context=Cart(Price(5))))
         found = await store.get(KEY)

@@ -158,6 +158,19 @@ class ReplacingContract:
         assert [(await require(store, caller=_ANN)).cas] == won
         assert (await require(store, caller=_ANN)).session.context == {"n": 0}
 
+    @pytest.mark.parametrize(("before", "after"), _USERS.values(), ids=_USERS)
+    async def test_a_search_finds_the_replaced_session_by_its_new_user(
+        self, harness: StoreHarness, before: TenantCtx, after: TenantCtx
+    ) -> None:
+        store = await harness.open()
+        await store.create(session("other", owner=_ANN))
+        cas = await store.create(session(owner=before))
+        await store.replace_incarnation(session(owner=after), cas)
+        for user in (_ANN, _BOB):
+            found = [key async for key in store.find_keys(ctx(), user_id=user.user_id)]
+            mine = [KEY] if user == after else []
+            assert sorted(found) == sorted([*mine, *(["other"] if user == _ANN else [])])
+
     async def test_the_session_can_be_deleted_and_created_after_it(
         self, harness: StoreHarness
     ) -> None:

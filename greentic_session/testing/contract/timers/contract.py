@@ -14,13 +14,13 @@ and the rest are as for :class:`SessionStoreContract`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
 import anyio
 import pytest
 
 from ....abc.records import Verdict
-from ....abc.timers import SupportsTimers, TimerShard
+from ....abc.timers import TimerShard, timer_backend_of
 from ..samples import LIFE, PART
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ _DAY_MS: Final = 86_400_000
 
 async def _backend(harness: StoreHarness) -> TimerBackend:
     store = await harness.open()
-    return cast("SupportsTimers", store).timer_backend()
+    return timer_backend_of(store)
 
 
 async def _take(timers: TimerBackend, attempt: str = "a1", *, most: int = 64) -> TakenTimers:
@@ -297,18 +297,18 @@ class TimerContract:
     async def test_an_earlier_timer_wakes_a_forwarder(self, harness: StoreHarness) -> None:
         timers = await _backend(harness)
         await timers.enter(SHARD, "later", b"p", delay_ms=_LEASE_MS)
+        woken: list[bool] = []
         with anyio.fail_after(_PATIENCE_SECS):
             async with timers.subscribe(SHARD.name) as subscription:
                 await subscription.wait(_PATIENCE_SECS)  # it starts notified
                 async with anyio.create_task_group() as tasks:
-                    woken: list[bool] = []
 
                     async def sleep() -> None:
                         woken.append(await subscription.wait(_PATIENCE_SECS))
 
                     tasks.start_soon(sleep)
                     await timers.enter(SHARD, "now", b"p")
-                assert woken == [True]
+        assert woken == [True]
 
     # --- races -------------------------------------------------------------------------------
 

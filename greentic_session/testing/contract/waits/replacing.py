@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import pytest
 
+from ....abc.waits import wait_backend_of
 from ....errors import LeaseLostError, WaitNotFoundError
 from ..samples import KEY, LIFE, session
 from .helpers import ANN, BOB, CHAT, STEPS, wait_harness
 
 if TYPE_CHECKING:
-    from ....abc.waits import SupportsWaits
     from ....model import Cas, TenantCtx
     from ...harness import StoreHarness
     from .helpers import Step, WaitHarness
@@ -82,7 +82,7 @@ class ReplacedWaitContract:
         await at.register()
         async with at.waits.resume(ANN, "ann", CHAT, event_id="event") as turn:
             again = await turn.wait_again(turn.session, CHAT)
-        steps = cast("SupportsWaits", at.store).wait_backend().call()
+        steps = wait_backend_of(at.store).call()
         assert await steps.events_of("default/acme", [KEY])
         await _replace(at, again)
         assert not await steps.events_of("default/acme", [KEY])
