@@ -11,6 +11,7 @@ import anyio
 
 from .._core import tenancy
 from .._core.times import datetime_of, ms_of
+from .._core.verbs.base import services_of
 from .._validation import check_key, duration_to_ms, require_int, wait_to_ms
 from ..abc.inbox import MailboxRef, inbox_backend_of
 from ..abc.records import Verdict
@@ -115,6 +116,7 @@ class SessionEvents(Generic[C, P]):
             limits=limits,
         )
         self._store: Final = plain
+        self._check_open: Final = services_of(plain).check_open
         caller = cast("TenantCtx", bound if ctx is None else ctx)
         self._scope: Final = tenancy.scope_of(caller)
         self._inboxes: Final = inbox_backend_of(plain)
@@ -174,7 +176,7 @@ class SessionEvents(Generic[C, P]):
         :raises TenantMismatchError: the session has another team or user.
         :raises PayloadTooLargeError: the event is over 65,536 bytes.
         """
-        self._store.check_open()
+        self._check_open()
         caller = self._core.caller(ctx)
         name = self._new_name(event_id, None if session is None else check_key(session))
         every_ms = 0 if every is None else duration_to_ms(every, "every")
@@ -212,7 +214,7 @@ class SessionEvents(Generic[C, P]):
         :returns: ``"cancelled"`` if no handler gets the event. ``"running"`` if a handler has or
             had it, and it is not finished. ``"unknown"`` if it is neither scheduled nor waiting.
         """
-        self._store.check_open()
+        self._check_open()
         name = name_of(event_id) if session is None else given_name(event_id, check_key(session))
         if self._alarm is None:
             was_scheduled, was_taken = await self._timers.cancel(name)
@@ -246,7 +248,7 @@ class SessionEvents(Generic[C, P]):
         :returns: ``False`` if the event fired before.
         :raises InboxFullError: the mailbox of the session is full. Fire the event again.
         """
-        self._store.check_open()
+        self._check_open()
         if isinstance(event, PackedEvent):
             name, stored = name_of(event.id), unpack(event.data)
             if stored is None:
@@ -285,7 +287,7 @@ class SessionEvents(Generic[C, P]):
         :param other: handles and ends the turn of a message that is not an event. ``None`` lets
             such messages fail.
         """
-        self._store.check_open()
+        self._check_open()
         require_int(concurrency, "concurrency", 1, 10_000)
         if not callable(handle):
             raise InvalidInputError("handle", f"expected a function, got {type(handle).__name__}")
@@ -300,7 +302,7 @@ class SessionEvents(Generic[C, P]):
 
     async def is_session_active(self, event: Event[P]) -> bool:
         """Return whether the session of an event still exists, as :attr:`EventTurn.is_active`."""
-        self._store.check_open()
+        self._check_open()
         if event.session is None:
             return True
         return await self._core.read(event) is not None
@@ -309,7 +311,7 @@ class SessionEvents(Generic[C, P]):
 
     async def statistics(self) -> EventStatistics:
         """Return the numbers of the timers, and the counters of this object."""
-        self._store.check_open()
+        self._check_open()
         found = [await self._timers.backend.statistics(shard) for shard in self._timers.shards]
         oldest = min((s.oldest_due_ms for s in found if s.oldest_due_ms is not None), default=None)
         counters = self._workers.counters
@@ -340,7 +342,7 @@ class SessionEvents(Generic[C, P]):
 
         :param session: key of their session. ``None`` for those of all sessions, and those without.
         """
-        self._store.check_open()
+        self._check_open()
         shards = self._timers.shards
         if session is not None:
             shards = [self._timers.shard_of(EventName("", check_key(session)))]
@@ -372,7 +374,7 @@ class SessionEvents(Generic[C, P]):
         :param cancel_events: whether to cancel the scheduled events of the session afterwards.
             Without it, their handlers are called, and find that the session is not active.
         """
-        self._store.check_open()
+        self._check_open()
         was_there = await self._store.delete(key, ctx=self._core.caller(ctx))
         if cancel_events:
             async for event in self.list_scheduled(key):

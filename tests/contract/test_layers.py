@@ -87,7 +87,7 @@ OUTSIDE: dict[int, frozenset[str]] = {
     4: frozenset({"msgspec", "anyio"}),
     5: frozenset(),
     6: frozenset({"msgspec", "anyio", "opentelemetry"}),
-    7: frozenset({"msgspec", "anyio"}),
+    7: frozenset({"msgspec", "anyio", "typing_extensions"}),
     8: frozenset(
         {
             *("msgspec", "anyio", "pytest", "hypothesis", "typing_extensions", "hiredis", "docker"),
