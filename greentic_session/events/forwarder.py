@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import secrets
+from functools import partial
 from typing import TYPE_CHECKING, Final, final
 
 import anyio
 
+from .._core.leases import RELEASE_SECS
+from .._core.tasks import run_to_completion
 from ..errors import SessionError
 
 if TYPE_CHECKING:
@@ -106,8 +109,15 @@ class Forwarder:
                     return
                 done[timer.timer_id] = again_ms
 
-        async with anyio.create_task_group() as tasks:
-            for lane in lanes.values():
-                tasks.start_soon(forward, lane)
+        try:
+            async with anyio.create_task_group() as tasks:
+                for lane in lanes.values():
+                    tasks.start_soon(forward, lane)
+        except anyio.get_cancelled_exc_class():
+            # Another forwarder need not wait for the end of the lease.
+            again = {timer.timer_id: timer.due_ms for timer in taken} | done
+            finish = partial(self._timers.backend.finish, shard, attempt, again)
+            await run_to_completion(finish, "greentic_session stopped forwarder", RELEASE_SECS)
+            raise
         if done:
             await self._timers.backend.finish(shard, attempt, done)

@@ -12,7 +12,7 @@ import anyio
 from .._core import tenancy
 from .._core.times import datetime_of, ms_of
 from .._core.verbs.base import services_of
-from .._validation import check_key, duration_to_ms, require_int, wait_to_ms
+from .._validation import check_key, duration_to_ms, require_clean_text, require_int, wait_to_ms
 from ..abc.inbox import MailboxRef, inbox_backend_of
 from ..abc.records import Verdict
 from ..abc.timers import timer_backend_of
@@ -221,25 +221,21 @@ class SessionEvents(Generic[C, P]):
         else:
             await self._alarm.clear(name.id)
             was_scheduled = was_taken = True
-        running = False
+        verdicts: set[Verdict] = set()
         for mailbox in dict.fromkeys((name.mailbox, name.own_mailbox)):
             verdict = await self._inboxes.call().withdraw(
                 MailboxRef(self._scope, mailbox),
                 name.token,
                 self._known,
                 prefix=f"{name.token}#",
-                # A forwarder may be about to admit the event.
-                refuses=was_taken,
+                refuses=was_taken,  # a forwarder may be about to admit the event
             )
-            if verdict is Verdict.CLAIMED:
-                running = True
-            elif verdict is Verdict.DONE:
-                was_scheduled, was_taken = True, False
-            elif was_taken and mailbox == name.mailbox:  # the event was admitted before
-                was_scheduled = was_taken = False
-        if running:
+            verdicts.add(verdict)
+        if Verdict.CLAIMED in verdicts:
             return "running"
-        return "cancelled" if was_scheduled else "unknown"
+        if was_taken:  # a mailbox that refused to refuse it had it before
+            return "unknown" if Verdict.ABSENT in verdicts else "cancelled"
+        return "cancelled" if was_scheduled or Verdict.DONE in verdicts else "unknown"
 
     async def fire(self, event: PackedEvent | Event[P]) -> bool:
         """Make an event due now. Another scheduler calls this, for example a job of its worker.
@@ -288,6 +284,7 @@ class SessionEvents(Generic[C, P]):
             such messages fail.
         """
         self._check_open()
+        worker = require_clean_text(worker, "worker", 128)
         require_int(concurrency, "concurrency", 1, 10_000)
         if not callable(handle):
             raise InvalidInputError("handle", f"expected a function, got {type(handle).__name__}")

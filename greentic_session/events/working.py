@@ -13,7 +13,6 @@ from ..errors import (
     DecodeError,
     LeaseLostError,
     OutcomeUnknownError,
-    StoreUnavailableError,
 )
 from ..model import C
 from .model import P
@@ -39,7 +38,7 @@ _LOG: Final = logging.getLogger(__name__)
 _IDLE: Final = 4
 """Limit on the workers of a process that wait for the store at a time."""
 _RETRY_SECS: Final = 1.0
-"""Pause of a worker after the store was unavailable."""
+"""Pause of a worker after it could not take a turn."""
 
 
 @final
@@ -97,7 +96,7 @@ class EventWorkers(Generic[C, P]):
             except Exception as error:  # noqa: BLE001 - one event must not end the worker
                 self.counters.failed += key is not None
                 _LOG.warning("an event failed with %s", type(error).__name__)
-                if isinstance(error, StoreUnavailableError) and key is None:
+                if key is None:  # no turn could be taken
                     await anyio.sleep(_RETRY_SECS)
             finally:
                 if is_idle:
