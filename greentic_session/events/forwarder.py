@@ -32,6 +32,9 @@ _RETRY_SECS: Final = 1.0
 _INTERVAL_SECS: Final = 0.02
 """Least time between two looks at a shard, so that a burst is taken in batches."""
 
+_NOTIFIED_SECS: Final = 0.05
+"""Least time between a look at a shard and one after a notification, which is for all shards."""
+
 
 @final
 class Forwarder:
@@ -58,6 +61,7 @@ class Forwarder:
         self._lane: Final = lane
         self._lease_ms: Final = lease_ms
         self._looks_at: Final = dict.fromkeys(timers.shards, 0.0)
+        self._looked_at: Final = dict.fromkeys(timers.shards, 0.0)
 
     async def run(self) -> None:
         """Forward timers until the call is cancelled."""
@@ -76,11 +80,12 @@ class Forwarder:
                     # The notification does not name the shard.
                     soon = anyio.current_time()
                     for shard, at in self._looks_at.items():
-                        self._looks_at[shard] = min(at, soon)
+                        earliest = self._looked_at[shard] + _NOTIFIED_SECS
+                        self._looks_at[shard] = min(at, max(soon, earliest))
 
     async def _look(self, shard: TimerShard) -> None:
         """Take the due timers of a shard, and forward them."""
-        looked_at = anyio.current_time()
+        self._looked_at[shard] = looked_at = anyio.current_time()
         attempt = secrets.token_hex(8)
         try:
             taken = await self._timers.backend.take(shard, _MOST, self._lease_ms, attempt)
