@@ -23,8 +23,11 @@ if TYPE_CHECKING:
 
 __all__ = ["LEASE", "PATIENCE", "EventHarness", "Note", "Reminder", "desk"]
 
-LEASE: Final = 30.0
-"""Less than what is left of ``LIFE`` after ``PART``. So a timer that is due sooner was taken."""
+LEASE: Final = 10.0
+"""Less than ``PATIENCE``, as a stale index entry of the inbox stays for one lease.
+
+Less than what is left of ``LIFE`` after ``PART`` as well. So a timer that is due sooner was taken.
+"""
 PATIENCE: Final = 20.0
 """Limit in seconds for an expected event, generous because the machine may be busy."""
 
