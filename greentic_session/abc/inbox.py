@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from ..model import Cas, SessionKey
     from .notifications import Subscription
-    from .records import AllowedOwners, EncodedSession, Record
+    from .records import AllowedOwners, EncodedSession, Record, Verdict
     from .waits import EventMemory, WaitOwner
 
 __all__ = [
@@ -364,6 +364,26 @@ class InboxCall(ABC):
         """Remove a dead letter.
 
         :returns: ``False`` if the dead letter was absent.
+        """
+
+    @abstractmethod
+    async def withdraw(
+        self,
+        mailbox: MailboxRef,
+        event_id: str,
+        events: EventMemory,
+        *,
+        prefix: str = "",
+        refuses: bool = False,
+    ) -> Verdict:
+        """Take back a message that no worker has begun. Its event stays known.
+
+        :param events: limits of the memory of event ids, as in :class:`NewMessage`.
+        :param prefix: messages whose ids start so are taken back as well, empty for none.
+        :param refuses: whether an unknown event becomes known, so that a later :meth:`enqueue` of
+            it has no effect.
+        :returns: ``CLAIMED`` if a worker has or had the message, and nothing was taken back.
+            ``DONE`` if a message was taken back or an event became known. ``ABSENT``.
         """
 
     # --- early events ------------------------------------------------------------------------

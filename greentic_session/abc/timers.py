@@ -180,6 +180,10 @@ class TimerBackend(ABC):
         """Return the seconds until the next timer is due, 0 if one is due, ``None`` if empty."""
 
     @abstractmethod
+    async def find(self, shard: TimerShard, timer_id: str) -> Timer | None:
+        """Return a timer, taken or not, ``None`` if there is none."""
+
+    @abstractmethod
     async def statistics(self, shard: TimerShard) -> TimerStatistics:
         """Return the numbers of a shard."""
 

@@ -292,6 +292,37 @@ class MemoryInbox(InboxBackend, InboxCall):
         self._dead.remove(mail.mailbox, mail)
         return True
 
+    @override
+    async def withdraw(
+        self,
+        mailbox: MailboxRef,
+        event_id: str,
+        events: EventMemory,
+        *,
+        prefix: str = "",
+        refuses: bool = False,
+    ) -> Verdict:
+        now_ms = self._now_ms()
+        stored = self._mailboxes.get(mailbox)
+        found: list[StoredMessage] = []
+        if stored is not None:
+            has_begun = stored.tries > 0 or now_ms < stored.lease_ms
+            begun = max(1, stored.hand - stored.done) if has_begun else 0
+            for position, message in enumerate(stored.mail):
+                name = message.event_id
+                if name == event_id or (prefix and name.startswith(prefix)):
+                    if position < begun:
+                        return Verdict.CLAIMED
+                    found.append(message)
+            for message in found:
+                stored.mail.remove(message)
+        if found:
+            return Verdict.DONE
+        if not refuses or self._seen.knows(mailbox, event_id, events, now_ms):
+            return Verdict.ABSENT
+        self._seen.add(mailbox, event_id, events, now_ms)
+        return Verdict.DONE
+
     # --- early events ------------------------------------------------------------------------
 
     @override
@@ -414,11 +445,13 @@ class MemoryInbox(InboxBackend, InboxCall):
             return message.owner == first or (live is not None and _is_for(live, message))
 
         messages = islice(mailbox.mail, request.most if mailbox.tries == 1 else 1)
+        returned = tuple(takewhile(follows, messages))
+        mailbox.hand = len(returned)
         return GrantedTurn(
             TurnRef(request.inbox, mailbox.ref, mailbox.fence),
             mailbox.lease_ms,
             request.lease_ms,
-            tuple(takewhile(follows, messages)),
+            returned,
             mailbox.tries,
             live,
             self._dropped,

@@ -24,9 +24,12 @@ class Mailbox:
     :ivar tries: number of attempts at the head, including that of a held turn.
     :ivar backoff_ms: time of the next attempt at the head, in milliseconds since the epoch.
     :ivar done: number of messages of the newest turn that were removed.
+    :ivar hand: number of messages that the newest turn returned.
     """
 
-    __slots__ = ("backoff_ms", "done", "fence", "lease_ms", "mail", "ref", "tries", "worker")
+    __slots__ = (
+        *("backoff_ms", "done", "fence", "hand", "lease_ms", "mail", "ref", "tries", "worker"),
+    )
 
     def __init__(self, ref: MailboxRef) -> None:
         self.ref: Final = ref
@@ -37,6 +40,7 @@ class Mailbox:
         self.tries: int = 0
         self.backoff_ms: int = 0
         self.done: int = 0
+        self.hand: int = 0
 
 
 @final

@@ -217,6 +217,12 @@ class MemoryTimers(TimerBackend):
         return None if first is None else max(0, first[0] - now_ms) / 1000
 
     @override
+    async def find(self, shard: TimerShard, timer_id: str) -> Timer | None:
+        stored = self._shards.get(shard)
+        entry = None if stored is None else stored.entries.get(timer_id)
+        return None if entry is None else Timer(timer_id, entry.due_ms, entry.payload)
+
+    @override
     async def statistics(self, shard: TimerShard) -> TimerStatistics:
         stored = self._shards.get(shard)
         if stored is None:

@@ -456,6 +456,28 @@ class RedisInboxCall(InboxCall):
         )
         return _is_done(reply)
 
+    @override
+    async def withdraw(
+        self,
+        mailbox: MailboxRef,
+        event_id: str,
+        events: EventMemory,
+        *,
+        prefix: str = "",
+        refuses: bool = False,
+    ) -> Verdict:
+        arguments = lua.withdraw_arguments(
+            event_id,
+            prefix,
+            refuses=refuses,
+            event_limit=events.most,
+            event_memory_ms=events.ttl_ms,
+            keep_ms=self._keep_ms,
+        )
+        reply = await self._scripts.on_mailbox(lua.WITHDRAW, mailbox, ":seen", arguments)
+        with parsing_write_reply():
+            return _known(Verdict(reply[0]))
+
     # --- early events ------------------------------------------------------------------------
 
     @override
@@ -495,7 +517,10 @@ def _first(reply: Reply) -> int:
 
 
 def _is_done(reply: Reply) -> bool:
-    verdict = _first(reply)
-    if verdict == Verdict.UNKNOWN:
+    return _known(Verdict(_first(reply))) is Verdict.DONE
+
+
+def _known(verdict: Verdict) -> Verdict:
+    if verdict is Verdict.UNKNOWN:
         raise OutcomeUnknownError("the mailbox's operation log no longer covers this call")
-    return verdict == Verdict.DONE
+    return verdict

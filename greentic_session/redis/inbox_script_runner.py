@@ -14,6 +14,7 @@ from .scripts.inbox import (
     RELEASE_TURN,
     RENEW_TURN,
     TAKE_TURN,
+    WITHDRAW,
     index_set_due_arguments,
 )
 from .transport.acks import UnconfirmedError
@@ -139,7 +140,7 @@ class InboxScriptRunner:
             names = (*names, f"{names[2]}{suffix}")
         elif script is COMMIT_TURN:
             names = (*names, self._names.events(names[0]))
-        if script in (ADMIT, TAKE_TURN, COMMIT_TURN, DISCARD_DEAD_LETTER):
+        if script in (ADMIT, TAKE_TURN, COMMIT_TURN, DISCARD_DEAD_LETTER, WITHDRAW):
             names = (*names, f"{names[2]}:headers")
         names = (*names, *indexes)
         try:

@@ -141,6 +141,20 @@ class RedisTimers(TimerBackend):
             return max(0, found[0][1] - _now_ms(time)) / 1000 if found else None
 
     @override
+    async def find(self, shard: TimerShard, timer_id: str) -> Timer | None:
+        timers, payloads, taken, _ = self._names.timers(*shard)
+        due, payload, held = await self._read(
+            timers,
+            ("ZSCORE", timers, timer_id),
+            ("HGET", payloads, timer_id),
+            ("HGET", taken, timer_id),
+        )
+        if due is None or payload is None:
+            return None
+        with parsing_read_reply():
+            return Timer(timer_id, _ms(held.split(b":", 1)[0] if held else due), payload)
+
+    @override
     async def statistics(self, shard: TimerShard) -> TimerStatistics:
         timers, _, taken, _ = self._names.timers(*shard)
         time, scheduled, held = await self._read(

@@ -12,6 +12,7 @@ import pytest
 from greentic_session.testing.contract import (
     AffinityContract,
     ClosingContract,
+    EventContract,
     FlowContract,
     GenerationContract,
     InboxContract,
@@ -60,10 +61,11 @@ class Contract(
     AffinityContract,
     InboxContract,
     TimerContract,
+    EventContract,
     GenerationContract,
     FlowContract,
 ):
-    """Sessions, waits, locks, affinity, inboxes, timers, generations and flows."""
+    """Sessions, waits, locks, affinity, inboxes, timers, events, generations and flows."""
 
 
 class TestMemory(Contract):

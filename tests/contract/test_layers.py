@@ -51,6 +51,7 @@ FLOORS: dict[str, int] = {
     "ordering": 6,
     "waits": 6,
     # Runtimes over the services.
+    "events": 7,
     "flows": 7,
     "web": 7,
     # No other module imports these.
@@ -69,6 +70,9 @@ REACH: dict[str, frozenset[str]] = {
     # Services know no backend.
     "ordering": frozenset({*(name for name, floor in FLOORS.items() if floor <= 3), "waits"}),
     "waits": frozenset(name for name, floor in FLOORS.items() if floor <= 3),
+    "events": frozenset(
+        {*(name for name, floor in FLOORS.items() if floor <= 3), "ordering", "waits"}
+    ),
     "web": frozenset(
         {*(name for name, floor in FLOORS.items() if floor <= 3), "ordering", "waits"}
     ),
@@ -86,7 +90,7 @@ OUTSIDE: dict[int, frozenset[str]] = {
     4: frozenset({"msgspec", "anyio"}),
     5: frozenset(),
     6: frozenset({"msgspec", "anyio", "opentelemetry"}),
-    7: frozenset({"msgspec", "anyio"}),
+    7: frozenset({"msgspec", "anyio", "typing_extensions"}),
     8: frozenset(
         {
             *("msgspec", "anyio", "pytest", "hypothesis", "typing_extensions", "hiredis", "docker"),

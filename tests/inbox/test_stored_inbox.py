@@ -95,7 +95,16 @@ async def test_a_message_that_is_taken_has_the_documented_bytes(rig: Rig) -> Non
     async with rig.inbox.take("worker-1") as turn:
         after = await rig.now_ms()
         mailbox = await rig.hash(BOX)
-        assert list(mailbox) == ["posts", "fence", "lease", "start", "by", "worker", "tries"]
+        assert list(mailbox) == [
+            "posts",
+            "fence",
+            "lease",
+            "start",
+            "by",
+            "worker",
+            "tries",
+            "hand",
+        ]
         assert mailbox["fence"] == str(turn.fence)
         assert before * 1000 <= turn.fence <= after * 1000 + 1000
         assert int(mailbox["start"]) == int(mailbox["lease"]) - 30_000
@@ -129,7 +138,13 @@ async def test_a_dead_letter_has_the_documented_bytes(rig: Rig) -> None:
         async with rig.inbox.take("worker-1"):
             fail()
     mailbox = await rig.hash(BOX)
-    assert list(mailbox) == ["posts", "fence", "tries", "ops"]  # no backoff after the last attempt
+    assert list(mailbox) == [
+        "posts",
+        "fence",
+        "tries",
+        "hand",
+        "ops",
+    ]  # no backoff after the last attempt
     before = await rig.now_ms()
     async with rig.inbox.take("worker-1", wait=0) as turn:
         assert turn is None

@@ -162,14 +162,20 @@ class InboxTurn(LeaseHandle, Generic[C]):
         self._require_held()
         return await self._commit(session, self._checked(handled), ends_by=None)
 
-    async def finish(self, session: Session[C] | None = None) -> Cas:
+    async def finish(
+        self, session: Session[C] | None = None, *, expected: Cas | None = None
+    ) -> Cas:
         """Write the session, remove all messages of the turn and end the turn, in one step.
 
         :param session: as in :meth:`commit`.
+        :param expected: token of a newer read, over which the session is written. ``None`` is
+            :attr:`cas`.
         :returns: the session's token.
         :raises: as :meth:`commit`.
         """
         self._require_held()
+        if expected is not None and session is not None:
+            self._cas = expected
         return await self._commit(session, len(self._mail), ends_by="finish()")
 
     async def remove(self, handled: int | None = None) -> None:

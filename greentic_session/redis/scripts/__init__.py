@@ -30,6 +30,7 @@ from .inbox import (
     REPLAY_DEAD_LETTER,
     STORE_EARLY,
     TAKE_TURN,
+    WITHDRAW,
 )
 from .locks import ACQUIRE_LOCK, RELEASE_LOCK, RENEW_LOCK
 from .sessions import (
@@ -106,4 +107,5 @@ __all__ = [
     "UPDATE_CAS",
     "UPDATE_CAS_FENCED",
     "UPDATE_INDEX",
+    "WITHDRAW",
 ]

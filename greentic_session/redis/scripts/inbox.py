@@ -31,6 +31,7 @@ __all__ = [
     "REPLAY_DEAD_LETTER",
     "STORE_EARLY",
     "TAKE_TURN",
+    "WITHDRAW",
     "admit_arguments",
     "assign_early_arguments",
     "commit_turn_arguments",
@@ -46,6 +47,7 @@ __all__ = [
     "replay_dead_letter_arguments",
     "store_early_arguments",
     "take_turn_arguments",
+    "withdraw_arguments",
 ]
 
 ADMIT: Final = Script("inbox/admit", rests_on=Verdict.SEEN)
@@ -55,6 +57,7 @@ COMMIT_TURN: Final = Script("inbox/commit_turn")
 RELEASE_TURN: Final = Script("inbox/release_turn")
 REPLAY_DEAD_LETTER: Final = Script("inbox/replay_dead_letter", rests_on=Verdict.ABSENT)
 DISCARD_DEAD_LETTER: Final = Script("inbox/discard_dead_letter", rests_on=Verdict.ABSENT)
+WITHDRAW: Final = Script("inbox/withdraw", rests_on=Verdict.ABSENT)
 INDEX_ADD_PENDING: Final = Script("inbox/index_add_pending")
 INDEX_NEXT_DUE: Final = Script("inbox/index_next_due")
 INDEX_REQUEUE: Final = Script("inbox/index_requeue")
@@ -202,6 +205,19 @@ def replay_dead_letter_arguments(
 def discard_dead_letter_arguments(entry: bytes, keep_ms: int) -> Arguments:
     """Return the arguments of ``lua/inbox/discard_dead_letter.lua``."""
     return entry, keep_ms
+
+
+def withdraw_arguments(
+    event_id: str,
+    prefix: str,
+    *,
+    refuses: bool,
+    event_limit: int,
+    event_memory_ms: int,
+    keep_ms: int,
+) -> Arguments:
+    """Return the arguments of ``lua/inbox/withdraw.lua``."""
+    return event_id, prefix, 1 if refuses else "", event_limit, event_memory_ms, keep_ms
 
 
 # --- indexes -------------------------------------------------------------------------------------

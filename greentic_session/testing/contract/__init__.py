@@ -20,6 +20,7 @@ sleeps. A server's clock runs meanwhile, so tests keep seconds of distance from 
 from __future__ import annotations
 
 from .affinity.contract import AffinityContract
+from .events import EventContract
 from .flows.contract import FlowContract
 from .generations.contract import GenerationContract
 from .inbox.contract import InboxContract
@@ -65,6 +66,7 @@ __all__ = [
     "ClosingContract",
     "DecodingContract",
     "EndingByMutateContract",
+    "EventContract",
     "EvolutionContract",
     "FencingContract",
     "FindingContract",

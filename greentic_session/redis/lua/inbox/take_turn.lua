@@ -90,7 +90,7 @@ if not (is_held and turn_attempt == taking_attempt) then
   end
   -- HDEL is allowed at maxmemory, and after a script's first write the server no longer rejects OOM commands.
   -- So this also works when memory is full.
-  call('HDEL', KEYS[3], 'rest', 'done')
+  call('HDEL', KEYS[3], 'rest', 'done', 'hand')
   attempts = attempts + 1
   fencing_token = string.format('%.0f', math.max(time[1] * 1000000 + time[2], fencing_token + 1, fence_floor + 1))
   lease_end, is_held = now + lease_ms, true
@@ -121,4 +121,5 @@ for _, message in ipairs(messages) do
   local headers = has_headers and redis.pcall('HGET', KEYS[7], id_of(message) or '')
   turn[#turn + 1] = type(headers) == 'string' and headers or ''
 end
+call('HSET', KEYS[3], 'hand', text((#turn - 12) / 2))
 return turn

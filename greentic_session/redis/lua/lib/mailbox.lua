@@ -1,7 +1,7 @@
 -- Start of the scripts on a session's mailbox. Include it after lib/record and lib/operation_log.
 --
 -- KEYS  1 record, 2 lookup: see lib/record
---       3 mailbox   HASH  fence lease start by worker tries rest done ops posts
+--       3 mailbox   HASH  fence lease start by worker tries rest done hand ops posts
 --       4 messages  LIST  `at:length:owner length:id payload` without the blanks, the head first. at is ms since
 --                         the epoch, owner the team/user of the admitting caller. A length counts the bytes of
 --                         the next part
@@ -21,6 +21,7 @@
 --    tries    attempts at the head, including the turn that is held
 --    rest     ms since the epoch: the time of the next attempt at the head, present after a failure
 --    done     number of removed messages of the newest turn, absent for 0
+--    hand     number of messages that the newest turn returned. A worker of an earlier version does not write it
 --    ops      operation log of the steps of the worker that holds the turn: see lib/record
 --    posts    operation log of the other steps: see lib/record
 -- If start is in the future, the clock was set back. Then lease and rest are moved back by the difference. So a dead
@@ -80,7 +81,7 @@ local function set_mailbox_expiry(log_ms)
   elseif is_held then  -- if the worker dies, no other worker takes this turn
     call('PEXPIREAT', KEYS[3], text(lease_end + log_ms))
   else
-    call('HDEL', KEYS[3], 'lease', 'start', 'by', 'worker', 'tries', 'rest', 'done')
+    call('HDEL', KEYS[3], 'lease', 'start', 'by', 'worker', 'tries', 'rest', 'done', 'hand')
     call('PEXPIRE', KEYS[3], log_ms)
   end
 end

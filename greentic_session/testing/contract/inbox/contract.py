@@ -27,6 +27,7 @@ from .stepping import InboxClockContract
 from .taking import InboxTakingContract
 from .tenants import InboxTenantContract
 from .waking import InboxWakingContract
+from .withdrawing import InboxWithdrawingContract
 
 __all__ = ["InboxContract"]
 
@@ -43,6 +44,7 @@ class InboxContract(
     InboxClockContract,
     InboxEarlyContract,
     InboxInputContract,
+    InboxWithdrawingContract,
     InboxLeavingContract,
 ):
     """Requirements for an inbox on every store that supports inboxes."""

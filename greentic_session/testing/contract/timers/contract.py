@@ -254,6 +254,18 @@ class TimerContract:
         await timers.enter(SHARD, "t2", b"p")
         assert await timers.next_due(SHARD) == 0
 
+    async def test_a_timer_is_found_by_its_id(self, harness: StoreHarness) -> None:
+        timers = await _backend(harness)
+        assert await timers.find(SHARD, "t1") is None
+        due_ms = (await timers.enter(SHARD, "t1", b"p")).due_ms
+        for attempt in ("", "a1"):
+            if attempt:
+                await _take(timers, attempt)
+            found = await timers.find(SHARD, "t1")
+            assert found == ("t1", due_ms, b"p")
+        await timers.cancel(SHARD, "t1")
+        assert await timers.find(SHARD, "t1") is None
+
     async def test_statistics_count_timers(self, harness: StoreHarness) -> None:
         timers = await _backend(harness)
         assert await timers.statistics(SHARD) == (0, 0, None)
