@@ -137,7 +137,8 @@ class _ElmWriter:
 
     def _codec(self, own: str, node: Node) -> str:
         return (
-            f"decode{own} : Decode.Decoder {own}\ndecode{own} =\n    {self._decoder(node, own)}\n\n\n"
+            f"decode{own} : Decode.Decoder {own}\ndecode{own} =\n"
+            f"    {self._decoder(node, own)}\n\n\n"
             f"encode{own} : {own} -> Encode.Value\nencode{own} value =\n"
             f"    {self._encoder(node)} value\n"
         )
@@ -153,7 +154,8 @@ class _ElmWriter:
         return (
             f"{_comment(doc)}type {own}\n    = {listed}\n\n\n"
             f"decode{own} : Decode.Decoder {own}\ndecode{own} =\n    Decode.oneOf [ {ways} ]\n\n\n"
-            f"encode{own} : {own} -> Encode.Value\nencode{own} value =\n    case value of\n{cases}\n"
+            f"encode{own} : {own} -> Encode.Value\nencode{own} value =\n"
+            f"    case value of\n{cases}\n"
         )
 
     def _union(self, node: OneOf, own: str) -> str:
