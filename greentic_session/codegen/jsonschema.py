@@ -52,7 +52,7 @@ def generate_schema(types: Mapping[str, Any]) -> str:  # Any: types and type exp
 def _with_one_of(node: Any) -> Any:  # Any: JSON values
     """Return a schema in which ``anyOf`` with a discriminator is ``oneOf``."""
     if isinstance(node, list):
-        return [_with_one_of(each) for each in cast("list[Any]", node)]
+        return [_with_one_of(each) for each in node]
     if not isinstance(node, dict):
         return node
     known = cast("dict[str, Any]", node)
