@@ -85,3 +85,7 @@ def _codegen(parser: argparse.ArgumentParser, options: argparse.Namespace) -> in
     else:
         output.write_bytes(text.encode())
     return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

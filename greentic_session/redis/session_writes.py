@@ -177,7 +177,7 @@ class SessionWrites:
         if expected is not None and type(reply) is int:  # only the time of the write
             return Outcome(Verdict.DONE, expected.value + 1, expected.incarnation, reply)
         outcome = outcome_of(key, reply)
-        if type(reply) is not int and len(reply) > _TOKEN_REPLY:
+        if not isinstance(reply, int) and len(reply) > _TOKEN_REPLY:
             await self._update_indexes(script, scope, key, reply, until)
         return outcome
 

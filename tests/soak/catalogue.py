@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from . import crashes as deaths
-from . import deploys, failovers, histories, searches, web
+from . import deploys, failovers, generated, histories, searches, web
 from . import fifo as mail
 from . import leaks as leftovers
 from . import network as lines
@@ -46,6 +46,7 @@ RUNS: Final[dict[str, Run]] = {
     "deploys-refuse": Run(10_000, "writes of two releases", deploys.refusing),
     "fifo": Run(1_000_000, "messages", mail.fifo),
     "searches": Run(1_000_000, "other sessions", searches.on_valkey),
+    "generated-types": Run(300, "random types", generated.types),
     "leftovers-memory": Run(100_000, "lives", leftovers.in_memory),
     "leftovers-valkey": Run(100_000, "lives", leftovers.on_valkey),
     "web-pairs": Run(10_000, "pairs of parallel requests", web.pairs),

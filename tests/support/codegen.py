@@ -172,12 +172,12 @@ def verdict(document: Any, kind: Any) -> str | None:
 
 _DRIVER = """
 const results: unknown[] = [];
-const cases = JSON.parse(Deno.readTextFileSync(new URL("cases.json", import.meta.url)));
-for (const [file, name, text] of cases) {
+const cases = Deno.readTextFileSync(new URL("cases.json", import.meta.url));
+for (const [file, name, text] of JSON.parse(cases)) {
   const module = await import(new URL(file, import.meta.url).href);
   try {
-    const value = module["decode" + name](JSON.parse(text));
-    results.push({ encoded: JSON.stringify(module["encode" + name](value)) });
+    const decoded = module["decode" + name](JSON.parse(text));
+    results.push({ encoded: JSON.stringify(module["encode" + name](decoded)) });
   } catch (error) {
     if (!(error instanceof module.DecodeError)) throw error;
     results.push({ path: error.path, message: error.message });
@@ -219,4 +219,34 @@ def decode_in_deno(folder: Path, cases: list[tuple[str, Any]]) -> list[dict[str,
     done = deno(folder, "run", "--no-check", "--allow-read", "driver.ts")
     assert done.returncode == 0, done.stderr
     found: list[dict[str, str]] = json.loads(done.stdout)
+    return found
+
+
+def differences(folder: Path, rng: random.Random, types: int, values: int) -> list[str]:
+    """Try random types, and return where TypeScript and msgspec differ.
+
+    The modules are type-checked. Values pass from Python through TypeScript and back. Corrupted
+    documents must be refused on both sides at the same path. An integer that only JavaScript
+    cannot represent is refused in TypeScript alone.
+    """
+    shapes = {f"Type{n}": shape(rng, f"Type{n}") for n in range(types)}
+    write_modules(folder, {name: each.type for name, each in shapes.items()})
+    checked = deno(folder, "check", *(f"{name}.ts" for name in shapes))
+    if checked.returncode:
+        return [checked.stderr[:4000]]
+    made = [(name, each.make(rng, 3)) for name, each in shapes.items() for _ in range(values)]
+    documents = [json.loads(msgspec.json.encode(value)) for _, value in made]
+    damaged = [corrupted(rng, document) for document in documents]
+    names = [name for name, _ in made]
+    cases = list(zip(names * 2, documents + damaged, strict=True))
+    results = decode_in_deno(folder, cases)
+    found: list[str] = []
+    for (name, value), result in zip(made, results, strict=False):
+        encoded = result.get("encoded")
+        if encoded is None or msgspec.json.decode(encoded, type=shapes[name].type) != value:
+            found.append(f"{name}: {value} came back as {result}")
+    for name, document, result in zip(names, damaged, results[len(made) :], strict=True):
+        expected = verdict(document, shapes[name].type)
+        if expected != result.get("path") and "2^53" not in result.get("message", ""):
+            found.append(f"{name}: {document} is refused at {expected}, but {result}")
     return found

@@ -150,6 +150,8 @@ does not depend on the value of a parameter either.
 _SLOW: Final = ("tests/unit/test_memory_expiry.py",)
 QUICK_PATHS: Final = (
     CONTRACT,
+    "tests/codegen/test_elm.py",
+    "tests/codegen/test_jsonschema.py",
     "tests/contract/test_layers.py",
     "tests/contract/test_public_api.py",
     "tests/dispatcher/",
