@@ -40,7 +40,9 @@ if TYPE_CHECKING:
 READERS: Final = 32
 ADDERS: Final = 64
 WINDOW_SECS: Final = 0.01
-"""The time in which racing logins begin, about what one takes."""
+"""The time in which racing logins begin."""
+REVOKE_WITHIN_SECS: Final = 0.1
+"""The time in which the revocation and the kill come: before, in or after the logins."""
 SIGNING_KEY: Final = "k" * 32
 
 
@@ -260,9 +262,9 @@ async def _revoked(rig: Rig, server: LocalServer, report: Report) -> None:
                 report.faults += 1
 
         await _at_once(
-            partial(kill, dice.uniform(0, 2 * WINDOW_SECS)),
+            partial(kill, dice.uniform(0, REVOKE_WITHIN_SECS)),
             *(partial(attempt, browser, dice.uniform(0, WINDOW_SECS)) for browser in browsers),
-            partial(revoke, dice.uniform(0, 2 * WINDOW_SECS)),
+            partial(revoke, dice.uniform(0, REVOKE_WITHIN_SECS)),
         )
         for browser in browsers:
             look = Look()
