@@ -18,7 +18,7 @@ import msgspec
 from greentic_session import create_session_store
 from greentic_session.testing.harness import RedisHarness
 
-from ..web.driver import AppSession, Browser, Rig, change, logout
+from ..web.driver import ANN, AppSession, Browser, Rig, change, logout
 
 if TYPE_CHECKING:
     from ..web.driver import Call
@@ -29,11 +29,12 @@ __all__ = ["Order"]
 class Order(msgspec.Struct):
     """What the worker does next.
 
-    :ivar step: what the request does. ``go`` lets a slow save go on.
+    :ivar step: what the request does. ``go`` lets a slow save go on, and ``revoke`` ends all
+        sessions of a user without a request.
     :ivar cookie: the cookie of the request.
     """
 
-    step: Literal["save", "logout", "go"]
+    step: Literal["save", "logout", "revoke", "go"]
     cookie: str | None = None
 
 
@@ -44,6 +45,9 @@ async def work(url: str) -> None:
         rig = Rig(RedisHarness(server), store)
         say("ready")
         while order := await next_order():
+            if order.step == "revoke":
+                say("revoked", count=await rig.sessions.revoke_all(ANN))
+                continue
             browser = Browser(rig, cookie=order.cookie)
             handler = logout if order.step == "logout" else save_slowly
             reply = await browser.post(handler)
