@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import asynccontextmanager
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, Generic, cast, final
 
 import msgspec
@@ -44,6 +45,9 @@ if TYPE_CHECKING:
     from .tokens import Token
 
 __all__ = ["WebSessions", "current"]
+
+_VIEWS: Final = 1024
+"""Number of tenants whose views are kept. Others are made again."""
 
 
 @final
@@ -96,6 +100,7 @@ class WebSessions(Generic[C]):
         self.clock: Final = StoreClock(given, clock)
         self.devices: Final = Devices(self)
         self.generations: Final = Generations(generation_backend_of(given), policy)
+        self._view_of: Final = lru_cache(_VIEWS)(store.tenant)
         self._merger: Final = StateMerger(store.context_type, policy.on_conflict)
 
     # --- the session of a request ----------------------------------------------------------------
@@ -229,7 +234,7 @@ class WebSessions(Generic[C]):
 
     def view(self, ctx: TenantCtx) -> TenantSessionStore[C]:
         """Return the view of a tenant, without a check of the user. The token proves the caller."""
-        return self.store.tenant(ctx.env, ctx.tenant_id)
+        return self._view_of(ctx.env, ctx.tenant_id)
 
     def merged(self, base: C, mine: C, theirs: C) -> C:
         """Return the state with the changes of two parallel requests.

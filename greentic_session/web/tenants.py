@@ -52,7 +52,10 @@ class TenantByHost:
         """Return the tenant of a ``Host`` header, ``None`` if the host is unknown."""
         if self._sole is not None:
             return self._sole
-        parsed = parse_host(host.decode("latin-1"), "")
+        text = host.decode("latin-1")
+        if self._by_host is not None and text in self._by_host:
+            return self._by_host[text]
+        parsed = parse_host(text, "")
         if parsed is None:
             return None
         if self._by_host is not None:

@@ -15,7 +15,8 @@ import hashlib
 import hmac
 import re
 import secrets
-from base64 import urlsafe_b64decode, urlsafe_b64encode
+from base64 import urlsafe_b64decode
+from binascii import b2a_base64
 from typing import TYPE_CHECKING, Final, NamedTuple, final
 
 from ..model import SessionKey
@@ -31,6 +32,7 @@ _SECRET_BYTES: Final = 24
 """128 and 192 random bits. ASVS 5.0 7.2.3 requires at least 128 in all."""
 _SIGNATURE_BYTES: Final = 8
 _CSRF_BYTES: Final = 16
+_URL_SAFE: Final = bytes.maketrans(b"+/", b"-_")
 _PLAIN: Final = re.compile(rb"([A-Za-z0-9_-]{22})\.([A-Za-z0-9_-]{32})")
 _SIGNED: Final = re.compile(rb"([A-Za-z0-9_-]{11})\.([A-Za-z0-9_-]{22})\.([A-Za-z0-9_-]{32})")
 
@@ -137,4 +139,4 @@ def _signature(key: bytes, locator: str) -> bytes:
 
 
 def _text(data: bytes) -> str:
-    return urlsafe_b64encode(data).rstrip(b"=").decode()
+    return b2a_base64(data, newline=False).translate(_URL_SAFE, b"=").decode()

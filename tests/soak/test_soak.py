@@ -40,7 +40,7 @@ GATES = {
     "leftovers-valkey": 2_000,
     "web-pairs": 100,
     "web-sums": 2,
-    "web-logouts": 100,
+    "web-logouts": 50,
     "web-logins": 10,
     "web-renewals": 20,
     "web-revocations": 50,

@@ -10,6 +10,7 @@ import pytest
 from greentic_session import LockHeldError, SessionConflictError
 from greentic_session.web import WebPolicy
 
+from .conftest import in_memory
 from .driver import AppSession, Browser, Call, Handler, Reply, Rig, change, gated, seen_by
 
 pytestmark = pytest.mark.anyio
@@ -201,4 +202,20 @@ async def test_an_exclusive_block_of_a_new_session_needs_no_lock(browser: Browse
         assert not session.is_new
 
     await browser.request(handler)
+    assert (await seen_by(browser)).state.theme == "dark"
+
+
+@in_memory
+async def test_an_exclusive_block_whose_lease_has_ended_saves_nothing(
+    rig: Rig, browser: Browser
+) -> None:
+    await browser.request(change(theme="dark"))
+
+    async def handler(call: Call) -> None:
+        session = await call.session()
+        async with session.exclusive(wait=0):
+            session.state.theme = "late"
+            await rig.advance(600)
+
+    assert (await browser.post(handler)).status == 409
     assert (await seen_by(browser)).state.theme == "dark"

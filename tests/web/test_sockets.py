@@ -6,11 +6,14 @@ import anyio
 import pytest
 
 from greentic_session import InvalidInputError
+from greentic_session.testing.harness import RedisHarness
 from greentic_session.web import WebPolicy
 from greentic_session.web.ending import SessionEnd
 
+from ..support.waits import hired
+from ..support.web_tabs import Order
 from .conftest import in_memory
-from .driver import Browser, Call, Handler, Rig, change, login, logout, regenerate, seen_by
+from .driver import Browser, Call, Handler, Rig, change, login, logout, regenerate, rig_on, seen_by
 
 pytestmark = pytest.mark.anyio
 
@@ -187,3 +190,27 @@ async def test_a_socket_of_an_old_incarnation_saves_nothing(browser: Browser) ->
         pass
     assert sent[-1] == {"type": "websocket.close", "code": 1008}
     assert (await seen_by(other)).state.theme == "dark"
+
+
+async def test_a_revocation_of_another_process_ends_an_open_socket(valkey_url: str) -> None:
+    async with rig_on("valkey", valkey_url) as rig:
+        assert isinstance(rig.harness, RedisHarness)
+        browser = Browser(rig)
+        await browser.post(login())
+        entered, ended = anyio.Event(), anyio.Event()
+
+        async def handler(call: Call) -> None:
+            session = await call.session()
+            entered.set()
+            await session.ended
+            ended.set()
+
+        async with hired(rig.harness, program="tests.support.web_tabs") as other:
+            await other.hear()
+            async with browser.socket(accepted(handler)):
+                await entered.wait()
+                other.order(Order("revoke"))
+                assert await other.hear() == {"word": "revoked", "count": 1}
+                with anyio.fail_after(10):  # seconds, as the rule says
+                    await ended.wait()
+        assert (await seen_by(browser)).is_new
