@@ -32,7 +32,7 @@ def generate_schema(types: Mapping[str, Any]) -> str:  # Any: types and type exp
         )
     except (TypeError, NameError) as error:
         raise CodegenError(", ".join(types), str(error)) from error
-    definitions = cast("dict[str, Any]", dict(found))
+    definitions = dict(found)
     references: list[dict[str, Any]] = []
     for name, node in zip(types, roots, strict=True):
         if "$ref" not in node:
@@ -52,7 +52,7 @@ def generate_schema(types: Mapping[str, Any]) -> str:  # Any: types and type exp
 def _with_one_of(node: Any) -> Any:  # Any: JSON values
     """Return a schema in which ``anyOf`` with a discriminator is ``oneOf``."""
     if isinstance(node, list):
-        return [_with_one_of(each) for each in node]
+        return [_with_one_of(each) for each in cast("list[object]", node)]
     if not isinstance(node, dict):
         return node
     known = cast("dict[str, Any]", node)

@@ -445,4 +445,4 @@ def _comment(doc: str) -> str:
 
 
 def _resource(name: str) -> str:
-    return resources.files(__package__).joinpath(name).read_text("utf-8")
+    return resources.files("greentic_session.codegen").joinpath(name).read_text("utf-8")

@@ -7,7 +7,6 @@ timer becomes several messages, ``#`` and the due time follow.
 from __future__ import annotations
 
 import hashlib
-from enum import IntEnum
 from typing import Final, NamedTuple
 
 import msgspec
@@ -18,7 +17,6 @@ from ..model import SessionKey
 
 __all__ = [
     "EventName",
-    "Kind",
     "StoredEvent",
     "given_name",
     "name_of",
@@ -32,40 +30,25 @@ _MAX_ID_CHARS: Final = 256
 _OWN_MAILBOX: Final = "greentic.event:"
 
 
-class Kind(IntEnum):
-    """What becomes of a timer."""
-
-    EVENT = 0
-    """A message for the handler of events."""
-    TIMEOUT = 1
-    """A message that ends a wait."""
-    WATCH = 2
-    """A look at a session. A message, if the session has ended."""
-
-
 class StoredEvent(msgspec.Struct, array_like=True, frozen=True):
     """An event as stored. Fields are only added at the end, with a default.
 
     :ivar payload: the encoded payload.
-    :ivar kind: what becomes of its timer.
     :ivar owner: ``team/user`` of its caller.
     :ivar incarnation: the session's incarnation, 16 bytes. Empty for any.
     :ivar scheduled_ms: when it was scheduled, in milliseconds since the epoch. If it is not
         positive, it is relative to the due time.
     :ivar every_ms: the period of a recurring event, in milliseconds. 0 for another event.
-    :ivar extra: further data of the kind.
     :ivar attributes: the attributes of its caller.
     :ivar key: key of its session, in a message. Empty for none.
     :ivar due_ms: when it became due, in a message.
     """
 
     payload: bytes
-    kind: Kind = Kind.EVENT
     owner: str = "/"
     incarnation: bytes = b""
     scheduled_ms: int = 0
     every_ms: int = 0
-    extra: bytes = b""
     attributes: dict[str, str] = {}
     key: str = ""
     due_ms: int = 0
@@ -73,7 +56,7 @@ class StoredEvent(msgspec.Struct, array_like=True, frozen=True):
     @property
     def has_several_messages(self) -> bool:
         """Whether its timer may become several messages."""
-        return bool(self.every_ms) or self.kind is not Kind.EVENT
+        return self.every_ms > 0
 
     def message_id(self, token: str, due_ms: int) -> str:
         """Return the id of its message."""

@@ -36,7 +36,7 @@ from .model import (
     P,
     PackedEvent,
 )
-from .packing import EventName, Kind, StoredEvent, given_name, name_of, name_of_message, unpack
+from .packing import EventName, StoredEvent, given_name, name_of, name_of_message, unpack
 from .timers import EventTimers
 from .working import EventWorkers
 
@@ -345,7 +345,7 @@ class SessionEvents(Generic[C, P]):
             shards = [self._timers.shard_of(EventName("", check_key(session)))]
         async for timer in self._timers.timers(shards):
             name, stored = name_of(timer.timer_id), unpack(timer.payload)
-            if stored is None or stored.kind is not Kind.EVENT:
+            if stored is None:
                 continue
             if session is None or name.session == session:
                 yield self._core.event_of(name, stored, timer.due_ms, attempt=0)
@@ -357,7 +357,7 @@ class SessionEvents(Generic[C, P]):
         """
         async for letter in self.inbox.dead_letters():
             stored = unpack(letter.payload)
-            if stored is not None and stored.kind is Kind.EVENT:
+            if stored is not None:
                 name = name_of_message(letter.event_id, stored)
                 event = self._core.event_of(name, stored, stored.due_ms, attempt=letter.attempts)
                 yield DeadEvent(event=event, letter=letter)

@@ -2,35 +2,20 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Final, Generic, final
 
-from .._compat import override
-from ..errors import CasConflictError, LeaseLostError, SessionNotFoundError
+from ..errors import CasConflictError, SessionNotFoundError
 from ..model import C, Session, SessionKey, Versioned
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from ..ordering import InboxTurn
-    from ..waits import Claim
 
-__all__ = ["EventTurn", "InboxCommit", "WaitCommit"]
+__all__ = ["EventTurn", "InboxCommit"]
 
 _ATTEMPTS: Final = 1000
 """Limit on the writes of one turn that lose against other writers."""
-
-
-class TurnCommit(ABC, Generic[C]):
-    """The end of an event's turn, which writes the session."""
-
-    @abstractmethod
-    async def commit(self, change: Callable[[Session[C]], Session[C]]) -> None:
-        """Write the changed session and remove the event."""
-
-    @abstractmethod
-    async def finish(self) -> None:
-        """Remove the event."""
 
 
 @final
@@ -43,29 +28,23 @@ class EventTurn(Generic[C]):
     :ivar is_active: whether the session of the event still exists. It is false if the session
         expired, was deleted, or was replaced by another incarnation, except with ``follow=True``.
         It is true for an event without a session.
-    :ivar timed_out: whether the event is the timeout of a wait. Then the wait is claimed.
-    :ivar claim: the claim of a wait that timed out, otherwise ``None``. If the handler ends it by
-        :meth:`Claim.wait_again` or :meth:`Claim.finish`, it may not use :meth:`update`.
     :ivar fence: fencing token of the turn, for other systems that it writes to.
     """
 
     def __init__(
         self,
         session: Session[C] | None,
-        commit: TurnCommit[C],
+        commit: InboxCommit[C],
         *,
         key: SessionKey,
         is_active: bool,
         fence: int,
-        claim: Claim[C] | None = None,
     ) -> None:
         self._session = session
         self._commit: Final = commit
         self._key: Final = key
         self._changes: Final[list[Callable[[Session[C]], Session[C]]]] = []
         self.is_active: Final = is_active
-        self.timed_out: Final = claim is not None
-        self.claim: Final = claim
         self.fence: Final = fence
 
     @property
@@ -111,7 +90,7 @@ class EventTurn(Generic[C]):
 
 
 @final
-class InboxCommit(TurnCommit[C]):
+class InboxCommit(Generic[C]):
     """Ends an event by its inbox turn, in one step with the session.
 
     :param turn: the inbox turn.
@@ -124,8 +103,8 @@ class InboxCommit(TurnCommit[C]):
         self._turn: Final = turn
         self._read: Final = read
 
-    @override
     async def commit(self, change: Callable[[Session[C]], Session[C]]) -> None:
+        """Write the changed session and remove the event."""
         turn = self._turn
         session, cas = turn.session, turn.cas
         for attempt in range(_ATTEMPTS):
@@ -143,54 +122,6 @@ class InboxCommit(TurnCommit[C]):
                 return
         await turn.finish()
 
-    @override
     async def finish(self) -> None:
-        await self._turn.finish()
-
-
-@final
-class WaitCommit(TurnCommit[C]):
-    """Ends a timeout by the claim of its wait, and then removes the message.
-
-    If the worker dies between the two, the next one finds that the wait is over.
-
-    :param turn: the inbox turn of the message.
-    :param claim: the claim of the wait.
-    :param claim_again: claims the wait again, after another write. ``None`` if it is over.
-    """
-
-    def __init__(
-        self,
-        turn: InboxTurn[C],
-        claim: Claim[C],
-        claim_again: Callable[[], Awaitable[Claim[C] | None]],
-    ) -> None:
-        self._turn: Final = turn
-        self._claim: Final = claim
-        self._claim_again: Final = claim_again
-
-    @override
-    async def commit(self, change: Callable[[Session[C]], Session[C]]) -> None:
-        claim: Claim[C] | None = self._claim
-        if self._claim.ended:
-            raise LeaseLostError("the handler ended the claim, and then changed the session")
-        for attempt in range(_ATTEMPTS):
-            if claim is None:
-                break
-            try:
-                await claim.complete(change(claim.session))
-            except CasConflictError:
-                if attempt == _ATTEMPTS - 1:
-                    raise
-                await claim.release()
-                claim = await self._claim_again()
-            else:
-                break
-        await self._turn.finish()
-
-    @override
-    async def finish(self) -> None:
-        if not self._claim.ended:
-            await self.commit(lambda session: session)
-            return
+        """Remove the event."""
         await self._turn.finish()
