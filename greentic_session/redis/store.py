@@ -28,6 +28,7 @@ from ..abc.records import (
     mint_incarnation,
 )
 from ..abc.store import settled
+from ..abc.streams import SupportsStreams
 from ..abc.timers import SupportsTimers
 from ..abc.waits import SupportsWaits
 from ..codec import CodecFactory, JsonCodec
@@ -63,6 +64,7 @@ from .scripts.sessions import (
     update_cas_arguments,
     update_cas_fenced_arguments,
 )
+from .streams import RedisStreams
 from .timers import RedisTimers
 from .transport.acks import UnconfirmedError
 from .transport.attempts import log_retention_ms
@@ -130,6 +132,7 @@ class RedisSessionStore(
     SupportsClock,
     SupportsGenerations,
     SupportsTimers,
+    SupportsStreams,
     SupportsFinding,
 ):
     """Keeps sessions on a Redis (6.2 or later) or Valkey server, shared by any number of workers.
@@ -209,6 +212,7 @@ class RedisSessionStore(
         self._timers: Final = RedisTimers(
             self._client, self._names, self._notifications, self._tombstone_ms
         )
+        self._streams: Final = RedisStreams(self._client, self._names, self._notifications)
 
     @override
     async def _open(self) -> None:
@@ -269,6 +273,11 @@ class RedisSessionStore(
     def _timer_backend(self) -> RedisTimers:
         """As :meth:`SupportsTimers._timer_backend`."""
         return self._timers
+
+    @override
+    def _stream_backend(self) -> RedisStreams:
+        """As :meth:`SupportsStreams._stream_backend`."""
+        return self._streams
 
     @override
     def _finding_backend(self) -> RedisFinding:

@@ -21,6 +21,7 @@ from greentic_session.testing.contract import (
     RaceContract,
     ReadingContract,
     SessionStoreContract,
+    StreamContract,
     TimerContract,
     WaitContract,
     WritingContract,
@@ -59,11 +60,12 @@ class Contract(
     LockContract,
     AffinityContract,
     InboxContract,
+    StreamContract,
     TimerContract,
     GenerationContract,
     FlowContract,
 ):
-    """Sessions, waits, locks, affinity, inboxes, timers, generations and flows."""
+    """Sessions, waits, locks, affinity, inboxes, timers, streams, generations and flows."""
 
 
 class TestMemory(Contract):

@@ -51,6 +51,7 @@ from .store.scoping import ScopingContract
 from .store.tenants import TenantContract
 from .store.verifying import VerifyingContract
 from .store.writing import StampingContract, WritingContract
+from .streams.contract import StreamContract
 from .timers.contract import TimerContract
 from .waits.contract import WaitContract
 
@@ -90,6 +91,7 @@ __all__ = [
     "ScopingContract",
     "SessionStoreContract",
     "StampingContract",
+    "StreamContract",
     "TenantContract",
     "TimerContract",
     "TouchContract",
