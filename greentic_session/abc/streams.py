@@ -84,11 +84,11 @@ class StreamRef(NamedTuple):
 class StreamLimits(NamedTuple):
     """The history that a stream keeps. All processes should use the same limits.
 
-    :ivar count: limit on the number of entries.
+    :ivar length: limit on the number of entries.
     :ivar keep_ms: milliseconds after which an entry is removed.
     """
 
-    count: int = 100
+    length: int = 100
     keep_ms: int = 300_000
 
 

@@ -109,7 +109,7 @@ class MemoryStreams(StreamBackend):
         stream.entries.append(entry)
         stream.last, stream.expires_ms = entry.entry_id, now_ms + limits.keep_ms
         least_ms = now_ms - limits.keep_ms
-        while len(stream.entries) > limits.count or stream.entries[0].entry_id.ms < least_ms:
+        while len(stream.entries) > limits.length or stream.entries[0].entry_id.ms < least_ms:
             stream.entries.popleft()
         self._notifications.publish(_topic_of(ref), entry.published())
         return SentEntry(entry.entry_id, epoch)

@@ -58,7 +58,8 @@ class RedisStreams(StreamBackend):
     async def send(
         self, ref: StreamRef, body: bytes, mark: int, limits: StreamLimits
     ) -> SentEntry | None:
-        script, keys = STREAMS_SEND_ALL, self._names.stream(*ref)
+        keys: tuple[str, ...] = self._names.stream(*ref)
+        script = STREAMS_SEND_ALL
         if ref.key:
             script, keys = STREAMS_SEND, (self._names.record(*ref), *keys)
         channel = self._names.channel(self._names.stream_topic(*ref))
@@ -87,7 +88,7 @@ class RedisStreams(StreamBackend):
         commands: list[Command] = [
             ("TIME",),
             ("HMGET", head, "epoch", "last"),
-            ("XRANGE", stream, f"({after}", "+", "COUNT", limits.count),
+            ("XRANGE", stream, f"({after}", "+", "COUNT", limits.length),
             ("HMGET", head, "epoch", "last"),
         ]
         if ref.key:

@@ -21,4 +21,4 @@ STREAMS_SEND_ALL: Final = Script("streams/send_all")
 
 def streams_send_arguments(mark: int, body: bytes, limits: StreamLimits, channel: str) -> Arguments:
     """Return the arguments of ``lua/streams/send.lua`` and ``lua/streams/send_all.lua``."""
-    return mark, body, limits.count, limits.keep_ms, channel
+    return mark, body, limits.length, limits.keep_ms, channel

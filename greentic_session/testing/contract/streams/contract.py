@@ -35,7 +35,7 @@ __all__ = ["StreamContract"]
 
 REF: Final = StreamRef(f"default/{ACME}", KEY)
 TENANT: Final = StreamRef(f"default/{ACME}", "")
-LIMITS: Final = StreamLimits(count=10, keep_ms=round(LIFE * 1000))
+LIMITS: Final = StreamLimits(length=10, keep_ms=round(LIFE * 1000))
 _PATIENCE_SECS: Final = 20
 """Limit in seconds, generous because the machine may be busy."""
 
@@ -166,7 +166,7 @@ class StreamContract:
         await harness.advance(PART)
         await _send(streams, b"newer")
         await harness.advance(PART)
-        before = EntryId(start.ms - 2 * LIMITS.keep_ms, 0)
+        before = EntryId(start.ms - 4 * LIMITS.keep_ms, 0)
         assert await _bodies(streams, incarnation, before) is None
         (sent,) = await _send(streams, b"new")
         assert await _bodies(streams, incarnation, before) is None
