@@ -2,6 +2,8 @@
 
 A notification announces one piece of work, so it wakes one of the waiters of a topic in a process.
 Waking all of them would make every idle worker poll for the same message (a thundering herd).
+
+A notification may carry a message. Every listener of the topic receives it.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from contextlib import AbstractAsyncContextManager
 
 __all__ = ["Subscription", "SupportsNotifications"]
@@ -47,4 +50,17 @@ class SupportsNotifications(ABC):
 
         Entering does not wait for the backend, and does not raise if it is unavailable.
         Notifications are lost until the subscription is active.
+        """
+
+    @abstractmethod
+    def listen(
+        self, topic: str, receive: Callable[[bytes | None], None]
+    ) -> AbstractAsyncContextManager[None]:
+        """Call a function with the message of each notification while the block runs.
+
+        Entering behaves as with :meth:`subscribe`.
+
+        :param receive: called with the message. It is called with ``None`` when messages may have
+            been lost: when the subscription becomes active, and after each reconnect. It must not
+            raise.
         """

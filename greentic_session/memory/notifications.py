@@ -10,7 +10,7 @@ from .._core.subscribers import Subscribers
 from ..abc.notifications import Subscription, SupportsNotifications
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Callable
 
 __all__ = ["MemoryNotifications"]
 
@@ -21,6 +21,7 @@ class MemoryNotifications(SupportsNotifications):
 
     def __init__(self) -> None:
         self._topics: Final[dict[str, Subscribers]] = {}
+        self._listeners: Final[dict[str, list[Callable[[bytes | None], None]]]] = {}
 
     def __len__(self) -> int:
         return sum(map(len, self._topics.values()))
@@ -37,6 +38,27 @@ class MemoryNotifications(SupportsNotifications):
         finally:
             if not listeners:
                 del self._topics[topic]
+
+    @override
+    @asynccontextmanager
+    async def listen(
+        self, topic: str, receive: Callable[[bytes | None], None]
+    ) -> AsyncGenerator[None]:
+        """As :meth:`SupportsNotifications.listen`."""
+        listeners = self._listeners.setdefault(topic, [])
+        listeners.append(receive)
+        try:
+            receive(None)
+            yield
+        finally:
+            listeners.remove(receive)
+            if not listeners:
+                del self._listeners[topic]
+
+    def publish(self, topic: str, message: bytes) -> None:
+        """Pass a message to all listeners of a topic."""
+        for receive in tuple(self._listeners.get(topic, ())):
+            receive(message)
 
     def notify(self, topic: str) -> None:
         """Wake one subscriber of a topic."""

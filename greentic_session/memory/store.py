@@ -29,6 +29,7 @@ from ..abc.records import (
     mint_incarnation,
 )
 from ..abc.store import settled
+from ..abc.streams import SupportsStreams
 from ..abc.timers import SupportsTimers
 from ..abc.waits import SupportsWaits
 from ..clock import Clock, SystemClock
@@ -44,6 +45,7 @@ from .inbox import MemoryInbox
 from .locks import MemoryLocks
 from .notifications import MemoryNotifications
 from .records import Records
+from .streams import MemoryStreams
 from .sweeper import start_sweeper
 from .timers import MemoryTimers
 from .waits import MemoryWaits
@@ -84,6 +86,7 @@ class InMemorySessionStore(
     SupportsClock,
     SupportsGenerations,
     SupportsTimers,
+    SupportsStreams,
     SupportsFinding,
 ):
     """Keeps encoded sessions in dictionaries, under the same rules as a server.
@@ -138,6 +141,7 @@ class InMemorySessionStore(
             self._records, self._waits, self._notifications, self._check_open
         )
         self._timers: Final = MemoryTimers(self._records.clock, self._notifications)
+        self._streams: Final = MemoryStreams(self._records, self._notifications, self._check_open)
         self._finding_steps: Final = MemoryFinding(
             self._records,
             lambda: self._now_ms(),  # noqa: PLW0108 - an open store has another function
@@ -170,6 +174,7 @@ class InMemorySessionStore(
         self._generations.forget_all()
         self._inbox.forget_all()
         self._timers.forget_all()
+        self._streams.forget_all()
         self._notifications.notify_all()
         if self._sweeper is not None:
             await self._sweeper.stop()
@@ -227,6 +232,11 @@ class InMemorySessionStore(
         return self._timers
 
     @override
+    def _stream_backend(self) -> MemoryStreams:
+        """As :meth:`SupportsStreams._stream_backend`."""
+        return self._streams
+
+    @override
     def _finding_backend(self) -> MemoryFinding:
         """As :meth:`SupportsFinding._finding_backend`."""
         return self._finding_steps
@@ -276,6 +286,7 @@ class InMemorySessionStore(
             or self._affinity.pop_due(now_ms)
             or self._generations.pop_due(now_ms)
             or self._locks.pop_due(now_ms)
+            or self._streams.pop_due(now_ms)
         )
         return False if is_due else None
 

@@ -111,6 +111,21 @@ class KeyNames:
         """Return ``{ns}:{env}:{tenant}:{<key>}:inbox``."""
         return f"{self.record(scope, key)}:inbox"
 
+    def stream(self, scope: str, key: str) -> tuple[str, str]:
+        """Return ``{ns}:{env}:{tenant}:{<key>}:out`` and the same with ``:head``.
+
+        :param key: the session. The empty key returns ``{ns}:out:{<env>:<tenant>}`` and its head.
+        """
+        if key:
+            stream = f"{self.record(scope, key)}:out"
+        else:
+            stream = f"{self._namespace}:out:{{{scope.replace('/', ':')}}}"
+        return stream, f"{stream}:head"
+
+    def stream_topic(self, scope: str, key: str) -> str:
+        """Return the notification topic of a stream. It holds the hash tag of the session."""
+        return f"out:{scope}/{{{escape(key)}}}"
+
     def lease(self, lease: LeaseRef) -> str:
         """Return the name of the hash that stores a lease in ``fence``, ``lease`` and ``by``."""
         name = self.inbox if lease.kind is LeaseKind.INBOX else self.lock

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Final, cast, final
 
 import hiredis
@@ -24,7 +24,7 @@ from ..abc.notifications import Subscription, SupportsNotifications
 from .transport.driver import take_over
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import AsyncGenerator, Callable, Generator
 
     from redis.asyncio.connection import AbstractConnection
 
@@ -53,14 +53,30 @@ class _Topic:
 
     def __init__(self) -> None:
         self.subscribers: Final = Subscribers()
+        self.listeners: Final[list[Callable[[bytes | None], None]]] = []
         self.is_confirmed = False
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing uses the topic."""
+        return not self.subscribers and not self.listeners
+
+    def notify_all(self) -> None:
+        """Wake every subscriber and listener, because notifications may have been lost."""
+        self.subscribers.notify_all()
+        self.publish(None)
+
+    def publish(self, message: bytes | None) -> None:
+        """Pass a message to every listener."""
+        for receive in tuple(self.listeners):
+            receive(message)
 
 
 @final
 class _PubSubConnection(asyncio.Protocol):
     """A subscribed connection, taken over from the driver.
 
-    :param on_message: called with the kind and the channel of each message.
+    :param on_message: called with the kind, the channel and the content of each message.
     :param on_refused: called when the server refuses a command.
     :ivar lost: a future that is done when the connection has ended.
     :ivar heard_at: when the server last sent anything, on the loop's clock.
@@ -69,7 +85,7 @@ class _PubSubConnection(asyncio.Protocol):
     def __init__(
         self,
         connection: AbstractConnection,
-        on_message: Callable[[bytes, bytes], None],
+        on_message: Callable[[bytes, bytes, object], None],
         on_refused: Callable[[], None],
     ) -> None:
         self._loop: Final = asyncio.get_running_loop()
@@ -105,8 +121,8 @@ class _PubSubConnection(asyncio.Protocol):
                     self._on_refused()
                 elif isinstance(reply, list):  # a push, or an array in RESP2
                     match cast("list[object]", reply):
-                        case [bytes() as kind, bytes() as channel, *_]:
-                            self._on_message(kind, channel)  # `pong` has two parts as well
+                        case [bytes() as kind, bytes() as channel, content]:
+                            self._on_message(kind, channel, content)
                         case _:
                             pass
         except DriverConnectionError:
@@ -147,6 +163,29 @@ class RedisNotifications(SupportsNotifications):
     @asynccontextmanager
     async def subscribe(self, topic: str) -> AsyncGenerator[Subscription]:
         """As :meth:`SupportsNotifications.subscribe`."""
+        with self._joined(topic) as listened:
+            is_notified = listened.is_confirmed or self._closed
+            with listened.subscribers.subscribed(is_notified=is_notified) as subscription:
+                yield subscription
+
+    @override
+    @asynccontextmanager
+    async def listen(
+        self, topic: str, receive: Callable[[bytes | None], None]
+    ) -> AsyncGenerator[None]:
+        """As :meth:`SupportsNotifications.listen`."""
+        with self._joined(topic) as listened:
+            listened.listeners.append(receive)
+            try:
+                if listened.is_confirmed or self._closed:
+                    receive(None)
+                yield
+            finally:
+                listened.listeners.remove(receive)
+
+    @contextmanager
+    def _joined(self, topic: str) -> Generator[_Topic]:
+        """Keep the server's subscription to a topic while the block runs."""
         self._enter_loop()
         channel = self._names.channel(topic)
         topics = self._topics
@@ -161,10 +200,9 @@ class RedisNotifications(SupportsNotifications):
                 self._keep_subscribed(), name="greentic_session notifications"
             )
         try:
-            with listened.subscribers.subscribed(is_notified=is_notified) as subscription:
-                yield subscription
+            yield listened
         finally:
-            if not listened.subscribers:
+            if listened.is_idle and topics.get(channel) is listened:
                 del topics[channel]
                 if self._connection is not None and topics is self._topics:
                     self._connection.send("UNSUBSCRIBE", channel)
@@ -173,7 +211,7 @@ class RedisNotifications(SupportsNotifications):
         """Close the connection, and notify all subscribers."""
         self._closed = True
         for topic in self._topics.values():
-            topic.subscribers.notify_all()
+            topic.notify_all()
         task, self._task = self._task, None
         loop = self._loop
         if task is None or loop is None:
@@ -250,15 +288,17 @@ class RedisNotifications(SupportsNotifications):
                 return False
             connection.send("PING")
 
-    def _on_message(self, kind: bytes, channel: bytes) -> None:
+    def _on_message(self, kind: bytes, channel: bytes, content: object) -> None:
         topic = self._topics.get(channel.decode(errors="replace"))
         if topic is None:
             return
         if kind == b"subscribe":
             topic.is_confirmed = True
-            topic.subscribers.notify_all()  # notifications may have been lost until now
+            topic.notify_all()  # notifications may have been lost until now
         elif kind == b"message":
             topic.subscribers.notify()
+            if isinstance(content, bytes):
+                topic.publish(content)
 
     def _on_refused(self) -> None:
         if not self._was_refused:

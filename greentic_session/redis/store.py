@@ -26,6 +26,7 @@ from ..abc.records import (
     mint_incarnation,
 )
 from ..abc.store import settled
+from ..abc.streams import SupportsStreams
 from ..abc.timers import SupportsTimers
 from ..abc.waits import SupportsWaits
 from ..codec import CodecFactory, JsonCodec
@@ -62,6 +63,7 @@ from .scripts.sessions import (
     update_cas_fenced_arguments,
 )
 from .session_writes import SessionWrites
+from .streams import RedisStreams
 from .timers import RedisTimers
 from .transport.attempts import log_retention_ms
 from .transport.client import RedisClient
@@ -100,6 +102,7 @@ class RedisSessionStore(
     SupportsClock,
     SupportsGenerations,
     SupportsTimers,
+    SupportsStreams,
     SupportsFinding,
 ):
     """Keeps sessions on a Redis (6.2 or later) or Valkey server, shared by any number of workers.
@@ -182,6 +185,7 @@ class RedisSessionStore(
         self._timers: Final = RedisTimers(
             self._client, self._names, self._notifications, self._tombstone_ms
         )
+        self._streams: Final = RedisStreams(self._client, self._names, self._notifications)
 
     @override
     async def _open(self) -> None:
@@ -242,6 +246,11 @@ class RedisSessionStore(
     def _timer_backend(self) -> RedisTimers:
         """As :meth:`SupportsTimers._timer_backend`."""
         return self._timers
+
+    @override
+    def _stream_backend(self) -> RedisStreams:
+        """As :meth:`SupportsStreams._stream_backend`."""
+        return self._streams
 
     @override
     def _finding_backend(self) -> RedisFinding:

@@ -41,7 +41,7 @@ _RETAINED_MS: Final = 2 * 3_600_000
 _NAMES_PER_CHECK: Final = 500
 _SHARED: Final = (
     *("_records", "_waits", "_notifications", "_locks", "_affinity", "_inbox"),
-    *("_timers", "_generations", "_finding_steps", "_is_held", "_due_times"),
+    *("_timers", "_streams", "_generations", "_finding_steps", "_is_held", "_due_times"),
 )
 """What two stores in memory have in common if they share their sessions."""
 _SIZES: Final = (
@@ -287,6 +287,7 @@ class RedisHarness(_Harness):
 # * A hash with a lease and queue positions is a lock.
 # * A mailbox, a group of workers, or the timers that are taken, are known by their names.
 # * A sorted set is the queue of a lock, or is sorted by time.
+# * A stream has times in its ids. Its head is a hash known by its name.
 # * A list holds messages, which begin with a time. Their headers are a hash known by its name.
 #
 # Numbers that name a claim, a grant, a ticket, a registration or a turn stay, because only their
@@ -294,6 +295,10 @@ class RedisHarness(_Harness):
 _AGE: Final = r"""
 local by = tonumber(ARGV[1])
 local function text(number) return string.format('%.0f', number) end
+local function shifted(id)
+  if id == '0-0' then return id end
+  return (string.gsub(id, '^%d+', function(ms) return text(ms - by) end))
+end
 local function older(since, intents, expires, key)
   intents = string.gsub(intents, '%d+', function(intent)
     return intent == '0' and intent or text(intent - by * 1000)
@@ -317,6 +322,19 @@ for _, name in ipairs(KEYS) do
     end
   elseif redis.call('TYPE', name).ok == 'string' then
     -- The text of a generation stays, and its lifetime is shortened below.
+  elseif redis.call('TYPE', name).ok == 'stream' then
+    -- Ids only ascend, so the stream is written again.
+    local entries = redis.call('XRANGE', name, '-', '+')
+    redis.call('DEL', name)
+    for _, entry in ipairs(entries) do
+      local fields = entry[2]
+      for i = 1, #fields, 2 do
+        if fields[i] == 'prev' then fields[i + 1] = shifted(fields[i + 1]) end
+      end
+      redis.call('XADD', name, shifted(entry[1]), unpack(fields))
+    end
+  elseif string.sub(name, -9) == ':out:head' or string.find(name, ':out:{', 1, true) then
+    redis.call('HSET', name, 'last', shifted(redis.call('HGET', name, 'last')))
   elseif string.sub(name, -8) == ':headers' then
     -- texts without a time
   elseif string.find(name, '}:inbox$') then

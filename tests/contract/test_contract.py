@@ -22,6 +22,7 @@ from greentic_session.testing.contract import (
     RaceContract,
     ReadingContract,
     SessionStoreContract,
+    StreamContract,
     TimerContract,
     WaitContract,
     WritingContract,
@@ -60,12 +61,13 @@ class Contract(
     LockContract,
     AffinityContract,
     InboxContract,
+    StreamContract,
     TimerContract,
     EventContract,
     GenerationContract,
     FlowContract,
 ):
-    """Sessions, waits, locks, affinity, inboxes, timers, events, generations and flows."""
+    """Sessions, waits, locks, affinity, inboxes, streams, timers, events, generations, flows."""
 
 
 class TestMemory(Contract):

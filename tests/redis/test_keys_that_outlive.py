@@ -13,6 +13,7 @@ import pytest
 
 from greentic_session import ReplyScope, SessionKey, WaitRegistry
 from greentic_session.abc.generations import GenerationOwner
+from greentic_session.abc.streams import StreamLimits, StreamRef, stream_backend_of
 from greentic_session.ordering import InboxLimits, SessionAffinity, SessionInbox, SessionLocks
 from greentic_session.testing.contract.inbox.helpers import FailedError, fail
 from greentic_session.testing.harness import RedisHarness
@@ -62,6 +63,8 @@ LIMITS: Final = {
     "{ns}:find:{<owner>}:<label>=<value>": 2 * (TTL + 2 * LEASE),
     "{ns}:find:{<owner>}:guards": 2 * KEPT,
     "{ns}:find:complete": 0.0,
+    "<record>:out": 300.0,
+    "<record>:out:head": 300.0,
     "<record>:lock": LEASE + FENCED,
     "<record>:lock:queue": LEASE,
     "<record>:inbox": LEASE + KEPT + FENCED,
@@ -165,6 +168,16 @@ async def _replace(at: Scene) -> None:
     found = await at.store.get(at.session.key, ctx=owner())
     assert found is not None
     await at.store.replace_incarnation(at.session, found.cas)
+
+
+async def _send(at: Scene) -> None:
+    ref = StreamRef("default/acme", at.session.key)
+    assert await stream_backend_of(at.store).send(ref, b"m", 7, StreamLimits())
+
+
+async def _send_all(at: Scene) -> None:
+    ref = StreamRef("default/acme", "")
+    assert await stream_backend_of(at.store).send(ref, b"m", 7, StreamLimits())
 
 
 async def _sign_in(at: Scene) -> None:
@@ -290,6 +303,7 @@ _OWNER: Final = GenerationOwner("default/acme", "/ann")
 _NUMBERS: Final = iter(range(1_000_000))
 _SESSION: Final = {"<record>", "{ns}:lookup:{<key>}", "{ns}:find:{<owner>}"}
 _INDEX: Final = {"{ns}:waits:{<owner>}"}
+_STREAM: Final = {"<record>:out", "<record>:out:head"}
 _GENERATION: Final = {"{ns}:generation:{<owner>}"}
 _EVENTS: Final = {"<record>:events", "{ns}:waits:{<owner>}:events"}
 _SEEN: Final = {"<record>:inbox:seen"}
@@ -339,6 +353,12 @@ SCENARIOS: Final[dict[str, list[Step]]] = {
             _SESSION | _INDEX,
         ),
         (_finish, {"<record>"} | _EVENTS),
+    ],
+    "stream": [
+        (lambda at: at.store.create(at.session), _SESSION),
+        (_send, _SESSION | _STREAM),
+        (_send_all, _SESSION | _STREAM),
+        (_delete, {"<record>"} | _STREAM),
     ],
     "generation": [(_sign_in, _GENERATION), (_revoke, _GENERATION)],
     "lock": [(_lock, set())],

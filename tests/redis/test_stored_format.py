@@ -20,6 +20,7 @@ from greentic_session import (
     TenantCtx,
 )
 from greentic_session.abc.generations import GenerationOwner
+from greentic_session.abc.streams import StreamLimits, StreamRef, stream_backend_of
 from greentic_session.testing.harness import RedisHarness
 
 if TYPE_CHECKING:
@@ -215,6 +216,26 @@ async def test_a_generation_is_one_text_in_the_slot_of_its_user(harness: RedisHa
     assert name == f"{harness.config.namespace}:generation:{{prod:acme:support:Ann%3A%7B1%7D}}"
     assert await harness.client.read("GET", name, key=name) == generation.encode()
     assert re.fullmatch(r"\d{16}-[0-9a-f]{32}", generation)
+
+
+async def test_a_stream_is_in_the_slot_of_its_session(harness: RedisHarness) -> None:
+    store = await harness.open()
+    cas = await store.create(BARE)
+    streams = stream_backend_of(store)
+    name = f"{harness.config.namespace}:default:acme:{{{BARE.key}}}:out"
+    ids: list[str] = []
+    for body in (b"one", b"two"):
+        sent = await streams.send(StreamRef("default/acme", BARE.key), body, 7, StreamLimits())
+        assert sent is not None
+        ids.append(str(sent.entry_id))
+    found = await harness.client.read("XRANGE", name, "-", "+", key=name)
+    assert [(entry_id.decode(), fields[2:]) for entry_id, fields in found] == [
+        (ids[0], [b"prev", b"0-0", b"d", b"one"]),
+        (ids[1], [b"prev", ids[0].encode(), b"d", b"two"]),
+    ]
+    assert all(re.fullmatch(rb"[0-9a-f]{16}", fields[1]) for _, fields in found)
+    head = await harness.client.read("HMGET", f"{name}:head", "epoch", "last", key=name)
+    assert head == [cas.incarnation.encode(), ids[1].encode()]
 
 
 async def test_a_replaced_session_has_the_fields_of_a_new_one(harness: RedisHarness) -> None:

@@ -52,6 +52,7 @@ from .store.scoping import ScopingContract
 from .store.tenants import TenantContract
 from .store.verifying import VerifyingContract
 from .store.writing import StampingContract, WritingContract
+from .streams.contract import StreamContract
 from .timers.contract import TimerContract
 from .waits.contract import WaitContract
 
@@ -92,6 +93,7 @@ __all__ = [
     "ScopingContract",
     "SessionStoreContract",
     "StampingContract",
+    "StreamContract",
     "TenantContract",
     "TimerContract",
     "TouchContract",
