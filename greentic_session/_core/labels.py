@@ -12,10 +12,21 @@ from ..errors import InvalidInputError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["NOT_COMPARED", "label_of", "labels_of", "query_labels"]
+__all__ = ["NOT_COMPARED", "kept_labels", "label_of", "labels_of", "query_labels"]
 
 NOT_COMPARED: Final = "-"
 """Stands for the labels of a session in a store without indexed labels. No text of labels is so."""
+
+
+def kept_labels(owner: str, labels: str) -> str:
+    """Return the argument of a script that keeps the labels of a session, if they are still these.
+
+    :param owner: owner of the session.
+    :param labels: texts of its labels, one a line.
+    """
+    return f"{NOT_COMPARED}\n{owner}\n{labels}"
+
+
 _MAX_VALUE_CHARS: Final = 128
 _SAFE: Final = " !\"#$&'()+,/;<>@^`|"
 

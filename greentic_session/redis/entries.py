@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SessionEntries", "has_entry", "is_unindexed", "pop_ended"]
 
-_MAX_ATTEMPTS: Final = 8
+MAX_ATTEMPTS: Final = 8
 _REPAIR_STEP: Final = 64
 _REPAIR_FAILURES: Final = (
     *(StoreUnavailableError, OutcomeUnknownError, DurabilityError),
@@ -101,6 +101,7 @@ class SessionEntries:
         until: float,
         hold_ms: int | None = None,
         had_no_end: bool = False,
+        keeps: bool = False,
     ) -> Reply:
         """Run the script of a write so that the session has its entries.
 
@@ -110,6 +111,8 @@ class SessionEntries:
         :param hold_ms: how long the entries hold if they are known to be missing, 0 without an end.
             ``None`` lets the script decide.
         :param had_no_end: whether the entries had no end, and get one.
+        :param keeps: whether the write keeps the owner and the labels. If the session has others
+            by now, the refusal of the script is returned, which names them.
         """
         if not self.is_cluster:
             return await attempt(self._names.index_names(scope, key, owner, labels), "")
@@ -120,7 +123,7 @@ class SessionEntries:
         token = ""
         is_done = False
         # After an error, the record may still be written. Then its guard stays until it expires.
-        for _ in range(_MAX_ATTEMPTS):
+        for _ in range(MAX_ATTEMPTS):
             if hold_ms is not None:
                 token = token or uuid4().hex[:16]
                 await self._add(indexes, key, token, hold_ms, until)
@@ -130,6 +133,8 @@ class SessionEntries:
                 is_done = _is_done(reply)
                 break
             with parsing_write_reply():
+                if keeps and (reply[2].decode(), reply[3].decode()) != (owner, labels):
+                    break
                 hold_ms = int(reply[1])
                 had_no_end = had_no_end or (hold_ms > 0 and reply[4] == b"0")
         else:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple, final
 
-from .._core.labels import NOT_COMPARED
+from .._core.labels import NOT_COMPARED, kept_labels
 from ..abc.records import Outcome, Verdict
+from ..errors import StoreUnavailableError
 from ..model import SessionKey
-from .entries import is_unindexed
+from .entries import MAX_ATTEMPTS, is_unindexed
 from .replies import outcome_of, parsing_write_reply, wrong_type
 from .scripts.sessions import DELETE, REPLACE
 from .transport.acks import UnconfirmedError
@@ -183,25 +184,31 @@ class SessionWrites:
 
     async def _run_with_entries(self, write: _Write, refusal: Reply) -> Reply:
         """Run a script again that wrote nothing, because the session lacks index entries."""
-        with parsing_write_reply():
-            hold_ms, owner, stored = int(refusal[1]), refusal[2].decode(), refusal[3].decode()
-            had_no_end = hold_ms > 0 and refusal[4] == b"0"
-        scope, key, until = write.scope, write.key, write.until
-        given = str(write.arguments[-1])
-        labels = stored if given == NOT_COMPARED else given
-        reply = await self._entries.write(
-            partial(self._attempt, write),
-            scope,
-            key,
-            owner,
-            labels,
-            until=until,
-            hold_ms=hold_ms,
-            had_no_end=had_no_end,
-        )
-        if labels != stored:
-            await self._entries.remove(scope, key, f"{owner}\n{stored}".encode(), until)
-        return reply
+        scope, key, until, given = write.scope, write.key, write.until, str(write.arguments[-1])
+        keeps = given == NOT_COMPARED
+        for _ in range(MAX_ATTEMPTS):
+            with parsing_write_reply():
+                hold_ms, owner, stored = int(refusal[1]), refusal[2].decode(), refusal[3].decode()
+                had_no_end = hold_ms > 0 and refusal[4] == b"0"
+            labels = stored if keeps else given
+            named = kept_labels(owner, stored) if keeps else given
+            reply = await self._entries.write(
+                partial(self._attempt, write._replace(arguments=(*write.arguments[:-1], named))),
+                scope,
+                key,
+                owner,
+                labels,
+                until=until,
+                hold_ms=hold_ms,
+                had_no_end=had_no_end,
+                keeps=keeps,
+            )
+            if not is_unindexed(reply):
+                if labels != stored:
+                    await self._entries.remove(scope, key, f"{owner}\n{stored}".encode(), until)
+                return reply
+            refusal = reply  # another writer has changed the owner or the labels since
+        raise StoreUnavailableError("the session changes faster than its index", code="internal")
 
     async def _attempt(self, write: _Write, indexes: tuple[str, ...], held_ms: Held) -> Reply:
         script, scope, key, names, arguments, schema_version, until = write

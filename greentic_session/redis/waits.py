@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, cast, final
 
 from .._compat import override
 from .._core.fencing import FencingCounter
-from .._core.labels import NOT_COMPARED
+from .._core.labels import NOT_COMPARED, kept_labels
 from ..abc.records import Verdict, mint_incarnation
 from ..abc.waits import (
     ClaimEnding,
@@ -25,7 +25,7 @@ from ..abc.waits import (
     WaitStatus,
 )
 from ..errors import DurabilityError, OutcomeUnknownError, StoreUnavailableError
-from .entries import pop_ended
+from .entries import MAX_ATTEMPTS, is_unindexed, pop_ended
 from .replies import (
     parsing_read_reply,
     parsing_write_reply,
@@ -182,17 +182,23 @@ class RedisWaitCall(WaitIndexSteps):
 
     async def _prolong_entries(self, ref: ClaimRef, labels: str) -> None:
         """Let the entries of the session live as long as its record, which a claim prolonged."""
+        owner = ref.owner
 
         async def attempt(indexes: tuple[str, ...], held: Held) -> Reply:
             names = (*self._names.session_keys(ref.scope, ref.key), *indexes)
-            arguments = index_session_arguments("", "", held, NOT_COMPARED)
+            arguments = index_session_arguments("", "", held, kept_labels(owner, labels))
             return await self._client.run(
                 INDEX_SESSION, names, (ref.scope, *arguments), until=self._until, skips_acks=True
             )
 
-        await self._index_entries.write(
-            attempt, ref.scope, ref.key, ref.owner, labels, until=self._until
-        )
+        for _ in range(MAX_ATTEMPTS):
+            reply = await self._index_entries.write(
+                attempt, ref.scope, ref.key, owner, labels, until=self._until, keeps=True
+            )
+            if not is_unindexed(reply):
+                return
+            with parsing_write_reply():  # another writer has changed them since
+                owner, labels = reply[2].decode(), reply[3].decode()
 
     # --- on a record -------------------------------------------------------------------------
 

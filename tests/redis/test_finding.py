@@ -376,3 +376,36 @@ async def test_an_index_of_another_type_is_an_error_and_nothing_is_written(
         old = await store.get(SessionKey("old"), ctx=ANN)
         assert old is not None
         assert old.session.ttl_secs == LIFE
+
+
+@pytest.mark.parametrize("change", ["label", "user", "both twice"])
+async def test_a_longer_life_keeps_the_entries_of_a_session_that_another_writer_changes(
+    harness: RedisHarness, change: str
+) -> None:
+    first, second = await opened(harness), await opened(harness)
+    await first.rebuild_index()
+    key = SessionKey("key")
+    cas = await first.create(state("key"))
+    steps = Steps(first)
+    steps.live(1, halts=True)
+    view = first.tenant(TENANT.env, TENANT.tenant_id)
+    touched = asyncio.ensure_future(view.touch(key, 0))  # the script asks for other entries first
+    async with asyncio.timeout(20):
+        await steps.halted.wait()
+        if change != "user":
+            await second.put(state("key", channel="app"))
+            cas = (await second.require(key, ctx=ANN)).cas
+        if change != "label":
+            channel = "web" if change == "user" else "tv"
+            await second.replace_incarnation(state("key", BOB, channel), cas)
+        steps.goes_on.set()
+        assert await touched
+    await harness.advance(10 * LIFE)
+    await second.create(state("other"))  # an addition removes expired entries
+    found = await second.get(key)
+    assert found is not None
+    assert found.session.ttl_secs == 0
+    labels = found.session.meta.labels
+    assert key in [one async for one in second.find_keys(TENANT, labels=labels)]
+    user = found.session.meta.user_id
+    assert key in [one async for one in second.find_keys(TENANT, user_id=user)]
