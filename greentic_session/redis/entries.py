@@ -207,10 +207,13 @@ class SessionEntries:
         secs, us = await self._client.read("TIME", key=name, until=until)
         return int(secs) * 1_000_000 + int(us)
 
-    async def remove(self, scope: str, key: str, ended: object, until: float) -> None:
+    async def remove(
+        self, scope: str, key: str, ended: object, until: float, *, is_replaced: bool = False
+    ) -> None:
         """Remove the entries of a session that was deleted. A failure leaves them to a reader.
 
         :param ended: owner and labels of the session, from the script that deleted it.
+        :param is_replaced: whether only its labels have changed.
         """
         if not isinstance(ended, bytes):
             return
@@ -220,7 +223,10 @@ class SessionEntries:
         async def remove(index: IndexName) -> None:
             await self.repair(index, scope, [key], until)
 
-        await run_concurrently(remove, [index for slot in slots for index in slot])
+        indexes = [index for slot in slots for index in slot]
+        if is_replaced:
+            indexes = [index for index in indexes if index.kind not in ("all", "user")]
+        await run_concurrently(remove, indexes)
 
     async def repair(self, index: IndexName, scope: str, keys: Sequence[str], until: float) -> None:
         """Remove entries of one index that their records contradict.

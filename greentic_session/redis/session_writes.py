@@ -11,7 +11,7 @@ from ..errors import StoreUnavailableError
 from ..model import SessionKey
 from .entries import MAX_ATTEMPTS, is_unindexed
 from .replies import outcome_of, parsing_write_reply, wrong_type
-from .scripts.sessions import DELETE, REPLACE
+from .scripts.sessions import DELETE, PUT, PUT_FENCED, REPLACE
 from .transport.acks import UnconfirmedError
 from .transport.failures import ForeignValueError
 
@@ -233,8 +233,9 @@ class SessionWrites:
     ) -> None:
         """Update the indexes in other slots, as the reply of a write that is done tells."""
         is_gone = script is DELETE or script is REPLACE
-        if is_gone and len(reply) in _ENDED_REPLIES:
-            await self._entries.remove(scope, key, reply.pop(), until)
+        may_leave_entries = is_gone or script is PUT or script is PUT_FENCED
+        if may_leave_entries and len(reply) in _ENDED_REPLIES:
+            await self._entries.remove(scope, key, reply.pop(), until, is_replaced=not is_gone)
         if len(reply) > _TOKEN_REPLY:  # the session waits
             call = self._waits.call(until)
             await call.extend_index(scope, SessionKey(key), reply[_TOKEN_REPLY:], gone=is_gone)

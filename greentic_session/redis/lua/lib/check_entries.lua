@@ -11,12 +11,12 @@
 --    has written entries, '0' without an end, '' if it has not, nil if the record needs no entries), new_labels (the
 --    indexed labels, '-' to keep the stored ones, '-' newline owner newline labels to keep these), new_ttl_ms, and the
 --    locals of lib/record.
--- Sets: entries_until (new value of the field until, nil if the entries are sufficient), entry_member (nil), new_labels
---    ('-' to keep the stored ones).
+-- Sets: entries_until (new value of the field until, nil if the entries are sufficient), entry_member and replaced_labels
+--    (nil), new_labels ('-' to keep the stored ones).
 -- Returns {-11, ms for which entries must hold, owner, labels, value of until or ''} before any write, if entries are
 -- missing, or if the caller names the indexes of an owner or of labels that the record no longer has.
 
-local entries_until, entry_member
+local entries_until, entry_member, replaced_labels
 if is_writing and held_ms then
   local kept
   if #new_labels > 1 and string.sub(new_labels, 1, 2) == '-\n' then

@@ -12,7 +12,7 @@
 --       9 new_labels       see lib/check_entries
 --      10 new_schema_version  version of the state. Absent: no check, and the stored version stays
 -- Returns {1, version, incarnation, at}, or {verdict}. If the session waits, its reply scope, its owner and its expiry
--- follow.
+-- follow. If it had other labels, owner newline labels are last.
 -- Verdicts: 1 done   -3 mismatch   -5 unknown   -10 newer schema version   -11 not indexed
 -- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back.
 

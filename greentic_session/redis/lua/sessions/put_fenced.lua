@@ -14,7 +14,7 @@
 --      10 new_labels       see lib/check_entries
 --      11 new_schema_version  as in sessions/put
 -- Returns {1, version, incarnation, at}, or {verdict}. If the session waits, its reply scope, its owner and its expiry
--- follow.
+-- follow. If it had other labels, owner newline labels are last.
 -- Verdicts: 1 done   -3 mismatch   -5 unknown   -8 lease lost   -10 newer schema version   -11 not indexed
 -- If an earlier attempt was executed while the lease was valid, its result is returned even after the lease.
 -- Why atomic: a script runs alone. It decides first and writes last, because nothing rolls back.

@@ -279,6 +279,26 @@ class FindingContract:
         await harness.advance(LIFE)
         assert await _found(store, user_id="ann", labels={"channel": "web"}) == []
 
+    @pytest.mark.parametrize("verb", ["put", "put_many", "update_cas"])
+    async def test_nothing_is_left_of_labels_that_a_permanent_session_had(
+        self, harness: StoreHarness, verb: str
+    ) -> None:
+        store = await _open(harness)
+        state = session(owner=_ANN, ttl_secs=0)
+        cas = await store.create(_labelled(state, {"channel": "0"}))
+        marks = set(await harness.residue())
+        for number in range(1, 5):
+            changed = _labelled(state, {"channel": str(number)})
+            if verb == "put":
+                await store.put(changed)
+            elif verb == "put_many":
+                assert not isinstance((await store.put_many([changed]))[0], Exception)
+            else:
+                cas = await store.update_cas(changed, cas)
+        assert len(await harness.residue()) == len(marks)
+        await store.delete(state.key, ctx=_ANN)
+        assert await store.count(ctx()) == 0
+
     async def test_nothing_is_left_of_the_indexes_after_all_lifetimes(
         self, harness: StoreHarness
     ) -> None:
