@@ -18,7 +18,7 @@ pytestmark = pytest.mark.anyio
 
 ACME: Final = TenantCtx(tenant_id="acme")
 GLOBEX: Final = TenantCtx(tenant_id="globex")
-PAGE: Final = 256
+PAGE: Final = 128
 PATIENCE_SECS: Final = 20
 
 

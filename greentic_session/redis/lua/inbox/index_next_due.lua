@@ -23,23 +23,27 @@ local ambiguous_since, defer_ms, longest_ms, prefix, position = ARGV[2], ARGV[3]
 
 --@include lib/inbox_index
 
-local PAGE = 256
+local PAGE = 128
 local CORRECTED = 64  -- limit on the entries of the tenant's index that a call corrects
 local index = KEYS[2] or KEYS[1]
 local following, copied = '', 0
 
 local function copy_page()
   local page = redis.call('ZRANGE', KEYS[1], position, (position + PAGE - 1) .. '', 'WITHSCORES')
+  local members, due_scores = {}, {}
   for i = 1, #page, 2 do
-    local member, due_score = page[i], page[i + 1]
+    local member = page[i]
     if string.sub(session_of_pending(member) or member, 1, #prefix) == prefix then
-      local known_score = redis.call('ZSCORE', KEYS[2], member)
-      if not known_score or tonumber(known_score) > tonumber(due_score) then
-        -- ZREM is allowed at maxmemory, and after a script's first write the server no longer rejects OOM commands.
-        redis.call('ZREM', KEYS[2], member)
-        redis.call('ZADD', KEYS[2], due_score, member)
-        copied = copied + 1
-      end
+      members[#members + 1], due_scores[#due_scores + 1] = member, page[i + 1]
+    end
+  end
+  local known_scores = members[1] and redis.call('ZMSCORE', KEYS[2], unpack(members)) or {}
+  for i, member in ipairs(members) do
+    if not known_scores[i] or tonumber(known_scores[i]) > tonumber(due_scores[i]) then
+      -- ZREM is allowed at maxmemory, and after a script's first write the server no longer rejects OOM commands.
+      redis.call('ZREM', KEYS[2], member)
+      redis.call('ZADD', KEYS[2], due_scores[i], member)
+      copied = copied + 1
     end
   end
   if #page == 2 * PAGE then following = (position + PAGE) .. '' end
