@@ -143,7 +143,11 @@ class SessionEntries:
             )
         if token:
             await self._end_write(indexes, key, token, until)
-        if is_done and had_no_end:
+        if not is_done and token:  # the entries were written for nothing
+            for slot in indexes:
+                for index in slot:
+                    await self.repair(index, scope, [key], until)
+        if had_no_end or (not is_done and token and hold_ms == 0):
             await self._lower(indexes, scope, key, until)
         return reply
 

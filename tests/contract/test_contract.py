@@ -13,6 +13,8 @@ from greentic_session.testing.contract import (
     AffinityContract,
     ClosingContract,
     EventContract,
+    EvolutionContract,
+    FindingContract,
     FlowContract,
     GenerationContract,
     InboxContract,
@@ -24,6 +26,7 @@ from greentic_session.testing.contract import (
     SessionStoreContract,
     StreamContract,
     TimerContract,
+    VersionContract,
     WaitContract,
     WritingContract,
 )
@@ -64,6 +67,9 @@ class Contract(
     StreamContract,
     TimerContract,
     EventContract,
+    FindingContract,
+    EvolutionContract,
+    VersionContract,
     GenerationContract,
     FlowContract,
 ):

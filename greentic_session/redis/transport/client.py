@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RedisClient"]
 
-_MAX_RESTARTS: Final = 3
+_MAX_RESTARTS: Final = 16
 """How often a scan starts again because keys may have moved to another server."""
 _MAX_UNANSWERED: Final = 256
 _ASKING: Final[Command] = ("ASKING",)
