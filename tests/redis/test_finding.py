@@ -264,7 +264,7 @@ async def test_a_rebuild_that_was_interrupted_goes_on(harness: RedisHarness) -> 
         await doomed.rebuild_index()
     with pytest.raises(InvalidInputError):
         await store.count(TENANT, labels={"channel": "web"})
-    assert 0 < await store.rebuild_index() < 30
+    assert 0 < await store.rebuild_index() <= 30  # some may have been written before
     await check(store, {f"k{number}" for number in range(30)})
 
 
