@@ -132,7 +132,7 @@ class TestBlockCutOnValkey(BlockCut):
             scope = chat(number)
             await waits.register_wait(CTX, USER, scope, paused(f"form {number}"))
             try:
-                async with asyncio.timeout(dice.uniform(0, 0.008)):
+                async with asyncio.timeout(dice.choice((0.008, 0.1)) * dice.random()):
                     async with waits.resume(CTX, USER, scope, event_id=f"{number}") as turn:
                         await turn.save(answered(turn.session, "a draft"))
                         await asyncio.sleep(0.002)  # work of the turn, which is interrupted
