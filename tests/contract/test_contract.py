@@ -189,5 +189,5 @@ if GIVEN_URL:
 
 else:
     # Because only a person can name another server that may be written to.
-    @pytest.mark.skip(reason=f"backend {URL_VARIABLE}: not set")  # nobody named a server
+    @pytest.mark.skip(reason=f"backend {URL_VARIABLE}: not set")  # no server was named
     def test_given_url_runs_the_contract() -> None: ...

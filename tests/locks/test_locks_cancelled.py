@@ -185,4 +185,4 @@ async def _is_free(harness: StoreHarness) -> bool:
 
 def _bell(store: Store) -> Any:
     assert isinstance(store, SupportsLocks)
-    return store._lock_backend().subscribe("nobody")
+    return store._lock_backend().subscribe("no lock")

@@ -72,6 +72,7 @@ class Steps:
         self.halts = False
         self.halted = asyncio.Event()
         self.goes_on = asyncio.Event()
+        self.one_by_one: asyncio.Lock | None = None
         store._client.run = self.run  # type: ignore[method-assign] # counts the scripts
 
     def live(self, steps: int | None, *, halts: bool = False) -> None:
@@ -79,6 +80,12 @@ class Steps:
         self.halted, self.goes_on = asyncio.Event(), asyncio.Event()
 
     async def run(self, *arguments: Any, **options: Any) -> Any:
+        if self.one_by_one is None:
+            return await self._step(*arguments, **options)
+        async with self.one_by_one:
+            return await self._step(*arguments, **options)
+
+    async def _step(self, *arguments: Any, **options: Any) -> Any:
         if self.taken == self.last:
             if not self.halts:
                 raise Died
@@ -107,7 +114,7 @@ ACTS: Final[dict[str, tuple[bool, Act]]] = {
     "put over another label": (True, lambda store, key: store.put(state(key, channel="app"))),
     "update of a label": (True, _label),
     "longer": (True, lambda store, key: store.touch(SessionKey(key), 50 * LIFE, ctx=ANN)),
-    "for ever": (True, lambda store, key: store.touch(SessionKey(key), 0, ctx=ANN)),
+    "without an end": (True, lambda store, key: store.touch(SessionKey(key), 0, ctx=ANN)),
     "delete": (True, lambda store, key: store.delete(SessionKey(key), ctx=ANN)),
     "delete and create": (True, _recreate),
 }
@@ -259,12 +266,14 @@ async def test_a_rebuild_that_was_interrupted_goes_on(harness: RedisHarness) -> 
         await store.create(state(f"k{number}"))
     await _age_to_an_older_release(harness)
     steps = Steps(doomed)
+    if not doomed._index_entries.is_cluster:
+        steps.one_by_one = asyncio.Lock()  # otherwise a fast machine ends all steps at once
     steps.live(100 if doomed._index_entries.is_cluster else 20)
     with pytest.raises((Died, BaseExceptionGroup)):
         await doomed.rebuild_index()
     with pytest.raises(InvalidInputError):
         await store.count(TENANT, labels={"channel": "web"})
-    assert 0 < await store.rebuild_index() <= 30  # some may have been written before
+    assert 0 < await store.rebuild_index() < 30
     await check(store, {f"k{number}" for number in range(30)})
 
 
